@@ -1,0 +1,79 @@
+//! The types that openraft is instantiated with.
+//!
+//! Leader ids are those of the Raft paper: a term has one leader, and a log id is (term, index).
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::machine::command::Reply;
+
+openraft::declare_raft_types!(
+    /// Tally's instantiation of openraft.
+    pub TypeConfig:
+        D = EntryPayload,
+        R = Replies,
+        NodeId = u64,
+        Node = Member,
+        Term = u64,
+        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
+        AsyncRuntime = super::runtime::Runtime,
+);
+
+/// What one log entry carries: an encoded [`crate::machine::command::Batch`].
+///
+/// It stays encoded from the leader's proposal to every replica's apply, so that the log and the
+/// transport copy bytes and know nothing of commands.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EntryPayload(pub Bytes);
+
+impl fmt::Debug for EntryPayload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "batch of {} bytes", self.0.len())
+    }
+}
+
+impl fmt::Display for EntryPayload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// The replies to the commands of one entry, in their order; empty for entries without commands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Replies(pub Arc<Vec<Reply>>);
+
+impl fmt::Display for Replies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} replies", self.0.len())
+    }
+}
+
+/// What the membership stores of a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Member {
+    /// Address of its peer port.
+    pub peer_address: String,
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.peer_address)
+    }
+}
+
+/// The consensus handle.
+pub type Raft = openraft::Raft<TypeConfig, super::apply::StateMachine>;
+/// (term, index).
+pub type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
+/// A vote: term, candidate, and whether a quorum granted it.
+pub type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
+/// A log entry.
+pub type Entry = openraft::type_config::alias::EntryOf<TypeConfig>;
+/// Voters and learners, with the log id that set them.
+pub type StoredMembership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
+/// What describes a snapshot.
+pub type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
+/// Called when an append is durable.
+pub type IoFlushed = openraft::storage::IOFlushed<TypeConfig>;

@@ -1,0 +1,3 @@
+//! The pure state machine.
+pub mod command;
+pub mod view;

@@ -1,0 +1,88 @@
+//! The disk contract: the few file operations that the log, the snapshots and the small files need.
+//!
+//! Two things stand behind it: real files, and a simulated disk that loses, tears and refuses. The
+//! write-ahead log and the snapshot code are written against this and run unchanged on both.
+//!
+//! What a crash (power cut) may do, and all that the code above may rely on:
+//! - bytes written and not covered by a returned [`File::sync`] are kept, lost or torn at any
+//!   512-byte sector, in any order;
+//! - bytes covered by a returned `sync` stay. So does the length of the file;
+//! - a created, renamed or removed directory entry is durable once [`Disk::sync_dir`] of its
+//!   directory returned; before that it may be there or not, each entry for itself. A rename is
+//!   atomic: the new name shows the old file or the new one, never a mixture;
+//! - after a failed `write_at` or `sync` nothing is known about the bytes; the caller ends the
+//!   process instead of trying again on the same file.
+//!
+//! The methods are async so that a simulation can take simulated time; on real files each runs to
+//! its end inside one poll. Who calls them from a shared runtime accepts that, or uses a thread of
+//! his own (the log writer does).
+//!
+//! Paths are relative to the node's data directory, with `/` between parts.
+
+use std::{fmt::Debug, io};
+
+use async_trait::async_trait;
+
+/// How [`Disk::open`] opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Existing file, only read.
+    Read,
+    /// Existing file, read and written.
+    ReadWrite,
+    /// New file, read and written; an existing one is an error.
+    CreateNew,
+}
+
+/// The files of one data directory.
+#[async_trait]
+pub trait Disk: Debug + Send + Sync + 'static {
+    /// Makes a directory and those above it. The entries are durable after `sync_dir` of each
+    /// parent.
+    async fn create_dir_all(&self, path: &str) -> io::Result<()>;
+
+    /// Names in a directory, sorted. A missing directory is `NotFound`.
+    async fn list(&self, path: &str) -> io::Result<Vec<String>>;
+
+    /// Opens a file.
+    async fn open(&self, path: &str, mode: OpenMode) -> io::Result<Box<dyn File>>;
+
+    /// Renames a file over whatever has the new name.
+    async fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file.
+    async fn remove_file(&self, path: &str) -> io::Result<()>;
+
+    /// Removes a directory with everything in it; a missing one is fine.
+    async fn remove_dir_all(&self, path: &str) -> io::Result<()>;
+
+    /// Makes the entries of a directory durable. `""` is the data directory itself.
+    async fn sync_dir(&self, path: &str) -> io::Result<()>;
+
+    /// Bytes that can still be written.
+    async fn free_bytes(&self) -> io::Result<u64>;
+}
+
+/// One open file.
+#[async_trait]
+pub trait File: Debug + Send + 'static {
+    /// Its length in bytes.
+    async fn len(&self) -> io::Result<u64>;
+
+    /// Reads up to `len` bytes from `offset`; fewer only at the end of the file.
+    async fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>>;
+
+    /// Writes all of `bytes` at `offset`, growing the file where needed.
+    async fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Holds space for `len` bytes from the file's start, so that writing there can't meet a full
+    /// disk; new bytes read as zero. Fails with `StorageFull` where there is no room, and has then
+    /// changed nothing that matters.
+    async fn allocate(&mut self, len: u64) -> io::Result<()>;
+
+    /// Cuts the file to `len` bytes.
+    async fn truncate(&mut self, len: u64) -> io::Result<()>;
+
+    /// Makes everything written so far durable (fdatasync).
+    async fn sync(&mut self) -> io::Result<()>;
+}

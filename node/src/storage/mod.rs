@@ -1,0 +1,2 @@
+//! What survives a power cut.
+pub mod disk;
