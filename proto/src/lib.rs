@@ -7,10 +7,13 @@ pub mod v1 {
     tonic::include_proto!("tally.v1");
 }
 
-/// Package `tally.peer.v1`, spoken between nodes only.
-#[allow(missing_docs, clippy::all)]
+/// The transport between nodes.
 pub mod peer {
-    tonic::include_proto!("tally.peer.v1");
+    /// Package `tally.peer.v1`, spoken between nodes only.
+    #[allow(missing_docs, clippy::all)]
+    pub mod v1 {
+        tonic::include_proto!("tally.peer.v1");
+    }
 }
 
 /// The compiled descriptors of the public API, for gRPC reflection.
