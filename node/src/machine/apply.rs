@@ -50,14 +50,24 @@ pub fn apply<V: View + ?Sized>(
     log_index: u64,
     batch: &Batch,
 ) -> Vec<Reply> {
+    let items = HOUSEKEEPING_ITEMS_BASE + HOUSEKEEPING_ITEMS_PER_COMMAND * batch.commands.len();
+    apply_with(overlay, log_index, batch, items)
+}
+
+/// [`apply`] with another budget for housekeeping: no answer depends on it, which tests check.
+pub(super) fn apply_with<V: View + ?Sized>(
+    overlay: &mut Overlay<'_, V>,
+    log_index: u64,
+    batch: &Batch,
+    housekeeping_items: usize,
+) -> Vec<Reply> {
     assert!(
         codec::opens_at_most_one_session(batch),
         "log entry {log_index} opens two sessions, which would share its index as their id"
     );
     let mut work = Work::new(overlay, log_index, batch.log_time_ms, batch.wall_time_ms);
     let replies = batch.commands.iter().map(|command| work.command(command)).collect();
-    let items = HOUSEKEEPING_ITEMS_BASE + HOUSEKEEPING_ITEMS_PER_COMMAND * batch.commands.len();
-    work.keep_house(items);
+    work.keep_house(housekeeping_items);
     work.finish();
     replies
 }

@@ -281,7 +281,8 @@ mod tests {
                 RecordKey::Idempotency(&name),
                 RecordKey::IdempotencyExpiry { expires_at_ms: first, key: &name },
             ] {
-                prop_assert_eq!(RecordKey::decode(&key.encode()), Ok(key));
+                let bytes = key.encode();
+                prop_assert_eq!(RecordKey::decode(&bytes), Ok(key));
             }
         }
 

@@ -43,3 +43,8 @@ mod transaction;
 mod work;
 
 pub use self::{apply::apply, idempotency::idempotency_entry_bytes};
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod properties;
