@@ -118,3 +118,102 @@ pub(super) fn versioned<'a>(what: &'static str, bytes: &'a [u8]) -> Result<&'a [
     }
     Ok(rest)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            command::{CounterRecord, KeyRecord, Operation, Settings},
+            records::{Meta, Record, SessionRecord},
+        },
+        *,
+    };
+
+    fn command(action: Action) -> Command {
+        Command { session: None, idempotency: None, fingerprint: Default::default(), action }
+    }
+
+    fn batch(commands: Vec<Command>) -> Batch {
+        Batch { log_time_ms: 300, wall_time_ms: 2, commands }
+    }
+
+    #[test]
+    fn what_is_wrong_with_bytes_is_named() {
+        let bytes = encode_batch(&batch(vec![command(Action::Tick)]));
+        assert_eq!(decode_batch(&bytes), Ok(batch(vec![command(Action::Tick)])));
+
+        assert_eq!(decode_batch(b""), Err(CodecError::Empty { what: "batch" }));
+        let mut newer = bytes.to_vec();
+        newer[0] = 2;
+        let error = decode_batch(&newer).unwrap_err();
+        assert_eq!(error.to_string(), "an encoded batch has format 2, this release reads up to 1");
+        let mut longer = bytes.to_vec();
+        longer.push(0);
+        assert_eq!(decode_batch(&longer), Err(CodecError::Trailing { what: "batch", bytes: 1 }));
+        for length in 1..bytes.len() {
+            let error = decode_batch(&bytes[..length]).unwrap_err();
+            assert!(matches!(error, CodecError::Corrupt { what: "batch", .. }), "{error}");
+        }
+        assert!(decode_reply(b"\x01\xff").is_err());
+    }
+
+    #[test]
+    #[should_panic(expected = "a log entry opens two sessions")]
+    fn an_entry_opens_one_session() {
+        let open = || command(Action::OpenSession { idle_timeout_ms: 0 });
+        encode_batch(&batch(vec![open(), command(Action::Tick), open()]));
+    }
+
+    /// Pins the bytes of the log: a failure here means that old logs can't be read.
+    #[test]
+    fn the_log_format_is_frozen() {
+        let set = Operation::CounterSet { name: "a".into(), value: -1 };
+        let bytes = encode_batch(&batch(vec![command(Action::Single(set))]));
+        let mut expected = vec![
+            1, // version
+            0xac, 2, 2, // log time, wall time
+            1, // commands
+            0, 0, // no session, no key
+        ];
+        expected.extend([0; 32]); // fingerprint
+        expected.extend([0, 2, 1, b'a', 1]); // Single, CounterSet, name, value
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn records_come_back() {
+        fn check<R: Record + PartialEq + std::fmt::Debug>(record: R) {
+            let bytes = record.encode();
+            assert_eq!(R::decode(&bytes), Ok(record));
+            assert!(matches!(R::decode(&Bytes::new()), Err(CodecError::Empty { .. })));
+            let cut = R::decode(&bytes.slice(..3));
+            assert!(matches!(cut, Err(CodecError::Corrupt { .. })), "{cut:?}");
+        }
+        let settings = Settings { sessions_max: 300, ..Settings::default() };
+        check(Meta { cluster_id: u128::MAX, settings, revision: u64::MAX, ..Meta::default() });
+        check(CounterRecord {
+            value: i64::MIN,
+            bounds: Default::default(),
+            created_revision: 1,
+            modified_revision: u64::MAX,
+            modified_wall_time_ms: 3,
+        });
+        check(KeyRecord {
+            value: Bytes::from_static(b"value"),
+            created_revision: 1,
+            modified_revision: u64::MAX,
+            modified_wall_time_ms: 3,
+        });
+        check(SessionRecord {
+            idle_timeout_ms: 1,
+            expires_at_ms: 2,
+            watermark: 3,
+            removed_below: 4,
+            highest_sequence: u64::MAX,
+            answers: 6,
+            answer_bytes: 7,
+            garbage_queued: true,
+            opened_wall_time_ms: 8,
+        });
+    }
+}

@@ -250,3 +250,139 @@ impl Canonical {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::{super::command::Settings, *};
+
+    fn bounds(floor: Option<i64>, ceiling: Option<i64>) -> Bounds {
+        Bounds { floor, ceiling }
+    }
+
+    fn actions() -> Vec<Action> {
+        let name = || "stock".to_owned();
+        let add = |delta, bounds, on_violation, must_exist| Operation::CounterAdd {
+            name: name(),
+            delta,
+            bounds,
+            on_violation,
+            must_exist,
+        };
+        let put = |value: &'static [u8], expect| Operation::KeyPut {
+            key: name(),
+            value: Bytes::from_static(value),
+            expect,
+        };
+        let cas = |expect| Operation::CounterCompareAndSet { name: name(), expect, value: 7 };
+        let none = Bounds::default();
+        let condition = |target, test| Condition { target, test };
+        let step = |conditions, operations, else_operations| {
+            Action::Apply(ApplyStep { conditions, operations, else_operations })
+        };
+        let singles = [
+            add(1, none, OnViolation::Reject, false),
+            add(-1, none, OnViolation::Reject, false),
+            add(1, bounds(Some(0), None), OnViolation::Reject, false),
+            add(1, bounds(None, Some(0)), OnViolation::Reject, false),
+            add(1, none, OnViolation::Saturate, false),
+            add(1, none, OnViolation::Reject, true),
+            Operation::CounterGet { name: name() },
+            Operation::CounterSet { name: name(), value: 1 },
+            cas(CounterExpectation::Value(1)),
+            cas(CounterExpectation::Revision(1)),
+            cas(CounterExpectation::Absent),
+            Operation::CounterDelete { name: name() },
+            Operation::CounterConfigure { name: name(), bounds: bounds(Some(1), Some(2)) },
+            put(b"", KeyExpectation::Any),
+            put(b"\x01", KeyExpectation::Absent),
+            put(b"", KeyExpectation::Present),
+            put(b"", KeyExpectation::Revision(1)),
+            Operation::KeyGet { key: name() },
+            Operation::KeyDelete { key: name(), expect: KeyExpectation::Any },
+        ];
+        let get = || Operation::CounterGet { name: name() };
+        let counter = || Target::Counter(name());
+        let mut actions: Vec<Action> = singles.into_iter().map(Action::Single).collect();
+        actions.extend([
+            step(vec![], vec![], vec![]),
+            step(vec![], vec![get()], vec![]),
+            step(vec![], vec![], vec![get()]),
+            step(vec![condition(counter(), Test::Exists(true))], vec![get()], vec![]),
+            step(vec![condition(Target::Key(name()), Test::Exists(true))], vec![get()], vec![]),
+            step(
+                vec![condition(counter(), Test::Revision(Comparison::Less, 3))],
+                vec![get()],
+                vec![],
+            ),
+            step(
+                vec![condition(counter(), Test::CounterValue(Comparison::GreaterOrEqual, 3))],
+                vec![get()],
+                vec![],
+            ),
+            step(
+                vec![condition(
+                    Target::Key(name()),
+                    Test::KeyValue(Comparison::NotEqual, Bytes::from_static(b"x")),
+                )],
+                vec![get()],
+                vec![],
+            ),
+            Action::OpenSession { idle_timeout_ms: 1 },
+            Action::RenewSession { session_id: 1, lowest_unanswered: 2 },
+            Action::CloseSession { session_id: 1 },
+            Action::Tick,
+            Action::CreateCluster { cluster_id: 1, settings: Settings::default() },
+        ]);
+        actions
+    }
+
+    #[test]
+    fn different_actions_have_different_digests() {
+        let actions = actions();
+        for (index, one) in actions.iter().enumerate() {
+            for other in &actions[..index] {
+                assert_ne!(Fingerprint::of(one), Fingerprint::of(other), "{one} and {other}");
+            }
+        }
+    }
+
+    /// The encoding written out by hand: what another implementation would have to produce.
+    #[test]
+    fn the_encoding_is_the_documented_one() {
+        let add = Operation::CounterAdd {
+            name: "a".into(),
+            delta: -2,
+            bounds: bounds(Some(0), None),
+            on_violation: OnViolation::Saturate,
+            must_exist: true,
+        };
+        let canonical: &[&[u8]] = &[
+            &[1, 1, 1],                      // version, Single, CounterAdd
+            &[0, 0, 0, 0, 0, 0, 0, 1, b'a'], // name
+            &(-2i64).to_be_bytes(),          // delta
+            &[1, 0, 0, 0, 0, 0, 0, 0, 0],    // floor
+            &[0],                            // no ceiling
+            &[2, 1],                         // Saturate, must exist
+        ];
+        let digest = Sha256::digest(canonical.concat());
+        assert_eq!(Fingerprint::of(&Action::Single(add)).0, <[u8; 32]>::from(digest));
+    }
+
+    /// Pins every tag: a failure here means that a retry after an upgrade is taken for another
+    /// request. Never change an expectation; add to the list.
+    #[test]
+    fn digests_are_frozen() {
+        let pinned: Vec<&str> = include_str!("fingerprints.txt").lines().collect();
+        let digests: Vec<String> = actions()
+            .iter()
+            .map(|action| {
+                let digest = Fingerprint::of(action);
+                let hex: String = digest.0[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+                format!("{hex} {action}")
+            })
+            .collect();
+        assert_eq!(digests, pinned, "expected file:\n{}", digests.join("\n"));
+    }
+}

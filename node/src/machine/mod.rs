@@ -48,3 +48,5 @@ pub use self::{apply::apply, idempotency::idempotency_entry_bytes};
 mod model;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod testscript;

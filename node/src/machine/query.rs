@@ -277,3 +277,97 @@ fn scan_range(space: Space, range: Range<'_>) -> (Vec<u8>, Vec<u8>) {
     }
     (start, end)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{memory::MemoryView, view::Writes},
+        *,
+    };
+
+    fn state() -> MemoryView {
+        let mut writes = Writes::default();
+        for (index, name) in (1..).zip(["a", "a/1", "a/2", "a0", "b", "ä"]) {
+            let key = KeyRecord {
+                value: Bytes::from(vec![b'v'; 100]),
+                created_revision: index,
+                modified_revision: index,
+                modified_wall_time_ms: 0,
+            };
+            writes.put(RecordKey::Key(name).encode(), key.encode());
+            let counter = CounterRecord {
+                value: index as i64,
+                bounds: Default::default(),
+                created_revision: index,
+                modified_revision: index,
+                modified_wall_time_ms: 0,
+            };
+            writes.put(RecordKey::Counter(name).encode(), counter.encode());
+        }
+        let mut state = MemoryView::default();
+        state.commit(writes);
+        state
+    }
+
+    fn names<T>(page: &Page<T>) -> Vec<&str> {
+        page.items.iter().map(|(name, _)| name.as_str()).collect()
+    }
+
+    const WIDE: PageLimits = PageLimits { items_max: 100, bytes_max: 100_000 };
+
+    #[test]
+    fn ranges() {
+        let state = state();
+        let list = |range| {
+            let counters = list_counters(&state, range, WIDE);
+            let keys = scan_keys(&state, range, WIDE, true);
+            assert_eq!(names(&counters), names(&keys));
+            assert!(!keys.more && keys.items.iter().all(|(_, key)| key.value.is_empty()));
+            names(&counters).join(" ")
+        };
+        let all = Range::default();
+        assert_eq!(list(all), "a a/1 a/2 a0 b ä");
+        assert_eq!(list(Range { prefix: "a/", ..all }), "a/1 a/2");
+        assert_eq!(list(Range { prefix: "ä", ..all }), "ä");
+        assert_eq!(list(Range { start: Some("a/2"), end: Some("b"), ..all }), "a/2 a0");
+        assert_eq!(list(Range { after: Some("a"), end: Some("a0"), ..all }), "a/1 a/2");
+        assert_eq!(list(Range { prefix: "a", after: Some("a/2"), ..all }), "a0 ".trim());
+        assert_eq!(list(Range { prefix: "a", start: Some("b"), ..all }), "");
+        assert_eq!(list(Range { start: Some("b"), end: Some("a"), ..all }), "");
+    }
+
+    #[test]
+    fn pages_end_at_items_or_bytes() {
+        let state = state();
+        for limits in [
+            PageLimits { items_max: 2, ..WIDE },
+            PageLimits { bytes_max: 2 * (3 + 100 + 64), ..WIDE },
+            PageLimits { bytes_max: 0, ..WIDE },
+        ] {
+            let mut seen = Vec::new();
+            let mut after = None;
+            loop {
+                let range = Range { after: after.as_deref(), ..Range::default() };
+                let page = scan_keys(&state, range, limits, false);
+                assert!((1..=2).contains(&page.items.len()), "{limits:?}");
+                seen.extend(page.items.iter().map(|(name, _)| name.clone()));
+                if !page.more {
+                    break;
+                }
+                after = seen.last().cloned();
+            }
+            assert_eq!(seen.join(" "), "a a/1 a/2 a0 b ä", "{limits:?}");
+        }
+    }
+
+    #[test]
+    fn batches() {
+        let state = state();
+        let asked = ["b".to_owned(), "none".to_owned(), "a".to_owned()];
+        let values: Vec<_> = counters(&state, &asked).iter().map(|c| c.map(|c| c.value)).collect();
+        assert_eq!(values, [Some(5), None, Some(1)]);
+        let found = keys(&state, &asked, 1000).unwrap();
+        assert_eq!(found.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true]);
+        assert_eq!(keys(&state, &asked, 300), Err(TooLarge { bytes_max: 300 }));
+    }
+}
