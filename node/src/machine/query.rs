@@ -157,6 +157,33 @@ pub fn session_load<V: View + ?Sized>(view: &V, session_id: u64) -> Option<Sessi
     })
 }
 
+/// Sessions that are open by the state's log time, with ids above `after` in ascending order, at
+/// most `items_max`: for an operator to look at.
+pub fn list_sessions<V: View + ?Sized>(
+    view: &V,
+    after: u64,
+    items_max: usize,
+) -> Vec<(u64, SessionRecord)> {
+    let log_time_ms = meta(view).log_time_ms;
+    let start = RecordKey::Session(after.saturating_add(1)).encode();
+    let (_, end) = Space::Session.range();
+    let mut sessions = Vec::new();
+    view.scan(&start, &end, &mut |key, value| {
+        if sessions.len() >= items_max {
+            return ControlFlow::Break(());
+        }
+        let Ok(RecordKey::Session(session_id)) = RecordKey::decode(key) else {
+            panic!("the space of sessions holds a malformed key: {key:02x?}");
+        };
+        let session: SessionRecord = decode_stored(key, value);
+        if log_time_ms < session.expires_at_ms {
+            sessions.push((session_id, session));
+        }
+        ControlFlow::Continue(())
+    });
+    sessions
+}
+
 /// The idempotency key that expires first. While all windows are equal, it is the oldest too.
 pub fn first_idempotency_expiry<V: View + ?Sized>(view: &V) -> Option<IdempotencyEntry> {
     let index_key = first_key(view, Space::IdempotencyExpiry)?;
