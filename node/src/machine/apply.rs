@@ -96,7 +96,6 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
                 // Only once: proposed again (by a second node, or after an unknown outcome) it
                 // must not change what promises already rest on.
                 if self.meta.cluster_id == 0 {
-                    assert!(*cluster_id != 0, "the cluster id 0 means that there is none yet");
                     self.meta.cluster_id = *cluster_id;
                     self.meta.settings = *settings;
                 }

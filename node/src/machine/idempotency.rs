@@ -31,7 +31,7 @@ pub(super) enum Keyed {
 /// `idempotency_bytes_max / (window x bytes)` new keys a second.
 ///
 /// ```
-/// // 16-byte keys on increments: about 180 bytes each, so 1 GiB holds some 68 a second for a day.
+/// // 16-byte keys on increments: 176 bytes each, so 1 GiB sustains 70 a second for a day.
 /// assert_eq!(tally_node::machine::idempotency_entry_bytes(16, 70), 176);
 /// ```
 pub fn idempotency_entry_bytes(key_bytes: usize, record_bytes: usize) -> u64 {
