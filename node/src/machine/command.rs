@@ -507,7 +507,9 @@ pub enum Refusal {
         watermark: u64,
     },
     /// The sequence number is too far above the watermark.
-    #[error("sequence number {sequence} is more than {window} above the watermark {watermark}")]
+    #[error(
+        "sequence number {sequence} is not within {window} numbers from the watermark {watermark}"
+    )]
     SequenceOutOfWindow {
         /// The number.
         sequence: u64,

@@ -1,0 +1,219 @@
+//! Bytes of what is logged, sent between nodes, and stored.
+//!
+//! The first byte is the version of the format; the rest is postcard. A reader knows every version
+//! up to its own and refuses a newer one by name instead of guessing. Bytes are produced by the
+//! proposer and stored as they are, so two releases never have to encode alike for the log; for
+//! records they must, since replicas are compared by their bytes: a new record format needs a
+//! feature level that all replicas switch at the same entry.
+
+use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::command::{Action, Batch, Command, Reply};
+
+/// Version of all formats in this file.
+pub const FORMAT_VERSION: u8 = 1;
+
+/// Bytes that can't be decoded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    /// There are none.
+    #[error("an encoded {what} is empty")]
+    Empty {
+        /// What it was to be.
+        what: &'static str,
+    },
+    /// A version that this release does not know.
+    #[error("an encoded {what} has format {found}, this release reads up to {known}")]
+    Version {
+        /// What it was to be.
+        what: &'static str,
+        /// The version found.
+        found: u8,
+        /// The newest that is known.
+        known: u8,
+    },
+    /// The version is known, the bytes make no sense.
+    #[error("an encoded {what} is corrupt: {reason}")]
+    Corrupt {
+        /// What it was to be.
+        what: &'static str,
+        /// Where decoding stopped.
+        reason: postcard::Error,
+    },
+    /// Something follows a complete value.
+    #[error("an encoded {what} is followed by {bytes} bytes too many")]
+    Trailing {
+        /// What it was to be.
+        what: &'static str,
+        /// How many.
+        bytes: usize,
+    },
+}
+
+/// Encodes a log entry.
+///
+/// # Panics
+///
+/// If it opens two sessions: the id of a session is the log index of its entry.
+pub fn encode_batch(batch: &Batch) -> Bytes {
+    assert!(opens_at_most_one_session(batch), "a log entry opens two sessions, which share an id");
+    encode(batch)
+}
+
+/// Decodes a log entry.
+pub fn decode_batch(bytes: &[u8]) -> Result<Batch, CodecError> {
+    decode("batch", bytes)
+}
+
+/// Encodes one command, to forward it to the leader.
+pub fn encode_command(command: &Command) -> Bytes {
+    encode(command)
+}
+
+/// Decodes one command.
+pub fn decode_command(bytes: &[u8]) -> Result<Command, CodecError> {
+    decode("command", bytes)
+}
+
+/// Encodes one reply, to bring it back to the node that forwarded the command.
+pub fn encode_reply(reply: &Reply) -> Bytes {
+    encode(reply)
+}
+
+/// Decodes one reply.
+pub fn decode_reply(bytes: &[u8]) -> Result<Reply, CodecError> {
+    decode("reply", bytes)
+}
+
+pub(super) fn opens_at_most_one_session(batch: &Batch) -> bool {
+    let opens = |command: &&Command| matches!(command.action, Action::OpenSession { .. });
+    batch.commands.iter().filter(opens).nth(1).is_none()
+}
+
+pub(super) fn encode<T: Serialize>(value: &T) -> Bytes {
+    postcard::to_stdvec(&(FORMAT_VERSION, value))
+        .expect("plain data in memory can be encoded")
+        .into()
+}
+
+pub(super) fn decode<T: DeserializeOwned>(
+    what: &'static str,
+    bytes: &[u8],
+) -> Result<T, CodecError> {
+    let rest = versioned(what, bytes)?;
+    let (value, rest) =
+        postcard::take_from_bytes(rest).map_err(|reason| CodecError::Corrupt { what, reason })?;
+    if !rest.is_empty() {
+        return Err(CodecError::Trailing { what, bytes: rest.len() });
+    }
+    Ok(value)
+}
+
+/// What follows the version, if it is one that is known.
+pub(super) fn versioned<'a>(what: &'static str, bytes: &'a [u8]) -> Result<&'a [u8], CodecError> {
+    let (&found, rest) = bytes.split_first().ok_or(CodecError::Empty { what })?;
+    if found != FORMAT_VERSION {
+        return Err(CodecError::Version { what, found, known: FORMAT_VERSION });
+    }
+    Ok(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            command::{CounterRecord, KeyRecord, Operation, Settings},
+            records::{Meta, Record, SessionRecord},
+        },
+        *,
+    };
+
+    fn command(action: Action) -> Command {
+        Command { session: None, idempotency: None, fingerprint: Default::default(), action }
+    }
+
+    fn batch(commands: Vec<Command>) -> Batch {
+        Batch { log_time_ms: 300, wall_time_ms: 2, commands }
+    }
+
+    #[test]
+    fn what_is_wrong_with_bytes_is_named() {
+        let bytes = encode_batch(&batch(vec![command(Action::Tick)]));
+        assert_eq!(decode_batch(&bytes), Ok(batch(vec![command(Action::Tick)])));
+
+        assert_eq!(decode_batch(b""), Err(CodecError::Empty { what: "batch" }));
+        let mut newer = bytes.to_vec();
+        newer[0] = 2;
+        let error = decode_batch(&newer).unwrap_err();
+        assert_eq!(error.to_string(), "an encoded batch has format 2, this release reads up to 1");
+        let mut longer = bytes.to_vec();
+        longer.push(0);
+        assert_eq!(decode_batch(&longer), Err(CodecError::Trailing { what: "batch", bytes: 1 }));
+        for length in 1..bytes.len() {
+            let error = decode_batch(&bytes[..length]).unwrap_err();
+            assert!(matches!(error, CodecError::Corrupt { what: "batch", .. }), "{error}");
+        }
+        assert!(decode_reply(b"\x01\xff").is_err());
+    }
+
+    #[test]
+    #[should_panic(expected = "a log entry opens two sessions")]
+    fn an_entry_opens_one_session() {
+        let open = || command(Action::OpenSession { idle_timeout_ms: 0 });
+        encode_batch(&batch(vec![open(), command(Action::Tick), open()]));
+    }
+
+    /// Pins the bytes of the log: a failure here means that old logs can't be read.
+    #[test]
+    fn the_log_format_is_frozen() {
+        let set = Operation::CounterSet { name: "a".into(), value: -1 };
+        let bytes = encode_batch(&batch(vec![command(Action::Single(set))]));
+        let mut expected = vec![
+            1, // version
+            0xac, 2, 2, // log time, wall time
+            1, // commands
+            0, 0, // no session, no key
+        ];
+        expected.extend([0; 32]); // fingerprint
+        expected.extend([0, 2, 1, b'a', 1]); // Single, CounterSet, name, value
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn records_come_back() {
+        fn check<R: Record + PartialEq + std::fmt::Debug>(record: R) {
+            let bytes = record.encode();
+            assert_eq!(R::decode(&bytes), Ok(record));
+            assert!(matches!(R::decode(&Bytes::new()), Err(CodecError::Empty { .. })));
+            let cut = R::decode(&bytes.slice(..3));
+            assert!(matches!(cut, Err(CodecError::Corrupt { .. })), "{cut:?}");
+        }
+        let settings = Settings { sessions_max: 300, ..Settings::default() };
+        check(Meta { cluster_id: u128::MAX, settings, revision: u64::MAX, ..Meta::default() });
+        check(CounterRecord {
+            value: i64::MIN,
+            bounds: Default::default(),
+            created_revision: 1,
+            modified_revision: u64::MAX,
+            modified_wall_time_ms: 3,
+        });
+        check(KeyRecord {
+            value: Bytes::from_static(b"value"),
+            created_revision: 1,
+            modified_revision: u64::MAX,
+            modified_wall_time_ms: 3,
+        });
+        check(SessionRecord {
+            idle_timeout_ms: 1,
+            expires_at_ms: 2,
+            watermark: 3,
+            removed_below: 4,
+            highest_sequence: u64::MAX,
+            answers: 6,
+            answer_bytes: 7,
+            garbage_queued: true,
+            opened_wall_time_ms: 8,
+        });
+    }
+}

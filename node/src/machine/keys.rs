@@ -1,0 +1,311 @@
+//! The key spaces of the replicated state: which record lives where.
+//!
+//! Every key begins with the one-byte ordinal of its space, so that spaces are contiguous and can
+//! be scanned alone. Numbers are big-endian, so that byte order is numeric order: the expiry
+//! indexes depend on it. Strings come last in a key and need no terminator.
+//!
+//! Ordinals are on disk in snapshots and backups: they are frozen. A space that is given up leaves
+//! its ordinal behind unused. Ordinals from [`MACHINE_END`] up belong to the storage below, which
+//! keeps records of its own (such as the applied log id) in the same store.
+
+use bytes::Bytes;
+
+/// First ordinal that is not the machine's.
+pub const MACHINE_END: u8 = 0x80;
+
+/// A key space. The discriminant is the first byte of its keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Space {
+    /// The one record about the whole store.
+    Meta = 0x01,
+    /// Counters by name.
+    Counter = 0x10,
+    /// Keys.
+    Key = 0x11,
+    /// Sessions by id.
+    Session = 0x20,
+    /// Remembered answers by session and sequence number.
+    SessionAnswer = 0x21,
+    /// Sessions by the log time at which they end.
+    SessionExpiry = 0x22,
+    /// Sessions with answers that nobody can ask for any more.
+    SessionGarbage = 0x23,
+    /// Idempotency keys.
+    Idempotency = 0x30,
+    /// Idempotency keys by the log time at which they expire.
+    IdempotencyExpiry = 0x31,
+}
+
+impl Space {
+    /// Bounds of a scan over the whole space.
+    pub fn range(self) -> ([u8; 1], [u8; 1]) {
+        ([self as u8], [self as u8 + 1])
+    }
+
+    /// Bounds of a scan over the strings of this space that begin with `prefix`.
+    pub fn prefix_range(self, prefix: &str) -> (Vec<u8>, Vec<u8>) {
+        let mut start = Vec::with_capacity(1 + prefix.len());
+        start.push(self as u8);
+        start.extend_from_slice(prefix.as_bytes());
+        let mut end = start.clone();
+        // The ordinal is below 0xff, so there always is a byte that can be raised.
+        while end.last() == Some(&0xff) {
+            end.pop();
+        }
+        *end.last_mut().expect("the ordinal is left") += 1;
+        (start, end)
+    }
+
+    fn from_ordinal(ordinal: u8) -> Option<Space> {
+        Some(match ordinal {
+            0x01 => Space::Meta,
+            0x10 => Space::Counter,
+            0x11 => Space::Key,
+            0x20 => Space::Session,
+            0x21 => Space::SessionAnswer,
+            0x22 => Space::SessionExpiry,
+            0x23 => Space::SessionGarbage,
+            0x30 => Space::Idempotency,
+            0x31 => Space::IdempotencyExpiry,
+            _ => return None,
+        })
+    }
+}
+
+/// The key of a record, decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordKey<'a> {
+    /// See [`Space::Meta`].
+    Meta,
+    /// See [`Space::Counter`].
+    Counter(&'a str),
+    /// See [`Space::Key`].
+    Key(&'a str),
+    /// See [`Space::Session`].
+    Session(u64),
+    /// See [`Space::SessionAnswer`].
+    SessionAnswer {
+        /// The session.
+        session_id: u64,
+        /// Number of the write in it.
+        sequence: u64,
+    },
+    /// See [`Space::SessionExpiry`].
+    SessionExpiry {
+        /// Log time at which it ends.
+        expires_at_ms: u64,
+        /// The session.
+        session_id: u64,
+    },
+    /// See [`Space::SessionGarbage`].
+    SessionGarbage(u64),
+    /// See [`Space::Idempotency`].
+    Idempotency(&'a str),
+    /// See [`Space::IdempotencyExpiry`].
+    IdempotencyExpiry {
+        /// Log time at which it expires.
+        expires_at_ms: u64,
+        /// The idempotency key.
+        key: &'a str,
+    },
+}
+
+/// Bytes that are no key of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// No bytes.
+    #[error("a record's key is empty")]
+    Empty,
+    /// The first byte names no space that this version knows.
+    #[error("key space {0:#04x} is unknown: written by a newer version, or corrupt")]
+    UnknownSpace(u8),
+    /// The rest does not fit the space.
+    #[error("a key in space {0:?} is malformed")]
+    Malformed(Space),
+}
+
+impl<'a> RecordKey<'a> {
+    /// The space it lives in.
+    pub fn space(&self) -> Space {
+        match self {
+            RecordKey::Meta => Space::Meta,
+            RecordKey::Counter(_) => Space::Counter,
+            RecordKey::Key(_) => Space::Key,
+            RecordKey::Session(_) => Space::Session,
+            RecordKey::SessionAnswer { .. } => Space::SessionAnswer,
+            RecordKey::SessionExpiry { .. } => Space::SessionExpiry,
+            RecordKey::SessionGarbage(_) => Space::SessionGarbage,
+            RecordKey::Idempotency(_) => Space::Idempotency,
+            RecordKey::IdempotencyExpiry { .. } => Space::IdempotencyExpiry,
+        }
+    }
+
+    /// Replaces what is in `buffer` by the key's bytes: for look-ups that should not allocate.
+    pub fn encode_into(&self, buffer: &mut Vec<u8>) {
+        buffer.clear();
+        buffer.push(self.space() as u8);
+        match self {
+            RecordKey::Meta => {}
+            RecordKey::Counter(name) | RecordKey::Key(name) | RecordKey::Idempotency(name) => {
+                buffer.extend_from_slice(name.as_bytes());
+            }
+            RecordKey::Session(id) | RecordKey::SessionGarbage(id) => {
+                buffer.extend_from_slice(&id.to_be_bytes());
+            }
+            RecordKey::SessionAnswer { session_id, sequence } => {
+                buffer.extend_from_slice(&session_id.to_be_bytes());
+                buffer.extend_from_slice(&sequence.to_be_bytes());
+            }
+            RecordKey::SessionExpiry { expires_at_ms, session_id } => {
+                buffer.extend_from_slice(&expires_at_ms.to_be_bytes());
+                buffer.extend_from_slice(&session_id.to_be_bytes());
+            }
+            RecordKey::IdempotencyExpiry { expires_at_ms, key } => {
+                buffer.extend_from_slice(&expires_at_ms.to_be_bytes());
+                buffer.extend_from_slice(key.as_bytes());
+            }
+        }
+    }
+
+    /// The key's bytes.
+    pub fn encode(&self) -> Bytes {
+        let mut buffer = Vec::with_capacity(32);
+        self.encode_into(&mut buffer);
+        buffer.into()
+    }
+
+    /// The key that these bytes are.
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, KeyError> {
+        let (&ordinal, rest) = bytes.split_first().ok_or(KeyError::Empty)?;
+        let space = Space::from_ordinal(ordinal).ok_or(KeyError::UnknownSpace(ordinal))?;
+        let malformed = KeyError::Malformed(space);
+        let text = |bytes: &'a [u8]| std::str::from_utf8(bytes).map_err(|_| malformed);
+        let (first, second) = match space {
+            Space::Meta | Space::Counter | Space::Key | Space::Idempotency => (0, rest),
+            _ => number(rest).ok_or(malformed)?,
+        };
+        let ends = |rest: &[u8]| if rest.is_empty() { Ok(()) } else { Err(malformed) };
+        Ok(match space {
+            Space::Meta => {
+                ends(rest)?;
+                RecordKey::Meta
+            }
+            Space::Counter => RecordKey::Counter(text(rest)?),
+            Space::Key => RecordKey::Key(text(rest)?),
+            Space::Idempotency => RecordKey::Idempotency(text(rest)?),
+            Space::Session => {
+                ends(second)?;
+                RecordKey::Session(first)
+            }
+            Space::SessionGarbage => {
+                ends(second)?;
+                RecordKey::SessionGarbage(first)
+            }
+            Space::SessionAnswer => {
+                let (sequence, rest) = number(second).ok_or(malformed)?;
+                ends(rest)?;
+                RecordKey::SessionAnswer { session_id: first, sequence }
+            }
+            Space::SessionExpiry => {
+                let (session_id, rest) = number(second).ok_or(malformed)?;
+                ends(rest)?;
+                RecordKey::SessionExpiry { expires_at_ms: first, session_id }
+            }
+            Space::IdempotencyExpiry => {
+                RecordKey::IdempotencyExpiry { expires_at_ms: first, key: text(second)? }
+            }
+        })
+    }
+}
+
+fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let (number, rest) = bytes.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*number), rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Pins the bytes: a failure here means that old snapshots can't be read.
+    #[test]
+    fn ordinals_are_frozen() {
+        for (key, bytes) in [
+            (RecordKey::Meta, &b"\x01"[..]),
+            (RecordKey::Counter("a"), b"\x10a"),
+            (RecordKey::Key("a"), b"\x11a"),
+            (RecordKey::Session(258), b"\x20\0\0\0\0\0\0\x01\x02"),
+            (
+                RecordKey::SessionAnswer { session_id: 1, sequence: 2 },
+                b"\x21\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02",
+            ),
+            (
+                RecordKey::SessionExpiry { expires_at_ms: 1, session_id: 2 },
+                b"\x22\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02",
+            ),
+            (RecordKey::SessionGarbage(1), b"\x23\0\0\0\0\0\0\0\x01"),
+            (RecordKey::Idempotency("a"), b"\x30a"),
+            (
+                RecordKey::IdempotencyExpiry { expires_at_ms: 1, key: "a" },
+                b"\x31\0\0\0\0\0\0\0\x01a",
+            ),
+        ] {
+            assert_eq!(key.encode().as_ref(), bytes, "{key:?}");
+            assert_eq!(RecordKey::decode(bytes), Ok(key));
+            assert!(bytes[0] < MACHINE_END, "{key:?} lives in the machine's part");
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_is_named() {
+        assert_eq!(RecordKey::decode(b""), Err(KeyError::Empty));
+        assert_eq!(RecordKey::decode(b"\x7f"), Err(KeyError::UnknownSpace(0x7f)));
+        assert_eq!(RecordKey::decode(b"\x20\x01"), Err(KeyError::Malformed(Space::Session)));
+        assert_eq!(RecordKey::decode(b"\x01\x01"), Err(KeyError::Malformed(Space::Meta)));
+        assert_eq!(RecordKey::decode(b"\x10\xff"), Err(KeyError::Malformed(Space::Counter)));
+    }
+
+    proptest! {
+        #[test]
+        fn round_trips(name in ".{0,40}", first: u64, second: u64) {
+            for key in [
+                RecordKey::Counter(&name),
+                RecordKey::Key(&name),
+                RecordKey::Session(first),
+                RecordKey::SessionGarbage(first),
+                RecordKey::SessionAnswer { session_id: first, sequence: second },
+                RecordKey::SessionExpiry { expires_at_ms: first, session_id: second },
+                RecordKey::Idempotency(&name),
+                RecordKey::IdempotencyExpiry { expires_at_ms: first, key: &name },
+            ] {
+                let bytes = key.encode();
+                prop_assert_eq!(RecordKey::decode(&bytes), Ok(key));
+            }
+        }
+
+        #[test]
+        fn byte_order_is_the_order_of_what_is_meant(
+            a: (u64, u64), b: (u64, u64), x in ".{0,8}", y in ".{0,8}",
+        ) {
+            let answer = |(session_id, sequence)| RecordKey::SessionAnswer { session_id, sequence };
+            prop_assert_eq!(answer(a).encode().cmp(&answer(b).encode()), a.cmp(&b));
+            let expiry = |at, key| RecordKey::IdempotencyExpiry { expires_at_ms: at, key }.encode();
+            prop_assert_eq!(expiry(a.0, &x).cmp(&expiry(b.0, &y)), (a.0, &x).cmp(&(b.0, &y)));
+            prop_assert_eq!(
+                RecordKey::Counter(&x).encode().cmp(&RecordKey::Counter(&y).encode()),
+                x.cmp(&y)
+            );
+        }
+
+        #[test]
+        fn a_prefix_range_holds_what_begins_with_it(prefix in ".{0,4}", name in ".{0,8}") {
+            let (start, end) = Space::Key.prefix_range(&prefix);
+            let key = RecordKey::Key(&name).encode();
+            let inside = start.as_slice() <= key.as_ref() && key.as_ref() < end.as_slice();
+            prop_assert_eq!(inside, name.starts_with(&prefix));
+        }
+    }
+}

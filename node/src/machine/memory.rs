@@ -1,0 +1,50 @@
+//! A view that lives in memory: for tests, scripts and the simulator's model of a replica.
+
+use std::{collections::BTreeMap, ops::ControlFlow};
+
+use bytes::Bytes;
+
+use super::view::{View, Writes};
+
+/// Records in an ordered map.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct MemoryView {
+    /// The records.
+    pub records: BTreeMap<Bytes, Bytes>,
+}
+
+impl MemoryView {
+    /// Makes `writes` part of the state.
+    pub fn commit(&mut self, writes: Writes) {
+        for (key, value) in writes.records {
+            match value {
+                Some(value) => self.records.insert(key, value),
+                None => self.records.remove(&key),
+            };
+        }
+    }
+}
+
+impl View for MemoryView {
+    fn get(&self, key: &[u8]) -> Option<Bytes> {
+        self.records.get(key).cloned()
+    }
+
+    fn scan(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        visit: &mut dyn FnMut(&[u8], &Bytes) -> ControlFlow<()>,
+    ) {
+        use std::ops::Bound::{Excluded, Included};
+
+        if start >= end {
+            return;
+        }
+        for (key, value) in self.records.range::<[u8], _>((Included(start), Excluded(end))) {
+            if visit(key, value).is_break() {
+                return;
+            }
+        }
+    }
+}

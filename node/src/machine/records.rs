@@ -1,0 +1,183 @@
+//! Records of the machine as stored, beside counters and keys.
+//!
+//! Encoding is canonical (one value, one sequence of bytes), because replicas compare their state
+//! by hash.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    codec::{self, CodecError, FORMAT_VERSION},
+    command::{CounterRecord, Fingerprint, KeyRecord, Reply, Settings},
+    limits,
+};
+
+/// What can be stored under a [`super::keys::RecordKey`].
+pub trait Record: Sized + Clone {
+    /// What it is called in an error.
+    const WHAT: &'static str;
+
+    /// Its bytes.
+    fn encode(&self) -> Bytes;
+
+    /// The record that these bytes are.
+    fn decode(bytes: &Bytes) -> Result<Self, CodecError>;
+}
+
+/// The one record about the whole store. Read and written at most once for each log entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Meta {
+    /// Id of the cluster; 0 until it is created.
+    pub cluster_id: u128,
+    /// How often the cluster was restored from a backup. Part of session tokens, so that one from
+    /// before a restore is recognised.
+    pub restore_epoch: u64,
+    /// Settings equal on every replica.
+    pub settings: Settings,
+    /// Revision of the last change.
+    pub revision: u64,
+    /// Highest log time so far.
+    pub log_time_ms: u64,
+    /// Counters.
+    pub counters: u64,
+    /// Keys.
+    pub keys: u64,
+    /// Sessions, those that have ended but are not removed yet included.
+    pub sessions: u64,
+    /// Answers stored under sessions, those that nobody can ask for any more included.
+    pub session_answers: u64,
+    /// Bytes of those.
+    pub session_answer_bytes: u64,
+    /// Idempotency keys, those that have expired but are not removed yet included.
+    pub idempotency_keys: u64,
+    /// Bytes of those, by [`super::idempotency_entry_bytes`].
+    pub idempotency_bytes: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            sessions_max: limits::SESSIONS_MAX_DEFAULT,
+            session_idle_ms: limits::SESSION_IDLE_MS_DEFAULT,
+            idempotency_window_ms: limits::IDEMPOTENCY_WINDOW_MS_DEFAULT,
+            idempotency_bytes_max: limits::IDEMPOTENCY_BYTES_MAX_DEFAULT,
+        }
+    }
+}
+
+/// A session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRecord {
+    /// Idle time after which it ends, in ms of log time.
+    pub idle_timeout_ms: u64,
+    /// It has ended when log time has reached this. Also its place in the expiry index.
+    pub expires_at_ms: u64,
+    /// Lowest number that may still be asked for.
+    pub watermark: u64,
+    /// Answers below this are removed. At most the watermark; what lies between is garbage.
+    pub removed_below: u64,
+    /// Highest number with an answer so far: one above it needs no look-up to be known as new.
+    pub highest_sequence: u64,
+    /// Stored answers, garbage included.
+    pub answers: u64,
+    /// Their bytes.
+    pub answer_bytes: u64,
+    /// It is in the queue of sessions with garbage.
+    pub garbage_queued: bool,
+    /// Wall clock of the leader when it was opened, for display.
+    pub opened_wall_time_ms: u64,
+}
+
+/// An answer that is remembered under a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionAnswerRecord {
+    /// Digest of the request.
+    pub fingerprint: Fingerprint,
+    /// Its answer.
+    pub reply: Reply,
+}
+
+/// An answer that is remembered under an idempotency key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdempotencyRecord {
+    /// Digest of the request.
+    pub fingerprint: Fingerprint,
+    /// It is forgotten when log time has reached this.
+    pub expires_at_ms: u64,
+    /// Log time at which it was stored.
+    pub stored_at_ms: u64,
+    /// The answer.
+    pub reply: Reply,
+}
+
+macro_rules! postcard_record {
+    ($type:ty, $what:literal) => {
+        impl Record for $type {
+            const WHAT: &'static str = $what;
+
+            fn encode(&self) -> Bytes {
+                codec::encode(self)
+            }
+
+            fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
+                codec::decode(Self::WHAT, bytes)
+            }
+        }
+    };
+}
+
+postcard_record!(Meta, "meta record");
+postcard_record!(CounterRecord, "counter");
+postcard_record!(SessionRecord, "session");
+postcard_record!(SessionAnswerRecord, "session answer");
+postcard_record!(IdempotencyRecord, "idempotency record");
+
+/// Version, two revisions and the wall time in front of a key's value.
+const KEY_HEADER_BYTES: usize = 1 + 3 * 8;
+
+/// By hand, so that a value is shared with the stored bytes instead of copied out of them.
+impl Record for KeyRecord {
+    const WHAT: &'static str = "key";
+
+    fn encode(&self) -> Bytes {
+        let mut bytes = BytesMut::with_capacity(KEY_HEADER_BYTES + self.value.len());
+        bytes.put_u8(FORMAT_VERSION);
+        bytes.put_u64(self.created_revision);
+        bytes.put_u64(self.modified_revision);
+        bytes.put_u64(self.modified_wall_time_ms);
+        bytes.put_slice(&self.value);
+        bytes.freeze()
+    }
+
+    fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
+        let rest = codec::versioned(Self::WHAT, bytes)?;
+        let Some((header, _)) = rest.split_first_chunk::<{ KEY_HEADER_BYTES - 1 }>() else {
+            let reason = postcard::Error::DeserializeUnexpectedEnd;
+            return Err(CodecError::Corrupt { what: Self::WHAT, reason });
+        };
+        let number = |index: usize| {
+            let mut number = [0; 8];
+            number.copy_from_slice(&header[index * 8..index * 8 + 8]);
+            u64::from_be_bytes(number)
+        };
+        Ok(KeyRecord {
+            value: bytes.slice(KEY_HEADER_BYTES..),
+            created_revision: number(0),
+            modified_revision: number(1),
+            modified_wall_time_ms: number(2),
+        })
+    }
+}
+
+/// Decodes a record of the replicated state.
+///
+/// # Panics
+///
+/// If it can't be decoded. Storage checks the bytes that it hands out, so this is a bug or a state
+/// written by a newer release, and a node that can't read its own state has nothing true to say.
+pub(super) fn decode_stored<R: Record>(key: &[u8], bytes: &Bytes) -> R {
+    match R::decode(bytes) {
+        Ok(record) => record,
+        Err(error) => panic!("the stored record {key:02x?} can't be read: {error}"),
+    }
+}
