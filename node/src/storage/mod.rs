@@ -4,3 +4,4 @@ pub mod disk;
 mod disk_tests;
 pub mod real_disk;
 pub mod simulated_disk;
+pub mod wal;
