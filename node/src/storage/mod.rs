@@ -1,5 +1,11 @@
 //! What survives a power cut.
 pub mod byte_store;
+mod codec;
 pub mod disk;
+pub mod log_id;
 pub mod simulated_store;
 pub mod sled_store;
+pub mod snapshot;
+pub mod state;
+#[cfg(test)]
+mod test_disk;
