@@ -1,5 +1,7 @@
 //! What survives a power cut.
 pub mod byte_store;
+#[cfg(test)]
+mod byte_store_suite;
 mod codec;
 pub mod disk;
 pub mod log_id;
