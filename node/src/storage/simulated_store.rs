@@ -115,6 +115,11 @@ impl SimulatedStores {
         shared.stores.retain(|id, _| names.values().any(|named| named == id));
     }
 
+    /// The paths of all stores, sorted.
+    pub fn names(&self) -> Vec<String> {
+        self.lock().names.keys().cloned().collect()
+    }
+
     /// Makes a store refuse to open, as bit rot would.
     pub fn damage(&self, path: &str, reason: &str) {
         let mut shared = self.lock();

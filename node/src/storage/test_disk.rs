@@ -9,6 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
+use tokio::sync::Notify;
 
 use super::{
     disk::{Disk, File, OpenMode},
@@ -17,7 +18,7 @@ use super::{
 
 /// Counts the steps of disk and stores, and stops for good at one of them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Steps(Arc<Mutex<StepsInner>>);
+pub(super) struct Steps(Arc<Mutex<StepsInner>>, Arc<Notify>);
 
 #[derive(Debug, Default)]
 struct StepsInner {
@@ -30,6 +31,14 @@ struct StepsInner {
 impl Steps {
     pub(super) fn stop_at(&self, step: Option<usize>) {
         *self.0.lock().unwrap() = StepsInner { stop_at: step, ..StepsInner::default() };
+    }
+
+    /// Runs a scenario to its end, or to the step where the world stands still.
+    pub(super) async fn run(&self, scenario: impl Future<Output = ()>) {
+        tokio::select! {
+            () = scenario => {}
+            () = self.1.notified() => {}
+        }
     }
 
     pub(super) fn fail_at(&self, step: usize) {
@@ -49,6 +58,7 @@ impl Steps {
             (inner.stop_at.is_some_and(|at| step >= at), inner.fail_at == Some(step))
         };
         if stops {
+            self.1.notify_one();
             std::future::pending::<()>().await;
         }
         tokio::task::yield_now().await;

@@ -77,3 +77,87 @@ async fn installing_replaces_and_does_not_merge() {
     assert_eq!(check_whole(&to), 40);
     assert_eq!(follower.disk.names("snap"), ["1-40.snap"]);
 }
+
+#[tokio::test]
+async fn installing_what_is_applied_already_is_refused() {
+    let node = Node::new(6);
+    let state = node.open(None).await.unwrap();
+    (1..=5).for_each(|index| commit(&state, index));
+    state.build_snapshot().await.unwrap();
+    let bytes = node.disk.read("snap/1-5.snap").unwrap();
+    let mut receiver = state.begin_receive().await.unwrap();
+    receiver.write(&bytes).await.unwrap();
+    let received = receiver.finish(id(5)).await.unwrap();
+    let refused = state.install_snapshot(received).await;
+    assert!(matches!(refused, Err(StateError::SnapshotBehind { .. })));
+    assert_eq!(node.disk.names("snap"), ["1-5.snap"]);
+}
+
+#[tokio::test]
+async fn equal_states_make_byte_identical_snapshots() {
+    // One built from live commits in many flushes, the other from an installed snapshot and more.
+    let (one, other) = (Node::new(12), Node::new(13));
+    let (a, b) = (one.open(None).await.unwrap(), other.open(None).await.unwrap());
+    for index in 1..=60 {
+        commit(&a, index);
+        if index % 9 == 0 {
+            a.flush_now().await.unwrap();
+        }
+        if index == 30 {
+            a.build_snapshot().await.unwrap();
+            send(&a, &b).await;
+        }
+        if index > 30 {
+            commit(&b, index);
+        }
+    }
+    let (a, b) = (a.build_snapshot().await.unwrap(), b.build_snapshot().await.unwrap());
+    assert_eq!(a, b);
+    assert_eq!(one.disk.read(&a.path), other.disk.read(&b.path));
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_being_read_stays() {
+    let node = Node::new(14);
+    let state = node.open(None).await.unwrap();
+    commit(&state, 1);
+    state.build_snapshot().await.unwrap();
+    let reader = state.open_snapshot_reader().await.unwrap();
+    commit(&state, 2);
+    state.build_snapshot().await.unwrap();
+    assert_eq!(node.disk.names("snap"), ["1-1.snap", "1-2.snap"]);
+    drop(reader);
+    commit(&state, 3);
+    state.build_snapshot().await.unwrap();
+    assert_eq!(node.disk.names("snap"), ["1-3.snap"]);
+}
+
+#[tokio::test]
+async fn nothing_can_be_made_a_snapshot_of() {
+    let state = Node::new(15).open(None).await.unwrap();
+    assert!(matches!(state.build_snapshot().await, Err(StateError::NothingApplied)));
+}
+
+#[tokio::test]
+#[should_panic(expected = "keeps for itself")]
+async fn the_state_stores_own_keys_can_not_be_written() {
+    let state = Node::new(16).open(None).await.unwrap();
+    state.commit(Writes { records: [("\0x".into(), None)].into() }, id(1), None);
+}
+
+#[tokio::test]
+#[should_panic(expected = "already")]
+async fn applied_never_goes_back() {
+    let state = Node::new(17).open(None).await.unwrap();
+    commit(&state, 2);
+    commit(&state, 2);
+}
+
+#[tokio::test]
+async fn the_own_record_is_invisible() {
+    let state = Node::new(18).open(None).await.unwrap();
+    commit(&state, 1);
+    state.flush_now().await.unwrap();
+    assert_eq!(state.view().get(b"\0state"), None);
+    assert_eq!(contents(&state), model(1));
+}

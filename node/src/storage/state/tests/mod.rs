@@ -1,6 +1,10 @@
 //! The state store over a simulated disk and simulated byte stores.
 
 mod basics;
+mod crashes;
+mod random;
+mod recovery;
+mod together;
 
 use std::{
     collections::BTreeMap,
