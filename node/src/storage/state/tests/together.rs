@@ -86,6 +86,16 @@ async fn a_snapshot_built_while_commits_go_on_is_the_state_at_its_log_id() {
         let state = state.clone();
         async move { state.build_snapshot().await }
     });
+    // It would change the byte store under the build, if it did not wait.
+    let flushing = tokio::spawn({
+        let state = state.clone();
+        async move {
+            loop {
+                state.flush_now().await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        }
+    });
     let mut during = 0;
     for index in 21..=2000 {
         if building.is_finished() {
@@ -96,6 +106,7 @@ async fn a_snapshot_built_while_commits_go_on_is_the_state_at_its_log_id() {
         tokio::task::yield_now().await;
     }
     let info = building.await.unwrap().unwrap();
+    flushing.abort();
     assert!(during > 5, "only {during} commits happened during the build");
     let at = info.last_log_id.index;
     let bytes = node.disk.read(&info.path).unwrap();
