@@ -257,3 +257,63 @@ async fn an_empty_cookie_is_written_again_and_a_damaged_one_is_damage() {
     assert_eq!(error.kind(), std::io::ErrorKind::InvalidData, "{error}");
     assert!(error.to_string().contains("state/1"), "{error}");
 }
+
+/// How long readers wait while a whole dirty map is written. Prints, for people; run with
+/// `cargo test -p tally-node --lib measure -- --ignored --nocapture`.
+#[tokio::test]
+#[ignore = "a measurement"]
+#[allow(clippy::disallowed_methods, reason = "it measures real time")]
+async fn measure_sled_readers_while_a_dirty_map_is_written() {
+    use std::time::{Duration, Instant};
+    let root = tempfile::tempdir().unwrap();
+    let factory = sled_factory(&root);
+    let store = factory.create("state/1").await.unwrap();
+    let batch = |round: u64| -> Arc<Records> {
+        // 200,000 records of 256 bytes all over a million keys.
+        let key = |n: u64| (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 44).to_be_bytes();
+        let records = (0..200_000).map(|n| {
+            let key = key(round * 200_000 + n);
+            (Bytes::copy_from_slice(&key), Some(Bytes::from(vec![round as u8; 256])))
+        });
+        Arc::new(records.collect())
+    };
+    for round in 0..5 {
+        store.write(batch(round)).await.unwrap();
+        store.flush().await.unwrap();
+    }
+    let done = Arc::new(AtomicBool::new(false));
+    let reader = std::thread::spawn({
+        let (store, done) = (store.clone(), done.clone());
+        move || {
+            let mut waits = Vec::new();
+            for n in 0_u64.. {
+                if done.load(Ordering::SeqCst) {
+                    break;
+                }
+                let key = (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 44).to_be_bytes();
+                let begin = Instant::now();
+                store.get(&key).unwrap();
+                waits.push(begin.elapsed());
+            }
+            waits.sort();
+            waits
+        }
+    });
+    let begin = Instant::now();
+    store.write(batch(2)).await.unwrap();
+    let written = begin.elapsed();
+    store.flush().await.unwrap();
+    let flushed = begin.elapsed() - written;
+    done.store(true, Ordering::SeqCst);
+    let waits = reader.join().unwrap();
+    let at = |part: f64| waits[(waits.len() as f64 * part) as usize];
+    println!(
+        "write {written:?}, flush {flushed:?}; {} gets: p50 {:?}, p99 {:?}, p99.9 {:?}, max {:?}",
+        waits.len(),
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        waits.last().unwrap_or(&Duration::ZERO),
+    );
+    store.close().await;
+}
