@@ -1,0 +1,181 @@
+//! What readers see: dirty map over frozen map over byte store.
+
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
+
+use bytes::Bytes;
+
+use super::meta::{FIRST_KEY, META_KEY, Meta};
+use crate::{
+    machine::view::{View, Writes, merge_scan},
+    storage::{
+        byte_store::{ByteStore, Records},
+        log_id::LogId,
+        snapshot::Membership,
+    },
+};
+
+/// What a record in the map takes beside its bytes: two `Bytes` and its share of a tree node.
+const RECORD_OVERHEAD_BYTES: usize = 96;
+
+/// The three layers, and what they are the state of. Behind one lock.
+#[derive(Debug)]
+pub(super) struct Core {
+    /// Written since the last freeze. The only layer that changes in place.
+    dirty: Records,
+    dirty_bytes: usize,
+    /// What a flush is moving into the byte store. Readers look here first, so they never see how
+    /// far it got.
+    pub(super) frozen: Option<Frozen>,
+    pub(super) store: Arc<dyn ByteStore>,
+    /// What all layers together are the state of.
+    pub(super) meta: Meta,
+    /// What the byte store held when a flush last returned.
+    pub(super) flushed: Meta,
+}
+
+/// A dirty map that no longer changes.
+#[derive(Debug, Clone)]
+pub(super) struct Frozen {
+    /// With the meta record in it.
+    pub(super) records: Arc<Records>,
+    pub(super) meta: Meta,
+}
+
+impl Core {
+    pub(super) fn new(store: Arc<dyn ByteStore>, meta: Meta) -> Self {
+        Core {
+            dirty: BTreeMap::new(),
+            dirty_bytes: 0,
+            frozen: None,
+            store,
+            flushed: meta.clone(),
+            meta,
+        }
+    }
+
+    pub(super) fn dirty_bytes(&self) -> usize {
+        self.dirty_bytes
+    }
+
+    pub(super) fn commit(
+        &mut self,
+        writes: Writes,
+        applied: LogId,
+        membership: Option<Membership>,
+    ) {
+        assert!(
+            self.meta.applied < Some(applied),
+            "{applied} was committed to a state that is at {:?} already",
+            self.meta.applied
+        );
+        if let Some((first, _)) = writes.records.first_key_value() {
+            assert!(
+                first.as_ref() >= FIRST_KEY,
+                "{first:?} is in the range of keys that the state store keeps for itself"
+            );
+        }
+        for (key, value) in writes.records {
+            let key_len = key.len();
+            self.dirty_bytes += value.as_ref().map_or(0, Bytes::len);
+            match self.dirty.insert(key, value) {
+                Some(old) => self.dirty_bytes -= old.map_or(0, |old| old.len()),
+                None => self.dirty_bytes += key_len + RECORD_OVERHEAD_BYTES,
+            }
+        }
+        self.meta.applied = Some(applied);
+        if let Some(membership) = membership {
+            self.meta.membership = membership;
+        }
+    }
+
+    /// Begins a flush: the dirty map becomes the frozen one. False if there is nothing to flush.
+    pub(super) fn freeze(&mut self) -> bool {
+        assert!(self.frozen.is_none(), "a flush began before the one before it had ended");
+        if self.dirty.is_empty() && self.meta == self.flushed {
+            return false;
+        }
+        let mut records = std::mem::take(&mut self.dirty);
+        self.dirty_bytes = 0;
+        records.insert(META_KEY, Some(self.meta.encode()));
+        self.frozen = Some(Frozen { records: Arc::new(records), meta: self.meta.clone() });
+        true
+    }
+
+    /// The frozen map is durable in the store; hands it back so that it is dropped elsewhere.
+    pub(super) fn thaw(&mut self) -> Option<Frozen> {
+        let frozen = self.frozen.take();
+        self.flushed = frozen.as_ref().expect("a flush ended that never began").meta.clone();
+        frozen
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> std::io::Result<Option<Bytes>> {
+        if key < FIRST_KEY {
+            return Ok(None);
+        }
+        if let Some(written) = self.dirty.get(key) {
+            return Ok(written.clone());
+        }
+        if let Some(written) = self.frozen.as_ref().and_then(|frozen| frozen.records.get(key)) {
+            return Ok(written.clone());
+        }
+        self.store.get(key)
+    }
+
+    pub(super) fn scan(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        visit: &mut dyn FnMut(&[u8], &Bytes) -> ControlFlow<()>,
+    ) -> std::io::Result<()> {
+        let start = start.max(FIRST_KEY);
+        let mut result = Ok(());
+        let mut scan_store = |visit: &mut dyn FnMut(&[u8], &Bytes) -> ControlFlow<()>| {
+            result = self.store.scan(start, Some(end), visit);
+        };
+        merge_scan(&self.dirty, start, end, visit, |visit| match &self.frozen {
+            None => scan_store(visit),
+            Some(frozen) => merge_scan(&frozen.records, start, end, visit, |visit| {
+                scan_store(visit);
+            }),
+        });
+        result
+    }
+}
+
+/// The state at one point in time, for as long as this is held.
+///
+/// It holds a lock that commits wait for, and a second view taken on the same thread may wait
+/// behind such a commit: read what is needed, at most a page, and let it go. It can't be held
+/// across an `await` of a spawned task, which the compiler sees to.
+#[derive(Debug)]
+pub struct StateView<'a> {
+    pub(super) core: std::sync::RwLockReadGuard<'a, Core>,
+    pub(super) state: &'a super::StateStore,
+}
+
+impl StateView<'_> {
+    /// The last entry that this is the state after.
+    pub fn applied(&self) -> Option<LogId> {
+        self.core.meta.applied
+    }
+
+    /// The membership as of [`Self::applied`].
+    pub fn membership(&self) -> &Membership {
+        &self.core.meta.membership
+    }
+}
+
+impl View for StateView<'_> {
+    fn get(&self, key: &[u8]) -> Option<Bytes> {
+        self.core.get(key).unwrap_or_else(|error| self.state.read_failed(&error))
+    }
+
+    fn scan(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        visit: &mut dyn FnMut(&[u8], &Bytes) -> ControlFlow<()>,
+    ) {
+        self.core.scan(start, end, visit).unwrap_or_else(|error| self.state.read_failed(&error));
+    }
+}

@@ -1,0 +1,70 @@
+//! What can go wrong in the state store, by what the caller can do about it.
+
+use std::io;
+
+use crate::storage::{log_id::LogId, snapshot::reader::SnapshotError};
+
+/// An error of the state store.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Storage failed and nothing is known about it any more. The `fatal` hook was called; the
+    /// process ends.
+    #[error("the state store failed: {0}")]
+    Fatal(String),
+    /// Writes came faster than the snapshot was built, and writes go first. Try again later.
+    #[error("the snapshot was abandoned: the writes of the meantime no longer fit in memory")]
+    SnapshotAbandoned,
+    /// There is nothing to make a snapshot of.
+    #[error("nothing has been applied yet")]
+    NothingApplied,
+    /// Installing it would go back.
+    #[error("the snapshot ends at {snapshot}, and {applied} is applied already")]
+    SnapshotBehind {
+        /// Where the snapshot ends.
+        snapshot: LogId,
+        /// What is applied.
+        applied: LogId,
+    },
+    /// A snapshot file is damaged, of a later format, or could not be read or written. The state
+    /// itself is untouched.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A later release wrote this. Start that release, or a later one.
+    #[error("{path}: has format version {version}, and this release reads up to {supported}")]
+    NewerFormat {
+        /// The file or directory.
+        path: String,
+        /// Its version.
+        version: u32,
+        /// The newest version that this release reads.
+        supported: u32,
+    },
+    /// This node's state is lost, and nothing on this disk can replace it.
+    #[error(
+        "{path}: {reason}; {no_substitute}. This node can't rebuild its state by itself: remove it \
+         from the cluster, and let it join again as a new member with an empty data directory"
+    )]
+    Unrecoverable {
+        /// The file or directory.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+        /// Why no local snapshot helps.
+        no_substitute: String,
+    },
+    /// The disk failed, or a store did for a reason that says nothing about its content.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or directory.
+        path: String,
+        /// What the disk said.
+        source: io::Error,
+    },
+}
+
+impl StateError {
+    pub(super) fn io(path: &str) -> impl Fn(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| StateError::Io { path: path.clone(), source }
+    }
+}

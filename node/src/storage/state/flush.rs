@@ -1,0 +1,79 @@
+//! Moving the dirty map into the byte store.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{StateStore, Writer, error::StateError};
+
+impl StateStore {
+    /// Flushes every `interval`, and at once when the dirty map is full. Ends when storage has
+    /// failed. The caller spawns it; without it [`StateStore::wait_for_room`] waits for ever.
+    pub async fn run_flusher(self: Arc<Self>, interval: Duration) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(interval) => {}
+                () = self.flush_wanted.notified() => {}
+            }
+            if self.flush_now().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Makes everything committed so far durable in the byte store. Waits for a snapshot that is
+    /// being built.
+    pub async fn flush_now(&self) -> Result<(), StateError> {
+        let mut writer = self.writer.lock().await;
+        self.flush(&mut writer).await
+    }
+
+    /// The flush itself. May be cancelled at any await: what was frozen stays frozen, and the next
+    /// flush writes it once more, which changes nothing.
+    pub(super) async fn flush(&self, writer: &mut Writer) -> Result<(), StateError> {
+        self.check()?;
+        if self.core().frozen.is_some() {
+            self.write_frozen(writer).await?;
+        }
+        if self.core_mut().freeze() {
+            self.room.notify_waiters();
+            self.write_frozen(writer).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_frozen(&self, _writer: &mut Writer) -> Result<(), StateError> {
+        let (frozen, store) = {
+            let core = self.core();
+            (core.frozen.clone().expect("there is something to flush"), core.store.clone())
+        };
+        // A store ahead of its own log would survive a power cut with an entry that the log lost.
+        if let Some(applied) = frozen.meta.applied {
+            (self.hooks.wait_log_synced)(applied.index)
+                .await
+                .map_err(|error| self.fail(format!("waiting for the log's sync: {error}")))?;
+        }
+        store
+            .write(frozen.records.clone())
+            .await
+            .map_err(|error| self.fail(format!("writing to the byte store: {error}")))?;
+        store
+            .flush()
+            .await
+            .map_err(|error| self.fail(format!("flushing the byte store: {error}")))?;
+        let thawed = self.core_mut().thaw();
+        // Hundreds of thousands of records go here, outside the lock that readers and commits need.
+        drop((thawed, frozen));
+        Ok(())
+    }
+
+    /// Flushes and gives the byte store back, at the end of a process that ends well. Nothing else
+    /// is called after it.
+    pub async fn close(&self) -> Result<(), StateError> {
+        let mut writer = self.writer.lock().await;
+        self.flush(&mut writer).await?;
+        let store = self.core().store.clone();
+        store.close().await;
+        self.failed.store(true, std::sync::atomic::Ordering::SeqCst);
+        self.flush_wanted.notify_one();
+        Ok(())
+    }
+}

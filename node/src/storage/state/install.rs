@@ -1,0 +1,135 @@
+//! Replacing the whole state by a snapshot.
+
+use std::sync::Arc;
+
+use super::{
+    StateStore,
+    core::Core,
+    error::StateError,
+    layout::{generation_path, remove_if_there, snapshot_path, write_pointer},
+    meta::{META_KEY, Meta},
+};
+use crate::storage::{
+    byte_store::{ByteStore, Records, StoreFactory},
+    disk::Disk,
+    snapshot::{SnapshotInfo, reader::SnapshotFile, receive::ReceivedSnapshot},
+};
+
+/// Bytes in one batch while a generation is filled. Nothing depends on it being one batch: the
+/// generation counts from the moment that the pointer names it.
+const FILL_BATCH_BYTES: usize = 4 << 20;
+
+impl StateStore {
+    /// Makes a received snapshot the state: durable when this returns. Everything that was there
+    /// before is gone, and readers see the old state or the new one.
+    ///
+    /// The caller sees to it that no commit happens meanwhile, and syncs the log's jump to the
+    /// snapshot before it tells anybody.
+    ///
+    /// The steps, and what a crash after each of them leaves:
+    /// 1. the file gets its name: the old state; the next start rolls forward to the snapshot;
+    /// 2. a new generation is filled and flushed: the same, and the next start removes the copy;
+    /// 3. the pointer names it: the new state;
+    /// 4. memory, then the old generation and older snapshots: the next start removes those.
+    pub async fn install_snapshot(
+        &self,
+        received: ReceivedSnapshot,
+    ) -> Result<SnapshotInfo, StateError> {
+        let waits = self.snapshots.install_waits();
+        let mut writer = self.writer.lock().await;
+        drop(waits);
+        self.check()?;
+        let ReceivedSnapshot { info, name } = received;
+        let snapshot = info.last_log_id;
+        if let Some(applied) = self.applied()
+            && snapshot <= applied
+        {
+            let _ = remove_if_there(self.disk.as_ref(), &name.path).await;
+            return Err(StateError::SnapshotBehind { snapshot, applied });
+        }
+        let path = snapshot_path(snapshot);
+        self.adopt(&name.path, &path).await?;
+        let info = SnapshotInfo { path, ..info };
+
+        let generation = writer.generation + 1;
+        let filled = fill(self.disk.as_ref(), self.factory.as_ref(), generation, &info).await;
+        let (store, meta) = filled.map_err(|error| self.fail(format!("installing: {error}")))?;
+        write_pointer(self.disk.as_ref(), generation)
+            .await
+            .map_err(|error| self.fail(format!("writing the state's pointer: {error}")))?;
+
+        let old_generation = std::mem::replace(&mut writer.generation, generation);
+        let old = {
+            let mut core = self.core_mut();
+            assert!(
+                core.meta.applied < Some(snapshot),
+                "commits went past {snapshot} while it was installed"
+            );
+            std::mem::replace(&mut *core, Core::new(store, meta))
+        };
+        self.snapshots.set_current(info.clone());
+        self.room.notify_waiters();
+        old.store.close().await;
+        drop(old);
+        self.remove_generation(old_generation).await;
+        drop(writer);
+        self.remove_older_snapshots().await;
+        Ok(info)
+    }
+
+    /// What stays behind is removed by the next start.
+    async fn remove_generation(&self, generation: u64) {
+        let path = generation_path(generation);
+        if let Err(error) = self.factory.remove(&path).await {
+            tracing::warn!(path, %error, "an old generation of the state could not be removed");
+        }
+    }
+}
+
+/// Makes a new generation of a snapshot: flushed, and not named by the pointer yet.
+pub(super) async fn fill(
+    disk: &dyn Disk,
+    factory: &dyn StoreFactory,
+    generation: u64,
+    snapshot: &SnapshotInfo,
+) -> Result<(Arc<dyn ByteStore>, Meta), StateError> {
+    let path = generation_path(generation);
+    let io = StateError::io(&path);
+    // Left by an install that was cancelled.
+    factory.remove(&path).await.map_err(&io)?;
+    let store = factory.create(&path).await.map_err(&io)?;
+    let mut file = SnapshotFile::open(disk, &snapshot.path).await?;
+    let mut batch = Records::new();
+    let mut batch_bytes = 0;
+    while let Some(records) = file.next_block().await? {
+        for (key, value) in records {
+            batch_bytes += key.len() + value.len();
+            batch.insert(key, Some(value));
+        }
+        if batch_bytes >= FILL_BATCH_BYTES {
+            store.write(Arc::new(std::mem::take(&mut batch))).await.map_err(&io)?;
+            batch_bytes = 0;
+        }
+        tokio::task::yield_now().await;
+    }
+    let meta =
+        Meta { applied: Some(snapshot.last_log_id), membership: file.header().membership.clone() };
+    batch.insert(META_KEY, Some(meta.encode()));
+    store.write(Arc::new(batch)).await.map_err(&io)?;
+    store.flush().await.map_err(&io)?;
+    Ok((store, meta))
+}
+
+/// Makes a new generation that is empty: the state before the first entry.
+pub(super) async fn fill_empty(
+    factory: &dyn StoreFactory,
+    generation: u64,
+) -> Result<(Arc<dyn ByteStore>, Meta), StateError> {
+    let path = generation_path(generation);
+    let io = StateError::io(&path);
+    let store = factory.create(&path).await.map_err(&io)?;
+    let meta = Meta::default();
+    store.write(Arc::new(Records::from([(META_KEY, Some(meta.encode()))]))).await.map_err(&io)?;
+    store.flush().await.map_err(&io)?;
+    Ok((store, meta))
+}

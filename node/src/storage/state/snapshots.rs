@@ -1,0 +1,241 @@
+//! Making, keeping and handing out snapshot files.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    ops::ControlFlow,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::{
+    StateStore,
+    error::StateError,
+    layout::{BUILD_TMP, SNAPSHOT_DIR, parse_snapshot, remove_if_there, snapshot_path},
+    meta::{FIRST_KEY, Meta},
+};
+use crate::storage::{
+    byte_store::ByteStore,
+    disk::OpenMode,
+    log_id::LogId,
+    snapshot::{
+        SnapshotInfo,
+        format::{Block, Header},
+        reader::SnapshotError,
+        receive::{Incoming, IncomingName, SnapshotReader, SnapshotReceiver},
+        writer::SnapshotWriter,
+    },
+};
+
+/// What the state store knows about its snapshot files.
+#[derive(Debug, Default)]
+pub(super) struct Snapshots {
+    current: Mutex<Option<SnapshotInfo>>,
+    /// Files that are being read, with what their readers share.
+    leases: Mutex<BTreeMap<LogId, Arc<()>>>,
+    incoming: Incoming,
+    next_incoming: AtomicU64,
+    /// Installs that wait for a build to give way: its snapshot would be older than theirs.
+    installs: AtomicU64,
+}
+
+impl Snapshots {
+    pub(super) fn new(current: Option<SnapshotInfo>) -> Self {
+        Snapshots { current: Mutex::new(current), ..Snapshots::default() }
+    }
+
+    /// Makes a build that runs give way for as long as the guard lives.
+    pub(super) fn install_waits(&self) -> InstallWaits<'_> {
+        self.installs.fetch_add(1, Ordering::SeqCst);
+        InstallWaits(self)
+    }
+
+    pub(super) fn set_current(&self, info: SnapshotInfo) {
+        *lock(&self.current) = Some(info);
+    }
+
+    fn is_read(&self, log_id: LogId) -> bool {
+        let mut leases = lock(&self.leases);
+        leases.retain(|_, lease| Arc::strong_count(lease) > 1);
+        leases.contains_key(&log_id)
+    }
+}
+
+/// See [`Snapshots::install_waits`].
+pub(super) struct InstallWaits<'a>(&'a Snapshots);
+
+impl Drop for InstallWaits<'_> {
+    fn drop(&mut self) {
+        self.0.installs.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nothing panics while it holds the list of snapshots")
+}
+
+impl StateStore {
+    /// The newest snapshot whose file and directory entry are durable.
+    pub fn current_snapshot(&self) -> Option<SnapshotInfo> {
+        lock(&self.snapshots.current).clone()
+    }
+
+    /// Makes a snapshot of everything applied by now (or later, but at one log id), durable when
+    /// this returns. Flushes meanwhile wait, commits do not.
+    ///
+    /// May be cancelled; what it wrote is then removed by the next one.
+    pub async fn build_snapshot(&self) -> Result<SnapshotInfo, StateError> {
+        let mut writer = self.writer.lock().await;
+        self.flush(&mut writer).await?;
+        // From here to the end the byte store stands still: it changes only under `writer`.
+        let (store, meta) = {
+            let core = self.core();
+            (core.store.clone(), core.flushed.clone())
+        };
+        let last_log_id = meta.applied.ok_or(StateError::NothingApplied)?;
+        if let Some(current) = self.current_snapshot()
+            && current.last_log_id >= last_log_id
+        {
+            return Ok(current);
+        }
+        let written = self.write_snapshot(store.as_ref(), &meta, last_log_id).await;
+        let size = match written {
+            Ok(size) => size,
+            Err(error) => {
+                // It means nothing without its name, and the next build removes it as well.
+                let _ = remove_if_there(self.disk.as_ref(), BUILD_TMP).await;
+                return Err(error);
+            }
+        };
+        let path = snapshot_path(last_log_id);
+        self.adopt(BUILD_TMP, &path).await?;
+        let info = SnapshotInfo { last_log_id, membership: meta.membership, path, size };
+        self.snapshots.set_current(info.clone());
+        drop(writer);
+        self.remove_older_snapshots().await;
+        Ok(info)
+    }
+
+    /// Streams the byte store into a file, a bounded piece at a time so that other tasks run.
+    async fn write_snapshot(
+        &self,
+        store: &dyn ByteStore,
+        meta: &Meta,
+        last_log_id: LogId,
+    ) -> Result<u64, StateError> {
+        let io =
+            |source| StateError::Snapshot(SnapshotError::Io { path: BUILD_TMP.into(), source });
+        remove_if_there(self.disk.as_ref(), BUILD_TMP).await.map_err(io)?;
+        let file = self.disk.open(BUILD_TMP, OpenMode::CreateNew).await.map_err(io)?;
+        let header = Header { last_log_id, membership: meta.membership.clone() };
+        let mut file = SnapshotWriter::begin(file, &header).await.map_err(io)?;
+        let mut next = Some(FIRST_KEY.to_vec());
+        while let Some(start) = next {
+            self.check_build()?;
+            let (block, rest) = read_block(store, &start)
+                .map_err(|error| self.fail(format!("reading the byte store: {error}")))?;
+            if !block.is_empty() {
+                file.block(&block).await.map_err(io)?;
+            }
+            next = rest;
+            tokio::task::yield_now().await;
+        }
+        file.finish().await.map_err(io)
+    }
+
+    /// Commits that find no room, and an install, are more urgent than a snapshot.
+    fn check_build(&self) -> Result<(), StateError> {
+        let full = self.dirty_bytes() >= self.options.dirty_bytes_max;
+        match full || self.snapshots.installs.load(Ordering::SeqCst) > 0 {
+            true => Err(StateError::SnapshotAbandoned),
+            false => Ok(()),
+        }
+    }
+
+    /// Gives a complete, synced file its name, durably.
+    pub(super) async fn adopt(&self, from: &str, path: &str) -> Result<(), StateError> {
+        let renamed = async {
+            self.disk.rename(from, path).await?;
+            self.disk.sync_dir(SNAPSHOT_DIR).await
+        };
+        renamed.await.map_err(|error| self.fail(format!("naming the snapshot {path}: {error}")))
+    }
+
+    /// Removes what the current snapshot replaces, unless somebody reads it. What stays is removed
+    /// by the next snapshot or the next start.
+    pub(super) async fn remove_older_snapshots(&self) {
+        let Some(current) = self.current_snapshot() else { return };
+        let Ok(names) = self.disk.list(SNAPSHOT_DIR).await else { return };
+        for log_id in names.iter().filter_map(|name| parse_snapshot(name)) {
+            if log_id < current.last_log_id && !self.snapshots.is_read(log_id) {
+                let path = snapshot_path(log_id);
+                if let Err(error) = remove_if_there(self.disk.as_ref(), &path).await {
+                    tracing::warn!(path, %error, "an old snapshot could not be removed");
+                }
+            }
+        }
+    }
+
+    /// Opens the current snapshot for sending; `None` if there is none.
+    pub async fn open_snapshot_reader(&self) -> Result<Option<SnapshotReader>, StateError> {
+        let (info, lease) = {
+            let current = lock(&self.snapshots.current);
+            let Some(info) = current.clone() else { return Ok(None) };
+            let mut leases = lock(&self.snapshots.leases);
+            (info.clone(), leases.entry(info.last_log_id).or_default().clone())
+        };
+        let file = self
+            .disk
+            .open(&info.path, OpenMode::Read)
+            .await
+            .map_err(|source| SnapshotError::Io { path: info.path.clone(), source })?;
+        Ok(Some(SnapshotReader { info, file, offset: 0, _lease: lease }))
+    }
+
+    /// Begins to receive a snapshot from another node.
+    pub async fn begin_receive(&self) -> Result<SnapshotReceiver, StateError> {
+        let number = self.snapshots.next_incoming.fetch_add(1, Ordering::SeqCst);
+        let path = format!("{SNAPSHOT_DIR}/incoming-{number}.tmp");
+        let live = self.snapshots.incoming.clone();
+        lock(&live).insert(path.clone());
+        let name = IncomingName { path, live };
+        self.remove_dead_incoming()
+            .await
+            .map_err(|source| SnapshotError::Io { path: SNAPSHOT_DIR.into(), source })?;
+        let file = self
+            .disk
+            .open(&name.path, OpenMode::CreateNew)
+            .await
+            .map_err(|source| SnapshotError::Io { path: name.path.clone(), source })?;
+        Ok(SnapshotReceiver { disk: self.disk.clone(), file, name, received: 0 })
+    }
+
+    async fn remove_dead_incoming(&self) -> io::Result<()> {
+        for name in self.disk.list(SNAPSHOT_DIR).await? {
+            let path = format!("{SNAPSHOT_DIR}/{name}");
+            let live = lock(&self.snapshots.incoming).contains(&path);
+            if name.starts_with("incoming-") && !live {
+                remove_if_there(self.disk.as_ref(), &path).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The next records of the store, as many as make a block, and where the one after it begins.
+fn read_block(store: &dyn ByteStore, start: &[u8]) -> io::Result<(Block, Option<Vec<u8>>)> {
+    let mut block = Block::default();
+    let mut next = None;
+    store.scan(start, None, &mut |key, value| {
+        block.push(key, value);
+        if !block.is_full() {
+            return ControlFlow::Continue(());
+        }
+        // The smallest key above this one.
+        next = Some([key, &[0]].concat());
+        ControlFlow::Break(())
+    })?;
+    Ok((block, next))
+}

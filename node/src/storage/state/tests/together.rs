@@ -1,0 +1,224 @@
+//! Commits, flushes, builds and readers at the same time.
+
+use std::{sync::atomic::AtomicU64, time::Duration};
+
+use tokio::sync::Notify;
+
+use super::*;
+
+#[tokio::test]
+async fn a_flush_waits_for_the_log() {
+    let node = Node::new(20);
+    let (asked, synced) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
+    let mut hooks = node.hooks();
+    hooks.wait_log_synced = {
+        let (asked, synced) = (asked.clone(), synced.clone());
+        Arc::new(move |index| {
+            let (asked, synced) = (asked.clone(), synced.clone());
+            Box::pin(async move {
+                asked.store(index, std::sync::atomic::Ordering::SeqCst);
+                synced.notified().await;
+                Ok(())
+            })
+        })
+    };
+    let state = node.open_with(hooks, None).await.unwrap();
+    (1..=3).for_each(|index| commit(&state, index));
+    let steps_before = node.steps.log().len();
+    let mut flush = Box::pin(state.flush_now());
+    assert!(tokio::time::timeout(Duration::from_millis(20), &mut flush).await.is_err());
+    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 3);
+    assert_eq!(node.steps.log().len(), steps_before, "the store was touched before the log's sync");
+    commit(&state, 4);
+    assert_eq!(check_whole(&state), 4, "commits and reads go on");
+    synced.notify_one();
+    flush.await.unwrap();
+    assert_eq!(state.flushed_applied(), Some(id(3)), "what came later is not in this flush");
+}
+
+#[tokio::test]
+async fn a_cancelled_flush_is_made_good_by_the_next() {
+    for stop in 0..4 {
+        let node = Node::new(21);
+        let state = node.open(None).await.unwrap();
+        (1..=3).for_each(|index| commit(&state, index));
+        node.steps.stop_at(Some(stop));
+        let _ = tokio::time::timeout(Duration::from_millis(5), state.flush_now()).await;
+        node.steps.stop_at(None);
+        commit(&state, 4);
+        assert_eq!(check_whole(&state), 4);
+        state.flush_now().await.unwrap();
+        assert_eq!(state.flushed_applied(), Some(id(4)));
+        assert_eq!(check_whole(&state), 4);
+    }
+}
+
+#[tokio::test]
+async fn a_full_map_makes_commits_wait_for_the_flush() {
+    let mut node = Node::new(22);
+    node.options.dirty_bytes_max = 2000;
+    let state = node.open(None).await.unwrap();
+    let flusher = tokio::spawn(state.clone().run_flusher(Duration::from_secs(3600)));
+    let mut highest = 0;
+    for index in 1..=500 {
+        state.wait_for_room().await.unwrap();
+        commit(&state, index);
+        highest = highest.max(state.dirty_bytes());
+    }
+    assert!(highest < 3000, "{highest} bytes were dirty with a limit of 2000");
+    assert_eq!(check_whole(&state), 500);
+    flusher.abort();
+}
+
+/// Enough large records that a build takes several pieces.
+fn big(index: u64) -> Writes {
+    let mut writes = effect(index);
+    writes.put(format!("big {}", index % 9).into(), vec![index as u8; 100_000].into());
+    writes
+}
+
+#[tokio::test]
+async fn a_snapshot_built_while_commits_go_on_is_the_state_at_its_log_id() {
+    let node = Node::new(23);
+    let state = node.open(None).await.unwrap();
+    (1..=20).for_each(|index| state.commit(big(index), id(index), None));
+    let building = tokio::spawn({
+        let state = state.clone();
+        async move { state.build_snapshot().await }
+    });
+    // It would change the byte store under the build, if it did not wait.
+    let flushing = tokio::spawn({
+        let state = state.clone();
+        async move {
+            loop {
+                state.flush_now().await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    let mut during = 0;
+    for index in 21..=2000 {
+        if building.is_finished() {
+            break;
+        }
+        state.commit(effect(index), id(index), None);
+        during += 1;
+        tokio::task::yield_now().await;
+    }
+    let info = building.await.unwrap().unwrap();
+    flushing.abort();
+    assert!(during > 5, "only {during} commits happened during the build");
+    let at = info.last_log_id.index;
+    let bytes = node.disk.read(&info.path).unwrap();
+
+    let mut expected = model(at);
+    for index in 1..=at.min(20) {
+        expected.extend(big(index).records.into_iter().filter_map(|(key, value)| {
+            key.starts_with(b"big").then(|| (key.to_vec(), value.unwrap().to_vec()))
+        }));
+    }
+    let other = Node::new(24);
+    let to = other.open(None).await.unwrap();
+    let mut receiver = to.begin_receive().await.unwrap();
+    receiver.write(&bytes).await.unwrap();
+    to.install_snapshot(receiver.finish(info.last_log_id).await.unwrap()).await.unwrap();
+    assert_eq!(contents(&to), expected);
+}
+
+#[tokio::test]
+async fn a_build_gives_way_to_writes() {
+    let mut node = Node::new(25);
+    node.options.dirty_bytes_max = 200_000;
+    let state = node.open(None).await.unwrap();
+    let flusher = tokio::spawn(state.clone().run_flusher(Duration::from_secs(3600)));
+    for index in 1..=20 {
+        state.wait_for_room().await.unwrap();
+        state.commit(big(index), id(index), None);
+    }
+    let building = tokio::spawn({
+        let state = state.clone();
+        async move { state.build_snapshot().await }
+    });
+    while node.disk.read("snap/build.tmp").is_none() {
+        tokio::task::yield_now().await;
+    }
+    for index in 21..=40 {
+        state.wait_for_room().await.unwrap();
+        state.commit(big(index), id(index), None);
+    }
+    assert!(matches!(building.await.unwrap(), Err(StateError::SnapshotAbandoned)));
+    assert_eq!(node.disk.names("snap"), [""; 0]);
+    assert_eq!(state.applied(), Some(id(40)));
+    assert!(state.build_snapshot().await.is_ok(), "the next one may succeed");
+    flusher.abort();
+}
+
+/// Several reads of one view, checked against each other. Answers with what was applied.
+fn read_one_view(state: &StateStore, last: u64) -> u64 {
+    let view = state.view();
+    let applied = view.applied().map_or(0, |applied| applied.index);
+    assert!(applied >= last, "reads went back");
+    let index = view
+        .get(b"index")
+        .map_or(0, |index| String::from_utf8(index.to_vec()).unwrap().parse().unwrap());
+    assert_eq!(index, applied, "a read is of another commit than the applied id");
+    let mut keys = 0;
+    view.scan(b"key ", b"key~", &mut |_, _| {
+        keys += 1;
+        ControlFlow::Continue(())
+    });
+    assert_eq!(keys, applied.min(5), "a scan at {applied} saw half a commit");
+    applied
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn views_never_see_half_a_commit() {
+    let mut node = Node::new(26);
+    node.options.dirty_bytes_max = 20_000;
+    let state = node.open(None).await.unwrap();
+    let flusher = tokio::spawn(state.clone().run_flusher(Duration::from_millis(1)));
+    let readers: Vec<_> = (0..3)
+        .map(|_| {
+            let state = state.clone();
+            tokio::spawn(async move {
+                let mut last = 0;
+                while last < 1500 {
+                    last = read_one_view(&state, last);
+                    tokio::task::yield_now().await;
+                }
+            })
+        })
+        .collect();
+    for index in 1..=1500 {
+        state.wait_for_room().await.unwrap();
+        commit(&state, index);
+        tokio::task::yield_now().await;
+    }
+    for reader in readers {
+        reader.await.unwrap();
+    }
+    flusher.abort();
+}
+
+#[tokio::test]
+async fn an_install_makes_a_build_give_way() {
+    let (leader, node) = (Node::new(27), Node::new(28));
+    let from = leader.open(None).await.unwrap();
+    (1..=40).for_each(|index| commit(&from, index));
+    let info = from.build_snapshot().await.unwrap();
+    let state = node.open(None).await.unwrap();
+    (1..=20).for_each(|index| state.commit(big(index), id(index), None));
+    let mut receiver = state.begin_receive().await.unwrap();
+    receiver.write(&leader.disk.read(&info.path).unwrap()).await.unwrap();
+    let received = receiver.finish(info.last_log_id).await.unwrap();
+    let building = tokio::spawn({
+        let state = state.clone();
+        async move { state.build_snapshot().await }
+    });
+    while node.disk.read("snap/build.tmp").is_none() {
+        tokio::task::yield_now().await;
+    }
+    state.install_snapshot(received).await.unwrap();
+    assert!(matches!(building.await.unwrap(), Err(StateError::SnapshotAbandoned)));
+    assert_eq!(check_whole(&state), 40);
+}
