@@ -160,7 +160,8 @@ macro_rules! answers {
 
             fn into_future(self) -> Self::IntoFuture {
                 Box::pin(async move {
-                    crate::drive::check_size(&self.request)?;
+                    let is_write = stringify!($wrapper) == "Write";
+                    crate::drive::check_size(&self.request, is_write)?;
                     let response = self.shared.drive_to(self.request, self.plan).await?;
                     Ok($map(response))
                 })

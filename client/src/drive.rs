@@ -301,11 +301,12 @@ impl Shared {
 const REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Refuses what no node would take.
-pub(crate) fn check_size<R: prost::Message>(request: &R) -> Result<()> {
+pub(crate) fn check_size<R: prost::Message>(request: &R, is_write: bool) -> Result<()> {
     let size = request.encoded_len();
     if size <= REQUEST_BYTES_MAX {
         return Ok(());
     }
     let message = format!("the request is {size} bytes; REQUEST_BYTES_MAX is {REQUEST_BYTES_MAX}");
-    Err(Error::local(tonic::Code::InvalidArgument, "REQUEST_BYTES_MAX", message))
+    let error = Error::local(tonic::Code::InvalidArgument, "REQUEST_BYTES_MAX", message);
+    Err(if is_write { error.of_write("") } else { error })
 }

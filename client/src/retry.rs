@@ -275,3 +275,6 @@ impl Backoff {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,7 +55,7 @@ pub(crate) enum Act {
 
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
-    /// Calls in each pack that held a write.
+    /// Writes in each pack that held any.
     pub(crate) packs: Vec<usize>,
     pub(crate) writes: usize,
     pub(crate) reads: usize,
@@ -305,12 +305,11 @@ impl StreamService for Handle {
         let (say, said) = mpsc::channel(64);
         tokio::spawn(async move {
             while let Ok(Some(pack)) = packs.message().await {
-                let calls = pack.calls.len();
+                let mut writes = 0;
                 let mut answers = Vec::new();
-                let mut has_writes = false;
                 for call in pack.calls {
                     let mut request = call.request.expect("a request");
-                    has_writes |= options(&mut request).is_some();
+                    writes += usize::from(options(&mut request).is_some());
                     match node.handle(request) {
                         Then::Say(response) => {
                             answers.push(v1::Answer { id: call.id, response: Some(response) });
@@ -331,8 +330,8 @@ impl StreamService for Handle {
                         }
                     }
                 }
-                if has_writes {
-                    node.seen.lock().unwrap().packs.push(calls);
+                if writes > 0 {
+                    node.seen.lock().unwrap().packs.push(writes);
                 }
                 if say.send(Ok(v1::StreamExchangeResponse { answers })).await.is_err() {
                     return;

@@ -5,3 +5,5 @@ mod fake;
 mod model;
 
 mod basics;
+mod exactly_once;
+mod pipelining;
