@@ -1,1 +1,63 @@
+//! The client library of Tally, a replicated counter and key-value store.
+//!
+//! ```no_run
+//! use tally_client::{Client, ReadLevel};
+//!
+//! # async fn example() -> tally_client::Result<()> {
+//! let client = Client::connect(["127.0.0.1:7401", "127.0.0.1:7402", "127.0.0.1:7403"]).await?;
+//!
+//! // However often the network loses an answer, this counts once.
+//! let change = client.counter("hits").add(1).await?;
+//! println!("{} -> {}", change.value_before, change.value);
+//!
+//! // Stock that cannot oversell.
+//! client.counter("stock").add(-1).floor(0).idempotency_key("order-4711").await?;
+//!
+//! // The promise of each read is yours to choose.
+//! let hits = client.counter("hits").get().level(ReadLevel::Local).await?;
+//! println!("{}, {}", hits.value, hits.header.consistency);
+//! # Ok(()) }
+//! ```
+//!
+//! A [`Client`] finds and follows the leader, retries with backoff until a deadline, and stamps
+//! each write once with a number of its session, so that a retry can never count twice. Calls of
+//! all tasks share one stream to a node and travel in packs; nothing waits for a timer.
+//!
+//! A write ends in one of two ways: applied, with the answer, or an [`Error`] whose
+//! [`outcome`](Error::outcome) says [`Outcome::NotApplied`] or [`Outcome::Unknown`]. That verdict
+//! speaks for all attempts: once one of them may have been executed, only a refusal which the
+//! cluster decided under the same number can say otherwise.
 
+#![deny(missing_docs)]
+
+pub mod apply;
+pub mod call;
+pub mod counter;
+pub mod keys;
+
+mod answer;
+mod client;
+mod cluster;
+mod consistency;
+mod drive;
+mod error;
+mod exchange;
+mod node;
+mod retry;
+mod routing;
+mod session;
+mod sessions;
+mod token;
+mod wire;
+
+pub use answer::{
+    Applied, Batch, Branch, CounterChange, CounterValue, Header, KeyChange, KeyValue,
+    OperationResult, Page, WriteInfo,
+};
+pub use client::{Builder, Client};
+pub use cluster::{DedupTables, NodeInfo, Status};
+pub use consistency::ReadLevel;
+pub use error::{Code, Error, Outcome, Result};
+pub use node::Transport;
+pub use tally_proto::{reason, v1 as proto};
+pub use token::{InvalidToken, SessionToken};

@@ -1,6 +1,9 @@
 //! The messages of Tally on the wire: the public gRPC API ([`v1`]) and the transport between nodes
 //! ([`peer`]). Nothing here decides anything; the meaning is in the comments of the `.proto` files.
 
+pub mod reason;
+pub mod status;
+
 /// Package `tally.v1`, the public API.
 #[allow(missing_docs, clippy::all)]
 pub mod v1 {

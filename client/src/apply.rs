@@ -1,0 +1,468 @@
+//! Atomic steps over counters and keys: conditions, and operations that run all or not at all.
+
+use bytes::Bytes;
+use tally_proto::v1::{
+    self, Bounds, condition, counter_compare_and_set, key_condition, operation::Kind,
+};
+
+use crate::{
+    answer::{Applied, Branch, Header, OperationResult},
+    call::{Write, answers},
+    client::Client,
+    counter::Expect,
+};
+
+/// An atomic step before it is sent.
+///
+/// ```no_run
+/// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+/// use tally_client::apply::{Apply, Compare, Condition, Operation};
+///
+/// // Take one unit of stock and write the order, or do neither.
+/// let step: Apply = client.apply();
+/// let applied = step
+///     .when(Condition::counter_value("stock", Compare::GreaterOrEqual, 1))
+///     .then(Operation::counter_add("stock", -1))
+///     .then(Operation::key_put("order/4711", "1 unit"))
+///     .otherwise(Operation::counter_add("turned-away", 1))
+///     .await?;
+/// println!("{:?}", applied.branch);
+/// # Ok(()) }
+/// ```
+pub type Apply = Write<v1::TransactionsApplyRequest>;
+
+impl Client {
+    /// An atomic step of up to 128 operations.
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// use tally_client::apply::Operation;
+    ///
+    /// let from = Operation::counter_add("account/1", -5).floor(0);
+    /// client.apply().then(from).then(Operation::counter_add("account/2", 5)).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn apply(&self) -> Apply {
+        Write::new(self, v1::TransactionsApplyRequest::default())
+    }
+}
+
+impl Apply {
+    /// Adds a condition; all must hold.
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// use tally_client::apply::{Condition, Operation};
+    ///
+    /// let step = client.apply().when(Condition::key_exists("order/4711", false));
+    /// step.then(Operation::counter_add("stock", -1)).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn when(mut self, condition: impl Into<Condition>) -> Self {
+        self.request.conditions.push(condition.into().0);
+        self
+    }
+
+    /// Adds an operation that runs if all conditions hold.
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// use tally_client::apply::Operation;
+    ///
+    /// client.apply().then(Operation::counter_add("hits", 1)).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn then(mut self, operation: impl Into<Operation>) -> Self {
+        self.request.operations.push(operation.into().0);
+        self
+    }
+
+    /// Adds an operation that runs if a condition does not hold. Without any, such a step is
+    /// refused with [`CONDITION_FAILED`](crate::reason::CONDITION_FAILED).
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// use tally_client::apply::{Compare, Condition, Operation};
+    ///
+    /// let step = client.apply().when(Condition::counter_value("stock", Compare::Greater, 0));
+    /// let step = step.then(Operation::counter_add("stock", -1));
+    /// step.otherwise(Operation::counter_add("turned-away", 1)).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn otherwise(mut self, operation: impl Into<Operation>) -> Self {
+        self.request.else_operations.push(operation.into().0);
+        self
+    }
+}
+
+/// How a stored value (left) is compared with the given one (right).
+///
+/// ```
+/// use tally_client::apply::{Compare, Condition};
+///
+/// let enough = Condition::counter_value("stock", Compare::GreaterOrEqual, 1);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compare {
+    /// Stored equals given.
+    Equal,
+    /// Stored differs from given.
+    NotEqual,
+    /// Stored is below given.
+    Less,
+    /// Stored is not above given.
+    LessOrEqual,
+    /// Stored is above given.
+    Greater,
+    /// Stored is not below given.
+    GreaterOrEqual,
+}
+
+impl From<Compare> for v1::Comparison {
+    fn from(compare: Compare) -> Self {
+        match compare {
+            Compare::Equal => Self::Equal,
+            Compare::NotEqual => Self::NotEqual,
+            Compare::Less => Self::Less,
+            Compare::LessOrEqual => Self::LessOrEqual,
+            Compare::Greater => Self::Greater,
+            Compare::GreaterOrEqual => Self::GreaterOrEqual,
+        }
+    }
+}
+
+/// What must hold for a step's operations to run.
+///
+/// ```
+/// use tally_client::apply::Condition;
+///
+/// let new = Condition::key_exists("order/4711", false);
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Condition(v1::Condition);
+
+impl From<v1::Condition> for Condition {
+    fn from(condition: v1::Condition) -> Self {
+        Self(condition)
+    }
+}
+
+impl Condition {
+    fn new(
+        target: condition::Target,
+        test: condition::Test,
+        comparison: impl Into<v1::Comparison>,
+    ) -> Self {
+        let comparison = comparison.into() as i32;
+        Self(v1::Condition { target: Some(target), test: Some(test), comparison })
+    }
+
+    /// A counter's value; one that does not exist fails.
+    ///
+    /// ```
+    /// # use tally_client::apply::{Compare, Condition};
+    /// let enough = Condition::counter_value("stock", Compare::GreaterOrEqual, 1);
+    /// ```
+    pub fn counter_value(name: impl Into<String>, compare: Compare, value: i64) -> Self {
+        let target = condition::Target::Counter(name.into());
+        Self::new(target, condition::Test::CounterValue(value), compare)
+    }
+
+    /// A counter exists, or does not.
+    ///
+    /// ```
+    /// # use tally_client::apply::Condition;
+    /// let new = Condition::counter_exists("stock", false);
+    /// ```
+    pub fn counter_exists(name: impl Into<String>, exists: bool) -> Self {
+        let target = condition::Target::Counter(name.into());
+        Self::new(target, condition::Test::Exists(exists), v1::Comparison::Unspecified)
+    }
+
+    /// The revision that last changed a counter; 0 if it does not exist.
+    ///
+    /// ```
+    /// # use tally_client::apply::{Compare, Condition};
+    /// let untouched = Condition::counter_revision("stock", Compare::Equal, 17);
+    /// ```
+    pub fn counter_revision(name: impl Into<String>, compare: Compare, revision: u64) -> Self {
+        let target = condition::Target::Counter(name.into());
+        Self::new(target, condition::Test::Revision(revision), compare)
+    }
+
+    /// A key's value, bytewise; one that does not exist fails.
+    ///
+    /// ```
+    /// # use tally_client::apply::{Compare, Condition};
+    /// let mine = Condition::key_value("lock", Compare::Equal, "me");
+    /// ```
+    pub fn key_value(key: impl Into<String>, compare: Compare, value: impl Into<Bytes>) -> Self {
+        let target = condition::Target::Key(key.into());
+        Self::new(target, condition::Test::KeyValue(value.into()), compare)
+    }
+
+    /// A key exists, or does not.
+    ///
+    /// ```
+    /// # use tally_client::apply::Condition;
+    /// let new = Condition::key_exists("order/4711", false);
+    /// ```
+    pub fn key_exists(key: impl Into<String>, exists: bool) -> Self {
+        let target = condition::Target::Key(key.into());
+        Self::new(target, condition::Test::Exists(exists), v1::Comparison::Unspecified)
+    }
+
+    /// The revision that last changed a key; 0 if it does not exist.
+    ///
+    /// ```
+    /// # use tally_client::apply::{Compare, Condition};
+    /// let untouched = Condition::key_revision("lock", Compare::Equal, 17);
+    /// ```
+    pub fn key_revision(key: impl Into<String>, compare: Compare, revision: u64) -> Self {
+        let target = condition::Target::Key(key.into());
+        Self::new(target, condition::Test::Revision(revision), compare)
+    }
+}
+
+/// One operation of a step. It sees what those before it did.
+///
+/// ```
+/// use tally_client::apply::Operation;
+///
+/// let take = Operation::counter_add("stock", -1).floor(0);
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Operation(v1::Operation);
+
+impl From<v1::Operation> for Operation {
+    fn from(operation: v1::Operation) -> Self {
+        Self(operation)
+    }
+}
+
+impl Operation {
+    fn new(kind: Kind) -> Self {
+        Self(v1::Operation { kind: Some(kind) })
+    }
+
+    /// Adds to a counter.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let take = Operation::counter_add("stock", -1);
+    /// ```
+    pub fn counter_add(name: impl Into<String>, delta: i64) -> Self {
+        let name = name.into();
+        Self::new(Kind::CounterAdd(v1::CounterAdd { name, delta, ..Default::default() }))
+    }
+
+    /// Reads a counter.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let read = Operation::counter_get("stock");
+    /// ```
+    pub fn counter_get(name: impl Into<String>) -> Self {
+        Self::new(Kind::CounterGet(v1::CounterGet { name: name.into() }))
+    }
+
+    /// Sets a counter.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let refill = Operation::counter_set("stock", 100);
+    /// ```
+    pub fn counter_set(name: impl Into<String>, value: i64) -> Self {
+        Self::new(Kind::CounterSet(v1::CounterSet { name: name.into(), value }))
+    }
+
+    /// Sets a counter that is as expected; else the step is refused.
+    ///
+    /// ```
+    /// # use tally_client::{apply::Operation, counter::Expect};
+    /// let next = Operation::counter_compare_and_set("turn", Expect::Value(1), 2);
+    /// ```
+    pub fn counter_compare_and_set(name: impl Into<String>, expect: Expect, value: i64) -> Self {
+        use counter_compare_and_set::Expect as Wire;
+        let expect = Some(match expect {
+            Expect::Value(value) => Wire::ExpectValue(value),
+            Expect::Revision(revision) => Wire::ExpectRevision(revision),
+            Expect::Absent => Wire::ExpectAbsent(true),
+        });
+        let name = name.into();
+        Self::new(Kind::CounterCompareAndSet(v1::CounterCompareAndSet { name, expect, value }))
+    }
+
+    /// Deletes a counter.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let forget = Operation::counter_delete("stock");
+    /// ```
+    pub fn counter_delete(name: impl Into<String>) -> Self {
+        Self::new(Kind::CounterDelete(v1::CounterDelete { name: name.into() }))
+    }
+
+    /// Replaces both stored bounds of a counter; set them by [`floor`](Self::floor) and
+    /// [`ceiling`](Self::ceiling).
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let bounded = Operation::counter_configure("stock").floor(0);
+    /// ```
+    pub fn counter_configure(name: impl Into<String>) -> Self {
+        let bounds = Some(Bounds::default());
+        Self::new(Kind::CounterConfigure(v1::CounterConfigure { name: name.into(), bounds }))
+    }
+
+    /// Stores a key.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let order = Operation::key_put("order/4711", "1 unit");
+    /// ```
+    pub fn key_put(key: impl Into<String>, value: impl Into<Bytes>) -> Self {
+        let (key, value) = (key.into(), value.into());
+        Self::new(Kind::KeyPut(v1::KeyPut { key, value, condition: None }))
+    }
+
+    /// Reads a key.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let read = Operation::key_get("order/4711");
+    /// ```
+    pub fn key_get(key: impl Into<String>) -> Self {
+        Self::new(Kind::KeyGet(v1::KeyGet { key: key.into() }))
+    }
+
+    /// Deletes a key.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let cancel = Operation::key_delete("order/4711");
+    /// ```
+    pub fn key_delete(key: impl Into<String>) -> Self {
+        Self::new(Kind::KeyDelete(v1::KeyDelete { key: key.into(), condition: None }))
+    }
+
+    fn bounds(&mut self) -> Option<&mut Bounds> {
+        match self.0.kind.as_mut()? {
+            Kind::CounterAdd(add) => Some(add.bounds.get_or_insert_default()),
+            Kind::CounterConfigure(configure) => Some(configure.bounds.get_or_insert_default()),
+            _ => None,
+        }
+    }
+
+    /// Lowest value allowed: for this step, or stored by a configure. Other operations have none.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let take = Operation::counter_add("stock", -1).floor(0);
+    /// ```
+    #[must_use]
+    pub fn floor(mut self, floor: i64) -> Self {
+        if let Some(bounds) = self.bounds() {
+            bounds.floor = Some(floor);
+        }
+        self
+    }
+
+    /// Highest value allowed: for this step, or stored by a configure. Other operations have none.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let enter = Operation::counter_add("seats", 1).ceiling(300);
+    /// ```
+    #[must_use]
+    pub fn ceiling(mut self, ceiling: i64) -> Self {
+        if let Some(bounds) = self.bounds() {
+            bounds.ceiling = Some(ceiling);
+        }
+        self
+    }
+
+    /// For an add: move as far as the bounds allow instead of refusing the step.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let take = Operation::counter_add("stock", -5).floor(0).saturate();
+    /// ```
+    #[must_use]
+    pub fn saturate(mut self) -> Self {
+        if let Some(Kind::CounterAdd(add)) = &mut self.0.kind {
+            add.on_violation = v1::OnViolation::Saturate as i32;
+        }
+        self
+    }
+
+    /// For an add: refuse the step if the counter does not exist.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let take = Operation::counter_add("stock", -1).fail_if_missing();
+    /// ```
+    #[must_use]
+    pub fn fail_if_missing(mut self) -> Self {
+        if let Some(Kind::CounterAdd(add)) = &mut self.0.kind {
+            add.if_missing = v1::IfMissing::Fail as i32;
+        }
+        self
+    }
+
+    fn with_condition(mut self, expect: key_condition::Expect) -> Self {
+        match &mut self.0.kind {
+            Some(Kind::KeyPut(put)) => put.condition = crate::keys::condition(expect),
+            Some(Kind::KeyDelete(delete)) => delete.condition = crate::keys::condition(expect),
+            _ => {}
+        }
+        self
+    }
+
+    /// For a put: refuse the step unless the key does not exist.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let order = Operation::key_put("order/4711", "1 unit").if_absent();
+    /// ```
+    #[must_use]
+    pub fn if_absent(self) -> Self {
+        self.with_condition(key_condition::Expect::Absent(true))
+    }
+
+    /// For a put or delete of a key: refuse the step unless the key exists.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let cancel = Operation::key_delete("order/4711").if_present();
+    /// ```
+    #[must_use]
+    pub fn if_present(self) -> Self {
+        self.with_condition(key_condition::Expect::Present(true))
+    }
+
+    /// For a put or delete of a key: refuse the step unless this revision last changed the key.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let cancel = Operation::key_delete("order/4711").if_revision(17);
+    /// ```
+    #[must_use]
+    pub fn if_revision(self, revision: u64) -> Self {
+        self.with_condition(key_condition::Expect::Revision(revision))
+    }
+}
+
+answers! {
+    Write<v1::TransactionsApplyRequest> -> Applied:
+        |answer: v1::TransactionsApplyResponse| Applied {
+            branch: match answer.branch() {
+                v1::Branch::Else => Branch::Else,
+                _ => Branch::Then,
+            },
+            results: answer.results.into_iter().map(OperationResult::from).collect(),
+            revision: answer.revision,
+            write: answer.write.map(Into::into).unwrap_or_default(),
+            header: Header::of(answer.header),
+        };
+}

@@ -1,0 +1,172 @@
+//! Calls before they are made: each is a builder that is sent when it is awaited.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use crate::{
+    client::{Client, Shared},
+    consistency::ReadLevel,
+    drive::Plan,
+    error::Result,
+};
+
+/// A call on its way.
+///
+/// ```no_run
+/// # fn example(client: tally_client::Client) {
+/// use std::future::IntoFuture;
+///
+/// let sent: tally_client::call::Sending<_> = client.counter("hits").add(1).into_future();
+/// # }
+/// ```
+pub type Sending<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+
+/// A write that is sent when it is awaited. It has methods of its own for each kind of request,
+/// e.g. [`floor`](crate::counter::Add::floor) of an add.
+///
+/// ```no_run
+/// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+/// use std::time::Duration;
+///
+/// let write = client.counter("stock").add(-1).floor(0);
+/// let change = write.idempotency_key("order-4711").deadline(Duration::from_secs(2)).await?;
+/// # Ok(()) }
+/// ```
+#[must_use = "a write is sent when it is awaited"]
+#[derive(Clone)]
+pub struct Write<R> {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) request: R,
+    pub(crate) plan: Plan,
+}
+
+/// A read that is sent when it is awaited.
+///
+/// ```no_run
+/// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+/// use tally_client::ReadLevel;
+///
+/// let read = client.counter("hits").get();
+/// let hits = read.level(ReadLevel::Local).await?;
+/// # Ok(()) }
+/// ```
+#[must_use = "a read is sent when it is awaited"]
+#[derive(Clone)]
+pub struct Read<R> {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) request: R,
+    pub(crate) plan: Plan,
+}
+
+impl<R: std::fmt::Debug> std::fmt::Debug for Write<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Write").field(&self.request).finish()
+    }
+}
+
+impl<R: std::fmt::Debug> std::fmt::Debug for Read<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Read").field(&self.request).finish()
+    }
+}
+
+impl<R> Write<R> {
+    pub(crate) fn new(client: &Client, request: R) -> Self {
+        Self { shared: client.shared.clone(), request, plan: Plan::default() }
+    }
+
+    /// A name that the application chose for this write, e.g. an order number, of up to 128 bytes.
+    /// The same key with the same request is applied once, also when another process sends it
+    /// again; with another request it is refused.
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// client.counter("stock").add(-1).idempotency_key("order-4711").await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.plan.key = key.into();
+        self
+    }
+
+    /// How long the cluster remembers the key: at least a minute, at most and by default the
+    /// cluster's own window (24 h unless configured).
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// let write = client.counter("stock").add(-1).idempotency_key("order-4711");
+    /// write.idempotency_window(Duration::from_secs(3600)).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn idempotency_window(mut self, window: Duration) -> Self {
+        self.plan.key_window = window;
+        self
+    }
+
+    /// How long it may take in all, its retries included.
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// client.counter("hits").add(1).deadline(Duration::from_millis(300)).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.plan.deadline = Some(deadline);
+        self
+    }
+}
+
+impl<R> Read<R> {
+    pub(crate) fn new(client: &Client, request: R) -> Self {
+        Self { shared: client.shared.clone(), request, plan: Plan::default() }
+    }
+
+    /// The promise asked for; linearizable by default.
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// let hits = client.counter("hits").get().level(tally_client::ReadLevel::Local).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn level(mut self, level: ReadLevel) -> Self {
+        self.plan.level = level;
+        self
+    }
+
+    /// How long it may take in all, its retries included.
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// let hits = client.counter("hits").get().deadline(Duration::from_millis(300)).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.plan.deadline = Some(deadline);
+        self
+    }
+}
+
+/// Says what awaiting a call of this request gives.
+macro_rules! answers {
+    ($($wrapper:ident<$request:ty> -> $answer:ty: $map:expr;)*) => {
+        $(impl std::future::IntoFuture for crate::call::$wrapper<$request> {
+            type Output = crate::Result<$answer>;
+            type IntoFuture = crate::call::Sending<$answer>;
+
+            fn into_future(self) -> Self::IntoFuture {
+                Box::pin(async move {
+                    let is_write = stringify!($wrapper) == "Write";
+                    crate::drive::check_size(&self.request, is_write)?;
+                    let response = self.shared.drive_to(self.request, self.plan).await?;
+                    Ok($map(response))
+                })
+            }
+        })*
+    };
+}
+pub(crate) use answers;

@@ -1,0 +1,330 @@
+//! The client: what all handles share, and how it is made.
+
+use std::{
+    fmt,
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint},
+};
+
+use crate::{
+    error::{Error, Result},
+    node::{Connector, Network, Transport},
+    routing::{Router, strip_scheme},
+    sessions::{Sessions, Stamping},
+    token::{SessionToken, TokenKeeper},
+};
+
+/// A call may take this long in all, its retries included.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A write without a session is remembered for this long by the cluster, unless its caller named an
+/// idempotency key. It is the shortest window that there is.
+pub(crate) const ONE_SHOT_WINDOW: Duration = Duration::from_secs(60);
+
+/// A client of one cluster. Clones share one session, one set of connections and one token; make
+/// one client for a process and clone it for each task.
+///
+/// ```no_run
+/// # async fn example() -> tally_client::Result<()> {
+/// use tally_client::Client;
+///
+/// let client = Client::connect(["127.0.0.1:7401", "127.0.0.1:7402", "127.0.0.1:7403"]).await?;
+/// let change = client.counter("hits").add(1).await?;
+/// println!("{}", change.value);
+/// client.close().await;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("router", &self.shared.router).finish_non_exhaustive()
+    }
+}
+
+/// What the clones of a client share.
+pub(crate) struct Shared {
+    pub(crate) router: Router,
+    pub(crate) network: Network,
+    pub(crate) sessions: Sessions,
+    pub(crate) tokens: TokenKeeper,
+    pub(crate) deadline: Duration,
+    pub(crate) attempt_timeout: Option<Duration>,
+    random: Mutex<SmallRng>,
+}
+
+impl Shared {
+    fn random(&self) -> MutexGuard<'_, SmallRng> {
+        self.random.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Uniform in 0..1.
+    pub(crate) fn random_fraction(&self) -> f64 {
+        self.random().random()
+    }
+
+    /// An idempotency key that nobody else draws.
+    pub(crate) fn random_key(&self) -> String {
+        format!("{:032x}", self.random().random::<u128>())
+    }
+}
+
+impl Client {
+    /// Connects to a cluster by the addresses (`host:port`) of some of its nodes.
+    ///
+    /// It succeeds when one of them answers. Use [`Builder::build`] to connect at the first call.
+    ///
+    /// ```no_run
+    /// # async fn example() -> tally_client::Result<()> {
+    /// let client = tally_client::Client::connect(["127.0.0.1:7401", "127.0.0.1:7402"]).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn connect<I>(endpoints: I) -> Result<Self>
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        Self::builder(endpoints).connect().await
+    }
+
+    /// A client with settings of its own.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tally_client::Client;
+    ///
+    /// let builder = Client::builder(["127.0.0.1:7401"]).deadline(Duration::from_secs(2));
+    /// ```
+    pub fn builder<I>(endpoints: I) -> Builder
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        let endpoints = endpoints.into_iter().map(Into::into).collect::<Vec<String>>();
+        Builder {
+            endpoints: endpoints.iter().map(|at| strip_scheme(at.trim()).to_owned()).collect(),
+            network: Network::default(),
+            deadline: DEADLINE,
+            attempt_timeout: None,
+            stamping: Stamping::Session { idle_timeout: Duration::ZERO },
+            seed: None,
+        }
+    }
+
+    /// The token of the newest state that this client has seen. Another process that reads at
+    /// session level with it sees at least that state.
+    ///
+    /// ```no_run
+    /// # fn example(client: tally_client::Client) {
+    /// if let Some(token) = client.session_token() {
+    ///     println!("{token}");
+    /// }
+    /// # }
+    /// ```
+    pub fn session_token(&self) -> Option<SessionToken> {
+        self.shared.tokens.newest()
+    }
+
+    /// Ends the session, so that the cluster need not remember its answers until it is idle for
+    /// too long. Writes that are still in flight may then fail with an unknown outcome. Dropping
+    /// the last clone does the same in the background.
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) {
+    /// client.close().await;
+    /// # }
+    /// ```
+    pub async fn close(&self) {
+        self.shared.close_session().await;
+    }
+}
+
+/// Settings of a [`Client`].
+///
+/// ```no_run
+/// # async fn example() -> tally_client::Result<()> {
+/// use std::time::Duration;
+/// use tally_client::Client;
+///
+/// let client = Client::builder(["127.0.0.1:7401"])
+///     .deadline(Duration::from_secs(2))
+///     .connect()
+///     .await?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Builder {
+    endpoints: Vec<String>,
+    network: Network,
+    deadline: Duration,
+    attempt_timeout: Option<Duration>,
+    stamping: Stamping,
+    seed: Option<u64>,
+}
+
+impl Builder {
+    /// How long a call may take in all, its retries included. Default 10 s; each call can ask for
+    /// another.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let builder = tally_client::Client::builder(["127.0.0.1:7401"]);
+    /// let builder = builder.deadline(Duration::from_secs(2));
+    /// ```
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// How long one attempt may take before another node is asked. By default a quarter of the
+    /// call's deadline, at least 500 ms and at most 5 s.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let builder = tally_client::Client::builder(["127.0.0.1:7401"]);
+    /// let builder = builder.attempt_timeout(Duration::from_secs(1));
+    /// ```
+    #[must_use]
+    pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.attempt_timeout = Some(timeout);
+        self
+    }
+
+    /// How calls travel.
+    ///
+    /// ```
+    /// # let builder = tally_client::Client::builder(["127.0.0.1:7401"]);
+    /// let builder = builder.transport(tally_client::Transport::Unary);
+    /// ```
+    #[must_use]
+    pub fn transport(mut self, transport: Transport) -> Self {
+        self.network.transport = transport;
+        self
+    }
+
+    /// Ends the session when it was idle for this long (in time that the cluster counts). Default:
+    /// the cluster's, 1 h. A living client renews its session by itself.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let builder = tally_client::Client::builder(["127.0.0.1:7401"]);
+    /// let builder = builder.session_idle_timeout(Duration::from_secs(600));
+    /// ```
+    #[must_use]
+    pub fn session_idle_timeout(mut self, idle_timeout: Duration) -> Self {
+        self.stamping = Stamping::Session { idle_timeout };
+        self
+    }
+
+    /// Opens no session. Each write carries a random idempotency key instead, which the cluster
+    /// remembers for one minute. For a process that makes one call and ends.
+    ///
+    /// ```
+    /// # let builder = tally_client::Client::builder(["127.0.0.1:7401"]);
+    /// let builder = builder.one_shot();
+    /// ```
+    #[must_use]
+    pub fn one_shot(mut self) -> Self {
+        self.stamping = Stamping::OneShot;
+        self
+    }
+
+    /// Seeds everything that this client draws at random: jitter, the first endpoint, one-shot
+    /// keys. For simulations; without it the operating system seeds it.
+    ///
+    /// ```
+    /// # let builder = tally_client::Client::builder(["127.0.0.1:7401"]);
+    /// let builder = builder.seed(42);
+    /// ```
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Makes connections in another way, e.g. through a simulated network.
+    ///
+    /// ```
+    /// use tonic::transport::Endpoint;
+    ///
+    /// # let builder = tally_client::Client::builder(["127.0.0.1:7401"]);
+    /// let builder = builder.connector(|endpoint: Endpoint| async move {
+    ///     // A simulation calls `endpoint.connect_with_connector(..)` here.
+    ///     endpoint.connect().await
+    /// });
+    /// ```
+    #[must_use]
+    pub fn connector<F, C, E>(mut self, connect: F) -> Self
+    where
+        F: Fn(Endpoint) -> C + Send + Sync + 'static,
+        C: Future<Output = Result<Channel, E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.network.connector = Connector::new(connect);
+        self
+    }
+
+    /// A client that connects at its first call.
+    ///
+    /// ```
+    /// let client = tally_client::Client::builder(["127.0.0.1:7401"]).build()?;
+    /// # Ok::<(), tally_client::Error>(())
+    /// ```
+    pub fn build(self) -> Result<Client> {
+        let invalid = |message: String| {
+            Error::local(Code::InvalidArgument, crate::reason::INVALID_REQUEST, message)
+        };
+        if self.endpoints.is_empty() {
+            return Err(invalid("no endpoints were given".to_owned()));
+        }
+        for at in &self.endpoints {
+            Endpoint::from_shared(format!("http://{at}"))
+                .map_err(|_| invalid(format!("{at:?} is not an endpoint: host:port is")))?;
+        }
+        let mut random = match self.seed {
+            Some(seed) => SmallRng::seed_from_u64(seed),
+            None => {
+                let mut seed = [0; 32];
+                getrandom::fill(&mut seed)
+                    .map_err(|error| invalid(format!("no random numbers: {error}")))?;
+                SmallRng::from_seed(seed)
+            }
+        };
+        let start = random.random_range(0..self.endpoints.len());
+        Ok(Client {
+            shared: Arc::new(Shared {
+                router: Router::new(self.endpoints, start),
+                network: self.network,
+                sessions: Sessions::new(self.stamping),
+                tokens: TokenKeeper::default(),
+                deadline: self.deadline,
+                attempt_timeout: self.attempt_timeout,
+                random: Mutex::new(random),
+            }),
+        })
+    }
+
+    /// A client that has reached a node.
+    ///
+    /// ```no_run
+    /// # async fn example() -> tally_client::Result<()> {
+    /// let client = tally_client::Client::builder(["127.0.0.1:7401"]).connect().await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn connect(self) -> Result<Client> {
+        let client = self.build()?;
+        client.status().local_only().await?;
+        Ok(client)
+    }
+}

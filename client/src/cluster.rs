@@ -1,0 +1,210 @@
+//! The nodes, as one of them sees them.
+
+use serde::Serialize;
+use tally_proto::v1;
+
+use crate::{
+    answer::{self, Header},
+    call::{Read, answers},
+    client::Client,
+};
+
+/// The nodes of a cluster, as the asked one sees them.
+///
+/// ```no_run
+/// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+/// for node in client.status().await?.nodes {
+///     println!("{} {} {}", node.id, node.role, node.applied_index);
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Status {
+    /// Every member, ascending by id.
+    pub nodes: Vec<NodeInfo>,
+    /// Fill of the tables behind exactly-once, on the asked node.
+    pub dedup: DedupTables,
+    /// Header of the asked node.
+    pub header: Header,
+}
+
+/// One member.
+///
+/// ```no_run
+/// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+/// let status = client.status().await?;
+/// let behind = status.nodes.iter().filter(|node| node.lag_entries > 1000).count();
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct NodeInfo {
+    /// Its id.
+    pub id: u64,
+    /// `leader`, `follower` or `learner`; `unspecified` if it did not answer.
+    pub role: String,
+    /// Address of its client port.
+    pub address: String,
+    /// Address of its peer port.
+    pub peer_address: String,
+    /// It answered.
+    pub reachable: bool,
+    /// Its process id.
+    pub pid: u32,
+    /// Its term.
+    pub term: u64,
+    /// Last index in its log.
+    pub last_log_index: u64,
+    /// Its commit index.
+    pub commit_index: u64,
+    /// Its applied index.
+    pub applied_index: u64,
+    /// Log index of its newest snapshot.
+    pub snapshot_index: u64,
+    /// Entries up to this index are purged from its log.
+    pub purged_index: u64,
+    /// Entries that it is behind the asked node's commit index.
+    pub lag_entries: u64,
+    /// Bytes of its log on disk.
+    pub log_bytes: u64,
+    /// Bytes of its state on disk.
+    pub state_bytes: u64,
+    /// Bytes free on its disk.
+    pub disk_free_bytes: u64,
+    /// Writes are refused because the disk is nearly full.
+    pub disk_nearly_full: bool,
+    /// The leader that it knows of; 0 for none.
+    pub leader_id: u64,
+    /// Version of its binary.
+    pub version: String,
+    /// What it last complained of, if anything.
+    pub note: String,
+    /// Revision of its store.
+    pub revision: u64,
+    /// Log time of its store, in ms.
+    pub log_time_ms: u64,
+    /// It serves local reads only, and why, if so.
+    pub local_reads_only: String,
+}
+
+/// Fill of the tables behind exactly-once.
+///
+/// ```no_run
+/// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+/// let dedup = client.status().await?.dedup;
+/// println!("{} of {} bytes", dedup.key_bytes, dedup.key_bytes_max);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct DedupTables {
+    /// Open sessions.
+    pub sessions: u64,
+    /// At most this many.
+    pub sessions_max: u64,
+    /// Bytes of remembered answers of sessions.
+    pub session_bytes: u64,
+    /// At most this many.
+    pub session_bytes_max: u64,
+    /// Live idempotency keys.
+    pub keys: u64,
+    /// Their bytes.
+    pub key_bytes: u64,
+    /// At most this many.
+    pub key_bytes_max: u64,
+    /// Log time left, in ms, until the key that expires first does.
+    pub first_expiry_in_ms: u64,
+    /// Age of the oldest live key, in ms of log time.
+    pub oldest_key_age_ms: u64,
+    /// Keyed writes a second that the table can sustain.
+    pub sustainable_keys_per_second: f64,
+    /// The table is more than 70 % full.
+    pub key_bytes_warning: bool,
+    /// Default window of an idempotency key, in ms of log time.
+    pub key_window_ms: u64,
+}
+
+impl Client {
+    /// Asks one node for the state of all. It needs no quorum.
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// println!("{} nodes", client.status().await?.nodes.len());
+    /// # Ok(()) }
+    /// ```
+    pub fn status(&self) -> Read<v1::ClusterStatusRequest> {
+        let mut read = Read::new(self, v1::ClusterStatusRequest { local_only: false });
+        read.plan.any_node = true;
+        read
+    }
+}
+
+impl Read<v1::ClusterStatusRequest> {
+    /// Only the asked node; it does not ask its peers.
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// let asked = client.status().local_only().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn local_only(mut self) -> Self {
+        self.request.local_only = true;
+        self
+    }
+}
+
+impl From<v1::NodeStatus> for NodeInfo {
+    fn from(node: v1::NodeStatus) -> Self {
+        Self {
+            role: answer::role(node.role()),
+            id: node.id,
+            address: node.address,
+            peer_address: node.peer_address,
+            reachable: node.reachable,
+            pid: node.pid,
+            term: node.term,
+            last_log_index: node.last_log_index,
+            commit_index: node.commit_index,
+            applied_index: node.applied_index,
+            snapshot_index: node.snapshot_index,
+            purged_index: node.purged_index,
+            lag_entries: node.lag_entries,
+            log_bytes: node.log_bytes,
+            state_bytes: node.state_bytes,
+            disk_free_bytes: node.disk_free_bytes,
+            disk_nearly_full: node.disk_nearly_full,
+            leader_id: node.leader_id,
+            version: node.version,
+            note: node.note,
+            revision: node.revision,
+            log_time_ms: node.log_time_ms,
+            local_reads_only: node.local_reads_only,
+        }
+    }
+}
+
+impl From<v1::DedupStatus> for DedupTables {
+    fn from(dedup: v1::DedupStatus) -> Self {
+        Self {
+            sessions: dedup.sessions,
+            sessions_max: dedup.sessions_max,
+            session_bytes: dedup.session_bytes,
+            session_bytes_max: dedup.session_bytes_max,
+            keys: dedup.keys,
+            key_bytes: dedup.key_bytes,
+            key_bytes_max: dedup.key_bytes_max,
+            first_expiry_in_ms: dedup.first_expiry_in_ms,
+            oldest_key_age_ms: dedup.oldest_key_age_ms,
+            sustainable_keys_per_second: dedup.sustainable_keys_per_second,
+            key_bytes_warning: dedup.key_bytes_warning,
+            key_window_ms: dedup.key_window_ms,
+        }
+    }
+}
+
+answers! {
+    Read<v1::ClusterStatusRequest> -> Status:
+        |answer: v1::ClusterStatusResponse| Status {
+            nodes: answer.nodes.into_iter().map(NodeInfo::from).collect(),
+            dedup: answer.dedup.map(DedupTables::from).unwrap_or_default(),
+            header: Header::of(answer.header),
+        };
+}

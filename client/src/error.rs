@@ -1,0 +1,292 @@
+//! Errors, shaped by what a caller can do next.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use tally_proto::{reason, status::Details, v1};
+pub use tonic::Code;
+
+use crate::{answer::Header, retry::Failure, wire::Class};
+
+/// The result of a call.
+///
+/// ```no_run
+/// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+/// let change = client.counter("hits").add(1).await?;
+/// println!("{}", change.value);
+/// # Ok(()) }
+/// ```
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What became of a write that failed. It speaks for all attempts that the library made.
+///
+/// ```no_run
+/// # async fn example(client: tally_client::Client) {
+/// use tally_client::Outcome;
+///
+/// if let Err(error) = client.counter("stock").add(-1).floor(0).await {
+///     match error.outcome() {
+///         Some(Outcome::NotApplied) => println!("nothing happened: {error}"),
+///         Some(Outcome::Unknown) => println!("it may have happened: {error}"),
+///         None => unreachable!("an add is a write"),
+///     }
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Outcome {
+    /// Nothing was applied and nothing will be.
+    NotApplied,
+    /// It may have been applied, or may still be. Sending it again is safe only under the same
+    /// idempotency key.
+    Unknown,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotApplied => "NOT_APPLIED",
+            Self::Unknown => "UNKNOWN",
+        })
+    }
+}
+
+/// Why a call failed.
+///
+/// ```no_run
+/// # async fn example(client: tally_client::Client) {
+/// if let Err(error) = client.counter("stock").add(-1).floor(0).await {
+///     eprintln!("{}: {}", error.reason(), error.message());
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{}", self.describe())]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug, Clone)]
+struct Inner {
+    code: Code,
+    reason: String,
+    message: String,
+    outcome: Option<Outcome>,
+    decided: bool,
+    attempts: u32,
+    idempotency_key: Option<String>,
+    details: Details,
+}
+
+impl Error {
+    /// Refused here, before anything was sent.
+    pub(crate) fn local(code: Code, reason: &str, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner {
+            code,
+            reason: reason.to_owned(),
+            message: message.into(),
+            outcome: None,
+            decided: false,
+            attempts: 0,
+            idempotency_key: None,
+            details: Details::default(),
+        }))
+    }
+
+    /// The verdict over all attempts at a call.
+    pub(crate) fn after(
+        last: Option<&Failure>,
+        outcome: Option<Outcome>,
+        attempts: u32,
+        gave_up_after: Option<Duration>,
+    ) -> Self {
+        let details = last.map(|failure| failure.details.clone()).unwrap_or_default();
+        let mut code = last.map_or(Code::DeadlineExceeded, |last| Code::from(last.status.code));
+        let mut reason = details.reason.clone();
+        let mut message = last.map_or_else(
+            || "the deadline passed before anything was sent".to_owned(),
+            |last| last.status.message.clone(),
+        );
+        if let Some(deadline) = gave_up_after {
+            code = Code::DeadlineExceeded;
+            message = format!(
+                "gave up after {} ms and {attempts} attempts; the last: {message}",
+                deadline.as_millis()
+            );
+        }
+        if outcome == Some(Outcome::Unknown) && !KNOWN_UNKNOWN.contains(&reason.as_str()) {
+            // What the last attempt met is not what became of the write.
+            if !reason.is_empty() {
+                message = format!("{message} ({reason})");
+            }
+            reason = reason::OUTCOME_UNKNOWN.to_owned();
+        } else if reason.is_empty() {
+            reason = if outcome.is_some() { reason::NOT_PROPOSED } else { NO_ANSWER }.to_owned();
+        }
+        let decided = outcome != Some(Outcome::Unknown)
+            && details.outcome.as_ref().is_some_and(|outcome| outcome.decided_in_apply);
+        Self(Box::new(Inner {
+            code,
+            reason,
+            message,
+            outcome,
+            decided,
+            attempts,
+            idempotency_key: None,
+            details,
+        }))
+    }
+
+    pub(crate) fn of_write(mut self, idempotency_key: &str) -> Self {
+        self.0.outcome.get_or_insert(Outcome::NotApplied);
+        if !idempotency_key.is_empty() {
+            self.0.idempotency_key = Some(idempotency_key.to_owned());
+        }
+        self
+    }
+
+    /// Something was answered that makes no sense.
+    pub(crate) fn unknown(mut self, class: Class) -> Self {
+        self.0.outcome = matches!(class, Class::Write | Class::Change).then_some(Outcome::Unknown);
+        self
+    }
+
+    fn describe(&self) -> String {
+        let Inner { reason, message, outcome, .. } = &*self.0;
+        match outcome {
+            Some(outcome) => format!("{message} [{reason}, outcome {outcome}]"),
+            None => format!("{message} [{reason}]"),
+        }
+    }
+}
+
+/// Reasons that themselves say that the outcome is unknown.
+const KNOWN_UNKNOWN: [&str; 3] =
+    [reason::OUTCOME_UNKNOWN, reason::SEQUENCE_TOO_OLD, reason::SESSION_EXPIRED];
+
+/// A read that no node answered.
+const NO_ANSWER: &str = "NO_ANSWER";
+
+macro_rules! example {
+    ($($code:literal)*) => {
+        concat!(
+            "\n\n```no_run\n# fn example(error: tally_client::Error) {\n",
+            $($code, "\n",)*
+            "# }\n```\n"
+        )
+    };
+}
+
+impl Error {
+    /// What became of the write; nothing for a read.
+    #[doc = example!("assert_eq!(error.outcome(), Some(tally_client::Outcome::NotApplied));")]
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.0.outcome
+    }
+
+    /// The refusal was decided while the entry was applied, the same on every replica: sending the
+    /// same request again under the same idempotency key gets the same refusal.
+    #[doc = example!("if !error.is_decided() { /* trying again later can help */ }")]
+    pub fn is_decided(&self) -> bool {
+        self.0.decided
+    }
+
+    /// The gRPC code.
+    #[doc = example!("assert_eq!(error.code(), tally_client::Code::FailedPrecondition);")]
+    pub fn code(&self) -> Code {
+        self.0.code
+    }
+
+    /// The reason, for programs.
+    #[doc = example!("assert_eq!(error.reason(), tally_client::reason::BELOW_FLOOR);")]
+    pub fn reason(&self) -> &str {
+        &self.0.reason
+    }
+
+    /// The message, for people.
+    #[doc = example!("eprintln!(\"{}\", error.message());")]
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// How often it was tried.
+    #[doc = example!("eprintln!(\"after {} attempts\", error.attempts());")]
+    pub fn attempts(&self) -> u32 {
+        self.0.attempts
+    }
+
+    /// The idempotency key that the write carried: under it, and with the same request, sending
+    /// again can't count twice.
+    #[doc = example!(
+        "if let Some(key) = error.idempotency_key() { eprintln!(\"try again with {key}\"); }"
+    )]
+    pub fn idempotency_key(&self) -> Option<&str> {
+        self.0.idempotency_key.as_deref()
+    }
+
+    /// Who leads, if the node that refused knew better.
+    #[doc = example!("if let Some(leader) = error.leader() { eprintln!(\"{}\", leader.address); }")]
+    pub fn leader(&self) -> Option<&v1::LeaderHint> {
+        self.0.details.leader.as_ref()
+    }
+
+    /// What is stored instead of what a condition expected.
+    #[doc = example!(
+        "if let Some(stored) = error.condition() { eprintln!(\"{:?}\", stored.counter_value); }"
+    )]
+    pub fn condition(&self) -> Option<&v1::ConditionFailure> {
+        self.0.details.condition.as_ref()
+    }
+
+    /// The bound that was in the way.
+    #[doc = example!(
+        "if let Some(failure) = error.bound() { eprintln!(\"{:?}\", failure.bound); }"
+    )]
+    pub fn bound(&self) -> Option<&v1::BoundFailure> {
+        self.0.details.bound.as_ref()
+    }
+
+    /// The part of an `Apply` that was in the way.
+    #[doc = example!("if let Some(step) = error.step() { eprintln!(\"{:?}\", step.part); }")]
+    pub fn step(&self) -> Option<&v1::StepFailure> {
+        self.0.details.step.as_ref()
+    }
+
+    /// The best staleness bound that could be proven, if the one asked for could not.
+    #[doc = example!(
+        "if let Some(best) = error.best_staleness() { eprintln!(\"{} ms\", best.as_millis()); }"
+    )]
+    pub fn best_staleness(&self) -> Option<Duration> {
+        self.0.details.staleness.and_then(|failure| failure.best_ms).map(Duration::from_millis)
+    }
+
+    /// Wrong fields of the request, each with a description.
+    #[doc = example!(
+        "for (field, wrong) in error.fields() { eprintln!(\"{field}: {wrong}\"); }"
+    )]
+    pub fn fields(&self) -> &[(String, String)] {
+        &self.0.details.fields
+    }
+
+    /// Metadata for programs, e.g. the name and value of a limit.
+    #[doc = example!("eprintln!(\"{:?}\", error.metadata().get(\"limit\"));")]
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.0.details.metadata
+    }
+
+    /// When to try again, if the node said so.
+    #[doc = example!("if let Some(pause) = error.retry_after() { eprintln!(\"{pause:?}\"); }")]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.details.retry_after
+    }
+
+    /// The header that the answer would have had. Its token covers the state that refused.
+    #[doc = example!("if let Some(header) = error.header() { eprintln!(\"{}\", header.node_id); }")]
+    pub fn header(&self) -> Option<Header> {
+        self.0.details.header.clone().map(Header::from)
+    }
+
+    /// Id under which the nodes logged the request.
+    #[doc = example!("eprintln!(\"{}\", error.request_id().unwrap_or_default());")]
+    pub fn request_id(&self) -> Option<&str> {
+        self.0.details.request_id.as_deref()
+    }
+}

@@ -1,0 +1,201 @@
+//! One node and the connection to it.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tally_proto::{status::from_tonic, v1::CallStatus};
+use tokio::time::{Instant, timeout_at};
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint},
+};
+
+use crate::{
+    exchange::{Exchange, Reply, local},
+    wire::{self, Request},
+};
+
+/// How calls travel.
+///
+/// ```
+/// use tally_client::{Client, Transport};
+///
+/// let builder = Client::builder(["127.0.0.1:7401"]).transport(Transport::Unary);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// All calls share one multiplexed stream to each node. By far the cheapest.
+    #[default]
+    Stream,
+    /// Each call is a unary call of its own, as other languages make it.
+    Unary,
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type Connecting = Pin<Box<dyn Future<Output = Result<Channel, BoxError>> + Send>>;
+
+/// Makes connections. Replaced by a simulation.
+#[derive(Clone)]
+pub(crate) struct Connector(Arc<dyn Fn(Endpoint) -> Connecting + Send + Sync>);
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connector")
+    }
+}
+
+impl Connector {
+    pub(crate) fn new<F, C, E>(connect: F) -> Self
+    where
+        F: Fn(Endpoint) -> C + Send + Sync + 'static,
+        C: Future<Output = Result<Channel, E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        Self(Arc::new(move |endpoint| {
+            let connecting = connect(endpoint);
+            Box::pin(async move { connecting.await.map_err(Into::into) })
+        }))
+    }
+}
+
+impl Default for Connector {
+    fn default() -> Self {
+        Self::new(|endpoint: Endpoint| async move { endpoint.connect().await })
+    }
+}
+
+/// How to reach nodes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Network {
+    pub(crate) transport: Transport,
+    pub(crate) connector: Connector,
+}
+
+/// A connection is made within this time, or another node is tried.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A silent peer is asked whether it lives, also over a path that drops everything.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// Large enough that flow control never paces a pack of answers on a local network.
+const WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    /// `host:port`.
+    pub(crate) address: String,
+    link: Mutex<Option<Link>>,
+    /// Only one task connects; the others wait for it.
+    connecting: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Clone)]
+enum Link {
+    Stream(Arc<Exchange>),
+    Unary(Channel),
+}
+
+impl Node {
+    pub(crate) fn new(address: String) -> Self {
+        Self { address, link: Mutex::new(None), connecting: tokio::sync::Mutex::new(()) }
+    }
+
+    /// Sends one call and waits for its answer, until then.
+    pub(crate) async fn call(&self, network: &Network, request: Request, until: Instant) -> Reply {
+        let link = match self.open_link() {
+            Some(link) => link,
+            None => match timeout_at(until, self.connect(network)).await {
+                Ok(Ok(link)) => link,
+                Ok(Err(status)) => return Reply::Broken { sent: false, status },
+                Err(_) => {
+                    let message = format!("{}: no connection before the deadline", self.address);
+                    let status = local(Code::DeadlineExceeded, &message);
+                    return Reply::Broken { sent: false, status };
+                }
+            },
+        };
+        match link {
+            Link::Stream(exchange) => exchange.call(request, until).await,
+            Link::Unary(channel) => unary(channel, request, until).await,
+        }
+    }
+
+    /// There is a connection.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.open_link().is_some()
+    }
+
+    fn open_link(&self) -> Option<Link> {
+        let link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*link {
+            Some(Link::Stream(exchange)) if exchange.is_closed() => None,
+            link => link.clone(),
+        }
+    }
+
+    async fn connect(&self, network: &Network) -> Result<Link, CallStatus> {
+        let _guard = self.connecting.lock().await;
+        if let Some(link) = self.open_link() {
+            return Ok(link);
+        }
+        let unavailable =
+            |why: &dyn fmt::Display| local(Code::Unavailable, &format!("{}: {why}", self.address));
+        let endpoint = endpoint(&self.address).map_err(|error| unavailable(&error))?;
+        let connecting = (network.connector.0)(endpoint);
+        let channel = timeout_at(Instant::now() + CONNECT_TIMEOUT, connecting)
+            .await
+            .map_err(|_| unavailable(&"connecting took too long"))?
+            .map_err(|error| unavailable(&root_cause(&*error)))?;
+        let link = match network.transport {
+            Transport::Stream => Link::Stream(Arc::new(Exchange::open(channel))),
+            Transport::Unary => Link::Unary(channel),
+        };
+        *self.link.lock().unwrap_or_else(PoisonError::into_inner) = Some(link.clone());
+        Ok(link)
+    }
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
+    let uri = format!("http://{address}");
+    Ok(Endpoint::from_shared(uri)?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES))
+}
+
+/// "Connection refused" says more than "transport error".
+fn root_cause<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> &'a (dyn std::error::Error + 'static) {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause
+}
+
+async fn unary(channel: Channel, request: Request, until: Instant) -> Reply {
+    let timeout = until.saturating_duration_since(Instant::now());
+    match timeout_at(until, wire::unary(channel, request, timeout)).await {
+        Ok(Ok(response)) => Reply::Answer(response),
+        Ok(Err(status)) => {
+            let status = from_tonic(&status);
+            if status.details.is_empty() {
+                // Not a node's word. It may have been sent.
+                return Reply::Broken { sent: true, status };
+            }
+            Reply::Answer(wire::Response::Error(status))
+        }
+        Err(_) => {
+            let status = local(Code::DeadlineExceeded, "no answer before the deadline");
+            Reply::Broken { sent: true, status }
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! What to do after a failed attempt, and what may be said in the end: a pure state machine.
+//!
+//! Its one law is that UNKNOWN sticks to the logical write. Once one attempt may have reached the
+//! log, later refusals such as "not leader" say nothing about that attempt. Only a refusal that was
+//! decided in apply *under the same session number or idempotency key* does: it occupies that
+//! number or key, so the earlier attempt can never execute.
+
+use std::time::Duration;
+
+use tally_proto::{reason, status::Details, v1};
+use tonic::Code;
+
+use crate::{error::Error, error::Outcome, wire::Class};
+
+/// How a failed attempt ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    /// It left this process.
+    pub(crate) sent: bool,
+    /// The error: a node's, or one that this side noticed.
+    pub(crate) status: v1::CallStatus,
+    /// Its details; empty if no node of ours made it.
+    pub(crate) details: Details,
+}
+
+impl Failure {
+    pub(crate) fn new(sent: bool, status: v1::CallStatus) -> Self {
+        let details = Details::parse_call(&status);
+        Self { sent, status, details }
+    }
+
+    pub(crate) fn reason(&self) -> &str {
+        &self.details.reason
+    }
+
+    fn code(&self) -> Code {
+        Code::from(self.status.code)
+    }
+
+    /// What became of this attempt alone.
+    fn outcome(&self) -> Outcome {
+        match self.details.outcome.as_ref().map(v1::WriteOutcome::outcome) {
+            Some(v1::Outcome::NotApplied) => Outcome::NotApplied,
+            Some(_) => Outcome::Unknown,
+            None if self.sent => Outcome::Unknown,
+            None => Outcome::NotApplied,
+        }
+    }
+
+    fn decided_in_apply(&self) -> bool {
+        self.details.outcome.as_ref().is_some_and(|outcome| outcome.decided_in_apply)
+    }
+}
+
+/// What makes a write safe to send again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Stamps {
+    pub(crate) session: bool,
+    pub(crate) key: bool,
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// Send it again under the same stamps.
+    Again(Pause),
+    /// Its number certainly never executed and never will: send it under a new session.
+    NewSession,
+    /// Tell the caller.
+    Fail(Error),
+}
+
+/// How long to wait before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pause {
+    /// Not at all: another node can be asked at once.
+    None,
+    /// As the backoff says.
+    Backoff,
+    /// As the node asked for, at least.
+    AtLeast(Duration),
+}
+
+/// The attempts at one logical call.
+#[derive(Debug)]
+pub(crate) struct Retry {
+    class: Class,
+    stamps: Stamps,
+    /// How many nodes there are to ask; that many attempts need no pause between them.
+    nodes: u32,
+    attempts: u32,
+    immediate: u32,
+    unknown: bool,
+    last: Option<Failure>,
+}
+
+impl Retry {
+    pub(crate) fn new(class: Class, stamps: Stamps, nodes: usize) -> Self {
+        let nodes = u32::try_from(nodes).unwrap_or(u32::MAX).max(1);
+        Self { class, stamps, nodes, attempts: 0, immediate: 0, unknown: false, last: None }
+    }
+
+    /// Some attempt may have been executed.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.unknown
+    }
+
+    /// Takes note of a failed attempt.
+    pub(crate) fn failed(&mut self, failure: Failure) -> Next {
+        self.attempts += 1;
+        let next = match self.class {
+            Class::Write => self.write_failed(&failure),
+            Class::Change => self.change_failed(&failure),
+            Class::Read | Class::Control => self.step(&failure),
+        };
+        self.last = Some(failure);
+        match next {
+            Step::Again(pause) => Next::Again(pause),
+            Step::NewSession => Next::NewSession,
+            Step::Fail => Next::Fail(self.error(None)),
+            Step::Decided => {
+                self.unknown = false;
+                Next::Fail(self.error(None))
+            }
+        }
+    }
+
+    /// The deadline has passed.
+    pub(crate) fn gave_up(&self, deadline: Duration) -> Error {
+        self.error(Some(deadline))
+    }
+
+    fn write_failed(&mut self, failure: &Failure) -> Step {
+        let stamped = self.stamps.session || self.stamps.key;
+        if failure.reason() == reason::SESSION_EXPIRED && self.stamps.session {
+            // The node can't know whether this number was executed before its session ended. This
+            // side does: it was not if no earlier attempt can have been. With a key, that key
+            // decides, under any session.
+            if !self.unknown || self.stamps.key {
+                return Step::NewSession;
+            }
+            return Step::Fail;
+        }
+        if self.decides(failure) {
+            return Step::Decided;
+        }
+        if failure.outcome() == Outcome::Unknown {
+            self.unknown = true;
+            if !stamped || failure.reason() == reason::SEQUENCE_TOO_OLD {
+                return Step::Fail;
+            }
+        }
+        self.step(failure)
+    }
+
+    /// The refusal speaks for all attempts, not only for the one that it answers.
+    fn decides(&self, failure: &Failure) -> bool {
+        if !failure.decided_in_apply() || failure.outcome() != Outcome::NotApplied {
+            return false;
+        }
+        if failure.reason() == reason::DEDUP_TABLE_FULL && !self.stamps.session {
+            // The table had no room to remember this refusal, so an earlier copy that is still on
+            // its way may find room and execute.
+            return !self.unknown;
+        }
+        self.stamps.session || self.stamps.key || !self.unknown
+    }
+
+    fn change_failed(&mut self, failure: &Failure) -> Step {
+        if failure.outcome() == Outcome::Unknown {
+            self.unknown = true;
+            return Step::Fail;
+        }
+        self.step(failure)
+    }
+
+    /// Whether another attempt can help, given that it is allowed.
+    fn step(&mut self, failure: &Failure) -> Step {
+        if failure.decided_in_apply() {
+            return Step::Fail;
+        }
+        match failure.reason() {
+            reason::NOT_LEADER => self.elsewhere(),
+            reason::NO_QUORUM
+            | reason::NOT_PROPOSED
+            | reason::OUTCOME_UNKNOWN
+            | reason::SESSION_WINDOW_FULL => Step::Again(pause(failure)),
+            reason::SHUTTING_DOWN => self.elsewhere(),
+            reason::STALENESS_BOUND_EXCEEDED | reason::TOKEN_NOT_REACHED => {
+                if self.attempts < self.nodes { Step::Again(Pause::None) } else { Step::Fail }
+            }
+            reason::SESSION_TABLE_FULL | reason::DEDUP_TABLE_FULL => Step::Fail,
+            "" if !failure.sent => self.elsewhere(),
+            _ => match failure.code() {
+                Code::Unavailable | Code::ResourceExhausted => Step::Again(pause(failure)),
+                // What a broken connection or a proxy says; a node of ours would give a reason.
+                Code::Unknown | Code::Internal | Code::Cancelled | Code::DeadlineExceeded
+                    if failure.reason().is_empty() =>
+                {
+                    self.elsewhere()
+                }
+                _ => Step::Fail,
+            },
+        }
+    }
+
+    /// At once while there are nodes that were not asked, then with a pause.
+    fn elsewhere(&mut self) -> Step {
+        self.immediate += 1;
+        Step::Again(if self.immediate < self.nodes { Pause::None } else { Pause::Backoff })
+    }
+
+    fn error(&self, gave_up_after: Option<Duration>) -> Error {
+        let outcome = match self.class {
+            Class::Write | Class::Change if self.unknown => Some(Outcome::Unknown),
+            Class::Write | Class::Change => Some(self.outcome_of_last()),
+            Class::Read | Class::Control => None,
+        };
+        Error::after(self.last.as_ref(), outcome, self.attempts, gave_up_after)
+    }
+
+    /// Nothing is unknown from earlier attempts: the last one counts. SESSION_EXPIRED of a number
+    /// that was never sent before is definite, whatever the node had to say.
+    fn outcome_of_last(&self) -> Outcome {
+        match &self.last {
+            Some(last) if last.reason() == reason::SESSION_EXPIRED && self.stamps.session => {
+                Outcome::NotApplied
+            }
+            Some(last) => last.outcome(),
+            None => Outcome::NotApplied,
+        }
+    }
+}
+
+enum Step {
+    Again(Pause),
+    NewSession,
+    Fail,
+    /// Fail, and nothing that happened before is open any more.
+    Decided,
+}
+
+fn pause(failure: &Failure) -> Pause {
+    failure.details.retry_after.map_or(Pause::Backoff, Pause::AtLeast)
+}
+
+/// Exponential backoff with full jitter above a half.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    next: Duration,
+}
+
+impl Backoff {
+    /// Shorter than an election takes, so that the first retries find the new leader soon.
+    const FIRST: Duration = Duration::from_millis(10);
+    /// A cluster without quorum is asked this rarely by each call.
+    const MAX: Duration = Duration::from_millis(250);
+
+    pub(crate) fn new() -> Self {
+        Self { next: Self::FIRST }
+    }
+
+    /// The next wait; `random` is uniform in 0..1.
+    pub(crate) fn wait(&mut self, pause: Pause, random: f64) -> Duration {
+        let jittered = |wait: Duration| wait.mul_f64(0.5 + 0.5 * random);
+        match pause {
+            Pause::None => Duration::ZERO,
+            Pause::Backoff => {
+                let wait = jittered(self.next);
+                self.next = (self.next * 2).min(Self::MAX);
+                wait
+            }
+            // Asked to wait: later than asked by up to a quarter, so that not all come at once.
+            Pause::AtLeast(least) => least + least.mul_f64(0.25 * random),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

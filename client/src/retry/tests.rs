@@ -1,0 +1,148 @@
+//! Every sequence of up to four failures, for every kind of call, against a plain account of what
+//! can have happened.
+
+use tally_proto::status::StatusBuilder;
+
+use super::*;
+
+/// One way in which an attempt fails.
+#[derive(Debug, Clone)]
+struct Case {
+    name: &'static str,
+    failure: Failure,
+    /// This attempt may have been executed, or may still be.
+    may_execute: bool,
+    /// It is remembered under the session number, or the key, that the write carried.
+    settles: fn(Stamps) -> bool,
+}
+
+fn node(code: Code, reason: &str, outcome: v1::Outcome, decided_in_apply: bool) -> Failure {
+    let outcome = v1::WriteOutcome { outcome: outcome as i32, decided_in_apply, replayed: false };
+    Failure::new(true, StatusBuilder::new(code, reason, reason).detail(&outcome).build())
+}
+
+fn here(sent: bool, code: Code) -> Failure {
+    let message = "here".to_owned();
+    Failure::new(sent, v1::CallStatus { code: code as i32, message, details: Vec::new() })
+}
+
+fn cases() -> Vec<Case> {
+    use v1::Outcome::{NotApplied, Unknown};
+    let case = |name, failure, may_execute| Case { name, failure, may_execute, settles: |_| false };
+    let refused = |reason: &'static str| {
+        case(reason, node(Code::Unavailable, reason, NotApplied, false), false)
+    };
+    let full = node(Code::ResourceExhausted, "IN_FLIGHT_MAX", NotApplied, false);
+    let invalid = node(Code::InvalidArgument, "name", NotApplied, false);
+    let floor = node(Code::FailedPrecondition, reason::BELOW_FLOOR, NotApplied, true);
+    let table = node(Code::ResourceExhausted, reason::DEDUP_TABLE_FULL, NotApplied, true);
+    let old = node(Code::FailedPrecondition, reason::SEQUENCE_TOO_OLD, Unknown, true);
+    let unknown = node(Code::Unavailable, reason::OUTCOME_UNKNOWN, Unknown, false);
+    let expired = node(Code::FailedPrecondition, reason::SESSION_EXPIRED, Unknown, true);
+    vec![
+        case("not sent", here(false, Code::Unavailable), false),
+        case("lost", here(true, Code::Unavailable), true),
+        case("too slow", here(true, Code::DeadlineExceeded), true),
+        case("a proxy's word", here(true, Code::Unimplemented), true),
+        refused(reason::NOT_LEADER),
+        refused(reason::NO_QUORUM),
+        refused(reason::SHUTTING_DOWN),
+        case("full", full, false),
+        case("invalid", invalid, false),
+        Case { settles: |stamps| stamps.session || stamps.key, ..case("floor", floor, false) },
+        Case { settles: |stamps| stamps.session, ..case("table full", table, false) },
+        case("too old", old, true),
+        case("unknown", unknown, true),
+        case("expired", expired, false),
+    ]
+}
+
+/// Runs one sequence for as long as the machine wants to go on, and checks each step.
+fn check(class: Class, stamps: Stamps, sequence: &[&Case]) {
+    let names: Vec<_> = sequence.iter().map(|case| case.name).collect();
+    let context = format!("{class:?} {stamps:?} {names:?}");
+    let mut retry = Retry::new(class, stamps, 3);
+    let mut may_have_executed = false;
+    for case in sequence {
+        let before = may_have_executed;
+        may_have_executed = !(case.settles)(stamps) && (before || case.may_execute);
+        match retry.failed(case.failure.clone()) {
+            Next::Again(_) => {
+                let may_repeat = match class {
+                    Class::Read | Class::Control => true,
+                    Class::Write => stamps.session || stamps.key || !may_have_executed,
+                    Class::Change => !may_have_executed,
+                };
+                assert!(may_repeat, "repeated what may have been executed: {context}");
+            }
+            Next::NewSession => {
+                assert!(!before || stamps.key, "a second number for one write: {context}");
+            }
+            Next::Fail(error) => {
+                verdict(class, &error, may_have_executed, &context);
+                return;
+            }
+        }
+        verdict(class, &retry.gave_up(Duration::from_secs(1)), may_have_executed, &context);
+    }
+}
+
+fn verdict(class: Class, error: &Error, may_have_executed: bool, context: &str) {
+    let expected = match class {
+        Class::Read | Class::Control => None,
+        _ if may_have_executed => Some(Outcome::Unknown),
+        _ => Some(Outcome::NotApplied),
+    };
+    assert_eq!(error.outcome(), expected, "{context}: {error}");
+    assert!(!error.reason().is_empty(), "{context}");
+    if expected == Some(Outcome::Unknown) {
+        assert!(!error.is_decided(), "{context}");
+    }
+}
+
+#[test]
+fn no_sequence_of_failures_leads_to_a_false_claim() {
+    let cases = cases();
+    let mut kinds = vec![(Class::Read, Stamps::default()), (Class::Control, Stamps::default())];
+    kinds.push((Class::Change, Stamps::default()));
+    for (session, key) in [(true, false), (false, true), (true, true), (false, false)] {
+        kinds.push((Class::Write, Stamps { session, key }));
+    }
+    for (class, stamps) in kinds {
+        // Only what carries a session can be told that it has ended.
+        let possible: Vec<_> =
+            cases.iter().filter(|case| stamps.session || case.name != "expired").collect();
+        for a in &possible {
+            for b in &possible {
+                for c in &possible {
+                    for d in &possible {
+                        check(class, stamps, &[a, b, c, d]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn other_nodes_are_asked_at_once_then_with_a_pause() {
+    let mut retry = Retry::new(Class::Write, Stamps { session: true, key: false }, 3);
+    let pauses: Vec<_> = (0..4)
+        .map(|_| match retry.failed(here(false, Code::Unavailable)) {
+            Next::Again(pause) => pause,
+            next => panic!("{next:?}"),
+        })
+        .collect();
+    assert_eq!(pauses, [Pause::None, Pause::None, Pause::Backoff, Pause::Backoff]);
+}
+
+#[test]
+fn the_backoff_grows_to_its_limit_and_obeys_the_node() {
+    let mut backoff = Backoff::new();
+    let waits: Vec<_> = (0..7).map(|_| backoff.wait(Pause::Backoff, 1.0).as_millis()).collect();
+    assert_eq!(waits, [10, 20, 40, 80, 160, 250, 250]);
+    assert_eq!(Backoff::new().wait(Pause::Backoff, 0.0).as_millis(), 5);
+    let asked = Pause::AtLeast(Duration::from_millis(100));
+    assert!((100..=125).contains(&backoff.wait(asked, 0.9).as_millis()));
+    assert_eq!(backoff.wait(Pause::None, 0.9), Duration::ZERO);
+}

@@ -1,0 +1,151 @@
+//! Opening, renewing, replacing and closing the client's session.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tally_proto::{reason, v1};
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tonic::Code;
+
+use crate::{
+    client::Shared,
+    drive::Plan,
+    error::{Error, Result},
+    exchange::Reply,
+    routing::Target,
+    session::{Session, Ticket},
+    wire::Rpc as _,
+};
+
+/// How writes are made safe to repeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stamping {
+    /// By numbers of a session. An idle timeout of zero asks for the cluster's own.
+    Session { idle_timeout: Duration },
+    /// By a random idempotency key each.
+    OneShot,
+}
+
+/// Closing takes at most this long: the cluster ends an idle session by itself.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    pub(crate) stamping: Stamping,
+    current: Mutex<Option<Arc<Session>>>,
+    /// Only one task opens; the others wait for it.
+    opening: tokio::sync::Mutex<()>,
+}
+
+impl Sessions {
+    pub(crate) fn new(stamping: Stamping) -> Self {
+        Self { stamping, current: Mutex::new(None), opening: tokio::sync::Mutex::new(()) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Session>>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn current(&self) -> Option<Arc<Session>> {
+        self.lock().clone()
+    }
+
+    /// This session has ended; the next write opens another.
+    pub(crate) fn expired(&self, id: u64) {
+        self.lock().take_if(|session| session.id == id);
+    }
+}
+
+impl Shared {
+    /// A number for a new write. Opens the session if there is none, waits if its window is full.
+    pub(crate) async fn ticket(self: &Arc<Self>, until: Instant) -> Result<Ticket> {
+        let session = match self.sessions.current() {
+            Some(session) => session,
+            None => self.open_session(until).await?,
+        };
+        timeout_at(until, session.ticket()).await.map_err(|_| {
+            let message = "as many writes as a session allows are unanswered";
+            Error::local(Code::ResourceExhausted, reason::SESSION_WINDOW_FULL, message)
+        })
+    }
+
+    async fn open_session(self: &Arc<Self>, until: Instant) -> Result<Arc<Session>> {
+        let opening = timeout_at(until, self.sessions.opening.lock()).await;
+        let _guard = opening.map_err(|_| {
+            let message = "no session could be opened before the deadline";
+            Error::local(Code::DeadlineExceeded, reason::NOT_PROPOSED, message)
+        })?;
+        if let Some(session) = self.sessions.current() {
+            return Ok(session);
+        }
+        let idle_timeout_ms = match self.sessions.stamping {
+            Stamping::Session { idle_timeout } => idle_timeout.as_millis() as u64,
+            Stamping::OneShot => 0,
+        };
+        // If the answer is lost, another one is opened: the first one ends when it was idle.
+        let request = v1::SessionsOpenRequest { idle_timeout_ms };
+        let opened = self.drive_aside(request, Plan::until(until)).await?;
+        let session = Arc::new(Session::new(&opened));
+        *self.sessions.lock() = Some(session.clone());
+        tokio::spawn(keep_alive(Arc::downgrade(self), session.id));
+        Ok(session)
+    }
+
+    pub(crate) async fn close_session(self: &Arc<Self>) {
+        let Some(session) = self.sessions.lock().take() else { return };
+        let request = v1::SessionsCloseRequest { session_id: session.id };
+        // Failing is harmless: the cluster ends an idle session by itself.
+        let _ = self.drive_aside(request, Plan::until(Instant::now() + CLOSE_TIMEOUT)).await;
+    }
+}
+
+/// Renews an idle session for as long as its client lives.
+async fn keep_alive(client: std::sync::Weak<Shared>, id: u64) {
+    loop {
+        let renew_at = {
+            let Some(client) = client.upgrade() else { return };
+            let Some(session) = client.sessions.current().filter(|session| session.id == id) else {
+                return;
+            };
+            session.renew_at()
+        };
+        if Instant::now() < renew_at {
+            sleep_until(renew_at).await;
+            continue;
+        }
+        let Some(client) = client.upgrade() else { return };
+        let Some(session) = client.sessions.current().filter(|session| session.id == id) else {
+            return;
+        };
+        let request = v1::SessionsRenewRequest {
+            session_id: id,
+            lowest_unanswered: session.lowest_unanswered(),
+        };
+        let until = Instant::now() + (session.idle_timeout / 3).min(client.deadline);
+        match client.drive_aside(request, Plan::until(until)).await {
+            Ok(_) => session.renewed(),
+            Err(error) if error.reason() == reason::SESSION_EXPIRED => client.sessions.expired(id),
+            // The cluster's time stands still while it has no leader: there is time to try again.
+            Err(_) => tokio::time::sleep(session.idle_timeout / 12).await,
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let Some(session) = self.sessions.lock().take() else { return };
+        let node = self.router.pick(Target::Leader);
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if !node.is_connected() {
+            return;
+        }
+        let network = self.network.clone();
+        runtime.spawn(async move {
+            let request = v1::SessionsCloseRequest { session_id: session.id };
+            let until = Instant::now() + CLOSE_TIMEOUT;
+            let _: Reply = node.call(&network, request.request(), until).await;
+        });
+    }
+}

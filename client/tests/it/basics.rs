@@ -1,0 +1,110 @@
+//! Calls to a cluster in good health.
+
+use std::time::Duration;
+
+use tally_client::{Client, ReadLevel, Transport, reason};
+
+use crate::fake::Cluster;
+
+#[tokio::test]
+async fn adds_and_reads_over_the_stream() {
+    let cluster = Cluster::start(1).await;
+    let client = Client::connect(cluster.endpoints()).await.unwrap();
+    let hits = client.counter("hits");
+    assert_eq!(hits.add(1).await.unwrap().value, 1);
+    assert_eq!(hits.add(41).await.unwrap().value_before, 1);
+    assert_eq!(hits.get().await.unwrap().value, 42);
+    assert_eq!(client.keys().put("k", "v").await.unwrap().revision, cluster.model().log_index);
+    let error = client.counter("none").get().await.unwrap_err();
+    assert_eq!((error.reason(), error.outcome()), (reason::COUNTER_NOT_FOUND, None));
+}
+
+#[tokio::test]
+async fn finds_the_leader_and_stays_with_it() {
+    let cluster = Cluster::start(3).await;
+    cluster.elect(2);
+    let client = cluster.client();
+    for _ in 0..10 {
+        client.counter("hits").add(1).await.unwrap();
+    }
+    assert_eq!(cluster.value("hits"), 10);
+    assert!(cluster.writes() <= 12, "{} sent for 10 writes", cluster.writes());
+    cluster.elect(1);
+    client.counter("hits").add(1).await.unwrap();
+    assert_eq!(cluster.nodes[1].seen.lock().unwrap().writes, 1);
+}
+
+#[tokio::test]
+async fn unary_calls_do_the_same() {
+    let cluster = Cluster::start(3).await;
+    cluster.elect(1);
+    let client = cluster.builder().one_shot().transport(Transport::Unary).build().unwrap();
+    let change = client.counter("hits").add(1).idempotency_key("one").await.unwrap();
+    assert!(!change.write.replayed);
+    let change = client.counter("hits").add(1).idempotency_key("one").await.unwrap();
+    assert!(change.write.replayed);
+    assert_eq!(client.counter("hits").get().await.unwrap().value, 1);
+}
+
+#[tokio::test]
+async fn one_shot_writes_carry_a_random_key_with_a_short_window() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.builder().one_shot().build().unwrap();
+    client.counter("hits").add(1).await.unwrap();
+    client.counter("hits").add(1).await.unwrap();
+    client.counter("hits").add(1).idempotency_key("mine").await.unwrap();
+    let seen = cluster.nodes[0].seen.lock().unwrap();
+    assert_eq!(seen.stamps, []);
+    assert_eq!((seen.keys[0].0.len(), seen.keys[0].1), (32, 60_000));
+    assert_ne!(seen.keys[0].0, seen.keys[1].0);
+    assert_eq!(seen.keys[2], ("mine".to_owned(), 0));
+}
+
+#[tokio::test]
+async fn a_session_read_carries_the_newest_token() {
+    let cluster = Cluster::start(3).await;
+    let client = cluster.client();
+    client.counter("hits").add(1).await.unwrap();
+    let newest = client.session_token().unwrap();
+    let read = client.counter("hits").get().level(ReadLevel::session()).await.unwrap();
+    assert_eq!(read.value, 1);
+    let sent = cluster
+        .nodes
+        .iter()
+        .find_map(|node| node.seen.lock().unwrap().read_options.last().cloned().flatten());
+    assert_eq!(sent.unwrap().session_token, {
+        let text = newest.to_string();
+        let bytes: Vec<u8> =
+            (0..8).map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap()).collect();
+        bytes
+    });
+}
+
+#[tokio::test]
+async fn close_ends_the_session_and_so_does_drop() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client();
+    client.counter("hits").add(1).await.unwrap();
+    client.close().await;
+    assert_eq!(cluster.model().closed, 1);
+    client.counter("hits").add(1).await.unwrap();
+    drop(client);
+    for _ in 0..100 {
+        if cluster.model().closed == 2 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the session is still open");
+}
+
+#[tokio::test]
+async fn an_idle_session_is_renewed() {
+    let cluster = Cluster::start(1).await;
+    cluster.model().idle_timeout_ms = 300;
+    let client = cluster.client();
+    client.counter("hits").add(1).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(450)).await;
+    let renewals = cluster.model().renewals;
+    assert!((2..=5).contains(&renewals), "{renewals} renewals in 450 ms at 100 ms each");
+}

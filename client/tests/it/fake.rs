@@ -1,0 +1,382 @@
+//! Nodes that speak the real protocol over real sockets and misbehave as they are told to.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::Stream;
+use tally_client::{Builder, Client, proto as v1};
+use tally_proto::{
+    reason,
+    status::{StatusBuilder, to_tonic},
+    v1::{
+        answer::Response,
+        call::Request,
+        counters_server::{Counters, CountersServer},
+        stream_server::{Stream as StreamService, StreamServer},
+    },
+};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Code, Status, Streaming};
+
+use crate::model::{Model, options, refusal};
+
+/// What a node does with the next write that it gets.
+#[derive(Debug, Clone)]
+pub(crate) enum Act {
+    /// What a healthy leader does.
+    Answer,
+    /// Executes it and breaks the stream instead of answering.
+    ExecuteAndBreak,
+    /// Breaks the stream and executes nothing.
+    Break,
+    /// Executes it and says nothing.
+    ExecuteSilently,
+    /// Executes it after this time; says at once that the outcome is unknown.
+    ExecuteLater(Duration),
+    /// Neither executes nor answers.
+    Silence,
+    /// Executes nothing and answers with this.
+    Refuse(Response),
+    /// Answers after this time.
+    Slow(Duration),
+    /// Drops all sessions, then does what a healthy leader does.
+    ExpireSessions,
+    /// Executes it, drops all sessions, and breaks the stream.
+    ExecuteExpireAndBreak,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// Writes in each pack that held any.
+    pub(crate) packs: Vec<usize>,
+    pub(crate) writes: usize,
+    pub(crate) reads: usize,
+    /// (sequence, lowest unanswered) of each stamped write.
+    pub(crate) stamps: Vec<(u64, u64)>,
+    pub(crate) keys: Vec<(String, u64)>,
+    pub(crate) read_options: Vec<Option<v1::ReadOptions>>,
+}
+
+pub(crate) struct Node {
+    pub(crate) id: u64,
+    pub(crate) address: String,
+    pub(crate) script: Mutex<VecDeque<Act>>,
+    pub(crate) seen: Mutex<Seen>,
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) model: Mutex<Model>,
+    /// Index of the node that leads; too high for none.
+    pub(crate) leader: AtomicUsize,
+    addresses: Mutex<Vec<String>>,
+    pub(crate) term: AtomicUsize,
+}
+
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Arc<Node>>,
+    pub(crate) shared: Arc<Shared>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Cluster {
+    pub(crate) async fn start(nodes: usize) -> Self {
+        let model = Model { window: 65_536, idle_timeout_ms: 3_600_000, ..Default::default() };
+        let shared = Arc::new(Shared {
+            model: Mutex::new(model),
+            leader: AtomicUsize::new(0),
+            addresses: Mutex::default(),
+            term: AtomicUsize::new(1),
+        });
+        let mut cluster = Self { nodes: Vec::new(), shared: shared.clone(), tasks: Vec::new() };
+        for id in 1..=nodes as u64 {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            shared.addresses.lock().unwrap().push(address.clone());
+            let node = Arc::new(Node {
+                id,
+                address,
+                script: Mutex::default(),
+                seen: Mutex::default(),
+                shared: shared.clone(),
+            });
+            let server = tonic::transport::Server::builder()
+                .add_service(StreamServer::new(Handle(node.clone())))
+                .add_service(CountersServer::new(Handle(node.clone())))
+                .serve_with_incoming(TcpListenerStream::new(listener));
+            cluster.tasks.push(tokio::spawn(async move { server.await.unwrap() }));
+            cluster.nodes.push(node);
+        }
+        cluster
+    }
+
+    pub(crate) fn endpoints(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.address.clone()).collect()
+    }
+
+    pub(crate) fn builder(&self) -> Builder {
+        Client::builder(self.endpoints()).seed(1)
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        self.builder().deadline(Duration::from_secs(5)).build().unwrap()
+    }
+
+    pub(crate) fn model(&self) -> MutexGuard<'_, Model> {
+        self.shared.model.lock().unwrap()
+    }
+
+    pub(crate) fn value(&self, counter: &str) -> i64 {
+        self.model().counters.get(counter).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn elect(&self, index: usize) {
+        self.shared.term.fetch_add(1, Ordering::SeqCst);
+        self.shared.leader.store(index, Ordering::SeqCst);
+    }
+
+    pub(crate) fn script(&self, node: usize, acts: impl IntoIterator<Item = Act>) {
+        self.nodes[node].script.lock().unwrap().extend(acts);
+    }
+
+    pub(crate) fn writes(&self) -> usize {
+        self.nodes.iter().map(|node| node.seen.lock().unwrap().writes).sum()
+    }
+}
+
+/// What is done with the stream after a call.
+enum Then {
+    Say(Response),
+    SayLater(Duration, Request),
+    Nothing,
+    Break,
+}
+
+impl Node {
+    fn leads(&self) -> bool {
+        self.shared.leader.load(Ordering::SeqCst) + 1 == self.id as usize
+    }
+
+    fn not_leader(&self, is_write: bool) -> Response {
+        let leader = self.shared.leader.load(Ordering::SeqCst);
+        let mut error = StatusBuilder::new(Code::Unavailable, reason::NOT_LEADER, "not leader");
+        if is_write {
+            error = error.outcome(v1::Outcome::NotApplied);
+        }
+        if let Some(address) = self.shared.addresses.lock().unwrap().get(leader) {
+            error = error.detail(&v1::LeaderHint {
+                node_id: leader as u64 + 1,
+                address: address.clone(),
+                term: self.shared.term.load(Ordering::SeqCst) as u64,
+            });
+        }
+        Response::Error(error.build())
+    }
+
+    fn execute(&self, request: Request) -> Response {
+        self.shared.model.lock().unwrap().execute(request)
+    }
+
+    fn status(&self) -> Response {
+        let addresses = self.shared.addresses.lock().unwrap();
+        let nodes = addresses.iter().enumerate().map(|(index, address)| v1::NodeStatus {
+            id: index as u64 + 1,
+            address: address.clone(),
+            reachable: true,
+            pid: 1000 + index as u32,
+            term: self.shared.term.load(Ordering::SeqCst) as u64,
+            role: if self.shared.leader.load(Ordering::SeqCst) == index {
+                v1::Role::Leader as i32
+            } else {
+                v1::Role::Follower as i32
+            },
+            ..Default::default()
+        });
+        Response::ClusterStatus(v1::ClusterStatusResponse {
+            header: Some(v1::ResponseHeader { node_id: self.id, ..Default::default() }),
+            nodes: nodes.collect(),
+            dedup: None,
+        })
+    }
+
+    fn handle(self: &Arc<Self>, mut request: Request) -> Then {
+        if let Request::ClusterStatus(_) = request {
+            return Then::Say(self.status());
+        }
+        let Some(options) = options(&mut request) else {
+            let mut seen = self.seen.lock().unwrap();
+            seen.reads += 1;
+            let level = if let Request::CountersGet(get) = &request {
+                seen.read_options.push(get.read.clone());
+                get.read.clone().unwrap_or_default().level()
+            } else {
+                v1::ReadLevel::Linearizable
+            };
+            drop(seen);
+            let needs_leader = level != v1::ReadLevel::Local && level != v1::ReadLevel::Session;
+            if needs_leader && !self.leads() {
+                return Then::Say(self.not_leader(false));
+            }
+            return Then::Say(self.execute(request));
+        };
+        let mut seen = self.seen.lock().unwrap();
+        seen.writes += 1;
+        let options = options.clone().expect("the library never sends a write unstamped");
+        if let Some(stamp) = options.session {
+            seen.stamps.push((stamp.sequence, stamp.lowest_unanswered));
+        }
+        seen.keys.push((options.idempotency_key, options.idempotency_window_ms));
+        drop(seen);
+        let act = self.script.lock().unwrap().pop_front();
+        let act = match act {
+            Some(act) => act,
+            None if self.leads() => Act::Answer,
+            None => Act::Refuse(self.not_leader(true)),
+        };
+        self.perform(act, request)
+    }
+
+    fn perform(self: &Arc<Self>, act: Act, request: Request) -> Then {
+        match act {
+            Act::Answer => Then::Say(self.execute(request)),
+            Act::ExecuteAndBreak => {
+                self.execute(request);
+                Then::Break
+            }
+            Act::Break => Then::Break,
+            Act::ExecuteSilently => {
+                self.execute(request);
+                Then::Nothing
+            }
+            Act::ExecuteLater(delay) => {
+                let node = self.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(delay).await;
+                    node.execute(request);
+                });
+                let why = reason::OUTCOME_UNKNOWN;
+                Then::Say(refusal(Code::Unavailable, why, v1::Outcome::Unknown, false))
+            }
+            Act::Silence => Then::Nothing,
+            Act::Refuse(response) => Then::Say(response),
+            Act::Slow(delay) => Then::SayLater(delay, request),
+            Act::ExpireSessions => {
+                self.shared.model.lock().unwrap().sessions.clear();
+                Then::Say(self.execute(request))
+            }
+            Act::ExecuteExpireAndBreak => {
+                self.execute(request);
+                self.shared.model.lock().unwrap().sessions.clear();
+                Then::Break
+            }
+        }
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Handle(Arc<Node>);
+
+type Answers = Pin<Box<dyn Stream<Item = Result<v1::StreamExchangeResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl StreamService for Handle {
+    type ExchangeStream = Answers;
+
+    async fn exchange(
+        &self,
+        request: tonic::Request<Streaming<v1::StreamExchangeRequest>>,
+    ) -> Result<tonic::Response<Answers>, Status> {
+        let node = self.0.clone();
+        let mut packs = request.into_inner();
+        let (say, said) = mpsc::channel(64);
+        tokio::spawn(async move {
+            while let Ok(Some(pack)) = packs.message().await {
+                let mut writes = 0;
+                let mut answers = Vec::new();
+                for call in pack.calls {
+                    let mut request = call.request.expect("a request");
+                    writes += usize::from(options(&mut request).is_some());
+                    match node.handle(request) {
+                        Then::Say(response) => {
+                            answers.push(v1::Answer { id: call.id, response: Some(response) });
+                        }
+                        Then::SayLater(delay, request) => {
+                            let (node, say) = (node.clone(), say.clone());
+                            tokio::spawn(async move {
+                                tokio::time::sleep(delay).await;
+                                let response = Some(node.execute(request));
+                                let answers = vec![v1::Answer { id: call.id, response }];
+                                let _ = say.send(Ok(v1::StreamExchangeResponse { answers })).await;
+                            });
+                        }
+                        Then::Nothing => {}
+                        Then::Break => {
+                            let _ = say.send(Err(Status::unavailable("broken"))).await;
+                            return;
+                        }
+                    }
+                }
+                if writes > 0 {
+                    node.seen.lock().unwrap().packs.push(writes);
+                }
+                if say.send(Ok(v1::StreamExchangeResponse { answers })).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(tonic::Response::new(Box::pin(ReceiverStream::new(said))))
+    }
+}
+
+impl Handle {
+    fn unary(&self, request: Request) -> Result<Response, Status> {
+        match self.0.handle(request) {
+            Then::Say(Response::Error(status)) => Err(to_tonic(&status)),
+            Then::Say(response) => Ok(response),
+            Then::SayLater(..) | Then::Nothing | Then::Break => Err(Status::unknown("broken")),
+        }
+    }
+}
+
+macro_rules! unary {
+    ($($method:ident($request:ident) -> $response:ident as $variant:ident;)*) => {
+        #[tonic::async_trait]
+        impl Counters for Handle {
+            $(async fn $method(
+                &self,
+                request: tonic::Request<v1::$request>,
+            ) -> Result<tonic::Response<v1::$response>, Status> {
+                match self.unary(Request::$variant(request.into_inner()))? {
+                    Response::$variant(response) => Ok(tonic::Response::new(response)),
+                    _ => Err(Status::internal("another kind")),
+                }
+            })*
+        }
+    };
+}
+
+unary! {
+    add(CountersAddRequest) -> CountersAddResponse as CountersAdd;
+    get(CountersGetRequest) -> CountersGetResponse as CountersGet;
+    batch_get(CountersBatchGetRequest) -> CountersBatchGetResponse as CountersBatchGet;
+    set(CountersSetRequest) -> CountersSetResponse as CountersSet;
+    compare_and_set(CountersCompareAndSetRequest) -> CountersCompareAndSetResponse
+        as CountersCompareAndSet;
+    delete(CountersDeleteRequest) -> CountersDeleteResponse as CountersDelete;
+    list(CountersListRequest) -> CountersListResponse as CountersList;
+    configure(CountersConfigureRequest) -> CountersConfigureResponse as CountersConfigure;
+}

@@ -1,0 +1,9 @@
+//! The client against nodes that lose answers, break streams, step down and forget: an in-process
+//! cluster whose model executes what it is sent and checks that nothing is executed twice.
+
+mod fake;
+mod model;
+
+mod basics;
+mod exactly_once;
+mod pipelining;

@@ -1,0 +1,190 @@
+//! What the fake cluster agrees on: counters, keys, sessions and the answers that it remembers.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use tally_client::proto as v1;
+use tally_proto::{reason, status::StatusBuilder, v1::answer::Response, v1::call::Request};
+use tonic::Code;
+
+#[derive(Debug, Default)]
+pub(crate) struct Model {
+    pub(crate) counters: BTreeMap<String, i64>,
+    pub(crate) keys: BTreeMap<String, Bytes>,
+    pub(crate) log_index: u64,
+    pub(crate) sessions: BTreeMap<u64, Session>,
+    pub(crate) window: u64,
+    pub(crate) idle_timeout_ms: u64,
+    pub(crate) remembered_keys: BTreeMap<String, (Request, Response)>,
+    /// How often each logical write was executed, by session number or key.
+    pub(crate) executions: BTreeMap<String, u32>,
+    pub(crate) renewals: u32,
+    pub(crate) closed: u32,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Session {
+    pub(crate) watermark: u64,
+    pub(crate) answers: BTreeMap<u64, (Request, Response)>,
+    pub(crate) most_above_watermark: u64,
+}
+
+pub(crate) fn refusal(code: Code, why: &str, outcome: v1::Outcome, decided: bool) -> Response {
+    let detail =
+        v1::WriteOutcome { outcome: outcome as i32, decided_in_apply: decided, replayed: false };
+    Response::Error(StatusBuilder::new(code, why, why).detail(&detail).build())
+}
+
+impl Model {
+    /// Executes a request as a leader's state machine would, at most once for each stamp.
+    pub(crate) fn execute(&mut self, mut request: Request) -> Response {
+        let Some(options) = options(&mut request).and_then(Option::take) else {
+            return self.run(request, None);
+        };
+        let stamp = options.session;
+        if let Some(stamp) = &stamp {
+            if let Some(session) = self.sessions.get_mut(&stamp.session_id) {
+                assert!(stamp.sequence >= stamp.lowest_unanswered, "{stamp:?} answers itself");
+                session.watermark = session.watermark.max(stamp.lowest_unanswered);
+                session.answers.retain(|&sequence, _| sequence >= session.watermark);
+                let above = stamp.sequence + 1 - session.watermark.min(stamp.sequence);
+                session.most_above_watermark = session.most_above_watermark.max(above);
+                assert!(above <= self.window, "{stamp:?} is outside of the window");
+                if let Some((first, answer)) = session.answers.get(&stamp.sequence) {
+                    assert_eq!(first, &request, "one number, two requests");
+                    return replayed(answer.clone());
+                }
+                if stamp.sequence < session.watermark {
+                    let why = reason::SEQUENCE_TOO_OLD;
+                    return refusal(Code::FailedPrecondition, why, v1::Outcome::Unknown, true);
+                }
+            }
+        }
+        if let Some((first, answer)) = self.remembered_keys.get(&options.idempotency_key) {
+            if first != &request {
+                let why = reason::IDEMPOTENCY_KEY_REUSED;
+                return refusal(Code::AlreadyExists, why, v1::Outcome::NotApplied, true);
+            }
+            return replayed(answer.clone());
+        }
+        if let Some(stamp) = &stamp {
+            if !self.sessions.contains_key(&stamp.session_id) {
+                let why = reason::SESSION_EXPIRED;
+                return refusal(Code::FailedPrecondition, why, v1::Outcome::Unknown, true);
+            }
+        }
+        let name = match (&stamp, options.idempotency_key.as_str()) {
+            (_, key) if !key.is_empty() => Some(key.to_owned()),
+            (Some(stamp), _) => Some(format!("{}/{}", stamp.session_id, stamp.sequence)),
+            _ => None,
+        };
+        let answer = self.run(request.clone(), name);
+        if !options.idempotency_key.is_empty() {
+            self.remembered_keys.insert(options.idempotency_key, (request.clone(), answer.clone()));
+        }
+        if let Some(session) = stamp.as_ref().and_then(|at| self.sessions.get_mut(&at.session_id)) {
+            session.answers.insert(stamp.unwrap().sequence, (request, answer.clone()));
+        }
+        answer
+    }
+
+    fn run(&mut self, request: Request, name: Option<String>) -> Response {
+        self.log_index += 1;
+        if let Some(name) = name {
+            let times = self.executions.entry(name.clone()).or_default();
+            *times += 1;
+            assert_eq!(*times, 1, "{name} was executed twice");
+        }
+        match request {
+            Request::CountersAdd(add) => self.add(&add),
+            Request::CountersGet(get) => match self.counters.get(&get.name) {
+                Some(&value) => Response::CountersGet(v1::CountersGetResponse {
+                    header: Some(self.header()),
+                    counter: Some(v1::Counter { name: get.name, value, ..Default::default() }),
+                }),
+                None => Response::Error(
+                    StatusBuilder::new(Code::NotFound, reason::COUNTER_NOT_FOUND, "no").build(),
+                ),
+            },
+            Request::KeysPut(put) => {
+                let existed = self.keys.insert(put.key, put.value).is_some();
+                Response::KeysPut(v1::KeysPutResponse {
+                    header: Some(self.header()),
+                    revision: self.log_index,
+                    existed,
+                    ..Default::default()
+                })
+            }
+            Request::SessionsOpen(_) => {
+                self.sessions.insert(self.log_index, Session::default());
+                Response::SessionsOpen(v1::SessionsOpenResponse {
+                    header: Some(self.header()),
+                    session_id: self.log_index,
+                    idle_timeout_ms: self.idle_timeout_ms,
+                    window: self.window,
+                })
+            }
+            Request::SessionsRenew(renew) => {
+                self.renewals += 1;
+                if !self.sessions.contains_key(&renew.session_id) {
+                    let why = reason::SESSION_EXPIRED;
+                    return refusal(Code::FailedPrecondition, why, v1::Outcome::Unknown, true);
+                }
+                Response::SessionsRenew(v1::SessionsRenewResponse { header: Some(self.header()) })
+            }
+            Request::SessionsClose(close) => {
+                let closed = self.sessions.remove(&close.session_id).is_some();
+                self.closed += u32::from(closed);
+                let header = Some(self.header());
+                Response::SessionsClose(v1::SessionsCloseResponse { header, closed })
+            }
+            other => panic!("the model does not know {other:?}"),
+        }
+    }
+
+    fn add(&mut self, add: &v1::CountersAddRequest) -> Response {
+        let before = self.counters.get(&add.name).copied().unwrap_or_default();
+        let after = before + add.delta;
+        if add.bounds.and_then(|bounds| bounds.floor).is_some_and(|floor| after < floor) {
+            let why = reason::BELOW_FLOOR;
+            return refusal(Code::FailedPrecondition, why, v1::Outcome::NotApplied, true);
+        }
+        self.counters.insert(add.name.clone(), after);
+        Response::CountersAdd(v1::CountersAddResponse {
+            header: Some(self.header()),
+            change: Some(v1::CounterChange {
+                value_before: before,
+                value: after,
+                delta_requested: add.delta,
+                delta_applied: add.delta,
+                revision: self.log_index,
+                ..Default::default()
+            }),
+            write: None,
+        })
+    }
+
+    pub(crate) fn header(&self) -> v1::ResponseHeader {
+        v1::ResponseHeader {
+            cluster_id: "fake".into(),
+            applied_index: self.log_index,
+            session_token: self.log_index.to_be_bytes().to_vec().into(),
+            ..Default::default()
+        }
+    }
+}
+
+fn replayed(mut answer: Response) -> Response {
+    if let Response::CountersAdd(added) = &mut answer {
+        added.write = Some(v1::WriteInfo { replayed: true, ..Default::default() });
+    }
+    answer
+}
+
+pub(crate) fn options(request: &mut Request) -> Option<&mut Option<v1::WriteOptions>> {
+    match request {
+        Request::CountersAdd(add) => Some(&mut add.options),
+        Request::KeysPut(put) => Some(&mut put.options),
+        _ => None,
+    }
+}

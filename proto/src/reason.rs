@@ -1,0 +1,49 @@
+//! The reasons that an `ErrorInfo` of domain `tally` can name. Node and client spell them here only,
+//! so that neither can wait for a reason which the other never sends.
+
+/// A request was malformed and no single field is to blame; a field's own reason is its name.
+pub const INVALID_REQUEST: &str = "INVALID_REQUEST";
+/// A counter that must exist does not.
+pub const COUNTER_NOT_FOUND: &str = "COUNTER_NOT_FOUND";
+/// A key that must exist does not.
+pub const KEY_NOT_FOUND: &str = "KEY_NOT_FOUND";
+/// The idempotency key was used for another request.
+pub const IDEMPOTENCY_KEY_REUSED: &str = "IDEMPOTENCY_KEY_REUSED";
+/// The value would fall below its floor.
+pub const BELOW_FLOOR: &str = "BELOW_FLOOR";
+/// The value would rise above its ceiling.
+pub const ABOVE_CEILING: &str = "ABOVE_CEILING";
+/// The value would not fit in 64 bits.
+pub const OVERFLOW: &str = "OVERFLOW";
+/// A comparison or condition did not hold.
+pub const CONDITION_FAILED: &str = "CONDITION_FAILED";
+/// The reads of an `Apply`, or a `BatchGet`, returned more than an answer may hold.
+pub const ANSWER_TOO_LARGE: &str = "ANSWER_TOO_LARGE";
+/// The table of idempotency keys is full.
+pub const DEDUP_TABLE_FULL: &str = "DEDUP_TABLE_FULL";
+/// The table of sessions is full.
+pub const SESSION_TABLE_FULL: &str = "SESSION_TABLE_FULL";
+/// The session has too many numbers above its watermark.
+pub const SESSION_WINDOW_FULL: &str = "SESSION_WINDOW_FULL";
+/// The sequence number was used for another request.
+pub const SEQUENCE_REUSED: &str = "SEQUENCE_REUSED";
+/// The sequence number is below the watermark: its answer is forgotten.
+pub const SEQUENCE_TOO_OLD: &str = "SEQUENCE_TOO_OLD";
+/// The session has ended.
+pub const SESSION_EXPIRED: &str = "SESSION_EXPIRED";
+/// The node does not lead and could not forward; never proposed.
+pub const NOT_LEADER: &str = "NOT_LEADER";
+/// The deadline passed before the write was proposed.
+pub const NOT_PROPOSED: &str = "NOT_PROPOSED";
+/// The write was proposed and nobody can say what became of it.
+pub const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
+/// No majority can be reached; never proposed.
+pub const NO_QUORUM: &str = "NO_QUORUM";
+/// The node is shutting down; never proposed.
+pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
+/// No node could prove the staleness bound that was asked for.
+pub const STALENESS_BOUND_EXCEEDED: &str = "STALENESS_BOUND_EXCEEDED";
+/// The session token belongs to another cluster, or to this one before a restore.
+pub const TOKEN_OF_ANOTHER_CLUSTER: &str = "TOKEN_OF_ANOTHER_CLUSTER";
+/// The state of the session token was not reached in the time allowed.
+pub const TOKEN_NOT_REACHED: &str = "TOKEN_NOT_REACHED";
