@@ -1,1 +1,32 @@
-fn main() {}
+//! `tallyd`: runs one node (`serve`), or a small cluster on this machine (`dev`).
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tally_node::{dev, serve};
+
+#[derive(Parser)]
+#[command(
+    name = "tallyd",
+    version,
+    about = "A node of Tally, the replicated counter and key store"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs a three-node cluster on this machine, each node a process of its own.
+    Dev(dev::Arguments),
+    /// Runs one node.
+    Serve(Box<serve::Arguments>),
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Dev(arguments) => dev::run(arguments),
+        Command::Serve(arguments) => serve::run(*arguments),
+    }
+}

@@ -47,3 +47,17 @@ pub const STALENESS_BOUND_EXCEEDED: &str = "STALENESS_BOUND_EXCEEDED";
 pub const TOKEN_OF_ANOTHER_CLUSTER: &str = "TOKEN_OF_ANOTHER_CLUSTER";
 /// The state of the session token was not reached in the time allowed.
 pub const TOKEN_NOT_REACHED: &str = "TOKEN_NOT_REACHED";
+/// Too many requests wait.
+pub const TOO_MANY_IN_FLIGHT: &str = "TOO_MANY_IN_FLIGHT";
+/// Too many bytes of requests wait.
+pub const TOO_MANY_BYTES_IN_FLIGHT: &str = "TOO_MANY_BYTES_IN_FLIGHT";
+/// Remembered answers of one session, or of all, hold too many bytes.
+pub const TOO_MANY_SESSION_BYTES: &str = "TOO_MANY_SESSION_BYTES";
+/// The leader's disk is nearly full.
+pub const DISK_NEARLY_FULL: &str = "DISK_NEARLY_FULL";
+/// The deadline of a read passed.
+pub const DEADLINE_EXCEEDED: &str = "DEADLINE_EXCEEDED";
+/// A membership change was refused.
+pub const MEMBERSHIP_REFUSED: &str = "MEMBERSHIP_REFUSED";
+/// This version has no such method.
+pub const UNIMPLEMENTED: &str = "UNIMPLEMENTED";

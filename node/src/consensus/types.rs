@@ -7,7 +7,10 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::machine::command::Reply;
+use crate::{
+    machine::command::Reply,
+    storage::snapshot::receive::{ReceivedSnapshot, SnapshotReader},
+};
 
 openraft::declare_raft_types!(
     /// Tally's instantiation of openraft.
@@ -77,3 +80,14 @@ pub type StoredMembership = openraft::type_config::alias::StoredMembershipOf<Typ
 pub type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
 /// Called when an append is durable.
 pub type IoFlushed = openraft::storage::IOFlushed<TypeConfig>;
+/// A snapshot: what describes it, and where its bytes are.
+pub type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
+
+/// The bytes of a snapshot.
+#[derive(Debug)]
+pub enum SnapshotData {
+    /// Being read, to be sent.
+    Outgoing(SnapshotReader),
+    /// Received whole, checked and durable, to be installed.
+    Received(ReceivedSnapshot),
+}

@@ -1,0 +1,194 @@
+//! The public API: what a request must look like, which promise it asks for, and how every answer
+//! and error is put on the wire.
+//!
+//! Each operation is one method that takes the wire's message and gives the wire's answer, or a
+//! [`CallStatus`]. The unary services ([`unary`]) and the stream ([`stream`]) are two ways to reach
+//! the same methods. Requests become commands in [`convert`], and the wire's types end there; errors
+//! become statuses in [`status`], and nowhere else.
+
+pub mod cluster;
+pub mod convert;
+pub mod layer;
+pub mod reads;
+pub mod server;
+pub mod status;
+pub mod stream;
+pub mod token;
+pub mod unary;
+pub mod writes;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tally_proto::v1::{self, CallStatus};
+use tokio::time::Instant;
+
+use crate::consensus::{
+    Consensus, WhenFull,
+    leader::Role,
+    read::{Ground, Provided, Staleness},
+};
+
+/// Deadline of a request that brings none.
+pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
+
+/// The longest deadline that counts: longer ones are cut to it.
+pub const DEADLINE_MAX: Duration = Duration::from_secs(60);
+
+/// How long a SESSION read waits for its token if it does not say.
+pub const TOKEN_WAIT_DEFAULT: Duration = Duration::from_secs(2);
+
+/// The operations. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Api {
+    pub(crate) consensus: Consensus,
+    pub(crate) node: Arc<NodeFacts>,
+    next_request: Arc<AtomicU64>,
+}
+
+/// What a node says of itself that is not consensus's to know.
+pub trait SelfReport: Send + Sync + 'static {
+    /// Bytes of the log on disk.
+    fn log_bytes(&self) -> u64;
+    /// Bytes of the state on disk.
+    fn state_bytes(&self) -> u64;
+    /// Bytes free on the disk.
+    fn disk_free_bytes(&self) -> u64;
+    /// What it last complained of.
+    fn note(&self) -> String;
+    /// Why it serves LOCAL reads only, if so.
+    fn local_reads_only(&self) -> Option<String>;
+}
+
+/// What is fixed while a node runs.
+pub struct NodeFacts {
+    /// Its id.
+    pub node_id: u64,
+    /// Address of its client port, as others reach it.
+    pub client_address: String,
+    /// Address of its peer port, as others reach it.
+    pub peer_address: String,
+    /// Its process id; 0 where there is none.
+    pub pid: u32,
+    /// What changes.
+    pub report: Arc<dyn SelfReport>,
+}
+
+impl fmt::Debug for NodeFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeFacts").field("node_id", &self.node_id).finish_non_exhaustive()
+    }
+}
+
+/// One call, however it came.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// When it must be answered.
+    pub deadline: Instant,
+    /// The id under which every node logs it.
+    pub request_id: RequestId,
+    /// What happens when a queue is full.
+    pub when_full: WhenFull,
+}
+
+/// Id of a request. Written out only when somebody wants to see it.
+#[derive(Debug, Clone)]
+pub enum RequestId {
+    /// The caller's.
+    Given(String),
+    /// Made here: node and number.
+    Made(u64, u64),
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RequestId::Given(id) => f.write_str(id),
+            RequestId::Made(node, number) => write!(f, "n{node}-{number}"),
+        }
+    }
+}
+
+/// Longest request id that is kept, in bytes; the rest is cut.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+impl Api {
+    /// Over a running node.
+    pub fn new(consensus: Consensus, node: NodeFacts) -> Self {
+        Api { consensus, node: Arc::new(node), next_request: Arc::default() }
+    }
+
+    /// The facts of one call.
+    pub fn call(&self, asked: Option<Duration>, request_id: &str, when_full: WhenFull) -> Call {
+        let patience = asked.filter(|asked| !asked.is_zero()).unwrap_or(DEADLINE_DEFAULT);
+        let request_id = if request_id.is_empty() {
+            let number = self.next_request.fetch_add(1, Ordering::Relaxed);
+            RequestId::Made(self.node.node_id, number)
+        } else {
+            let end = request_id.len().min(REQUEST_ID_BYTES_MAX);
+            let end = (0..=end).rev().find(|end| request_id.is_char_boundary(*end)).unwrap_or(0);
+            RequestId::Given(request_id[..end].to_owned())
+        };
+        Call { deadline: Instant::now() + patience.min(DEADLINE_MAX), request_id, when_full }
+    }
+
+    /// The header of an answer.
+    pub(crate) fn header(
+        &self,
+        provided: Provided,
+        staleness: Option<Staleness>,
+        applied_index: u64,
+        revision: u64,
+    ) -> v1::ResponseHeader {
+        let (role, term) = self.consensus.leadership().role();
+        let peers = self.consensus.peers();
+        let mut header = v1::ResponseHeader {
+            cluster_id: peers.cluster_id_text(),
+            node_id: self.node.node_id,
+            term,
+            applied_index,
+            revision,
+            staleness_ms_max: staleness.map(|staleness| staleness.ms_max),
+            session_token: token::encode(peers.cluster_id().unwrap_or(0), applied_index),
+            ..v1::ResponseHeader::default()
+        };
+        header.set_consistency(match provided {
+            Provided::Linearizable => v1::ReadLevel::Linearizable,
+            Provided::Bounded => v1::ReadLevel::Bounded,
+            Provided::Session => v1::ReadLevel::Session,
+            Provided::Local => v1::ReadLevel::Local,
+        });
+        header.set_role(role_to_wire(role));
+        header.set_staleness_ground(match staleness.map(|staleness| staleness.ground) {
+            None => v1::StalenessGround::Unspecified,
+            Some(Ground::ReadIndex) => v1::StalenessGround::ReadIndex,
+            Some(Ground::EarlierReadIndex) => v1::StalenessGround::EarlierReadIndex,
+        });
+        header
+    }
+
+    /// The header that tells a refused caller which state refused: this node's, some past one.
+    pub(crate) fn local_header(&self) -> v1::ResponseHeader {
+        let view = self.consensus.state().view();
+        let applied = view.applied().map_or(0, |applied| applied.index);
+        let revision = crate::machine::query::meta(&view).revision;
+        self.header(Provided::Local, None, applied, revision)
+    }
+}
+
+pub(crate) fn role_to_wire(role: Role) -> v1::Role {
+    match role {
+        Role::Leader => v1::Role::Leader,
+        Role::Follower => v1::Role::Follower,
+        Role::Learner => v1::Role::Learner,
+    }
+}
+
+/// What an operation gives.
+pub type Answered<T> = Result<T, CallStatus>;

@@ -1,0 +1,299 @@
+//! The error table: every reason that a request can fail for, with its code, reason and outcome.
+//! The only place in a node that knows status codes.
+
+use std::time::Duration;
+
+use tally_proto::{
+    reason,
+    status::StatusBuilder,
+    v1::{self, CallStatus},
+};
+use tonic::Code;
+
+use super::{Api, Call};
+use crate::{
+    consensus::error::{Error, LeaderHint, NotProposed, ReadError, Unknown},
+    machine::command::{Found, Refusal, Reply, StepPart},
+};
+
+/// How long a refused caller should wait before trying again.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// A field of a request that is not as it must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invalid {
+    /// Its path in the request.
+    pub field: String,
+    /// What is wrong, with the limit.
+    pub description: String,
+}
+
+impl Invalid {
+    /// Names a field and what is wrong with it.
+    pub fn new(field: impl Into<String>, description: impl Into<String>) -> Self {
+        Invalid { field: field.into(), description: description.into() }
+    }
+
+    /// Puts the field below another one.
+    #[must_use]
+    pub fn below(self, parent: impl std::fmt::Display) -> Self {
+        Invalid { field: format!("{parent}.{}", self.field), ..self }
+    }
+}
+
+/// Whether a failed request was a write: then its status says what became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It changes nothing.
+    Read,
+    /// It changes something.
+    Write,
+}
+
+impl Api {
+    /// INVALID_ARGUMENT, naming the field.
+    pub(crate) fn invalid(&self, call: &Call, kind: Kind, invalid: &Invalid) -> CallStatus {
+        let message = format!("{}: {}", invalid.field, invalid.description);
+        let status = StatusBuilder::new(Code::InvalidArgument, reason::INVALID_REQUEST, message)
+            .field(&invalid.field, &invalid.description);
+        self.finish(call, with_outcome(status, kind, v1::Outcome::NotApplied), None)
+    }
+
+    /// A write that was not applied, or whose outcome is unknown.
+    pub(crate) fn write_error(&self, call: &Call, error: &Error, can_repeat: bool) -> CallStatus {
+        match error {
+            Error::NotProposed(refusal) => self.not_proposed(call, refusal),
+            Error::Unknown(unknown) => {
+                let code = match unknown {
+                    Unknown::Deadline => Code::DeadlineExceeded,
+                    _ if can_repeat => Code::Unavailable,
+                    _ => Code::Unknown,
+                };
+                let mut status =
+                    StatusBuilder::new(code, reason::OUTCOME_UNKNOWN, error.to_string())
+                        .outcome(v1::Outcome::Unknown);
+                if can_repeat {
+                    status = status.retry_after(RETRY_AFTER);
+                }
+                tracing::debug!(request = %call.request_id, %unknown, "a write's outcome is unknown");
+                self.finish(
+                    call,
+                    self.with_leader(status, self.consensus.leadership().hint()),
+                    None,
+                )
+            }
+        }
+    }
+
+    fn not_proposed(&self, call: &Call, refusal: &NotProposed) -> CallStatus {
+        let (code, name) = match refusal {
+            NotProposed::NotLeader(_) => (Code::Unavailable, reason::NOT_LEADER),
+            NotProposed::NoQuorum { .. } => (Code::Unavailable, reason::NO_QUORUM),
+            NotProposed::ShuttingDown => (Code::Unavailable, reason::SHUTTING_DOWN),
+            NotProposed::Overloaded { limit, .. } => (Code::ResourceExhausted, limit.reason()),
+            NotProposed::Deadline => (Code::DeadlineExceeded, reason::NOT_PROPOSED),
+        };
+        let mut status =
+            StatusBuilder::new(code, name, refusal.to_string()).outcome(v1::Outcome::NotApplied);
+        if !matches!(refusal, NotProposed::Deadline) {
+            status = status.retry_after(RETRY_AFTER);
+        }
+        let hint = match refusal {
+            NotProposed::NotLeader(Some(hint)) => Some(hint.clone()),
+            _ => self.consensus.leadership().hint(),
+        };
+        self.finish(call, self.with_leader(status, hint), None)
+    }
+
+    /// A refusal that was decided in apply.
+    pub(crate) fn refused(
+        &self,
+        call: &Call,
+        refusal: &Refusal,
+        reply: &Reply,
+        header: v1::ResponseHeader,
+        has_session: bool,
+    ) -> CallStatus {
+        let (code, name) = refusal_code(refusal);
+        let mut status = StatusBuilder::new(code, name, refusal.to_string());
+        // Two refusals of the mechanism itself say nothing of an earlier attempt with that number.
+        let outcome = match refusal {
+            Refusal::SequenceTooOld { .. } | Refusal::SessionExpired { .. } => v1::Outcome::Unknown,
+            _ => v1::Outcome::NotApplied,
+        };
+        status = status.detail(&v1::WriteOutcome {
+            outcome: outcome as i32,
+            decided_in_apply: is_remembered(refusal, has_session),
+            replayed: reply.replayed,
+        });
+        status = refusal_details(status, refusal);
+        self.finish(call, status, Some(header))
+    }
+
+    /// A read that could not be given what it asked for.
+    pub(crate) fn read_error(&self, call: &Call, error: &ReadError) -> CallStatus {
+        let (code, name) = match error {
+            ReadError::NoQuorum { .. } => (Code::Unavailable, reason::NO_QUORUM),
+            ReadError::ShuttingDown => (Code::Unavailable, reason::SHUTTING_DOWN),
+            ReadError::StalenessBoundExceeded { .. } => {
+                (Code::FailedPrecondition, reason::STALENESS_BOUND_EXCEEDED)
+            }
+            ReadError::TokenOfAnotherCluster => {
+                (Code::FailedPrecondition, reason::TOKEN_OF_ANOTHER_CLUSTER)
+            }
+            ReadError::TokenNotReached { .. } => (Code::Unavailable, reason::TOKEN_NOT_REACHED),
+            ReadError::Deadline => (Code::DeadlineExceeded, reason::DEADLINE_EXCEEDED),
+            ReadError::Overloaded { .. } => (Code::ResourceExhausted, reason::TOO_MANY_IN_FLIGHT),
+        };
+        let mut status = StatusBuilder::new(code, name, error.to_string());
+        if let ReadError::StalenessBoundExceeded { best_ms, .. } = error {
+            status = status.detail(&v1::StalenessFailure { best_ms: *best_ms });
+        }
+        if matches!(code, Code::Unavailable | Code::ResourceExhausted) {
+            status = status.retry_after(RETRY_AFTER);
+        }
+        let hint = self.consensus.leadership().hint();
+        self.finish(call, self.with_leader(status, hint), None)
+    }
+
+    /// A Get of what does not exist.
+    pub(crate) fn not_found(
+        &self,
+        call: &Call,
+        name: &'static str,
+        message: String,
+        header: v1::ResponseHeader,
+    ) -> CallStatus {
+        self.finish(call, StatusBuilder::new(Code::NotFound, name, message), Some(header))
+    }
+
+    /// Ends an error with whoever leads.
+    pub(crate) fn finish_with_leader(&self, call: &Call, status: StatusBuilder) -> CallStatus {
+        let hint = self.consensus.leadership().hint();
+        self.finish(call, self.with_leader(status, hint), None)
+    }
+
+    fn with_leader(&self, status: StatusBuilder, hint: Option<LeaderHint>) -> StatusBuilder {
+        match hint {
+            None => status,
+            Some(hint) => status.detail(&v1::LeaderHint {
+                node_id: hint.node_id,
+                address: hint.address.unwrap_or_default(),
+                term: hint.term,
+            }),
+        }
+    }
+
+    fn finish(
+        &self,
+        call: &Call,
+        status: StatusBuilder,
+        header: Option<v1::ResponseHeader>,
+    ) -> CallStatus {
+        let header = header.unwrap_or_else(|| self.local_header());
+        status
+            .detail(&v1::AnswerState { header: Some(header) })
+            .detail(&v1::RequestId { id: call.request_id.to_string() })
+            .build()
+    }
+}
+
+pub(crate) fn with_outcome(
+    status: StatusBuilder,
+    kind: Kind,
+    outcome: v1::Outcome,
+) -> StatusBuilder {
+    match kind {
+        Kind::Read => status,
+        Kind::Write => status.outcome(outcome),
+    }
+}
+
+/// Whether a later attempt is certain to meet the same refusal. Only such a one may turn an UNKNOWN
+/// of an earlier attempt into NOT_APPLIED.
+fn is_remembered(refusal: &Refusal, has_session: bool) -> bool {
+    match refusal {
+        // A full table can't remember the key, but the session remembers.
+        Refusal::DedupTableFull { .. } => has_session,
+        Refusal::SessionTableFull { .. }
+        | Refusal::SequenceTooOld { .. }
+        | Refusal::SequenceOutOfWindow { .. }
+        | Refusal::SessionExpired { .. } => false,
+        _ => true,
+    }
+}
+
+/// Code and reason of a refusal decided in apply.
+fn refusal_code(refusal: &Refusal) -> (Code, &'static str) {
+    match refusal {
+        Refusal::CounterNotFound { .. } => (Code::NotFound, reason::COUNTER_NOT_FOUND),
+        Refusal::BelowFloor { .. } => (Code::FailedPrecondition, reason::BELOW_FLOOR),
+        Refusal::AboveCeiling { .. } => (Code::FailedPrecondition, reason::ABOVE_CEILING),
+        Refusal::Overflow { .. } => (Code::OutOfRange, reason::OVERFLOW),
+        Refusal::ConditionFailed { .. } => (Code::Aborted, reason::CONDITION_FAILED),
+        Refusal::AnswerTooLarge { .. } => (Code::InvalidArgument, reason::ANSWER_TOO_LARGE),
+        Refusal::Step { refusal, .. } => refusal_code(refusal),
+        Refusal::IdempotencyKeyReused { .. } => {
+            (Code::AlreadyExists, reason::IDEMPOTENCY_KEY_REUSED)
+        }
+        Refusal::DedupTableFull { .. } => (Code::ResourceExhausted, reason::DEDUP_TABLE_FULL),
+        Refusal::SessionTableFull { .. } => (Code::ResourceExhausted, reason::SESSION_TABLE_FULL),
+        Refusal::SequenceReused { .. } => (Code::InvalidArgument, reason::SEQUENCE_REUSED),
+        Refusal::SequenceTooOld { .. } => (Code::FailedPrecondition, reason::SEQUENCE_TOO_OLD),
+        Refusal::SequenceOutOfWindow { .. } => {
+            (Code::ResourceExhausted, reason::SESSION_WINDOW_FULL)
+        }
+        Refusal::SessionExpired { .. } => (Code::FailedPrecondition, reason::SESSION_EXPIRED),
+    }
+}
+
+/// The details that let a program act on a refusal without reading its message.
+fn refusal_details(status: StatusBuilder, refusal: &Refusal) -> StatusBuilder {
+    match refusal {
+        Refusal::BelowFloor { value, floor: bound, .. }
+        | Refusal::AboveCeiling { value, ceiling: bound, .. } => {
+            status.detail(&v1::BoundFailure { value: *value, bound: Some(*bound) })
+        }
+        Refusal::Overflow { value, .. } => {
+            status.detail(&v1::BoundFailure { value: *value, bound: None })
+        }
+        Refusal::ConditionFailed { found, .. } => status.detail(&found_to_wire(found)),
+        Refusal::Step { part, refusal } => {
+            refusal_details(status.detail(&part_to_wire(*part)), refusal)
+        }
+        Refusal::DedupTableFull { .. } | Refusal::SessionTableFull { .. } => {
+            status.retry_after(Duration::from_secs(1))
+        }
+        _ => status,
+    }
+}
+
+fn found_to_wire(found: &Found) -> v1::ConditionFailure {
+    match found {
+        Found::Nothing => v1::ConditionFailure::default(),
+        Found::Counter { value, modified_revision } => v1::ConditionFailure {
+            exists: true,
+            modified_revision: *modified_revision,
+            counter_value: Some(*value),
+            ..v1::ConditionFailure::default()
+        },
+        Found::Key { value, size_bytes, modified_revision } => v1::ConditionFailure {
+            exists: true,
+            modified_revision: *modified_revision,
+            value_size_bytes: *size_bytes,
+            value: value.clone(),
+            ..v1::ConditionFailure::default()
+        },
+    }
+}
+
+fn part_to_wire(part: StepPart) -> v1::StepFailure {
+    use v1::step_failure::Part;
+
+    let (part, else_branch) = match part {
+        StepPart::Condition(index) => (Part::ConditionIndex(index), false),
+        StepPart::Operation(index) => (Part::OperationIndex(index), false),
+        StepPart::ElseOperation(index) => (Part::OperationIndex(index), true),
+    };
+    v1::StepFailure { part: Some(part), else_branch }
+}

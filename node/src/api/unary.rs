@@ -1,0 +1,143 @@
+//! The unary services: the same operations, one call each.
+
+use std::{pin::Pin, time::Duration};
+
+use prost::Message;
+use tally_proto::{
+    status::to_tonic,
+    v1::{
+        self, cluster_server::Cluster, counters_server::Counters, keys_server::Keys,
+        sessions_server::Sessions, stream_server, transactions_server::Transactions,
+    },
+};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    Api, Call,
+    status::{Invalid, Kind},
+    stream,
+};
+use crate::{consensus::WhenFull, machine::limits};
+
+/// The header in which a caller names its request.
+pub const REQUEST_ID_HEADER: &str = "x-request-id";
+
+impl Api {
+    /// The facts of a unary call.
+    fn unary<T: Message>(&self, request: &Request<T>, kind: Kind) -> Result<Call, Status> {
+        let metadata = request.metadata();
+        let request_id =
+            metadata.get(REQUEST_ID_HEADER).and_then(|id| id.to_str().ok()).unwrap_or_default();
+        let timeout = metadata.get("grpc-timeout").and_then(|value| value.to_str().ok());
+        let asked = timeout.and_then(parse_grpc_timeout);
+        let call = self.call(asked, request_id, WhenFull::Refuse);
+        let size = request.get_ref().encoded_len();
+        if size > limits::REQUEST_BYTES_MAX {
+            let description =
+                format!("must have at most {} bytes, has {size}", limits::REQUEST_BYTES_MAX);
+            let invalid = Invalid::new("request", description);
+            return Err(to_tonic(&self.invalid(&call, kind, &invalid)));
+        }
+        Ok(call)
+    }
+}
+
+/// `grpc-timeout`: at most eight digits and a unit.
+fn parse_grpc_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let amount: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(amount.saturating_mul(3600)),
+        "M" => Duration::from_secs(amount.saturating_mul(60)),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+/// One service: each method hands its message to the operation of the api.
+macro_rules! service {
+    ($service:ident { $($method:ident => $operation:ident($request:ident, $kind:ident) -> $response:ident;)* }) => {
+        #[tonic::async_trait]
+        impl $service for Api {
+            $(async fn $method(
+                &self,
+                request: Request<v1::$request>,
+            ) -> Result<Response<v1::$response>, Status> {
+                let call = self.unary(&request, Kind::$kind)?;
+                match self.$operation(&call, request.into_inner()).await {
+                    Ok(response) => Ok(Response::new(response)),
+                    Err(status) => Err(to_tonic(&status)),
+                }
+            })*
+        }
+    };
+}
+
+service!(Counters {
+    add => counters_add(CountersAddRequest, Write) -> CountersAddResponse;
+    get => counters_get(CountersGetRequest, Read) -> CountersGetResponse;
+    batch_get => counters_batch_get(CountersBatchGetRequest, Read) -> CountersBatchGetResponse;
+    set => counters_set(CountersSetRequest, Write) -> CountersSetResponse;
+    compare_and_set => counters_compare_and_set(CountersCompareAndSetRequest, Write) -> CountersCompareAndSetResponse;
+    delete => counters_delete(CountersDeleteRequest, Write) -> CountersDeleteResponse;
+    list => counters_list(CountersListRequest, Read) -> CountersListResponse;
+    configure => counters_configure(CountersConfigureRequest, Write) -> CountersConfigureResponse;
+});
+
+service!(Keys {
+    put => keys_put(KeysPutRequest, Write) -> KeysPutResponse;
+    get => keys_get(KeysGetRequest, Read) -> KeysGetResponse;
+    batch_get => keys_batch_get(KeysBatchGetRequest, Read) -> KeysBatchGetResponse;
+    delete => keys_delete(KeysDeleteRequest, Write) -> KeysDeleteResponse;
+    scan => keys_scan(KeysScanRequest, Read) -> KeysScanResponse;
+});
+
+service!(Transactions {
+    apply => transactions_apply(TransactionsApplyRequest, Write) -> TransactionsApplyResponse;
+});
+
+service!(Sessions {
+    open => sessions_open(SessionsOpenRequest, Write) -> SessionsOpenResponse;
+    renew => sessions_renew(SessionsRenewRequest, Write) -> SessionsRenewResponse;
+    close => sessions_close(SessionsCloseRequest, Write) -> SessionsCloseResponse;
+});
+
+service!(Cluster {
+    status => cluster_status(ClusterStatusRequest, Read) -> ClusterStatusResponse;
+    add_learner => cluster_add_learner(ClusterAddLearnerRequest, Write) -> ClusterAddLearnerResponse;
+    promote => cluster_promote(ClusterPromoteRequest, Write) -> ClusterPromoteResponse;
+    remove => cluster_remove(ClusterRemoveRequest, Write) -> ClusterRemoveResponse;
+    transfer_leader => cluster_transfer_leader(ClusterTransferLeaderRequest, Write) -> ClusterTransferLeaderResponse;
+});
+
+#[tonic::async_trait]
+impl stream_server::Stream for Api {
+    type ExchangeStream = Pin<
+        Box<dyn futures_util::Stream<Item = Result<v1::StreamExchangeResponse, Status>> + Send>,
+    >;
+
+    async fn exchange(
+        &self,
+        request: Request<Streaming<v1::StreamExchangeRequest>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        Ok(Response::new(stream::exchange(self.clone(), request.into_inner())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_timeouts() {
+        assert_eq!(parse_grpc_timeout("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(parse_grpc_timeout("2S"), Some(Duration::from_secs(2)));
+        assert_eq!(parse_grpc_timeout(""), None);
+        assert_eq!(parse_grpc_timeout("m"), None);
+        assert_eq!(parse_grpc_timeout("5x"), None);
+        assert_eq!(parse_grpc_timeout("5é"), None);
+    }
+}

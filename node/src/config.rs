@@ -1,0 +1,348 @@
+//! The configuration of one node: one documented struct, one default, one validation.
+//!
+//! A value comes from the command line, else from the environment (`TALLY_…`), else from the file,
+//! else from [`Config::default`]. Unknown keys in the file are refused. What counts in the end is
+//! printed when the node starts.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::machine::{command::Settings, limits};
+
+/// Configuration of one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Id of this node in its cluster: 1 or more, never used again after the node was removed.
+    pub node_id: u64,
+    /// Directory of everything that this node stores.
+    pub data_dir: PathBuf,
+    /// Address to listen on for clients.
+    pub client_listen: String,
+    /// Address to listen on for other nodes.
+    pub peer_listen: String,
+    /// Address of the client port as clients reach it. Empty: `client_listen`.
+    pub client_advertise: String,
+    /// Address of the peer port as other nodes reach it. Empty: `peer_listen`.
+    pub peer_advertise: String,
+    /// The first members, `1=host:port,2=host:port,…` (peer ports). Forms the cluster once, on nodes
+    /// with empty directories; ignored by a node that has one. Empty on a node that will be added
+    /// as a learner.
+    pub initial_cluster: InitialCluster,
+    /// Heartbeats of a leader, in ms.
+    pub heartbeat_interval_ms: u64,
+    /// A follower that hears nothing for a random time between this, in ms, …
+    pub election_timeout_ms_min: u64,
+    /// … and this, in ms, asks for votes. Reads and writes say NO_QUORUM after twice this.
+    pub election_timeout_ms_max: u64,
+    /// Entries that may be under way at once; more wait and share the next one.
+    pub entries_in_flight: usize,
+    /// A snapshot is built when the log has grown by this many bytes since the last one.
+    pub snapshot_after_log_bytes: u64,
+    /// … or by this many entries.
+    pub snapshot_after_entries: u64,
+    /// Entries that are kept behind a snapshot, for followers that are a little behind.
+    pub log_entries_kept: u64,
+    /// Size of one segment of the log, in bytes. At least 8 MiB.
+    pub log_segment_bytes: u64,
+    /// Recent log entries kept in memory, in bytes.
+    pub log_cache_bytes: u64,
+    /// Applied changes kept in memory before they are flushed to the state, in bytes.
+    pub dirty_bytes_max: u64,
+    /// At most so long, in ms, between two flushes of the state. The log carries durability.
+    pub flush_interval_ms: u64,
+    /// Cache of the state on disk, in bytes; 2 to 4 times the data is good.
+    pub state_cache_bytes: u64,
+    /// Writes are refused when less than this is free on the disk, in bytes. 0: computed from the
+    /// sizes above.
+    pub disk_reserve_bytes: u64,
+    /// For a cluster's first start: at most this many open sessions.
+    pub sessions_max: u64,
+    /// For a cluster's first start: idle time of a session, in ms of log time.
+    pub session_idle_ms: u64,
+    /// For a cluster's first start: window of an idempotency key, in ms of log time.
+    pub idempotency_window_ms: u64,
+    /// For a cluster's first start: bytes of remembered idempotency keys.
+    pub idempotency_bytes_max: u64,
+    /// How long a shutdown waits for what is in flight, in ms.
+    pub shutdown_grace_ms: u64,
+    /// Logs for people or for machines.
+    pub log_format: LogFormat,
+    /// Which logs, as `tracing_subscriber::EnvFilter` reads it.
+    pub log_filter: String,
+}
+
+/// Shape of the logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One readable line an event.
+    Human,
+    /// One JSON object an event.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            node_id: 0,
+            data_dir: PathBuf::from("tally-data"),
+            client_listen: "127.0.0.1:7401".to_owned(),
+            peer_listen: "127.0.0.1:7501".to_owned(),
+            client_advertise: String::new(),
+            peer_advertise: String::new(),
+            initial_cluster: InitialCluster::default(),
+            heartbeat_interval_ms: 60,
+            election_timeout_ms_min: 180,
+            election_timeout_ms_max: 300,
+            entries_in_flight: 8,
+            snapshot_after_log_bytes: 256 * 1024 * 1024,
+            snapshot_after_entries: 500_000,
+            log_entries_kept: 10_000,
+            log_segment_bytes: 16 * 1024 * 1024,
+            log_cache_bytes: 64 * 1024 * 1024,
+            dirty_bytes_max: 64 * 1024 * 1024,
+            flush_interval_ms: 3_000,
+            state_cache_bytes: 512 * 1024 * 1024,
+            disk_reserve_bytes: 0,
+            sessions_max: limits::SESSIONS_MAX_DEFAULT,
+            session_idle_ms: limits::SESSION_IDLE_MS_DEFAULT,
+            idempotency_window_ms: limits::IDEMPOTENCY_WINDOW_MS_DEFAULT,
+            idempotency_bytes_max: limits::IDEMPOTENCY_BYTES_MAX_DEFAULT,
+            shutdown_grace_ms: 5_000,
+            log_format: LogFormat::Human,
+            log_filter: "info".to_owned(),
+        }
+    }
+}
+
+/// What is wrong with a configuration: the key, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {problem}")]
+pub struct ConfigError {
+    /// The key.
+    pub key: &'static str,
+    /// What is wrong.
+    pub problem: String,
+}
+
+impl Config {
+    /// Checks everything that can be checked without starting.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        fn check(
+            ok: bool,
+            key: &'static str,
+            problem: impl FnOnce() -> String,
+        ) -> Result<(), ConfigError> {
+            if ok { Ok(()) } else { Err(ConfigError { key, problem: problem() }) }
+        }
+        check(self.node_id > 0, "node_id", || "must be 1 or more".to_owned())?;
+        for (key, address) in [
+            ("client_listen", &self.client_listen),
+            ("peer_listen", &self.peer_listen),
+            ("client_advertise", &self.client_address()),
+            ("peer_advertise", &self.peer_address()),
+        ] {
+            check(is_address(address), key, || format!("{address:?} is not host:port"))?;
+        }
+        for (key, address) in
+            [("client_advertise", self.client_address()), ("peer_advertise", self.peer_address())]
+        {
+            check(!is_unspecified(&address), key, || {
+                format!("{address:?} can't be reached from elsewhere; set {key}")
+            })?;
+        }
+        let members = &self.initial_cluster.0;
+        check(
+            members.is_empty() || members.contains_key(&self.node_id),
+            "initial_cluster",
+            || format!("does not name this node, {}", self.node_id),
+        )?;
+        check(self.heartbeat_interval_ms >= 10, "heartbeat_interval_ms", || {
+            "must be at least 10".to_owned()
+        })?;
+        check(
+            self.election_timeout_ms_min >= 2 * self.heartbeat_interval_ms,
+            "election_timeout_ms_min",
+            || "must be at least twice heartbeat_interval_ms".to_owned(),
+        )?;
+        check(
+            self.election_timeout_ms_max > self.election_timeout_ms_min,
+            "election_timeout_ms_max",
+            || "must be above election_timeout_ms_min".to_owned(),
+        )?;
+        check((1..=1024).contains(&self.entries_in_flight), "entries_in_flight", || {
+            "must be 1 to 1024".to_owned()
+        })?;
+        check(self.log_segment_bytes >= 8 * 1024 * 1024, "log_segment_bytes", || {
+            "must be at least 8388608 (8 MiB), so that the largest entry fits".to_owned()
+        })?;
+        check(self.snapshot_after_entries > 0, "snapshot_after_entries", || {
+            "must be above 0".to_owned()
+        })?;
+        check(self.flush_interval_ms > 0, "flush_interval_ms", || "must be above 0".to_owned())?;
+        let idle = limits::SESSION_IDLE_MS_MIN..=limits::SESSION_IDLE_MS_MAX;
+        check(idle.contains(&self.session_idle_ms), "session_idle_ms", || {
+            format!("must be {} to {}", idle.start(), idle.end())
+        })?;
+        check(
+            self.idempotency_window_ms >= limits::IDEMPOTENCY_WINDOW_MS_MIN,
+            "idempotency_window_ms",
+            || format!("must be at least {}", limits::IDEMPOTENCY_WINDOW_MS_MIN),
+        )?;
+        Ok(())
+    }
+
+    /// Address of the client port, as clients reach it.
+    pub fn client_address(&self) -> String {
+        if self.client_advertise.is_empty() {
+            self.client_listen.clone()
+        } else {
+            self.client_advertise.clone()
+        }
+    }
+
+    /// Address of the peer port, as other nodes reach it.
+    pub fn peer_address(&self) -> String {
+        if !self.peer_advertise.is_empty() {
+            return self.peer_advertise.clone();
+        }
+        match self.initial_cluster.0.get(&self.node_id) {
+            Some(address) => address.clone(),
+            None => self.peer_listen.clone(),
+        }
+    }
+
+    /// The settings that become part of the replicated state when the cluster is created.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            sessions_max: self.sessions_max,
+            session_idle_ms: self.session_idle_ms,
+            idempotency_window_ms: self.idempotency_window_ms,
+            idempotency_bytes_max: self.idempotency_bytes_max,
+        }
+    }
+
+    /// What must stay free on the disk: room for one full dirty map as it becomes a flush and a
+    /// snapshot, and for one segment of the log, twice over.
+    pub fn disk_reserve(&self) -> u64 {
+        if self.disk_reserve_bytes > 0 {
+            return self.disk_reserve_bytes;
+        }
+        2 * (self.dirty_bytes_max + self.log_segment_bytes)
+    }
+}
+
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+fn is_unspecified(address: &str) -> bool {
+    address.starts_with("0.0.0.0:") || address.starts_with("[::]:")
+}
+
+/// The first members: node id and address of the peer port.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InitialCluster(pub BTreeMap<u64, String>);
+
+impl FromStr for InitialCluster {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut members = BTreeMap::new();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let (id, address) = part
+                .split_once('=')
+                .ok_or_else(|| format!("{part:?} is not of the form id=host:port"))?;
+            let id: u64 = id
+                .trim()
+                .parse()
+                .ok()
+                .filter(|id| *id > 0)
+                .ok_or_else(|| format!("{id:?} is not a node id"))?;
+            let address = address.trim();
+            if !is_address(address) {
+                return Err(format!("{address:?} is not host:port"));
+            }
+            if members.insert(id, address.to_owned()).is_some() {
+                return Err(format!("node {id} is named twice"));
+            }
+        }
+        Ok(InitialCluster(members))
+    }
+}
+
+impl fmt::Display for InitialCluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (id, address)) in self.0.iter().enumerate() {
+            let comma = if at == 0 { "" } else { "," };
+            write!(f, "{comma}{id}={address}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for InitialCluster {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for InitialCluster {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn valid() -> Config {
+        Config { node_id: 1, ..Config::default() }
+    }
+
+    #[test]
+    fn the_default_lacks_only_an_id() {
+        assert_eq!(Config::default().validate().unwrap_err().key, "node_id");
+        valid().validate().unwrap();
+    }
+
+    #[test]
+    fn each_check_names_its_key() {
+        let broken: [(&str, fn(&mut Config)); 6] = [
+            ("client_listen", |config| config.client_listen = "7401".into()),
+            ("peer_advertise", |config| config.peer_listen = "0.0.0.0:7501".into()),
+            ("initial_cluster", |config| {
+                config.initial_cluster = "2=a:1,3=b:2".parse().unwrap();
+            }),
+            ("election_timeout_ms_min", |config| config.election_timeout_ms_min = 100),
+            ("election_timeout_ms_max", |config| config.election_timeout_ms_max = 180),
+            ("entries_in_flight", |config| config.entries_in_flight = 0),
+        ];
+        for (key, breaks) in broken {
+            let mut config = valid();
+            breaks(&mut config);
+            assert_eq!(config.validate().unwrap_err().key, key);
+        }
+    }
+
+    #[test]
+    fn files_refuse_unknown_keys_and_round_trip() {
+        assert!(toml::from_str::<Config>("node_id = 1\nnode_ids = 2").is_err());
+        let mut config = valid();
+        config.initial_cluster = "1=a:1,2=b:2".parse().unwrap();
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<Config>(&text).unwrap(), config);
+    }
+
+    #[test]
+    fn initial_clusters() {
+        for bad in ["1", "x=a:1", "0=a:1", "1=a", "1=a:1,1=b:2", "1=:5", "1=a:99999"] {
+            assert!(bad.parse::<InitialCluster>().is_err(), "{bad}");
+        }
+        assert_eq!("".parse(), Ok(InitialCluster::default()));
+    }
+}

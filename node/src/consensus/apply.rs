@@ -1,0 +1,213 @@
+//! The one place where committed entries become state: openraft's state machine over `machine` and
+//! the state store.
+//!
+//! Entries that are ready together are applied together: through one overlay, into one commit that
+//! carries their records, the last applied log id and the membership. Nobody is answered before
+//! that commit, so nobody can act on an answer that a reader could not see yet.
+//!
+//! Nothing here can fail for the entry's sake: what can't be decoded was damaged or made by a newer
+//! version, and a replica that skipped it would differ from the others for ever; it stops instead.
+
+use std::{io, sync::Arc};
+
+use futures_util::{FutureExt, Stream, StreamExt};
+use openraft::{
+    EntryPayload as Payload, RaftSnapshotBuilder,
+    storage::{EntryResponder, RaftStateMachine},
+};
+use tokio::sync::watch;
+
+use super::types::{
+    Entry, LogId, Replies, Snapshot, SnapshotData, SnapshotMeta, StoredMembership, TypeConfig,
+};
+use crate::{
+    machine::{
+        self, codec,
+        view::{Overlay, Writes},
+    },
+    peer::convert,
+    storage::{
+        log_id::LogId as StorageLogId,
+        snapshot::{Membership, SnapshotInfo},
+        state::StateStore,
+    },
+};
+
+/// At most this many entries in one commit, so that its writes stay bounded.
+const ENTRIES_PER_COMMIT_MAX: usize = 64;
+
+/// openraft's state machine.
+#[derive(Clone)]
+pub struct StateMachine {
+    state: Arc<StateStore>,
+    applied: Arc<watch::Sender<u64>>,
+}
+
+impl std::fmt::Debug for StateMachine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StateMachine")
+    }
+}
+
+impl StateMachine {
+    /// Over the state; `applied` tells those who wait how far it is.
+    pub fn new(state: Arc<StateStore>, applied: watch::Sender<u64>) -> Self {
+        StateMachine { state, applied: Arc::new(applied) }
+    }
+
+    fn tell_applied(&self) {
+        let index = self.state.applied().map_or(0, |applied| applied.index);
+        self.applied.send_if_modified(|value| std::mem::replace(value, index) != index);
+    }
+
+    /// Applies entries in their order and commits them as one.
+    fn apply_together(&self, entries: &[Entry]) -> io::Result<Vec<Replies>> {
+        let mut writes = Writes::default();
+        let mut membership = None;
+        let mut replies = Vec::with_capacity(entries.len());
+        let view = self.state.view();
+        for entry in entries {
+            replies.push(match &entry.payload {
+                Payload::Blank => Replies::default(),
+                Payload::Membership(members) => {
+                    membership = Some(Membership {
+                        log_id: Some(to_storage(&entry.log_id)),
+                        encoded: convert::encode_membership(members),
+                    });
+                    Replies::default()
+                }
+                Payload::Normal(payload) => {
+                    let batch = codec::decode_batch(&payload.0).map_err(|error| {
+                        io::Error::other(format!("log entry {}: {error}", entry.log_id))
+                    })?;
+                    let mut overlay = Overlay::new(&view, &mut writes);
+                    let index = entry.log_id.index;
+                    Replies(Arc::new(machine::apply(&mut overlay, index, &batch)))
+                }
+            });
+        }
+        drop(view);
+        let last = entries.last().expect("there is at least the entry that was waited for");
+        self.state.commit(writes, to_storage(&last.log_id), membership);
+        self.tell_applied();
+        Ok(replies)
+    }
+}
+
+/// A log id as storage knows it.
+pub fn to_storage(log_id: &LogId) -> StorageLogId {
+    StorageLogId::new(convert::term_of(log_id), log_id.index)
+}
+
+/// A log id as openraft knows it.
+pub fn from_storage(log_id: StorageLogId) -> LogId {
+    convert::log_id(log_id.term, log_id.index)
+}
+
+fn membership_from_storage(membership: &Membership) -> io::Result<StoredMembership> {
+    if membership.encoded.is_empty() {
+        return Ok(StoredMembership::default());
+    }
+    let members = convert::decode_membership(&membership.encoded).map_err(io::Error::other)?;
+    Ok(StoredMembership::new(membership.log_id.map(from_storage), members))
+}
+
+fn snapshot_meta(info: &SnapshotInfo) -> io::Result<SnapshotMeta> {
+    Ok(SnapshotMeta {
+        last_log_id: Some(from_storage(info.last_log_id)),
+        last_membership: membership_from_storage(&info.membership)?,
+    })
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        self.tell_applied();
+        let membership = membership_from_storage(&self.state.membership())?;
+        Ok((self.state.applied().map(from_storage), membership))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + Send,
+    {
+        let mut together = Vec::new();
+        let mut responders = Vec::new();
+        while let Some(first) = entries.next().await {
+            let (entry, responder) = first?;
+            together.push(entry);
+            responders.push(responder);
+            while together.len() < ENTRIES_PER_COMMIT_MAX {
+                let Some(Some(next)) = entries.next().now_or_never() else { break };
+                let (entry, responder) = next?;
+                together.push(entry);
+                responders.push(responder);
+            }
+            self.state.wait_for_room().await.map_err(io::Error::other)?;
+            let replies = self.apply_together(&together)?;
+            together.clear();
+            for (responder, replies) in responders.drain(..).zip(replies) {
+                if let Some(responder) = responder {
+                    responder.send(replies);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> io::Result<()> {
+        let received = match snapshot {
+            SnapshotData::Received(received) => received,
+            // The state store restores itself from its own snapshot when it is opened, so openraft
+            // never finds one that is ahead of the state.
+            SnapshotData::Outgoing(_) => {
+                return Err(io::Error::other("the local snapshot is ahead of the state"));
+            }
+        };
+        tracing::info!(last = ?meta.last_log_id, "installing a snapshot from the leader");
+        self.state.install_snapshot(received).await.map_err(io::Error::other)?;
+        self.tell_applied();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        let Some(reader) = self.state.open_snapshot_reader().await.map_err(io::Error::other)?
+        else {
+            return Ok(None);
+        };
+        let meta = snapshot_meta(reader.info())?;
+        Ok(Some(Snapshot { meta, snapshot: SnapshotData::Outgoing(reader) }))
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        let info = loop {
+            match self.state.build_snapshot().await {
+                Ok(info) => break info,
+                // The writes went first. openraft can't be told that there is none, so: again.
+                Err(crate::storage::state::StateError::SnapshotAbandoned) => {
+                    tracing::info!("a snapshot gave way to writes and is begun again");
+                    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+                }
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        };
+        let reader = self.state.open_snapshot_reader().await.map_err(io::Error::other)?;
+        let reader = reader.ok_or_else(|| io::Error::other("the snapshot just built is gone"))?;
+        let meta = snapshot_meta(&info)?;
+        Ok(Snapshot { meta, snapshot: SnapshotData::Outgoing(reader) })
+    }
+}

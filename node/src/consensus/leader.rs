@@ -1,0 +1,157 @@
+//! Who leads: what Raft's metrics say, in the form that the rest asks for.
+
+use std::time::Duration;
+
+use openraft::{RaftMetrics, ServerState, async_runtime::WatchReceiver};
+use tokio::time::Instant;
+
+use super::{
+    error::LeaderHint,
+    types::{LogId, Raft, TypeConfig},
+};
+use crate::peer::{convert::term_of, peers::Peers};
+
+type Metrics = openraft::type_config::alias::WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>;
+
+/// Watches who leads. Cheap to clone; each clone waits for itself.
+#[derive(Clone)]
+pub struct Leadership {
+    raft: Raft,
+    metrics: Metrics,
+    peers: Peers,
+}
+
+impl std::fmt::Debug for Leadership {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Leadership")
+    }
+}
+
+/// Where writes go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Leader {
+    /// This node leads.
+    Here {
+        /// The term in which it leads.
+        term: u64,
+    },
+    /// Another node leads.
+    There {
+        /// Its id.
+        node_id: u64,
+        /// Address of its peer port.
+        peer_address: String,
+        /// The term in which it leads.
+        term: u64,
+    },
+}
+
+impl Leadership {
+    /// Over a running Raft.
+    pub fn new(raft: &Raft, peers: Peers) -> Self {
+        Leadership { raft: raft.clone(), metrics: raft.metrics(), peers }
+    }
+
+    /// The term in which this node leads, if it does.
+    pub fn term_as_leader(&self) -> Option<u64> {
+        self.raft.as_leader().ok().map(|leader| leader.term())
+    }
+
+    /// The leader, if one is known.
+    pub fn current(&self) -> Option<Leader> {
+        if let Some(term) = self.term_as_leader() {
+            return Some(Leader::Here { term });
+        }
+        let metrics = self.metrics.borrow_watched();
+        let node_id = metrics.current_leader?;
+        if node_id == self.peers.node_id() {
+            return None;
+        }
+        let member = metrics.membership_config.membership().get_node(&node_id)?;
+        Some(Leader::There {
+            node_id,
+            peer_address: member.peer_address.clone(),
+            term: metrics.current_term,
+        })
+    }
+
+    /// The leader, waiting until one is known or the time is over.
+    pub async fn wait_for_leader(&mut self, until: Instant) -> Option<Leader> {
+        loop {
+            if let Some(leader) = self.current() {
+                return Some(leader);
+            }
+            match tokio::time::timeout_at(until, self.metrics.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return None,
+            }
+        }
+    }
+
+    /// Waits until the metrics change, or the time is over.
+    pub async fn changed(&mut self, until: Instant) {
+        let _ = tokio::time::timeout_at(until, self.metrics.changed()).await;
+    }
+
+    /// What to tell a client about the leader.
+    pub fn hint(&self) -> Option<LeaderHint> {
+        let metrics = self.metrics.borrow_watched();
+        let node_id = metrics.current_leader?;
+        Some(LeaderHint {
+            node_id,
+            address: self.peers.client_address(node_id),
+            term: metrics.current_term,
+        })
+    }
+
+    /// This node's role and term, from one look.
+    pub fn role(&self) -> (Role, u64) {
+        let metrics = self.metrics.borrow_watched();
+        let role = match metrics.state {
+            ServerState::Leader => Role::Leader,
+            ServerState::Learner => Role::Learner,
+            ServerState::Follower | ServerState::Candidate | ServerState::Shutdown => {
+                Role::Follower
+            }
+        };
+        (role, metrics.current_term)
+    }
+
+    /// How long ago a quorum last acknowledged this leader; `None` if it does not lead.
+    pub fn since_quorum_ack(&self) -> Option<Duration> {
+        let leader = self.raft.as_leader().ok()?;
+        leader.last_quorum_acked().map(|at| {
+            let now = <TypeConfig as openraft::type_config::TypeConfigExt>::now();
+            openraft::Instant::saturating_duration_since(&now, at)
+        })
+    }
+
+    /// The newest metrics.
+    pub fn metrics(&self) -> RaftMetrics<TypeConfig> {
+        // Cloned at once: a borrow that is held can block Raft's own task.
+        self.metrics.borrow_watched().clone()
+    }
+
+    /// The commit index, as far as this node knows.
+    pub fn commit_index(&self) -> u64 {
+        let metrics = self.metrics.borrow_watched();
+        metrics.local_committed.as_ref().map_or(0, LogId::index)
+    }
+
+    /// Term and index of the last applied entry, as Raft's own task knows it.
+    pub fn last_applied(&self) -> Option<(u64, u64)> {
+        let metrics = self.metrics.borrow_watched();
+        metrics.last_applied.as_ref().map(|id| (term_of(id), id.index()))
+    }
+}
+
+/// Role of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Orders all writes of its term.
+    Leader,
+    /// A voter that does not lead.
+    Follower,
+    /// Receives the log, has no vote.
+    Learner,
+}

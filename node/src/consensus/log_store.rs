@@ -1,0 +1,192 @@
+//! openraft's log over the write-ahead log: conversions, and two rules that openraft does not know.
+//!
+//! - What is purged must be held elsewhere, durably ([`StateStore::purge_limit`]). openraft purges
+//!   behind a snapshot, which the state store makes durable before it tells of it, so the rule holds
+//!   by construction; it is checked all the same, because breaking it would only show after a power
+//!   cut. A purge beyond the limit keeps the entries.
+//! - A read for replication ends at [`APPEND_BYTES_MAX`], so that a message between nodes does.
+
+use std::{
+    fmt::Debug,
+    io,
+    ops::{Bound, RangeBounds},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use openraft::{
+    EntryPayload as Payload, LogState, RaftLogReader, impls::leader_id_std::LeaderId,
+    storage::RaftLogStorage,
+};
+
+use super::{
+    apply::to_storage,
+    types::{Entry, EntryPayload, IoFlushed, LogId, TypeConfig, Vote},
+};
+use crate::{
+    peer::{
+        APPEND_BYTES_MAX,
+        convert::{self, term_of},
+    },
+    storage::{
+        state::StateStore,
+        wal::{self, Ballot, Wal},
+    },
+};
+
+/// Kinds of entries in the log; part of the on-disk format.
+const KIND_BLANK: u8 = 0;
+const KIND_BATCH: u8 = 1;
+const KIND_MEMBERSHIP: u8 = 2;
+
+/// openraft's log storage. Clones share the log.
+#[derive(Debug, Clone)]
+pub struct LogStore {
+    log: Wal,
+    state: Arc<StateStore>,
+    /// Payload bytes appended since the start: what snapshots are timed by.
+    appended_bytes: Arc<AtomicU64>,
+}
+
+impl LogStore {
+    /// Over an open log. `state` says how far it may be purged.
+    pub fn new(log: Wal, state: Arc<StateStore>, appended_bytes: Arc<AtomicU64>) -> Self {
+        LogStore { log, state, appended_bytes }
+    }
+}
+
+fn to_wal(log_id: &LogId) -> wal::LogId {
+    wal::LogId { term: term_of(log_id), index: log_id.index }
+}
+
+fn from_wal(log_id: wal::LogId) -> LogId {
+    convert::log_id(log_id.term, log_id.index)
+}
+
+fn ballot(vote: &Vote) -> Ballot {
+    Ballot {
+        term: vote.leader_id.term,
+        node_id: Some(vote.leader_id.voted_for),
+        committed: vote.committed,
+    }
+}
+
+fn vote(ballot: Ballot) -> Option<Vote> {
+    let voted_for = ballot.node_id?;
+    Some(Vote { leader_id: LeaderId { term: ballot.term, voted_for }, committed: ballot.committed })
+}
+
+fn entry_to_wal(entry: Entry) -> wal::Entry {
+    let (kind, payload) = match entry.payload {
+        Payload::Blank => (KIND_BLANK, Bytes::new()),
+        Payload::Normal(EntryPayload(batch)) => (KIND_BATCH, batch),
+        Payload::Membership(members) => (KIND_MEMBERSHIP, convert::encode_membership(&members)),
+    };
+    wal::Entry { log_id: to_wal(&entry.log_id), kind, payload }
+}
+
+fn entry_from_wal(entry: wal::Entry) -> io::Result<Entry> {
+    let payload = match entry.kind {
+        KIND_BLANK => Payload::Blank,
+        KIND_BATCH => Payload::Normal(EntryPayload(entry.payload)),
+        KIND_MEMBERSHIP => Payload::Membership(
+            convert::decode_membership(&entry.payload).map_err(io::Error::other)?,
+        ),
+        kind => {
+            let message =
+                format!("entry {} is of kind {kind}, made by a newer version", entry.log_id);
+            return Err(io::Error::other(message));
+        }
+    };
+    Ok(Entry { log_id: from_wal(entry.log_id), payload })
+}
+
+impl LogStore {
+    async fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        let entries = self.log.read(from..to, bytes_max).await?;
+        entries.into_iter().map(entry_from_wal).collect()
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<R>(&mut self, range: R) -> io::Result<Vec<Entry>>
+    where
+        R: RangeBounds<u64> + Clone + Debug + Send,
+    {
+        let from = match range.start_bound() {
+            Bound::Included(from) => *from,
+            Bound::Excluded(before) => before + 1,
+            Bound::Unbounded => 0,
+        };
+        let to = match range.end_bound() {
+            Bound::Included(last) => last + 1,
+            Bound::Excluded(to) => *to,
+            Bound::Unbounded => u64::MAX,
+        };
+        self.read(from, to, usize::MAX).await
+    }
+
+    async fn limited_get_log_entries(&mut self, from: u64, to: u64) -> io::Result<Vec<Entry>> {
+        self.read(from, to, APPEND_BYTES_MAX).await
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.log.vote().and_then(vote))
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        Ok(LogState {
+            last_purged_log_id: self.log.purged().map(from_wal),
+            last_log_id: self.log.last().map(from_wal),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        self.log.save_vote(ballot(vote)).await
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        self.log.save_committed(committed.as_ref().map(to_wal))
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        // Recovery has clamped it to the last entry: a leader may commit through its followers
+        // before its own sync returns, and a power cut then leaves the hint ahead of the log.
+        Ok(self.log.committed().map(from_wal))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IoFlushed) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + Send,
+        I::IntoIter: Send,
+    {
+        let entries: Vec<wal::Entry> = entries.into_iter().map(entry_to_wal).collect();
+        let bytes: usize = entries.iter().map(|entry| entry.payload.len()).sum();
+        self.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.log.append(entries, Box::new(move |result| callback.io_completed(result))).await
+    }
+
+    async fn truncate_after(&mut self, keep: Option<LogId>) -> io::Result<()> {
+        self.log.truncate_after(keep.as_ref().map(to_wal)).await
+    }
+
+    async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        let limit = self.state.purge_limit();
+        if limit.is_none_or(|limit| limit < to_storage(&upto)) {
+            tracing::error!(%upto, ?limit, "a purge beyond what is held durably is not done");
+            return Ok(());
+        }
+        self.log.purge(to_wal(&upto)).await
+    }
+}

@@ -1,0 +1,173 @@
+//! Membership: learners, voters, and who leads, changed by joint consensus one step at a time.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use openraft::{
+    ChangeMembers,
+    errors::{ClientWriteError, RaftError},
+};
+use tokio::time::Instant;
+
+use super::{
+    Consensus,
+    leader::Leader,
+    types::{Member, TypeConfig},
+};
+
+/// Why a membership change did not happen.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MemberError {
+    /// Only the leader changes the membership.
+    #[error("this node is not the leader")]
+    NotLeader,
+    /// The request does not fit the membership.
+    #[error("{0}")]
+    Refused(String),
+    /// It was handed over; whether it is done can be seen in the status.
+    #[error("the outcome is unknown: {0}")]
+    Unknown(String),
+    /// The node is shutting down.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+}
+
+type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
+
+impl From<WriteError> for MemberError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => MemberError::NotLeader,
+            RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => {
+                MemberError::Refused(error.to_string())
+            }
+            RaftError::APIError(ClientWriteError::PreconditionFailed(error)) => {
+                MemberError::Refused(error.to_string())
+            }
+            RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => {
+                MemberError::Unknown("leadership was lost".to_owned())
+            }
+            RaftError::Fatal(_) => MemberError::ShuttingDown,
+        }
+    }
+}
+
+impl Consensus {
+    fn must_lead(&self) -> Result<(), MemberError> {
+        match self.leadership().term_as_leader() {
+            Some(_) => Ok(()),
+            None => Err(MemberError::NotLeader),
+        }
+    }
+
+    /// Ids of voters and of all members.
+    pub fn members(&self) -> (BTreeSet<u64>, Vec<(u64, Member)>) {
+        let metrics = self.leadership().metrics();
+        let membership = metrics.membership_config.membership();
+        let voters = membership.voter_ids().collect();
+        let members = membership.nodes().map(|(id, member)| (*id, member.clone())).collect();
+        (voters, members)
+    }
+
+    /// Adds a node that receives the log and has no vote.
+    pub async fn add_learner(&self, node_id: u64, peer_address: String) -> Result<(), MemberError> {
+        self.must_lead()?;
+        let (_, members) = self.members();
+        if let Some((_, member)) = members.iter().find(|(id, _)| *id == node_id) {
+            if member.peer_address == peer_address {
+                return Ok(());
+            }
+            return Err(MemberError::Refused(format!(
+                "node {node_id} is a member at {}; an id is never used again",
+                member.peer_address
+            )));
+        }
+        self.raft().add_learner(node_id, Member { peer_address }, false).await?;
+        Ok(())
+    }
+
+    /// Makes a learner a voter.
+    pub async fn promote(&self, node_id: u64) -> Result<(), MemberError> {
+        self.must_lead()?;
+        let (voters, members) = self.members();
+        if voters.contains(&node_id) {
+            return Ok(());
+        }
+        if !members.iter().any(|(id, _)| *id == node_id) {
+            return Err(MemberError::Refused(format!("node {node_id} is not a learner")));
+        }
+        let change = ChangeMembers::AddVoterIds(BTreeSet::from([node_id]));
+        self.raft().change_membership(change, false).await?;
+        Ok(())
+    }
+
+    /// Takes a member out.
+    pub async fn remove(&self, node_id: u64) -> Result<(), MemberError> {
+        self.must_lead()?;
+        let (voters, members) = self.members();
+        if !members.iter().any(|(id, _)| *id == node_id) {
+            return Ok(());
+        }
+        if voters.len() == 1 && voters.contains(&node_id) {
+            let reason = format!("node {node_id} is the only voter");
+            return Err(MemberError::Refused(reason));
+        }
+        let ids = BTreeSet::from([node_id]);
+        let change = if voters.contains(&node_id) {
+            ChangeMembers::RemoveVoters(ids)
+        } else {
+            ChangeMembers::RemoveNodes(ids)
+        };
+        self.raft().change_membership(change, false).await?;
+        Ok(())
+    }
+
+    /// Hands leadership to a voter, or to the one that is furthest along, and waits until somebody
+    /// else leads.
+    pub async fn transfer_leader(
+        &self,
+        to: Option<u64>,
+        patience: Duration,
+    ) -> Result<u64, MemberError> {
+        self.must_lead()?;
+        let me = self.peers().node_id();
+        let metrics = self.leadership().metrics();
+        let (voters, _) = self.members();
+        let to = match to {
+            Some(to) if to == me => return Ok(me),
+            Some(to) if voters.contains(&to) => to,
+            Some(to) => return Err(MemberError::Refused(format!("node {to} is not a voter"))),
+            None => {
+                let replication = metrics.replication.unwrap_or_default();
+                let furthest = replication
+                    .into_iter()
+                    .filter(|(id, _)| *id != me && voters.contains(id))
+                    .max_by_key(|(id, matched)| {
+                        (matched.as_ref().map(|log_id| log_id.index), std::cmp::Reverse(*id))
+                    });
+                match furthest {
+                    Some((id, _)) => id,
+                    None => {
+                        return Err(MemberError::Refused("there is no other voter".to_owned()));
+                    }
+                }
+            }
+        };
+        if self.raft().trigger().transfer_leader(to).await.is_err() {
+            return Err(MemberError::ShuttingDown);
+        }
+        let until = Instant::now() + patience;
+        let mut leadership = self.leadership().clone();
+        loop {
+            match leadership.current() {
+                Some(Leader::There { node_id, .. }) => return Ok(node_id),
+                Some(Leader::Here { .. }) | None if Instant::now() >= until => {
+                    return Err(MemberError::Unknown(format!(
+                        "node {to} did not take over within {} ms",
+                        patience.as_millis()
+                    )));
+                }
+                Some(Leader::Here { .. }) | None => leadership.changed(until).await,
+            }
+        }
+    }
+}

@@ -1,0 +1,523 @@
+//! Consensus: the only way to change the state, and the only way to read it with a promise.
+//!
+//! ```text
+//!  api ──write──▶ Consensus ──▶ queue ──▶ Proposer ──entry──▶ openraft ──▶ log_store ─▶ WAL
+//!        │           │                                           │  └──▶ peer::network ─▶ peers
+//!        │           └─(not the leader)─▶ peer::ask::propose      ▼ committed
+//!        └─read──▶ Reads ──▶ Rounds (read index)               apply ─▶ machine ─▶ StateStore
+//! ```
+//!
+//! What is absent here: nothing in this module knows gRPC's services or status codes (`api` does),
+//! nor what a counter is (`machine` does), nor how bytes reach a disk (`storage` does).
+
+pub mod apply;
+pub mod error;
+pub mod leader;
+pub mod log_store;
+pub mod log_time;
+pub mod members;
+pub mod propose;
+pub mod read;
+pub mod read_index;
+pub mod runtime;
+pub mod tasks;
+pub mod types;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tally_proto::peer::v1 as wire;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    time::Instant,
+};
+
+use self::{
+    error::{Error, LeaderHint, Limit, NotProposed, Unknown},
+    leader::{Leader, Leadership},
+    log_time::LogTime,
+    propose::{Applied, Outcome, Proposal, Proposer, Ticket, await_outcome, no_quorum_after},
+    read::Reads,
+    read_index::Rounds,
+    types::Raft,
+};
+use crate::{
+    env::{Clock, Fatal},
+    machine::{
+        codec,
+        command::{Action, Command, Operation},
+        limits, query,
+    },
+    peer::{
+        ask::{self, AskError},
+        peers::Peers,
+    },
+    storage::state::StateStore,
+};
+
+/// At most this many writes wait or are being replicated on one node.
+pub const WRITES_IN_FLIGHT_MAX: usize = 131_072;
+
+/// At most this many of their bytes.
+pub const WRITE_BYTES_IN_FLIGHT_MAX: usize = 64 * 1024 * 1024;
+
+/// How long to wait before a leader that can't be reached is looked for again.
+const REDIAL_DELAY: Duration = Duration::from_millis(20);
+
+/// At most this many bytes of remembered answers under one session. A session that uses its whole
+/// window for plain increments holds about a tenth of it.
+pub const SESSION_ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// At most this many under all sessions.
+pub const SESSION_ANSWER_BYTES_TOTAL_MAX: u64 = 1024 * 1024 * 1024;
+
+const _: () = {
+    assert!(WRITES_IN_FLIGHT_MAX > limits::SESSION_WINDOW as usize);
+    assert!(WRITE_BYTES_IN_FLIGHT_MAX > 16 * limits::REQUEST_BYTES_MAX);
+};
+
+/// What a write does when a queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Refuse: overload is an answer.
+    Refuse,
+    /// Wait: the caller stops reading its stream meanwhile.
+    Wait,
+}
+
+/// Room for one write, given back when it is dropped.
+#[derive(Debug)]
+pub struct Admission {
+    _place: OwnedSemaphorePermit,
+    _bytes: OwnedSemaphorePermit,
+}
+
+/// A running Raft node, as the api sees it. Cheap to clone.
+#[derive(Clone)]
+pub struct Consensus {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    raft: Raft,
+    leadership: Leadership,
+    reads: Reads,
+    state: Arc<StateStore>,
+    peers: Peers,
+    clock: Arc<dyn Clock>,
+    queue: mpsc::Sender<Proposal>,
+    places: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    election_timeout_max: Duration,
+    /// True while the disk is nearly full; see `storage_guard`.
+    disk_nearly_full: watch::Receiver<bool>,
+    shutting_down: AtomicBool,
+}
+
+impl std::fmt::Debug for Consensus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Consensus").field("node_id", &self.inner.peers.node_id()).finish()
+    }
+}
+
+/// What [`Consensus::start`] stands on.
+pub struct Foundation {
+    /// A running openraft.
+    pub raft: Raft,
+    /// The state.
+    pub state: Arc<StateStore>,
+    /// Applied index of the state, as it moves.
+    pub applied: watch::Receiver<u64>,
+    /// The peers.
+    pub peers: Peers,
+    /// Clocks.
+    pub clock: Arc<dyn Clock>,
+    /// Ends the node.
+    pub fatal: Fatal,
+    /// Upper end of the election timeout.
+    pub election_timeout_max: Duration,
+    /// Entries that are under way at once.
+    pub entries_in_flight: usize,
+    /// True while the disk is nearly full.
+    pub disk_nearly_full: watch::Receiver<bool>,
+}
+
+impl std::fmt::Debug for Foundation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Foundation")
+    }
+}
+
+impl Consensus {
+    /// Starts the tasks around a running Raft.
+    pub fn start(foundation: Foundation) -> Consensus {
+        let Foundation {
+            raft,
+            state,
+            applied,
+            peers,
+            clock,
+            fatal,
+            election_timeout_max,
+            entries_in_flight,
+            disk_nearly_full,
+        } = foundation;
+        let leadership = Leadership::new(&raft, peers.clone());
+        let (read_index, rounds) = Rounds::new(
+            raft.clone(),
+            leadership.clone(),
+            peers.clone(),
+            Arc::clone(&clock),
+            election_timeout_max,
+        );
+        let reads = Reads::new(read_index, Arc::clone(&state), applied.clone(), Arc::clone(&clock));
+        let (queue, proposals) = mpsc::channel(WRITES_IN_FLIGHT_MAX);
+        let (quorum_lost_sender, quorum_lost) = watch::channel(false);
+        let proposer = Proposer {
+            raft: raft.clone(),
+            leadership: leadership.clone(),
+            log_time: LogTime::new(
+                Arc::clone(&clock),
+                Arc::clone(&state),
+                applied,
+                election_timeout_max,
+            ),
+            clock: Arc::clone(&clock),
+            queue: proposals,
+            entries_in_flight,
+            quorum_lost,
+        };
+        tokio::spawn(rounds.run());
+        tokio::spawn(proposer.run());
+        tokio::spawn(tasks::watch_quorum(
+            leadership.clone(),
+            election_timeout_max,
+            quorum_lost_sender,
+        ));
+        tokio::spawn(tasks::watch_raft(raft.clone(), fatal));
+        Consensus {
+            inner: Arc::new(Inner {
+                raft,
+                leadership,
+                reads,
+                state,
+                peers,
+                clock,
+                queue,
+                places: Arc::new(Semaphore::new(WRITES_IN_FLIGHT_MAX)),
+                bytes: Arc::new(Semaphore::new(WRITE_BYTES_IN_FLIGHT_MAX)),
+                election_timeout_max,
+                disk_nearly_full,
+                shutting_down: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    /// The read levels.
+    pub fn reads(&self) -> &Reads {
+        &self.inner.reads
+    }
+
+    /// Who leads.
+    pub fn leadership(&self) -> &Leadership {
+        &self.inner.leadership
+    }
+
+    /// The state.
+    pub fn state(&self) -> &Arc<StateStore> {
+        &self.inner.state
+    }
+
+    /// The peers.
+    pub fn peers(&self) -> &Peers {
+        &self.inner.peers
+    }
+
+    /// Clocks.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.clock
+    }
+
+    /// openraft's handle, for the peer service and membership.
+    pub fn raft(&self) -> &Raft {
+        &self.inner.raft
+    }
+
+    /// How long it is looked for a leader with a quorum before the answer is that there is none.
+    pub fn no_quorum_after(&self) -> Duration {
+        no_quorum_after(self.inner.election_timeout_max)
+    }
+
+    /// True while writes are refused for want of room on the disk.
+    pub fn disk_nearly_full(&self) -> bool {
+        *self.inner.disk_nearly_full.borrow()
+    }
+
+    /// From now on writes are refused.
+    pub fn refuse_writes(&self) {
+        self.inner.shutting_down.store(true, Ordering::Release);
+    }
+
+    /// Waits until no write is under way, or the time is over.
+    pub async fn drain(&self, until: Instant) {
+        let all = u32::try_from(WRITES_IN_FLIGHT_MAX).expect("the limit fits");
+        let _ = tokio::time::timeout_at(until, self.inner.places.acquire_many(all)).await;
+    }
+
+    /// Room for one write.
+    pub async fn admit(
+        &self,
+        size_bytes: usize,
+        when_full: WhenFull,
+        deadline: Instant,
+    ) -> Result<Admission, NotProposed> {
+        let places = Arc::clone(&self.inner.places);
+        let bytes = Arc::clone(&self.inner.bytes);
+        let size = u32::try_from(size_bytes).unwrap_or(u32::MAX);
+        match when_full {
+            WhenFull::Refuse => {
+                let place = places.try_acquire_owned().map_err(|_| NotProposed::Overloaded {
+                    limit: Limit::InFlight,
+                    message: format!("at most {WRITES_IN_FLIGHT_MAX} writes may be under way"),
+                })?;
+                let bytes =
+                    bytes.try_acquire_many_owned(size).map_err(|_| NotProposed::Overloaded {
+                        limit: Limit::InFlightBytes,
+                        message: format!(
+                            "at most {WRITE_BYTES_IN_FLIGHT_MAX} bytes of writes may be under way"
+                        ),
+                    })?;
+                Ok(Admission { _place: place, _bytes: bytes })
+            }
+            WhenFull::Wait => {
+                let both = async {
+                    let place = places.acquire_owned().await.ok()?;
+                    let bytes = bytes.acquire_many_owned(size).await.ok()?;
+                    Some(Admission { _place: place, _bytes: bytes })
+                };
+                match tokio::time::timeout_at(deadline, both).await {
+                    Ok(Some(admission)) => Ok(admission),
+                    Ok(None) => Err(NotProposed::ShuttingDown),
+                    Err(_) => Err(NotProposed::Deadline),
+                }
+            }
+        }
+    }
+
+    /// Runs one write: here if this node leads, else forwarded once to the leader.
+    pub async fn write(
+        &self,
+        command: Command,
+        admission: Admission,
+        deadline: Instant,
+        request_id: &(dyn std::fmt::Display + Sync),
+    ) -> Result<Applied, Error> {
+        if self.inner.shutting_down.load(Ordering::Acquire) {
+            return Err(NotProposed::ShuttingDown.into());
+        }
+        let outcome = self.write_at_leader(command, deadline, request_id).await;
+        drop(admission);
+        outcome
+    }
+
+    /// Finds the leader, waiting for one if need be, and runs the write there.
+    ///
+    /// A leader to which no connection can be made has seen nothing of the write, so it is offered
+    /// to the next one; whatever may have reached a leader is not sent a second time.
+    async fn write_at_leader(
+        &self,
+        command: Command,
+        deadline: Instant,
+        request_id: &(dyn std::fmt::Display + Sync),
+    ) -> Result<Applied, Error> {
+        let patience = no_quorum_after(self.inner.election_timeout_max);
+        let until = deadline.min(Instant::now() + patience);
+        let mut leadership = self.inner.leadership.clone();
+        loop {
+            match leadership.wait_for_leader(until).await {
+                Some(Leader::Here { .. }) => return self.write_here(command, deadline).await,
+                Some(Leader::There { node_id, peer_address, .. }) => {
+                    let forwarded =
+                        self.forward(&command, node_id, &peer_address, deadline, request_id).await;
+                    if let Some(outcome) = forwarded {
+                        return outcome;
+                    }
+                }
+                None => {}
+            }
+            if Instant::now() >= deadline {
+                return Err(NotProposed::Deadline.into());
+            }
+            if Instant::now() >= until {
+                let waited_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+                return Err(NotProposed::NoQuorum { waited_ms }.into());
+            }
+            leadership.changed((Instant::now() + REDIAL_DELAY).min(until)).await;
+        }
+    }
+
+    /// Runs one write if this node leads; never forwards.
+    pub async fn write_here(&self, command: Command, deadline: Instant) -> Result<Applied, Error> {
+        if self.inner.shutting_down.load(Ordering::Acquire) {
+            return Err(NotProposed::ShuttingDown.into());
+        }
+        self.check_limits(&command)?;
+        let ticket = Arc::new(Ticket::default());
+        let (waiter, answer) = oneshot::channel();
+        let size_bytes = propose::size_hint(&command);
+        let proposal =
+            Proposal { command, size_bytes, ticket: Arc::clone(&ticket), deadline, waiter };
+        self.inner.queue.try_send(proposal).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => NotProposed::Overloaded {
+                limit: Limit::InFlight,
+                message: format!("at most {WRITES_IN_FLIGHT_MAX} writes may be under way"),
+            },
+            mpsc::error::TrySendError::Closed(_) => NotProposed::ShuttingDown,
+        })?;
+        await_outcome(answer, &ticket, deadline).await
+    }
+
+    /// Limits that the leader guards before it proposes.
+    fn check_limits(&self, command: &Command) -> Result<(), NotProposed> {
+        // A delete may use the reserve: it is the way back to room.
+        let frees_room = matches!(
+            command.action,
+            Action::Single(Operation::CounterDelete { .. } | Operation::KeyDelete { .. })
+                | Action::CloseSession { .. }
+                | Action::Tick
+        );
+        if self.disk_nearly_full() && !frees_room {
+            return Err(NotProposed::Overloaded {
+                limit: Limit::Disk,
+                message: "the leader's disk is nearly full; deletes still work".to_owned(),
+            });
+        }
+        let Some(stamp) = command.session else { return Ok(()) };
+        let view = self.inner.state.view();
+        let all_bytes = query::meta(&view).session_answer_bytes;
+        let own_bytes = query::session_load(&view, stamp.session_id).map_or(0, |load| load.bytes);
+        drop(view);
+        if own_bytes >= SESSION_ANSWER_BYTES_MAX || all_bytes >= SESSION_ANSWER_BYTES_TOTAL_MAX {
+            return Err(NotProposed::Overloaded {
+                limit: Limit::SessionBytes,
+                message: format!(
+                    "remembered answers hold {own_bytes} bytes of {SESSION_ANSWER_BYTES_MAX} for \
+                     the session, and {all_bytes} of {SESSION_ANSWER_BYTES_TOTAL_MAX} for all"
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    /// Sends a write to the leader, once: a second hop could meet a third leader. `None` if no
+    /// connection could be made, so that the write never left.
+    async fn forward(
+        &self,
+        command: &Command,
+        leader: u64,
+        peer_address: &str,
+        deadline: Instant,
+        request_id: &(dyn std::fmt::Display + Sync),
+    ) -> Option<Outcome> {
+        let forwarded = wire::ForwardedCommand {
+            command: codec::encode_command(command),
+            request_id: request_id.to_string(),
+            deadline_ms: ask::ms_left(deadline),
+        };
+        let peers = &self.inner.peers;
+        let answer = ask::propose(peers, leader, peer_address, vec![forwarded], deadline).await;
+        let results = match answer {
+            Ok(results) => results,
+            Err(AskError::NeverSent(reason)) => {
+                tracing::debug!(leader, %reason, "the leader can't be reached");
+                return None;
+            }
+            Err(AskError::Refused(refusal)) => return Some(Err(self.refusal(refusal).into())),
+            Err(AskError::Transport(_)) if Instant::now() >= deadline => {
+                return Some(Err(Unknown::Deadline.into()));
+            }
+            Err(AskError::Transport(reason)) => {
+                return Some(Err(Unknown::Transport(reason).into()));
+            }
+        };
+        let Ok([result]) = <[wire::ForwardedResult; 1]>::try_from(results) else {
+            let reason = "one answer was expected".to_owned();
+            return Some(Err(Unknown::Transport(reason).into()));
+        };
+        Some(self.forwarded_result(result))
+    }
+
+    fn forwarded_result(&self, result: wire::ForwardedResult) -> Outcome {
+        use wire::forwarded_result::Result as Forwarded;
+
+        match result.result {
+            Some(Forwarded::Reply(bytes)) => match codec::decode_reply(&bytes) {
+                Ok(reply) => Ok(Applied {
+                    reply,
+                    log_index: result.applied_index,
+                    term: result.applied_term,
+                }),
+                Err(error) => Err(Unknown::Transport(error.to_string()).into()),
+            },
+            Some(Forwarded::Refusal(refusal)) => Err(self.refusal(refusal).into()),
+            Some(Forwarded::Unknown(reason)) => Err(Unknown::AtLeader(reason).into()),
+            Some(Forwarded::DeadlinePassed(_)) => Err(Unknown::Deadline.into()),
+            None => Err(Unknown::Transport("the answer is empty".to_owned()).into()),
+        }
+    }
+
+    /// A peer's refusal, as this node's.
+    fn refusal(&self, refusal: wire::Refusal) -> NotProposed {
+        let overloaded =
+            |limit| NotProposed::Overloaded { limit, message: refusal.message.clone() };
+        match refusal.reason() {
+            wire::RefusalReason::NotLeader | wire::RefusalReason::Unspecified => {
+                let hint = (refusal.leader_id != 0).then(|| LeaderHint {
+                    node_id: refusal.leader_id,
+                    address: self.inner.peers.client_address(refusal.leader_id),
+                    term: refusal.leader_term,
+                });
+                NotProposed::NotLeader(hint)
+            }
+            wire::RefusalReason::NoQuorum => NotProposed::NoQuorum { waited_ms: 0 },
+            wire::RefusalReason::ShuttingDown => NotProposed::ShuttingDown,
+            wire::RefusalReason::Overloaded => overloaded(Limit::InFlight),
+            wire::RefusalReason::OverloadedBytes => overloaded(Limit::InFlightBytes),
+            wire::RefusalReason::SessionBytes => overloaded(Limit::SessionBytes),
+            wire::RefusalReason::DiskNearlyFull => overloaded(Limit::Disk),
+            wire::RefusalReason::Deadline => NotProposed::Deadline,
+        }
+    }
+}
+
+/// A refusal as it goes to the peer that forwarded.
+pub(crate) fn refusal_to_wire(refusal: &NotProposed) -> wire::Refusal {
+    let mut answer = wire::Refusal { message: refusal.to_string(), ..wire::Refusal::default() };
+    let reason = match refusal {
+        NotProposed::NotLeader(hint) => {
+            if let Some(hint) = hint {
+                answer.leader_id = hint.node_id;
+                answer.leader_term = hint.term;
+            }
+            wire::RefusalReason::NotLeader
+        }
+        NotProposed::NoQuorum { .. } => wire::RefusalReason::NoQuorum,
+        NotProposed::ShuttingDown => wire::RefusalReason::ShuttingDown,
+        NotProposed::Overloaded { limit: Limit::InFlight, .. } => wire::RefusalReason::Overloaded,
+        NotProposed::Overloaded { limit: Limit::InFlightBytes, .. } => {
+            wire::RefusalReason::OverloadedBytes
+        }
+        NotProposed::Overloaded { limit: Limit::SessionBytes, .. } => {
+            wire::RefusalReason::SessionBytes
+        }
+        NotProposed::Overloaded { limit: Limit::Disk, .. } => wire::RefusalReason::DiskNearlyFull,
+        NotProposed::Deadline => wire::RefusalReason::Deadline,
+    };
+    answer.set_reason(reason);
+    answer
+}

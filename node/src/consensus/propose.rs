@@ -1,0 +1,350 @@
+//! The write path's narrow door: requests queue up, one task turns whatever has queued into one log
+//! entry, and the answers go back to those who wait.
+//!
+//! # Batching without a timer
+//! At most `entries_in_flight` entries are under way at once. While they are, requests queue; when
+//! a place is free, everything that has queued becomes the next entry. So a lone caller is proposed
+//! at once, and under load the entries grow by themselves.
+//!
+//! # Where "proposed" begins
+//! Each request has a ticket that moves from *queued* either to *proposed* (by this task, just
+//! before the entry is handed to Raft) or to *abandoned* (by its waiter, when its deadline passes),
+//! never both: it is one compare-and-swap. An abandoned request is dropped and can say
+//! NOT_APPLIED truthfully; a proposed one says UNKNOWN unless Raft says that the entry was never
+//! appended. `ClientWriteError::ForwardToLeader` and a failed `with_leader` say just that;
+//! everything else (a discarded entry, a dropped waiter) may still commit through another leader.
+//!
+//! # Log time
+//! Entries carry log time (see `log_time`), which belongs to one term. The entry is bound to that
+//! term (`with_leader`): if this node lost and won leadership in between, the entry is refused
+//! instead of carrying the stamp of an older reckoning.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use openraft::{
+    errors::{ClientWriteError, ForwardReason},
+    impls::ProgressResponder,
+    raft::ClientWriteResult,
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    time::Instant,
+};
+
+use super::{
+    error::{Error, NotProposed, Unknown},
+    leader::Leadership,
+    log_time::LogTime,
+    types::{EntryPayload, Raft, TypeConfig},
+};
+use crate::{
+    env::Clock,
+    machine::{
+        codec,
+        command::{Action, Batch, Command, Operation, Reply, Target, Test},
+    },
+};
+
+/// At most this many commands in one entry, so that applying it stays short.
+pub const ENTRY_COMMANDS_MAX: usize = 2048;
+
+/// An entry is closed when its commands reach this many bytes, unless the first alone is larger.
+pub const ENTRY_BYTES_MAX: usize = 512 * 1024;
+
+/// A write that was applied (or refused in apply).
+#[derive(Debug, Clone)]
+pub struct Applied {
+    /// The answer.
+    pub reply: Reply,
+    /// Log index of the entry that decided.
+    pub log_index: u64,
+    /// Term of that entry.
+    pub term: u64,
+}
+
+/// What a waiter gets.
+pub type Outcome = Result<Applied, Error>;
+
+const QUEUED: u8 = 0;
+const PROPOSED: u8 = 1;
+const ABANDONED: u8 = 2;
+
+/// On which side of the line a request is. See the module's doc.
+#[derive(Debug, Default)]
+pub struct Ticket(AtomicU8);
+
+impl Ticket {
+    /// The waiter gives up: true if the request will never be proposed.
+    pub fn abandon(&self) -> bool {
+        match self.0.compare_exchange(QUEUED, ABANDONED, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => true,
+            Err(state) => state == ABANDONED,
+        }
+    }
+
+    /// The request is about to be handed over: true if its waiter has not given up.
+    fn propose(&self) -> bool {
+        self.0.compare_exchange(QUEUED, PROPOSED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+/// One request in the queue.
+#[derive(Debug)]
+pub struct Proposal {
+    /// What to do.
+    pub command: Command,
+    /// About how many bytes that is in the entry.
+    pub size_bytes: usize,
+    /// On which side of the line it is.
+    pub ticket: Arc<Ticket>,
+    /// Not proposed after this.
+    pub deadline: Instant,
+    /// Who waits.
+    pub waiter: oneshot::Sender<Outcome>,
+}
+
+/// The task behind the queue.
+pub(super) struct Proposer {
+    pub(super) raft: Raft,
+    pub(super) leadership: Leadership,
+    pub(super) log_time: LogTime,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) queue: mpsc::Receiver<Proposal>,
+    pub(super) entries_in_flight: usize,
+    /// Set while this node leads and reaches no quorum.
+    pub(super) quorum_lost: watch::Receiver<bool>,
+}
+
+impl Proposer {
+    /// Runs until the queue is closed and empty.
+    pub(super) async fn run(mut self) {
+        let places = Arc::new(Semaphore::new(self.entries_in_flight));
+        let mut left_over: Option<Proposal> = None;
+        loop {
+            let place = Arc::clone(&places)
+                .acquire_owned()
+                .await
+                .expect("the semaphore lives as long as this task and is never closed");
+            let first = match left_over.take() {
+                Some(proposal) => proposal,
+                None => match self.queue.recv().await {
+                    Some(proposal) => proposal,
+                    None => break,
+                },
+            };
+            let batch = self.collect(first, &mut left_over);
+            self.propose(batch, place).await;
+        }
+        // What is under way still gets its answer.
+        let all = u32::try_from(self.entries_in_flight).unwrap_or(u32::MAX);
+        drop(places.acquire_many(all).await);
+    }
+
+    /// Takes what has queued up behind the first, as far as it fits into one entry.
+    fn collect(&mut self, first: Proposal, left_over: &mut Option<Proposal>) -> Vec<Proposal> {
+        let mut size_bytes = first.size_bytes;
+        let mut opens_session = matches!(first.command.action, Action::OpenSession { .. });
+        let mut batch = vec![first];
+        while batch.len() < ENTRY_COMMANDS_MAX && size_bytes < ENTRY_BYTES_MAX {
+            let Ok(next) = self.queue.try_recv() else { break };
+            // A session's id is the index of the entry that opens it: one to an entry.
+            let opens = matches!(next.command.action, Action::OpenSession { .. });
+            if (opens && opens_session) || size_bytes + next.size_bytes > ENTRY_BYTES_MAX {
+                *left_over = Some(next);
+                break;
+            }
+            opens_session |= opens;
+            size_bytes += next.size_bytes;
+            batch.push(next);
+        }
+        batch
+    }
+
+    /// Hands one entry over and leaves its answers to a task of its own.
+    async fn propose(&mut self, batch: Vec<Proposal>, place: OwnedSemaphorePermit) {
+        let Some(term) = self.leadership.term_as_leader() else {
+            let refusal = NotProposed::NotLeader(self.leadership.hint());
+            return refuse(batch, &refusal);
+        };
+        // Reads the state once a term, after it holds an entry of that term; until then the batch
+        // waits here, not yet proposed.
+        let stamp = match self.log_time.stamp(term, &mut self.leadership).await {
+            Ok(stamp) => stamp,
+            Err(refusal) => return refuse(batch, &refusal),
+        };
+
+        let now = Instant::now();
+        let mut commands = Vec::with_capacity(batch.len());
+        let mut waiters = Vec::with_capacity(batch.len());
+        for proposal in batch {
+            if proposal.deadline <= now {
+                if proposal.ticket.abandon() {
+                    let _ = proposal.waiter.send(Err(NotProposed::Deadline.into()));
+                }
+            } else if proposal.ticket.propose() {
+                commands.push(proposal.command);
+                waiters.push(proposal.waiter);
+            }
+        }
+        if commands.is_empty() {
+            return;
+        }
+
+        let batch = Batch { log_time_ms: stamp, wall_time_ms: self.clock.wall_ms(), commands };
+        let payload = EntryPayload(codec::encode_batch(&batch));
+        let (responder, answer) = ProgressResponder::complete_only();
+        let handed_over = self.raft.write(payload).with_leader(term).responder(responder).await;
+        if handed_over.is_err() {
+            // Raft has stopped. Whether it took the message first can't be seen from here.
+            return unknown(waiters, &Unknown::WaiterGone);
+        }
+        let leadership = self.leadership.clone();
+        let quorum_lost = self.quorum_lost.clone();
+        tokio::spawn(async move {
+            let answered = wait_for_answer(answer, quorum_lost).await;
+            drop(place);
+            deliver(answered, waiters, &leadership);
+        });
+    }
+}
+
+/// The entry's answer, or that nobody can give one.
+async fn wait_for_answer(
+    answer: impl Future<Output = Result<ClientWriteResult<TypeConfig>, impl Sized>>,
+    mut quorum_lost: watch::Receiver<bool>,
+) -> Result<ClientWriteResult<TypeConfig>, Unknown> {
+    tokio::select! {
+        biased;
+        answer = answer => answer.map_err(|_| Unknown::WaiterGone),
+        lost = quorum_lost.wait_for(|lost| *lost) => {
+            Err(if lost.is_ok() { Unknown::QuorumLost } else { Unknown::WaiterGone })
+        }
+    }
+}
+
+/// Gives each waiter its answer.
+fn deliver(
+    answered: Result<ClientWriteResult<TypeConfig>, Unknown>,
+    waiters: Vec<oneshot::Sender<Outcome>>,
+    leadership: &Leadership,
+) {
+    match answered {
+        Ok(Ok(response)) => {
+            let term = response.log_id.leader_id.term;
+            let log_index = response.log_id.index;
+            let replies = Arc::unwrap_or_clone(response.data.0);
+            assert_eq!(
+                replies.len(),
+                waiters.len(),
+                "entry {log_index} has as many replies as commands"
+            );
+            for (reply, waiter) in replies.into_iter().zip(waiters) {
+                let _ = waiter.send(Ok(Applied { reply, log_index, term }));
+            }
+        }
+        Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {
+            // Refused before it was appended: nothing was proposed after all.
+            let refusal = match forward.reason {
+                ForwardReason::LeaseExpired => NotProposed::NoQuorum { waited_ms: 0 },
+                ForwardReason::NotLeader | ForwardReason::LeadershipTransfer => {
+                    NotProposed::NotLeader(leadership.hint())
+                }
+            };
+            for waiter in waiters {
+                let _ = waiter.send(Err(refusal.clone().into()));
+            }
+        }
+        Ok(Err(ClientWriteError::PreconditionFailed(_))) => {
+            for waiter in waiters {
+                let _ = waiter.send(Err(NotProposed::NotLeader(leadership.hint()).into()));
+            }
+        }
+        Ok(Err(
+            ClientWriteError::LogEntryDiscarded(_) | ClientWriteError::ChangeMembershipError(_),
+        )) => unknown(waiters, &Unknown::LeadershipLost),
+        Err(cause) => unknown(waiters, &cause),
+    }
+}
+
+/// Answers requests that were not handed over.
+fn refuse(batch: Vec<Proposal>, refusal: &NotProposed) {
+    for proposal in batch {
+        if proposal.ticket.abandon() {
+            let _ = proposal.waiter.send(Err(refusal.clone().into()));
+        }
+    }
+}
+
+/// Answers requests that were.
+fn unknown(waiters: Vec<oneshot::Sender<Outcome>>, cause: &Unknown) {
+    for waiter in waiters {
+        let _ = waiter.send(Err(cause.clone().into()));
+    }
+}
+
+/// Waits for the answer to one request until its deadline.
+pub(super) async fn await_outcome(
+    answer: oneshot::Receiver<Outcome>,
+    ticket: &Ticket,
+    deadline: Instant,
+) -> Outcome {
+    match tokio::time::timeout_at(deadline, answer).await {
+        Ok(Ok(outcome)) => outcome,
+        // The queue is gone with the request in it, or after it was handed over.
+        Ok(Err(_)) if ticket.abandon() => Err(NotProposed::ShuttingDown.into()),
+        Ok(Err(_)) => Err(Unknown::WaiterGone.into()),
+        Err(_) if ticket.abandon() => Err(NotProposed::Deadline.into()),
+        Err(_) => Err(Unknown::Deadline.into()),
+    }
+}
+
+/// How long a task waits for a leader before it says that there is none.
+pub fn no_quorum_after(election_timeout_max: Duration) -> Duration {
+    2 * election_timeout_max
+}
+
+/// About how many bytes a command takes in its entry.
+pub fn size_hint(command: &Command) -> usize {
+    /// Fingerprint, session stamp and tags.
+    const FIXED: usize = 64;
+    let key = command.idempotency.as_ref().map_or(0, |idempotency| idempotency.key.len());
+    let action = match &command.action {
+        Action::Single(operation) => operation_size_hint(operation),
+        Action::Apply(step) => {
+            let conditions = step.conditions.iter().map(|condition| {
+                let (Target::Counter(name) | Target::Key(name)) = &condition.target;
+                let value = match &condition.test {
+                    Test::KeyValue(_, value) => value.len(),
+                    _ => 8,
+                };
+                name.len() + value + 8
+            });
+            let operations = step.operations.iter().chain(&step.else_operations);
+            conditions.sum::<usize>() + operations.map(operation_size_hint).sum::<usize>()
+        }
+        _ => 0,
+    };
+    FIXED + key + action
+}
+
+fn operation_size_hint(operation: &Operation) -> usize {
+    /// Numbers and tags.
+    const FIXED: usize = 32;
+    FIXED
+        + match operation {
+            Operation::CounterAdd { name, .. }
+            | Operation::CounterGet { name }
+            | Operation::CounterSet { name, .. }
+            | Operation::CounterCompareAndSet { name, .. }
+            | Operation::CounterDelete { name }
+            | Operation::CounterConfigure { name, .. } => name.len(),
+            Operation::KeyPut { key, value, .. } => key.len() + value.len(),
+            Operation::KeyGet { key } | Operation::KeyDelete { key, .. } => key.len(),
+        }
+}

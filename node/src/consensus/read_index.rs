@@ -1,0 +1,162 @@
+//! ReadIndex rounds, shared by all reads that wait (Raft dissertation, section 6.4).
+//!
+//! One task runs one round at a time. Reads that arrive while a round is under way wait for the
+//! next, because a round proves only what was acknowledged before it *began*; everybody who waits
+//! when it begins shares its result. On the leader a round is openraft's; on a follower it is one
+//! question to the leader, which runs a round that begins after the question arrived.
+//!
+//! A result carries the boot-time at which this node asked. Once the state has applied the index,
+//! it is no older than that moment: the proof behind bounded staleness, with no clock but this
+//! node's own.
+
+use std::{sync::Arc, time::Duration};
+
+use openraft::{
+    errors::{LinearizableReadError, RaftError},
+    raft::ReadPolicy,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+use super::{
+    error::ReadError,
+    leader::{Leader, Leadership},
+    propose::no_quorum_after,
+    types::Raft,
+};
+use crate::{
+    env::Clock,
+    peer::ask::{self, AskError},
+    peer::peers::Peers,
+};
+
+/// At most this many reads wait for a round.
+pub const WAITING_READS_MAX: usize = 65_536;
+
+/// After a failed question to the leader, the next one waits this long, unless the leader changes.
+const RETRY_DELAY: Duration = Duration::from_millis(20);
+
+/// A confirmed read index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Confirmed {
+    /// Apply up to here before reading.
+    pub index: u64,
+    /// Boot-time of this node when it asked.
+    pub asked_boot_ms: u64,
+}
+
+type Waiter = oneshot::Sender<Result<Confirmed, ReadError>>;
+
+/// Asks for rounds. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ReadIndex {
+    waiters: mpsc::Sender<Waiter>,
+}
+
+impl ReadIndex {
+    /// A round that begins after this call.
+    pub async fn confirm(&self, deadline: Instant) -> Result<Confirmed, ReadError> {
+        let (waiter, answer) = oneshot::channel();
+        self.waiters.try_send(waiter).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => ReadError::Overloaded { max: WAITING_READS_MAX },
+            mpsc::error::TrySendError::Closed(_) => ReadError::ShuttingDown,
+        })?;
+        match tokio::time::timeout_at(deadline, answer).await {
+            Ok(Ok(confirmed)) => confirmed,
+            Ok(Err(_)) => Err(ReadError::ShuttingDown),
+            Err(_) => Err(ReadError::Deadline),
+        }
+    }
+}
+
+/// The task that runs the rounds.
+pub(super) struct Rounds {
+    raft: Raft,
+    leadership: Leadership,
+    peers: Peers,
+    clock: Arc<dyn Clock>,
+    election_timeout_max: Duration,
+    waiters: mpsc::Receiver<Waiter>,
+}
+
+impl Rounds {
+    pub(super) fn new(
+        raft: Raft,
+        leadership: Leadership,
+        peers: Peers,
+        clock: Arc<dyn Clock>,
+        election_timeout_max: Duration,
+    ) -> (ReadIndex, Rounds) {
+        let (sender, waiters) = mpsc::channel(WAITING_READS_MAX);
+        let rounds = Rounds { raft, leadership, peers, clock, election_timeout_max, waiters };
+        (ReadIndex { waiters: sender }, rounds)
+    }
+
+    /// Runs until nobody can ask any more.
+    pub(super) async fn run(mut self) {
+        let mut waiting = Vec::new();
+        while self.waiters.recv_many(&mut waiting, WAITING_READS_MAX).await > 0 {
+            waiting.retain(|waiter| !waiter.is_closed());
+            if waiting.is_empty() {
+                continue;
+            }
+            let result = self.round().await;
+            for waiter in waiting.drain(..) {
+                let _ = waiter.send(result.clone());
+            }
+        }
+    }
+
+    /// One round, tried again on whoever leads until two election timeouts are over.
+    async fn round(&mut self) -> Result<Confirmed, ReadError> {
+        let patience = no_quorum_after(self.election_timeout_max);
+        let until = Instant::now() + patience;
+        loop {
+            let asked_boot_ms = self.clock.boot_ms();
+            let index = match self.leadership.wait_for_leader(until).await {
+                None => None,
+                Some(Leader::Here { .. }) => self.ask_here(until).await?,
+                Some(Leader::There { node_id, peer_address, .. }) => {
+                    self.ask_there(node_id, &peer_address, until).await
+                }
+            };
+            if let Some(index) = index {
+                return Ok(Confirmed { index, asked_boot_ms });
+            }
+            if Instant::now() >= until {
+                let waited_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+                return Err(ReadError::NoQuorum { waited_ms });
+            }
+            self.leadership.changed((Instant::now() + RETRY_DELAY).min(until)).await;
+        }
+    }
+
+    async fn ask_here(&self, until: Instant) -> Result<Option<u64>, ReadError> {
+        let round = self.raft.get_read_linearizer(ReadPolicy::ReadIndex);
+        match tokio::time::timeout_at(until, round).await {
+            Ok(Ok(confirmed)) => Ok(Some(confirmed.read_log_id().index())),
+            Ok(Err(RaftError::Fatal(_))) => Err(ReadError::ShuttingDown),
+            Ok(Err(RaftError::APIError(
+                LinearizableReadError::ForwardToLeader(_)
+                | LinearizableReadError::QuorumNotEnough(_),
+            )))
+            | Err(_) => Ok(None),
+        }
+    }
+
+    async fn ask_there(&self, node_id: u64, address: &str, until: Instant) -> Option<u64> {
+        match ask::read_index(&self.peers, node_id, address, until).await {
+            Ok(index) => Some(index),
+            Err(AskError::Refused(refusal)) => {
+                tracing::debug!(leader = node_id, ?refusal, "no read index from the leader");
+                None
+            }
+            Err(AskError::Transport(error) | AskError::NeverSent(error)) => {
+                tracing::debug!(leader = node_id, %error, "no read index from the leader");
+                None
+            }
+        }
+    }
+}

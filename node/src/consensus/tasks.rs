@@ -1,0 +1,115 @@
+//! What watches over a running node: its quorum, Raft's health, what is due to expire, and the
+//! cluster's first command.
+
+use std::{sync::Arc, time::Duration};
+
+use openraft::{async_runtime::WatchReceiver, errors::Fatal as RaftFatal};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior},
+};
+
+use super::{Consensus, leader::Leadership, propose::no_quorum_after, types::Raft};
+use crate::{
+    env::{Fatal, Random},
+    machine::{
+        command::{Action, Command, Fingerprint, Settings},
+        query,
+    },
+};
+
+/// While something could expire, log time moves at least this often.
+const TICK: Duration = Duration::from_secs(60);
+
+/// While something that has expired waits to be removed, ticks come this often: each removes a
+/// bounded number.
+const HOUSEKEEPING_TICK: Duration = Duration::from_millis(500);
+
+/// How often it is looked whether the cluster has its id yet.
+const CREATE_RETRY: Duration = Duration::from_millis(50);
+
+/// Deadline of the node's own commands.
+const OWN_COMMAND_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Says when this node leads and has reached no quorum for two election timeouts: waiters are then
+/// told UNKNOWN instead of hanging until their deadlines.
+pub(super) async fn watch_quorum(
+    leadership: Leadership,
+    election_timeout_max: Duration,
+    lost: watch::Sender<bool>,
+) {
+    let limit = no_quorum_after(election_timeout_max);
+    let mut interval = tokio::time::interval(election_timeout_max / 4);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while !lost.is_closed() {
+        interval.tick().await;
+        let is_lost = leadership.since_quorum_ack().is_some_and(|since| since > limit);
+        lost.send_if_modified(|value| std::mem::replace(value, is_lost) != is_lost);
+    }
+}
+
+/// Ends the process when Raft has stopped for a reason other than a shutdown: a storage error, or
+/// an invariant that broke.
+pub(super) async fn watch_raft(raft: Raft, fatal: Fatal) {
+    let mut metrics = raft.metrics();
+    loop {
+        let state = metrics.borrow_watched().running_state.clone();
+        match state {
+            Ok(()) => {}
+            Err(RaftFatal::Stopped) => return,
+            Err(error) => {
+                fatal(format!("consensus has stopped: {error}"));
+                return;
+            }
+        }
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Gives the cluster its id: the leader's first command, unless the state has one already.
+pub async fn create_cluster(consensus: Consensus, random: Arc<dyn Random>, settings: Settings) {
+    // 0 stands for no id.
+    let cluster_id = random.next_u128().max(1);
+    loop {
+        let known = query::meta(&consensus.state().view()).cluster_id;
+        if known != 0 {
+            consensus.peers().set_cluster_id(known);
+            return;
+        }
+        if consensus.leadership().term_as_leader().is_some() {
+            let command = own_command(Action::CreateCluster { cluster_id, settings });
+            let deadline = Instant::now() + OWN_COMMAND_DEADLINE;
+            if let Err(error) = consensus.write_here(command, deadline).await {
+                tracing::debug!(%error, "the cluster could not be given its id yet");
+            }
+        }
+        tokio::time::sleep(CREATE_RETRY).await;
+    }
+}
+
+/// Moves log time while something could expire and nobody writes.
+pub async fn tick(consensus: Consensus) {
+    let mut last = Instant::now();
+    loop {
+        tokio::time::sleep(HOUSEKEEPING_TICK).await;
+        if consensus.leadership().term_as_leader().is_none() {
+            continue;
+        }
+        let wanted = {
+            let view = consensus.state().view();
+            let could_expire = || query::next_expiry_log_time(&view).is_some();
+            query::housekeeping_due(&view) || (last.elapsed() >= TICK && could_expire())
+        };
+        if wanted {
+            last = Instant::now();
+            let deadline = Instant::now() + OWN_COMMAND_DEADLINE;
+            let _ = consensus.write_here(own_command(Action::Tick), deadline).await;
+        }
+    }
+}
+
+fn own_command(action: Action) -> Command {
+    Command { session: None, idempotency: None, fingerprint: Fingerprint::default(), action }
+}

@@ -1,0 +1,266 @@
+//! Everything that a node takes from outside: network, disk, clock, randomness, threads, and the
+//! way to die.
+//!
+//! [`crate::node::Node::start`] gets one [`Env`] and nothing below it reaches for the operating
+//! system by another way, so the same node runs on real sockets and files ([`Env::real`]) and,
+//! unchanged, inside a deterministic simulation that brings its own.
+
+use std::{
+    fmt, io,
+    path::Path,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tonic::transport::server::Connected;
+
+use crate::storage::{
+    byte_store::StoreFactory,
+    disk::Disk,
+    real_disk::RealDisk,
+    sled_store::{SledFactory, SledOptions},
+};
+
+/// What a node needs from outside.
+#[derive(Clone)]
+pub struct Env {
+    /// Sockets.
+    pub network: Arc<dyn Network>,
+    /// The data directory.
+    pub disk: Arc<dyn Disk>,
+    /// Opens the byte stores that hold the state machine.
+    pub stores: Arc<dyn StoreFactory>,
+    /// Clocks.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness for ids.
+    pub random: Arc<dyn Random>,
+    /// Where the log writer runs.
+    pub threads: Arc<dyn Threads>,
+    /// Ends the node at once, without running another line of its code. Called when going on could
+    /// break a promise: a failed fsync, a broken invariant of storage.
+    pub fatal: Fatal,
+}
+
+impl fmt::Debug for Env {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Env").finish_non_exhaustive()
+    }
+}
+
+/// Ends the node, saying why.
+pub type Fatal = Arc<dyn Fn(String) + Send + Sync>;
+
+/// Sockets.
+#[async_trait]
+pub trait Network: Send + Sync + 'static {
+    /// Listens on an address.
+    async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>>;
+
+    /// Connects to an address.
+    async fn connect(&self, address: &str) -> io::Result<Connection>;
+}
+
+/// Accepts connections.
+#[async_trait]
+pub trait Listener: Send + Sync + 'static {
+    /// The next connection.
+    async fn accept(&mut self) -> io::Result<Connection>;
+
+    /// The address that is listened on, with the port that the system chose if it was asked to.
+    fn local_address(&self) -> String;
+}
+
+/// A byte stream in both directions.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
+
+/// One connection.
+pub struct Connection(Box<dyn Stream>);
+
+impl Connection {
+    /// Wraps a stream.
+    pub fn new(stream: impl Stream) -> Self {
+        Connection(Box::new(stream))
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connection")
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+}
+
+/// Clocks. Timers are tokio's.
+pub trait Clock: Send + Sync + 'static {
+    /// Milliseconds since some fixed moment of this machine's boot; counts through suspend, never
+    /// steps, and says nothing about another machine's.
+    fn boot_ms(&self) -> u64;
+
+    /// Wall clock in milliseconds since 1970, for display.
+    fn wall_ms(&self) -> u64;
+}
+
+/// Randomness for ids.
+pub trait Random: Send + Sync + 'static {
+    /// 128 random bits.
+    fn next_u128(&self) -> u128;
+}
+
+/// Where work goes that blocks.
+pub trait Threads: Send + Sync + 'static {
+    /// Runs a future that blocks on the disk inside its polls: on a thread of its own, or, in a
+    /// simulation where the disk only takes simulated time, as a task.
+    fn run_blocking(&self, name: &str, work: BoxFuture<'static, ()>);
+
+    /// The process's id, for those who want to send it a signal; 0 where there is none.
+    fn process_id(&self) -> u32;
+}
+
+impl Env {
+    /// The real machine, with a data directory and a cache for the state machine.
+    pub fn real(data_dir: &Path, cache_bytes: usize) -> io::Result<Env> {
+        std::fs::create_dir_all(data_dir)?;
+        Ok(Env {
+            network: Arc::new(RealNetwork),
+            disk: Arc::new(RealDisk::new(data_dir.to_path_buf())?),
+            stores: Arc::new(SledFactory::new(
+                data_dir.to_path_buf(),
+                SledOptions { cache_bytes, ..SledOptions::default() },
+            )),
+            clock: Arc::new(RealClock),
+            random: Arc::new(RealRandom),
+            threads: Arc::new(RealThreads),
+            fatal: Arc::new(|reason| {
+                tracing::error!(%reason, "ending the process: going on could break a promise");
+                // No destructor runs: after a failed fsync nothing may be written again.
+                std::process::exit(crate::EXIT_FATAL)
+            }),
+        })
+    }
+}
+
+struct RealNetwork;
+
+#[async_trait]
+impl Network for RealNetwork {
+    async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>> {
+        Ok(Box::new(RealListener(tokio::net::TcpListener::bind(address).await?)))
+    }
+
+    async fn connect(&self, address: &str) -> io::Result<Connection> {
+        let stream = tokio::net::TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Connection::new(stream))
+    }
+}
+
+struct RealListener(tokio::net::TcpListener);
+
+#[async_trait]
+impl Listener for RealListener {
+    async fn accept(&mut self) -> io::Result<Connection> {
+        let (stream, _) = self.0.accept().await?;
+        stream.set_nodelay(true)?;
+        Ok(Connection::new(stream))
+    }
+
+    fn local_address(&self) -> String {
+        self.0.local_addr().map_or_else(|_| String::new(), |address| address.to_string())
+    }
+}
+
+struct RealClock;
+
+impl Clock for RealClock {
+    fn boot_ms(&self) -> u64 {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        now.tv_sec.cast_unsigned() * 1000 + now.tv_nsec.cast_unsigned() / 1_000_000
+    }
+
+    fn wall_ms(&self) -> u64 {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+        now.tv_sec.cast_unsigned() * 1000 + now.tv_nsec.cast_unsigned() / 1_000_000
+    }
+}
+
+struct RealRandom;
+
+impl Random for RealRandom {
+    fn next_u128(&self) -> u128 {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).expect("the system's random numbers are available");
+        u128::from_le_bytes(bytes)
+    }
+}
+
+struct RealThreads;
+
+impl Threads for RealThreads {
+    fn run_blocking(&self, name: &str, work: BoxFuture<'static, ()>) {
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                tokio::runtime::Builder::new_current_thread()
+                    .enable_time()
+                    .build()
+                    .expect("a runtime without I/O needs nothing that could be missing")
+                    .block_on(work);
+            })
+            .expect("a thread can be started while the node starts");
+    }
+
+    fn process_id(&self) -> u32 {
+        std::process::id()
+    }
+}

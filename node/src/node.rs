@@ -1,0 +1,577 @@
+//! The composition root: one node, from its configuration and its environment.
+//!
+//! ```text
+//!            Identity ─ whose directory is this
+//!            Wal ───── log and vote           ┐ storage
+//!            StateStore ─ state and snapshots ┘
+//!   Peers, Greeter, PeerService (peer port)
+//!            Raft over log_store, apply, peer::network
+//!            Consensus (tasks around it)
+//!            Api (client port)
+//! ```
+//!
+//! Production and simulation call the same [`Node::start`]; they differ in their
+//! [`Env`](crate::env::Env) only.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use openraft::async_runtime::WatchReceiver;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior},
+};
+use tonic::{service::Routes, transport::Server};
+
+use crate::{
+    api::{self, Api, NodeFacts, SelfReport},
+    config::Config,
+    consensus::{
+        Consensus, Foundation,
+        apply::StateMachine,
+        log_store::LogStore,
+        tasks,
+        types::{Member, Raft},
+    },
+    env::Env,
+    identity::{Identity, IdentityError},
+    machine::query,
+    peer::{
+        PEER_MESSAGE_BYTES_MAX,
+        hello::{Greeter, NotWelcome},
+        network::NetworkFactory,
+        peers::Peers,
+        service::PeerService,
+    },
+    storage::{
+        state::{StateError, StateHooks, StateOptions, StateStore},
+        wal::{self, SpaceState, Wal, WalError, WalOptions},
+    },
+};
+
+/// How often the disk is looked at.
+const DISK_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often it is looked whether a snapshot is due.
+const SNAPSHOT_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Why a node does not start, or stops.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The data directory is not this node's to use.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The log can't be used.
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    /// The state can't be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The peers do not want this node.
+    #[error(transparent)]
+    NotWelcome(#[from] NotWelcome),
+    /// A port can't be listened on.
+    #[error("can't listen on {address} ({key}): {error}")]
+    Listen {
+        /// The configuration's key.
+        key: &'static str,
+        /// The address.
+        address: String,
+        /// Why not.
+        error: io::Error,
+    },
+    /// Consensus does not start.
+    #[error("consensus does not start: {0}")]
+    Raft(String),
+    /// The disk can't be read.
+    #[error("the data directory: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    consensus: Consensus,
+    api: Api,
+    state: Arc<StateStore>,
+    client_address: String,
+    peer_address: String,
+    stop: watch::Sender<bool>,
+    servers: Vec<JoinHandle<()>>,
+    tasks: Vec<JoinHandle<()>>,
+    refused: mpsc::Receiver<NotWelcome>,
+    shutdown_grace: Duration,
+}
+
+impl Node {
+    /// Starts a node. When this returns it answers on both ports; it may still look for a leader.
+    pub async fn start(config: Config, env: Env) -> Result<Node, NodeError> {
+        let incarnation = env.random.next_u128();
+        let identity = Identity::open(Arc::clone(&env.disk), config.node_id, incarnation).await?;
+        let identity = Arc::new(identity);
+
+        let mut options = WalOptions::new(env.random.next_u128() as u64);
+        options.segment_bytes = config.log_segment_bytes;
+        options.cache_bytes = usize::try_from(config.log_cache_bytes).unwrap_or(usize::MAX);
+        let opened = Wal::open(Arc::clone(&env.disk), options, Arc::clone(&env.fatal)).await?;
+        let (log, writer, recovered) = opened;
+        env.threads.run_blocking("tally-log", Box::pin(writer.run()));
+
+        let hooks_log = log.clone();
+        let hooks = StateHooks {
+            wait_log_synced: Arc::new(move |index| {
+                let log = hooks_log.clone();
+                Box::pin(async move { log.wait_synced(index).await })
+            }),
+            fatal: Arc::clone(&env.fatal),
+        };
+        let options = StateOptions {
+            dirty_bytes_max: usize::try_from(config.dirty_bytes_max).unwrap_or(usize::MAX),
+        };
+        let state = StateStore::open(
+            Arc::clone(&env.disk),
+            Arc::clone(&env.stores),
+            options,
+            hooks,
+            recovered.purged.map(wal_to_storage),
+        )
+        .await?;
+        let mut running = Vec::new();
+        let flush_interval = Duration::from_millis(config.flush_interval_ms);
+        running.push(tokio::spawn(Arc::clone(&state).run_flusher(flush_interval)));
+
+        let election_timeout_max = Duration::from_millis(config.election_timeout_ms_max);
+        let peers = Peers::new(config.node_id, Arc::clone(&env.network), election_timeout_max);
+        learn_known_cluster(&peers, &identity, &state).await?;
+
+        let started_empty = recovered.last.is_none() && state.applied().is_none();
+        let needed = if config.initial_cluster.0.is_empty() {
+            1
+        } else {
+            // Itself and these make a majority of the first members.
+            config.initial_cluster.0.len() / 2
+        };
+        let greeter = Greeter::new(
+            Arc::clone(&identity),
+            peers.clone(),
+            config.client_address(),
+            started_empty,
+            needed,
+        );
+
+        let (stop, stopped) = watch::channel(false);
+        let service = PeerService::new(Arc::clone(&greeter));
+        let listener = listen(&env, "peer_listen", &config.peer_listen).await?;
+        let peer_address = listener.local_address();
+        let mut servers =
+            vec![tokio::spawn(serve_peers(service.clone(), listener, stopped.clone()))];
+
+        let members = Arc::new(Mutex::new(config.initial_cluster.0.clone()));
+        let (refuse, mut refused) = mpsc::channel(1);
+        let known_members = Arc::clone(&members);
+        running.push(tokio::spawn(Arc::clone(&greeter).run(
+            move || known_members.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            move |reason| drop(refuse.try_send(reason)),
+        )));
+        tokio::select! {
+            biased;
+            Some(reason) = refused.recv() => return Err(reason.into()),
+            () = greeter.admitted() => {}
+        }
+
+        let appended_bytes = Arc::new(AtomicU64::new(0));
+        let (applied_sender, applied) = watch::channel(0);
+        let raft = start_raft(
+            &config,
+            &peers,
+            LogStore::new(log.clone(), Arc::clone(&state), Arc::clone(&appended_bytes)),
+            StateMachine::new(Arc::clone(&state), applied_sender),
+            started_empty,
+        )
+        .await?;
+
+        let (disk_sender, disk_nearly_full) = watch::channel(false);
+        let consensus = Consensus::start(Foundation {
+            raft: raft.clone(),
+            state: Arc::clone(&state),
+            applied,
+            peers: peers.clone(),
+            clock: Arc::clone(&env.clock),
+            fatal: Arc::clone(&env.fatal),
+            election_timeout_max,
+            entries_in_flight: config.entries_in_flight,
+            disk_nearly_full,
+        });
+
+        let report = Arc::new(Report {
+            log: log.clone(),
+            state: Arc::clone(&state),
+            disk_free_bytes: AtomicU64::new(env.disk.free_bytes().await?),
+        });
+        running.push(tokio::spawn(watch_disk(
+            env.clone(),
+            config.disk_reserve(),
+            log.clone(),
+            Arc::clone(&report),
+            consensus.clone(),
+            disk_sender,
+        )));
+        running.push(tokio::spawn(follow_membership(raft.clone(), members)));
+        running.push(tokio::spawn(follow_cluster_id(consensus.clone(), identity, env.clone())));
+        running.push(tokio::spawn(tasks::create_cluster(
+            consensus.clone(),
+            Arc::clone(&env.random),
+            config.settings(),
+        )));
+        running.push(tokio::spawn(tasks::tick(consensus.clone())));
+        running.push(tokio::spawn(build_snapshots(
+            raft,
+            appended_bytes,
+            Arc::clone(&state),
+            config.snapshot_after_log_bytes,
+            config.snapshot_after_entries,
+        )));
+
+        let listener = listen(&env, "client_listen", &config.client_listen).await?;
+        let client_address = listener.local_address();
+        let api = Api::new(
+            consensus.clone(),
+            NodeFacts {
+                node_id: config.node_id,
+                client_address: config.client_address(),
+                peer_address: config.peer_address(),
+                pid: env.threads.process_id(),
+                report,
+            },
+        );
+        service.take_part(api.clone());
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let routes = Routes::new(health_service);
+        let serving = api::server::serve(api.clone(), listener, health, routes, stopped);
+        servers.push(tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "the client port's server ended");
+            }
+        }));
+
+        Ok(Node {
+            consensus,
+            api,
+            state,
+            client_address,
+            peer_address,
+            stop,
+            servers,
+            tasks: running,
+            refused,
+            shutdown_grace: Duration::from_millis(config.shutdown_grace_ms),
+        })
+    }
+
+    /// Address that the client port listens on.
+    pub fn client_address(&self) -> &str {
+        &self.client_address
+    }
+
+    /// Address that the peer port listens on.
+    pub fn peer_address(&self) -> &str {
+        &self.peer_address
+    }
+
+    /// Consensus, for tests and simulations that look inside.
+    pub fn consensus(&self) -> &Consensus {
+        &self.consensus
+    }
+
+    /// The operations, for callers in the same process.
+    pub fn api(&self) -> &Api {
+        &self.api
+    }
+
+    /// Waits until peers refuse this node; never returns otherwise.
+    pub async fn refused(&mut self) -> NotWelcome {
+        match self.refused.recv().await {
+            Some(reason) => reason,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops in good order: new writes are refused, leadership goes to somebody else if possible,
+    /// what is under way ends, the state is flushed.
+    pub async fn shutdown(self) {
+        let until = Instant::now() + self.shutdown_grace;
+        self.consensus.refuse_writes();
+        if self.consensus.leadership().term_as_leader().is_some() {
+            let patience = until.saturating_duration_since(Instant::now()) / 2;
+            match self.consensus.transfer_leader(None, patience).await {
+                Ok(leader) => tracing::info!(leader, "handed leadership over"),
+                Err(error) => tracing::info!(%error, "leadership was not handed over"),
+            }
+        }
+        self.consensus.drain(until).await;
+        let _ = self.stop.send(true);
+        for server in self.servers {
+            let _ = tokio::time::timeout_at(until, server).await;
+        }
+        for task in &self.tasks {
+            task.abort();
+        }
+        if self.consensus.raft().shutdown().await.is_err() {
+            tracing::warn!("consensus did not end by itself");
+        }
+        if let Err(error) = self.state.flush_now().await {
+            tracing::warn!(%error, "the state was not flushed; the log has what is missing");
+        }
+    }
+}
+
+fn wal_to_storage(log_id: wal::LogId) -> crate::storage::log_id::LogId {
+    crate::storage::log_id::LogId::new(log_id.term, log_id.index)
+}
+
+async fn listen(
+    env: &Env,
+    key: &'static str,
+    address: &str,
+) -> Result<Box<dyn crate::env::Listener>, NodeError> {
+    env.network.listen(address).await.map_err(|error| NodeError::Listen {
+        key,
+        address: address.to_owned(),
+        error,
+    })
+}
+
+async fn serve_peers(
+    service: PeerService,
+    listener: Box<dyn crate::env::Listener>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let service = tally_proto::peer::v1::peer_server::PeerServer::new(service)
+        .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
+    let served = Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(1)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(1)))
+        .initial_stream_window_size(4 * 1024 * 1024)
+        .initial_connection_window_size(8 * 1024 * 1024)
+        .add_service(service)
+        .serve_with_incoming_shutdown(api::server::incoming(listener), async move {
+            let _ = stop.wait_for(|stop| *stop).await;
+            // Peers keep their streams open for ever; they are cut when the process ends.
+        })
+        .await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the peer port's server ended");
+    }
+}
+
+/// A restarted node knows its cluster from its own files.
+async fn learn_known_cluster(
+    peers: &Peers,
+    identity: &Identity,
+    state: &StateStore,
+) -> Result<(), NodeError> {
+    let in_state = query::meta(&state.view()).cluster_id;
+    if in_state != 0 {
+        identity.learn_cluster(&crate::peer::peers::format_cluster_id(in_state)).await?;
+    }
+    if let Some(known) = identity.cluster_id().await
+        && let Ok(id) = u128::from_str_radix(&known, 16)
+    {
+        peers.set_cluster_id(id);
+    }
+    Ok(())
+}
+
+async fn start_raft(
+    config: &Config,
+    peers: &Peers,
+    log: LogStore,
+    machine: StateMachine,
+    started_empty: bool,
+) -> Result<Raft, NodeError> {
+    let wrong = |error: &dyn std::fmt::Display| NodeError::Raft(error.to_string());
+    let raft_config = openraft::Config {
+        cluster_name: "tally".to_owned(),
+        heartbeat_interval: config.heartbeat_interval_ms,
+        election_timeout_min: config.election_timeout_ms_min,
+        election_timeout_max: config.election_timeout_ms_max,
+        // Without it, a node that was cut off comes back with a higher term and ends a good
+        // leader's reign.
+        enable_pre_vote: Some(true),
+        // A restarted leader may have lost the unsynced tail of its log, entries that its followers
+        // committed; in its old term it would use their (term, index) again for others.
+        enable_leader_restore: Some(false),
+        // Snapshots are triggered by this node: the log's growth is counted in bytes too.
+        snapshot_policy: openraft::SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: config.log_entries_kept,
+        purge_batch_size: 256,
+        // A follower that lags by less than the log holds gets entries, not a snapshot.
+        replication_lag_threshold: u64::MAX / 2,
+        install_snapshot_timeout: 60_000,
+        max_payload_entries: 256,
+        max_append_entries: Some(256),
+        api_channel_size: Some(4096),
+        ..openraft::Config::default()
+    };
+    let raft_config = Arc::new(raft_config.validate().map_err(|error| wrong(&error))?);
+    let append_timeout = Duration::from_millis(4 * config.election_timeout_ms_max);
+    let network = NetworkFactory::new(peers.clone(), append_timeout);
+    let raft = Raft::new(config.node_id, raft_config, network, log, machine)
+        .await
+        .map_err(|error| wrong(&error))?;
+    if started_empty && !config.initial_cluster.0.is_empty() {
+        let members: BTreeMap<u64, Member> = config
+            .initial_cluster
+            .0
+            .iter()
+            .map(|(id, address)| (*id, Member { peer_address: address.clone() }))
+            .collect();
+        // Every first member writes the same first entry, so it does not matter who is first. One
+        // that was already reached by a leader has a log, and is told so here.
+        if let Err(error) = raft.initialize(members).await {
+            tracing::info!(%error, "the cluster is formed already");
+        }
+    }
+    Ok(raft)
+}
+
+/// Keeps the list of whom to greet in step with the membership.
+async fn follow_membership(raft: Raft, members: Arc<Mutex<BTreeMap<u64, String>>>) {
+    let mut metrics = raft.metrics();
+    loop {
+        let now: BTreeMap<u64, String> = {
+            let metrics = metrics.borrow_watched();
+            let membership = metrics.membership_config.membership();
+            membership.nodes().map(|(id, member)| (*id, member.peer_address.clone())).collect()
+        };
+        if !now.is_empty() {
+            *members.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        }
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Once the state knows the cluster's id, so do the peers' messages and the identity file.
+async fn follow_cluster_id(consensus: Consensus, identity: Arc<Identity>, env: Env) {
+    loop {
+        let cluster_id = query::meta(&consensus.state().view()).cluster_id;
+        if cluster_id != 0 {
+            consensus.peers().set_cluster_id(cluster_id);
+            let text = crate::peer::peers::format_cluster_id(cluster_id);
+            match identity.learn_cluster(&text).await {
+                Ok(()) => return,
+                Err(error @ IdentityError::AnotherCluster { .. }) => {
+                    (env.fatal)(error.to_string());
+                    return;
+                }
+                Err(error) => tracing::warn!(%error, "the cluster id could not be stored yet"),
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Builds a snapshot when the log has grown enough since the last one; openraft purges behind it.
+async fn build_snapshots(
+    raft: Raft,
+    appended_bytes: Arc<AtomicU64>,
+    state: Arc<StateStore>,
+    after_bytes: u64,
+    after_entries: u64,
+) {
+    let mut interval = tokio::time::interval(SNAPSHOT_CHECK_INTERVAL);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let appended = || appended_bytes.load(Ordering::Relaxed);
+    let mut bytes_at_last = 0;
+    let mut tried = 0;
+    loop {
+        interval.tick().await;
+        let applied = state.applied().map_or(0, |applied| applied.index);
+        let last = state.current_snapshot().map_or(0, |snapshot| snapshot.last_log_id.index);
+        let grown = appended().saturating_sub(bytes_at_last);
+        let entries = applied.saturating_sub(last.max(tried));
+        if entries == 0 || (grown < after_bytes && entries < after_entries) {
+            continue;
+        }
+        bytes_at_last = appended();
+        tried = applied;
+        if raft.trigger().snapshot().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Says when the disk is nearly full, and lets a full leader hand over.
+async fn watch_disk(
+    env: Env,
+    reserve_bytes: u64,
+    log: Wal,
+    report: Arc<Report>,
+    consensus: Consensus,
+    nearly_full: watch::Sender<bool>,
+) {
+    let mut interval = tokio::time::interval(DISK_CHECK_INTERVAL);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let free = match env.disk.free_bytes().await {
+            Ok(free) => free,
+            Err(error) => {
+                tracing::warn!(%error, "the free space can't be read");
+                continue;
+            }
+        };
+        report.disk_free_bytes.store(free, Ordering::Relaxed);
+        let no_segment = *log.space().borrow() != SpaceState::Ok;
+        let is_full = free < reserve_bytes || no_segment;
+        let was_full = nearly_full.send_replace(is_full);
+        if is_full && !was_full {
+            tracing::warn!(free, reserve_bytes, "the disk is nearly full: writes are refused");
+        } else if was_full && !is_full {
+            tracing::info!(free, "there is room on the disk again");
+        }
+        if is_full && consensus.leadership().term_as_leader().is_some() {
+            let _ = consensus.transfer_leader(None, Duration::from_secs(1)).await;
+        }
+    }
+}
+
+/// What the node says of itself.
+struct Report {
+    log: Wal,
+    state: Arc<StateStore>,
+    disk_free_bytes: AtomicU64,
+}
+
+impl SelfReport for Report {
+    fn log_bytes(&self) -> u64 {
+        self.log.disk_bytes()
+    }
+
+    fn state_bytes(&self) -> u64 {
+        self.state.size_bytes().unwrap_or(0)
+    }
+
+    fn disk_free_bytes(&self) -> u64 {
+        self.disk_free_bytes.load(Ordering::Relaxed)
+    }
+
+    fn note(&self) -> String {
+        String::new()
+    }
+
+    fn local_reads_only(&self) -> Option<String> {
+        None
+    }
+}

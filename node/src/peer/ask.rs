@@ -1,0 +1,119 @@
+//! What a follower asks of its leader, and a node of its peers: each one call with a deadline.
+
+use tally_proto::peer::v1 as wire;
+use tally_proto::v1::NodeStatus;
+use tokio::time::Instant;
+
+use super::peers::{DialFailed, Peers};
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum AskError {
+    /// The peer refused; nothing happened there.
+    Refused(wire::Refusal),
+    /// No connection could be made: the peer saw nothing of it.
+    NeverSent(String),
+    /// The call failed: whether the peer acted on it can't be known.
+    Transport(String),
+}
+
+/// The time left until a moment, as it goes on the wire.
+pub(crate) fn ms_left(until: Instant) -> u32 {
+    u32::try_from(until.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u32::MAX)
+}
+
+/// The call failed because no connection could be made. Every other failure may have come after the
+/// peer acted on it.
+fn never_sent(status: &tonic::Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.is::<DialFailed>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+async fn timed<T>(
+    peers: &Peers,
+    node_id: u64,
+    until: Instant,
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, AskError> {
+    match tokio::time::timeout_at(until, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) if never_sent(&status) => Err(AskError::NeverSent(status.to_string())),
+        Ok(Err(status)) => Err(AskError::Transport(status.to_string())),
+        Err(_) => {
+            peers.drop_control(node_id);
+            Err(AskError::Transport("no answer in time".to_owned()))
+        }
+    }
+}
+
+/// A read index from the leader, by a quorum round that began after the question arrived there.
+pub async fn read_index(
+    peers: &Peers,
+    node_id: u64,
+    address: &str,
+    until: Instant,
+) -> Result<u64, AskError> {
+    use wire::read_index_response::Result as Answer;
+
+    let request = wire::ReadIndexRequest {
+        cluster_id: peers.cluster_id_text(),
+        target_node_id: node_id,
+        timeout_ms: ms_left(until),
+    };
+    let mut client = peers.control(node_id, address);
+    match timed(peers, node_id, until, client.read_index(request)).await?.result {
+        Some(Answer::ReadIndex(log_id)) => Ok(log_id.index),
+        Some(Answer::Refusal(refusal)) => Err(AskError::Refused(refusal)),
+        None => Err(AskError::Transport("the answer is empty".to_owned())),
+    }
+}
+
+/// Forwards commands to the leader, once.
+pub async fn propose(
+    peers: &Peers,
+    node_id: u64,
+    address: &str,
+    commands: Vec<wire::ForwardedCommand>,
+    until: Instant,
+) -> Result<Vec<wire::ForwardedResult>, AskError> {
+    let request = wire::ProposeRequest {
+        cluster_id: peers.cluster_id_text(),
+        target_node_id: node_id,
+        commands,
+    };
+    let mut client = peers.control(node_id, address);
+    Ok(timed(peers, node_id, until, client.propose(request)).await?.results)
+}
+
+/// Introduces this node to a peer.
+pub async fn hello(
+    peers: &Peers,
+    node_id: u64,
+    address: &str,
+    request: wire::HelloRequest,
+    until: Instant,
+) -> Result<wire::HelloResponse, AskError> {
+    let mut client = peers.control(node_id, address);
+    timed(peers, node_id, until, client.hello(request)).await
+}
+
+/// A peer's own line of the status table.
+pub async fn status(
+    peers: &Peers,
+    node_id: u64,
+    address: &str,
+    until: Instant,
+) -> Result<NodeStatus, AskError> {
+    let request = wire::StatusRequest { cluster_id: peers.cluster_id_text() };
+    let mut client = peers.control(node_id, address);
+    timed(peers, node_id, until, client.status(request))
+        .await?
+        .node
+        .ok_or_else(|| AskError::Transport("the answer is empty".to_owned()))
+}

@@ -1,0 +1,24 @@
+//! The transport between nodes: who the peers are ([`peers`]), what this node asks of them
+//! ([`network`] for Raft, [`ask`] for the rest) and what it answers ([`service`]).
+//!
+//! Only this module and `api` know of gRPC. Every message names the cluster and the node that it is
+//! meant for; one that is meant for another is refused before Raft sees it.
+
+pub mod ask;
+pub mod convert;
+pub mod hello;
+pub mod network;
+pub mod peers;
+pub mod service;
+
+/// Largest message between nodes, in bytes. An append carries at most
+/// [`APPEND_BYTES_MAX`] or one entry, and an entry at most one request and its frame.
+pub const PEER_MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// An append message is cut here, unless its first entry alone is larger.
+pub const APPEND_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes of one chunk of a snapshot on the wire.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 256 * 1024;
+
+const _: () = { assert!(APPEND_BYTES_MAX + SNAPSHOT_CHUNK_BYTES < PEER_MESSAGE_BYTES_MAX) };

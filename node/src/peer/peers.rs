@@ -1,0 +1,170 @@
+//! The peers: their addresses, connections, and what they said of themselves.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use hyper_util::rt::TokioIo;
+use tally_proto::peer::v1::peer_client::PeerClient;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use super::PEER_MESSAGE_BYTES_MAX;
+use crate::env::Network;
+
+/// A connection that says nothing for this long is probed, and given up after as long again: a
+/// silent peer must not look like a slow one.
+const KEEPALIVE: Duration = Duration::from_millis(1000);
+
+/// No connection could be made. Kept apart from every other failure because it proves that nothing
+/// was sent.
+#[derive(Debug, thiserror::Error)]
+#[error("can't connect: {0}")]
+pub struct DialFailed(#[source] io::Error);
+
+/// A client of one peer.
+pub type Client = PeerClient<Channel>;
+
+/// What this node knows of its peers. Cheap to clone.
+#[derive(Clone)]
+pub struct Peers {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    node_id: u64,
+    network: Arc<dyn Network>,
+    connect_timeout: Duration,
+    /// Id of the cluster, once known; never changes then.
+    cluster_id: Mutex<Option<u128>>,
+    peers: Mutex<BTreeMap<u64, Peer>>,
+}
+
+#[derive(Default)]
+struct Peer {
+    /// Shared by all small messages, so that an election does not begin with a handshake.
+    control: Option<(String, Client)>,
+    client_address: Option<String>,
+}
+
+impl std::fmt::Debug for Peers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peers").field("node_id", &self.inner.node_id).finish_non_exhaustive()
+    }
+}
+
+impl Peers {
+    /// Nobody is known yet.
+    pub fn new(node_id: u64, network: Arc<dyn Network>, connect_timeout: Duration) -> Self {
+        Peers {
+            inner: Arc::new(Inner {
+                node_id,
+                network,
+                connect_timeout,
+                cluster_id: Mutex::new(None),
+                peers: Mutex::new(BTreeMap::new()),
+            }),
+        }
+    }
+
+    /// This node.
+    pub fn node_id(&self) -> u64 {
+        self.inner.node_id
+    }
+
+    /// The cluster's id as it goes on the wire; empty while it is not known.
+    pub fn cluster_id_text(&self) -> String {
+        self.cluster_id().map(format_cluster_id).unwrap_or_default()
+    }
+
+    /// The cluster's id, once known.
+    pub fn cluster_id(&self) -> Option<u128> {
+        *lock(&self.inner.cluster_id)
+    }
+
+    /// Learns the cluster's id. It can't change.
+    pub fn set_cluster_id(&self, id: u128) {
+        let previous = lock(&self.inner.cluster_id).replace(id);
+        assert!(
+            previous.is_none_or(|previous| previous == id),
+            "the cluster id changed from {previous:?} to {id}"
+        );
+    }
+
+    /// Learns a peer's client address.
+    pub fn set_client_address(&self, node_id: u64, address: &str) {
+        let mut peers = lock(&self.inner.peers);
+        let peer = peers.entry(node_id).or_default();
+        if peer.client_address.as_deref() != Some(address) {
+            peer.client_address = Some(address.to_owned());
+        }
+    }
+
+    /// A peer's client address, if it has said it.
+    pub fn client_address(&self, node_id: u64) -> Option<String> {
+        lock(&self.inner.peers).get(&node_id)?.client_address.clone()
+    }
+
+    /// The shared client of a peer, for small messages.
+    pub fn control(&self, node_id: u64, address: &str) -> Client {
+        let mut peers = lock(&self.inner.peers);
+        let peer = peers.entry(node_id).or_default();
+        match &peer.control {
+            Some((known, client)) if known == address => client.clone(),
+            _ => {
+                let client = self.dial(address);
+                peer.control = Some((address.to_owned(), client.clone()));
+                client
+            }
+        }
+    }
+
+    /// Forgets the shared connection of a peer after it failed to answer in time: a connection can
+    /// be dead for minutes before TCP says so.
+    pub fn drop_control(&self, node_id: u64) {
+        if let Some(peer) = lock(&self.inner.peers).get_mut(&node_id) {
+            peer.control = None;
+        }
+    }
+
+    /// A client with a connection of its own, made when first used.
+    pub fn dial(&self, address: &str) -> Client {
+        let network = Arc::clone(&self.inner.network);
+        let timeout = self.inner.connect_timeout;
+        let target = address.to_owned();
+        let connector = tower::service_fn(move |_: Uri| {
+            let network = Arc::clone(&network);
+            let target = target.clone();
+            async move {
+                match tokio::time::timeout(timeout, network.connect(&target)).await {
+                    Ok(Ok(connected)) => Ok(TokioIo::new(connected)),
+                    Ok(Err(error)) => Err(DialFailed(error)),
+                    Err(_) => Err(DialFailed(io::Error::from(io::ErrorKind::TimedOut))),
+                }
+            }
+        });
+        // The connector decides where to; the URI is only what HTTP/2 wants to be told.
+        let channel = Endpoint::from_static("http://peer.tally")
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(4 * 1024 * 1024)
+            .initial_connection_window_size(8 * 1024 * 1024)
+            .connect_with_connector_lazy(connector);
+        PeerClient::new(channel)
+            .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX)
+    }
+}
+
+/// A cluster id as people and messages write it.
+pub fn format_cluster_id(id: u128) -> String {
+    format!("{id:032x}")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing below can panic half-way through a change, so a poisoned lock still guards the truth.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

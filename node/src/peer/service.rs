@@ -1,0 +1,301 @@
+//! What a node answers its peers.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use futures_util::{Stream, StreamExt, future::join_all};
+use openraft::raft::{ReadPolicy, StreamAppendError, TransferLeaderRequest};
+use tally_proto::peer::v1::{self as wire, peer_server::Peer};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{convert, hello::Greeter};
+use crate::{
+    api::Api,
+    consensus::{
+        Consensus,
+        error::{Error, NotProposed, Unknown},
+        refusal_to_wire,
+        types::{Snapshot, SnapshotData, SnapshotMeta},
+    },
+    machine::codec,
+};
+
+/// At most this many commands in one forwarded message.
+const FORWARDED_MAX: usize = 1024;
+
+/// The peer port's service. It answers introductions from the start, and Raft's messages once the
+/// node takes part.
+#[derive(Clone)]
+pub struct PeerService {
+    greeter: Arc<Greeter>,
+    node: Arc<OnceLock<Api>>,
+}
+
+impl std::fmt::Debug for PeerService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PeerService")
+    }
+}
+
+type AppendStream = Pin<Box<dyn Stream<Item = Result<wire::AppendResponse, Status>> + Send>>;
+
+fn malformed(error: impl std::fmt::Display) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn stopped(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+impl PeerService {
+    /// Before the node takes part.
+    pub fn new(greeter: Arc<Greeter>) -> Self {
+        PeerService { greeter, node: Arc::default() }
+    }
+
+    /// From now on it does.
+    pub fn take_part(&self, api: Api) {
+        assert!(self.node.set(api).is_ok(), "a node starts to take part once");
+    }
+
+    fn api(&self) -> Result<&Api, Status> {
+        if !self.greeter.is_admitted() {
+            return Err(Status::unavailable("the node has not been introduced yet"));
+        }
+        self.node.get().ok_or_else(|| Status::unavailable("the node is starting"))
+    }
+
+    /// The node, if a message is meant for it.
+    fn meant_for(&self, cluster_id: &str, target_node_id: u64) -> Result<&Consensus, Status> {
+        let consensus = &self.api()?.consensus;
+        check_target(consensus, cluster_id, target_node_id)?;
+        Ok(consensus)
+    }
+}
+
+/// Refuses what is meant for another node or cluster, before Raft sees it.
+fn check_target(consensus: &Consensus, cluster_id: &str, target: u64) -> Result<(), Status> {
+    let own = consensus.peers().cluster_id_text();
+    if !own.is_empty() && !cluster_id.is_empty() && own != cluster_id {
+        return Err(Status::failed_precondition(format!(
+            "this node is of cluster {own}, not of {cluster_id}"
+        )));
+    }
+    let me = consensus.peers().node_id();
+    if target != me {
+        return Err(Status::failed_precondition(format!("this is node {me}, not {target}")));
+    }
+    Ok(())
+}
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    async fn hello(
+        &self,
+        request: Request<wire::HelloRequest>,
+    ) -> Result<Response<wire::HelloResponse>, Status> {
+        self.greeter.answer(request.into_inner()).await.map(Response::new)
+    }
+
+    type AppendStream = AppendStream;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<wire::AppendRequest>>,
+    ) -> Result<Response<AppendStream>, Status> {
+        let consensus = self.api()?.consensus.clone();
+        let raft = consensus.raft().clone();
+        // The first message that is not for this node, or not readable, ends the stream: Raft's
+        // order of messages allows no gap.
+        let requests = request.into_inner().scan((), move |(), message| {
+            let accepted = message.and_then(|message| {
+                check_target(&consensus, &message.cluster_id, message.target_node_id)?;
+                convert::append_from_wire(message).map_err(malformed)
+            });
+            if let Err(status) = &accepted {
+                tracing::debug!(%status, "an append stream ends");
+            }
+            std::future::ready(accepted.ok())
+        });
+        let results = raft.stream_append(requests.boxed());
+        let answers = results.map(|result| match result {
+            Ok(result) => {
+                if let Err(StreamAppendError::Conflict(at)) = &result {
+                    tracing::debug!(%at, "the log does not hold the entry before");
+                }
+                Ok(convert::append_result_to_wire(&result))
+            }
+            Err(fatal) => Err(stopped(fatal)),
+        });
+        Ok(Response::new(answers.boxed()))
+    }
+
+    async fn vote(
+        &self,
+        request: Request<wire::VoteRequest>,
+    ) -> Result<Response<wire::VoteResponse>, Status> {
+        let request = request.into_inner();
+        let consensus = self.meant_for(&request.cluster_id, request.target_node_id)?;
+        let vote = convert::vote_request_from_wire(&request).map_err(malformed)?;
+        let response = consensus.raft().vote(vote).await.map_err(stopped)?;
+        Ok(Response::new(convert::vote_response_to_wire(&response)))
+    }
+
+    async fn pre_vote(
+        &self,
+        request: Request<wire::PreVoteRequest>,
+    ) -> Result<Response<wire::PreVoteResponse>, Status> {
+        let request = request
+            .into_inner()
+            .vote
+            .ok_or_else(|| malformed(convert::Malformed::Missing("vote")))?;
+        let consensus = self.meant_for(&request.cluster_id, request.target_node_id)?;
+        let vote = convert::vote_request_from_wire(&request).map_err(malformed)?;
+        let response = consensus.raft().pre_vote(vote).await.map_err(stopped)?;
+        let vote = Some(convert::vote_response_to_wire(&response));
+        Ok(Response::new(wire::PreVoteResponse { vote }))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<wire::TransferLeaderRequest>,
+    ) -> Result<Response<wire::TransferLeaderResponse>, Status> {
+        let request = request.into_inner();
+        let consensus = self.meant_for(&request.cluster_id, request.target_node_id)?;
+        let from = convert::vote_from_wire(request.from_ballot.as_ref()).map_err(malformed)?;
+        let last = request.last_log_id.as_ref().map(convert::log_id_from_wire);
+        let transfer = TransferLeaderRequest::new(from, request.to_node_id, last);
+        let result = consensus.raft().handle_transfer_leader(transfer).await.map_err(stopped)?;
+        Ok(Response::new(match result {
+            Ok(()) => wire::TransferLeaderResponse { accepted: true, reason: String::new() },
+            Err(error) => {
+                wire::TransferLeaderResponse { accepted: false, reason: error.to_string() }
+            }
+        }))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<wire::InstallSnapshotRequest>>,
+    ) -> Result<Response<wire::InstallSnapshotResponse>, Status> {
+        use wire::install_snapshot_request::Part;
+
+        let mut parts = request.into_inner();
+        let head = match parts.message().await?.and_then(|message| message.part) {
+            Some(Part::Head(head)) => head,
+            _ => return Err(malformed(convert::Malformed::Missing("head"))),
+        };
+        let consensus = self.meant_for(&head.cluster_id, head.target_node_id)?;
+        let vote = convert::vote_from_wire(head.ballot.as_ref()).map_err(malformed)?;
+        let membership = convert::decode_stored_membership(&head.membership).map_err(malformed)?;
+        let last_log_id = head.last_log_id.as_ref().map(convert::log_id_from_wire);
+        let last = last_log_id
+            .as_ref()
+            .ok_or_else(|| malformed(convert::Malformed::Missing("head.last_log_id")))?;
+        let announced = crate::storage::log_id::LogId::new(convert::term_of(last), last.index);
+
+        let state = consensus.state();
+        let mut receiver = state.begin_receive().await.map_err(stopped)?;
+        while let Some(message) = parts.message().await? {
+            match message.part {
+                Some(Part::Chunk(chunk)) if receiver.received() >= head.size_bytes => {
+                    let extra = chunk.len();
+                    return Err(malformed(format!("{extra} bytes more than the head announced")));
+                }
+                Some(Part::Chunk(chunk)) => receiver.write(&chunk).await.map_err(stopped)?,
+                _ => return Err(malformed(convert::Malformed::Missing("chunk"))),
+            }
+        }
+        let received = receiver.finish(announced).await.map_err(malformed)?;
+        let meta = SnapshotMeta { last_log_id, last_membership: membership };
+        let snapshot = Snapshot { meta, snapshot: SnapshotData::Received(received) };
+        let response =
+            consensus.raft().install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
+        let ballot = Some(convert::vote_to_wire(&response.vote));
+        Ok(Response::new(wire::InstallSnapshotResponse { ballot }))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<wire::ReadIndexRequest>,
+    ) -> Result<Response<wire::ReadIndexResponse>, Status> {
+        use wire::read_index_response::Result as Answer;
+
+        let request = request.into_inner();
+        let consensus = self.meant_for(&request.cluster_id, request.target_node_id)?;
+        // Never passed on: a node that does not lead says so, and the caller looks again.
+        let timeout = Duration::from_millis(u64::from(request.timeout_ms));
+        let round = consensus.raft().get_read_linearizer(ReadPolicy::ReadIndex);
+        let result = match tokio::time::timeout(timeout, round).await {
+            Ok(Ok(confirmed)) => {
+                Answer::ReadIndex(convert::log_id_to_wire(confirmed.read_log_id().log_id()))
+            }
+            Ok(Err(_)) => {
+                let hint = consensus.leadership().hint();
+                Answer::Refusal(refusal_to_wire(&NotProposed::NotLeader(hint)))
+            }
+            Err(_) => {
+                let waited_ms = u64::from(request.timeout_ms);
+                Answer::Refusal(refusal_to_wire(&NotProposed::NoQuorum { waited_ms }))
+            }
+        };
+        Ok(Response::new(wire::ReadIndexResponse { result: Some(result) }))
+    }
+
+    async fn propose(
+        &self,
+        request: Request<wire::ProposeRequest>,
+    ) -> Result<Response<wire::ProposeResponse>, Status> {
+        let request = request.into_inner();
+        let consensus = self.meant_for(&request.cluster_id, request.target_node_id)?;
+        if request.commands.len() > FORWARDED_MAX {
+            return Err(malformed(format!("at most {FORWARDED_MAX} commands may be forwarded")));
+        }
+        let results =
+            join_all(request.commands.into_iter().map(|command| run(consensus, command))).await;
+        Ok(Response::new(wire::ProposeResponse { results }))
+    }
+
+    async fn status(
+        &self,
+        request: Request<wire::StatusRequest>,
+    ) -> Result<Response<wire::StatusResponse>, Status> {
+        let api = self.api()?;
+        check_target(&api.consensus, &request.get_ref().cluster_id, api.node.node_id)?;
+        Ok(Response::new(wire::StatusResponse { node: Some(api.node_status()) }))
+    }
+}
+
+/// Runs one forwarded command here, or says that this node does not lead: it is not forwarded again.
+async fn run(consensus: &Consensus, forwarded: wire::ForwardedCommand) -> wire::ForwardedResult {
+    use wire::forwarded_result::Result as Answer;
+
+    let command = match codec::decode_command(&forwarded.command) {
+        Ok(command) => command,
+        Err(error) => {
+            // A newer follower's command: refused before anything happened.
+            let refusal = wire::Refusal { message: error.to_string(), ..wire::Refusal::default() };
+            let result = Some(Answer::Refusal(refusal));
+            return wire::ForwardedResult { result, ..wire::ForwardedResult::default() };
+        }
+    };
+    tracing::debug!(request = %forwarded.request_id, "a forwarded write");
+    let patience = Duration::from_millis(u64::from(forwarded.deadline_ms));
+    let outcome = consensus.write_here(command, Instant::now() + patience).await;
+    let mut result = wire::ForwardedResult::default();
+    result.result = Some(match outcome {
+        Ok(applied) => {
+            result.applied_index = applied.log_index;
+            result.applied_term = applied.term;
+            Answer::Reply(codec::encode_reply(&applied.reply))
+        }
+        Err(Error::NotProposed(refusal)) => Answer::Refusal(refusal_to_wire(&refusal)),
+        Err(Error::Unknown(Unknown::Deadline)) => Answer::DeadlinePassed(true),
+        Err(Error::Unknown(unknown)) => Answer::Unknown(unknown.to_string()),
+    });
+    result
+}
