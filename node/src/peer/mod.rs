@@ -21,4 +21,4 @@ pub const APPEND_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of one chunk of a snapshot on the wire.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 * 1024;
 
-const _: () = { assert!(APPEND_BYTES_MAX + SNAPSHOT_CHUNK_BYTES < PEER_MESSAGE_BYTES_MAX) };
+const _: () = assert!(APPEND_BYTES_MAX + SNAPSHOT_CHUNK_BYTES < PEER_MESSAGE_BYTES_MAX);
