@@ -308,7 +308,7 @@ fn conditional(
 fn base64(text: &str) -> Result<Vec<u8>, String> {
     let wrong = || format!("{text:?} is not base64");
     let digits = text.trim_end_matches('=');
-    if text.len() % 4 != 0 || text.len() - digits.len() > 2 {
+    if !text.len().is_multiple_of(4) || text.len() - digits.len() > 2 {
         return Err(wrong());
     }
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
@@ -333,8 +333,11 @@ fn base64(text: &str) -> Result<Vec<u8>, String> {
     if bits != 0 { Err(wrong()) } else { Ok(bytes) }
 }
 
+/// Conditions, operations, and those that run otherwise.
+type Parsed = (Vec<Condition>, Vec<Operation>, Vec<Operation>);
+
 /// A step out of its JSON; errors name the part.
-fn parse(text: &str) -> Result<(Vec<Condition>, Vec<Operation>, Vec<Operation>), String> {
+fn parse(text: &str) -> Result<Parsed, String> {
     let step: Step = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let at = |part: &str, index: usize, why: String| format!("{part}[{index}]: {why}");
     let operations = |part: &str, all: Vec<Op>| {

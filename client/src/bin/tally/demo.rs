@@ -136,12 +136,13 @@ async fn reach(arguments: &Arguments) -> Result<(Client, Option<OwnCluster>), Fa
     let began = Instant::now();
     loop {
         sleep(Duration::from_millis(200)).await;
-        if let Ok(status) = client.status().await {
-            if status.nodes.iter().all(|node| node.reachable) && leader(&status).is_ok() {
-                // A supervisor takes a node that dies at once for broken.
-                sleep(RUNS_FOR).await;
-                return Ok((client, Some(own)));
-            }
+        if let Ok(status) = client.status().await
+            && status.nodes.iter().all(|node| node.reachable)
+            && leader(&status).is_ok()
+        {
+            // A supervisor takes a node that dies at once for broken.
+            sleep(RUNS_FOR).await;
+            return Ok((client, Some(own)));
         }
         if began.elapsed() > STARTS_WITHIN || own.has_ended() {
             let log = own.log();
@@ -325,10 +326,10 @@ async fn wait_for(
 ) -> Result<Status, Failure> {
     let began = Instant::now();
     loop {
-        if let Ok(status) = watcher.status().await {
-            if wanted(&status) {
-                return Ok(status);
-            }
+        if let Ok(status) = watcher.status().await
+            && wanted(&status)
+        {
+            return Ok(status);
         }
         if began.elapsed() > patience {
             return Err(Failure::unable(format!(
