@@ -20,6 +20,8 @@ pub mod propose;
 pub mod read;
 pub mod read_index;
 pub mod runtime;
+#[cfg(test)]
+mod suite_tests;
 pub mod tasks;
 pub mod types;
 

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -37,8 +37,8 @@ struct Inner {
     node_id: u64,
     network: Arc<dyn Network>,
     connect_timeout: Duration,
-    /// Id of the cluster, once known; never changes then.
-    cluster_id: Mutex<Option<u128>>,
+    /// Id of the cluster, once known; never changes then. As a number and as it is written.
+    cluster_id: OnceLock<(u128, String)>,
     peers: Mutex<BTreeMap<u64, Peer>>,
 }
 
@@ -63,7 +63,7 @@ impl Peers {
                 node_id,
                 network,
                 connect_timeout,
-                cluster_id: Mutex::new(None),
+                cluster_id: OnceLock::new(),
                 peers: Mutex::new(BTreeMap::new()),
             }),
         }
@@ -76,21 +76,18 @@ impl Peers {
 
     /// The cluster's id as it goes on the wire; empty while it is not known.
     pub fn cluster_id_text(&self) -> String {
-        self.cluster_id().map(format_cluster_id).unwrap_or_default()
+        self.inner.cluster_id.get().map_or_else(String::new, |(_, text)| text.clone())
     }
 
     /// The cluster's id, once known.
     pub fn cluster_id(&self) -> Option<u128> {
-        *lock(&self.inner.cluster_id)
+        self.inner.cluster_id.get().map(|(id, _)| *id)
     }
 
     /// Learns the cluster's id. It can't change.
     pub fn set_cluster_id(&self, id: u128) {
-        let previous = lock(&self.inner.cluster_id).replace(id);
-        assert!(
-            previous.is_none_or(|previous| previous == id),
-            "the cluster id changed from {previous:?} to {id}"
-        );
+        let (known, _) = self.inner.cluster_id.get_or_init(|| (id, format_cluster_id(id)));
+        assert_eq!(*known, id, "the cluster id changed");
     }
 
     /// Learns a peer's client address.
