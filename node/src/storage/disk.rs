@@ -64,8 +64,10 @@ pub trait Disk: Debug + Send + Sync + 'static {
 }
 
 /// One open file.
+///
+/// `Sync`, so that a future which reads through a shared handle may move between threads.
 #[async_trait]
-pub trait File: Debug + Send + 'static {
+pub trait File: Debug + Send + Sync + 'static {
     /// Its length in bytes.
     async fn len(&self) -> io::Result<u64>;
 
@@ -76,8 +78,9 @@ pub trait File: Debug + Send + 'static {
     async fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
     /// Holds space for `len` bytes from the file's start, so that writing there can't meet a full
-    /// disk; new bytes read as zero. Fails with `StorageFull` where there is no room, and has then
-    /// changed nothing that matters.
+    /// disk; new bytes read as zero, and the file is at least `len` long afterwards. A `sync` makes
+    /// the space and the length durable. Fails with `StorageFull` where there is no room, and has
+    /// then changed nothing that matters; calling it again later is fine.
     async fn allocate(&mut self, len: u64) -> io::Result<()>;
 
     /// Cuts the file to `len` bytes.

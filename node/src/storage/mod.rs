@@ -4,10 +4,15 @@ pub mod byte_store;
 mod byte_store_suite;
 mod codec;
 pub mod disk;
+#[cfg(test)]
+mod disk_tests;
 pub mod log_id;
+pub mod real_disk;
+pub mod simulated_disk;
 pub mod simulated_store;
 pub mod sled_store;
 pub mod snapshot;
 pub mod state;
 #[cfg(test)]
 mod test_disk;
+pub mod wal;

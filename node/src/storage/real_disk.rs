@@ -1,0 +1,248 @@
+//! The disk contract on real files.
+//!
+//! Every operation is a plain system call that runs to its end inside one poll: on a thread of the
+//! caller's own that is the fastest way to a durable byte, and on a shared runtime the caller has
+//! accepted that it blocks.
+//!
+//! What it promises beyond the contract: nothing. What it relies on: that `fdatasync` reaches stable
+//! storage, on the file and on the directory, and that the device below does not lie about it.
+
+use std::{
+    fs, io,
+    io::{Read as _, Write as _},
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+};
+
+use async_trait::async_trait;
+use rustix::fs::{FallocateFlags, FlockOperation};
+
+use super::disk::{Disk, File, OpenMode};
+
+/// Bytes of zeros written at once while space is allocated.
+const ZERO_BYTES: usize = 256 * 1024;
+static ZEROS: [u8; ZERO_BYTES] = [0; ZERO_BYTES];
+
+/// Name of the lock file in the data directory.
+const LOCK_FILE: &str = "LOCK";
+
+/// One node's data directory.
+#[derive(Debug, Clone)]
+pub struct RealDisk {
+    root: PathBuf,
+}
+
+/// Holds a data directory for one process until it is dropped (or the process ends, however it
+/// ends: the kernel lets go of the lock then).
+#[derive(Debug)]
+pub struct DirLock {
+    _file: fs::File,
+}
+
+impl RealDisk {
+    /// Opens a data directory, and makes it durably where it is missing.
+    pub fn new(root: PathBuf) -> io::Result<RealDisk> {
+        let missing: Vec<PathBuf> = root
+            .ancestors()
+            .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
+            .map(Path::to_path_buf)
+            .collect();
+        fs::create_dir_all(&root)?;
+        // A directory whose own entry is lost in a power cut takes everything in it along.
+        for made in &missing {
+            let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
+            sync_directory(parent.unwrap_or(Path::new(".")))?;
+        }
+        Ok(RealDisk { root })
+    }
+
+    /// Takes the data directory for this process, so that a second one started by mistake can't
+    /// write into the same log.
+    pub fn lock(&self) -> io::Result<DirLock> {
+        let path = self.root.join(LOCK_FILE);
+        let mut file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut holder = String::new();
+                file.read_to_string(&mut holder)?;
+                return Err(io::Error::new(
+                    io::ErrorKind::ResourceBusy,
+                    format!(
+                        "the data directory {} is in use by another process (process id {}, from \
+                         {}); stop that one, or give this node a directory of its own",
+                        self.root.display(),
+                        if holder.trim().is_empty() { "unknown" } else { holder.trim() },
+                        path.display(),
+                    ),
+                ));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        file.set_len(0)?;
+        writeln!(file, "{}", std::process::id())?;
+        Ok(DirLock { _file: file })
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        debug_assert!(
+            Path::new(path)
+                .components()
+                .all(|part| matches!(part, std::path::Component::Normal(_))),
+            "the path {path:?} leaves the data directory"
+        );
+        self.root.join(path)
+    }
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    fs::File::open(path)?.sync_all()
+}
+
+#[async_trait]
+impl Disk for RealDisk {
+    async fn create_dir_all(&self, path: &str) -> io::Result<()> {
+        fs::create_dir_all(self.path(path))
+    }
+
+    async fn list(&self, path: &str) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(self.path(path))? {
+            let name = entry?.file_name();
+            names.push(name.into_string().map_err(|name| {
+                io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("the file name {name:?} in {path:?} is not UTF-8"),
+                )
+            })?);
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    async fn open(&self, path: &str, mode: OpenMode) -> io::Result<Box<dyn File>> {
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(mode != OpenMode::Read)
+            .create_new(mode == OpenMode::CreateNew)
+            .open(self.path(path))?;
+        Ok(Box::new(RealFile { file }))
+    }
+
+    async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path(from), self.path(to))
+    }
+
+    async fn remove_file(&self, path: &str) -> io::Result<()> {
+        fs::remove_file(self.path(path))
+    }
+
+    async fn remove_dir_all(&self, path: &str) -> io::Result<()> {
+        match fs::remove_dir_all(self.path(path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done,
+        }
+    }
+
+    async fn sync_dir(&self, path: &str) -> io::Result<()> {
+        sync_directory(&self.path(path))
+    }
+
+    async fn free_bytes(&self) -> io::Result<u64> {
+        let space = rustix::fs::statvfs(&self.root)?;
+        // f_bavail, not f_bfree: the blocks kept for root are not ours to count on.
+        Ok(space.f_bavail.saturating_mul(space.f_frsize))
+    }
+}
+
+#[derive(Debug)]
+struct RealFile {
+    file: fs::File,
+}
+
+#[async_trait]
+impl File for RealFile {
+    async fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    async fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        let mut filled = 0;
+        while filled < len {
+            match self.file.read_at(&mut bytes[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        bytes.truncate(filled);
+        Ok(bytes)
+    }
+
+    async fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    async fn allocate(&mut self, len: u64) -> io::Result<()> {
+        let old = self.file.metadata()?.len();
+        if len <= old {
+            return Ok(());
+        }
+        let fill = || -> io::Result<()> {
+            match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), old, len - old) {
+                // Where the file system can't allocate ahead, writing the zeros does it.
+                Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
+                Err(error) => return Err(error.into()),
+            }
+            // Allocated blocks are "unwritten" until something is written to them, and the first
+            // write to each would change the file's metadata, which the next fdatasync then has to
+            // journal. Zeros now keep that out of every append.
+            let mut at = old;
+            while at < len {
+                let n = ZERO_BYTES.min((len - at) as usize);
+                self.file.write_all_at(&ZEROS[..n], at)?;
+                at += n as u64;
+            }
+            Ok(())
+        };
+        fill().inspect_err(|_| {
+            // Gives back what was taken before the room ran out; if this fails too, the file is
+            // only longer than it had to be.
+            let _ = self.file.set_len(old);
+        })
+    }
+
+    async fn truncate(&mut self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    async fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_process_is_told_who_holds_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::new(dir.path().join("a/b")).unwrap();
+        let held = disk.lock().unwrap();
+
+        let refused = disk.lock().unwrap_err().to_string();
+        assert!(refused.contains(&std::process::id().to_string()), "{refused}");
+        assert!(refused.contains("a/b"), "{refused}");
+
+        drop(held);
+        disk.lock().unwrap();
+    }
+}

@@ -1,0 +1,8 @@
+//! Tests over the simulated disk: a small cluster-less "raft" that appends, votes, truncates, purges
+//! and jumps, is cut off at any step, and compares what comes back with what it was told.
+
+mod crashes;
+mod damage;
+mod faults;
+mod harness;
+mod normal;
