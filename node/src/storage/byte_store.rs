@@ -67,7 +67,8 @@ pub trait StoreFactory: Debug + Send + Sync + 'static {
     /// `list` shows and that may or may not open.
     async fn create(&self, path: &str) -> io::Result<Arc<dyn ByteStore>>;
 
-    /// Opens a store.
+    /// Opens a store, after having read all of it: damage is found here, where another copy of the
+    /// state can take its place, and not by a reader some day.
     ///
     /// `InvalidData` means that its content can't be used (damaged, or the engine crashed or hung
     /// on it), `NotFound` that there is none: in both cases another copy of the state has to take

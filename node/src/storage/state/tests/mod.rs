@@ -3,6 +3,7 @@
 mod basics;
 mod crashes;
 mod random;
+mod real;
 mod recovery;
 mod together;
 
