@@ -57,7 +57,7 @@ impl StateStore {
         let (store, meta) = filled.map_err(|error| self.fail(format!("installing: {error}")))?;
         let swap = Swap(self);
         let written = write_pointer(self.disk.as_ref(), generation).await;
-        swap.is_over();
+        swap.end();
         written.map_err(|error| self.fail(format!("writing the state's pointer: {error}")))?;
 
         let old_generation = std::mem::replace(&mut writer.generation, generation);
@@ -92,7 +92,7 @@ impl StateStore {
 struct Swap<'a>(&'a StateStore);
 
 impl Swap<'_> {
-    fn is_over(self) {
+    fn end(self) {
         std::mem::forget(self);
     }
 }
