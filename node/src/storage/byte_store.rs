@@ -8,7 +8,8 @@
 //! # What holds
 //!
 //! - **Order.** There is one writer: `write` and `flush` are never called while another `write` or
-//!   `flush` of the same store runs. Writes take effect in the order of the calls.
+//!   `flush` of the same store runs. Writes take effect in the order of the calls. A call whose
+//!   future was dropped counts too: it has an effect, none, or will have it before the next call.
 //! - **Durability is a prefix.** After a crash the store holds the batches up to some point in the
 //!   order of the calls: at least everything written before the last `flush` that returned `Ok`, at
 //!   most everything. A batch is there whole or not at all.
@@ -66,7 +67,8 @@ pub trait StoreFactory: Debug + Send + Sync + 'static {
     /// `list` shows and that may or may not open.
     async fn create(&self, path: &str) -> io::Result<Arc<dyn ByteStore>>;
 
-    /// Opens a store.
+    /// Opens a store, after having read all of it: damage is found here, where another copy of the
+    /// state can take its place, and not by a reader some day.
     ///
     /// `InvalidData` means that its content can't be used (damaged, or the engine crashed or hung
     /// on it), `NotFound` that there is none: in both cases another copy of the state has to take

@@ -19,7 +19,8 @@
 //!   merges. Its merge can deadlock against another writer; there is one writer thread.
 //! - **After a failed flush the next one hangs for ever**, also the one in `Drop`. So the first error
 //!   (or panic) poisons the store: nothing is called again and nothing is dropped; the process ends.
-//! - **A damaged file may hang it at open.** Opening runs in a thread of its own under a timeout.
+//! - **A damaged file may hang it**, make it panic, or fail a read much later. Opening runs in a
+//!   thread of its own under a timeout, and reads everything once.
 //! - A handle is `Send` and not `Sync`: readers borrow one each from a pool.
 
 use std::{
@@ -65,7 +66,8 @@ pub struct SledOptions {
     /// data, and set it to two to four times the data.
     pub cache_bytes: usize,
     /// How long opening may take before the directory counts as damaged. sled opens in a tenth of
-    /// a second and runs `sync` on the way, which waits for everybody's writes.
+    /// a second, but runs `sync` on the way, which waits for everybody's writes, and then all of it
+    /// is read once: some seconds for each gigabyte.
     pub open_timeout: Duration,
 }
 
@@ -91,7 +93,11 @@ impl SledFactory {
     async fn open_at(&self, path: &str) -> io::Result<Arc<dyn ByteStore>> {
         let directory = self.root.join(path);
         let options = self.options.clone();
-        let opening = off_thread("sled-open", move || open_durably(&directory, &options));
+        let opening = off_thread("sled-open", move || {
+            let db = ManuallyDrop::new(open_durably(&directory, &options)?);
+            read_all(&db)?;
+            Ok(ManuallyDrop::into_inner(db))
+        });
         let db = match tokio::time::timeout(self.options.open_timeout, opening).await {
             Ok(opened) => opened,
             Err(_) => Err(damaged(format!(
@@ -183,6 +189,15 @@ fn open_durably(directory: &Path, options: &SledOptions) -> io::Result<Db> {
     sync_tree(directory)?;
     sync_path(parent(directory)?)?;
     Ok(db)
+}
+
+/// Damage in a leaf would otherwise be found by a reader some day, which ends the process, at every
+/// start again. Found here, it makes the state be rebuilt. On the way it fills the cache.
+fn read_all(db: &Db) -> io::Result<()> {
+    for record in db.iter() {
+        record.map_err(|error| damaged(format!("not all of it can be read: {error}")))?;
+    }
+    Ok(())
 }
 
 /// One open sled store: a pool of handles for readers, and a thread that writes.

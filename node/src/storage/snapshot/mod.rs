@@ -1,6 +1,6 @@
 //! Snapshot files: the whole state at one log id, in one file that any replica can check.
 //!
-//! [`format`] says what the bytes are, [`writer`] and [`reader`] stream them over a
+//! [`mod@format`] says what the bytes are, [`writer`] and [`reader`] stream them over a
 //! [`Disk`](super::disk::Disk), [`receive`] takes a file from another node. When a snapshot is made
 //! and what installing one means is the state store's business, see [`super::state`].
 

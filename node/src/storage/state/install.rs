@@ -24,7 +24,8 @@ impl StateStore {
     /// before is gone, and readers see the old state or the new one.
     ///
     /// The caller sees to it that no commit happens meanwhile, and syncs the log's jump to the
-    /// snapshot before it tells anybody.
+    /// snapshot before it tells anybody. Cancelled while the pointer is written, it ends the
+    /// process: memory and disk would be of two different states.
     ///
     /// The steps, and what a crash after each of them leaves:
     /// 1. the file gets its name: the old state; the next start rolls forward to the snapshot;
@@ -54,9 +55,10 @@ impl StateStore {
         let generation = writer.generation + 1;
         let filled = fill(self.disk.as_ref(), self.factory.as_ref(), generation, &info).await;
         let (store, meta) = filled.map_err(|error| self.fail(format!("installing: {error}")))?;
-        write_pointer(self.disk.as_ref(), generation)
-            .await
-            .map_err(|error| self.fail(format!("writing the state's pointer: {error}")))?;
+        let swap = Swap(self);
+        let written = write_pointer(self.disk.as_ref(), generation).await;
+        swap.end();
+        written.map_err(|error| self.fail(format!("writing the state's pointer: {error}")))?;
 
         let old_generation = std::mem::replace(&mut writer.generation, generation);
         let old = {
@@ -83,6 +85,21 @@ impl StateStore {
         if let Err(error) = self.factory.remove(&path).await {
             tracing::warn!(path, %error, "an old generation of the state could not be removed");
         }
+    }
+}
+
+/// Stands for the time in which nobody knows which generation the pointer names.
+struct Swap<'a>(&'a StateStore);
+
+impl Swap<'_> {
+    fn end(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Swap<'_> {
+    fn drop(&mut self) {
+        self.0.fail("an install was cancelled while it wrote the state's pointer".into());
     }
 }
 

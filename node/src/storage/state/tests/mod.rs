@@ -3,6 +3,7 @@
 mod basics;
 mod crashes;
 mod random;
+mod real;
 mod recovery;
 mod together;
 
@@ -66,7 +67,7 @@ impl Node {
         hooks: StateHooks,
         log_purged_upto: Option<LogId>,
     ) -> Result<Arc<StateStore>, StateError> {
-        let disk = Arc::new(self.disk.clone());
+        let disk = Arc::new(self.disk.mount());
         let stores = Arc::new(self.stores.clone());
         StateStore::open(disk, stores, self.options.clone(), hooks, log_purged_upto).await
     }

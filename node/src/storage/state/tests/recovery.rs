@@ -108,11 +108,11 @@ async fn every_flipped_bit_of_a_snapshot_is_found() {
     }
     let whole = node.disk.read(&info.path).unwrap();
     for cut in 0..whole.len() {
-        node.disk.write(&info.path, &whole[..cut]);
+        node.disk.write(&info.path, &whole[..cut]).await;
         let error = crate::storage::snapshot::reader::verify(&node.disk, &info.path).await;
         assert!(error.is_err(), "cut to {cut} bytes unnoticed");
     }
-    node.disk.write(&info.path, &[&whole[..], b"x"].concat());
+    node.disk.write(&info.path, &[&whole[..], b"x"].concat()).await;
     assert!(crate::storage::snapshot::reader::verify(&node.disk, &info.path).await.is_err());
 }
 
@@ -157,12 +157,12 @@ async fn newer_formats_are_refused_by_name() {
     let node = node_at_20().await;
     let mut newer = node.disk.read("snap/1-10.snap").unwrap();
     newer[8] = 9;
-    node.disk.write("snap/1-10.snap", &newer);
+    node.disk.write("snap/1-10.snap", &newer).await;
     let error = refusal(&node, 10).await;
     assert!(error.contains("snap/1-10.snap") && error.contains("version 9"), "{error}");
 
     let node = node_at_20().await;
-    node.disk.write("state/CURRENT", b"tally state 3\nsomething else\n");
+    node.disk.write("state/CURRENT", b"tally state 3\nsomething else\n").await;
     let error = refusal(&node, 10).await;
     assert!(error.contains("state/CURRENT") && error.contains("version 3"), "{error}");
 
@@ -178,9 +178,9 @@ async fn newer_formats_are_refused_by_name() {
 async fn left_overs_are_removed() {
     let node = node_at_20().await;
     node.stores.create("state/00000009").await.unwrap();
-    node.disk.write("snap/incoming-3.tmp", b"half");
-    node.disk.write("snap/build.tmp", b"half");
-    node.disk.write("snap/1-5.snap", b"an older one");
+    node.disk.write("snap/incoming-3.tmp", b"half").await;
+    node.disk.write("snap/build.tmp", b"half").await;
+    node.disk.write("snap/1-5.snap", b"an older one").await;
     let state = node.open(Some(id(10))).await.unwrap();
     assert_eq!(check_whole(&state), 20);
     assert_eq!(node.stores.list("state").await.unwrap(), ["00000001"]);

@@ -222,3 +222,40 @@ async fn an_install_makes_a_build_give_way() {
     assert!(matches!(building.await.unwrap(), Err(StateError::SnapshotAbandoned)));
     assert_eq!(check_whole(&state), 40);
 }
+
+#[tokio::test]
+async fn a_cancelled_install_leaves_the_old_state_or_ends_the_process() {
+    let leader = Node::new(29);
+    let from = leader.open(None).await.unwrap();
+    (1..=40).for_each(|index| commit(&from, index));
+    let info = from.build_snapshot().await.unwrap();
+    let bytes = leader.disk.read(&info.path).unwrap();
+    let (mut went_on, mut ended) = (0, 0);
+    for stop in 0..24 {
+        let node = Node::new(30);
+        let state = node.open(None).await.unwrap();
+        (1..=3).for_each(|index| commit(&state, index));
+        let mut receiver = state.begin_receive().await.unwrap();
+        receiver.write(&bytes).await.unwrap();
+        let received = receiver.finish(info.last_log_id).await.unwrap();
+        node.steps.stop_at(Some(stop));
+        node.steps.run(async { drop(state.install_snapshot(received).await) }).await;
+        node.steps.stop_at(None);
+        if !node.fatal.lock().unwrap().is_empty() {
+            ended += 1;
+            continue;
+        }
+        went_on += 1;
+        if check_whole(&state) == 3 {
+            // What the cancelled one left behind is in nobody's way.
+            commit(&state, 4);
+            state.flush_now().await.unwrap();
+            let mut receiver = state.begin_receive().await.unwrap();
+            receiver.write(&bytes).await.unwrap();
+            let received = receiver.finish(info.last_log_id).await.unwrap();
+            state.install_snapshot(received).await.unwrap();
+        }
+        assert_eq!(check_whole(&state), 40);
+    }
+    assert!(went_on > 5 && ended > 2, "{went_on} went on, {ended} ended");
+}
