@@ -44,7 +44,7 @@ impl FromStr for SessionToken {
 
     fn from_str(text: &str) -> Result<Self, InvalidToken> {
         let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
-        let digits = digits.filter(|digits| !digits.is_empty() && digits.len() % 2 == 0);
+        let digits = digits.filter(|digits| !digits.is_empty() && digits.len().is_multiple_of(2));
         let pairs = digits.ok_or(InvalidToken)?;
         Ok(Self(pairs.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect()))
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tally_client::{Client, ReadLevel, Transport, reason};
 
-use crate::fake::Cluster;
+use crate::fake::{Act, Cluster};
 
 #[tokio::test]
 async fn adds_and_reads_over_the_stream() {
@@ -44,6 +44,18 @@ async fn unary_calls_do_the_same() {
     let change = client.counter("hits").add(1).idempotency_key("one").await.unwrap();
     assert!(change.write.replayed);
     assert_eq!(client.counter("hits").get().await.unwrap().value, 1);
+}
+
+#[tokio::test]
+async fn unary_calls_are_stamped_too() {
+    let cluster = Cluster::start(3).await;
+    cluster.elect(2);
+    let client = cluster.builder().transport(Transport::Unary).connect().await.unwrap();
+    cluster.script(2, [Act::Answer, Act::ExecuteAndBreak]);
+    client.counter("hits").add(1).await.unwrap();
+    let change = client.counter("hits").add(1).await.unwrap();
+    assert!(change.write.replayed);
+    assert_eq!(cluster.value("hits"), 2);
 }
 
 #[tokio::test]

@@ -72,7 +72,7 @@ async fn unknown_then(first: Act, then: &str) -> tally_client::Error {
     let client = cluster.client();
     let refused = refusal(Code::Unavailable, then, v1::Outcome::NotApplied, false);
     cluster.script(0, [first]);
-    cluster.script(0, (0..1000).map(|_| Act::Refuse(refused.clone())));
+    cluster.script(0, (0..1000).map(|_| Act::Refuse(refused.clone().into())));
     let add = client.counter("hits").add(1).deadline(Duration::from_millis(400));
     add.await.unwrap_err()
 }
@@ -230,7 +230,7 @@ async fn a_full_key_table_settles_nothing_without_a_session() {
         let cluster = Cluster::start(1).await;
         let builder = cluster.builder();
         let client = if one_shot { builder.one_shot() } else { builder }.build().unwrap();
-        cluster.script(0, first.into_iter().chain([Act::Refuse(full.clone())]));
+        cluster.script(0, first.into_iter().chain([Act::Refuse(full.clone().into())]));
         let error = client.counter("hits").add(1).idempotency_key("k").await.unwrap_err();
         assert_eq!(error.outcome(), Some(outcome), "one shot: {one_shot}");
     }

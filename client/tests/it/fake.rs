@@ -18,7 +18,9 @@ use tally_proto::{
     v1::{
         answer::Response,
         call::Request,
+        cluster_server::{Cluster as ClusterService, ClusterServer},
         counters_server::{Counters, CountersServer},
+        sessions_server::{Sessions, SessionsServer},
         stream_server::{Stream as StreamService, StreamServer},
     },
 };
@@ -44,7 +46,7 @@ pub(crate) enum Act {
     /// Neither executes nor answers.
     Silence,
     /// Executes nothing and answers with this.
-    Refuse(Response),
+    Refuse(Box<Response>),
     /// Answers after this time.
     Slow(Duration),
     /// Drops all sessions, then does what a healthy leader does.
@@ -117,6 +119,8 @@ impl Cluster {
             let server = tonic::transport::Server::builder()
                 .add_service(StreamServer::new(Handle(node.clone())))
                 .add_service(CountersServer::new(Handle(node.clone())))
+                .add_service(SessionsServer::new(Handle(node.clone())))
+                .add_service(ClusterServer::new(Handle(node.clone())))
                 .serve_with_incoming(TcpListenerStream::new(listener));
             cluster.tasks.push(tokio::spawn(async move { server.await.unwrap() }));
             cluster.nodes.push(node);
@@ -159,6 +163,7 @@ impl Cluster {
 }
 
 /// What is done with the stream after a call.
+#[allow(clippy::large_enum_variant)]
 enum Then {
     Say(Response),
     SayLater(Duration, Request),
@@ -245,7 +250,7 @@ impl Node {
         let act = match act {
             Some(act) => act,
             None if self.leads() => Act::Answer,
-            None => Act::Refuse(self.not_leader(true)),
+            None => Act::Refuse(self.not_leader(true).into()),
         };
         self.perform(act, request)
     }
@@ -272,7 +277,7 @@ impl Node {
                 Then::Say(refusal(Code::Unavailable, why, v1::Outcome::Unknown, false))
             }
             Act::Silence => Then::Nothing,
-            Act::Refuse(response) => Then::Say(response),
+            Act::Refuse(response) => Then::Say(*response),
             Act::Slow(delay) => Then::SayLater(delay, request),
             Act::ExpireSessions => {
                 self.shared.model.lock().unwrap().sessions.clear();
@@ -353,9 +358,9 @@ impl Handle {
 }
 
 macro_rules! unary {
-    ($($method:ident($request:ident) -> $response:ident as $variant:ident;)*) => {
-        #[tonic::async_trait]
-        impl Counters for Handle {
+    ($($service:ident { $($method:ident($request:ident) -> $response:ident as $variant:ident;)* })*) => {
+        $(#[tonic::async_trait]
+        impl $service for Handle {
             $(async fn $method(
                 &self,
                 request: tonic::Request<v1::$request>,
@@ -365,18 +370,33 @@ macro_rules! unary {
                     _ => Err(Status::internal("another kind")),
                 }
             })*
-        }
+        })*
     };
 }
 
 unary! {
-    add(CountersAddRequest) -> CountersAddResponse as CountersAdd;
-    get(CountersGetRequest) -> CountersGetResponse as CountersGet;
-    batch_get(CountersBatchGetRequest) -> CountersBatchGetResponse as CountersBatchGet;
-    set(CountersSetRequest) -> CountersSetResponse as CountersSet;
-    compare_and_set(CountersCompareAndSetRequest) -> CountersCompareAndSetResponse
-        as CountersCompareAndSet;
-    delete(CountersDeleteRequest) -> CountersDeleteResponse as CountersDelete;
-    list(CountersListRequest) -> CountersListResponse as CountersList;
-    configure(CountersConfigureRequest) -> CountersConfigureResponse as CountersConfigure;
+    Counters {
+        add(CountersAddRequest) -> CountersAddResponse as CountersAdd;
+        get(CountersGetRequest) -> CountersGetResponse as CountersGet;
+        batch_get(CountersBatchGetRequest) -> CountersBatchGetResponse as CountersBatchGet;
+        set(CountersSetRequest) -> CountersSetResponse as CountersSet;
+        compare_and_set(CountersCompareAndSetRequest) -> CountersCompareAndSetResponse
+            as CountersCompareAndSet;
+        delete(CountersDeleteRequest) -> CountersDeleteResponse as CountersDelete;
+        list(CountersListRequest) -> CountersListResponse as CountersList;
+        configure(CountersConfigureRequest) -> CountersConfigureResponse as CountersConfigure;
+    }
+    Sessions {
+        open(SessionsOpenRequest) -> SessionsOpenResponse as SessionsOpen;
+        renew(SessionsRenewRequest) -> SessionsRenewResponse as SessionsRenew;
+        close(SessionsCloseRequest) -> SessionsCloseResponse as SessionsClose;
+    }
+    ClusterService {
+        status(ClusterStatusRequest) -> ClusterStatusResponse as ClusterStatus;
+        add_learner(ClusterAddLearnerRequest) -> ClusterAddLearnerResponse as ClusterAddLearner;
+        promote(ClusterPromoteRequest) -> ClusterPromoteResponse as ClusterPromote;
+        remove(ClusterRemoveRequest) -> ClusterRemoveResponse as ClusterRemove;
+        transfer_leader(ClusterTransferLeaderRequest) -> ClusterTransferLeaderResponse
+            as ClusterTransferLeader;
+    }
 }

@@ -5,5 +5,6 @@ mod fake;
 mod model;
 
 mod basics;
+mod command_line;
 mod exactly_once;
 mod pipelining;

@@ -42,22 +42,22 @@ impl Model {
             return self.run(request, None);
         };
         let stamp = options.session;
-        if let Some(stamp) = &stamp {
-            if let Some(session) = self.sessions.get_mut(&stamp.session_id) {
-                assert!(stamp.sequence >= stamp.lowest_unanswered, "{stamp:?} answers itself");
-                session.watermark = session.watermark.max(stamp.lowest_unanswered);
-                session.answers.retain(|&sequence, _| sequence >= session.watermark);
-                let above = stamp.sequence + 1 - session.watermark.min(stamp.sequence);
-                session.most_above_watermark = session.most_above_watermark.max(above);
-                assert!(above <= self.window, "{stamp:?} is outside of the window");
-                if let Some((first, answer)) = session.answers.get(&stamp.sequence) {
-                    assert_eq!(first, &request, "one number, two requests");
-                    return replayed(answer.clone());
-                }
-                if stamp.sequence < session.watermark {
-                    let why = reason::SEQUENCE_TOO_OLD;
-                    return refusal(Code::FailedPrecondition, why, v1::Outcome::Unknown, true);
-                }
+        if let Some(stamp) = &stamp
+            && let Some(session) = self.sessions.get_mut(&stamp.session_id)
+        {
+            assert!(stamp.sequence >= stamp.lowest_unanswered, "{stamp:?} answers itself");
+            session.watermark = session.watermark.max(stamp.lowest_unanswered);
+            session.answers.retain(|&sequence, _| sequence >= session.watermark);
+            let above = stamp.sequence + 1 - session.watermark.min(stamp.sequence);
+            session.most_above_watermark = session.most_above_watermark.max(above);
+            assert!(above <= self.window, "{stamp:?} is outside of the window");
+            if let Some((first, answer)) = session.answers.get(&stamp.sequence) {
+                assert_eq!(first, &request, "one number, two requests");
+                return replayed(answer.clone());
+            }
+            if stamp.sequence < session.watermark {
+                let why = reason::SEQUENCE_TOO_OLD;
+                return refusal(Code::FailedPrecondition, why, v1::Outcome::Unknown, true);
             }
         }
         if let Some((first, answer)) = self.remembered_keys.get(&options.idempotency_key) {
@@ -67,11 +67,11 @@ impl Model {
             }
             return replayed(answer.clone());
         }
-        if let Some(stamp) = &stamp {
-            if !self.sessions.contains_key(&stamp.session_id) {
-                let why = reason::SESSION_EXPIRED;
-                return refusal(Code::FailedPrecondition, why, v1::Outcome::Unknown, true);
-            }
+        if let Some(stamp) = &stamp
+            && !self.sessions.contains_key(&stamp.session_id)
+        {
+            let why = reason::SESSION_EXPIRED;
+            return refusal(Code::FailedPrecondition, why, v1::Outcome::Unknown, true);
         }
         let name = match (&stamp, options.idempotency_key.as_str()) {
             (_, key) if !key.is_empty() => Some(key.to_owned()),

@@ -1,1 +1,78 @@
-fn main() {}
+//! `tally`: the command line of Tally. One-shot commands, a benchmark, and a demonstration that
+//! kills leaders and counts.
+
+#![allow(missing_docs)]
+
+mod apply;
+mod args;
+mod audit;
+mod bench;
+mod counter;
+mod demo;
+mod kv;
+mod load;
+mod output;
+mod procs;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+use tally_client::{Client, Transport};
+
+use crate::{
+    args::{Arguments, Command},
+    output::{Exit, Failure, Output},
+};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let output = Output { json: arguments.json };
+    let many_tasks = matches!(arguments.command, Command::Bench(_) | Command::Demo(_));
+    let mut builder = if many_tasks {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    let runtime = match builder.enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return output.failure(&Failure::usage(format!("no runtime: {error}"))),
+    };
+    match runtime.block_on(run(arguments, output)) {
+        Ok(exit) => exit.into(),
+        Err(failure) => output.failure(&failure),
+    }
+}
+
+async fn run(arguments: Arguments, output: Output) -> Result<Exit, Failure> {
+    match &arguments.command {
+        Command::Completions { shell } => {
+            let mut command = Arguments::command();
+            clap_complete::generate(*shell, &mut command, "tally", &mut std::io::stdout());
+            Ok(Exit::Done)
+        }
+        Command::Counter { command } => {
+            counter::run(&client(&arguments)?, command, output).await.map(|()| Exit::Done)
+        }
+        Command::Kv { command } => {
+            kv::run(&client(&arguments)?, command, output).await.map(|()| Exit::Done)
+        }
+        Command::Apply(apply) => {
+            apply::run(&client(&arguments)?, apply, output).await.map(|()| Exit::Done)
+        }
+        Command::Status(status) => {
+            status::run(&client(&arguments)?, status, output).await.map(|()| Exit::Done)
+        }
+        Command::Bench(bench) => bench::run(&arguments, bench, output).await.map(|()| Exit::Done),
+        Command::Demo(demo) => demo::run(&arguments, demo, output).await,
+    }
+}
+
+/// The client of a command that makes one call: it opens no session.
+fn client(arguments: &Arguments) -> Result<Client, Failure> {
+    let builder = Client::builder(arguments.endpoints.clone())
+        .deadline(arguments.deadline.0)
+        .transport(Transport::Stream)
+        .one_shot();
+    builder.build().map_err(|error| Failure::usage(error.message().to_owned()))
+}

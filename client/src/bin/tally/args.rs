@@ -1,0 +1,432 @@
+//! The arguments.
+
+use std::{path::PathBuf, str::FromStr, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tally_client::{ReadLevel, Transport};
+
+/// Where a cluster that was started by hand usually is.
+pub(crate) const DEFAULT_ENDPOINTS: &str = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403";
+
+/// Talks to a Tally cluster: replicated counters and keys, each write counted exactly once.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true)]
+#[command(after_help = "Exit status:
+  0  done
+  2  the command line is wrong
+  3  refused: decided by the cluster, sending the same again gets the same
+  4  not applied: sending it again is safe
+  5  unknown: it may have been applied; send it again only with the same --idempotency-key")]
+pub(crate) struct Arguments {
+    /// Addresses of some nodes, separated by commas.
+    #[arg(
+        long,
+        global = true,
+        env = "TALLY_ENDPOINTS",
+        value_delimiter = ',',
+        default_value = DEFAULT_ENDPOINTS
+    )]
+    pub(crate) endpoints: Vec<String>,
+    /// Print one JSON object, also for an error. 64-bit integers are numbers.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// How long a call may take in all, its retries included.
+    #[arg(long, global = true, default_value = "10s", value_name = "TIME")]
+    pub(crate) deadline: Time,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Counters: named signed 64-bit integers.
+    Counter {
+        #[command(subcommand)]
+        command: Counter,
+    },
+    /// Keys: names for values of up to 1 MiB.
+    Kv {
+        #[command(subcommand)]
+        command: Kv,
+    },
+    /// Runs an atomic step over counters and keys, given as JSON.
+    Apply(Apply),
+    /// Shows the nodes: roles, terms, log and applied index, lag, disk.
+    Status(Status),
+    /// Measures throughput and latency, in a closed loop.
+    Bench(Bench),
+    /// Kills leaders under load and counts: nothing lost, nothing counted twice.
+    Demo(Demo),
+    /// Prints a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Counter {
+    /// Moves a counter by a signed delta; a missing one is created at 0 first.
+    #[command(allow_negative_numbers = true)]
+    Add {
+        name: String,
+        /// What to add.
+        #[arg(default_value_t = 1)]
+        delta: i64,
+        /// The value must not fall below this.
+        #[arg(long)]
+        floor: Option<i64>,
+        /// The value must not rise above this.
+        #[arg(long)]
+        ceiling: Option<i64>,
+        /// At a bound, move as far as it allows instead of refusing.
+        #[arg(long)]
+        saturate: bool,
+        /// Refuse to create the counter.
+        #[arg(long)]
+        fail_if_missing: bool,
+        #[command(flatten)]
+        write: Write,
+    },
+    /// Reads counters; several are read at one point in the history.
+    Get {
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        #[command(flatten)]
+        read: Read,
+    },
+    /// Replaces a value, within its stored bounds.
+    #[command(allow_negative_numbers = true)]
+    Set {
+        name: String,
+        value: i64,
+        #[command(flatten)]
+        write: Write,
+    },
+    /// Replaces a value that is as expected (compare and set).
+    #[command(allow_negative_numbers = true)]
+    Cas {
+        name: String,
+        /// The new value.
+        value: i64,
+        #[command(flatten)]
+        expect: Expect,
+        #[command(flatten)]
+        write: Write,
+    },
+    /// Removes a counter with its bounds.
+    Delete {
+        name: String,
+        #[command(flatten)]
+        write: Write,
+    },
+    /// Lists counters whose name starts with a prefix.
+    List {
+        #[arg(default_value = "")]
+        prefix: String,
+        #[command(flatten)]
+        pages: Pages,
+        #[command(flatten)]
+        read: Read,
+    },
+    /// Replaces both stored bounds; one that is not named is removed.
+    #[command(allow_negative_numbers = true)]
+    Configure {
+        name: String,
+        /// Lowest value allowed, for every writer.
+        #[arg(long)]
+        floor: Option<i64>,
+        /// Highest value allowed, for every writer.
+        #[arg(long)]
+        ceiling: Option<i64>,
+        #[command(flatten)]
+        write: Write,
+    },
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Expect {
+    /// Only if this is the value.
+    #[arg(long, value_name = "VALUE", allow_negative_numbers = true)]
+    pub(crate) expect: Option<i64>,
+    /// Only if this revision was the last to change it.
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) expect_revision: Option<u64>,
+    /// Only if it does not exist.
+    #[arg(long)]
+    pub(crate) expect_absent: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Kv {
+    /// Stores a value.
+    Put {
+        key: String,
+        /// The value; `-` reads it from standard input.
+        #[arg(required_unless_present = "file", conflicts_with = "file")]
+        value: Option<String>,
+        /// Reads the value from a file.
+        #[arg(long)]
+        file: Option<PathBuf>,
+        /// Only if the key does not exist.
+        #[arg(long, conflicts_with_all = ["if_present", "if_revision"])]
+        if_absent: bool,
+        #[command(flatten)]
+        condition: Condition,
+        #[command(flatten)]
+        write: Write,
+    },
+    /// Writes a value to standard output, byte for byte; with several keys, as a list.
+    Get {
+        #[arg(required = true, value_name = "KEY")]
+        keys: Vec<String>,
+        #[command(flatten)]
+        read: Read,
+    },
+    /// Removes a key.
+    Delete {
+        key: String,
+        #[command(flatten)]
+        condition: Condition,
+        #[command(flatten)]
+        write: Write,
+    },
+    /// Lists keys whose name starts with a prefix, with their values.
+    Scan {
+        #[arg(default_value = "")]
+        prefix: String,
+        /// First key, inclusive.
+        #[arg(long, default_value = "")]
+        start: String,
+        /// Last key, exclusive.
+        #[arg(long, default_value = "")]
+        end: String,
+        /// Leave the values out.
+        #[arg(long)]
+        keys_only: bool,
+        #[command(flatten)]
+        pages: Pages,
+        #[command(flatten)]
+        read: Read,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Condition {
+    /// Only if the key exists.
+    #[arg(long)]
+    pub(crate) if_present: bool,
+    /// Only if this revision was the last to change the key.
+    #[arg(long, value_name = "REVISION", conflicts_with = "if_present")]
+    pub(crate) if_revision: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = crate::apply::HELP)]
+pub(crate) struct Apply {
+    /// The file; `-` is standard input.
+    #[arg(default_value = "-")]
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) write: Write,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Ask only one node, and let it not ask the others.
+    #[arg(long)]
+    pub(crate) local: bool,
+    /// Show the table again every so often.
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "1s")]
+    pub(crate) watch: Option<Time>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Write {
+    /// A name for this write, e.g. an order number: the same key with the same request is applied
+    /// once, however often it is sent. Default: a random one, remembered for a minute.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
+    /// How long the cluster remembers the key. Default: the cluster's own window.
+    #[arg(long, value_name = "TIME", requires = "idempotency_key")]
+    pub(crate) idempotency_window: Option<Time>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Read {
+    /// The promise asked for: linearizable, bounded:200ms, session:TOKEN or local.
+    #[arg(long, default_value = "linearizable", value_name = "LEVEL", value_parser = read_level)]
+    pub(crate) read: ReadLevel,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pages {
+    /// At most this many on a page (1000 at most).
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) limit: u16,
+    /// Go on from here: the token that the page before ended with.
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) page_token: Option<String>,
+    /// Follow the pages to the end. Each page is a read of its own.
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// What each caller does.
+    #[arg(value_enum)]
+    pub(crate) workload: Workload,
+    /// How calls travel.
+    #[arg(long, value_enum, default_value_t = Way::Stream)]
+    pub(crate) transport: Way,
+    /// Callers, each with one call in flight.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) clients: u32,
+    /// Connections that the callers share.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) connections: u32,
+    /// How long to measure.
+    #[arg(long, default_value = "10s", value_name = "TIME")]
+    pub(crate) duration: Time,
+    /// How long to run before measuring.
+    #[arg(long, default_value = "1s", value_name = "TIME")]
+    pub(crate) warmup: Time,
+    /// The promise that reads ask for.
+    #[command(flatten)]
+    pub(crate) read: Read,
+    /// Counters, or keys, over which the load is spread.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) spread: u64,
+    /// Bytes of each value.
+    #[arg(long, default_value_t = 256, value_name = "BYTES")]
+    pub(crate) value_size: usize,
+    /// Seed of the callers' choices.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Processes of the servers, on this machine: also measures their CPU time per operation.
+    #[arg(long, value_delimiter = ',', value_name = "PID,..")]
+    pub(crate) pids: Vec<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Workload {
+    /// Adds 1 to one counter.
+    AddHot,
+    /// Adds 1 to a random counter.
+    AddSpread,
+    /// Puts a value under a random key.
+    Put,
+    /// Gets a random key; keys are written first.
+    Get,
+    /// 70 % get, 20 % add-spread, 10 % put.
+    Mixed,
+    /// Moves 1 between two random accounts in one atomic step.
+    ApplyTransfer,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Way {
+    Stream,
+    Unary,
+}
+
+impl From<Way> for Transport {
+    fn from(way: Way) -> Self {
+        match way {
+            Way::Stream => Self::Stream,
+            Way::Unary => Self::Unary,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// How often the leader is killed.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// Concurrent clients.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) clients: u32,
+    /// Seconds of load between two kills, at least; a killed node also has to be back.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) seconds: u64,
+}
+
+/// A duration such as 200ms, 10s, 5m or 1h.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Time(pub(crate) Duration);
+
+impl FromStr for Time {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let number: u64 =
+            number.parse().map_err(|_| format!("{text:?} is no time; 200ms, 10s, 5m, 1h are"))?;
+        let ms = match unit {
+            "ms" => Some(1),
+            "s" => Some(1_000),
+            "m" => Some(60_000),
+            "h" => Some(3_600_000),
+            _ => None,
+        };
+        let ms = ms.ok_or_else(|| format!("{text:?} has no unit: ms, s, m or h"))?;
+        let ms = number.checked_mul(ms).filter(|ms| *ms <= 366 * 24 * 3_600_000);
+        Ok(Self(Duration::from_millis(ms.ok_or_else(|| format!("{text:?} is too long"))?)))
+    }
+}
+
+fn read_level(text: &str) -> Result<ReadLevel, String> {
+    match text.split_once(':') {
+        None if text == "linearizable" => Ok(ReadLevel::Linearizable),
+        None if text == "local" => Ok(ReadLevel::Local),
+        Some(("bounded", bound)) => Ok(ReadLevel::bounded(bound.parse::<Time>()?.0)),
+        Some(("session", token)) => {
+            let token = token.parse().map_err(|error| format!("{error}"))?;
+            Ok(ReadLevel::Session(Some(token)))
+        }
+        _ => Err("levels are linearizable, bounded:200ms, session:TOKEN and local".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn times_and_levels() {
+        assert_eq!("200ms".parse(), Ok(Time(Duration::from_millis(200))));
+        assert_eq!("2h".parse(), Ok(Time(Duration::from_secs(7200))));
+        for wrong in ["", "10", "ms", "1d", "99999999999999999999s", "-1s"] {
+            assert!(wrong.parse::<Time>().is_err(), "{wrong}");
+        }
+        assert_eq!(read_level("bounded:200ms"), Ok(ReadLevel::bounded(Duration::from_millis(200))));
+        assert_eq!(read_level("session:00ff"), Ok(ReadLevel::Session("00ff".parse().ok())));
+        for wrong in ["", "strong", "bounded", "bounded:", "session:", "session:xy", "local:1"] {
+            assert!(read_level(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn negative_deltas_and_values() {
+        for arguments in [
+            vec!["tally", "counter", "add", "stock", "-5", "--floor", "-10"],
+            vec!["tally", "counter", "set", "stock", "-5"],
+            vec!["tally", "counter", "cas", "stock", "-5", "--expect", "-6"],
+            vec!["tally", "counter", "configure", "stock", "--floor", "-1"],
+        ] {
+            Arguments::try_parse_from(&arguments).unwrap_or_else(|error| panic!("{error}"));
+        }
+        assert!(Arguments::try_parse_from(["tally", "counter", "cas", "stock", "5"]).is_err());
+    }
+}

@@ -1,0 +1,154 @@
+//! `tally counter`.
+
+use serde_json::json;
+use tally_client::{Client, CounterChange, CounterValue, counter::Expect};
+
+use crate::{
+    args::{self, Counter},
+    output::{Failure, Output, line},
+};
+
+/// Adds what every write can carry.
+macro_rules! with {
+    ($call:expr, $write:expr) => {{
+        let mut call = $call;
+        let write: &args::Write = $write;
+        if let Some(key) = &write.idempotency_key {
+            call = call.idempotency_key(key);
+        }
+        if let Some(window) = write.idempotency_window {
+            call = call.idempotency_window(window.0);
+        }
+        call
+    }};
+}
+pub(crate) use with;
+
+pub(crate) async fn run(client: &Client, command: &Counter, output: Output) -> Result<(), Failure> {
+    match command {
+        Counter::Add { name, delta, floor, ceiling, saturate, fail_if_missing, write } => {
+            let mut add = client.counter(name).add(*delta);
+            if let Some(floor) = floor {
+                add = add.floor(*floor);
+            }
+            if let Some(ceiling) = ceiling {
+                add = add.ceiling(*ceiling);
+            }
+            if *saturate {
+                add = add.saturate();
+            }
+            if *fail_if_missing {
+                add = add.fail_if_missing();
+            }
+            output.result(&with!(add, write).await?, changed);
+        }
+        Counter::Get { names, read } => get(client, names, read, output).await?,
+        Counter::Set { name, value, write } => {
+            output.result(&with!(client.counter(name).set(*value), write).await?, changed);
+        }
+        Counter::Cas { name, value, expect, write } => {
+            let expect = match (expect.expect, expect.expect_revision) {
+                (Some(value), _) => Expect::Value(value),
+                (_, Some(revision)) => Expect::Revision(revision),
+                _ => Expect::Absent,
+            };
+            let call = client.counter(name).compare_and_set(expect, *value);
+            output.result(&with!(call, write).await?, changed);
+        }
+        Counter::Delete { name, write } => {
+            let change = with!(client.counter(name).delete(), write).await?;
+            output.result(&change, |change| {
+                if change.existed {
+                    format!("deleted; it was {}", change.value_before)
+                } else {
+                    "it did not exist".to_owned()
+                }
+            });
+        }
+        Counter::List { prefix, pages, read } => list(client, prefix, pages, read, output).await?,
+        Counter::Configure { name, floor, ceiling, write } => {
+            let mut configure = client.counter(name).configure();
+            if let Some(floor) = floor {
+                configure = configure.floor(*floor);
+            }
+            if let Some(ceiling) = ceiling {
+                configure = configure.ceiling(*ceiling);
+            }
+            output.result(&with!(configure, write).await?, |change| {
+                format!("{}{}", change.value, bounds(change.floor, change.ceiling))
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The value alone, so that a script can use it; what is worth a remark comes behind it.
+fn changed(change: &CounterChange) -> String {
+    let mut text = change.value.to_string();
+    if change.delta_applied != change.delta_requested {
+        text += &format!("  (moved by {} of {})", change.delta_applied, change.delta_requested);
+    }
+    if change.write.replayed {
+        text += "  (counted before; nothing was done now)";
+    }
+    text
+}
+
+fn bounds(floor: Option<i64>, ceiling: Option<i64>) -> String {
+    let floor = floor.map(|floor| format!("  floor {floor}")).unwrap_or_default();
+    let ceiling = ceiling.map(|ceiling| format!("  ceiling {ceiling}")).unwrap_or_default();
+    floor + &ceiling
+}
+
+async fn get(
+    client: &Client,
+    names: &[String],
+    read: &args::Read,
+    output: Output,
+) -> Result<(), Failure> {
+    if let [name] = names {
+        let counter = client.counter(name).get().level(read.read.clone()).await?;
+        output.result(&counter, |counter| counter.value.to_string());
+        return Ok(());
+    }
+    let batch = client.counters().batch_get(names).level(read.read.clone()).await?;
+    output.result(&batch, |batch| {
+        let missing = batch.missing.iter().map(|name| format!("{name}  does not exist"));
+        batch.items.iter().map(row).chain(missing).collect::<Vec<_>>().join("\n")
+    });
+    Ok(())
+}
+
+fn row(counter: &CounterValue) -> String {
+    format!("{}  {}{}", counter.name, counter.value, bounds(counter.floor, counter.ceiling))
+}
+
+async fn list(
+    client: &Client,
+    prefix: &str,
+    pages: &args::Pages,
+    read: &args::Read,
+    output: Output,
+) -> Result<(), Failure> {
+    let mut token = pages.page_token.clone();
+    loop {
+        let mut list = client.counters().list().prefix(prefix).page_size(pages.limit);
+        if let Some(token) = token {
+            list = list.page_token(token);
+        }
+        let page = list.level(read.read.clone()).await?;
+        output.result(&page, |page| page.items.iter().map(row).collect::<Vec<_>>().join("\n"));
+        token = page.next_page_token;
+        if !more(&token, pages, output) {
+            return Ok(());
+        }
+    }
+}
+
+/// Whether to read the next page; says how, if that is left to the user.
+pub(crate) fn more(token: &Option<String>, pages: &args::Pages, output: Output) -> bool {
+    if let (Some(token), false, false) = (token, pages.all, output.json) {
+        line(&format!("-- more: --page-token {}", json!(token).as_str().unwrap_or_default()));
+    }
+    token.is_some() && pages.all
+}

@@ -1,0 +1,126 @@
+//! `tally kv`.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    path::Path,
+};
+
+use tally_client::{Client, KeyChange, KeyValue};
+
+use crate::{
+    args::{self, Kv},
+    counter::{more, with},
+    output::{Failure, Output},
+};
+
+pub(crate) async fn run(client: &Client, command: &Kv, output: Output) -> Result<(), Failure> {
+    match command {
+        Kv::Put { key, value, file, if_absent, condition, write } => {
+            let value = value_of(value.as_deref(), file.as_deref())?;
+            let mut put = client.keys().put(key, value);
+            if *if_absent {
+                put = put.if_absent();
+            }
+            if condition.if_present {
+                put = put.if_present();
+            }
+            if let Some(revision) = condition.if_revision {
+                put = put.if_revision(revision);
+            }
+            output.result(&with!(put, write).await?, changed);
+        }
+        Kv::Get { keys, read } => get(client, keys, read, output).await?,
+        Kv::Delete { key, condition, write } => {
+            let mut delete = client.keys().delete(key);
+            if condition.if_present {
+                delete = delete.if_present();
+            }
+            if let Some(revision) = condition.if_revision {
+                delete = delete.if_revision(revision);
+            }
+            let change = with!(delete, write).await?;
+            output.result(&change, |change| {
+                if change.existed { "deleted" } else { "it did not exist" }.to_owned()
+            });
+        }
+        Kv::Scan { prefix, start, end, keys_only, pages, read } => {
+            let mut token = pages.page_token.clone();
+            loop {
+                let mut scan = client.keys().scan().prefix(prefix).start(start).end(end);
+                scan = scan.page_size(pages.limit);
+                if *keys_only {
+                    scan = scan.keys_only();
+                }
+                if let Some(token) = token {
+                    scan = scan.page_token(token);
+                }
+                let page = scan.level(read.read.clone()).await?;
+                output.result(&page, |page| {
+                    let rows = page.items.iter().map(|item| row(item, *keys_only));
+                    rows.collect::<Vec<_>>().join("\n")
+                });
+                token = page.next_page_token;
+                if !more(&token, pages, output) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn value_of(value: Option<&str>, file: Option<&Path>) -> Result<Vec<u8>, Failure> {
+    match (value, file) {
+        (_, Some(file)) => std::fs::read(file)
+            .map_err(|error| Failure::usage(format!("{}: {error}", file.display()))),
+        (Some("-"), None) => {
+            let mut value = Vec::new();
+            io::stdin().read_to_end(&mut value)?;
+            Ok(value)
+        }
+        (Some(value), None) => Ok(value.as_bytes().to_vec()),
+        (None, None) => Err(Failure::usage("a value or --file is needed".to_owned())),
+    }
+}
+
+fn changed(change: &KeyChange) -> String {
+    let remark = if change.write.replayed { "  (stored before; nothing was done now)" } else { "" };
+    format!("revision {}{remark}", change.revision)
+}
+
+/// One line for a value: text as it is if it is one line, else quoted.
+fn row(item: &KeyValue, keys_only: bool) -> String {
+    if keys_only {
+        return item.key.clone();
+    }
+    match std::str::from_utf8(&item.value) {
+        Ok(text) if !text.contains(char::is_control) => format!("{}  {text}", item.key),
+        _ => format!("{}  \"{}\"", item.key, item.value.escape_ascii()),
+    }
+}
+
+async fn get(
+    client: &Client,
+    keys: &[String],
+    read: &args::Read,
+    output: Output,
+) -> Result<(), Failure> {
+    if let [key] = keys {
+        let item = client.keys().get(key).level(read.read.clone()).await?;
+        if output.json {
+            output.result(&item, |_| String::new());
+        } else {
+            let mut stdout = io::stdout();
+            stdout.write_all(&item.value)?;
+            stdout.flush()?;
+        }
+        return Ok(());
+    }
+    let batch = client.keys().batch_get(keys).level(read.read.clone()).await?;
+    output.result(&batch, |batch| {
+        let missing = batch.missing.iter().map(|key| format!("{key}  does not exist"));
+        let items = batch.items.iter().map(|item| row(item, false));
+        items.chain(missing).collect::<Vec<_>>().join("\n")
+    });
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! What closed-loop callers measure, together.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use hdrhistogram::Histogram;
+use serde_json::{Map, Value, json};
+use tally_client::{Error, Outcome};
+
+/// Latencies are kept to three digits, up to this.
+const LATENCY_MAX: Duration = Duration::from_secs(600);
+
+/// Callers share histograms: one each would not fit into memory, one for all would be contended.
+const SHARDS: usize = 16;
+
+/// Successes, failures and latencies of all callers.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    shards: Vec<Mutex<Histogram<u64>>>,
+    done: AtomicU64,
+    failed: AtomicU64,
+    unknown: AtomicU64,
+    reasons: Mutex<BTreeMap<String, u64>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Recorder {
+    pub(crate) fn new() -> Self {
+        let shard = || Mutex::new(histogram());
+        Self {
+            shards: (0..SHARDS).map(|_| shard()).collect(),
+            done: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            unknown: AtomicU64::new(0),
+            reasons: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn done(&self, caller: usize, latency: Duration) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        lock(&self.shards[caller % SHARDS]).saturating_record(micros);
+    }
+
+    pub(crate) fn failed(&self, error: &Error) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        if error.outcome() == Some(Outcome::Unknown) {
+            self.unknown.fetch_add(1, Ordering::Relaxed);
+        }
+        *lock(&self.reasons).entry(error.reason().to_owned()).or_default() += 1;
+    }
+
+    /// Operations done so far.
+    pub(crate) fn operations(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// Operations that failed so far.
+    pub(crate) fn errors(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Writes so far of which nobody knows whether they were applied.
+    pub(crate) fn unknown(&self) -> u64 {
+        self.unknown.load(Ordering::Relaxed)
+    }
+
+    /// The figures, as JSON.
+    pub(crate) fn figures(&self) -> Map<String, Value> {
+        let mut all = histogram();
+        for shard in &self.shards {
+            // All are made with the same limits, so none is too wide to be added.
+            let _ = all.add(&*lock(shard));
+        }
+        let mut figures = Map::new();
+        for (name, quantile) in
+            [("p50_us", 0.5), ("p95_us", 0.95), ("p99_us", 0.99), ("p999_us", 0.999)]
+        {
+            figures.insert(name.to_owned(), json!(all.value_at_quantile(quantile)));
+        }
+        figures.insert("max_us".to_owned(), json!(all.max()));
+        figures.insert("mean_us".to_owned(), json!(all.mean().round()));
+        figures.insert("errors".to_owned(), json!(self.errors()));
+        figures.insert("unknown".to_owned(), json!(self.unknown()));
+        figures.insert("error_reasons".to_owned(), json!(*lock(&self.reasons)));
+        figures
+    }
+}
+
+fn histogram() -> Histogram<u64> {
+    let max = LATENCY_MAX.as_micros() as u64;
+    Histogram::new_with_bounds(1, max, 3).unwrap_or_else(|_| unreachable!("the bounds are valid"))
+}
+
+/// `1234567` as `1,234,567`.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Microseconds as people read them.
+pub(crate) fn micros(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us} µs"),
+        1_000..10_000 => format!("{:.2} ms", us as f64 / 1e3),
+        10_000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
+        _ => format!("{:.2} s", us as f64 / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_of_all_callers() {
+        let recorder = Recorder::new();
+        for caller in 0..100 {
+            recorder.done(caller, Duration::from_micros(caller as u64 + 1));
+        }
+        let figures = recorder.figures();
+        assert_eq!(recorder.operations(), 100);
+        assert_eq!((&figures["p50_us"], &figures["max_us"]), (&json!(50), &json!(100)));
+        recorder.done(0, Duration::from_secs(100_000));
+        assert!(recorder.figures()["max_us"].as_u64().unwrap() >= 600_000_000);
+    }
+
+    #[test]
+    fn numbers_for_people() {
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(1234567), "1,234,567");
+        assert_eq!((micros(999), micros(1500)), ("999 µs".into(), "1.50 ms".into()));
+    }
+}

@@ -1,0 +1,155 @@
+//! `tally status`.
+
+use tally_client::{Client, NodeInfo, Status};
+
+use crate::{
+    args,
+    output::{Failure, Output, line, table},
+};
+
+pub(crate) async fn run(
+    client: &Client,
+    arguments: &args::Status,
+    output: Output,
+) -> Result<(), Failure> {
+    loop {
+        let mut call = client.status();
+        if arguments.local {
+            call = call.local_only();
+        }
+        let status = call.await;
+        let Some(every) = arguments.watch else {
+            output.result(&status?, show);
+            return Ok(());
+        };
+        match status {
+            Ok(status) => {
+                if !output.json {
+                    line("\x1b[2J\x1b[H");
+                }
+                output.result(&status, show);
+            }
+            // Watching goes on through an outage: that is what it is for.
+            Err(error) => {
+                output.failure(&error.into());
+            }
+        }
+        tokio::time::sleep(every.0).await;
+    }
+}
+
+fn show(status: &Status) -> String {
+    let head = [
+        "id",
+        "role",
+        "address",
+        "pid",
+        "term",
+        "log",
+        "commit",
+        "applied",
+        "lag",
+        "snapshot",
+        "log size",
+        "state",
+        "disk free",
+        "version",
+        "note",
+    ];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(status.nodes.iter().map(row));
+    let header = &status.header;
+    let mut text = format!(
+        "cluster {}, as node {} sees it; revision {}\n{}",
+        header.cluster_id,
+        header.node_id,
+        header.revision,
+        table(&rows)
+    );
+    let dedup = &status.dedup;
+    text += &format!(
+        "\nsessions {} of {}, answers {} of {}; idempotency keys {}, {} of {}",
+        dedup.sessions,
+        dedup.sessions_max,
+        bytes(dedup.session_bytes),
+        bytes(dedup.session_bytes_max),
+        dedup.keys,
+        bytes(dedup.key_bytes),
+        bytes(dedup.key_bytes_max),
+    );
+    if dedup.keys > 0 {
+        text += &format!(
+            ", oldest {} s, room for {:.0} a second",
+            dedup.oldest_key_age_ms / 1000,
+            dedup.sustainable_keys_per_second
+        );
+    }
+    if dedup.key_bytes_warning {
+        text += "\nWARNING: the table of idempotency keys is more than 70 % full";
+    }
+    text
+}
+
+fn row(node: &NodeInfo) -> Vec<String> {
+    let id = node.id.to_string();
+    if !node.reachable {
+        let role = "unreachable".to_owned();
+        let mut row = vec![id, role, node.address.clone()];
+        row.extend((0..11).map(|_| "-".to_owned()));
+        row.push(node.note.clone());
+        return row;
+    }
+    let mut notes = Vec::new();
+    if node.disk_nearly_full {
+        notes.push("disk nearly full: writes are refused".to_owned());
+    }
+    if !node.local_reads_only.is_empty() {
+        notes.push(format!("local reads only: {}", node.local_reads_only));
+    }
+    if !node.note.is_empty() {
+        notes.push(node.note.clone());
+    }
+    vec![
+        id,
+        node.role.clone(),
+        node.address.clone(),
+        node.pid.to_string(),
+        node.term.to_string(),
+        node.last_log_index.to_string(),
+        node.commit_index.to_string(),
+        node.applied_index.to_string(),
+        node.lag_entries.to_string(),
+        node.snapshot_index.to_string(),
+        bytes(node.log_bytes),
+        bytes(node.state_bytes),
+        bytes(node.disk_free_bytes),
+        node.version.clone(),
+        notes.join("; "),
+    ]
+}
+
+/// A size with a unit, to three digits.
+pub(crate) fn bytes(bytes: u64) -> String {
+    let mut size = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if size < 1000.0 {
+            let digits = usize::from(size < 10.0 && unit != "B");
+            return format!("{size:.digits$} {unit}");
+        }
+        size /= 1024.0;
+    }
+    format!("{size:.1} TiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(500 << 20), "500 MiB");
+        assert_eq!(bytes(3 << 40), "3.0 TiB");
+    }
+}

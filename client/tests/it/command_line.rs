@@ -1,0 +1,185 @@
+//! The binary: exit status, JSON, and what it says of an unknown outcome.
+
+use std::{io::Write as _, process::Stdio};
+
+use serde_json::Value;
+use tally_client::{proto as v1, reason};
+use tonic::Code;
+
+use crate::{
+    fake::{Act, Cluster},
+    model::refusal,
+};
+
+struct Run {
+    exit: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Run {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}{}", self.stdout, self.stderr))
+    }
+}
+
+/// Runs `tally` against a cluster.
+async fn tally(cluster: &Cluster, arguments: &[&str]) -> Run {
+    with_input(cluster, arguments, "").await
+}
+
+async fn with_input(cluster: &Cluster, arguments: &[&str], input: &str) -> Run {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tally"));
+    command.args(arguments).env("TALLY_ENDPOINTS", cluster.endpoints().join(","));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let input = input.to_owned();
+    let output = tokio::task::spawn_blocking(move || {
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    });
+    let output = output.await.unwrap();
+    Run {
+        exit: output.status.code().unwrap(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn done_is_zero_and_prints_the_value() {
+    let cluster = Cluster::start(3).await;
+    cluster.elect(1);
+    let run = tally(&cluster, &["counter", "add", "hits", "5"]).await;
+    assert_eq!((run.exit, run.stdout.as_str()), (0, "5\n"), "{}", run.stderr);
+    let run = tally(&cluster, &["counter", "add", "hits", "-2", "--json"]).await;
+    assert_eq!(run.json()["value"], 3);
+    assert_eq!(run.json()["value_before"], 5);
+    let run = tally(&cluster, &["counter", "get", "hits", "--json"]).await;
+    assert_eq!((run.exit, &run.json()["value"]), (0, &3.into()));
+    let token = run.json()["header"]["session_token"].as_str().unwrap().to_owned();
+    let level = format!("session:{token}");
+    let run = tally(&cluster, &["counter", "get", "hits", "--read", &level]).await;
+    assert_eq!((run.exit, run.stdout.as_str()), (0, "3\n"));
+}
+
+#[tokio::test]
+async fn a_wrong_command_line_is_two() {
+    let cluster = Cluster::start(1).await;
+    for arguments in [
+        &["counter", "add"][..],
+        &["counter", "get", "hits", "--read", "strong"],
+        &["kv", "put", "k", "--file", "/does/not/exist"],
+        &["counter", "add", "hits", "--idempotency-window", "1h"],
+        &["bench", "nothing"],
+    ] {
+        assert_eq!(tally(&cluster, arguments).await.exit, 2, "{arguments:?}");
+    }
+    let run = with_input(&cluster, &["apply", "--json"], "{\"then\": []}").await;
+    assert_eq!((run.exit, &run.json()["error"]["reason"]), (2, &"USAGE".into()));
+    assert_eq!(cluster.writes(), 0);
+}
+
+#[tokio::test]
+async fn a_decided_refusal_is_three() {
+    let cluster = Cluster::start(1).await;
+    let arguments = ["counter", "add", "stock", "-1", "--floor", "0", "--json"];
+    let run = tally(&cluster, &arguments).await;
+    assert_eq!(run.exit, 3);
+    let error = &run.json()["error"];
+    assert_eq!(error["reason"], reason::BELOW_FLOOR);
+    assert_eq!(error["outcome"], "NOT_APPLIED");
+    assert_eq!(error["code"], "FAILED_PRECONDITION");
+    assert_eq!(error["decided"], true);
+    let run = tally(&cluster, &["counter", "get", "nothing"]).await;
+    assert_eq!((run.exit, run.stdout.as_str()), (3, ""));
+    assert!(run.stderr.contains(reason::COUNTER_NOT_FOUND), "{}", run.stderr);
+}
+
+#[tokio::test]
+async fn not_applied_is_four() {
+    let cluster = Cluster::start(1).await;
+    cluster.elect(9);
+    let run = tally(&cluster, &["counter", "add", "hits", "--deadline", "300ms"]).await;
+    assert_eq!(run.exit, 4);
+    assert!(run.stderr.contains("sending it again is safe"), "{}", run.stderr);
+    let run = tally(&cluster, &["counter", "get", "hits", "--deadline", "300ms", "--json"]).await;
+    assert_eq!((run.exit, &run.json()["error"]["outcome"]), (4, &Value::Null));
+}
+
+#[tokio::test]
+async fn unknown_is_five_and_names_the_key_that_settles_it() {
+    let cluster = Cluster::start(1).await;
+    let refused = refusal(Code::Unavailable, reason::NO_QUORUM, v1::Outcome::NotApplied, false);
+    cluster.script(0, [Act::ExecuteAndBreak]);
+    cluster.script(0, (0..1000).map(|_| Act::Refuse(refused.clone().into())));
+    let run = tally(&cluster, &["counter", "add", "hits", "--deadline", "400ms"]).await;
+    assert_eq!((run.exit, run.stdout.as_str()), (5, ""));
+    let (_, behind) = run.stderr.split_once("--idempotency-key ").expect(&run.stderr);
+    let key = behind.split(':').next().unwrap().to_owned();
+    cluster.nodes[0].script.lock().unwrap().clear();
+    let again = ["counter", "add", "hits", "--idempotency-key", &key, "--json"];
+    let run = tally(&cluster, &again).await;
+    assert_eq!((run.exit, &run.json()["replayed"]), (0, &true.into()));
+    assert_eq!(cluster.value("hits"), 1);
+}
+
+#[tokio::test]
+async fn status_shows_every_node() {
+    let cluster = Cluster::start(3).await;
+    cluster.elect(2);
+    let run = tally(&cluster, &["status", "--json"]).await;
+    let nodes = run.json()["nodes"].clone();
+    assert_eq!(nodes.as_array().unwrap().len(), 3);
+    assert_eq!((&nodes[2]["role"], &nodes[0]["role"]), (&"leader".into(), &"follower".into()));
+    for name in ["id", "role", "address", "pid", "term", "applied_index"] {
+        assert!(nodes[0].get(name).is_some(), "{name}");
+    }
+    let run = tally(&cluster, &["status"]).await;
+    assert!(run.stdout.contains("leader") && run.exit == 0, "{}", run.stdout);
+}
+
+#[tokio::test]
+async fn bench_ends_with_one_object() {
+    let cluster = Cluster::start(1).await;
+    for transport in ["stream", "unary"] {
+        let arguments = [
+            "bench",
+            "add-hot",
+            "--transport",
+            transport,
+            "--clients",
+            "8",
+            "--duration",
+            "300ms",
+            "--warmup",
+            "50ms",
+            "--json",
+        ];
+        let run = tally(&cluster, &arguments).await;
+        let result = run.json();
+        assert!(result["ops_per_second"].as_f64().unwrap() > 0.0, "{result}");
+        for name in ["p50_us", "p99_us", "p999_us", "errors"] {
+            assert!(result[name].is_u64(), "{name}: {result}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_demonstration_does_not_kill_strangers() {
+    let cluster = Cluster::start(1).await;
+    let run = tally(&cluster, &["demo", "--rounds", "1", "--seconds", "1"]).await;
+    assert_eq!(run.exit, 4);
+    assert!(run.stderr.contains("not killed"), "{}", run.stderr);
+    assert_eq!(cluster.writes(), 0);
+}
+
+#[tokio::test]
+async fn completions_are_made_for_shells() {
+    let cluster = Cluster::start(1).await;
+    for shell in ["bash", "zsh", "fish"] {
+        let run = tally(&cluster, &["completions", shell]).await;
+        assert!(run.exit == 0 && run.stdout.contains("idempotency-key"), "{shell}");
+    }
+}
