@@ -338,6 +338,46 @@ mod tests {
         assert_eq!(toml::from_str::<Config>(&text).unwrap(), config);
     }
 
+    /// Rows of the reference's tables that begin with a key and its default.
+    fn reference() -> Vec<(String, String)> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let code = |cell: &str| Some(cell.trim().strip_prefix('`')?.strip_suffix('`')?.to_owned());
+        text.lines()
+            .filter_map(|line| {
+                let mut cells = line.strip_prefix("| `")?.split('|');
+                let key = cells.next()?.trim().strip_suffix('`')?;
+                Some((key.to_owned(), code(cells.next()?)?))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_reference_lists_every_key_and_default() {
+        let defaults = toml::Table::try_from(Config::default()).unwrap();
+        let mut expected: Vec<_> =
+            defaults.into_iter().map(|(key, value)| (key, value.to_string())).collect();
+        let mut listed = reference();
+        expected.sort();
+        listed.sort();
+        assert_eq!(listed, expected);
+    }
+
+    #[test]
+    fn every_key_has_its_flag_and_environment_variable() {
+        use clap::Args as _;
+
+        let serve = crate::serve::Arguments::augment_args(clap::Command::new("serve"));
+        for (key, _) in toml::Table::try_from(Config::default()).unwrap() {
+            let flag = key.replace('_', "-");
+            let argument =
+                serve.get_arguments().find(|argument| argument.get_long() == Some(&flag));
+            let argument = argument.unwrap_or_else(|| panic!("{key} has no flag"));
+            let variable = format!("TALLY_{}", key.to_uppercase());
+            assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(&*variable));
+        }
+    }
+
     #[test]
     fn initial_clusters() {
         for bad in ["1", "x=a:1", "0=a:1", "1=a", "1=a:1,1=b:2", "1=:5", "1=a:99999"] {
