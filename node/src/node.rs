@@ -144,6 +144,7 @@ impl Node {
             recovered.purged.map(wal_to_storage),
         )
         .await?;
+        drop_conflicting_entries(&log, &state).await?;
         let mut running = Vec::new();
         let flush_interval = Duration::from_millis(config.flush_interval_ms);
         running.push(tokio::spawn(Arc::clone(&state).run_flusher(flush_interval)));
@@ -193,7 +194,7 @@ impl Node {
             &config,
             &peers,
             LogStore::new(log.clone(), Arc::clone(&state), Arc::clone(&appended_bytes)),
-            StateMachine::new(Arc::clone(&state), applied_sender),
+            StateMachine::new(Arc::clone(&state), log.clone(), applied_sender),
             started_empty,
         )
         .await?;
@@ -335,6 +336,20 @@ impl Node {
 
 fn wal_to_storage(log_id: wal::LogId) -> crate::storage::log_id::LogId {
     crate::storage::log_id::LogId::new(log_id.term, log_id.index)
+}
+
+/// A crash between the steps of a snapshot's installation may leave a state that is ahead of the
+/// log, and entries in the log that another leader has overruled. What the state has applied is
+/// committed, so where the two differ the log gives way, from that index on.
+async fn drop_conflicting_entries(log: &Wal, state: &StateStore) -> io::Result<()> {
+    let Some(applied) = state.applied() else { return Ok(()) };
+    let applied = wal::LogId { term: applied.term, index: applied.index };
+    if log.log_id(applied.index).is_some_and(|in_log| in_log != applied) {
+        tracing::warn!(%applied, "the log holds overruled entries; it goes on behind the state");
+        log.purge(applied).await?;
+        log.flush().await?;
+    }
+    Ok(())
 }
 
 async fn listen(

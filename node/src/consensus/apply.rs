@@ -30,6 +30,7 @@ use crate::{
         log_id::LogId as StorageLogId,
         snapshot::{Membership, SnapshotInfo},
         state::StateStore,
+        wal::Wal,
     },
 };
 
@@ -40,6 +41,7 @@ const ENTRIES_PER_COMMIT_MAX: usize = 64;
 #[derive(Clone)]
 pub struct StateMachine {
     state: Arc<StateStore>,
+    log: Wal,
     applied: Arc<watch::Sender<u64>>,
 }
 
@@ -51,8 +53,8 @@ impl std::fmt::Debug for StateMachine {
 
 impl StateMachine {
     /// Over the state; `applied` tells those who wait how far it is.
-    pub fn new(state: Arc<StateStore>, applied: watch::Sender<u64>) -> Self {
-        StateMachine { state, applied: Arc::new(applied) }
+    pub fn new(state: Arc<StateStore>, log: Wal, applied: watch::Sender<u64>) -> Self {
+        StateMachine { state, log, applied: Arc::new(applied) }
     }
 
     fn tell_applied(&self) {
@@ -175,6 +177,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             }
         };
         tracing::info!(last = ?meta.last_log_id, "installing a snapshot from the leader");
+        // Entries that conflict with the snapshot were truncated before it came here. That must be
+        // durable first: after a power cut the state would be the snapshot's, and the log would
+        // still have other entries at indexes that are committed.
+        self.log.flush().await?;
         self.state.install_snapshot(received).await.map_err(io::Error::other)?;
         self.tell_applied();
         Ok(())

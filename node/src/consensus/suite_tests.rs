@@ -61,8 +61,8 @@ async fn build(
     let state = StateStore::open(disk, stores, StateOptions::default(), hooks, None)
         .await
         .expect("the state opens");
-    let log = LogStore::new_unguarded(log, Arc::clone(&state), Arc::new(AtomicU64::new(0)));
-    let machine = StateMachine::new(state, watch::channel(0).0);
+    let machine = StateMachine::new(Arc::clone(&state), log.clone(), watch::channel(0).0);
+    let log = LogStore::new_unguarded(log, state, Arc::new(AtomicU64::new(0)));
     (Guard { writer, _directory: directory }, log, machine)
 }
 
