@@ -325,3 +325,83 @@ impl Packer {
         while self.queued.try_recv().is_ok() {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queued(id: u64) -> (Queued, oneshot::Receiver<Reply>) {
+        let (reply, answered) = oneshot::channel();
+        let call = v1::Call { id, ..Default::default() };
+        (Queued { call, bytes: 10, waiter: Waiter { reply: Some(reply), sent: false } }, answered)
+    }
+
+    fn packer() -> (mpsc::Sender<Queued>, Packer) {
+        let (queue, queued) = mpsc::channel(QUEUE_CALLS_MAX);
+        let pending = Arc::new(Pending::default());
+        (queue, Packer { queued, pending, ready: Vec::new(), has_yielded: false })
+    }
+
+    fn was_sent(answered: oneshot::Receiver<Reply>) -> bool {
+        match answered.blocking_recv() {
+            Ok(Reply::Broken { sent, .. }) => sent,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_was_in_a_pack_was_sent_even_if_nobody_says_goodbye() {
+        let (queue, mut packer) = packer();
+        let (first, first_answered) = queued(1);
+        let (second, second_answered) = queued(2);
+        packer.ready.push(first);
+        assert_eq!(packer.pack().map(|calls| calls.len()), Some(1));
+        queue.try_send(second).unwrap();
+        drop(packer);
+        assert!(was_sent(first_answered));
+        assert!(!was_sent(second_answered));
+    }
+
+    #[test]
+    fn an_ended_stream_sends_nothing_more() {
+        let (queue, mut packer) = packer();
+        let (sent, sent_answered) = queued(1);
+        packer.ready.push(sent);
+        assert!(packer.pack().is_some());
+        packer.pending.close(&local(Code::Unavailable, "ended"));
+        let (late, late_answered) = queued(2);
+        let (later, later_answered) = queued(3);
+        packer.ready.push(late);
+        queue.try_send(later).unwrap();
+        assert!(packer.pack().is_none());
+        assert!(was_sent(sent_answered));
+        assert!(!was_sent(late_answered) && !was_sent(later_answered));
+        assert!(queue.is_closed());
+    }
+
+    #[test]
+    fn who_has_left_is_not_sent() {
+        let (_queue, mut packer) = packer();
+        let (left, answered) = queued(1);
+        drop(answered);
+        packer.ready.push(left);
+        assert_eq!(packer.pack().map(|calls| calls.len()), Some(0));
+        assert!(packer.pending.lock().waiters.is_empty());
+    }
+
+    #[test]
+    fn packs_are_bounded() {
+        let (_queue, mut packer) = packer();
+        let mut answers = Vec::new();
+        for (id, bytes) in [(1, 2 * PACK_BYTES_MAX), (2, PACK_BYTES_MAX / 2), (3, PACK_BYTES_MAX)] {
+            let (mut call, answered) = queued(id);
+            call.bytes = bytes;
+            packer.ready.push(call);
+            answers.push(answered);
+        }
+        for id in 1..=3 {
+            let calls = packer.pack().unwrap();
+            assert_eq!(calls.iter().map(|call| call.id).collect::<Vec<_>>(), [id]);
+        }
+    }
+}

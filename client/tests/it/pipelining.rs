@@ -38,7 +38,9 @@ async fn calls_per_message() -> f64 {
     }
     assert_eq!(cluster.value("hits"), 64 * 50 + 1);
     let packs = cluster.nodes[0].seen.lock().unwrap().packs.clone();
-    packs.iter().sum::<usize>() as f64 / packs.len() as f64
+    let calls = packs.iter().sum::<usize>() as f64 / packs.len() as f64;
+    println!("{calls:.1} calls per message");
+    calls
 }
 
 #[tokio::test]
@@ -57,14 +59,15 @@ async fn concurrent_callers_share_messages_on_two_threads() {
 async fn a_lone_caller_is_one_message_at_once() {
     let cluster = Cluster::start(1).await;
     let client = cluster.client();
-    let began = tokio::time::Instant::now();
+    let mut fastest = Duration::MAX;
     for _ in 0..200 {
+        let began = tokio::time::Instant::now();
         client.counter("hits").add(1).await.unwrap();
+        fastest = fastest.min(began.elapsed());
     }
-    let each = began.elapsed() / 200;
     assert_eq!(cluster.nodes[0].seen.lock().unwrap().packs, [1; 200]);
-    // The smallest timer that could be in the way has a resolution of one millisecond.
-    assert!(each < Duration::from_millis(1), "{each:?} each");
+    // A timer would be in the way of every call, and has a resolution of one millisecond.
+    assert!(fastest < Duration::from_millis(1), "{fastest:?} at best");
 }
 
 #[tokio::test]

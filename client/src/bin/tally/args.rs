@@ -13,6 +13,7 @@ pub(crate) const DEFAULT_ENDPOINTS: &str = "127.0.0.1:7401,127.0.0.1:7402,127.0.
 #[command(version, about, propagate_version = true)]
 #[command(after_help = "Exit status:
   0  done
+  1  demo only: the audit found something lost or counted twice
   2  the command line is wrong
   3  refused: decided by the cluster, sending the same again gets the same
   4  not applied: sending it again is safe
