@@ -154,6 +154,24 @@ async fn a_bit_flipped_in_what_was_never_synced_is_a_torn_tail() {
 }
 
 #[tokio::test]
+async fn a_frame_in_the_place_of_another_is_refused() {
+    let original = closed_log().await;
+    let file = "wal/00000001.wal";
+    let bytes = &original.contents()[file];
+    for is_entry in [true, false] {
+        let mut alike = frames(bytes, 1);
+        alike.retain(|(start, end)| (end - start > 500) == is_entry && end - start < 600);
+        let (&(from, end), &(to, to_end)) = (&alike[4], &alike[9]);
+        assert_eq!(end - from, to_end - to);
+        // A write that the device put in the wrong place: its checksum and its salt are right.
+        let disk = original.fork(1);
+        let mut handle = disk.mount().open(file, OpenMode::ReadWrite).await.unwrap();
+        handle.write_at(to as u64, &bytes[from..end]).await.unwrap();
+        assert_eq!(refusal(&disk).await, (file.to_owned(), to as u64));
+    }
+}
+
+#[tokio::test]
 async fn an_idle_log_is_soon_covered_by_its_seal() {
     let disk = SimulatedDisk::new(1);
     let log = open(&disk).await.unwrap();

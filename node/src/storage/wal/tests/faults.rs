@@ -7,7 +7,7 @@ use std::{
 
 use super::harness::*;
 use crate::storage::{
-    simulated_disk::{Latency, SimulatedDisk},
+    simulated_disk::{CrashMode, Latency, SimulatedDisk},
     wal::{SpaceState, WalOptions},
 };
 
@@ -183,4 +183,24 @@ async fn the_committed_hint_reaches_the_disk_of_an_idle_log() {
     assert_eq!(disk.counts().syncs, syncs);
     let left = disk.fork(1);
     assert_eq!(open(&left).await.unwrap().recovered.committed, Some(id(1, 0)));
+}
+
+/// A killed process leaves its unsynced writes in the kernel; the next one sees them, serves them,
+/// and only then the power fails.
+#[tokio::test]
+async fn what_an_open_found_survives_even_if_it_was_never_synced_before() {
+    let disk = SimulatedDisk::new(1);
+    disk.set_crash_mode(CrashMode::LoseUnsynced);
+    let log = open(&disk).await.unwrap();
+    disk.set_latency(Latency { sync: Duration::from_secs(60), ..Latency::default() });
+    log.wal.append(vec![entry(1, 0, 0, 30)], Box::new(|_| ())).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    log.writer.abort();
+    disk.set_latency(Latency::default());
+
+    let log = open(&disk).await.unwrap();
+    assert_eq!(log.recovered.last, Some(id(1, 0)));
+    assert_eq!(log.wal.synced_index(), Some(0));
+    disk.crash();
+    assert_eq!(open(&disk).await.unwrap().recovered.last, Some(id(1, 0)));
 }
