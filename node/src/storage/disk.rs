@@ -66,6 +66,7 @@ pub trait Disk: Debug + Send + Sync + 'static {
 /// One open file.
 ///
 /// `Sync`, so that a future which reads through a shared handle may move between threads.
+#[expect(clippy::len_without_is_empty, reason = "a length that fails is no container's length")]
 #[async_trait]
 pub trait File: Debug + Send + Sync + 'static {
     /// Its length in bytes.

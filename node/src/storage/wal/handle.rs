@@ -198,10 +198,15 @@ impl Wal {
                 Found::OnDisk(..) => {
                     let run = run_on_disk(&found[at..]);
                     at += run.len();
-                    if !self.read_run(&run, &mut entries).await? {
-                        // Purged while it was read: what was asked for begins behind it now.
-                        entries.clear();
+                    if self.read_run(&run, &mut entries).await? {
+                        continue;
                     }
+                    if run[0].0.index >= self.first_index() {
+                        // Truncated while it was read, with all that was found behind it.
+                        break;
+                    }
+                    // Purged while it was read: what was asked for begins behind it now.
+                    entries.clear();
                 }
             }
         }

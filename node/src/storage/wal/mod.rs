@@ -30,13 +30,15 @@
 //! crc of the frame before, across segments. So a frame from an earlier life of a recycled segment
 //! is never read as one of this life.
 //!
+//! A write of frames ends with zeros where the next header will be; more old bytes may follow.
+//!
 //! `durable up to` is the sequence of the last frame that had been synced when this one was written.
 //! The first record of each segment is the state before it (vote, committed hint, purged and last
 //! log id), so that older segments can go once their entries are purged.
 //!
 //! # Torn or rotten
-//! A frame X that does not check out is the end of the log, if it was never synced; then what is
-//! behind it is zeroed, later segments are removed, and all is synced before anything is served. If
+//! A frame X that does not check out is the end of the log, if it was never synced; then the
+//! rest of its segment is zeroed, later segments are removed, and all is synced before anything is served. If
 //! a later valid frame says that X had been durable, or a later segment has begun (its header is
 //! written only after the segment before is synced; the file after next is made only after its
 //! header is), then synced bytes have changed: [`WalError::Corrupt`].

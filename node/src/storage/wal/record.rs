@@ -200,3 +200,41 @@ impl LogState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_read_back_and_cut_ones_do_not() {
+        let id = LogId { term: 3, index: 9 };
+        let vote = Ballot { term: 4, node_id: Some(1), committed: true };
+        let state =
+            LogState { vote: Some(vote), committed: None, purged: Some(id), last: Some(id) };
+        let records = [
+            Record::State(state),
+            Record::State(LogState::default()),
+            Record::Vote(vote),
+            Record::Vote(Ballot { node_id: None, ..vote }),
+            Record::Committed(None),
+            Record::Committed(Some(id)),
+            Record::Entry(id, 7, b"payload"),
+            Record::Truncate(None),
+            Record::Purge { upto: id, jump: true },
+            Record::Seal,
+        ];
+        for record in records {
+            let mut buf = Vec::new();
+            record.encode(&mut buf);
+            assert!(buf.len() <= record.bytes_max(), "{record:?}");
+            let read = Record::decode(record.kind(), &buf);
+            assert_eq!(format!("{read:?}"), format!("{:?}", Some(record)));
+            if !matches!(record, Record::Entry(..) | Record::Seal) {
+                assert!(Record::decode(record.kind(), &buf[..buf.len() - 1]).is_none());
+                buf.push(0);
+                assert!(Record::decode(record.kind(), &buf).is_none());
+            }
+        }
+        assert!(Record::decode(8, &[]).is_none());
+    }
+}

@@ -231,7 +231,7 @@ struct Replay<'a> {
     offset: u64,
     next_sequence: u64,
     chain: u32,
-    /// Where the bytes behind the last frame stop being zeros, if they are not.
+    /// Where the bytes behind a torn tail's start become zeros; `offset` where no tail is torn.
     tail_end: u64,
 }
 
@@ -371,8 +371,15 @@ impl<'a> Replay<'a> {
                 format!("the frame here is damaged; the frame at byte {proof} says it was synced");
             return Err(self.corrupt(header.number, self.offset, reason));
         }
-        let dirty = bytes[start.min(bytes.len())..].iter().rposition(|byte| *byte != 0);
-        self.tail_end = dirty.map_or(self.offset, |at| self.offset + at as u64 + 1);
+        // A batch is written with zeros behind it. Where they are, and no frame of this segment comes
+        // later, the log ends as it was written; old frames of a recycled segment may follow.
+        let rest = bytes.get(start..).unwrap_or_default();
+        let blank = rest.iter().take(frame::HEADER_BYTES).all(|byte| *byte == 0);
+        self.tail_end = self.offset;
+        if !blank || frame::any_behind(bytes, start, salt) {
+            let dirty = rest.iter().rposition(|byte| *byte != 0);
+            self.tail_end += dirty.map_or(0, |at| at as u64 + 1);
+        }
         Ok(())
     }
 

@@ -74,8 +74,8 @@ impl Space {
             return Ok(Progress::Ready);
         }
         let done = match self.spares.last().copied() {
-            Some(spare) if self.partial.is_none() => self.reuse(spare).await,
-            _ => self.allocate_slice().await,
+            Some(spare) => self.reuse(spare).await,
+            None => self.allocate_slice().await,
         };
         match done {
             Err(error) if is_full(&error) => Ok(Progress::Full),
@@ -88,6 +88,8 @@ impl Space {
         let path = segment::path(directory, self.next);
         self.disk.rename(&segment::spare_path(directory, spare), &path).await?;
         self.spares.pop();
+        // A file that was being allocated under that name has given way, with its space.
+        self.partial = None;
         let mut file = self.disk.open(&path, OpenMode::ReadWrite).await?;
         // The frames behind it may stay: they are of another salt.
         let blank = [0; segment::FRAMES_START as usize];

@@ -120,7 +120,7 @@ pub struct Recovered {
     pub purged: Option<LogId>,
     /// The last entry, or `purged` where there is none.
     pub last: Option<LogId>,
-    /// Bytes of a torn tail that were cut off.
+    /// Bytes that were zeroed because the tail was torn; 0 where it was not.
     pub cut_bytes: u64,
 }
 

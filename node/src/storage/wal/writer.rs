@@ -214,8 +214,12 @@ impl WalWriter {
         ops: &mut Vec<Op>,
         hint: Option<Option<LogId>>,
     ) -> Result<(), Failed> {
+        #[expect(
+            clippy::needless_range_loop,
+            reason = "holding the op across an await would make the future stay on one thread: its \
+                      callback is not Sync"
+        )]
         for at in 0..ops.len() {
-            // Not the op: its callback may not be looked at from two threads, and this future moves.
             let task = &ops[at].task;
             self.write_task(task).await?;
         }
@@ -327,9 +331,14 @@ impl WalWriter {
         if self.buf.is_empty() {
             return Ok(());
         }
+        let frames = self.buf.len() as u64;
+        // Zeros where the next frame will begin: there a recycled segment still has old bytes, and
+        // recovery would have to take them for a torn tail.
+        let room = self.header.bytes - self.buf_at - frames;
+        self.buf.resize(self.buf.len() + frame::HEADER_BYTES.min(room as usize), 0);
         let written = self.file.write_at(self.buf_at, &self.buf).await;
         self.check(written, "writing")?;
-        self.buf_at += self.buf.len() as u64;
+        self.buf_at += frames;
         self.buf.clear();
         Ok(())
     }

@@ -14,6 +14,8 @@ use crate::storage::{
 #[derive(Debug, Clone)]
 enum Ask {
     Append(usize, usize),
+    /// An append that nobody waits for.
+    Start(usize, usize),
     Vote,
     Committed,
     /// Truncates so many entries, but none that was said to be committed.
@@ -33,11 +35,20 @@ struct Driver {
     term: u64,
     generation: u64,
     committed: Option<LogId>,
+    /// Every hint that was ever given.
+    hints: BTreeSet<LogId>,
 }
 
 impl Driver {
     fn new() -> Driver {
-        Driver { states: vec![Model::default()], sure: 0, term: 1, generation: 0, committed: None }
+        Driver {
+            states: vec![Model::default()],
+            sure: 0,
+            term: 1,
+            generation: 0,
+            committed: None,
+            hints: BTreeSet::new(),
+        }
     }
 
     fn now(&self) -> &Model {
@@ -54,7 +65,7 @@ impl Driver {
     async fn ask(&mut self, wal: &Wal, ask: &Ask) -> Result<(), ()> {
         self.generation += 1;
         let sure = match ask {
-            Ask::Append(count, len) => {
+            Ask::Append(count, len) | Ask::Start(count, len) => {
                 let (start, term, generation) = (self.now().end(), self.term, self.generation);
                 let entries: Vec<_> = (start..start + *count as u64)
                     .map(|index| entry(term, index, generation, *len))
@@ -62,6 +73,9 @@ impl Driver {
                 // One at a time: a crash may leave any prefix of an append.
                 for one in &entries {
                     self.change(|model| model.entries.push(one.clone()));
+                }
+                if matches!(ask, Ask::Start(..)) {
+                    return wal.append(entries, Box::new(|_| ())).await.map_err(drop);
                 }
                 append(wal, entries).await
             }
@@ -73,6 +87,7 @@ impl Driver {
             }
             Ask::Committed => {
                 self.committed = self.now().last();
+                self.hints.extend(self.committed);
                 return wal.save_committed(self.committed).map_err(drop);
             }
             Ask::Truncate(count) => {
@@ -124,6 +139,8 @@ impl Driver {
         };
         if let Some(hint) = recovered {
             assert!(hint.index < found.end(), "the committed hint {hint} is beyond the log");
+            // One that had to be clamped stood on disk before the entries that it speaks of.
+            assert!(self.hints.contains(&hint), "the committed hint {hint} was never given");
             self.committed = Some(hint);
         } else {
             self.committed = None;
@@ -137,6 +154,8 @@ impl Driver {
 /// Opens (again and again, if the crash is in there), checks and returns.
 async fn reopen(disk: &SimulatedDisk, driver: &mut Driver) -> Running {
     let running = open(disk).await.unwrap_or_else(|error| panic!("does not open: {error}"));
+    let spares = disk.contents().into_keys().filter(|file| file.ends_with(".spare")).count();
+    assert!(spares <= options().spare_segments, "spares of earlier lives stay behind");
     let found = read_all(&running.wal).await;
     driver.check(found, running.recovered.committed);
     running
@@ -198,7 +217,10 @@ fn mixed() -> Vec<Ask> {
         Append(5, 100),
         Committed,
         Pause,
-        Append(3, 700),
+        Start(3, 700),
+        Committed,
+        Pause,
+        Append(2, 700),
         Truncate(2),
         Vote,
         Append(4, 200),
@@ -262,10 +284,11 @@ fn a_crash_at_every_step_of_jumps() {
 
 fn random_ask(rng: &mut SmallRng) -> Ask {
     match rng.random_range(0..20) {
-        0..9 => {
+        kind @ 0..9 => {
             let long = rng.random_bool(0.1);
             let len = rng.random_range(1..if long { 5000 } else { 400 });
-            Ask::Append(rng.random_range(1..5), len)
+            let count = rng.random_range(1..5);
+            if kind < 3 { Ask::Start(count, len) } else { Ask::Append(count, len) }
         }
         9..11 => Ask::Vote,
         11..13 => Ask::Committed,

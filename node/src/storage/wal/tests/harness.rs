@@ -20,7 +20,7 @@ pub(super) fn id(term: u64, index: u64) -> LogId {
 }
 
 pub(super) fn ballot(term: u64) -> Ballot {
-    Ballot { term, node_id: Some(term % 3), committed: term % 2 == 0 }
+    Ballot { term, node_id: Some(term % 3), committed: term.is_multiple_of(2) }
 }
 
 /// A payload that differs with every generation, so that an old entry is never taken for a new one.
