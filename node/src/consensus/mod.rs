@@ -339,6 +339,9 @@ impl Consensus {
     ) -> Result<Applied, Error> {
         let patience = no_quorum_after(self.inner.election_timeout_max);
         let until = deadline.min(Instant::now() + patience);
+        if self.inner.leadership.term_as_leader().is_some() {
+            return self.write_here(command, deadline).await;
+        }
         let mut leadership = self.inner.leadership.clone();
         loop {
             match leadership.wait_for_leader(until).await {

@@ -25,6 +25,9 @@ use crate::{
     output::{Exit, Failure, Output},
 };
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let output = Output { json: arguments.json };
