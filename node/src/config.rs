@@ -178,6 +178,12 @@ impl Config {
         check(self.log_segment_bytes >= 8 * 1024 * 1024, "log_segment_bytes", || {
             "must be at least 8388608 (8 MiB), so that the largest entry fits".to_owned()
         })?;
+        check(self.dirty_bytes_max >= 4 * 1024 * 1024, "dirty_bytes_max", || {
+            "must be at least 4194304 (4 MiB), so that the writes of one entry fit".to_owned()
+        })?;
+        check(self.snapshot_after_log_bytes > 0, "snapshot_after_log_bytes", || {
+            "must be above 0".to_owned()
+        })?;
         check(self.snapshot_after_entries > 0, "snapshot_after_entries", || {
             "must be above 0".to_owned()
         })?;

@@ -556,8 +556,11 @@ async fn watch_disk(
         } else if was_full && !is_full {
             tracing::info!(free, "there is room on the disk again");
         }
-        if is_full && consensus.leadership().term_as_leader().is_some() {
-            let _ = consensus.transfer_leader(None, Duration::from_secs(1)).await;
+        // Once for each time that it gets full: where every disk is full, leadership must not go
+        // round for ever.
+        if is_full && !was_full && consensus.leadership().term_as_leader().is_some() {
+            let handed = consensus.transfer_leader(None, Duration::from_secs(1)).await;
+            tracing::info!(?handed, "a leader with a full disk hands over");
         }
     }
 }

@@ -155,7 +155,11 @@ impl Api {
             applied_index,
             revision,
             staleness_ms_max: staleness.map(|staleness| staleness.ms_max),
-            session_token: token::encode(peers.cluster_id().unwrap_or(0), applied_index),
+            // Before the cluster has its id there is nothing that a token could be bound to.
+            session_token: peers
+                .cluster_id()
+                .map(|cluster_id| token::encode(cluster_id, applied_index))
+                .unwrap_or_default(),
             ..v1::ResponseHeader::default()
         };
         header.set_consistency(match provided {

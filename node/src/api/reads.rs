@@ -27,6 +27,7 @@ impl Api {
             .level(options.unwrap_or_default())
             .map_err(|invalid| self.invalid(call, Kind::Read, &invalid))?
             .map_err(|error| self.read_error(call, &error))?;
+        tracing::debug!(request = %call.request_id, ?level, "a read");
         self.consensus
             .reads()
             .permit(&level, call.deadline)

@@ -120,7 +120,8 @@ async fn probe(consensus: Consensus, health: HealthReporter) {
         if consensus.reads().prove(deadline).await.is_ok() {
             last_success = Some(Instant::now());
         }
-        let serving = last_success.is_some_and(|at| at.elapsed() <= PROBE_VALID);
+        let serving = !consensus.is_shutting_down()
+            && last_success.is_some_and(|at| at.elapsed() <= PROBE_VALID);
         let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
         health.set_service_status(LINEARIZABLE_SERVICE, status).await;
     }

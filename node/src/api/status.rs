@@ -1,5 +1,5 @@
 //! The error table: every reason that a request can fail for, with its code, reason and outcome.
-//! The only place in a node that knows status codes.
+//! Status codes for membership are in `cluster`, for what gRPC itself refuses in `layer`.
 
 use std::time::Duration;
 

@@ -35,6 +35,7 @@ impl Api {
         let command = action
             .and_then(|action| convert::command(action, options))
             .map_err(|invalid| self.invalid(call, Kind::Write, &invalid))?;
+        tracing::debug!(request = %call.request_id, action = %command.action, "a write");
         let can_repeat = convert::can_repeat(&command);
         let has_session = command.session.is_some();
         let size = size_hint(&command);

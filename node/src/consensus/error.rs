@@ -65,6 +65,8 @@ pub enum Limit {
     InFlightBytes,
     /// Remembered answers of one session, or of all.
     SessionBytes,
+    /// Sequence numbers of one session.
+    SessionWindow,
     /// Room on the disk.
     Disk,
 }
@@ -76,6 +78,7 @@ impl Limit {
             Limit::InFlight => "TOO_MANY_IN_FLIGHT",
             Limit::InFlightBytes => "TOO_MANY_BYTES_IN_FLIGHT",
             Limit::SessionBytes => "TOO_MANY_SESSION_BYTES",
+            Limit::SessionWindow => "SESSION_WINDOW_FULL",
             Limit::Disk => "DISK_NEARLY_FULL",
         }
     }

@@ -14,6 +14,10 @@ use super::{
     types::{Member, TypeConfig},
 };
 
+/// A learner that is further behind is not made a voter yet: as one, it would be counted for
+/// majorities that it can't help to reach.
+const PROMOTION_LAG_MAX: u64 = 1000;
+
 /// Why a membership change did not happen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MemberError {
@@ -94,6 +98,17 @@ impl Consensus {
         }
         if !members.iter().any(|(id, _)| *id == node_id) {
             return Err(MemberError::Refused(format!("node {node_id} is not a learner")));
+        }
+        let metrics = self.leadership().metrics();
+        let matched = metrics
+            .replication
+            .and_then(|replication| replication.get(&node_id).cloned().flatten())
+            .map_or(0, |log_id| log_id.index);
+        let behind = self.leadership().commit_index().saturating_sub(matched);
+        if behind > PROMOTION_LAG_MAX {
+            return Err(MemberError::Refused(format!(
+                "node {node_id} is {behind} entries behind; it may be {PROMOTION_LAG_MAX} at most"
+            )));
         }
         let change = ChangeMembers::AddVoterIds(BTreeSet::from([node_id]));
         self.raft().change_membership(change, false).await?;

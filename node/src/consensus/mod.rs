@@ -116,7 +116,7 @@ struct Inner {
     places: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     election_timeout_max: Duration,
-    /// True while the disk is nearly full; see `storage_guard`.
+    /// True while the disk is nearly full.
     disk_nearly_full: watch::Receiver<bool>,
     shutting_down: AtomicBool,
 }
@@ -260,6 +260,11 @@ impl Consensus {
         *self.inner.disk_nearly_full.borrow()
     }
 
+    /// The node is on its way out.
+    pub fn is_shutting_down(&self) -> bool {
+        self.inner.shutting_down.load(Ordering::Acquire)
+    }
+
     /// From now on writes are refused.
     pub fn refuse_writes(&self) {
         self.inner.shutting_down.store(true, Ordering::Release);
@@ -389,14 +394,7 @@ impl Consensus {
 
     /// Limits that the leader guards before it proposes.
     fn check_limits(&self, command: &Command) -> Result<(), NotProposed> {
-        // A delete may use the reserve: it is the way back to room.
-        let frees_room = matches!(
-            command.action,
-            Action::Single(Operation::CounterDelete { .. } | Operation::KeyDelete { .. })
-                | Action::CloseSession { .. }
-                | Action::Tick
-        );
-        if self.disk_nearly_full() && !frees_room {
+        if self.disk_nearly_full() && !frees_room(&command.action) {
             return Err(NotProposed::Overloaded {
                 limit: Limit::Disk,
                 message: "the leader's disk is nearly full; deletes still work".to_owned(),
@@ -405,9 +403,26 @@ impl Consensus {
         let Some(stamp) = command.session else { return Ok(()) };
         let view = self.inner.state.view();
         let all_bytes = query::meta(&view).session_answer_bytes;
-        let own_bytes = query::session_load(&view, stamp.session_id).map_or(0, |load| load.bytes);
+        let load = query::session_load(&view, stamp.session_id);
         drop(view);
-        if own_bytes >= SESSION_ANSWER_BYTES_MAX || all_bytes >= SESSION_ANSWER_BYTES_TOTAL_MAX {
+        let watermark = load.map_or(0, |load| load.watermark);
+        if stamp.sequence
+            >= watermark.max(stamp.lowest_unanswered).saturating_add(limits::SESSION_WINDOW)
+        {
+            return Err(NotProposed::Overloaded {
+                limit: Limit::SessionWindow,
+                message: format!(
+                    "a session may use {} numbers above its lowest unanswered one",
+                    limits::SESSION_WINDOW
+                ),
+            });
+        }
+        // A write that raises the watermark frees what is in the way.
+        let raises_watermark = stamp.lowest_unanswered > watermark;
+        let own_bytes = load.map_or(0, |load| load.bytes);
+        let is_full =
+            own_bytes >= SESSION_ANSWER_BYTES_MAX || all_bytes >= SESSION_ANSWER_BYTES_TOTAL_MAX;
+        if is_full && !raises_watermark {
             return Err(NotProposed::Overloaded {
                 limit: Limit::SessionBytes,
                 message: format!(
@@ -494,9 +509,24 @@ impl Consensus {
             wire::RefusalReason::Overloaded => overloaded(Limit::InFlight),
             wire::RefusalReason::OverloadedBytes => overloaded(Limit::InFlightBytes),
             wire::RefusalReason::SessionBytes => overloaded(Limit::SessionBytes),
+            wire::RefusalReason::SessionWindow => overloaded(Limit::SessionWindow),
             wire::RefusalReason::DiskNearlyFull => overloaded(Limit::Disk),
             wire::RefusalReason::Deadline => NotProposed::Deadline,
         }
+    }
+}
+
+/// Whether a full disk is no reason to refuse it: deletes are the way back to room, and a session
+/// must not end because its renewals were refused while log time went on.
+fn frees_room(action: &Action) -> bool {
+    let deletes = |operation: &Operation| {
+        matches!(operation, Operation::CounterDelete { .. } | Operation::KeyDelete { .. })
+    };
+    match action {
+        Action::Single(operation) => deletes(operation),
+        Action::Apply(step) => step.operations.iter().chain(&step.else_operations).all(deletes),
+        Action::CloseSession { .. } | Action::RenewSession { .. } | Action::Tick => true,
+        Action::OpenSession { .. } | Action::CreateCluster { .. } => false,
     }
 }
 
@@ -519,6 +549,9 @@ pub(crate) fn refusal_to_wire(refusal: &NotProposed) -> wire::Refusal {
         }
         NotProposed::Overloaded { limit: Limit::SessionBytes, .. } => {
             wire::RefusalReason::SessionBytes
+        }
+        NotProposed::Overloaded { limit: Limit::SessionWindow, .. } => {
+            wire::RefusalReason::SessionWindow
         }
         NotProposed::Overloaded { limit: Limit::Disk, .. } => wire::RefusalReason::DiskNearlyFull,
         NotProposed::Deadline => wire::RefusalReason::Deadline,

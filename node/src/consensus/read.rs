@@ -152,9 +152,9 @@ impl Reads {
             }
             Level::Bounded { staleness_ms_max, fallback } => {
                 match self.bounded(staleness_ms_max, deadline).await {
-                    Err(ReadError::StalenessBoundExceeded { .. }) if fallback => {
-                        Ok(self.freeze(Provided::Local, Ground::EarlierReadIndex))
-                    }
+                    Err(
+                        ReadError::StalenessBoundExceeded { .. } | ReadError::Overloaded { .. },
+                    ) if fallback => Ok(self.freeze(Provided::Local, Ground::EarlierReadIndex)),
                     other => other,
                 }
             }
@@ -180,11 +180,13 @@ impl Reads {
             return Ok(permit);
         }
         drop(permit);
-        match self.prove(deadline).await {
-            Ok(()) | Err(ReadError::NoQuorum { .. } | ReadError::Deadline) => {}
+        // Without a round of its own, another read's proof may still have come meanwhile.
+        let ground = match self.prove(deadline).await {
+            Ok(()) => Ground::ReadIndex,
+            Err(ReadError::NoQuorum { .. } | ReadError::Deadline) => Ground::EarlierReadIndex,
             Err(other) => return Err(other),
-        }
-        let permit = self.freeze(Provided::Bounded, Ground::ReadIndex);
+        };
+        let permit = self.freeze(Provided::Bounded, ground);
         match permit.staleness {
             Some(staleness) if staleness.ms_max <= bound_ms => Ok(permit),
             staleness => Err(ReadError::StalenessBoundExceeded {

@@ -53,6 +53,7 @@ type Waiter = oneshot::Sender<Result<Confirmed, ReadError>>;
 #[derive(Debug, Clone)]
 pub struct ReadIndex {
     waiters: mpsc::Sender<Waiter>,
+    patience: Duration,
 }
 
 impl ReadIndex {
@@ -63,12 +64,19 @@ impl ReadIndex {
             mpsc::error::TrySendError::Full(_) => ReadError::Overloaded { max: WAITING_READS_MAX },
             mpsc::error::TrySendError::Closed(_) => ReadError::ShuttingDown,
         })?;
-        match tokio::time::timeout_at(deadline, answer).await {
+        // A read that arrives while a round is failing must not wait for a second one as well.
+        let until = deadline.min(Instant::now() + self.patience);
+        match tokio::time::timeout_at(until, answer).await {
             Ok(Ok(confirmed)) => confirmed,
             Ok(Err(_)) => Err(ReadError::ShuttingDown),
-            Err(_) => Err(ReadError::Deadline),
+            Err(_) if Instant::now() >= deadline => Err(ReadError::Deadline),
+            Err(_) => Err(ReadError::NoQuorum { waited_ms: milliseconds(self.patience) }),
         }
     }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The task that runs the rounds.
@@ -91,7 +99,7 @@ impl Rounds {
     ) -> (ReadIndex, Rounds) {
         let (sender, waiters) = mpsc::channel(WAITING_READS_MAX);
         let rounds = Rounds { raft, leadership, peers, clock, election_timeout_max, waiters };
-        (ReadIndex { waiters: sender }, rounds)
+        (ReadIndex { waiters: sender, patience: no_quorum_after(election_timeout_max) }, rounds)
     }
 
     /// Runs until nobody can ask any more.
@@ -126,8 +134,7 @@ impl Rounds {
                 return Ok(Confirmed { index, asked_boot_ms });
             }
             if Instant::now() >= until {
-                let waited_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-                return Err(ReadError::NoQuorum { waited_ms });
+                return Err(ReadError::NoQuorum { waited_ms: milliseconds(patience) });
             }
             self.leadership.changed((Instant::now() + RETRY_DELAY).min(until)).await;
         }

@@ -1,7 +1,7 @@
 //! The transport between nodes: who the peers are ([`peers`]), what this node asks of them
 //! ([`network`] for Raft, [`ask`] for the rest) and what it answers ([`service`]).
 //!
-//! Only this module and `api` know of gRPC. Every message names the cluster and the node that it is
+//! Only this module and `api` speak gRPC; `node` starts their servers. Every message names the cluster and the node that it is
 //! meant for; one that is meant for another is refused before Raft sees it.
 
 pub mod ask;

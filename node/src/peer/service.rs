@@ -16,8 +16,9 @@ use super::{convert, hello::Greeter};
 use crate::{
     api::Api,
     consensus::{
-        Consensus,
+        Consensus, WhenFull,
         error::{Error, NotProposed, Unknown},
+        propose::size_hint,
         refusal_to_wire,
         types::{Snapshot, SnapshotData, SnapshotMeta},
     },
@@ -285,7 +286,17 @@ async fn run(consensus: &Consensus, forwarded: wire::ForwardedCommand) -> wire::
     };
     tracing::debug!(request = %forwarded.request_id, "a forwarded write");
     let patience = Duration::from_millis(u64::from(forwarded.deadline_ms));
-    let outcome = consensus.write_here(command, Instant::now() + patience).await;
+    let deadline = Instant::now() + patience;
+    // The same door as for the leader's own callers, so that its limits count both.
+    let admitted = consensus.admit(size_hint(&command), WhenFull::Refuse, deadline).await;
+    let outcome = match admitted {
+        Ok(admission) => {
+            let outcome = consensus.write_here(command, deadline).await;
+            drop(admission);
+            outcome
+        }
+        Err(refusal) => Err(refusal.into()),
+    };
     let mut result = wire::ForwardedResult::default();
     result.result = Some(match outcome {
         Ok(applied) => {
