@@ -36,9 +36,10 @@ impl Plan {
     }
 }
 
-/// One attempt takes a quarter of the deadline, within these bounds: long enough for an election,
-/// short enough to try every node of a small cluster.
-const ATTEMPT_MIN: Duration = Duration::from_millis(500);
+/// One attempt takes a quarter of the deadline, within these bounds: long enough for a node to say
+/// itself that it finds no quorum (two election timeouts) or can't prove a bound, short enough to
+/// try every node of a small cluster.
+const ATTEMPT_MIN: Duration = Duration::from_millis(1000);
 const ATTEMPT_MAX: Duration = Duration::from_secs(5);
 
 impl Shared {

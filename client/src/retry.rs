@@ -113,7 +113,7 @@ impl Retry {
             Class::Change => self.change_failed(&failure),
             Class::Read | Class::Control => self.step(&failure),
         };
-        self.last = Some(failure);
+        self.remember(failure);
         match next {
             Step::Again(pause) => Next::Again(pause),
             Step::NewSession => Next::NewSession,
@@ -122,6 +122,17 @@ impl Retry {
                 self.unknown = false;
                 Next::Fail(self.error(None))
             }
+        }
+    }
+
+    /// Keeps the failure that says most: an attempt that was only cut short by the deadline tells a
+    /// caller less than the refusal before it. What is unknown is kept apart, and stays.
+    fn remember(&mut self, failure: Failure) {
+        let says_why = |failure: &Failure| {
+            !matches!(failure.reason(), "" | reason::NOT_PROPOSED | reason::DEADLINE_EXCEEDED)
+        };
+        if says_why(&failure) || !self.last.as_ref().is_some_and(says_why) {
+            self.last = Some(failure);
         }
     }
 
