@@ -10,6 +10,7 @@ pub mod config;
 pub mod consensus;
 pub mod dev;
 pub mod env;
+pub mod health;
 pub mod identity;
 pub mod machine;
 pub mod node;

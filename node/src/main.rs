@@ -1,9 +1,10 @@
-//! `tallyd`: runs one node (`serve`), or a small cluster on this machine (`dev`).
+//! `tallyd`: runs one node (`serve`), or a small cluster on this machine (`dev`), or asks a node how
+//! it is (`health`).
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tally_node::{dev, serve};
+use tally_node::{dev, health, serve};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -25,11 +26,14 @@ enum Command {
     Dev(dev::Arguments),
     /// Runs one node.
     Serve(Box<serve::Arguments>),
+    /// Asks a node whether it serves: exit code 0 if it does, else 1.
+    Health(health::Arguments),
 }
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Dev(arguments) => dev::run(arguments),
         Command::Serve(arguments) => serve::run(*arguments),
+        Command::Health(arguments) => health::run(arguments),
     }
 }

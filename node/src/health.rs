@@ -1,0 +1,91 @@
+//! `tallyd health`: asks a node how it is, for a probe that has no other tool.
+//!
+//! A container image without a shell has nothing else to run as its health check. The question is
+//! the standard one (`grpc.health.v1`), so that a probe which speaks gRPC needs no `tallyd`.
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::Args;
+use tonic::transport::Endpoint;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+/// Flags of `tallyd health`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Client port of the node; where it listens on every interface, this machine's is asked.
+    #[arg(long, env = "TALLY_CLIENT_LISTEN", default_value = "127.0.0.1:7401")]
+    address: String,
+    /// What to ask for: empty, whether the process answers; `tally.linearizable`, whether
+    /// linearizable reads and writes work.
+    #[arg(long, default_value = "")]
+    service: String,
+    /// How long to wait for the answer, in ms.
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..))]
+    timeout_ms: u64,
+}
+
+/// Asks once. Success means SERVING; everything else, no answer too, is a failure.
+pub fn run(arguments: Arguments) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime can be made while the process starts");
+    match runtime.block_on(ask(arguments)) {
+        Ok(ServingStatus::Serving) => {
+            println!("SERVING");
+            ExitCode::SUCCESS
+        }
+        Ok(status) => {
+            println!("{}", status.as_str_name());
+            ExitCode::FAILURE
+        }
+        Err(problem) => {
+            eprintln!("tallyd health: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn ask(arguments: Arguments) -> Result<ServingStatus, String> {
+    let address = reachable(&arguments.address);
+    let timeout = Duration::from_millis(arguments.timeout_ms);
+    let answer = tokio::time::timeout(timeout, async {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|error| format!("{address:?} is not host:port: {error}"))?;
+        let channel = endpoint.connect().await.map_err(|error| {
+            let cause = std::error::Error::source(&error);
+            let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
+            format!("{address}: {error}{cause}")
+        })?;
+        let request = HealthCheckRequest { service: arguments.service };
+        let answer = HealthClient::new(channel).check(request).await;
+        answer.map_err(|status| format!("{address}: {}: {}", status.code(), status.message()))
+    });
+    match answer.await {
+        Ok(answer) => Ok(answer?.into_inner().status()),
+        Err(_) => Err(format!("{address}: no answer within {} ms", timeout.as_millis())),
+    }
+}
+
+/// A node that listens on every interface is asked on the loopback one.
+fn reachable(listen: &str) -> String {
+    match listen.rsplit_once(':') {
+        Some(("0.0.0.0", port)) => format!("127.0.0.1:{port}"),
+        Some(("[::]", port)) => format!("[::1]:{port}"),
+        _ => listen.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reachable;
+
+    #[test]
+    fn every_interface_means_the_loopback_one() {
+        assert_eq!(reachable("0.0.0.0:7401"), "127.0.0.1:7401");
+        assert_eq!(reachable("[::]:7401"), "[::1]:7401");
+        assert_eq!(reachable("node1:7401"), "node1:7401");
+    }
+}
