@@ -62,11 +62,12 @@ fn explain_headers(headers: &mut HeaderMap<HeaderValue>) {
     }
     let Some(status) = Status::from_header_map(headers) else { return };
     // On failure the plain status stands, which is true as far as it goes.
-    let _ = explain(&status).add_header(headers);
+    let _ = explain(&status, v1::Outcome::NotApplied).add_header(headers);
 }
 
-/// The status with what the table promises.
-pub(crate) fn explain(status: &Status) -> Status {
+/// The status with what the table promises. `outcome` is what it means for writes: of a whole stream
+/// that ends, other than of one call, nothing can be said.
+pub(crate) fn explain(status: &Status, outcome: v1::Outcome) -> Status {
     if !status.details().is_empty() {
         return status.clone();
     }
@@ -79,12 +80,12 @@ pub(crate) fn explain(status: &Status) -> Status {
         {
             StatusBuilder::new(Code::InvalidArgument, reason::INVALID_REQUEST, message)
                 .field("request", message)
-                .outcome(v1::Outcome::NotApplied)
+                .outcome(outcome)
                 .into_tonic()
         }
         Code::Unimplemented => {
             StatusBuilder::new(Code::Unimplemented, reason::UNIMPLEMENTED, "no such method")
-                .outcome(v1::Outcome::NotApplied)
+                .outcome(outcome)
                 .into_tonic()
         }
         _ => status.clone(),

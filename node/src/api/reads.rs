@@ -53,6 +53,9 @@ impl Api {
         if !options.session_token.is_empty() && level != v1::ReadLevel::Session {
             return Err(needs("session_token", "SESSION"));
         }
+        if options.wait_ms != 0 && level != v1::ReadLevel::Session {
+            return Err(needs("wait_ms", "SESSION"));
+        }
         Ok(Ok(match level {
             v1::ReadLevel::Unspecified | v1::ReadLevel::Linearizable => Level::Linearizable,
             v1::ReadLevel::Local => Level::Local,
@@ -160,7 +163,7 @@ impl Api {
     ) -> Answered<v1::CountersListResponse> {
         let query_hash = query_hash(&[b"counters", request.prefix.as_bytes()]);
         let (page_size, after) = page(request.page_size, &request.page_token, query_hash)
-            .and_then(|page| prefix(request.prefix.len(), page))
+            .and_then(|page| within_name(&[("prefix", &request.prefix)]).map(|()| page))
             .map_err(|invalid| self.invalid(call, Kind::Read, &invalid))?;
         let permit = self.permit(call, request.read).await?;
         let range = query::Range {
@@ -220,7 +223,8 @@ impl Api {
         let records = query::keys(&permit.view, &keys, limits::ANSWER_BYTES_MAX);
         drop(permit);
         let records = records.map_err(|error| {
-            self.invalid(call, Kind::Read, &Invalid::new("keys", error.to_string()))
+            let invalid = Invalid::new("keys", error.to_string());
+            self.invalid_for(call, Kind::Read, reason::ANSWER_TOO_LARGE, &invalid)
         })?;
         for (key, record) in keys.into_iter().zip(records) {
             match record {
@@ -243,9 +247,10 @@ impl Api {
             request.end.as_bytes(),
             &[u8::from(request.keys_only)],
         ]);
-        let longest = request.prefix.len().max(request.start.len()).max(request.end.len());
+        let parts =
+            [("prefix", &*request.prefix), ("start", &*request.start), ("end", &*request.end)];
         let (page_size, after) = page(request.page_size, &request.page_token, query_hash)
-            .and_then(|page| prefix(longest, page))
+            .and_then(|page| within_name(&parts).map(|()| page))
             .map_err(|invalid| self.invalid(call, Kind::Read, &invalid))?;
         let permit = self.permit(call, request.read).await?;
         let given = |text| Some(text).filter(|text: &&str| !text.is_empty());
@@ -327,17 +332,20 @@ fn page(
     Ok((size, Some(last)))
 }
 
-/// Refuses a prefix or range end that no name can have.
-fn prefix<T>(len: usize, page: T) -> Result<T, Invalid> {
-    if len > limits::NAME_BYTES_MAX {
-        let description = format!("must have at most {} bytes, has {len}", limits::NAME_BYTES_MAX);
-        return Err(Invalid::new("prefix", description));
+/// Refuses a prefix or the end of a range that no name can have.
+fn within_name(parts: &[(&str, &str)]) -> Result<(), Invalid> {
+    for (field, part) in parts {
+        if part.len() > limits::NAME_BYTES_MAX {
+            let max = limits::NAME_BYTES_MAX;
+            let description = format!("must have at most {max} bytes, has {}", part.len());
+            return Err(Invalid::new(*field, description));
+        }
     }
-    Ok(page)
+    Ok(())
 }
 
 fn decode_hex(text: &str) -> Option<Vec<u8>> {
-    if !text.len().is_multiple_of(2) || !text.is_ascii() {
+    if !text.len().is_multiple_of(2) || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
     }
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()

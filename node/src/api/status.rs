@@ -53,8 +53,19 @@ pub enum Kind {
 impl Api {
     /// INVALID_ARGUMENT, naming the field.
     pub(crate) fn invalid(&self, call: &Call, kind: Kind, invalid: &Invalid) -> CallStatus {
+        self.invalid_for(call, kind, reason::INVALID_REQUEST, invalid)
+    }
+
+    /// INVALID_ARGUMENT with a reason of its own.
+    pub(crate) fn invalid_for(
+        &self,
+        call: &Call,
+        kind: Kind,
+        reason: &str,
+        invalid: &Invalid,
+    ) -> CallStatus {
         let message = format!("{}: {}", invalid.field, invalid.description);
-        let status = StatusBuilder::new(Code::InvalidArgument, reason::INVALID_REQUEST, message)
+        let status = StatusBuilder::new(Code::InvalidArgument, reason, message)
             .field(&invalid.field, &invalid.description);
         self.finish(call, with_outcome(status, kind, v1::Outcome::NotApplied), None)
     }

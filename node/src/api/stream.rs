@@ -118,7 +118,8 @@ async fn read_calls(
             Ok(None) => return,
             Err(status) => {
                 // Most often the client went away; if not, it sent what is no message.
-                let broken = Ready::Broken(super::layer::explain(&status));
+                let broken = super::layer::explain(&status, v1::Outcome::Unknown);
+                let broken = Ready::Broken(broken);
                 let _ = answers.send(broken).await;
                 return;
             }
@@ -154,10 +155,12 @@ async fn read_calls(
     }
 }
 
-/// The client broke the stream's own rules: no call can be told.
+/// The client broke the stream's own rules: no call can be told, and what became of those that are
+/// not answered yet can't be said.
 fn protocol_error(field: &str, message: &str) -> Status {
     StatusBuilder::new(Code::InvalidArgument, reason::INVALID_REQUEST, message)
         .field(field, message)
+        .outcome(v1::Outcome::Unknown)
         .into_tonic()
 }
 

@@ -171,10 +171,17 @@ impl Greeter {
     ) -> Result<wire::HelloResponse, tonic::Status> {
         let own = self.peers.cluster_id_text();
         if !own.is_empty() && !request.cluster_id.is_empty() && own != request.cluster_id {
-            return Err(tonic::Status::failed_precondition(format!(
-                "this node is of cluster {own}, not of {}",
-                request.cluster_id
-            )));
+            tracing::warn!(
+                node = request.node_id,
+                cluster = request.cluster_id,
+                "a node of another cluster introduced itself"
+            );
+            // It is told where it is, so that it can end; nothing is learned from it.
+            return Ok(wire::HelloResponse {
+                cluster_id: own,
+                node_id: self.identity.node_id(),
+                ..wire::HelloResponse::default()
+            });
         }
         let known = self
             .identity
@@ -222,13 +229,6 @@ impl Greeter {
                 return Ok(());
             }
         };
-        if response.node_id != node_id {
-            return Err(NotWelcome::AnotherNode {
-                address: address.to_owned(),
-                expected: node_id,
-                found: response.node_id,
-            });
-        }
         if !own_cluster.is_empty()
             && !response.cluster_id.is_empty()
             && own_cluster != response.cluster_id
@@ -237,6 +237,13 @@ impl Greeter {
                 address: address.to_owned(),
                 theirs: response.cluster_id,
                 own: own_cluster,
+            });
+        }
+        if response.node_id != node_id {
+            return Err(NotWelcome::AnotherNode {
+                address: address.to_owned(),
+                expected: node_id,
+                found: response.node_id,
             });
         }
         self.learn(&response.known).await?;

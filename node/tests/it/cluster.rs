@@ -1,0 +1,395 @@
+//! Real nodes in this process: real sockets, real files in temporary directories, the network
+//! between them cuttable, and each in a runtime of its own, so that one can be killed.
+//!
+//! When a cluster is dropped it checks that no node panicked and that none wanted to end its
+//! process, unless the test took those reasons first.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, Once, PoisonError,
+        atomic::{AtomicU16, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tally_node::{
+    config::{Config, InitialCluster},
+    consensus::leader::Leader,
+    env::Env,
+    node::{Node, NodeError},
+};
+use tokio::{runtime::Runtime, time::Instant};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{
+    disk::GaugedDisk,
+    network::{CutNetwork, Switchboard},
+};
+
+/// Upper end of the election timeout in these tests.
+pub(crate) const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(300);
+
+/// Within this time a node must say that there is no quorum: two election timeouts, and some room
+/// for a busy machine.
+pub(crate) const NO_QUORUM_WITHIN: Duration = Duration::from_millis(2 * 300 + 250);
+
+/// Longest time that anything in these tests may take which must happen at all.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Panics on threads of nodes.
+static PANICS: AtomicUsize = AtomicUsize::new(0);
+
+/// Names of the threads on which nodes run begin with one of these.
+const NODE_THREADS: [&str; 2] = ["node-", "tally-"];
+
+fn count_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let thread = std::thread::current();
+            let name = thread.name().unwrap_or_default();
+            if NODE_THREADS.iter().any(|prefix| name.starts_with(prefix)) {
+                PANICS.fetch_add(1, Ordering::SeqCst);
+            }
+            before(info);
+        }));
+    });
+}
+
+/// A port that nobody listens on. Below the range from which the system takes the ports of outgoing
+/// connections, so that none of those gets it first.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 12_000 + u16::try_from(std::process::id() % 150).expect("below 150") * 120;
+    loop {
+        let port = first + NEXT.fetch_add(1, Ordering::Relaxed) % 1200;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+fn free_address() -> String {
+    format!("127.0.0.1:{}", free_port())
+}
+
+/// Some nodes.
+pub(crate) struct Cluster {
+    nodes: BTreeMap<u64, Member>,
+    pub(crate) switchboard: Arc<Switchboard>,
+    /// Removes the directories when it is dropped.
+    _dir: tempfile::TempDir,
+}
+
+struct Member {
+    config: Config,
+    running: Option<Running>,
+    free_bytes: Arc<Mutex<Option<u64>>>,
+    fatal: Arc<Mutex<Vec<String>>>,
+}
+
+/// A node and its runtime.
+struct Running {
+    node: Option<Node>,
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Cluster {
+    /// Nodes 1 to `size`, started, with a leader that each of them knows.
+    pub(crate) async fn start(size: u64) -> Cluster {
+        Self::start_with(size, |_| {}).await
+    }
+
+    /// … with another configuration.
+    pub(crate) async fn start_with(size: u64, change: impl Fn(&mut Config)) -> Cluster {
+        let mut cluster = Self::prepare(size, change);
+        let ids = cluster.ids();
+        let mut starting = Vec::new();
+        for id in ids {
+            starting.push((id, cluster.launch(id)));
+        }
+        for (id, launched) in starting {
+            let node = launched.await.expect("the node starts");
+            cluster.adopt(id, node);
+        }
+        cluster.settled().await;
+        cluster
+    }
+
+    /// Configured, not started.
+    pub(crate) fn prepare(size: u64, change: impl Fn(&mut Config)) -> Cluster {
+        count_panics();
+        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        let switchboard = Arc::new(Switchboard::default());
+        let peers: BTreeMap<u64, String> = (1..=size).map(|id| (id, free_address())).collect();
+        let mut nodes = BTreeMap::new();
+        for (id, address) in &peers {
+            switchboard.name(address, *id);
+            let mut config = Config {
+                node_id: *id,
+                data_dir: dir.path().join(format!("node-{id}")),
+                client_listen: free_address(),
+                peer_listen: address.clone(),
+                initial_cluster: InitialCluster(peers.clone()),
+                heartbeat_interval_ms: 50,
+                election_timeout_ms_min: 150,
+                election_timeout_ms_max: 300,
+                log_segment_bytes: 8 * 1024 * 1024,
+                state_cache_bytes: 8 * 1024 * 1024,
+                disk_reserve_bytes: 1024,
+                shutdown_grace_ms: 2_000,
+                ..Config::default()
+            };
+            change(&mut config);
+            config.validate().expect("the test's configuration is valid");
+            let member =
+                Member { config, running: None, free_bytes: Arc::default(), fatal: Arc::default() };
+            nodes.insert(*id, member);
+        }
+        Cluster { nodes, switchboard, _dir: dir }
+    }
+
+    pub(crate) fn ids(&self) -> Vec<u64> {
+        self.nodes.keys().copied().collect()
+    }
+
+    pub(crate) fn data_dir(&self, id: u64) -> PathBuf {
+        self.nodes[&id].config.data_dir.clone()
+    }
+
+    /// The configuration of a node; counts from its next start on.
+    pub(crate) fn config(&mut self, id: u64) -> &mut Config {
+        &mut self.nodes.get_mut(&id).expect("a node of this cluster").config
+    }
+
+    pub(crate) fn node(&self, id: u64) -> &Node {
+        let running = self.nodes[&id].running.as_ref();
+        running.and_then(|running| running.node.as_ref()).expect("the node runs")
+    }
+
+    /// Starts a node, and waits until it runs.
+    pub(crate) async fn start_node(&mut self, id: u64) -> Result<(), NodeError> {
+        let started = self.launch(id).await;
+        match started {
+            Ok(node) => self.adopt(id, node),
+            Err(error) => {
+                self.kill(id).await;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins to start a node. Several must be under way before the first of them can run.
+    fn launch(&mut self, id: u64) -> impl Future<Output = Result<Node, NodeError>> + use<> {
+        let member = self.nodes.get_mut(&id).expect("a node of this cluster");
+        let env = environment(member, &self.switchboard);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name(format!("node-{id}"))
+            .enable_all()
+            .build()
+            .expect("a runtime can be made");
+        let starting = runtime.spawn(Node::start(member.config.clone(), env));
+        member.running = Some(Running { node: None, runtime: Some(runtime) });
+        async move {
+            tokio::time::timeout(PATIENCE, starting)
+                .await
+                .expect("a node starts or says why not, in time")
+                .expect("a node does not panic while it starts")
+        }
+    }
+
+    fn adopt(&mut self, id: u64, node: Node) {
+        let member = self.nodes.get_mut(&id).expect("a node of this cluster");
+        member.running.as_mut().expect("it was launched").node = Some(node);
+    }
+
+    /// Ends a node without a word: no task of it runs another line.
+    pub(crate) async fn kill(&mut self, id: u64) {
+        let member = self.nodes.get_mut(&id).expect("a node of this cluster");
+        let Some(mut running) = member.running.take() else { return };
+        let runtime = running.runtime.take().expect("it is taken here only");
+        tokio::task::spawn_blocking(move || {
+            runtime.shutdown_timeout(Duration::from_secs(5));
+            drop(running);
+        })
+        .await
+        .expect("the runtime ends");
+    }
+
+    /// Begins an orderly shutdown of a node; what comes back ends with it.
+    pub(crate) fn begin_shutdown(&mut self, id: u64) -> tokio::task::JoinHandle<()> {
+        let member = self.nodes.get_mut(&id).expect("a node of this cluster");
+        let running = member.running.as_mut().expect("the node runs");
+        let node = running.node.take().expect("the node runs");
+        running.runtime.as_ref().expect("the node runs").spawn(node.shutdown())
+    }
+
+    /// Why a node is refused by its peers.
+    pub(crate) async fn refused(&mut self, id: u64) -> String {
+        let member = self.nodes.get_mut(&id).expect("a node of this cluster");
+        let running = member.running.as_mut().expect("the node runs");
+        let node = running.node.as_mut().expect("the node runs");
+        let reason = tokio::time::timeout(PATIENCE, node.refused()).await;
+        reason.expect("the node is refused in time").to_string()
+    }
+
+    /// The reasons for which a node wanted to end its process.
+    pub(crate) fn take_fatal(&self, id: u64) -> Vec<String> {
+        std::mem::take(&mut self.nodes[&id].fatal.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Pretends that so much is free on a node's disk; `None` for the truth.
+    pub(crate) fn set_free_bytes(&self, id: u64, free: Option<u64>) {
+        *self.nodes[&id].free_bytes.lock().unwrap_or_else(PoisonError::into_inner) = free;
+    }
+
+    fn running_ids(&self) -> Vec<u64> {
+        let running = self.nodes.iter().filter(|(_, member)| member.running.is_some());
+        running.map(|(id, _)| *id).collect()
+    }
+
+    /// Waits until every running node knows the same leader, the cluster's id and the leader's
+    /// client address, and has applied the first entries.
+    pub(crate) async fn settled(&self) {
+        let ids = self.running_ids();
+        eventually("the nodes agree on a leader", || self.leader_agreed(&ids).is_some()).await;
+    }
+
+    fn leader_agreed(&self, ids: &[u64]) -> Option<u64> {
+        let leader = *ids.iter().find(|id| self.leads(**id))?;
+        ids.iter().all(|id| self.follows(*id, leader)).then_some(leader)
+    }
+
+    fn leads(&self, id: u64) -> bool {
+        let leadership = self.node(id).consensus().leadership();
+        // An old leader that was cut off believes in itself for ever.
+        leadership.term_as_leader().is_some()
+            && leadership.since_quorum_ack().is_some_and(|since| since < ELECTION_TIMEOUT_MAX)
+    }
+
+    fn follows(&self, id: u64, leader: u64) -> bool {
+        let consensus = self.node(id).consensus();
+        if consensus.peers().cluster_id().is_none() {
+            return false;
+        }
+        match consensus.leadership().current() {
+            Some(Leader::Here { .. }) => id == leader,
+            Some(Leader::There { node_id, .. }) => {
+                node_id == leader && consensus.peers().client_address(leader).is_some()
+            }
+            None => false,
+        }
+    }
+
+    /// The node that leads, and a quorum says so.
+    pub(crate) async fn leader(&self) -> u64 {
+        let ids = self.running_ids();
+        let find = || ids.iter().copied().find(|id| self.leads(*id));
+        eventually("some node leads", || find().is_some()).await;
+        find().expect("it was just found")
+    }
+
+    /// A running node that does not lead.
+    pub(crate) async fn follower(&self) -> u64 {
+        let leader = self.leader().await;
+        let mut ids = self.running_ids().into_iter();
+        ids.find(|id| *id != leader).expect("there are followers")
+    }
+
+    /// Cuts a node off from all others.
+    pub(crate) fn isolate(&self, id: u64) {
+        for other in self.ids().into_iter().filter(|other| *other != id) {
+            self.switchboard.cut(id, other);
+        }
+    }
+
+    pub(crate) fn client_address(&self, id: u64) -> String {
+        self.nodes[&id].config.client_listen.clone()
+    }
+
+    pub(crate) fn peer_address(&self, id: u64) -> String {
+        self.nodes[&id].config.peer_listen.clone()
+    }
+
+    /// A connection to a node's client port.
+    pub(crate) fn channel(&self, id: u64) -> Channel {
+        channel_to(&self.client_address(id))
+    }
+}
+
+/// A connection to an address.
+pub(crate) fn channel_to(address: &str) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+    endpoint.connect_lazy()
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        for (id, member) in &self.nodes {
+            let fatal = member.fatal.lock().unwrap_or_else(PoisonError::into_inner);
+            assert!(fatal.is_empty(), "node {id} wanted to end its process: {fatal:?}");
+        }
+        let panics = PANICS.load(Ordering::SeqCst);
+        assert_eq!(panics, 0, "threads of nodes panicked; see the output above");
+    }
+}
+
+fn environment(member: &Member, switchboard: &Arc<Switchboard>) -> Env {
+    let config = &member.config;
+    let cache = usize::try_from(config.state_cache_bytes).expect("a test's cache is small");
+    let mut env = Env::real(&config.data_dir, cache).expect("the directory can be made");
+    env.network = Arc::new(CutNetwork {
+        node_id: config.node_id,
+        switchboard: Arc::clone(switchboard),
+        real: env.network,
+    });
+    env.disk = Arc::new(GaugedDisk { real: env.disk, free: Arc::clone(&member.free_bytes) });
+    let fatal = Arc::clone(&member.fatal);
+    env.fatal = Arc::new(move |reason| {
+        fatal.lock().unwrap_or_else(PoisonError::into_inner).push(reason);
+    });
+    env
+}
+
+/// Waits until something is so.
+pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < until, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Every file below a directory, with its bytes.
+pub(crate) fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut dirs = vec![dir.to_path_buf()];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(&dir).expect("the directory can be read") {
+            let path = entry.expect("the directory can be read").path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                found.insert(path.clone(), std::fs::read(&path).expect("the file can be read"));
+            }
+        }
+    }
+    found
+}

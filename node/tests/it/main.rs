@@ -1,0 +1,18 @@
+//! The node over the wire: real nodes in this process, asked through gRPC by generated clients, by
+//! hand-made bytes, and across a network that can be cut. What is promised is in
+//! `docs/semantics.md`; each module takes one part of it.
+
+mod client;
+mod cluster;
+mod disk;
+mod errors;
+mod exactly_once;
+mod hostile;
+mod invalid;
+mod network;
+mod quorum;
+mod reads;
+mod requests;
+mod service;
+mod start;
+mod streams;

@@ -1,0 +1,142 @@
+//! What every gRPC tool expects: reflection and health, and the status of the cluster.
+
+use std::time::Duration;
+
+use tally_proto::{
+    reason,
+    v1::{self, Outcome, call::Request},
+};
+use tonic::{Code, transport::Channel};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
+
+use crate::{
+    client::{Asked, Failure, streamed_asked, unary, unary_asked},
+    cluster::Cluster,
+    requests::*,
+};
+
+async fn reflect(channel: &Channel, message_request: MessageRequest) -> MessageResponse {
+    let request =
+        ServerReflectionRequest { host: String::new(), message_request: Some(message_request) };
+    let mut client = ServerReflectionClient::new(channel.clone());
+    let answers = client.server_reflection_info(tokio_stream::once(request)).await;
+    let answer = answers.expect("reflection answers").into_inner().message().await;
+    answer.expect("an answer").expect("an answer").message_response.expect("a message")
+}
+
+#[tokio::test]
+async fn reflection_lists_every_service_and_describes_them() {
+    let cluster = Cluster::start(1).await;
+    let channel = cluster.channel(1);
+    let listed = reflect(&channel, MessageRequest::ListServices(String::new())).await;
+    let MessageResponse::ListServicesResponse(listed) = listed else { panic!("{listed:?}") };
+    let names: Vec<_> = listed.service.iter().map(|service| service.name.as_str()).collect();
+    for name in ["Counters", "Keys", "Transactions", "Sessions", "Cluster", "Stream"] {
+        let name = format!("tally.v1.{name}");
+        assert!(names.contains(&name.as_str()), "{name} in {names:?}");
+        let file = reflect(&channel, MessageRequest::FileContainingSymbol(name)).await;
+        assert!(matches!(file, MessageResponse::FileDescriptorResponse(_)));
+    }
+    assert!(names.contains(&"grpc.health.v1.Health"), "{names:?}");
+    assert!(!names.iter().any(|name| name.contains("peer")), "the peer port is no public API");
+}
+
+async fn health(channel: &Channel, service: &str) -> Result<ServingStatus, Code> {
+    let request = HealthCheckRequest { service: service.to_owned() };
+    let answer = HealthClient::new(channel.clone()).check(request).await;
+    answer.map(|answer| answer.into_inner().status()).map_err(|status| status.code())
+}
+
+/// Waits for a status of `tally.linearizable`.
+async fn until_linearizable(channel: &Channel, wanted: ServingStatus) {
+    for _ in 0..500 {
+        if health(channel, "tally.linearizable").await == Ok(wanted) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("tally.linearizable never became {wanted:?}");
+}
+
+#[tokio::test]
+async fn health_tells_a_node_that_lives_from_one_that_has_a_quorum() {
+    let cluster = Cluster::start(3).await;
+    let follower = cluster.follower().await;
+    let channel = cluster.channel(follower);
+    assert_eq!(health(&channel, "").await, Ok(ServingStatus::Serving));
+    until_linearizable(&channel, ServingStatus::Serving).await;
+    assert_eq!(health(&channel, "nobody").await, Err(Code::NotFound));
+    cluster.isolate(follower);
+    until_linearizable(&channel, ServingStatus::NotServing).await;
+    assert_eq!(health(&channel, "").await, Ok(ServingStatus::Serving), "LOCAL reads work");
+    cluster.switchboard.mend();
+    until_linearizable(&channel, ServingStatus::Serving).await;
+}
+
+#[tokio::test]
+async fn the_status_shows_every_node_even_one_that_is_dead() {
+    let mut cluster = Cluster::start(3).await;
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    let channel = cluster.channel(leader);
+    let shown = answer!(ClusterStatus, unary(&channel, status()).await.expect("it answers"));
+    assert_eq!(shown.nodes.iter().map(|node| node.id).collect::<Vec<_>>(), [1, 2, 3]);
+    for node in &shown.nodes {
+        assert!(node.reachable);
+        assert_eq!(node.leader_id, leader);
+        assert_eq!(node.address, cluster.client_address(node.id));
+        assert_eq!(node.peer_address, cluster.peer_address(node.id));
+        assert!(node.log_bytes > 0 && !node.version.is_empty());
+    }
+    cluster.kill(follower).await;
+    let shown = answer!(ClusterStatus, unary(&channel, status()).await.expect("it answers"));
+    let dead = shown.nodes.iter().find(|node| node.id == follower).expect("it is shown");
+    assert!(!dead.reachable);
+    assert_eq!(dead.address, cluster.client_address(follower), "known from before");
+    let own = Request::ClusterStatus(v1::ClusterStatusRequest { local_only: true });
+    let shown = answer!(ClusterStatus, unary(&channel, own).await.expect("it answers"));
+    assert_eq!(shown.nodes.len(), 1);
+}
+
+#[tokio::test]
+async fn membership_is_changed_by_the_leader_and_refused_with_a_hint_elsewhere() {
+    let cluster = Cluster::start(3).await;
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    let promote = Request::ClusterPromote(v1::ClusterPromoteRequest { node_id: 9 });
+    let failed = unary(&cluster.channel(follower), promote.clone()).await.expect_err("no leader");
+    let failure = Failure::from(failed);
+    let not_applied = Some(Outcome::NotApplied);
+    assert_eq!(failure.row(), (Code::Unavailable, reason::NOT_LEADER, not_applied));
+    let hint = failure.details.leader.expect("who leads");
+    assert_eq!((hint.node_id, hint.address), (leader, cluster.client_address(leader)));
+    let failed = unary(&cluster.channel(leader), promote).await.expect_err("nobody has that id");
+    let failure = Failure::from(failed);
+    let row = (Code::FailedPrecondition, reason::MEMBERSHIP_REFUSED, not_applied);
+    assert_eq!(failure.row(), row);
+
+    let transfer =
+        Request::ClusterTransferLeader(v1::ClusterTransferLeaderRequest { node_id: follower });
+    let moved = unary(&cluster.channel(leader), transfer).await.expect("it is handed over");
+    assert_eq!(answer!(ClusterTransferLeader, moved).leader_id, follower);
+    unary(&cluster.channel(leader), add("a", 1)).await.expect("it is forwarded to the new leader");
+}
+
+#[tokio::test]
+async fn a_request_keeps_the_id_that_its_caller_gave_it() {
+    let cluster = Cluster::start(1).await;
+    let channel = cluster.channel(1);
+    for (given, kept) in [("order 7", "order 7".to_owned()), (&"x".repeat(500), "x".repeat(128))] {
+        let asked = Asked { request_id: given.to_owned(), ..Asked::default() };
+        let one = unary_asked(&channel, get("none"), &asked).await.expect_err("nothing is there");
+        let other =
+            streamed_asked(&channel, get("none"), &asked).await.expect_err("nothing is there");
+        for failure in [Failure::from(one), Failure::from(other)] {
+            assert_eq!(failure.details.request_id.as_deref(), Some(kept.as_str()));
+        }
+    }
+}

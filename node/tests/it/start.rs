@@ -1,0 +1,167 @@
+//! What a node refuses to start on: another's directory, a newer format, damage, a wiped disk under
+//! a known id, addresses of another cluster. Each refusal names the file, the reason and the way
+//! out, and nothing is changed or deleted.
+
+use std::path::{Path, PathBuf};
+
+use tally_proto::v1;
+
+use crate::{
+    client::unary,
+    cluster::{Cluster, files},
+    requests::*,
+};
+
+/// A stopped cluster of one node that has stored something.
+async fn stopped() -> Cluster {
+    let mut cluster = Cluster::start(1).await;
+    let channel = cluster.channel(1);
+    for n in 0..40 {
+        let value = format!("MARK-{n:02}-{}", "x".repeat(2000));
+        unary(&channel, put(&format!("k{n}"), value)).await.expect("it is stored");
+    }
+    cluster.kill(1).await;
+    cluster
+}
+
+/// Starts node 1, which must refuse in words that hold all of `parts` and leave every file as it is.
+async fn refuses(cluster: &mut Cluster, parts: &[&str]) {
+    let dir = cluster.data_dir(1);
+    let before = files(&dir);
+    let error = cluster.start_node(1).await.expect_err("the node does not start").to_string();
+    for part in parts {
+        assert!(error.contains(part), "{error:?} says {part:?}");
+    }
+    let after = files(&dir);
+    let changed: Vec<&PathBuf> = before
+        .keys()
+        .chain(after.keys())
+        .filter(|path| before.get(*path) != after.get(*path))
+        .collect();
+    assert!(changed.is_empty(), "changed after {error:?}: {changed:?}");
+    cluster.take_fatal(1);
+}
+
+/// The first file below a directory that holds these bytes, and where.
+fn find(dir: &Path, bytes: &[u8]) -> (PathBuf, usize) {
+    let found = files(dir).into_iter().find_map(|(path, content)| {
+        let at = content.windows(bytes.len()).position(|window| window == bytes)?;
+        Some((path, at))
+    });
+    found.expect("the bytes are stored somewhere")
+}
+
+/// Changes the byte at a place of a file, and gives what was there.
+fn flip(path: &Path, at: usize) {
+    let mut content = std::fs::read(path).expect("the file can be read");
+    content[at] ^= 0x40;
+    std::fs::write(path, content).expect("the file can be written");
+}
+
+fn edit_identity(cluster: &Cluster, change: impl FnOnce(String) -> String) {
+    let path = cluster.data_dir(1).join("IDENTITY");
+    let text = std::fs::read_to_string(&path).expect("a node has an identity");
+    std::fs::write(path, change(text)).expect("the file can be written");
+}
+
+#[tokio::test]
+async fn another_nodes_directory_is_refused() {
+    let mut cluster = stopped().await;
+    let config = cluster.config(1);
+    config.node_id = 2;
+    let address = config.peer_listen.clone();
+    config.initial_cluster = format!("2={address}").parse().expect("a member");
+    let parts =
+        ["IDENTITY", "belongs to node 1, not to node 2", "Start with node id 1", "nothing was"];
+    refuses(&mut cluster, &parts).await;
+}
+
+#[tokio::test]
+async fn a_newer_format_is_refused() {
+    let mut cluster = stopped().await;
+    edit_identity(&cluster, |text| text.replace("\"format\": 1", "\"format\": 2"));
+    let parts =
+        ["IDENTITY", "format 2", "up to 1", "Start the newer version", "nothing was changed"];
+    refuses(&mut cluster, &parts).await;
+}
+
+#[tokio::test]
+async fn a_damaged_or_lost_identity_is_refused() {
+    let mut cluster = stopped().await;
+    edit_identity(&cluster, |text| text[..text.len() / 2].to_owned());
+    refuses(&mut cluster, &["IDENTITY", "can't be read", "restore the file"]).await;
+    std::fs::remove_file(cluster.data_dir(1).join("IDENTITY")).expect("it can be removed");
+    refuses(&mut cluster, &["holds", "but no IDENTITY", "restore the file"]).await;
+}
+
+#[tokio::test]
+async fn a_damaged_log_is_refused() {
+    let mut cluster = stopped().await;
+    let (path, at) = find(&cluster.data_dir(1).join("log"), b"MARK-20");
+    flip(&path, at);
+    let name = path.file_name().expect("a file").to_string_lossy().into_owned();
+    refuses(&mut cluster, &["damaged", &name, "at byte", "Way out: remove this node"]).await;
+    flip(&path, at);
+    cluster.start_node(1).await.expect("with the byte back, nothing is wrong");
+    cluster.settled().await;
+    let channel = cluster.channel(1);
+    for n in 0..40 {
+        let read = answer!(KeysGet, unary(&channel, key_get(&format!("k{n}"))).await.expect("it"));
+        assert!(read.item.expect("it").value.starts_with(format!("MARK-{n:02}").as_bytes()));
+    }
+}
+
+#[tokio::test]
+async fn a_wiped_directory_under_a_known_id_is_refused() {
+    let mut cluster = Cluster::start(3).await;
+    let follower = cluster.follower().await;
+    cluster.kill(follower).await;
+    std::fs::remove_dir_all(cluster.data_dir(follower)).expect("it can be wiped");
+    let error = cluster.start_node(follower).await.expect_err("it must not vote again").to_string();
+    for part in ["empty or another data directory", "The way out", "Cluster.Remove", "new id"] {
+        assert!(error.contains(part), "{error:?} says {part:?}");
+    }
+    let leader = cluster.leader().await;
+    unary(&cluster.channel(leader), add("a", 1)).await.expect("the others go on");
+}
+
+#[tokio::test]
+async fn addresses_of_another_cluster_end_the_node_and_harm_nobody() {
+    let (mut one, other) = tokio::join!(Cluster::start(3), Cluster::start(3));
+    let wrong = one.follower().await;
+    one.kill(wrong).await;
+    let before = std::fs::read(one.data_dir(wrong).join("IDENTITY")).expect("an identity");
+    // The node greets whom its own log names; a foreign cluster takes over those addresses.
+    let ids: Vec<u64> = one.ids();
+    for id in ids.iter().copied().filter(|id| *id != wrong) {
+        one.kill(id).await;
+        one.config(id).peer_listen = other.peer_address(id);
+    }
+    let mut other = other;
+    for id in ids.iter().copied().filter(|id| *id != wrong) {
+        other.kill(id).await;
+    }
+    // Nodes of the other cluster now answer at the addresses that the first one knows.
+    for id in ids.iter().copied().filter(|id| *id != wrong) {
+        let members = one.config(wrong).initial_cluster.0.clone();
+        let config = other.config(id);
+        config.peer_advertise.clone_from(&config.peer_listen);
+        config.peer_listen.clone_from(&members[&id]);
+    }
+    for id in ids.iter().copied().filter(|id| *id != wrong) {
+        other.start_node(id).await.expect("its directory is fine");
+    }
+    let reason = match one.start_node(wrong).await {
+        Ok(()) => one.refused(wrong).await,
+        Err(error) => error.to_string(),
+    };
+    for part in
+        ["is of cluster", "this data directory of cluster", "Check the addresses", "nothing"]
+    {
+        assert!(reason.contains(part), "{reason:?} says {part:?}");
+    }
+    let after = std::fs::read(one.data_dir(wrong).join("IDENTITY")).expect("an identity");
+    assert_eq!(before, after);
+    let local = get_at("a", at_level(v1::ReadLevel::Local));
+    unary(&other.channel(1), local).await.expect_err("the other cluster learned nothing");
+}

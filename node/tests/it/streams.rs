@@ -1,0 +1,187 @@
+//! `Stream.Exchange`: order, nonsense, back-pressure, and streams that end half-way.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tally_proto::{
+    reason,
+    v1::{self, Outcome, answer::Response, call::Request, stream_client::StreamClient},
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+
+use crate::{
+    client::{Exchange, Failure, unary},
+    cluster::Cluster,
+    requests::*,
+};
+
+fn call(id: u64, request: Request) -> v1::Call {
+    v1::Call { id, request: Some(request), ..Default::default() }
+}
+
+#[tokio::test]
+async fn every_call_of_many_packs_is_answered_by_its_id() {
+    let cluster = Cluster::start(1).await;
+    let channel = cluster.channel(1);
+    let mut stream = Exchange::open(&channel).await;
+    let mut id = 0;
+    for _ in 0..4 {
+        let pack = (0..1024).map(|_| {
+            id += 1;
+            if id % 3 == 0 { call(id, get("none")) } else { call(id, add("a", 1)) }
+        });
+        stream.send(pack.collect()).await;
+    }
+    let mut answers = BTreeMap::new();
+    for _ in 0..id {
+        let answer = stream.next().await.expect("the stream lives").expect("the stream lives");
+        assert!(answers.insert(answer.id, answer.response).is_none(), "one answer each");
+    }
+    for (id, response) in answers {
+        match response.expect("a response") {
+            Response::Error(error) if id % 3 == 0 => assert_eq!(error.code, Code::NotFound as i32),
+            Response::CountersAdd(_) => assert_ne!(id % 3, 0),
+            other => panic!("call {id}: {other:?}"),
+        }
+    }
+    let now = answer!(CountersGet, unary(&channel, get("a")).await.expect("it is there"));
+    assert_eq!(now.counter.expect("it").value, 4096 - 4096 / 3);
+}
+
+#[tokio::test]
+async fn a_call_without_a_request_fails_alone() {
+    let cluster = Cluster::start(1).await;
+    let mut stream = Exchange::open(&cluster.channel(1)).await;
+    let failed = stream.call(v1::Call { id: 7, ..Default::default() }).await;
+    let failure = Failure::from(failed.expect_err("it asks for nothing"));
+    failure.assert_complete();
+    assert_eq!(failure.row().0, Code::InvalidArgument);
+    assert_eq!(failure.details.fields[0].0, "request");
+    stream.call(call(8, add("a", 1))).await.expect("the stream goes on");
+    // An id is free again once its call is answered.
+    stream.call(call(8, add("a", 1))).await.expect("the stream goes on");
+}
+
+/// Sends a pack that breaks the stream's rules, and gives what the stream ends with.
+async fn breaks(cluster: &Cluster, calls: Vec<v1::Call>) -> Failure {
+    let mut stream = Exchange::open(&cluster.channel(1)).await;
+    stream.send(calls).await;
+    loop {
+        match stream.next().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("a broken stream ends with an error"),
+            Err(status) => return Failure::from(status),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_its_own_rules_ends_with_an_error() {
+    let cluster = Cluster::start(1).await;
+    let twice = vec![call(1, add("a", 1)), call(1, add("a", 1))];
+    let many = (0..1025).map(|id| call(id, get("none"))).collect();
+    for (calls, field, part) in
+        [(twice, "calls.id", "call 1 is still under way"), (many, "calls", "1024 calls")]
+    {
+        let failure = breaks(&cluster, calls).await;
+        assert_eq!(
+            (failure.code, &*failure.details.reason),
+            (Code::InvalidArgument, reason::INVALID_REQUEST)
+        );
+        assert_eq!(failure.details.fields[0].0, field);
+        assert!(failure.message.contains(part), "{failure:?}");
+        assert_eq!(
+            failure.outcome(),
+            Some(Outcome::Unknown),
+            "calls that were sent before may have been applied"
+        );
+    }
+    Exchange::open(&cluster.channel(1)).await.call(call(1, add("b", 1))).await.expect("it lives");
+}
+
+#[tokio::test]
+async fn a_call_above_the_limit_fails_and_a_pack_above_the_transports_ends_the_stream() {
+    let cluster = Cluster::start(1).await;
+    let mut stream = Exchange::open(&cluster.channel(1)).await;
+    let large = call(1, put("k", vec![0; 2 * 1024 * 1024 + 1]));
+    let failure = Failure::from(stream.call(large).await.expect_err("it is too large"));
+    assert_eq!(failure.row().0, Code::InvalidArgument);
+    assert!(failure.message.contains("2097152"), "{failure:?}");
+    stream.call(call(2, add("a", 1))).await.expect("the stream goes on");
+    let failure = breaks(&cluster, vec![call(1, put("k", vec![0; 16 * 1024 * 1024]))]).await;
+    assert_eq!(failure.row().0, Code::InvalidArgument);
+    assert_eq!(failure.details.reason, reason::INVALID_REQUEST);
+}
+
+/// Resident memory of this process, in bytes.
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux says");
+    let pages: u64 = statm.split(' ').nth(1).expect("resident").parse().expect("a number");
+    pages * 4096
+}
+
+/// Sends packs and never reads an answer; gives how many packs the node took until it stopped
+/// reading.
+async fn flood(cluster: &Cluster, pack: impl Fn(u64) -> Vec<v1::Call>, packs_max: u64) -> u64 {
+    let (packs, queue) = mpsc::channel(1);
+    let mut client = StreamClient::new(cluster.channel(1));
+    let _answers = client.exchange(ReceiverStream::new(queue)).await.expect("a stream opens");
+    for n in 0..packs_max {
+        let pack = v1::StreamExchangeRequest { calls: pack(n) };
+        let sent = packs.send(pack);
+        if tokio::time::timeout(Duration::from_millis(700), sent).await.is_err() {
+            return n;
+        }
+    }
+    panic!("the node took {packs_max} packs from a client that reads nothing");
+}
+
+#[tokio::test]
+async fn a_client_that_never_reads_is_not_read_any_more() {
+    let cluster = Cluster::start(1).await;
+    // 100 MB of requests, if the node took them all.
+    let name = "n".repeat(500);
+    let pack = |n: u64| (0..200).map(|at| call(n * 200 + at, get(&name))).collect();
+    let taken = flood(&cluster, pack, 1000).await;
+    assert!(taken > 20, "back-pressure begins late enough to keep a pipeline full: {taken}");
+    unary(&cluster.channel(1), add("a", 1)).await.expect("others are served");
+}
+
+#[tokio::test]
+async fn large_answers_that_nobody_reads_do_not_pile_up() {
+    let cluster = Cluster::start(1).await;
+    let channel = cluster.channel(1);
+    for n in 0..3 {
+        unary(&channel, put(&format!("k{n}"), vec![1; 1024 * 1024 - 600])).await.expect("stored");
+    }
+    let before = resident_bytes();
+    // Every scan is a few bytes, and its answer is 3 MiB: 3 GB, if all were made.
+    let pack = |n: u64| (0..10).map(|at| call(n * 10 + at, scan(|_| {}))).collect();
+    flood(&cluster, pack, 100).await;
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 400 * 1024 * 1024, "answers hold {} MiB", grown / 1024 / 1024);
+    unary(&channel, add("a", 1)).await.expect("others are served");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_dropped_half_way_leaves_nothing_behind() {
+    let cluster = Cluster::start(1).await;
+    let channel = cluster.channel(1);
+    for round in 0..10 {
+        let stream = Exchange::open(&channel).await;
+        let pack = (0..500).map(|id| call(id, add("a", 1)));
+        stream.send(pack.collect()).await;
+        if round % 2 == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(stream);
+    }
+    let consensus = cluster.node(1).consensus();
+    let until = tokio::time::Instant::now() + Duration::from_secs(5);
+    consensus.drain(until).await;
+    assert!(tokio::time::Instant::now() < until, "all writes ended");
+    let now = unary(&channel, add("a", 0)).await.expect("it answers");
+    let value = answer!(CountersAdd, now).change.expect("a change").value;
+    assert!((0..=5000).contains(&value));
+}
