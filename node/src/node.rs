@@ -328,7 +328,7 @@ impl Node {
         if self.consensus.raft().shutdown().await.is_err() {
             tracing::warn!("consensus did not end by itself");
         }
-        if let Err(error) = self.state.flush_now().await {
+        if let Err(error) = self.state.close().await {
             tracing::warn!(%error, "the state was not flushed; the log has what is missing");
         }
     }

@@ -6,6 +6,11 @@
 //! Nothing that was sent fails for that. A client that sends and never reads its answers fills the
 //! bounded queue of answers, then its calls stay under way, and so it stops itself.
 //!
+//! A small call can have a large answer, so each reserves room for its answer before it runs, and
+//! gives it back when the answer goes out: [`ANSWER_BYTES_IN_FLIGHT_MAX`] for the stream. A read of
+//! one key reserves little at first; if the value turns out large, it is dropped, and read again
+//! once there is room for it.
+//!
 //! # Packing
 //! Calls come in packs and answers go in packs: as many as are ready when the writer is, with no
 //! timer.
@@ -19,7 +24,7 @@ use tally_proto::{
     status::StatusBuilder,
     v1::{self, CallStatus, answer::Response, call::Request},
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::{Code, Status, Streaming};
 
 use super::{Api, status::Kind};
@@ -31,6 +36,15 @@ pub const CALLS_IN_FLIGHT_MAX: usize = limits::SESSION_WINDOW as usize;
 
 /// Bytes of those calls.
 pub const CALL_BYTES_IN_FLIGHT_MAX: usize = 32 * 1024 * 1024;
+
+/// Bytes of answers, those under way included.
+pub const ANSWER_BYTES_IN_FLIGHT_MAX: usize = 64 * 1024 * 1024;
+
+/// What the answer of a plain write or of one counter is taken for.
+const SMALL_ANSWER_BYTES: usize = 1024;
+
+/// Bytes around the name, or the value, of one item in an answer.
+const ITEM_BYTES: usize = limits::NAME_BYTES_MAX + 128;
 
 /// Calls in one pack.
 pub const CALLS_PER_PACK_MAX: usize = 1024;
@@ -46,6 +60,8 @@ const ANSWERS_QUEUED_MAX: usize = 4096;
 
 const _: () = {
     assert!(CALL_BYTES_IN_FLIGHT_MAX >= 2 * limits::REQUEST_BYTES_MAX);
+    assert!(ANSWER_BYTES_IN_FLIGHT_MAX >= 2 * limits::ANSWER_BYTES_MAX);
+    assert!(ANSWER_BYTES_IN_FLIGHT_MAX >= CALLS_IN_FLIGHT_MAX * SMALL_ANSWER_BYTES);
 };
 
 /// The answers of one stream.
@@ -58,8 +74,13 @@ pub fn exchange(api: Api, calls: Streaming<v1::StreamExchangeRequest>) -> Answer
     packs(ready).boxed()
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are answers, and a box would cost each of them an allocation"
+)]
 enum Ready {
-    Answer(v1::Answer),
+    /// An answer, with the room that it takes.
+    Answer(v1::Answer, OwnedSemaphorePermit),
     /// The stream can't go on; the last thing it says.
     Broken(Status),
 }
@@ -79,15 +100,15 @@ fn packs(
         };
         let mut answers = match first {
             Ready::Broken(status) => return Some((Err(status), (ready, None, true))),
-            Ready::Answer(answer) => vec![answer],
+            Ready::Answer(answer, _) => vec![answer],
         };
         let mut size_bytes = answers[0].encoded_len();
         while answers.len() < ANSWERS_PER_PACK_MAX {
             match ready.try_recv() {
-                Ok(Ready::Answer(answer)) => {
+                Ok(Ready::Answer(answer, room)) => {
                     size_bytes += answer.encoded_len();
                     if size_bytes > PACK_BYTES_MAX {
-                        left_over = Some(Ready::Answer(answer));
+                        left_over = Some(Ready::Answer(answer, room));
                         break;
                     }
                     answers.push(answer);
@@ -111,6 +132,7 @@ async fn read_calls(
 ) {
     let places = Arc::new(Semaphore::new(CALLS_IN_FLIGHT_MAX));
     let bytes = Arc::new(Semaphore::new(CALL_BYTES_IN_FLIGHT_MAX));
+    let answer_bytes = Arc::new(Semaphore::new(ANSWER_BYTES_IN_FLIGHT_MAX));
     let ids: Arc<Mutex<BTreeSet<u64>>> = Arc::default();
     loop {
         let pack = match packs.message().await {
@@ -139,19 +161,66 @@ async fn read_calls(
                 return;
             }
             let size = call.encoded_len().min(CALL_BYTES_IN_FLIGHT_MAX);
-            let size = u32::try_from(size).expect("the limit fits");
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let Ok(room) = Arc::clone(&bytes).acquire_many_owned(size).await else { return };
+            let Some(own_bytes) = room(&bytes, size).await else { return };
+            let Some(reserved) = room(&answer_bytes, answer_bytes_of(&call)).await else { return };
+            let answer_bytes = Arc::clone(&answer_bytes);
             let api = api.clone();
             let answers = answers.clone();
             let ids = Arc::clone(&ids);
             tokio::spawn(async move {
-                let answer = run(&api, call).await;
+                let answered = run_within(&api, call, reserved, &answer_bytes).await;
                 ids.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&id);
-                let _ = answers.send(Ready::Answer(answer)).await;
-                drop((place, room));
+                if let Some((answer, reserved)) = answered {
+                    let _ = answers.send(Ready::Answer(answer, reserved)).await;
+                }
+                drop((place, own_bytes));
             });
         }
+    }
+}
+
+async fn room(of: &Arc<Semaphore>, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    let bytes = u32::try_from(bytes).expect("the limits fit");
+    Arc::clone(of).acquire_many_owned(bytes).await.ok()
+}
+
+/// Room that is reserved for a call's answer before it runs.
+fn answer_bytes_of(call: &v1::Call) -> usize {
+    match &call.request {
+        Some(Request::CountersList(_) | Request::KeysScan(_) | Request::KeysBatchGet(_)) => {
+            limits::ANSWER_BYTES_MAX
+        }
+        Some(Request::CountersBatchGet(request)) => {
+            SMALL_ANSWER_BYTES + request.names.len().min(limits::BATCH_GET_NAMES_MAX) * ITEM_BYTES
+        }
+        Some(Request::TransactionsApply(request)) => {
+            let results = request.operations.len().max(request.else_operations.len());
+            let results = results.min(limits::APPLY_OPERATIONS_MAX);
+            SMALL_ANSWER_BYTES + limits::APPLY_READ_BYTES_MAX + results * ITEM_BYTES
+        }
+        _ => SMALL_ANSWER_BYTES,
+    }
+}
+
+/// Runs one call; a read of a value that does not fit in what is reserved runs a second time, when
+/// there is room for any value.
+async fn run_within(
+    api: &Api,
+    call: v1::Call,
+    reserved: OwnedSemaphorePermit,
+    answer_bytes: &Arc<Semaphore>,
+) -> Option<(v1::Answer, OwnedSemaphorePermit)> {
+    let again = matches!(&call.request, Some(Request::KeysGet(_))).then(|| call.clone());
+    let answer = run(api, call).await;
+    match again {
+        Some(again) if answer.encoded_len() > reserved.num_permits() => {
+            // Neither is held while it waits, so nobody waits for a waiter.
+            drop((answer, reserved));
+            let reserved = room(answer_bytes, limits::VALUE_BYTES_MAX + ITEM_BYTES).await?;
+            Some((run(api, again).await, reserved))
+        }
+        _ => Some((answer, reserved)),
     }
 }
 
@@ -168,15 +237,6 @@ fn protocol_error(field: &str, message: &str) -> Status {
 async fn run(api: &Api, call: v1::Call) -> v1::Answer {
     let asked = Duration::from_millis(u64::from(call.deadline_ms));
     let context = api.call(Some(asked), &call.request_id, WhenFull::Wait);
-    let size = call.encoded_len();
-    if size > limits::REQUEST_BYTES_MAX {
-        let invalid = super::status::Invalid::new(
-            "request",
-            format!("must have at most {} bytes, has {size}", limits::REQUEST_BYTES_MAX),
-        );
-        let error = api.invalid(&context, Kind::Write, &invalid);
-        return v1::Answer { id: call.id, response: Some(Response::Error(error)) };
-    }
     let response = match call.request {
         None => {
             let invalid = super::status::Invalid::new("request", "is required");
@@ -190,9 +250,10 @@ async fn run(api: &Api, call: v1::Call) -> v1::Answer {
 /// Finds the operation. One line for each request of the API.
 async fn dispatch(api: &Api, call: &super::Call, request: Request) -> Result<Response, CallStatus> {
     macro_rules! operations {
-        ($($variant:ident => $method:ident),* $(,)?) => {
+        ($($variant:ident => $method:ident($kind:ident)),* $(,)?) => {
             match request {
                 $(Request::$variant(request) => {
+                    api.check_size(call, &request, Kind::$kind)?;
                     // Boxed, so that the largest operation does not size every call's task.
                     Box::pin(api.$method(call, request)).await.map(Response::$variant)
                 })*
@@ -200,27 +261,27 @@ async fn dispatch(api: &Api, call: &super::Call, request: Request) -> Result<Res
         };
     }
     operations! {
-        CountersAdd => counters_add,
-        CountersGet => counters_get,
-        CountersBatchGet => counters_batch_get,
-        CountersSet => counters_set,
-        CountersCompareAndSet => counters_compare_and_set,
-        CountersDelete => counters_delete,
-        CountersList => counters_list,
-        CountersConfigure => counters_configure,
-        KeysPut => keys_put,
-        KeysGet => keys_get,
-        KeysBatchGet => keys_batch_get,
-        KeysDelete => keys_delete,
-        KeysScan => keys_scan,
-        TransactionsApply => transactions_apply,
-        SessionsOpen => sessions_open,
-        SessionsRenew => sessions_renew,
-        SessionsClose => sessions_close,
-        ClusterStatus => cluster_status,
-        ClusterAddLearner => cluster_add_learner,
-        ClusterPromote => cluster_promote,
-        ClusterRemove => cluster_remove,
-        ClusterTransferLeader => cluster_transfer_leader,
+        CountersAdd => counters_add(Write),
+        CountersGet => counters_get(Read),
+        CountersBatchGet => counters_batch_get(Read),
+        CountersSet => counters_set(Write),
+        CountersCompareAndSet => counters_compare_and_set(Write),
+        CountersDelete => counters_delete(Write),
+        CountersList => counters_list(Read),
+        CountersConfigure => counters_configure(Write),
+        KeysPut => keys_put(Write),
+        KeysGet => keys_get(Read),
+        KeysBatchGet => keys_batch_get(Read),
+        KeysDelete => keys_delete(Write),
+        KeysScan => keys_scan(Read),
+        TransactionsApply => transactions_apply(Write),
+        SessionsOpen => sessions_open(Write),
+        SessionsRenew => sessions_renew(Write),
+        SessionsClose => sessions_close(Write),
+        ClusterStatus => cluster_status(Read),
+        ClusterAddLearner => cluster_add_learner(Write),
+        ClusterPromote => cluster_promote(Write),
+        ClusterRemove => cluster_remove(Write),
+        ClusterTransferLeader => cluster_transfer_leader(Write),
     }
 }

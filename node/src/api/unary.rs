@@ -6,7 +6,7 @@ use prost::Message;
 use tally_proto::{
     status::to_tonic,
     v1::{
-        self, cluster_server::Cluster, counters_server::Counters, keys_server::Keys,
+        self, CallStatus, cluster_server::Cluster, counters_server::Counters, keys_server::Keys,
         sessions_server::Sessions, stream_server, transactions_server::Transactions,
     },
 };
@@ -31,14 +31,24 @@ impl Api {
         let timeout = metadata.get("grpc-timeout").and_then(|value| value.to_str().ok());
         let asked = timeout.and_then(parse_grpc_timeout).map(in_time);
         let call = self.call(asked, request_id, WhenFull::Refuse);
-        let size = request.get_ref().encoded_len();
-        if size > limits::REQUEST_BYTES_MAX {
-            let description =
-                format!("must have at most {} bytes, has {size}", limits::REQUEST_BYTES_MAX);
-            let invalid = Invalid::new("request", description);
-            return Err(to_tonic(&self.invalid(&call, kind, &invalid)));
-        }
+        self.check_size(&call, request.get_ref(), kind).map_err(|error| to_tonic(&error))?;
         Ok(call)
+    }
+
+    /// Refuses a request above the limit.
+    pub(super) fn check_size(
+        &self,
+        call: &Call,
+        request: &impl Message,
+        kind: Kind,
+    ) -> Result<(), CallStatus> {
+        let size = request.encoded_len();
+        if size <= limits::REQUEST_BYTES_MAX {
+            return Ok(());
+        }
+        let description =
+            format!("must have at most {} bytes, has {size}", limits::REQUEST_BYTES_MAX);
+        Err(self.invalid(call, kind, &Invalid::new("request", description)))
     }
 }
 

@@ -35,9 +35,9 @@ pub enum NotProposed {
     #[error("this node is not the leader")]
     NotLeader(Option<LeaderHint>),
     /// No leader with a quorum was found within two election timeouts.
-    #[error("no leader with a quorum was found within {waited_ms} ms")]
+    #[error("no leader with a quorum was found{}", within(*waited_ms))]
     NoQuorum {
-        /// How long was waited, in ms.
+        /// How long was waited, in ms; 0 if it was known before.
         waited_ms: u64,
     },
     /// The node is shutting down.
@@ -54,6 +54,10 @@ pub enum NotProposed {
     /// The deadline passed in the queue.
     #[error("the deadline passed before the write was proposed")]
     Deadline,
+}
+
+fn within(waited_ms: u64) -> String {
+    if waited_ms == 0 { String::new() } else { format!(" within {waited_ms} ms") }
 }
 
 /// The limits that refuse a write before it is proposed.

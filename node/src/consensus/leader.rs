@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use openraft::{RaftMetrics, ServerState, async_runtime::WatchReceiver};
+use openraft::{
+    RaftMetrics, ServerState, async_runtime::WatchReceiver, type_config::alias::InstantOf,
+};
 use tokio::time::Instant;
 
 use super::{
@@ -120,10 +122,24 @@ impl Leadership {
     /// How long ago a quorum last acknowledged this leader; `None` if it does not lead.
     pub fn since_quorum_ack(&self) -> Option<Duration> {
         let leader = self.raft.as_leader().ok()?;
-        leader.last_quorum_acked().map(|at| {
-            let now = <TypeConfig as openraft::type_config::TypeConfigExt>::now();
-            openraft::Instant::saturating_duration_since(&now, at)
-        })
+        if self.is_only_voter() {
+            // It is its own quorum, and sends nothing that could be acknowledged.
+            return Some(Duration::ZERO);
+        }
+        leader.last_quorum_acked().map(elapsed_since)
+    }
+
+    /// How long ago the leader of this node's term was last heard; `None` if it never was.
+    pub async fn since_leader_heard(&self) -> Option<Duration> {
+        // A leader's message renews its vote.
+        let heard = self.raft.with_raft_state(|state| state.vote_last_modified()).await;
+        heard.ok().flatten().map(elapsed_since)
+    }
+
+    fn is_only_voter(&self) -> bool {
+        let metrics = self.metrics.borrow_watched();
+        let me = self.peers.node_id();
+        metrics.membership_config.membership().voter_ids().all(|id| id == me)
     }
 
     /// The newest metrics.
@@ -143,6 +159,11 @@ impl Leadership {
         let metrics = self.metrics.borrow_watched();
         metrics.last_applied.as_ref().map(|id| (term_of(id), id.index()))
     }
+}
+
+fn elapsed_since(at: InstantOf<TypeConfig>) -> Duration {
+    let now = <TypeConfig as openraft::type_config::TypeConfigExt>::now();
+    openraft::Instant::saturating_duration_since(&now, at)
 }
 
 /// Role of a node.

@@ -118,6 +118,8 @@ struct Inner {
     election_timeout_max: Duration,
     /// True while the disk is nearly full.
     disk_nearly_full: watch::Receiver<bool>,
+    /// True while no quorum, or no leader, has been heard of for two election timeouts.
+    quorum_lost: watch::Receiver<bool>,
     shutting_down: AtomicBool,
 }
 
@@ -192,7 +194,7 @@ impl Consensus {
             clock: Arc::clone(&clock),
             queue: proposals,
             entries_in_flight,
-            quorum_lost,
+            quorum_lost: quorum_lost.clone(),
         };
         tokio::spawn(rounds.run());
         tokio::spawn(proposer.run());
@@ -215,6 +217,7 @@ impl Consensus {
                 bytes: Arc::new(Semaphore::new(WRITE_BYTES_IN_FLIGHT_MAX)),
                 election_timeout_max,
                 disk_nearly_full,
+                quorum_lost,
                 shutting_down: AtomicBool::new(false),
             }),
         }
@@ -253,6 +256,11 @@ impl Consensus {
     /// How long it is looked for a leader with a quorum before the answer is that there is none.
     pub fn no_quorum_after(&self) -> Duration {
         no_quorum_after(self.inner.election_timeout_max)
+    }
+
+    /// True while no quorum, or no leader, has been heard of for two election timeouts.
+    fn quorum_lost(&self) -> bool {
+        *self.inner.quorum_lost.borrow()
     }
 
     /// True while writes are refused for want of room on the disk.
@@ -351,14 +359,14 @@ impl Consensus {
         loop {
             match leadership.wait_for_leader(until).await {
                 Some(Leader::Here { .. }) => return self.write_here(command, deadline).await,
-                Some(Leader::There { node_id, peer_address, .. }) => {
+                Some(Leader::There { node_id, peer_address, .. }) if !self.quorum_lost() => {
                     let forwarded =
                         self.forward(&command, node_id, &peer_address, deadline, request_id).await;
                     if let Some(outcome) = forwarded {
                         return outcome;
                     }
                 }
-                None => {}
+                Some(Leader::There { .. }) | None => {}
             }
             if Instant::now() >= deadline {
                 return Err(NotProposed::Deadline.into());
@@ -450,7 +458,21 @@ impl Consensus {
             deadline_ms: ask::ms_left(deadline),
         };
         let peers = &self.inner.peers;
-        let answer = ask::propose(peers, leader, peer_address, vec![forwarded], deadline).await;
+        let mut quorum_lost = self.inner.quorum_lost.clone();
+        let asking = ask::propose(peers, leader, peer_address, vec![forwarded], deadline);
+        tokio::pin!(asking);
+        let answer = tokio::select! {
+            biased;
+            answer = &mut asking => answer,
+            true = async { quorum_lost.wait_for(|lost| *lost).await.is_ok() } => {
+                // If it is just being refused a connection, nothing was sent.
+                let moment = tasks::quorum_check_period(self.inner.election_timeout_max);
+                match tokio::time::timeout(moment, asking).await {
+                    Ok(answer) => answer,
+                    Err(_) => return Some(Err(Unknown::QuorumLost.into())),
+                }
+            }
+        };
         let results = match answer {
             Ok(results) => results,
             Err(AskError::NeverSent(reason)) => {

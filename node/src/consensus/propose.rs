@@ -172,6 +172,10 @@ impl Proposer {
             let refusal = NotProposed::NotLeader(self.leadership.hint());
             return refuse(batch, &refusal);
         };
+        if *self.quorum_lost.borrow() {
+            // Raft would refuse it too, but its answer and the loss would race for the waiter.
+            return refuse(batch, &NotProposed::NoQuorum { waited_ms: 0 });
+        }
         // Reads the state once a term, after it holds an entry of that term; until then the batch
         // waits here, not yet proposed.
         let stamp = match self.log_time.stamp(term, &mut self.leadership).await {

@@ -57,26 +57,26 @@ pub struct ReadIndex {
 }
 
 impl ReadIndex {
-    /// A round that begins after this call.
+    /// A round that begins after this call. Where a round before it fails, the next would end too
+    /// late for those who have waited through both: each waits for two election timeouts at most.
     pub async fn confirm(&self, deadline: Instant) -> Result<Confirmed, ReadError> {
         let (waiter, answer) = oneshot::channel();
         self.waiters.try_send(waiter).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => ReadError::Overloaded { max: WAITING_READS_MAX },
             mpsc::error::TrySendError::Closed(_) => ReadError::ShuttingDown,
         })?;
-        // A read that arrives while a round is failing must not wait for a second one as well.
         let until = deadline.min(Instant::now() + self.patience);
         match tokio::time::timeout_at(until, answer).await {
             Ok(Ok(confirmed)) => confirmed,
             Ok(Err(_)) => Err(ReadError::ShuttingDown),
-            Err(_) if Instant::now() >= deadline => Err(ReadError::Deadline),
-            Err(_) => Err(ReadError::NoQuorum { waited_ms: milliseconds(self.patience) }),
+            Err(_) if until == deadline => Err(ReadError::Deadline),
+            Err(_) => Err(no_quorum(self.patience)),
         }
     }
 }
 
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+fn no_quorum(waited: Duration) -> ReadError {
+    ReadError::NoQuorum { waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX) }
 }
 
 /// The task that runs the rounds.
@@ -134,7 +134,7 @@ impl Rounds {
                 return Ok(Confirmed { index, asked_boot_ms });
             }
             if Instant::now() >= until {
-                return Err(ReadError::NoQuorum { waited_ms: milliseconds(patience) });
+                return Err(no_quorum(patience));
             }
             self.leadership.changed((Instant::now() + RETRY_DELAY).min(until)).await;
         }

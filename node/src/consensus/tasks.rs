@@ -31,19 +31,32 @@ const CREATE_RETRY: Duration = Duration::from_millis(50);
 /// Deadline of the node's own commands.
 const OWN_COMMAND_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Says when this node leads and has reached no quorum for two election timeouts: waiters are then
-/// told UNKNOWN instead of hanging until their deadlines.
+/// How often it is looked whether there is a quorum.
+pub(super) fn quorum_check_period(election_timeout_max: Duration) -> Duration {
+    election_timeout_max / 4
+}
+
+/// Says when this node leads and has reached no quorum for about two election timeouts, or follows
+/// and has heard of no leader for as long: waiters are then told UNKNOWN instead of hanging until their
+/// deadlines, and nothing more is proposed or forwarded. Neither can be seen from who leads: a
+/// leader believes in itself, and a follower in its leader, until somebody wins a later term.
 pub(super) async fn watch_quorum(
     leadership: Leadership,
     election_timeout_max: Duration,
     lost: watch::Sender<bool>,
 ) {
-    let limit = no_quorum_after(election_timeout_max);
-    let mut interval = tokio::time::interval(election_timeout_max / 4);
+    let period = quorum_check_period(election_timeout_max);
+    // It is seen up to one period late, and who waits for a forwarded write grants one more.
+    let limit = no_quorum_after(election_timeout_max) - 2 * period;
+    let mut interval = tokio::time::interval(period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !lost.is_closed() {
         interval.tick().await;
-        let is_lost = leadership.since_quorum_ack().is_some_and(|since| since > limit);
+        let since = match leadership.term_as_leader() {
+            Some(_) => leadership.since_quorum_ack(),
+            None => leadership.since_leader_heard().await,
+        };
+        let is_lost = since.is_some_and(|since| since > limit);
         lost.send_if_modified(|value| std::mem::replace(value, is_lost) != is_lost);
     }
 }

@@ -149,7 +149,7 @@ impl Cluster {
                 log_segment_bytes: 8 * 1024 * 1024,
                 state_cache_bytes: 8 * 1024 * 1024,
                 disk_reserve_bytes: 1024,
-                shutdown_grace_ms: 2_000,
+                shutdown_grace_ms: 500,
                 ..Config::default()
             };
             change(&mut config);
@@ -217,7 +217,8 @@ impl Cluster {
         member.running.as_mut().expect("it was launched").node = Some(node);
     }
 
-    /// Ends a node without a word: no task of it runs another line.
+    /// Ends a node without a word: no task of it runs another line. It can't start again on the same
+    /// directory, see [`Cluster::stop`].
     pub(crate) async fn kill(&mut self, id: u64) {
         let member = self.nodes.get_mut(&id).expect("a node of this cluster");
         let Some(mut running) = member.running.take() else { return };
@@ -228,6 +229,15 @@ impl Cluster {
         })
         .await
         .expect("the runtime ends");
+    }
+
+    /// Stops a node in good order, so that it can start again in this process: a killed one's byte
+    /// store stays locked until the process ends.
+    pub(crate) async fn stop(&mut self, id: u64) {
+        self.begin_shutdown(id).await.expect("the shutdown ends");
+        self.kill(id).await;
+        let state = self.data_dir(id).join("state");
+        eventually("the stopped node lets go of its state", || !is_locked(&state)).await;
     }
 
     /// Begins an orderly shutdown of a node; what comes back ends with it.
@@ -375,6 +385,15 @@ pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(Instant::now() < until, "never: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Whether the byte store of a generation below this directory is open.
+fn is_locked(state: &Path) -> bool {
+    let Ok(generations) = std::fs::read_dir(state) else { return false };
+    generations.filter_map(Result::ok).filter(|entry| entry.path().is_dir()).any(|entry| {
+        let dir = std::fs::File::open(entry.path()).expect("the directory can be opened");
+        rustix::fs::flock(&dir, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err()
+    })
 }
 
 /// Every file below a directory, with its bytes.

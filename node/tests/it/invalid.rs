@@ -132,7 +132,7 @@ fn values() -> Vec<Row> {
             "must be true",
         ),
         (put("k", vec![0; 1024 * 1024 + 1]), "value", "at most 1048576 bytes, has 1048577"),
-        (put("k", vec![0; 2 * 1024 * 1024]), "request", "at most 2097152 bytes"),
+        (put("k", vec![0; 2 * 1024 * 1024 + 1]), "request", "at most 2097152 bytes"),
         (
             put_with("k", "x", |put| put.condition = Some(v1::KeyCondition::default())),
             "condition.expect",

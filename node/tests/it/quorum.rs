@@ -51,7 +51,7 @@ async fn a_write_that_the_leader_proposed_alone_is_unknown() {
         fails_in_time(&channel, plain),
         fails_in_time(&channel, keyed),
         fails_in_time(&channel, stamped),
-        unary_asked(&channel, add("short", 1), &short),
+        streamed_asked(&channel, add("short", 1), &short),
     );
     let short = Failure::from(short.expect_err("it can't be committed"));
     assert_eq!(plain.row(), (Code::Unknown, reason::OUTCOME_UNKNOWN, UNKNOWN));
@@ -196,7 +196,7 @@ async fn a_node_without_its_peers_answers_in_time() {
     reads_without_quorum(&channel, 5).await;
 
     // Restarted, it has no proof at all and knows only an old leader.
-    cluster.kill(follower).await;
+    cluster.stop(follower).await;
     cluster.start_node(follower).await.expect("its directory is fine");
     let channel = cluster.channel(follower);
     let (write, read) =
@@ -229,8 +229,14 @@ async fn a_deadline_that_passes_in_the_queue_was_never_proposed() {
         unary_asked(&channel, add("a", 1), &asked),
         streamed_asked(&channel, add("a", 1), &asked),
     );
-    for failure in [Failure::from(one.expect_err("late")), Failure::from(other.expect_err("late"))]
-    {
+    let mut failures = vec![Failure::from(other.expect_err("late"))];
+    let one = Failure::from(one.expect_err("late"));
+    // The node answers a little before the deadline. On a machine that is too busy for that, the
+    // client's own timer comes first and knows nothing.
+    if one.code != Code::Cancelled {
+        failures.push(one);
+    }
+    for failure in failures {
         assert_eq!(failure.row(), (Code::DeadlineExceeded, reason::NOT_PROPOSED, NOT_APPLIED));
         failure.assert_complete();
         assert_eq!(failure.details.request_id.as_deref(), Some("mine"));
@@ -257,7 +263,7 @@ async fn a_deadline_of_a_millisecond_does_no_harm() {
 
 #[tokio::test]
 async fn a_node_on_its_way_down_refuses_writes_and_says_so() {
-    let mut cluster = Cluster::start(1).await;
+    let mut cluster = Cluster::start_with(1, |config| config.shutdown_grace_ms = 5_000).await;
     let channel = cluster.channel(1);
     // The open stream keeps its connection alive for the time that a shutdown grants.
     let mut stream = Exchange::open(&channel).await;

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tally_proto::v1;
+use tally_proto::v1::{self, call::Request};
 
 use crate::{
     client::unary,
@@ -20,7 +20,7 @@ async fn stopped() -> Cluster {
         let value = format!("MARK-{n:02}-{}", "x".repeat(2000));
         unary(&channel, put(&format!("k{n}"), value)).await.expect("it is stored");
     }
-    cluster.kill(1).await;
+    cluster.stop(1).await;
     cluster
 }
 
@@ -97,7 +97,7 @@ async fn a_damaged_or_lost_identity_is_refused() {
 #[tokio::test]
 async fn a_damaged_log_is_refused() {
     let mut cluster = stopped().await;
-    let (path, at) = find(&cluster.data_dir(1).join("log"), b"MARK-20");
+    let (path, at) = find(&cluster.data_dir(1).join("wal"), b"MARK-20");
     flip(&path, at);
     let name = path.file_name().expect("a file").to_string_lossy().into_owned();
     refuses(&mut cluster, &["damaged", &name, "at byte", "Way out: remove this node"]).await;
@@ -127,41 +127,25 @@ async fn a_wiped_directory_under_a_known_id_is_refused() {
 
 #[tokio::test]
 async fn addresses_of_another_cluster_end_the_node_and_harm_nobody() {
-    let (mut one, other) = tokio::join!(Cluster::start(3), Cluster::start(3));
-    let wrong = one.follower().await;
-    one.kill(wrong).await;
-    let before = std::fs::read(one.data_dir(wrong).join("IDENTITY")).expect("an identity");
-    // The node greets whom its own log names; a foreign cluster takes over those addresses.
-    let ids: Vec<u64> = one.ids();
-    for id in ids.iter().copied().filter(|id| *id != wrong) {
-        one.kill(id).await;
-        one.config(id).peer_listen = other.peer_address(id);
-    }
-    let mut other = other;
-    for id in ids.iter().copied().filter(|id| *id != wrong) {
-        other.kill(id).await;
-    }
-    // Nodes of the other cluster now answer at the addresses that the first one knows.
-    for id in ids.iter().copied().filter(|id| *id != wrong) {
-        let members = one.config(wrong).initial_cluster.0.clone();
-        let config = other.config(id);
-        config.peer_advertise.clone_from(&config.peer_listen);
-        config.peer_listen.clone_from(&members[&id]);
-    }
-    for id in ids.iter().copied().filter(|id| *id != wrong) {
-        other.start_node(id).await.expect("its directory is fine");
-    }
-    let reason = match one.start_node(wrong).await {
-        Ok(()) => one.refused(wrong).await,
-        Err(error) => error.to_string(),
-    };
+    let (mut one, other) = tokio::join!(Cluster::start(1), Cluster::start(1));
+    unary(&one.channel(1), add("a", 1)).await.expect("it is applied");
+    unary(&other.channel(1), add("a", 2)).await.expect("it is applied");
+    // The first cluster gets a second member, at the address of the other cluster's node.
+    let learner = v1::ClusterAddLearnerRequest { node_id: 2, peer_address: other.peer_address(1) };
+    let added = unary(&one.channel(1), Request::ClusterAddLearner(learner)).await;
+    added.expect("whether the address is right can't be known yet");
+    let reason = one.refused(1).await;
     for part in
         ["is of cluster", "this data directory of cluster", "Check the addresses", "nothing"]
     {
         assert!(reason.contains(part), "{reason:?} says {part:?}");
     }
-    let after = std::fs::read(one.data_dir(wrong).join("IDENTITY")).expect("an identity");
-    assert_eq!(before, after);
-    let local = get_at("a", at_level(v1::ReadLevel::Local));
-    unary(&other.channel(1), local).await.expect_err("the other cluster learned nothing");
+    // The other cluster learned nothing and goes on.
+    let read = answer!(CountersGet, unary(&other.channel(1), get("a")).await.expect("it is there"));
+    assert_eq!(read.counter.expect("it").value, 2);
+    let shown =
+        answer!(ClusterStatus, unary(&other.channel(1), status()).await.expect("it answers"));
+    assert_eq!(shown.nodes.len(), 1);
+    let met = std::fs::read_to_string(other.data_dir(1).join("IDENTITY")).expect("an identity");
+    assert!(!met.contains("\"2\""), "{met}");
 }

@@ -121,9 +121,12 @@ fn resident_bytes() -> u64 {
     pages * 4096
 }
 
-/// Sends packs and never reads an answer; gives how many packs the node took until it stopped
-/// reading.
-async fn flood(cluster: &Cluster, pack: impl Fn(u64) -> Vec<v1::Call>, packs_max: u64) -> u64 {
+/// Sends packs, never reads an answer, and gives how many packs were taken until one was not, if so.
+async fn flood(
+    cluster: &Cluster,
+    pack: impl Fn(u64) -> Vec<v1::Call>,
+    packs_max: u64,
+) -> Option<u64> {
     let (packs, queue) = mpsc::channel(1);
     let mut client = StreamClient::new(cluster.channel(1));
     let _answers = client.exchange(ReceiverStream::new(queue)).await.expect("a stream opens");
@@ -131,10 +134,12 @@ async fn flood(cluster: &Cluster, pack: impl Fn(u64) -> Vec<v1::Call>, packs_max
         let pack = v1::StreamExchangeRequest { calls: pack(n) };
         let sent = packs.send(pack);
         if tokio::time::timeout(Duration::from_millis(700), sent).await.is_err() {
-            return n;
+            return Some(n);
         }
     }
-    panic!("the node took {packs_max} packs from a client that reads nothing");
+    // What is small enough waits in the buffers of HTTP/2; the node has time to run it.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    None
 }
 
 #[tokio::test]
@@ -144,6 +149,7 @@ async fn a_client_that_never_reads_is_not_read_any_more() {
     let name = "n".repeat(500);
     let pack = |n: u64| (0..200).map(|at| call(n * 200 + at, get(&name))).collect();
     let taken = flood(&cluster, pack, 1000).await;
+    let taken = taken.expect("the node takes no 100 MB from a client that reads nothing");
     assert!(taken > 20, "back-pressure begins late enough to keep a pipeline full: {taken}");
     unary(&cluster.channel(1), add("a", 1)).await.expect("others are served");
 }
