@@ -43,7 +43,9 @@ use self::{
     error::{Error, LeaderHint, Limit, NotProposed, Unknown},
     leader::{Leader, Leadership},
     log_time::LogTime,
-    propose::{Applied, Outcome, Proposal, Proposer, Ticket, await_outcome, no_quorum_after},
+    propose::{
+        Applied, Outcome, Proposal, Proposer, Ticket, Waiter, await_outcome, no_quorum_after,
+    },
     read::Reads,
     read_index::Rounds,
     types::Raft,
@@ -335,9 +337,7 @@ impl Consensus {
         if self.inner.shutting_down.load(Ordering::Acquire) {
             return Err(NotProposed::ShuttingDown.into());
         }
-        let outcome = self.write_at_leader(command, deadline, request_id).await;
-        drop(admission);
-        outcome
+        self.write_at_leader(command, admission, deadline, request_id).await
     }
 
     /// Finds the leader, waiting for one if need be, and runs the write there.
@@ -347,6 +347,7 @@ impl Consensus {
     async fn write_at_leader(
         &self,
         command: Command,
+        admission: Admission,
         deadline: Instant,
         request_id: &(dyn std::fmt::Display + Sync),
     ) -> Result<Applied, Error> {
@@ -358,7 +359,9 @@ impl Consensus {
         let mut leadership = self.inner.leadership.clone();
         loop {
             match leadership.wait_for_leader(until).await {
-                Some(Leader::Here { .. }) => return self.write_here(command, deadline).await,
+                Some(Leader::Here { .. }) => {
+                    return self.enqueue(command, Some(admission), deadline).await;
+                }
                 Some(Leader::There { node_id, peer_address, .. }) if !self.quorum_lost() => {
                     let forwarded =
                         self.forward(&command, node_id, &peer_address, deadline, request_id).await;
@@ -381,12 +384,22 @@ impl Consensus {
 
     /// Runs one write if this node leads; never forwards.
     pub async fn write_here(&self, command: Command, deadline: Instant) -> Result<Applied, Error> {
+        self.enqueue(command, None, deadline).await
+    }
+
+    async fn enqueue(
+        &self,
+        command: Command,
+        admission: Option<Admission>,
+        deadline: Instant,
+    ) -> Result<Applied, Error> {
         if self.inner.shutting_down.load(Ordering::Acquire) {
             return Err(NotProposed::ShuttingDown.into());
         }
         self.check_limits(&command)?;
         let ticket = Arc::new(Ticket::default());
         let (waiter, answer) = oneshot::channel();
+        let waiter = Waiter::new(waiter, admission);
         let size_bytes = propose::size_hint(&command);
         let proposal =
             Proposal { command, size_bytes, ticket: Arc::clone(&ticket), deadline, waiter };

@@ -38,6 +38,7 @@ use tokio::{
 };
 
 use super::{
+    Admission,
     error::{Error, NotProposed, Unknown},
     leader::Leadership,
     log_time::LogTime,
@@ -105,8 +106,27 @@ pub struct Proposal {
     pub ticket: Arc<Ticket>,
     /// Not proposed after this.
     pub deadline: Instant,
-    /// Who waits.
-    pub waiter: oneshot::Sender<Outcome>,
+    /// Who waits, and the room that the write takes until it is answered.
+    pub waiter: Waiter,
+}
+
+/// Who waits for the answer to a write. It holds the write's room: a caller that goes away leaves
+/// its write in the queue, where it takes as much as before.
+#[derive(Debug)]
+pub struct Waiter {
+    answer: oneshot::Sender<Outcome>,
+    _admission: Option<Admission>,
+}
+
+impl Waiter {
+    pub(super) fn new(answer: oneshot::Sender<Outcome>, admission: Option<Admission>) -> Self {
+        Waiter { answer, _admission: admission }
+    }
+
+    /// Answers, if somebody still waits, and gives the room back.
+    fn send(self, outcome: Outcome) {
+        let _ = self.answer.send(outcome);
+    }
 }
 
 /// The task behind the queue.
@@ -189,7 +209,7 @@ impl Proposer {
         for proposal in batch {
             if proposal.deadline <= now {
                 if proposal.ticket.abandon() {
-                    let _ = proposal.waiter.send(Err(NotProposed::Deadline.into()));
+                    proposal.waiter.send(Err(NotProposed::Deadline.into()));
                 }
             } else if proposal.ticket.propose() {
                 commands.push(proposal.command);
@@ -235,7 +255,7 @@ async fn wait_for_answer(
 /// Gives each waiter its answer.
 fn deliver(
     answered: Result<ClientWriteResult<TypeConfig>, Unknown>,
-    waiters: Vec<oneshot::Sender<Outcome>>,
+    waiters: Vec<Waiter>,
     leadership: &Leadership,
 ) {
     match answered {
@@ -249,7 +269,7 @@ fn deliver(
                 "entry {log_index} has as many replies as commands"
             );
             for (reply, waiter) in replies.into_iter().zip(waiters) {
-                let _ = waiter.send(Ok(Applied { reply, log_index, term }));
+                waiter.send(Ok(Applied { reply, log_index, term }));
             }
         }
         Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {
@@ -261,12 +281,12 @@ fn deliver(
                 }
             };
             for waiter in waiters {
-                let _ = waiter.send(Err(refusal.clone().into()));
+                waiter.send(Err(refusal.clone().into()));
             }
         }
         Ok(Err(ClientWriteError::PreconditionFailed(_))) => {
             for waiter in waiters {
-                let _ = waiter.send(Err(NotProposed::NotLeader(leadership.hint()).into()));
+                waiter.send(Err(NotProposed::NotLeader(leadership.hint()).into()));
             }
         }
         Ok(Err(
@@ -280,15 +300,15 @@ fn deliver(
 fn refuse(batch: Vec<Proposal>, refusal: &NotProposed) {
     for proposal in batch {
         if proposal.ticket.abandon() {
-            let _ = proposal.waiter.send(Err(refusal.clone().into()));
+            proposal.waiter.send(Err(refusal.clone().into()));
         }
     }
 }
 
 /// Answers requests that were.
-fn unknown(waiters: Vec<oneshot::Sender<Outcome>>, cause: &Unknown) {
+fn unknown(waiters: Vec<Waiter>, cause: &Unknown) {
     for waiter in waiters {
-        let _ = waiter.send(Err(cause.clone().into()));
+        waiter.send(Err(cause.clone().into()));
     }
 }
 

@@ -30,11 +30,11 @@ use crate::{
 };
 
 /// Upper end of the election timeout in these tests.
-pub(crate) const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(300);
+pub(crate) const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(450);
 
 /// Within this time a node must say that there is no quorum: two election timeouts, and some room
 /// for a busy machine.
-pub(crate) const NO_QUORUM_WITHIN: Duration = Duration::from_millis(2 * 300 + 250);
+pub(crate) const NO_QUORUM_WITHIN: Duration = Duration::from_millis(2 * 450 + 250);
 
 /// Longest time that anything in these tests may take which must happen at all.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -144,8 +144,8 @@ impl Cluster {
                 peer_listen: address.clone(),
                 initial_cluster: InitialCluster(peers.clone()),
                 heartbeat_interval_ms: 50,
-                election_timeout_ms_min: 150,
-                election_timeout_ms_max: 300,
+                election_timeout_ms_min: 250,
+                election_timeout_ms_max: 450,
                 log_segment_bytes: 8 * 1024 * 1024,
                 state_cache_bytes: 8 * 1024 * 1024,
                 disk_reserve_bytes: 1024,

@@ -7,7 +7,7 @@ use tally_proto::{
 use tonic::{Code, transport::Channel};
 
 use crate::{
-    client::{Failure, fails_both_ways, unary},
+    client::{Exchange, Failure, fails_both_ways, unary},
     cluster::Cluster,
     requests::*,
 };
@@ -203,6 +203,48 @@ async fn a_full_table_of_keys_refuses_new_keys_and_keeps_its_promises() {
     assert_eq!(first, again);
     let status = answer!(ClusterStatus, unary(&channel, status()).await.expect("it answers"));
     assert!(status.dedup.expect("it is shown").key_bytes_warning);
+}
+
+#[tokio::test]
+async fn remembered_answers_of_one_session_are_bounded_in_bytes() {
+    let cluster = Cluster::start(1).await;
+    let channel = cluster.channel(1);
+    let id = session(&channel).await;
+    unary(&channel, put("large", vec![1; 16_000])).await.expect("it is stored");
+    let read_all = |sequence| {
+        apply(|step| {
+            step.operations = vec![step_read("large")];
+            step.options = under_session(stamp(id, sequence));
+        })
+    };
+    let mut stream = Exchange::open(&channel).await;
+    let call = |sequence| v1::Call {
+        id: sequence,
+        deadline_ms: 60_000,
+        request: Some(read_all(sequence)),
+        ..Default::default()
+    };
+    // 64 MiB are allowed; the answers of these calls hold a little more.
+    let calls = 64 * 1024 * 1024 / 16_000 + 10;
+    for pack in (1..=calls).collect::<Vec<u64>>().chunks(100) {
+        stream.send(pack.iter().copied().map(call).collect()).await;
+        for _ in pack {
+            stream.next().await.expect("the stream lives").expect("an answer");
+        }
+    }
+    let failure = fails_both_ways(&channel, read_all(calls + 1)).await;
+    let row = (Code::ResourceExhausted, reason::TOO_MANY_SESSION_BYTES, Some(Outcome::NotApplied));
+    assert_eq!(failure.row(), row);
+    assert!(failure.message.contains("67108864"), "it names the limit: {failure:?}");
+    assert!(failure.details.retry_after.is_some());
+    // Answers that the client has are dropped, and there is room again.
+    let renew = v1::SessionsRenewRequest { session_id: id, lowest_unanswered: calls + 1 };
+    unary(&channel, Request::SessionsRenew(renew)).await.expect("it is renewed");
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while unary(&channel, read_all(calls + 1)).await.is_err() {
+        assert!(std::time::Instant::now() < until, "there is never room again");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test]

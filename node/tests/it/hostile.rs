@@ -240,6 +240,37 @@ async fn the_peer_port_refuses_what_is_not_meant_for_it() {
 }
 
 #[tokio::test]
+async fn a_forwarded_write_is_not_forwarded_again() {
+    use peer::forwarded_result::Result as Answer;
+
+    let cluster = Cluster::start(3).await;
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    let consensus = cluster.node(follower).consensus();
+    let command = tally_node::machine::command::Command {
+        session: None,
+        idempotency: None,
+        fingerprint: Default::default(),
+        action: tally_node::machine::command::Action::Tick,
+    };
+    let propose = peer::ProposeRequest {
+        cluster_id: consensus.peers().cluster_id_text(),
+        target_node_id: follower,
+        commands: vec![peer::ForwardedCommand {
+            command: tally_node::machine::codec::encode_command(&command),
+            request_id: "forwarded".into(),
+            deadline_ms: 1_000,
+        }],
+    };
+    let mut client = PeerClient::new(channel_to(&cluster.peer_address(follower)));
+    let answered = client.propose(propose).await.expect("it is answered").into_inner();
+    let Some(Answer::Refusal(refusal)) = &answered.results[0].result else {
+        panic!("a follower proposes nothing: {answered:?}")
+    };
+    assert_eq!(refusal.reason(), peer::RefusalReason::NotLeader);
+    assert_eq!(refusal.leader_id, leader);
+}
+
+#[tokio::test]
 async fn the_edges_of_the_integers_are_held() {
     let cluster = Cluster::start(1).await;
     let channel = cluster.channel(1);

@@ -27,12 +27,17 @@ async fn stopped() -> Cluster {
 /// Starts node 1, which must refuse in words that hold all of `parts` and leave every file as it is.
 async fn refuses(cluster: &mut Cluster, parts: &[&str]) {
     let dir = cluster.data_dir(1);
-    let before = files(&dir);
+    refuses_in(cluster, &dir, parts).await;
+}
+
+/// … and leave every file below a directory as it is.
+async fn refuses_in(cluster: &mut Cluster, dir: &Path, parts: &[&str]) {
+    let before = files(dir);
     let error = cluster.start_node(1).await.expect_err("the node does not start").to_string();
     for part in parts {
         assert!(error.contains(part), "{error:?} says {part:?}");
     }
-    let after = files(&dir);
+    let after = files(dir);
     let changed: Vec<&PathBuf> = before
         .keys()
         .chain(after.keys())
@@ -109,6 +114,32 @@ async fn a_damaged_log_is_refused() {
         let read = answer!(KeysGet, unary(&channel, key_get(&format!("k{n}"))).await.expect("it"));
         assert!(read.item.expect("it").value.starts_with(format!("MARK-{n:02}").as_bytes()));
     }
+}
+
+#[tokio::test]
+async fn a_damaged_state_is_set_aside_and_made_again_from_a_whole_log() {
+    let mut cluster = stopped().await;
+    let pointer = cluster.data_dir(1).join("state/CURRENT");
+    flip(&pointer, 3);
+    cluster.start_node(1).await.expect("the log holds everything");
+    cluster.settled().await;
+    let channel = cluster.channel(1);
+    let read = answer!(KeysGet, unary(&channel, key_get("k39")).await.expect("it is there"));
+    assert!(read.item.expect("it").value.starts_with(b"MARK-39"));
+    let aside = files(&cluster.data_dir(1).join("state"));
+    let damaged = |path: &PathBuf| path.to_string_lossy().contains("damaged");
+    assert!(aside.keys().any(damaged), "nothing is deleted that somebody may want to look at");
+}
+
+#[tokio::test]
+async fn a_state_of_a_newer_format_is_refused() {
+    let mut cluster = stopped().await;
+    let pointer = cluster.data_dir(1).join("state/CURRENT");
+    let text = std::fs::read_to_string(&pointer).expect("the pointer is text");
+    std::fs::write(&pointer, text.replacen(" 1", " 2", 1)).expect("it can be written");
+    // The log is open by then and has begun a run of its own; the state is untouched.
+    let state = cluster.data_dir(1).join("state");
+    refuses_in(&mut cluster, &state, &["state/CURRENT", "format version 2", "up to 1"]).await;
 }
 
 #[tokio::test]

@@ -171,6 +171,32 @@ async fn large_answers_that_nobody_reads_do_not_pile_up() {
 }
 
 #[tokio::test]
+async fn a_write_whose_caller_went_away_keeps_its_room_until_it_is_answered() {
+    // The first entry finds no quorum; what is sent behind it waits in the queue.
+    let cluster = Cluster::start_with(3, |config| config.entries_in_flight = 1).await;
+    let leader = cluster.leader().await;
+    let channel = cluster.channel(leader);
+    unary(&channel, add("a", 1)).await.expect("there is a quorum");
+    cluster.isolate(leader);
+    let mut calls = tokio::task::JoinSet::new();
+    for n in 0..20 {
+        let channel = channel.clone();
+        let request = put(&format!("k{n}"), vec![0; 1024 * 1024]);
+        calls.spawn(async move { unary(&channel, request).await });
+    }
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    drop(calls);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let consensus = cluster.node(leader).consensus();
+    let soon = tokio::time::Instant::now() + Duration::from_millis(10);
+    consensus.drain(soon).await;
+    assert!(tokio::time::Instant::now() >= soon, "writes are under way that nobody waits for");
+    let until = tokio::time::Instant::now() + Duration::from_secs(5);
+    consensus.drain(until).await;
+    assert!(tokio::time::Instant::now() < until, "and they end");
+}
+
+#[tokio::test]
 async fn a_stream_that_is_dropped_half_way_leaves_nothing_behind() {
     let cluster = Cluster::start(1).await;
     let channel = cluster.channel(1);
