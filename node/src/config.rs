@@ -318,7 +318,8 @@ mod tests {
 
     #[test]
     fn each_check_names_its_key() {
-        let broken: [(&str, fn(&mut Config)); 6] = [
+        type Breaks = fn(&mut Config);
+        let broken: [(&str, Breaks); 6] = [
             ("client_listen", |config| config.client_listen = "7401".into()),
             ("peer_advertise", |config| config.peer_listen = "0.0.0.0:7501".into()),
             ("initial_cluster", |config| {

@@ -240,9 +240,9 @@ async fn remembered_answers_of_one_session_are_bounded_in_bytes() {
     // Answers that the client has are dropped, and there is room again.
     let renew = v1::SessionsRenewRequest { session_id: id, lowest_unanswered: calls + 1 };
     unary(&channel, Request::SessionsRenew(renew)).await.expect("it is renewed");
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let until = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
     while unary(&channel, read_all(calls + 1)).await.is_err() {
-        assert!(std::time::Instant::now() < until, "there is never room again");
+        assert!(tokio::time::Instant::now() < until, "there is never room again");
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
 }
