@@ -49,28 +49,16 @@ pub struct LogStore {
     state: Arc<StateStore>,
     /// Payload bytes appended since the start: what snapshots are timed by.
     appended_bytes: Arc<AtomicU64>,
-    /// Purges are held against the state's limit. Always, but in openraft's storage suite, which
-    /// purges what nothing else holds.
-    guards_purge: bool,
 }
 
 impl LogStore {
     /// Over an open log. `state` says how far it may be purged.
     pub fn new(log: Wal, state: Arc<StateStore>, appended_bytes: Arc<AtomicU64>) -> Self {
-        LogStore { log, state, appended_bytes, guards_purge: true }
-    }
-
-    #[cfg(test)]
-    pub(super) fn new_unguarded(
-        log: Wal,
-        state: Arc<StateStore>,
-        appended_bytes: Arc<AtomicU64>,
-    ) -> Self {
-        LogStore { log, state, appended_bytes, guards_purge: false }
+        LogStore { log, state, appended_bytes }
     }
 }
 
-fn to_wal(log_id: &LogId) -> wal::LogId {
+pub(super) fn to_wal(log_id: &LogId) -> wal::LogId {
     wal::LogId { term: term_of(log_id), index: log_id.index }
 }
 
@@ -195,7 +183,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
         let limit = self.state.purge_limit();
-        if self.guards_purge && limit.is_none_or(|limit| limit < to_storage(&upto)) {
+        if limit.is_none_or(|limit| limit < to_storage(&upto)) {
             tracing::error!(%upto, ?limit, "a purge beyond what is held durably is not done");
             return Ok(());
         }
