@@ -1,9 +1,12 @@
 //! Exactly once: sessions and idempotency keys, and the refusals that belong to them.
 
+use std::time::Duration;
+
 use tally_proto::{
     reason,
     v1::{self, Outcome, call::Request},
 };
+use tokio::time::Instant;
 use tonic::{Code, transport::Channel};
 
 use crate::{
@@ -240,10 +243,10 @@ async fn remembered_answers_of_one_session_are_bounded_in_bytes() {
     // Answers that the client has are dropped, and there is room again.
     let renew = v1::SessionsRenewRequest { session_id: id, lowest_unanswered: calls + 1 };
     unary(&channel, Request::SessionsRenew(renew)).await.expect("it is renewed");
-    let until = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    let until = Instant::now() + Duration::from_secs(10);
     while unary(&channel, read_all(calls + 1)).await.is_err() {
-        assert!(tokio::time::Instant::now() < until, "there is never room again");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        assert!(Instant::now() < until, "there is never room again");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
