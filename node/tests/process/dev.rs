@@ -1,0 +1,177 @@
+//! `tallyd dev`: its nodes are real processes, and it looks after them.
+
+use std::{
+    process::{Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rustix::process::Signal;
+use tally_client::Client;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::{Child, ChildStdout},
+};
+
+use crate::support::{
+    PATIENCE, eventually,
+    load::Book,
+    nodes::{TALLYD, TestDir, free_ports, is_alive, send_signal},
+};
+
+struct Dev {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    addresses: Vec<String>,
+    said: Vec<String>,
+    pids: Vec<u32>,
+    leader: usize,
+    _dir: TestDir,
+}
+
+impl Dev {
+    /// Starts three nodes and waits until one leads.
+    async fn start(test: &str, flags: &[&str]) -> Dev {
+        let dir = TestDir::new(test);
+        let (clients, peers) = (free_ports(3), free_ports(3));
+        let mut command = tokio::process::Command::from(Command::new(TALLYD));
+        let mut child = command
+            .arg("dev")
+            .arg("--data")
+            .arg(dir.path().join("data"))
+            .args(["--client-port", &clients.to_string(), "--peer-port", &peers.to_string()])
+            .args(flags)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("dev can be started");
+        let stdout = child.stdout.take().expect("it is piped");
+        let mut dev = Dev {
+            child,
+            lines: BufReader::new(stdout).lines(),
+            addresses: (0..3).map(|nth| format!("127.0.0.1:{}", clients + nth)).collect(),
+            said: Vec::new(),
+            pids: Vec::new(),
+            leader: 0,
+            _dir: dir,
+        };
+        for node in 1..=3 {
+            let line = dev.line_with(&format!("node {node} ")).await;
+            let pid = line.split_whitespace().skip_while(|word| *word != "pid").nth(1);
+            dev.pids.push(pid.and_then(|pid| pid.parse().ok()).expect("a pid in the line"));
+        }
+        let line = dev.line_with("leads in term").await;
+        let leader = line.split_whitespace().nth(1).and_then(|id| id.parse::<usize>().ok());
+        dev.leader = leader.expect("the leader's id in the line") - 1;
+        dev
+    }
+
+    async fn line_with(&mut self, part: &str) -> String {
+        loop {
+            let next = tokio::time::timeout(PATIENCE, self.lines.next_line()).await;
+            match next {
+                Ok(Ok(Some(line))) => {
+                    self.said.push(line.clone());
+                    if line.contains(part) {
+                        return line;
+                    }
+                }
+                other => panic!("no line with {part:?} ({other:?}) in {:#?}", self.said),
+            }
+        }
+    }
+
+    fn client(&self) -> Client {
+        Client::builder(self.addresses.clone()).build().expect("well-formed")
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
+    async fn ended(&mut self) -> ExitStatus {
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        ended.expect("dev ends").expect("a child can be waited for")
+    }
+}
+
+async fn gone(pids: &[u32]) {
+    eventually("no node is left", || async {
+        (!pids.iter().any(|pid| is_alive(*pid))).then_some(())
+    })
+    .await;
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        for pid in &self.pids {
+            if is_alive(*pid) && is_a_node(*pid) {
+                send_signal(*pid, Signal::KILL);
+            }
+        }
+    }
+}
+
+fn is_a_node(pid: u32) -> bool {
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let command = String::from_utf8_lossy(&command).replace('\0', " ");
+    command.starts_with(TALLYD) && command.contains(" serve ")
+}
+
+#[tokio::test]
+async fn killed_node_comes_back() {
+    let mut dev = Dev::start("dev-restart", &[]).await;
+    assert!(dev.pids.iter().all(|pid| is_a_node(*pid)), "the pids printed are the nodes'");
+    let client = dev.client();
+    let book = Book::default();
+    for _ in 0..5 {
+        book.add(&client, "hits").await.expect("a healthy cluster");
+    }
+    let old = dev.pids[dev.leader];
+    send_signal(old, Signal::KILL);
+    for _ in 0..5 {
+        book.add(&client, "hits").await.expect("two of three go on");
+    }
+    let line = dev.line_with("is back with pid").await;
+    assert!(line.contains(&format!("node {} is back", dev.leader + 1)), "{line}");
+    let new = line.split_whitespace().last().and_then(|pid| pid.parse::<u32>().ok());
+    let new = new.expect("the new pid in the line");
+    assert!(new != old && is_a_node(new));
+    let leader = dev.leader;
+    dev.pids[leader] = new;
+    book.audit(&client).await;
+
+    send_signal(dev.pid(), Signal::TERM);
+    assert_eq!(dev.ended().await.code(), Some(0));
+    gone(&dev.pids).await;
+}
+
+#[tokio::test]
+async fn killed_node_stays_dead() {
+    let mut dev = Dev::start("dev-no-restart", &["--no-restart"]).await;
+    let client = dev.client();
+    let book = Book::default();
+    book.add(&client, "hits").await.expect("a healthy cluster");
+    let old = dev.pids[dev.leader];
+    send_signal(old, Signal::KILL);
+    dev.line_with("it stays dead").await;
+    // Longer than a restart would take.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let address = dev.addresses[dev.leader].clone();
+    assert!(tokio::net::TcpStream::connect(&address).await.is_err(), "{address} answers");
+    book.add(&client, "hits").await.expect("two of three go on");
+    book.audit(&client).await;
+
+    send_signal(dev.pid(), Signal::INT);
+    assert_eq!(dev.ended().await.code(), Some(0));
+    gone(&dev.pids).await;
+}
+
+/// Nobody is left to look after the nodes: they end too.
+#[tokio::test]
+async fn killed_dev_leaves_no_node() {
+    let mut dev = Dev::start("dev-killed", &[]).await;
+    send_signal(dev.pid(), Signal::KILL);
+    dev.ended().await;
+    gone(&dev.pids).await;
+}

@@ -1,0 +1,219 @@
+//! Nodes that die, or stand still, while clients write.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tally_client::Client;
+use tally_proto::v1::{self, counters_client::CountersClient};
+use tokio::time::Instant;
+
+use crate::support::{
+    eventually,
+    load::{Book, HOT, Load},
+    nodes::Cluster,
+    report,
+};
+
+const WRITERS: usize = 8;
+
+/// How often the leader dies while the time to the next acknowledged write is taken.
+const LEADER_DEATHS: usize = 7;
+
+/// Waits until some more writes were acknowledged.
+async fn progress(book: &Book, writes: i64) {
+    let target = book.acknowledged() + writes;
+    eventually("further acknowledged writes", || async {
+        (book.acknowledged() >= target).then_some(())
+    })
+    .await;
+}
+
+/// How late this machine wakes a sleeping task, at worst, since the start.
+struct Lateness(tokio::task::JoinHandle<()>, std::sync::Arc<std::sync::Mutex<Duration>>);
+
+impl Lateness {
+    fn watch() -> Lateness {
+        let worst = std::sync::Arc::new(std::sync::Mutex::new(Duration::ZERO));
+        let seen = std::sync::Arc::clone(&worst);
+        let nap = Duration::from_millis(10);
+        let task = tokio::spawn(async move {
+            loop {
+                let began = Instant::now();
+                tokio::time::sleep(nap).await;
+                let late = began.elapsed().saturating_sub(nap);
+                let mut seen = seen.lock().expect("no panic while locked");
+                *seen = late.max(*seen);
+            }
+        });
+        Lateness(task, worst)
+    }
+
+    fn worst(&self) -> Duration {
+        *self.1.lock().expect("no panic while locked")
+    }
+}
+
+impl Drop for Lateness {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The leader dies again and again. Nothing acknowledged is lost or counted twice, and the first
+/// write that the next leader acknowledges comes within a second of the death.
+///
+/// The time is judged by its median: three debug builds, this test and whatever else the machine
+/// does share its cores, and a kill in a bad moment (a vote that is split) costs a further election
+/// timeout. A machine that is so busy that even a sleeping task wakes 200 ms late (more than the
+/// shortest election timeout) says nothing about the time; then it is only printed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_leader() {
+    let mut cluster = Cluster::started("killed-leader", 3, &[]).await;
+    let client = cluster.client();
+    let book = Book::default();
+    let load = Load::start(&client, WRITERS, &book);
+    progress(&book, 50).await;
+
+    let lateness = Lateness::watch();
+    let mut times = Vec::new();
+    for _ in 0..LEADER_DEATHS {
+        let (leader, term) = cluster.leader().await;
+        let killed = Instant::now();
+        cluster.node(leader).kill();
+        let first = eventually("a write acknowledged by a later leader", || async {
+            book.first_after_term(term)
+        })
+        .await;
+        times.push(first.saturating_duration_since(killed));
+        progress(&book, 50).await;
+        cluster.node(leader).start();
+        // The next death must not take the majority along.
+        cluster.caught_up().await;
+    }
+    load.stop().await;
+    book.report("killed_leader");
+    cluster.assert_running();
+    book.audit(&client).await;
+    assert_eq!(book.unknown(), 0, "sessions resolve what a dead leader left open");
+
+    times.sort();
+    let (median, worst) = (times[times.len() / 2], times[times.len() - 1]);
+    let late = lateness.worst();
+    report(&format!(
+        "killed_leader: first acknowledged write after {times:?}: median {median:?}, worst \
+         {worst:?}; a sleeping task woke up to {late:?} late"
+    ));
+    if late < Duration::from_millis(200) {
+        assert!(median < Duration::from_secs(1), "median {median:?} of {times:?}");
+    } else {
+        report("killed_leader: *** the machine was too busy to judge the time");
+    }
+}
+
+/// A dead follower costs nothing: no write fails, and it catches up when it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_follower() {
+    let mut cluster = Cluster::started("killed-follower", 3, &[]).await;
+    let client = cluster.client();
+    let book = Book::default();
+    let load = Load::start(&client, WRITERS, &book);
+    progress(&book, 50).await;
+    for _ in 0..3 {
+        let (leader, _) = cluster.leader().await;
+        let follower = cluster.nodes.iter().map(|node| node.id).find(|id| *id != leader);
+        let follower = follower.expect("there are three");
+        cluster.node(follower).kill();
+        progress(&book, 100).await;
+        cluster.node(follower).start();
+        cluster.caught_up().await;
+    }
+    load.stop().await;
+    book.report("killed_follower");
+    cluster.assert_running();
+    book.audit(&client).await;
+    assert_eq!((book.unknown(), book.not_applied()), (0, 0));
+}
+
+/// All nodes die at once under load and start again, several times.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_killed_at_once() {
+    let mut cluster = Cluster::started("all-killed", 3, &[]).await;
+    let client = cluster.client();
+    let book = Book::default();
+    let load = Load::start(&client, WRITERS, &book);
+    for _ in 0..4 {
+        progress(&book, 100).await;
+        cluster.kill_all();
+        cluster.start_all();
+    }
+    progress(&book, 50).await;
+    load.stop().await;
+    book.report("all_killed_at_once");
+    cluster.assert_running();
+    book.audit(&client).await;
+}
+
+/// A leader that stood still for seconds does not know that it was replaced. Reads that reach it
+/// first of all when it goes on must be fresh or refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn paused_leader() {
+    let mut cluster = Cluster::started("paused-leader", 3, &[]).await;
+    let client = cluster.client();
+    let book = Book::default();
+    let load = Load::start(&client, WRITERS, &book);
+    progress(&book, 50).await;
+    let mut answered = 0;
+    let mut refused = 0;
+    for _ in 0..3 {
+        let (leader, term) = cluster.leader().await;
+        let old = cluster.node(leader).client.clone();
+        let direct = CountersClient::connect(format!("http://{old}")).await;
+        let direct = direct.expect("the leader still answers");
+        let others: Vec<String> =
+            cluster.addresses().into_iter().filter(|address| *address != old).collect();
+        let others = Client::builder(others).build().expect("well-formed");
+
+        cluster.node(leader).signal(Signal::STOP);
+        let paused = Instant::now();
+        eventually("a write acknowledged by the next leader", || async {
+            book.add(&others, HOT).await.ok()?;
+            book.first_after_term(term)
+        })
+        .await;
+        tokio::time::sleep_until(paused + Duration::from_secs(3)).await;
+        let floor = book.acknowledged_at(HOT);
+
+        // Half of them wait in the old leader's socket when it goes on, half come right after.
+        let reads: Vec<_> = (0..40)
+            .map(|nth| {
+                let mut direct = direct.clone();
+                tokio::spawn(async move {
+                    if nth >= 20 {
+                        tokio::time::sleep(Duration::from_millis(50 + 5 * nth)).await;
+                    }
+                    let request = v1::CountersGetRequest { name: HOT.to_owned(), read: None };
+                    direct.get(request).await
+                })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        cluster.node(leader).signal(Signal::CONT);
+        for read in reads {
+            match read.await.expect("a read does not panic") {
+                Ok(answer) => {
+                    answered += 1;
+                    let value = answer.into_inner().counter.expect("an answer has one").value;
+                    assert!(value >= floor, "STALE: {value} after {floor} were acknowledged");
+                }
+                Err(_) => refused += 1,
+            }
+        }
+        progress(&book, 50).await;
+        cluster.caught_up().await;
+    }
+    load.stop().await;
+    report(&format!("paused_leader: {answered} reads of the old leader fresh, {refused} refused"));
+    book.report("paused_leader");
+    cluster.assert_running();
+    book.audit(&client).await;
+}

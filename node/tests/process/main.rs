@@ -1,0 +1,12 @@
+//! Real processes on this machine: killed, paused, stopped, started wrongly.
+//!
+//! `kill -9` keeps the page cache, so nothing here says anything about fsync; the tests of power
+//! cuts do.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod dev;
+mod failover;
+mod refusal;
+mod shutdown;
