@@ -20,7 +20,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::EXIT_REFUSED;
+use crate::{EXIT_REFUSED, storage::real_disk::create_dir_durably};
 
 /// How long a dead node stays dead: long enough to see what the others do without it.
 const RESTART_AFTER: Duration = Duration::from_secs(3);
@@ -86,7 +86,7 @@ fn say(line: &str) {
 
 async fn supervise(arguments: Arguments) -> Result<(), String> {
     let problem = |what: &str, error: io::Error| format!("{what}: {error}");
-    std::fs::create_dir_all(&arguments.data)
+    create_dir_durably(&arguments.data)
         .map_err(|error| problem(&arguments.data.display().to_string(), error))?;
     let cluster = Cluster::new(arguments).map_err(|error| problem("this program", error))?;
     let mut terminate =

@@ -170,7 +170,6 @@ pub trait Threads: Send + Sync + 'static {
 impl Env {
     /// The real machine, with a data directory and a cache for the state machine.
     pub fn real(data_dir: &Path, cache_bytes: usize) -> io::Result<Env> {
-        std::fs::create_dir_all(data_dir)?;
         Ok(Env {
             network: Arc::new(RealNetwork),
             disk: Arc::new(RealDisk::new(data_dir.to_path_buf())?),

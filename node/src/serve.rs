@@ -160,9 +160,6 @@ async fn serve(config: Config) -> ExitCode {
         eprintln!("tallyd: {problem}");
         ExitCode::from(u8::try_from(EXIT_REFUSED).expect("the code fits"))
     };
-    if let Err(error) = std::fs::create_dir_all(&config.data_dir) {
-        return refused(&format!("{}: {error}", config.data_dir.display()));
-    }
     // Held until the process ends: two processes must never write one directory.
     let _lock = match RealDisk::new(config.data_dir.clone()).and_then(|disk| disk.lock()) {
         Ok(lock) => lock,

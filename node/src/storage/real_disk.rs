@@ -42,17 +42,9 @@ pub struct DirLock {
 impl RealDisk {
     /// Opens a data directory, and makes it durably where it is missing.
     pub fn new(root: PathBuf) -> io::Result<RealDisk> {
-        let missing: Vec<PathBuf> = root
-            .ancestors()
-            .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
-            .map(Path::to_path_buf)
-            .collect();
-        fs::create_dir_all(&root)?;
-        // A directory whose own entry is lost in a power cut takes everything in it along.
-        for made in &missing {
-            let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
-            sync_directory(parent.unwrap_or(Path::new(".")))?;
-        }
+        create_dir_durably(&root).map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", root.display()))
+        })?;
         Ok(RealDisk { root })
     }
 
@@ -97,6 +89,35 @@ impl RealDisk {
             "the path {path:?} leaves the data directory"
         );
         self.root.join(path)
+    }
+}
+
+/// Makes a directory and those above it where they are missing, with entries that survive a power
+/// cut: one whose own entry is lost takes everything in it along.
+pub fn create_dir_durably(path: &Path) -> io::Result<()> {
+    let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+    fs::create_dir_all(path)?;
+    for made in &missing {
+        sync_directory(parent(made))?;
+    }
+    if missing.is_empty() {
+        // It may have been made just now, by somebody who did not sync or was killed before he did.
+        match sync_directory(parent(path)) {
+            // Whoever may not even read the directory above did not make this one.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            synced => synced?,
+        }
+    }
+    Ok(())
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        // The root is its own.
+        None => path,
+        _ => Path::new("."),
     }
 }
 
