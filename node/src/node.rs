@@ -105,7 +105,8 @@ pub struct Node {
     client_address: String,
     peer_address: String,
     stop: watch::Sender<bool>,
-    servers: Vec<JoinHandle<()>>,
+    client_server: JoinHandle<()>,
+    peer_server: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
     refused: mpsc::Receiver<NotWelcome>,
     shutdown_grace: Duration,
@@ -172,8 +173,7 @@ impl Node {
         let service = PeerService::new(Arc::clone(&greeter));
         let listener = listen(&env, "peer_listen", &config.peer_listen).await?;
         let peer_address = listener.local_address();
-        let mut servers =
-            vec![tokio::spawn(serve_peers(service.clone(), listener, stopped.clone()))];
+        let peer_server = tokio::spawn(serve_peers(service.clone(), listener, stopped.clone()));
 
         let members = Arc::new(Mutex::new(config.initial_cluster.0.clone()));
         let (refuse, mut refused) = mpsc::channel(1);
@@ -251,17 +251,18 @@ impl Node {
                 peer_address: config.peer_address(),
                 pid: env.threads.process_id(),
                 report,
+                stopping: stopped.clone(),
             },
         );
         service.take_part(api.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         let routes = Routes::new(health_service);
         let serving = api::server::serve(api.clone(), listener, health, routes, stopped);
-        servers.push(tokio::spawn(async move {
+        let client_server = tokio::spawn(async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "the client port's server ended");
             }
-        }));
+        });
 
         Ok(Node {
             consensus,
@@ -270,7 +271,8 @@ impl Node {
             client_address,
             peer_address,
             stop,
-            servers,
+            client_server,
+            peer_server,
             tasks: running,
             refused,
             shutdown_grace: Duration::from_millis(config.shutdown_grace_ms),
@@ -319,15 +321,15 @@ impl Node {
         }
         self.consensus.drain(until).await;
         let _ = self.stop.send(true);
-        for server in self.servers {
-            let _ = tokio::time::timeout_at(until, server).await;
-        }
+        let _ = tokio::time::timeout_at(until, self.client_server).await;
         for task in &self.tasks {
             task.abort();
         }
         if self.consensus.raft().shutdown().await.is_err() {
             tracing::warn!("consensus did not end by itself");
         }
+        // Never waited for: peers keep their streams open for ever.
+        self.peer_server.abort();
         if let Err(error) = self.state.close().await {
             tracing::warn!(%error, "the state was not flushed; the log has what is missing");
         }
@@ -380,7 +382,6 @@ async fn serve_peers(
         .add_service(service)
         .serve_with_incoming_shutdown(api::server::incoming(listener), async move {
             let _ = stop.wait_for(|stop| *stop).await;
-            // Peers keep their streams open for ever; they are cut when the process ends.
         })
         .await;
     if let Err(error) = served {

@@ -27,7 +27,7 @@ use std::{
 };
 
 use tally_proto::v1::{self, CallStatus};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use crate::consensus::{
     Consensus, WhenFull,
@@ -78,6 +78,8 @@ pub struct NodeFacts {
     pub pid: u32,
     /// What changes.
     pub report: Arc<dyn SelfReport>,
+    /// The node stops: calls that were read are answered, further ones are not read.
+    pub stopping: watch::Receiver<bool>,
 }
 
 impl fmt::Debug for NodeFacts {

@@ -134,8 +134,15 @@ async fn read_calls(
     let bytes = Arc::new(Semaphore::new(CALL_BYTES_IN_FLIGHT_MAX));
     let answer_bytes = Arc::new(Semaphore::new(ANSWER_BYTES_IN_FLIGHT_MAX));
     let ids: Arc<Mutex<BTreeSet<u64>>> = Arc::default();
+    let mut stopping = api.node.stopping.clone();
     loop {
-        let pack = match packs.message().await {
+        let next = tokio::select! {
+            next = packs.message() => next,
+            // A client keeps its stream open for ever; so the node ends it, once what was read is
+            // answered.
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        };
+        let pack = match next {
             Ok(Some(pack)) => pack,
             Ok(None) => return,
             Err(status) => {
