@@ -158,6 +158,18 @@ async fn sled_store_keeps_the_contract() {
     opens_lists_renames_and_removes(&factory).await;
 }
 
+/// Whoever asks for the size may ask a store that was just replaced.
+#[tokio::test]
+async fn a_sled_store_that_is_gone_has_no_size() {
+    let root = tempfile::tempdir().unwrap();
+    let factory = sled_factory(&root);
+    let store = factory.create("state/1").await.unwrap();
+    store.close().await;
+    assert!(store.size_bytes().unwrap() > 0);
+    factory.remove("state/1").await.unwrap();
+    assert_eq!(store.size_bytes().unwrap(), 0);
+}
+
 #[tokio::test]
 async fn sled_readers_run_beside_the_writer() {
     let root = tempfile::tempdir().unwrap();

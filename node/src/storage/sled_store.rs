@@ -108,7 +108,7 @@ impl SledFactory {
         let db = db.map_err(|error| {
             io::Error::new(error.kind(), format!("{}: {error}", self.root.join(path).display()))
         })?;
-        Ok(Arc::new(SledStore::start(db)?))
+        Ok(Arc::new(SledStore::start(db, self.root.join(path))?))
     }
 }
 
@@ -202,6 +202,7 @@ fn read_all(db: &Db) -> io::Result<()> {
 
 /// One open sled store: a pool of handles for readers, and a thread that writes.
 struct SledStore {
+    directory: PathBuf,
     readers: Arc<Readers>,
     commands: mpsc::Sender<Command>,
 }
@@ -219,7 +220,7 @@ impl fmt::Debug for SledStore {
 }
 
 impl SledStore {
-    fn start(db: Db) -> io::Result<Self> {
+    fn start(db: Db, directory: PathBuf) -> io::Result<Self> {
         let readers = Arc::new(Readers {
             idle: Mutex::new(vec![ManuallyDrop::new(db.clone())]),
             poisoned: AtomicBool::new(false),
@@ -229,7 +230,7 @@ impl SledStore {
         thread::Builder::new()
             .name("sled-writer".into())
             .spawn(move || run_writer(ManuallyDrop::new(db), &of_thread, receiver))?;
-        Ok(SledStore { readers, commands })
+        Ok(SledStore { directory, readers, commands })
     }
 
     async fn ask(
@@ -285,7 +286,9 @@ impl ByteStore for SledStore {
     }
 
     fn size_bytes(&self) -> io::Result<u64> {
-        self.readers.with(|db| db.size_on_disk())
+        // Not sled's own count, which fails when a file goes while it looks: a flush removes files
+        // of its own, and an install the whole directory. Neither is a failure of this store.
+        tree_bytes(&self.directory)
     }
 }
 
@@ -420,6 +423,25 @@ fn parent(path: &Path) -> io::Result<&Path> {
 
 fn sync_path(path: &Path) -> io::Result<()> {
     fs::File::open(path)?.sync_all()
+}
+
+/// Bytes of the files in a directory. What goes meanwhile does not count.
+fn tree_bytes(directory: &Path) -> io::Result<u64> {
+    let or_gone = |result: io::Result<u64>| match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        counted => counted,
+    };
+    or_gone(fs::read_dir(directory).and_then(|entries| {
+        let mut bytes = 0;
+        for entry in entries {
+            let entry = entry?;
+            bytes += or_gone(entry.metadata().and_then(|found| match found.is_dir() {
+                true => tree_bytes(&entry.path()),
+                false => Ok(found.len()),
+            }))?;
+        }
+        Ok(bytes)
+    }))
 }
 
 /// Fsyncs a directory with everything in it.

@@ -61,6 +61,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, Notify};
 
 use self::core::Core;
+use self::layout::STATE_DIR;
 pub use self::{core::StateView, error::StateError};
 use super::{byte_store::StoreFactory, disk::Disk, log_id::LogId, snapshot::Membership};
 use crate::machine::view::Writes;
@@ -190,10 +191,11 @@ impl StateStore {
         self.core().dirty_bytes()
     }
 
-    /// Bytes of the byte store on disk, approximately.
+    /// Bytes of the byte store on disk, approximately. An error says nothing about the state: an
+    /// install may have replaced the store while it was measured.
     pub fn size_bytes(&self) -> Result<u64, StateError> {
         let store = self.core().store.clone();
-        store.size_bytes().map_err(|error| self.fail(format!("size of the byte store: {error}")))
+        store.size_bytes().map_err(StateError::io(STATE_DIR))
     }
 
     fn check(&self) -> Result<(), StateError> {
