@@ -57,7 +57,7 @@ pub(crate) fn free_ports(count: u16) -> u16 {
     }
 }
 
-/// Directory for one test's data and logs. Kept when the test panics.
+/// Directory for one test's data and logs. Kept when the test panics, or `TALLY_TEST_KEEP` is set.
 #[derive(Debug)]
 pub(crate) struct TestDir(Option<tempfile::TempDir>);
 
@@ -76,9 +76,8 @@ impl TestDir {
 
 impl Drop for TestDir {
     fn drop(&mut self) {
-        if std::thread::panicking()
-            && let Some(dir) = self.0.take()
-        {
+        let is_wanted = std::thread::panicking() || std::env::var_os("TALLY_TEST_KEEP").is_some();
+        if is_wanted && let Some(dir) = self.0.take() {
             eprintln!("kept: {}", dir.keep().display());
         }
     }
