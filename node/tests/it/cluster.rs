@@ -20,6 +20,10 @@ use tally_node::{
     consensus::leader::Leader,
     env::Env,
     node::{Node, NodeError},
+    storage::{
+        simulated_disk::{CrashMode, SimulatedDisk},
+        simulated_store::SimulatedStores,
+    },
 };
 use tokio::{runtime::Runtime, time::Instant};
 use tonic::transport::{Channel, Endpoint};
@@ -90,6 +94,14 @@ struct Member {
     running: Option<Running>,
     free_bytes: Arc<Mutex<Option<u64>>>,
     fatal: Arc<Mutex<Vec<String>>>,
+    /// In place of real files, where a test cuts the power.
+    simulated: Option<Simulated>,
+}
+
+/// Storage that survives its node, and forgets what was not synced when the power is cut.
+pub(crate) struct Simulated {
+    pub(crate) disk: SimulatedDisk,
+    pub(crate) stores: SimulatedStores,
 }
 
 /// A node and its runtime.
@@ -115,17 +127,20 @@ impl Cluster {
     /// … with another configuration.
     pub(crate) async fn start_with(size: u64, change: impl Fn(&mut Config)) -> Cluster {
         let mut cluster = Self::prepare(size, change);
-        let ids = cluster.ids();
+        cluster.start_all().await;
+        cluster
+    }
+
+    async fn start_all(&mut self) {
         let mut starting = Vec::new();
-        for id in ids {
-            starting.push((id, cluster.launch(id)));
+        for id in self.ids() {
+            starting.push((id, self.launch(id)));
         }
         for (id, launched) in starting {
             let node = launched.await.expect("the node starts");
-            cluster.adopt(id, node);
+            self.adopt(id, node);
         }
-        cluster.settled().await;
-        cluster
+        self.settled().await;
     }
 
     /// Configured, not started.
@@ -154,11 +169,43 @@ impl Cluster {
             };
             change(&mut config);
             config.validate().expect("the test's configuration is valid");
-            let member =
-                Member { config, running: None, free_bytes: Arc::default(), fatal: Arc::default() };
+            let member = Member {
+                config,
+                running: None,
+                free_bytes: Arc::default(),
+                fatal: Arc::default(),
+                simulated: None,
+            };
             nodes.insert(*id, member);
         }
         Cluster { nodes, switchboard, _dir: dir }
+    }
+
+    /// Started over simulated storage, so that [`Cluster::cut_power`] can be called.
+    pub(crate) async fn start_simulated(size: u64) -> Cluster {
+        let mut cluster = Self::prepare(size, |_| {});
+        for (id, member) in &mut cluster.nodes {
+            let disk = SimulatedDisk::new(*id);
+            disk.set_crash_mode(CrashMode::LoseUnsynced);
+            member.simulated = Some(Simulated { disk, stores: SimulatedStores::new(*id) });
+        }
+        cluster.start_all().await;
+        cluster
+    }
+
+    /// The storage of a node of [`Cluster::start_simulated`].
+    pub(crate) fn simulated(&self, id: u64) -> &Simulated {
+        self.nodes[&id].simulated.as_ref().expect("the cluster is simulated")
+    }
+
+    /// Ends a node, and everything on its disk that was not synced.
+    pub(crate) async fn cut_power(&mut self, id: u64) {
+        // The disk first: from here on no sync returns, so nothing more is acknowledged.
+        self.simulated(id).disk.crash();
+        self.simulated(id).stores.crash();
+        self.kill(id).await;
+        // Its log could not be written any more, which it noticed.
+        self.take_fatal(id);
     }
 
     pub(crate) fn ids(&self) -> Vec<u64> {
@@ -370,6 +417,10 @@ fn environment(member: &Member, switchboard: &Arc<Switchboard>) -> Env {
         switchboard: Arc::clone(switchboard),
         real: env.network,
     });
+    if let Some(simulated) = &member.simulated {
+        env.disk = Arc::new(simulated.disk.mount());
+        env.stores = Arc::new(simulated.stores.clone());
+    }
     env.disk = Arc::new(GaugedDisk { real: env.disk, free: Arc::clone(&member.free_bytes) });
     let fatal = Arc::clone(&member.fatal);
     env.fatal = Arc::new(move |reason| {

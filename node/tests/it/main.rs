@@ -1,6 +1,6 @@
 //! The node over the wire: real nodes in this process, asked through gRPC by generated clients, by
 //! hand-made bytes, and across a network that can be cut. What is promised is in
-//! `docs/semantics.md`; each module takes one part of it.
+//! `docs/consistency.md` and `docs/exactly-once.md`; each module takes one part of it.
 
 mod client;
 mod cluster;
@@ -13,6 +13,7 @@ mod network;
 mod quorum;
 mod reads;
 mod requests;
+mod restarted_leader;
 mod service;
 mod start;
 mod streams;
