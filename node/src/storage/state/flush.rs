@@ -70,6 +70,7 @@ impl StateStore {
     pub async fn close(&self) -> Result<(), StateError> {
         let mut writer = self.writer.lock().await;
         self.flush(&mut writer).await?;
+        self.closed.store(true, std::sync::atomic::Ordering::SeqCst);
         let store = self.core().store.clone();
         store.close().await;
         self.failed.store(true, std::sync::atomic::Ordering::SeqCst);

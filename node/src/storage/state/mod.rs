@@ -115,6 +115,8 @@ pub struct StateStore {
     /// There is room in the dirty map.
     room: Notify,
     failed: AtomicBool,
+    /// Given back at the end of a process that ends well.
+    closed: AtomicBool,
 }
 
 /// What only the holder of [`StateStore::writer`] knows and changes.
@@ -208,7 +210,11 @@ impl StateStore {
     /// Storage can't be trusted any more.
     fn fail(&self, reason: String) -> StateError {
         self.failed.store(true, Ordering::SeqCst);
-        (self.hooks.fatal)(reason.clone());
+        // Whoever still reads at the end of the process (a peer's question is not waited for) comes
+        // too late; the end is a good one all the same.
+        if !self.closed.load(Ordering::SeqCst) {
+            (self.hooks.fatal)(reason.clone());
+        }
         self.room.notify_waiters();
         self.flush_wanted.notify_one();
         StateError::Fatal(reason)

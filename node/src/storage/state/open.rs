@@ -65,6 +65,7 @@ impl StateStore {
             flush_wanted: Notify::new(),
             room: Notify::new(),
             failed: false.into(),
+            closed: false.into(),
             disk,
             factory,
             options,
