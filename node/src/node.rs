@@ -63,6 +63,9 @@ const DISK_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// How often it is looked whether a snapshot is due.
 const SNAPSHOT_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How long a shutdown waits for peers to close their connections, which they seldom do.
+const PEER_PORT_GRACE: Duration = Duration::from_millis(20);
+
 /// Why a node does not start, or stops.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
@@ -105,6 +108,7 @@ pub struct Node {
     client_address: String,
     peer_address: String,
     stop: watch::Sender<bool>,
+    stop_peers: watch::Sender<bool>,
     client_server: JoinHandle<()>,
     peer_server: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
@@ -173,7 +177,8 @@ impl Node {
         let service = PeerService::new(Arc::clone(&greeter));
         let listener = listen(&env, "peer_listen", &config.peer_listen).await?;
         let peer_address = listener.local_address();
-        let peer_server = tokio::spawn(serve_peers(service.clone(), listener, stopped.clone()));
+        let (stop_peers, peers_stopped) = watch::channel(false);
+        let peer_server = tokio::spawn(serve_peers(service.clone(), listener, peers_stopped));
 
         let members = Arc::new(Mutex::new(config.initial_cluster.0.clone()));
         let (refuse, mut refused) = mpsc::channel(1);
@@ -271,6 +276,7 @@ impl Node {
             client_address,
             peer_address,
             stop,
+            stop_peers,
             client_server,
             peer_server,
             tasks: running,
@@ -320,16 +326,23 @@ impl Node {
             }
         }
         self.consensus.drain(until).await;
+        tracing::debug!("no write is under way");
         let _ = self.stop.send(true);
         let _ = tokio::time::timeout_at(until, self.client_server).await;
+        tracing::debug!("the client port is closed");
         for task in &self.tasks {
             task.abort();
         }
         if self.consensus.raft().shutdown().await.is_err() {
             tracing::warn!("consensus did not end by itself");
         }
-        // Never waited for: peers keep their streams open for ever.
-        self.peer_server.abort();
+        // Only now: reads that are under way may wait for what the new leader sends. And not for
+        // long, as peers keep their streams open for ever.
+        let _ = self.stop_peers.send(true);
+        let mut peer_server = self.peer_server;
+        if tokio::time::timeout(PEER_PORT_GRACE, &mut peer_server).await.is_err() {
+            peer_server.abort();
+        }
         if let Err(error) = self.state.close().await {
             tracing::warn!(%error, "the state was not flushed; the log has what is missing");
         }
