@@ -354,13 +354,13 @@ impl Consensus {
         let patience = no_quorum_after(self.inner.election_timeout_max);
         let until = deadline.min(Instant::now() + patience);
         if self.inner.leadership.term_as_leader().is_some() {
-            return self.write_here(command, deadline).await;
+            return self.write_here(command, Some(admission), deadline).await;
         }
         let mut leadership = self.inner.leadership.clone();
         loop {
             match leadership.wait_for_leader(until).await {
                 Some(Leader::Here { .. }) => {
-                    return self.enqueue(command, Some(admission), deadline).await;
+                    return self.write_here(command, Some(admission), deadline).await;
                 }
                 Some(Leader::There { node_id, peer_address, .. }) if !self.quorum_lost() => {
                     let forwarded =
@@ -382,12 +382,9 @@ impl Consensus {
         }
     }
 
-    /// Runs one write if this node leads; never forwards.
-    pub async fn write_here(&self, command: Command, deadline: Instant) -> Result<Applied, Error> {
-        self.enqueue(command, None, deadline).await
-    }
-
-    async fn enqueue(
+    /// Runs one write if this node leads; never forwards. The node's own commands need no
+    /// admission.
+    pub async fn write_here(
         &self,
         command: Command,
         admission: Option<Admission>,

@@ -94,7 +94,7 @@ pub async fn create_cluster(consensus: Consensus, random: Arc<dyn Random>, setti
         if consensus.leadership().term_as_leader().is_some() {
             let command = own_command(Action::CreateCluster { cluster_id, settings });
             let deadline = Instant::now() + OWN_COMMAND_DEADLINE;
-            if let Err(error) = consensus.write_here(command, deadline).await {
+            if let Err(error) = consensus.write_here(command, None, deadline).await {
                 tracing::debug!(%error, "the cluster could not be given its id yet");
             }
         }
@@ -118,7 +118,7 @@ pub async fn tick(consensus: Consensus) {
         if wanted {
             last = Instant::now();
             let deadline = Instant::now() + OWN_COMMAND_DEADLINE;
-            let _ = consensus.write_here(own_command(Action::Tick), deadline).await;
+            let _ = consensus.write_here(own_command(Action::Tick), None, deadline).await;
         }
     }
 }

@@ -290,11 +290,7 @@ async fn run(consensus: &Consensus, forwarded: wire::ForwardedCommand) -> wire::
     // The same door as for the leader's own callers, so that its limits count both.
     let admitted = consensus.admit(size_hint(&command), WhenFull::Refuse, deadline).await;
     let outcome = match admitted {
-        Ok(admission) => {
-            let outcome = consensus.write_here(command, deadline).await;
-            drop(admission);
-            outcome
-        }
+        Ok(admission) => consensus.write_here(command, Some(admission), deadline).await,
         Err(refusal) => Err(refusal.into()),
     };
     let mut result = wire::ForwardedResult::default();
