@@ -293,6 +293,10 @@ impl Consensus {
         when_full: WhenFull,
         deadline: Instant,
     ) -> Result<Admission, NotProposed> {
+        // A shutdown waits for all places, so that none looks free from here on.
+        if self.is_shutting_down() {
+            return Err(NotProposed::ShuttingDown);
+        }
         let places = Arc::clone(&self.inner.places);
         let bytes = Arc::clone(&self.inner.bytes);
         let size = u32::try_from(size_bytes).unwrap_or(u32::MAX);

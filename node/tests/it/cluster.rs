@@ -244,7 +244,8 @@ impl Cluster {
         let member = self.nodes.get_mut(&id).expect("a node of this cluster");
         let env = environment(member, &self.switchboard);
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
+            // As on a real machine, a task that waits for the disk holds up no other.
+            .worker_threads(2)
             .thread_name(format!("node-{id}"))
             .enable_all()
             .build()

@@ -278,6 +278,37 @@ async fn a_node_on_its_way_down_refuses_writes_and_says_so() {
 }
 
 #[tokio::test]
+async fn a_shutdown_waits_for_what_is_under_way_and_refuses_the_rest() {
+    let mut cluster = Cluster::start_with(3, |config| config.shutdown_grace_ms = 2_000).await;
+    let follower = cluster.follower().await;
+    let channel = cluster.channel(follower);
+    unary(&channel, add("a", 1)).await.expect("it is forwarded");
+    let caught_up = unary(&channel, get("a")).await;
+    caught_up.expect("it has applied it");
+    let mut stream = Exchange::open(&channel).await;
+    // A write that waits for a silent leader is under way, and the shutdown waits for it.
+    cluster.isolate(follower);
+    let held = tokio::spawn({
+        let channel = channel.clone();
+        async move { unary(&channel, add("a", 1)).await }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let down = cluster.begin_shutdown(follower);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let failure = fails_both_ways(&channel, add("a", 1)).await;
+    assert_eq!(failure.row(), (Code::Unavailable, reason::SHUTTING_DOWN, NOT_APPLIED));
+    assert!(failure.details.retry_after.is_some());
+    let local = unary(&channel, get_at("a", at_level(v1::ReadLevel::Local))).await;
+    let local = answer!(CountersGet, local.expect("reads go on"));
+    assert_eq!(local.counter.expect("it is there").value, 1);
+
+    let held = Failure::from(held.await.expect("it ends").expect_err("nobody answered it"));
+    assert_eq!(held.details.reason, reason::OUTCOME_UNKNOWN, "{held:?}");
+    assert!(matches!(stream.next().await, Ok(None)), "the stream ends in good order");
+    down.await.expect("the shutdown ends");
+}
+
+#[tokio::test]
 async fn a_full_disk_refuses_writes_but_not_deletes_and_recovers() {
     let cluster = Cluster::start(1).await;
     let channel = cluster.channel(1);
