@@ -30,7 +30,10 @@ pub enum SnapshotError {
         reason: &'static str,
     },
     /// A later release wrote it.
-    #[error("{path}: has format version {version}, and this release reads up to {VERSION}")]
+    #[error(
+        "{path}: has format version {version}, and this release reads up to {VERSION}. Start the \
+         newer release again; nothing was deleted"
+    )]
     NewerFormat {
         /// The file.
         path: String,

@@ -30,7 +30,10 @@ pub enum StateError {
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
     /// A later release wrote this. Start that release, or a later one.
-    #[error("{path}: has format version {version}, and this release reads up to {supported}")]
+    #[error(
+        "{path}: has format version {version}, and this release reads up to {supported}. Start the \
+         newer release again; nothing was deleted"
+    )]
     NewerFormat {
         /// The file or directory.
         path: String,
