@@ -54,8 +54,8 @@ pub struct Config {
     pub flush_interval_ms: u64,
     /// Cache of the state on disk, in bytes; 2 to 4 times the data is good.
     pub state_cache_bytes: u64,
-    /// Writes are refused when less than this is free on the disk, in bytes. 0: computed from the
-    /// sizes above.
+    /// Held on the disk for flushes, in bytes; writes are refused when it can't be held, or less
+    /// than half as much is free besides. 0: computed from the sizes above.
     pub disk_reserve_bytes: u64,
     /// For a cluster's first start: at most this many open sessions.
     pub sessions_max: u64,
@@ -230,7 +230,7 @@ impl Config {
         }
     }
 
-    /// What must stay free on the disk: room for one full dirty map as it becomes a flush and a
+    /// What is held on the disk: room for one full dirty map as it becomes a flush and a
     /// snapshot, and for one segment of the log, twice over.
     pub fn disk_reserve(&self) -> u64 {
         if self.disk_reserve_bytes > 0 {

@@ -17,6 +17,7 @@ pub mod node;
 pub mod peer;
 pub mod serve;
 pub mod storage;
+pub mod storage_guard;
 pub mod telemetry;
 
 /// Exit code after a storage error, or a broken invariant: start again, the data is checked then.

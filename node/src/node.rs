@@ -18,7 +18,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -55,10 +55,8 @@ use crate::{
         state::{StateError, StateHooks, StateOptions, StateStore},
         wal::{self, SpaceState, Wal, WalError, WalOptions},
     },
+    storage_guard::StorageGuard,
 };
-
-/// How often the disk is looked at.
-const DISK_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How often it is looked whether a snapshot is due.
 const SNAPSHOT_CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -123,6 +121,19 @@ impl Node {
         let identity = Identity::open(Arc::clone(&env.disk), config.node_id, incarnation).await?;
         let identity = Arc::new(identity);
 
+        let reserve_bytes = config.disk_reserve();
+        let guard =
+            StorageGuard::open(Arc::clone(&env.disk), reserve_bytes, config.log_segment_bytes)
+                .await?;
+        let local_reads_only = guard.flushes_may_fail();
+        if local_reads_only {
+            tracing::error!(
+                free = guard.free_bytes(),
+                reserve_bytes,
+                "the disk is nearly full: local reads only, until there is room for the reserve"
+            );
+        }
+
         let mut options = WalOptions::new(env.random.next_u128() as u64);
         options.segment_bytes = config.log_segment_bytes;
         options.cache_bytes = usize::try_from(config.log_cache_bytes).unwrap_or(usize::MAX);
@@ -130,11 +141,15 @@ impl Node {
         let (log, writer, recovered) = opened;
         env.threads.run_blocking("tally-log", Box::pin(writer.run()));
 
-        let hooks_log = log.clone();
+        let (hooks_log, hooks_guard) = (log.clone(), Arc::clone(&guard));
         let hooks = StateHooks {
             wait_log_synced: Arc::new(move |index| {
-                let log = hooks_log.clone();
-                Box::pin(async move { log.wait_synced(index).await })
+                let (log, guard) = (hooks_log.clone(), Arc::clone(&hooks_guard));
+                Box::pin(async move {
+                    log.wait_synced(index).await?;
+                    // A flush is what comes next.
+                    guard.make_room_to_flush().await
+                })
             }),
             fatal: Arc::clone(&env.fatal),
         };
@@ -152,7 +167,13 @@ impl Node {
         drop_conflicting_entries(&log, &state).await?;
         let mut running = Vec::new();
         let flush_interval = Duration::from_millis(config.flush_interval_ms);
-        running.push(tokio::spawn(Arc::clone(&state).run_flusher(flush_interval)));
+        let (flushed, flush_guard) = (Arc::clone(&state), Arc::clone(&guard));
+        running.push(tokio::spawn(async move {
+            if local_reads_only {
+                flush_guard.wait_held().await;
+            }
+            flushed.run_flusher(flush_interval).await;
+        }));
 
         let election_timeout_max = Duration::from_millis(config.election_timeout_ms_max);
         let peers = Peers::new(config.node_id, Arc::clone(&env.network), election_timeout_max);
@@ -201,10 +222,11 @@ impl Node {
             LogStore::new(log.clone(), Arc::clone(&state), Arc::clone(&appended_bytes)),
             StateMachine::new(Arc::clone(&state), log.clone(), applied_sender),
             started_empty,
+            local_reads_only,
         )
         .await?;
 
-        let (disk_sender, disk_nearly_full) = watch::channel(false);
+        let (disk_sender, disk_nearly_full) = watch::channel(!guard.is_held());
         let consensus = Consensus::start(Foundation {
             raft: raft.clone(),
             state: Arc::clone(&state),
@@ -214,22 +236,19 @@ impl Node {
             fatal: Arc::clone(&env.fatal),
             election_timeout_max,
             entries_in_flight: config.entries_in_flight,
-            disk_nearly_full,
+            disk_nearly_full: disk_nearly_full.clone(),
         });
 
         let report = Arc::new(Report {
             log: log.clone(),
             state: Arc::clone(&state),
-            disk_free_bytes: AtomicU64::new(env.disk.free_bytes().await?),
+            guard: Arc::clone(&guard),
+            local_reads_only: AtomicBool::new(local_reads_only),
         });
-        running.push(tokio::spawn(watch_disk(
-            env.clone(),
-            config.disk_reserve(),
-            log.clone(),
-            Arc::clone(&report),
-            consensus.clone(),
-            disk_sender,
-        )));
+        let space = log.space();
+        let has_segment = move || *space.borrow() == SpaceState::Ok;
+        running.push(tokio::spawn(Arc::clone(&guard).watch(has_segment, disk_sender)));
+        running.push(tokio::spawn(hand_over_when_full(consensus.clone(), disk_nearly_full)));
         running.push(tokio::spawn(follow_membership(raft.clone(), members)));
         running.push(tokio::spawn(follow_cluster_id(consensus.clone(), identity, env.clone())));
         running.push(tokio::spawn(tasks::create_cluster(
@@ -239,9 +258,10 @@ impl Node {
         )));
         running.push(tokio::spawn(tasks::tick(consensus.clone())));
         running.push(tokio::spawn(build_snapshots(
-            raft,
+            raft.clone(),
             appended_bytes,
             Arc::clone(&state),
+            Arc::clone(&guard),
             config.snapshot_after_log_bytes,
             config.snapshot_after_entries,
         )));
@@ -255,11 +275,22 @@ impl Node {
                 client_address: config.client_address(),
                 peer_address: config.peer_address(),
                 pid: env.threads.process_id(),
-                report,
+                report: Arc::clone(&report) as Arc<dyn SelfReport>,
                 stopping: stopped.clone(),
             },
         );
-        service.take_part(api.clone());
+        if local_reads_only {
+            let api = api.clone();
+            running.push(tokio::spawn(async move {
+                guard.wait_held().await;
+                tracing::info!("there is room for the reserve again: the node takes part");
+                report.local_reads_only.store(false, Ordering::Relaxed);
+                service.take_part(api);
+                raft.runtime_config().elect(true);
+            }));
+        } else {
+            service.take_part(api.clone());
+        }
         let (health, health_service) = tonic_health::server::health_reporter();
         let routes = Routes::new(health_service);
         let serving = api::server::serve(api.clone(), listener, health, routes, stopped);
@@ -426,6 +457,7 @@ async fn start_raft(
     log: LogStore,
     machine: StateMachine,
     started_empty: bool,
+    local_reads_only: bool,
 ) -> Result<Raft, NodeError> {
     let wrong = |error: &dyn std::fmt::Display| NodeError::Raft(error.to_string());
     let raft_config = openraft::Config {
@@ -436,6 +468,7 @@ async fn start_raft(
         // Without it, a node that was cut off comes back with a higher term and ends a good
         // leader's reign.
         enable_pre_vote: Some(true),
+        enable_elect: !local_reads_only,
         // A restarted leader may have lost the unsynced tail of its log, entries that its followers
         // committed; in its old term it would use their (term, index) again for others.
         enable_leader_restore: Some(false),
@@ -516,6 +549,7 @@ async fn build_snapshots(
     raft: Raft,
     appended_bytes: Arc<AtomicU64>,
     state: Arc<StateStore>,
+    guard: Arc<StorageGuard>,
     after_bytes: u64,
     after_entries: u64,
 ) {
@@ -533,6 +567,13 @@ async fn build_snapshots(
         if entries == 0 || (grown < after_bytes && entries < after_entries) {
             continue;
         }
+        // As large as the last one, or as the state where there is none. A snapshot that takes the
+        // room of the next flush would end the process.
+        let size = state.current_snapshot().map(|snapshot| snapshot.size);
+        let size = size.unwrap_or_else(|| state.size_bytes().unwrap_or(0));
+        if !guard.has_room_for(size).await.unwrap_or(false) {
+            continue;
+        }
         bytes_at_last = appended();
         tried = applied;
         if raft.trigger().snapshot().await.is_err() {
@@ -541,38 +582,12 @@ async fn build_snapshots(
     }
 }
 
-/// Says when the disk is nearly full, and lets a full leader hand over.
-async fn watch_disk(
-    env: Env,
-    reserve_bytes: u64,
-    log: Wal,
-    report: Arc<Report>,
-    consensus: Consensus,
-    nearly_full: watch::Sender<bool>,
-) {
-    let mut interval = tokio::time::interval(DISK_CHECK_INTERVAL);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        interval.tick().await;
-        let free = match env.disk.free_bytes().await {
-            Ok(free) => free,
-            Err(error) => {
-                tracing::warn!(%error, "the free space can't be read");
-                continue;
-            }
-        };
-        report.disk_free_bytes.store(free, Ordering::Relaxed);
-        let no_segment = *log.space().borrow() != SpaceState::Ok;
-        let is_full = free < reserve_bytes || no_segment;
-        let was_full = nearly_full.send_replace(is_full);
-        if is_full && !was_full {
-            tracing::warn!(free, reserve_bytes, "the disk is nearly full: writes are refused");
-        } else if was_full && !is_full {
-            tracing::info!(free, "there is room on the disk again");
-        }
-        // Once for each time that it gets full: where every disk is full, leadership must not go
-        // round for ever.
-        if is_full && !was_full && consensus.leadership().term_as_leader().is_some() {
+/// Lets a leader whose disk is nearly full hand over. Once for each time that it gets full: where
+/// every disk is full, leadership must not go round for ever.
+async fn hand_over_when_full(consensus: Consensus, mut nearly_full: watch::Receiver<bool>) {
+    while nearly_full.changed().await.is_ok() {
+        let is_full = *nearly_full.borrow_and_update();
+        if is_full && consensus.leadership().term_as_leader().is_some() {
             let handed = consensus.transfer_leader(None, Duration::from_secs(1)).await;
             tracing::info!(?handed, "a leader with a full disk hands over");
         }
@@ -583,7 +598,8 @@ async fn watch_disk(
 struct Report {
     log: Wal,
     state: Arc<StateStore>,
-    disk_free_bytes: AtomicU64,
+    guard: Arc<StorageGuard>,
+    local_reads_only: AtomicBool,
 }
 
 impl SelfReport for Report {
@@ -596,7 +612,7 @@ impl SelfReport for Report {
     }
 
     fn disk_free_bytes(&self) -> u64 {
-        self.disk_free_bytes.load(Ordering::Relaxed)
+        self.guard.free_bytes()
     }
 
     fn note(&self) -> String {
@@ -604,6 +620,9 @@ impl SelfReport for Report {
     }
 
     fn local_reads_only(&self) -> Option<String> {
-        None
+        self.local_reads_only.load(Ordering::Relaxed).then(|| {
+            "it started on a disk without room for its reserve, and takes part again when there is"
+                .to_owned()
+        })
     }
 }

@@ -82,7 +82,7 @@ arguments! {
     flush_interval_ms: u64 = "TALLY_FLUSH_INTERVAL_MS",
     /// Cache of the state on disk, in bytes.
     state_cache_bytes: u64 = "TALLY_STATE_CACHE_BYTES",
-    /// Refuse writes when less than this is free on the disk, in bytes.
+    /// Held on the disk for flushes, in bytes; with less than half of it free, writes are refused.
     disk_reserve_bytes: u64 = "TALLY_DISK_RESERVE_BYTES",
     /// First start of a cluster: at most this many sessions.
     sessions_max: u64 = "TALLY_SESSIONS_MAX",

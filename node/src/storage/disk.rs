@@ -59,6 +59,11 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// Makes the entries of a directory durable. `""` is the data directory itself.
     async fn sync_dir(&self, path: &str) -> io::Result<()>;
 
+    /// Holds so much space in a file whose bytes mean nothing, made where it is missing: the file is
+    /// grown or cut, and never written. Where there is no room it fails with `StorageFull` and holds
+    /// what it held before. A power cut may undo it.
+    async fn hold_space(&self, path: &str, bytes: u64) -> io::Result<()>;
+
     /// Bytes that can still be written.
     async fn free_bytes(&self) -> io::Result<u64>;
 }

@@ -76,8 +76,11 @@ impl RealDisk {
             }
             Err(error) => return Err(error.into()),
         }
-        file.set_len(0)?;
-        writeln!(file, "{}", std::process::id())?;
+        // Only the message above wants it: a full disk is no reason not to start.
+        match file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+            written => written?,
+        }
         Ok(DirLock { _file: file })
     }
 
@@ -172,6 +175,29 @@ impl Disk for RealDisk {
 
     async fn sync_dir(&self, path: &str) -> io::Result<()> {
         sync_directory(&self.path(path))
+    }
+
+    async fn hold_space(&self, path: &str, bytes: u64) -> io::Result<()> {
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(self.path(path))?;
+        let old = file.metadata()?.len();
+        if bytes < old {
+            return file.set_len(bytes);
+        }
+        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+                RealFile { file }.allocate(bytes).await
+            }
+            Err(error) => {
+                let _ = file.set_len(old);
+                Err(error.into())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     async fn free_bytes(&self) -> io::Result<u64> {

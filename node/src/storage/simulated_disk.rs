@@ -662,6 +662,24 @@ impl Disk for SimulatedDisk {
         Ok(())
     }
 
+    async fn hold_space(&self, path: &str, bytes: u64) -> io::Result<()> {
+        if self.state().capacity.is_none() {
+            // There is room without end, so what is held need not be there.
+            return Ok(());
+        }
+        let opened = match self.open(path, OpenMode::ReadWrite).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.open(path, OpenMode::CreateNew).await
+            }
+            opened => opened,
+        };
+        let mut file = opened?;
+        match bytes < file.len().await? {
+            true => file.truncate(bytes).await,
+            false => file.allocate(bytes).await,
+        }
+    }
+
     async fn free_bytes(&self) -> io::Result<u64> {
         let (state, _) = self.enter(self.mounted, Step::Read).await?;
         Ok(state.capacity.map_or(u64::MAX, |all| all.saturating_sub(state.used_bytes())))

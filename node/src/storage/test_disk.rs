@@ -167,6 +167,11 @@ impl Disk for TestDisk {
         self.disk.sync_dir(path).await
     }
 
+    async fn hold_space(&self, path: &str, bytes: u64) -> io::Result<()> {
+        self.steps.step("hold space").await?;
+        self.disk.hold_space(path, bytes).await
+    }
+
     async fn free_bytes(&self) -> io::Result<u64> {
         self.disk.free_bytes().await
     }

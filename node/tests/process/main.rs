@@ -7,6 +7,7 @@
 mod support;
 
 mod dev;
+mod disk_full;
 mod failover;
 mod refusal;
 mod shutdown;

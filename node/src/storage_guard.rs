@@ -1,0 +1,304 @@
+//! Room on the disk, held before it is needed.
+//!
+//! A disk that runs full must not end a node: writes are refused while there is still room for what
+//! was accepted. But a threshold alone does not hold that room, because somebody else's file may
+//! take all of it between two looks. So it is held in a file, `RESERVE`:
+//!
+//! - **While there is room** the file has its full size, and nothing is refused.
+//! - **When little is free besides**, writes are refused (deletes are not) and a leader hands over.
+//!   A flush that finds too little first lets go of most of the file. What is left of it is for the
+//!   next start, which needs some room before it can read anything.
+//! - **When there is room again**, the file takes its full size back, and then writes are accepted.
+//!
+//! If a flush meets a full disk all the same, the process ends, as after any failed write. The next
+//! start lets go of the rest of the file and tries with that. One that finds nothing left to let go
+//! of, or gets too little from it, does not flush at all and serves local reads only, until the
+//! whole reserve is held again: a node can't end in the same way over and over.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Mutex, watch},
+    time::MissedTickBehavior,
+};
+
+use crate::storage::disk::{Disk, OpenMode};
+
+const FILE: &str = "RESERVE";
+
+/// How often the disk is looked at.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A start needs at least this much to open the state.
+const START_BYTES_MIN: u64 = 1024 * 1024;
+
+/// What a start may need besides the log's next segment.
+const START_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Holds room on the disk. See the module.
+#[derive(Debug)]
+pub struct StorageGuard {
+    disk: Arc<dyn Disk>,
+    /// Size of the whole reserve.
+    reserve_bytes: u64,
+    /// The part of it that only a start lets go of.
+    start_bytes: u64,
+    /// Size of the file now. Whoever changes the file holds this.
+    file_bytes: Mutex<u64>,
+    held: watch::Sender<bool>,
+    free_bytes: AtomicU64,
+    flushes_may_fail: bool,
+}
+
+impl StorageGuard {
+    /// Takes the reserve, or lets go of it if there is too little room to start. Waits where there
+    /// is none at all: ending would only be followed by the next start.
+    pub async fn open(
+        disk: Arc<dyn Disk>,
+        reserve_bytes: u64,
+        segment_bytes: u64,
+    ) -> io::Result<Arc<StorageGuard>> {
+        let file_bytes = match disk.open(FILE, OpenMode::Read).await {
+            Ok(file) => file.len().await?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(error),
+        };
+        let mut guard = StorageGuard {
+            disk,
+            reserve_bytes,
+            start_bytes: (segment_bytes + START_BYTES).min(reserve_bytes / 2),
+            file_bytes: Mutex::new(file_bytes),
+            held: watch::channel(false).0,
+            free_bytes: AtomicU64::new(0),
+            flushes_may_fail: false,
+        };
+        guard.make_room_to_start().await?;
+        guard.look().await?;
+        let is_used_up = file_bytes == 0 || guard.free_bytes() < guard.low_bytes();
+        guard.flushes_may_fail = !guard.is_held() && is_used_up;
+        Ok(Arc::new(guard))
+    }
+
+    /// This start can't rely on room for a flush: nothing may be flushed before the whole reserve is
+    /// held.
+    pub fn flushes_may_fail(&self) -> bool {
+        self.flushes_may_fail
+    }
+
+    async fn make_room_to_start(&self) -> io::Result<()> {
+        let mut file_bytes = self.file_bytes.lock().await;
+        if self.measure().await? < self.start_bytes && *file_bytes > 0 {
+            // The larger part first: the rest is for a start after this one.
+            let keep = if *file_bytes > self.start_bytes { self.start_bytes } else { 0 };
+            self.resize(&mut file_bytes, keep).await?;
+        }
+        let mut is_told = false;
+        while self.measure().await? < START_BYTES_MIN {
+            if !is_told {
+                tracing::error!("the disk is full: the node starts as soon as there is room");
+                is_told = true;
+            }
+            tokio::time::sleep(CHECK_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    /// Whether the whole reserve is held.
+    pub fn is_held(&self) -> bool {
+        *self.held.borrow()
+    }
+
+    /// Waits until the whole reserve is held.
+    pub async fn wait_held(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.held.subscribe().wait_for(|held| *held).await;
+    }
+
+    /// Bytes free besides the reserve, when it was last looked.
+    pub fn free_bytes(&self) -> u64 {
+        self.free_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether a file of this size leaves enough room besides.
+    pub async fn has_room_for(&self, bytes: u64) -> io::Result<bool> {
+        Ok(self.is_held() && self.measure().await? >= bytes.saturating_add(self.low_bytes()))
+    }
+
+    /// To be called before each flush: lets go of the reserve if the flush may need it.
+    pub async fn make_room_to_flush(&self) -> io::Result<()> {
+        let mut file_bytes = self.file_bytes.lock().await;
+        if *file_bytes > self.start_bytes && self.measure().await? < self.low_bytes() {
+            tracing::warn!("the disk is nearly full: a flush may use the reserve");
+            self.held.send_replace(false);
+            self.resize(&mut file_bytes, self.start_bytes).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks at the disk from time to time, takes the reserve back when there is room, and says when
+    /// writes have to be refused.
+    pub async fn watch(
+        self: Arc<Self>,
+        has_segment: impl Fn() -> bool,
+        nearly_full: watch::Sender<bool>,
+    ) {
+        let mut interval = tokio::time::interval(CHECK_INTERVAL);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut held = self.held.subscribe();
+        loop {
+            tokio::select! {
+                _ = interval.tick() => {}
+                // A flush has just let go of it.
+                _ = held.changed() => {}
+            }
+            if let Err(error) = self.look().await {
+                tracing::warn!(%error, "the free space can't be read, or not be held");
+                continue;
+            }
+            let free = self.free_bytes();
+            let is_full = !self.is_held() || free < self.low_bytes() || !has_segment();
+            let was_full = *nearly_full.borrow();
+            if is_full && !was_full {
+                tracing::warn!(free, "the disk is nearly full: writes are refused");
+            } else if was_full && !is_full {
+                tracing::info!(free, "there is room on the disk again");
+            }
+            nearly_full.send_if_modified(|now| std::mem::replace(now, is_full) != is_full);
+        }
+    }
+
+    /// Measures the free space, and takes the reserve if it is not held and there is room for it.
+    async fn look(&self) -> io::Result<()> {
+        let mut file_bytes = self.file_bytes.lock().await;
+        let free = self.measure().await?;
+        let missing = self.reserve_bytes.saturating_sub(*file_bytes);
+        if self.is_held() || (missing > 0 && free < missing.saturating_add(self.low_bytes())) {
+            return Ok(());
+        }
+        match self.resize(&mut file_bytes, self.reserve_bytes).await {
+            Ok(()) => {
+                self.held.send_replace(true);
+                self.measure().await?;
+                Ok(())
+            }
+            // Somebody else was faster.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// With less than this besides the reserve, writes are refused.
+    fn low_bytes(&self) -> u64 {
+        self.reserve_bytes / 2
+    }
+
+    async fn measure(&self) -> io::Result<u64> {
+        let free = self.disk.free_bytes().await?;
+        self.free_bytes.store(free, Ordering::Relaxed);
+        Ok(free)
+    }
+
+    async fn resize(&self, file_bytes: &mut u64, bytes: u64) -> io::Result<()> {
+        if bytes > 0 {
+            self.disk.hold_space(FILE, bytes).await?;
+        } else {
+            match self.disk.remove_file(FILE).await {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        *file_bytes = bytes;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::simulated_disk::SimulatedDisk;
+
+    const SEGMENT: u64 = 8 << 20;
+    const RESERVE: u64 = 32 << 20;
+
+    async fn open(disk: &SimulatedDisk) -> Arc<StorageGuard> {
+        StorageGuard::open(Arc::new(disk.mount()), RESERVE, SEGMENT).await.unwrap()
+    }
+
+    fn full_but(disk: &SimulatedDisk, left: u64) {
+        let used: usize = disk.contents().values().map(Vec::len).sum();
+        disk.set_capacity(Some(used as u64 + left));
+    }
+
+    #[tokio::test]
+    async fn a_flush_lets_go_of_it_and_room_brings_it_back() {
+        let disk = SimulatedDisk::new(1);
+        disk.set_capacity(Some(200 << 20));
+        let guard = open(&disk).await;
+        assert!(guard.is_held());
+        assert_eq!(guard.free_bytes(), (200 << 20) - RESERVE);
+        guard.make_room_to_flush().await.unwrap();
+        assert!(guard.is_held(), "there is room");
+
+        let (sender, mut nearly_full) = watch::channel(false);
+        tokio::spawn(Arc::clone(&guard).watch(|| true, sender));
+        full_but(&disk, 0);
+        nearly_full.wait_for(|full| *full).await.unwrap();
+        assert!(guard.is_held(), "only a flush needs it");
+        guard.make_room_to_flush().await.unwrap();
+        assert!(!guard.is_held());
+        assert_eq!(guard.measure().await.unwrap(), RESERVE - guard.start_bytes);
+
+        disk.set_capacity(Some(200 << 20));
+        nearly_full.wait_for(|full| !*full).await.unwrap();
+        assert!(guard.is_held());
+    }
+
+    #[tokio::test]
+    async fn a_start_on_a_full_disk_uses_the_rest_and_is_not_held() {
+        let disk = SimulatedDisk::new(1);
+        disk.set_capacity(Some(200 << 20));
+        let guard = open(&disk).await;
+        full_but(&disk, 0);
+        guard.make_room_to_flush().await.unwrap();
+        drop(guard);
+        full_but(&disk, 5 << 20);
+        let guard = open(&disk).await;
+        assert_eq!((guard.is_held(), guard.flushes_may_fail()), (false, false));
+        assert_eq!(guard.free_bytes(), guard.start_bytes + (5 << 20));
+        drop(guard);
+        // The one after that has nothing to let go of.
+        let guard = open(&disk).await;
+        assert_eq!((guard.is_held(), guard.flushes_may_fail()), (false, true));
+    }
+
+    #[tokio::test]
+    async fn a_reserve_that_is_whole_helps_a_start_too() {
+        let disk = SimulatedDisk::new(1);
+        disk.set_capacity(Some(200 << 20));
+        drop(open(&disk).await);
+        full_but(&disk, 0);
+        let guard = open(&disk).await;
+        assert_eq!((guard.is_held(), guard.flushes_may_fail()), (false, false));
+        assert_eq!(guard.free_bytes(), RESERVE - guard.start_bytes);
+    }
+
+    #[tokio::test]
+    async fn a_start_without_any_room_waits() {
+        let disk = SimulatedDisk::new(1);
+        disk.set_capacity(Some(100));
+        let started = open(&disk);
+        tokio::pin!(started);
+        assert!(tokio::time::timeout(2 * CHECK_INTERVAL, &mut started).await.is_err());
+        disk.set_capacity(Some(200 << 20));
+        let guard = started.await;
+        tokio::spawn(Arc::clone(&guard).watch(|| true, watch::channel(true).0));
+        guard.wait_held().await;
+    }
+}
