@@ -45,6 +45,10 @@ impl Disk for GaugedDisk {
         self.real.sync_dir(path).await
     }
 
+    async fn hold_space(&self, path: &str, bytes: u64) -> io::Result<()> {
+        self.real.hold_space(path, bytes).await
+    }
+
     async fn free_bytes(&self) -> io::Result<u64> {
         let pretended = *self.free.lock().unwrap_or_else(PoisonError::into_inner);
         match pretended {
