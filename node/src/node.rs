@@ -17,7 +17,7 @@ use std::{
     collections::BTreeMap,
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -142,13 +142,17 @@ impl Node {
         env.threads.run_blocking("tally-log", Box::pin(writer.run()));
 
         let (hooks_log, hooks_guard) = (log.clone(), Arc::clone(&guard));
+        let measured: Arc<OnceLock<Weak<StateStore>>> = Arc::default();
+        let hooks_state = Arc::clone(&measured);
         let hooks = StateHooks {
             wait_log_synced: Arc::new(move |index| {
                 let (log, guard) = (hooks_log.clone(), Arc::clone(&hooks_guard));
+                let state = hooks_state.get().and_then(Weak::upgrade);
                 Box::pin(async move {
                     log.wait_synced(index).await?;
                     // A flush is what comes next.
-                    guard.make_room_to_flush().await
+                    let state_bytes = state.and_then(|state| state.size_bytes().ok());
+                    guard.make_room_to_flush(state_bytes).await
                 })
             }),
             fatal: Arc::clone(&env.fatal),
@@ -164,6 +168,7 @@ impl Node {
             recovered.purged.map(wal_to_storage),
         )
         .await?;
+        measured.get_or_init(|| Arc::downgrade(&state));
         drop_conflicting_entries(&log, &state).await?;
         let mut running = Vec::new();
         let flush_interval = Duration::from_millis(config.flush_interval_ms);

@@ -8,6 +8,9 @@
 //! - **When little is free besides**, writes are refused (deletes are not) and a leader hands over.
 //!   A flush that finds too little first lets go of most of the file. What is left of it is for the
 //!   next start, which needs some room before it can read anything.
+//!   How little is too little depends on what flushes write: the state's engine writes whole leaves
+//!   anew, so a few large values can cost many times their size. Twice what the state has lately
+//!   grown by in one flush has to be free, and half the reserve at least.
 //! - **When there is room again**, the file takes its full size back, and then writes are accepted.
 //!
 //! If a flush meets a full disk all the same, the process ends, as after any failed write. The next
@@ -16,6 +19,7 @@
 //! whole reserve is held again: a node can't end in the same way over and over.
 
 use std::{
+    collections::VecDeque,
     io,
     sync::{
         Arc,
@@ -42,6 +46,31 @@ const START_BYTES_MIN: u64 = 1024 * 1024;
 /// What a start may need besides the log's next segment.
 const START_BYTES: u64 = 4 * 1024 * 1024;
 
+/// So many flushes say what the next one may need.
+const FLUSHES_REMEMBERED: usize = 16;
+
+/// What flushes add to the state's files.
+#[derive(Debug, Default)]
+struct Growth {
+    state_bytes: Option<u64>,
+    recent: VecDeque<u64>,
+}
+
+impl Growth {
+    fn learn(&mut self, state_bytes: u64) {
+        if let Some(before) = self.state_bytes.replace(state_bytes) {
+            self.recent.push_back(state_bytes.saturating_sub(before));
+            if self.recent.len() > FLUSHES_REMEMBERED {
+                self.recent.pop_front();
+            }
+        }
+    }
+
+    fn largest(&self) -> u64 {
+        self.recent.iter().copied().max().unwrap_or(0)
+    }
+}
+
 /// Holds room on the disk. See the module.
 #[derive(Debug)]
 pub struct StorageGuard {
@@ -55,6 +84,7 @@ pub struct StorageGuard {
     held: watch::Sender<bool>,
     free_bytes: AtomicU64,
     flushes_may_fail: bool,
+    growth: std::sync::Mutex<Growth>,
 }
 
 impl StorageGuard {
@@ -78,6 +108,7 @@ impl StorageGuard {
             held: watch::channel(false).0,
             free_bytes: AtomicU64::new(0),
             flushes_may_fail: false,
+            growth: std::sync::Mutex::default(),
         };
         guard.make_room_to_start().await?;
         guard.look().await?;
@@ -131,8 +162,12 @@ impl StorageGuard {
         Ok(self.is_held() && self.measure().await? >= bytes.saturating_add(self.low_bytes()))
     }
 
-    /// To be called before each flush: lets go of the reserve if the flush may need it.
-    pub async fn make_room_to_flush(&self) -> io::Result<()> {
+    /// To be called before each flush, with the size of the state's files if it is known: lets go of the reserve if
+    /// the flush may need it.
+    pub async fn make_room_to_flush(&self, state_bytes: Option<u64>) -> io::Result<()> {
+        if let Some(state_bytes) = state_bytes {
+            self.growth().learn(state_bytes);
+        }
         let mut file_bytes = self.file_bytes.lock().await;
         if *file_bytes > self.start_bytes && self.measure().await? < self.low_bytes() {
             tracing::warn!("the disk is nearly full: a flush may use the reserve");
@@ -196,7 +231,11 @@ impl StorageGuard {
 
     /// With less than this besides the reserve, writes are refused.
     fn low_bytes(&self) -> u64 {
-        self.reserve_bytes / 2
+        (self.reserve_bytes / 2).max(2 * self.growth().largest())
+    }
+
+    fn growth(&self) -> std::sync::MutexGuard<'_, Growth> {
+        self.growth.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     async fn measure(&self) -> io::Result<u64> {
@@ -243,7 +282,7 @@ mod tests {
         let guard = open(&disk).await;
         assert!(guard.is_held());
         assert_eq!(guard.free_bytes(), (200 << 20) - RESERVE);
-        guard.make_room_to_flush().await.unwrap();
+        guard.make_room_to_flush(None).await.unwrap();
         assert!(guard.is_held(), "there is room");
 
         let (sender, mut nearly_full) = watch::channel(false);
@@ -251,7 +290,7 @@ mod tests {
         full_but(&disk, 0);
         nearly_full.wait_for(|full| *full).await.unwrap();
         assert!(guard.is_held(), "only a flush needs it");
-        guard.make_room_to_flush().await.unwrap();
+        guard.make_room_to_flush(None).await.unwrap();
         assert!(!guard.is_held());
         assert_eq!(guard.measure().await.unwrap(), RESERVE - guard.start_bytes);
 
@@ -266,7 +305,7 @@ mod tests {
         disk.set_capacity(Some(200 << 20));
         let guard = open(&disk).await;
         full_but(&disk, 0);
-        guard.make_room_to_flush().await.unwrap();
+        guard.make_room_to_flush(None).await.unwrap();
         drop(guard);
         full_but(&disk, 5 << 20);
         let guard = open(&disk).await;
@@ -276,6 +315,22 @@ mod tests {
         // The one after that has nothing to let go of.
         let guard = open(&disk).await;
         assert_eq!((guard.is_held(), guard.flushes_may_fail()), (false, true));
+    }
+
+    #[tokio::test]
+    async fn large_flushes_ask_for_more_room() {
+        let disk = SimulatedDisk::new(1);
+        disk.set_capacity(Some(200 << 20));
+        let guard = open(&disk).await;
+        assert_eq!(guard.low_bytes(), RESERVE / 2);
+        for state_bytes in [1 << 20, 2 << 20, 42 << 20, 20 << 20] {
+            guard.make_room_to_flush(Some(state_bytes)).await.unwrap();
+        }
+        assert_eq!(guard.low_bytes(), 80 << 20);
+        for _ in 0..FLUSHES_REMEMBERED {
+            guard.make_room_to_flush(Some(20 << 20)).await.unwrap();
+        }
+        assert_eq!(guard.low_bytes(), RESERVE / 2);
     }
 
     #[tokio::test]

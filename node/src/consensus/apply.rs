@@ -8,7 +8,7 @@
 //! Nothing here can fail for the entry's sake: what can't be decoded was damaged or made by a newer
 //! version, and a replica that skipped it would differ from the others for ever; it stops instead.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, Stream, StreamExt};
 use openraft::{
@@ -28,14 +28,20 @@ use crate::{
     peer::convert,
     storage::{
         log_id::LogId as StorageLogId,
-        snapshot::{Membership, SnapshotInfo},
-        state::StateStore,
+        snapshot::{Membership, SnapshotInfo, reader::SnapshotError},
+        state::{StateError, StateStore},
         wal::Wal,
     },
 };
 
 /// At most this many entries in one commit, so that its writes stay bounded.
 const ENTRIES_PER_COMMIT_MAX: usize = 64;
+
+/// How long a snapshot waits that gave way to writes.
+const PAUSE_AFTER_ABANDONED: Duration = Duration::from_millis(500);
+
+/// … and one that found no room: the flushes between two attempts need what there is.
+const PAUSE_AFTER_FULL_DISK: Duration = Duration::from_secs(5);
 
 /// openraft's state machine.
 #[derive(Clone)]
@@ -204,9 +210,16 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
             match self.state.build_snapshot().await {
                 Ok(info) => break info,
                 // The writes went first. openraft can't be told that there is none, so: again.
-                Err(crate::storage::state::StateError::SnapshotAbandoned) => {
+                Err(StateError::SnapshotAbandoned) => {
                     tracing::info!("a snapshot gave way to writes and is begun again");
-                    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+                    tokio::time::sleep(PAUSE_AFTER_ABANDONED).await;
+                }
+                // What was written is removed, and a full disk is no reason to end.
+                Err(StateError::Snapshot(SnapshotError::Io { source, .. }))
+                    if source.kind() == io::ErrorKind::StorageFull =>
+                {
+                    tracing::warn!("there is no room for a snapshot; it is begun again later");
+                    tokio::time::sleep(PAUSE_AFTER_FULL_DISK).await;
                 }
                 Err(error) => return Err(io::Error::other(error)),
             }
