@@ -263,9 +263,11 @@ impl Cluster {
         self.nodes.iter().map(|node| node.client.clone()).collect()
     }
 
-    /// A client of all nodes. It need not reach one yet.
+    /// A client of all nodes. It need not reach one yet. It has patience: how fast the cluster is
+    /// back is measured by itself, and on a busy machine an election can take many times as long.
     pub(crate) fn client(&self) -> Client {
-        Client::builder(self.addresses()).build().expect("the addresses are well-formed")
+        let client = Client::builder(self.addresses()).deadline(PATIENCE);
+        client.build().expect("the addresses are well-formed")
     }
 
     /// Waits for a leader that leads by its own word, and gives its id and term.
