@@ -228,7 +228,7 @@ impl Cluster {
         let log = log.map_err(|error| format!("{}: {error}", path.display()))?;
         let mut child = Command::new(&self.program)
             .arg("serve")
-            .arg("--exit-with-parent")
+            .args(["--exit-with-parent", &std::process::id().to_string()])
             .args(["--node-id", &node.to_string()])
             .args(["--client-listen", &self.client_address(node)])
             .args(["--peer-listen", &self.peer_address(node)])

@@ -27,9 +27,9 @@ macro_rules! arguments {
             /// Print the configuration that counts, and exit.
             #[arg(long)]
             print_config: bool,
-            /// End when the process that started this one ends.
-            #[arg(long, hide = true)]
-            exit_with_parent: bool,
+            /// End when the process that started this one, with this id, ends.
+            #[arg(long, hide = true, value_name = "PID")]
+            exit_with_parent: Option<i32>,
             $($(#[doc = $doc])* #[arg(long, env = $env)] $key: Option<$type>,)*
         }
 
@@ -131,10 +131,15 @@ pub fn run(arguments: Arguments) -> ExitCode {
         print!("{printed}");
         return ExitCode::SUCCESS;
     }
-    if arguments.exit_with_parent {
+    if let Some(parent) = arguments.exit_with_parent {
         let signal = Some(rustix::process::Signal::TERM);
         if let Err(error) = rustix::process::set_parent_process_death_signal(signal) {
             eprintln!("tallyd: can't follow the parent process: {error}");
+        }
+        // It may have ended before this one asked for the signal, which then never comes.
+        if rustix::process::Pid::as_raw(rustix::process::getppid()) != parent {
+            eprintln!("tallyd: the process {parent} that started this one has ended");
+            return ExitCode::SUCCESS;
         }
     }
     if let Err(problem) = telemetry::start(&config) {

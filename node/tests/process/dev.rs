@@ -114,10 +114,8 @@ impl Drop for Dev {
 
 fn is_a_node(pid: u32) -> bool {
     let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let mut arguments = command.split(|byte| *byte == 0).map(String::from_utf8_lossy);
-    // By name, not by path: the build directory may be a link.
-    let program = arguments.next().is_some_and(|program| program.ends_with("/tallyd"));
-    program && arguments.next().is_some_and(|argument| argument == "serve")
+    let command = String::from_utf8_lossy(&command).replace('\0', " ");
+    command.starts_with(TALLYD) && command.contains(" serve ")
 }
 
 #[tokio::test]
@@ -138,12 +136,11 @@ async fn killed_node_comes_back() {
     assert!(line.contains(&format!("node {} is back", dev.leader + 1)), "{line}");
     let new = line.split_whitespace().last().and_then(|pid| pid.parse::<u32>().ok());
     let new = new.expect("the new pid in the line");
-    assert_ne!(new, old);
-    // The line may come before the kernel shows the new program's arguments: what starts a process
-    // goes on as soon as the old program's memory is gone.
-    eventually("the pid printed is a node's", || async { is_a_node(new).then_some(()) }).await;
     let leader = dev.leader;
     dev.pids[leader] = new;
+    assert_ne!(new, old);
+    // A process that has just been made does not show its arguments yet.
+    eventually("the new node's process", || async { is_a_node(new).then_some(()) }).await;
     book.audit(&client).await;
 
     send_signal(dev.pid(), Signal::TERM);
@@ -170,6 +167,22 @@ async fn killed_node_stays_dead() {
     send_signal(dev.pid(), Signal::INT);
     assert_eq!(dev.ended().await.code(), Some(0));
     gone(&dev.pids).await;
+}
+
+/// A node whose parent ended before it could ask for the news of that.
+#[tokio::test]
+async fn a_node_without_its_parent_ends() {
+    let dir = TestDir::new("no-parent");
+    // Not this process's id: whoever should have started it is gone.
+    let output = tokio::process::Command::from(Command::new(TALLYD))
+        .args(["serve", "--exit-with-parent", "1", "--node-id", "1", "--data-dir"])
+        .arg(dir.path().join("data"))
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(PATIENCE, output).await.expect("it ends");
+    let output = output.expect("it can be started");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(!dir.path().join("data").exists(), "it did nothing");
 }
 
 /// Nobody is left to look after the nodes: they end too.
