@@ -114,8 +114,10 @@ impl Drop for Dev {
 
 fn is_a_node(pid: u32) -> bool {
     let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let command = String::from_utf8_lossy(&command).replace('\0', " ");
-    command.starts_with(TALLYD) && command.contains(" serve ")
+    let mut arguments = command.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+    // By name, not by path: the build directory may be a link.
+    let program = arguments.next().is_some_and(|program| program.ends_with("/tallyd"));
+    program && arguments.next().is_some_and(|argument| argument == "serve")
 }
 
 #[tokio::test]
