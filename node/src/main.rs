@@ -6,6 +6,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tally_node::{dev, health, serve};
 
+const _: () = assert!(
+    !tally_proto::seeded_bugs::COMPILED,
+    "the shipped binaries are never built with seeded bugs"
+);
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -2,6 +2,7 @@
 //! ([`peer`]). Nothing here decides anything; the meaning is in the comments of the `.proto` files.
 
 pub mod reason;
+pub mod seeded_bugs;
 pub mod status;
 
 /// Package `tally.v1`, the public API.

@@ -25,6 +25,11 @@ use crate::{
     output::{Exit, Failure, Output},
 };
 
+const _: () = assert!(
+    !tally_proto::seeded_bugs::COMPILED,
+    "the shipped binaries are never built with seeded bugs"
+);
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
