@@ -41,7 +41,7 @@ use crate::{
         tasks,
         types::{Member, Raft},
     },
-    env::Env,
+    env::{Env, Event},
     identity::{Identity, IdentityError},
     machine::query,
     peer::{
@@ -140,6 +140,9 @@ impl Node {
         let opened = Wal::open(Arc::clone(&env.disk), options, Arc::clone(&env.fatal)).await?;
         let (log, writer, recovered) = opened;
         env.threads.run_blocking("tally-log", Box::pin(writer.run()));
+        if let Some(observer) = &env.observer {
+            observer.observe(Event::LogOpened { cut_bytes: recovered.cut_bytes });
+        }
 
         let (hooks_log, hooks_guard) = (log.clone(), Arc::clone(&guard));
         let measured: Arc<OnceLock<Weak<StateStore>>> = Arc::default();
@@ -224,8 +227,18 @@ impl Node {
         let raft = start_raft(
             &config,
             &peers,
-            LogStore::new(log.clone(), Arc::clone(&state), Arc::clone(&appended_bytes)),
-            StateMachine::new(Arc::clone(&state), log.clone(), applied_sender),
+            LogStore::new(
+                log.clone(),
+                Arc::clone(&state),
+                Arc::clone(&appended_bytes),
+                env.observer.clone(),
+            ),
+            StateMachine::new(
+                Arc::clone(&state),
+                log.clone(),
+                applied_sender,
+                env.observer.clone(),
+            ),
             started_empty,
             local_reads_only,
         )

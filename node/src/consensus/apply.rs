@@ -21,6 +21,7 @@ use super::types::{
     Entry, LogId, Replies, Snapshot, SnapshotData, SnapshotMeta, StoredMembership, TypeConfig,
 };
 use crate::{
+    env::{Event, Observer},
     machine::{
         self, codec,
         view::{Overlay, Writes},
@@ -49,6 +50,7 @@ pub struct StateMachine {
     state: Arc<StateStore>,
     log: Wal,
     applied: Arc<watch::Sender<u64>>,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl std::fmt::Debug for StateMachine {
@@ -59,8 +61,19 @@ impl std::fmt::Debug for StateMachine {
 
 impl StateMachine {
     /// Over the state; `applied` tells those who wait how far it is.
-    pub fn new(state: Arc<StateStore>, log: Wal, applied: watch::Sender<u64>) -> Self {
-        StateMachine { state, log, applied: Arc::new(applied) }
+    pub fn new(
+        state: Arc<StateStore>,
+        log: Wal,
+        applied: watch::Sender<u64>,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Self {
+        StateMachine { state, log, applied: Arc::new(applied), observer }
+    }
+
+    fn observe(&self, event: Event<'_>) {
+        if let Some(observer) = &self.observer {
+            observer.observe(event);
+        }
     }
 
     fn tell_applied(&self) {
@@ -97,6 +110,12 @@ impl StateMachine {
         drop(view);
         let last = entries.last().expect("there is at least the entry that was waited for");
         self.state.commit(writes, to_storage(&last.log_id), membership);
+        if let Some(observer) = &self.observer {
+            for (entry, replies) in entries.iter().zip(&replies) {
+                let (term, index) = (convert::term_of(&entry.log_id), entry.log_id.index);
+                observer.observe(Event::Applied { term, index, replies: &replies.0 });
+            }
+        }
         self.tell_applied();
         Ok(replies)
     }
@@ -188,6 +207,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         // still have other entries at indexes that are committed.
         self.log.flush().await?;
         self.state.install_snapshot(received).await.map_err(io::Error::other)?;
+        let index = self.state.applied().map_or(0, |applied| applied.index);
+        self.observe(Event::SnapshotInstalled { index });
         self.tell_applied();
         Ok(())
     }
@@ -226,6 +247,7 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
         };
         let reader = self.state.open_snapshot_reader().await.map_err(io::Error::other)?;
         let reader = reader.ok_or_else(|| io::Error::other("the snapshot just built is gone"))?;
+        self.observe(Event::SnapshotBuilt { index: info.last_log_id.index });
         let meta = snapshot_meta(&info)?;
         Ok(Snapshot { meta, snapshot: SnapshotData::Outgoing(reader) })
     }
