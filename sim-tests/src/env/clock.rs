@@ -1,8 +1,8 @@
 //! Simulated clocks. Time passes as turmoil moves it; a machine's wall clock may be wrong, and may
 //! run at another rate, while its boot-time clock keeps the rate and starts at zero at each boot.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use tally_node::env::Clock;
 
