@@ -105,7 +105,11 @@ impl Knobs {
             segment_bytes: log_uniform(rng, 64 * 1024, 512 * 1024),
             flush_interval_ms: log_uniform(rng, 100, 5000),
             disk_write_us: rng.random_range(0..300),
-            disk_sync_us: if slow_disks { rng.random_range(5_000..30_000) } else { rng.random_range(500..5_000) },
+            disk_sync_us: if slow_disks {
+                rng.random_range(5_000..30_000)
+            } else {
+                rng.random_range(500..5_000)
+            },
             store_us: rng.random_range(0..2_000),
             clients: rng.random_range(2..=8),
             think_ms_max: log_uniform(rng, 40, 400),

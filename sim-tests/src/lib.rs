@@ -2,9 +2,20 @@
 //! network, disks and clocks, all from one seed.
 //!
 //! - [`Cluster`] puts Tally nodes into a turmoil simulation: the piece for other projects' tests.
+//! - [`run`] is our own use of it: a seed draws knobs ([`knobs`]), users ([`workload`]) and faults
+//!   ([`faults`]); what the nodes do is checked while it happens ([`invariants`]), what the clients
+//!   saw is judged at the end ([`check`]).
+//! - [`trace`] is what happened, line by line, the same for the same seed.
 
+pub mod check;
 pub mod cluster;
 pub mod env;
+pub mod faults;
+pub mod invariants;
+pub mod knobs;
+pub mod run;
+pub mod trace;
+pub mod workload;
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -24,7 +35,7 @@ pub fn builder(seed: u64) -> turmoil::Builder {
     let mut builder = turmoil::Builder::new();
     builder
         .rng_seed(seed)
-        .epoch(UNIX_EPOCH + Duration::from_millis(1_735_689_600_000))
+        .epoch(UNIX_EPOCH + Duration::from_millis(env::EPOCH_MS))
         .tick_duration(Duration::from_millis(1))
         .min_message_latency(Duration::from_millis(1))
         .max_message_latency(Duration::from_millis(10))

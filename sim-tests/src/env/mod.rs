@@ -22,7 +22,7 @@ use rand::{RngCore, SeedableRng, rngs::SmallRng};
 use tally_node::env::{Random, Threads};
 
 pub use self::{
-    clock::{SimulatedClock, WallClock, simulated_ms},
+    clock::{EPOCH_MS, SimulatedClock, WallClock, simulated_ms},
     network::{SimulatedNetwork, connect_client},
 };
 

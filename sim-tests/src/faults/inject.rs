@@ -624,7 +624,11 @@ impl Injector {
             let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
             let rotten = match &last_segment {
                 Some(last) if last == path => {
-                    if written < 32 * 1024 { 0 } else { written / 2 }
+                    if written < 32 * 1024 {
+                        0
+                    } else {
+                        written / 2
+                    }
                 }
                 _ if path.starts_with("wal/") || path.contains("snapshot") => written,
                 _ => 0,

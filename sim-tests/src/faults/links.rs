@@ -63,12 +63,7 @@ impl Links {
         self.directions.get(&(from.to_owned(), to.to_owned())).copied().unwrap_or_default()
     }
 
-    fn change(
-        &mut self,
-        sim: &mut Sim<'_>,
-        taken: &Taken,
-        change: impl Fn(&mut Counts, Trouble),
-    ) {
+    fn change(&mut self, sim: &mut Sim<'_>, taken: &Taken, change: impl Fn(&mut Counts, Trouble)) {
         for (from, to, trouble) in taken {
             let before = (self.state(from, to), self.state(to, from));
             let direction = (from.clone(), to.clone());

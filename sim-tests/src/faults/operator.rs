@@ -135,7 +135,9 @@ where
         for id in cluster.ids() {
             match at(id, &call).await {
                 Ok(()) => return,
-                Err(status) => trace_event!(HOST, "{what} at {}: {}", host_of(id), status.message()),
+                Err(status) => {
+                    trace_event!(HOST, "{what} at {}: {}", host_of(id), status.message())
+                }
             }
         }
         tokio::time::sleep(PAUSE).await;
