@@ -12,6 +12,7 @@ use std::{
     cell::RefCell,
     collections::BTreeMap,
     fmt::{self, Write as _},
+    io::Write as _,
     rc::Rc,
     sync::{
         Mutex, PoisonError,
@@ -46,6 +47,8 @@ pub enum Keep {
     Hashes,
     /// All of them.
     Lines,
+    /// None: each is printed as it comes, so that a run that hangs shows where.
+    Print,
 }
 
 thread_local! {
@@ -63,7 +66,12 @@ pub struct Trace {
     hashes: Vec<u64>,
     lines: Vec<String>,
     line: String,
+    /// The simulated ms of the last line, and how many lines it has had.
+    busy: (u128, u64),
 }
+
+/// More lines than this in one simulated millisecond are a loop that does not wait.
+const LINES_PER_MS_MAX: u64 = 200_000;
 
 /// What is left of a trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +108,7 @@ pub fn begin(detail: Detail, keep: Keep) -> Guard {
         hashes: Vec::new(),
         lines: Vec::new(),
         line: String::new(),
+        busy: (0, 0),
     };
     TRACE.with_borrow_mut(|slot| *slot = Some(Rc::new(RefCell::new(trace))));
     let logs = Logs { detail, hosts: Mutex::default(), next_span: AtomicU64::new(1) };
@@ -137,13 +146,18 @@ pub fn event(who: &str, what: fmt::Arguments<'_>) {
     let (ms, us) = (now.as_millis(), now.subsec_micros() % 1000);
     let _ = write!(trace.line, "{ms:>6}.{us:03} {who:<8} {what}");
     trace.count += 1;
+    trace.busy = if trace.busy.0 == ms { (ms, trace.busy.1 + 1) } else { (ms, 1) };
+    let livelock = trace.busy.1 == LINES_PER_MS_MAX;
     let hash = fnv(FNV_OFFSET, trace.line.as_bytes());
     trace.digest = fnv(trace.digest, &hash.to_le_bytes());
     match trace.keep {
         Keep::Digest => {}
         Keep::Hashes => trace.hashes.push(hash),
         Keep::Lines => trace.lines.push(trace.line.clone()),
+        // Whoever closes the pipe has seen enough.
+        Keep::Print => drop(writeln!(std::io::stdout(), "{}", trace.line)),
     }
+    assert!(!livelock, "{LINES_PER_MS_MAX} events at simulated ms {ms}: something does not wait");
 }
 
 fn current() -> Option<Rc<RefCell<Trace>>> {

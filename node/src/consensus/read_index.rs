@@ -136,7 +136,9 @@ impl Rounds {
             if Instant::now() >= until {
                 return Err(no_quorum(patience));
             }
-            self.leadership.changed((Instant::now() + RETRY_DELAY).min(until)).await;
+            // Not until the metrics change: asking changes them, so a leader that is refused at once
+            // would ask again without ever waiting.
+            tokio::time::sleep_until((Instant::now() + RETRY_DELAY).min(until)).await;
         }
     }
 
