@@ -24,6 +24,7 @@ use std::{
 };
 
 use openraft::async_runtime::WatchReceiver;
+use tally_proto::seeded_bugs;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -476,7 +477,7 @@ async fn start_raft(
         enable_elect: !local_reads_only,
         // A restarted leader may have lost the unsynced tail of its log, entries that its followers
         // committed; in its old term it would use their (term, index) again for others.
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(seeded_bugs::is_on("leader-restored")),
         // Snapshots are triggered by this node: the log's growth is counted in bytes too.
         snapshot_policy: openraft::SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: config.log_entries_kept,
