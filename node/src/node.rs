@@ -222,11 +222,17 @@ impl Node {
 
         let appended_bytes = Arc::new(AtomicU64::new(0));
         let (applied_sender, applied) = watch::channel(0);
+        let machine = StateMachine::new(Arc::clone(&state), log.clone(), applied_sender);
+        #[cfg(feature = "seeded-bugs")]
+        let machine = machine.with_applier(crate::seeded::Applier {
+            node_id: config.node_id,
+            clock: Arc::clone(&env.clock),
+        });
         let raft = start_raft(
             &config,
             &peers,
             LogStore::new(log.clone(), Arc::clone(&state), Arc::clone(&appended_bytes)),
-            StateMachine::new(Arc::clone(&state), log.clone(), applied_sender),
+            machine,
             started_empty,
             local_reads_only,
         )
@@ -425,7 +431,9 @@ async fn serve_peers(
         .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
     let served = Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(1)))
+        .http2_keepalive_interval(
+            (!seeded_bugs::is_on("leader-never-steps-down")).then_some(Duration::from_secs(1)),
+        )
         .http2_keepalive_timeout(Some(Duration::from_secs(1)))
         .initial_stream_window_size(4 * 1024 * 1024)
         .initial_connection_window_size(8 * 1024 * 1024)

@@ -272,9 +272,7 @@ impl Peer for PeerService {
         let timeout = Duration::from_millis(u64::from(request.timeout_ms));
         let round = round_here(consensus.raft());
         let result = match tokio::time::timeout(timeout, round).await {
-            Ok(Ok(confirmed)) => {
-                Answer::ReadIndex(convert::log_id_to_wire(&confirmed))
-            }
+            Ok(Ok(confirmed)) => Answer::ReadIndex(convert::log_id_to_wire(&confirmed)),
             Ok(Err(_)) => {
                 let hint = consensus.leadership().hint();
                 Answer::Refusal(refusal_to_wire(&NotProposed::NotLeader(hint)))

@@ -85,8 +85,12 @@ impl StateStore {
         frozen: &Frozen,
         part: fn(&Bytes) -> bool,
     ) -> Result<(), StateError> {
-        let records: Records =
-            frozen.records.iter().filter(|(key, _)| part(key)).map(|(key, value)| (key.clone(), value.clone())).collect();
+        let records: Records = frozen
+            .records
+            .iter()
+            .filter(|(key, _)| part(key))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
         let written = async {
             store.write(Arc::new(records)).await?;
             store.flush().await

@@ -101,8 +101,8 @@ pub(super) fn header(bytes: &[u8], salt: Salt) -> Option<Header> {
 pub(super) fn decode(bytes: &[u8], salt: Salt) -> Option<(Header, &[u8])> {
     let header = header(bytes, salt)?;
     let payload = bytes.get(HEADER_BYTES..HEADER_BYTES.checked_add(header.length as usize)?)?;
-    let whole = crc32c::crc32c(payload) == header.payload_crc
-        || seeded_bugs::is_on("torn-tail-accepted");
+    let whole =
+        crc32c::crc32c(payload) == header.payload_crc || seeded_bugs::is_on("torn-tail-accepted");
     whole.then_some((header, payload))
 }
 
