@@ -33,6 +33,7 @@
 pub mod apply;
 pub mod call;
 pub mod counter;
+pub mod history;
 pub mod keys;
 
 mod answer;

@@ -42,7 +42,7 @@ use crate::{
         tasks,
         types::{Member, Raft},
     },
-    env::Env,
+    env::{Env, Event},
     identity::{Identity, IdentityError},
     machine::query,
     peer::{
@@ -141,6 +141,9 @@ impl Node {
         let opened = Wal::open(Arc::clone(&env.disk), options, Arc::clone(&env.fatal)).await?;
         let (log, writer, recovered) = opened;
         env.threads.run_blocking("tally-log", Box::pin(writer.run()));
+        if let Some(observer) = &env.observer {
+            observer.observe(Event::LogOpened { cut_bytes: recovered.cut_bytes });
+        }
 
         let (hooks_log, hooks_guard) = (log.clone(), Arc::clone(&guard));
         let measured: Arc<OnceLock<Weak<StateStore>>> = Arc::default();
@@ -222,7 +225,12 @@ impl Node {
 
         let appended_bytes = Arc::new(AtomicU64::new(0));
         let (applied_sender, applied) = watch::channel(0);
-        let machine = StateMachine::new(Arc::clone(&state), log.clone(), applied_sender);
+        let machine = StateMachine::new(
+            Arc::clone(&state),
+            log.clone(),
+            applied_sender,
+            env.observer.clone(),
+        );
         #[cfg(feature = "seeded-bugs")]
         let machine = machine.with_applier(crate::seeded::Applier {
             node_id: config.node_id,
@@ -231,7 +239,12 @@ impl Node {
         let raft = start_raft(
             &config,
             &peers,
-            LogStore::new(log.clone(), Arc::clone(&state), Arc::clone(&appended_bytes)),
+            LogStore::new(
+                log.clone(),
+                Arc::clone(&state),
+                Arc::clone(&appended_bytes),
+                env.observer.clone(),
+            ),
             machine,
             started_empty,
             local_reads_only,

@@ -22,6 +22,7 @@ use super::types::{
     Entry, LogId, Replies, Snapshot, SnapshotData, SnapshotMeta, StoredMembership, TypeConfig,
 };
 use crate::{
+    env::{Event, Observer},
     machine::{
         self, codec,
         command::{Batch, Reply},
@@ -52,6 +53,7 @@ pub struct StateMachine {
     state: Arc<StateStore>,
     log: Wal,
     applied: Arc<watch::Sender<u64>>,
+    observer: Option<Arc<dyn Observer>>,
     #[cfg(feature = "seeded-bugs")]
     applier: Option<crate::seeded::Applier>,
 }
@@ -64,11 +66,17 @@ impl std::fmt::Debug for StateMachine {
 
 impl StateMachine {
     /// Over the state; `applied` tells those who wait how far it is.
-    pub fn new(state: Arc<StateStore>, log: Wal, applied: watch::Sender<u64>) -> Self {
+    pub fn new(
+        state: Arc<StateStore>,
+        log: Wal,
+        applied: watch::Sender<u64>,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Self {
         StateMachine {
             state,
             log,
             applied: Arc::new(applied),
+            observer,
             #[cfg(feature = "seeded-bugs")]
             applier: None,
         }
@@ -78,6 +86,12 @@ impl StateMachine {
     #[cfg(feature = "seeded-bugs")]
     pub(crate) fn with_applier(self, applier: crate::seeded::Applier) -> Self {
         StateMachine { applier: Some(applier), ..self }
+    }
+
+    fn observe(&self, event: Event<'_>) {
+        if let Some(observer) = &self.observer {
+            observer.observe(event);
+        }
     }
 
     fn tell_applied(&self) {
@@ -120,6 +134,12 @@ impl StateMachine {
         }
         let last = entries.last().expect("there is at least the entry that was waited for");
         self.state.commit(writes, to_storage(&last.log_id), membership);
+        if let Some(observer) = &self.observer {
+            for (entry, replies) in entries.iter().zip(&replies) {
+                let (term, index) = (convert::term_of(&entry.log_id), entry.log_id.index);
+                observer.observe(Event::Applied { term, index, replies: &replies.0 });
+            }
+        }
         self.tell_applied();
         Ok(replies)
     }
@@ -219,6 +239,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         // still have other entries at indexes that are committed.
         self.log.flush().await?;
         self.state.install_snapshot(received).await.map_err(io::Error::other)?;
+        let index = self.state.applied().map_or(0, |applied| applied.index);
+        self.observe(Event::SnapshotInstalled { index });
         self.tell_applied();
         Ok(())
     }
@@ -257,6 +279,7 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
         };
         let reader = self.state.open_snapshot_reader().await.map_err(io::Error::other)?;
         let reader = reader.ok_or_else(|| io::Error::other("the snapshot just built is gone"))?;
+        self.observe(Event::SnapshotBuilt { index: info.last_log_id.index });
         let meta = snapshot_meta(&info)?;
         Ok(Snapshot { meta, snapshot: SnapshotData::Outgoing(reader) })
     }
