@@ -87,7 +87,7 @@ pub(crate) async fn round_here(
     raft: &Raft,
 ) -> Result<LogId, RaftError<TypeConfig, LinearizableReadError<TypeConfig>>> {
     let committed = async || {
-        let committed = raft.with_raft_state(|state| state.local_committed().cloned()).await;
+        let committed = raft.with_raft_state(|state| state.local_committed().copied()).await;
         committed.ok().flatten()
     };
     if seeded_bugs::is_on("read-without-quorum-round")
@@ -101,7 +101,7 @@ pub(crate) async fn round_here(
         false => None,
     };
     let confirmed = raft.get_read_linearizer(ReadPolicy::ReadIndex).await?;
-    Ok(known_before.unwrap_or_else(|| confirmed.read_log_id().log_id().clone()))
+    Ok(known_before.unwrap_or_else(|| *confirmed.read_log_id().log_id()))
 }
 
 /// The task that runs the rounds.

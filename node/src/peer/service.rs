@@ -103,7 +103,7 @@ async fn truncate_behind(raft: &Raft, request: &AppendEntriesRequest<TypeConfig>
     let Some(last) = request.entries.last() else { return };
     let known = raft.with_raft_state(|state| {
         let committed = state.local_committed().map_or(0, |committed| committed.index());
-        (committed, state.vote_ref().clone())
+        (committed, *state.vote_ref())
     });
     let Ok((committed, vote)) = known.await else { return };
     if vote != request.vote {
