@@ -24,6 +24,7 @@ use std::{
 };
 
 use openraft::async_runtime::WatchReceiver;
+use tally_proto::seeded_bugs;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -224,6 +225,17 @@ impl Node {
 
         let appended_bytes = Arc::new(AtomicU64::new(0));
         let (applied_sender, applied) = watch::channel(0);
+        let machine = StateMachine::new(
+            Arc::clone(&state),
+            log.clone(),
+            applied_sender,
+            env.observer.clone(),
+        );
+        #[cfg(feature = "seeded-bugs")]
+        let machine = machine.with_applier(crate::seeded::Applier {
+            node_id: config.node_id,
+            clock: Arc::clone(&env.clock),
+        });
         let raft = start_raft(
             &config,
             &peers,
@@ -233,12 +245,7 @@ impl Node {
                 Arc::clone(&appended_bytes),
                 env.observer.clone(),
             ),
-            StateMachine::new(
-                Arc::clone(&state),
-                log.clone(),
-                applied_sender,
-                env.observer.clone(),
-            ),
+            machine,
             started_empty,
             local_reads_only,
         )
@@ -437,7 +444,9 @@ async fn serve_peers(
         .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
     let served = Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(1)))
+        .http2_keepalive_interval(
+            (!seeded_bugs::is_on("leader-never-steps-down")).then_some(Duration::from_secs(1)),
+        )
         .http2_keepalive_timeout(Some(Duration::from_secs(1)))
         .initial_stream_window_size(4 * 1024 * 1024)
         .initial_connection_window_size(8 * 1024 * 1024)
@@ -489,7 +498,7 @@ async fn start_raft(
         enable_elect: !local_reads_only,
         // A restarted leader may have lost the unsynced tail of its log, entries that its followers
         // committed; in its old term it would use their (term, index) again for others.
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(seeded_bugs::is_on("leader-restored")),
         // Snapshots are triggered by this node: the log's growth is counted in bytes too.
         snapshot_policy: openraft::SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: config.log_entries_kept,

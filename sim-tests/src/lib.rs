@@ -7,6 +7,7 @@
 //!   saw is judged at the end ([`check`]).
 //! - [`trace`] is what happened, line by line, the same for the same seed.
 
+pub mod bugs;
 pub mod check;
 pub mod cluster;
 pub mod env;

@@ -15,6 +15,7 @@ use openraft::{
     EntryPayload as Payload, RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine},
 };
+use tally_proto::seeded_bugs;
 use tokio::sync::watch;
 
 use super::types::{
@@ -24,9 +25,11 @@ use crate::{
     env::{Event, Observer},
     machine::{
         self, codec,
+        command::{Batch, Reply},
         view::{Overlay, Writes},
     },
     peer::convert,
+    seeded,
     storage::{
         log_id::LogId as StorageLogId,
         snapshot::{Membership, SnapshotInfo, reader::SnapshotError},
@@ -51,6 +54,8 @@ pub struct StateMachine {
     log: Wal,
     applied: Arc<watch::Sender<u64>>,
     observer: Option<Arc<dyn Observer>>,
+    #[cfg(feature = "seeded-bugs")]
+    applier: Option<crate::seeded::Applier>,
 }
 
 impl std::fmt::Debug for StateMachine {
@@ -67,7 +72,20 @@ impl StateMachine {
         applied: watch::Sender<u64>,
         observer: Option<Arc<dyn Observer>>,
     ) -> Self {
-        StateMachine { state, log, applied: Arc::new(applied), observer }
+        StateMachine {
+            state,
+            log,
+            applied: Arc::new(applied),
+            observer,
+            #[cfg(feature = "seeded-bugs")]
+            applier: None,
+        }
+    }
+
+    /// Says whose clock and id apply would be impure with.
+    #[cfg(feature = "seeded-bugs")]
+    pub(crate) fn with_applier(self, applier: crate::seeded::Applier) -> Self {
+        StateMachine { applier: Some(applier), ..self }
     }
 
     fn observe(&self, event: Event<'_>) {
@@ -83,6 +101,8 @@ impl StateMachine {
 
     /// Applies entries in their order and commits them as one.
     fn apply_together(&self, entries: &[Entry]) -> io::Result<Vec<Replies>> {
+        #[cfg(feature = "seeded-bugs")]
+        self.applier.iter().for_each(crate::seeded::Applier::enter);
         let mut writes = Writes::default();
         let mut membership = None;
         let mut replies = Vec::with_capacity(entries.len());
@@ -108,6 +128,10 @@ impl StateMachine {
             });
         }
         drop(view);
+        if seeded_bugs::is_on("waiters-by-index") {
+            let indexes = entries.iter().map(|entry| entry.log_id.index);
+            indexes.zip(&replies).for_each(|(index, replies)| seeded::keep_replies(index, replies));
+        }
         let last = entries.last().expect("there is at least the entry that was waited for");
         self.state.commit(writes, to_storage(&last.log_id), membership);
         if let Some(observer) = &self.observer {
@@ -119,6 +143,14 @@ impl StateMachine {
         self.tell_applied();
         Ok(replies)
     }
+}
+
+/// What a batch would be answered now. Only a seeded bug believes it.
+pub(super) fn foresee(state: &StateStore, batch: &Batch) -> (u64, Vec<Reply>) {
+    let view = state.view();
+    let index = view.applied().map_or(0, |applied| applied.index) + 1;
+    let mut writes = Writes::default();
+    (index, machine::apply(&mut Overlay::new(&view, &mut writes), index, batch))
 }
 
 /// A log id as storage knows it.

@@ -21,6 +21,7 @@ use openraft::{
     EntryPayload as Payload, LogState, RaftLogReader, impls::leader_id_std::LeaderId,
     storage::RaftLogStorage,
 };
+use tally_proto::seeded_bugs;
 
 use super::{
     apply::to_storage,
@@ -204,6 +205,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        if seeded_bugs::is_on("purge-to-applied")
+            && let Some(applied) = self.state.applied()
+        {
+            let applied = wal::LogId { term: applied.term, index: applied.index };
+            return self.log.purge(to_wal(&upto).max(applied)).await;
+        }
         let limit = self.state.purge_limit();
         if limit.is_none_or(|limit| limit < to_storage(&upto)) {
             tracing::error!(%upto, ?limit, "a purge beyond what is held durably is not done");

@@ -6,16 +6,17 @@
 //! unsynced frames are part of the log from here on), and files that hold nothing needed removed.
 //! Each of these may be cut short by a crash and is simply done again.
 
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{collections::BTreeMap, io, mem, sync::Arc};
 
 use bytes::Bytes;
+use tally_proto::seeded_bugs;
 
 use super::{
     frame::{self, Salt, frame_bytes},
     log::{Log, Place, Slot},
     record::{LogState, Record},
     segment::{self, FRAMES_START, HeaderBlock, SegmentHeader},
-    types::{Recovered, WalError, WalOptions, doing},
+    types::{LogId, Recovered, WalError, WalOptions, doing},
     writer::InUse,
 };
 use crate::storage::disk::{Disk, File, OpenMode};
@@ -233,6 +234,8 @@ struct Replay<'a> {
     chain: u32,
     /// Where the bytes behind a torn tail's start become zeros; `offset` where no tail is torn.
     tail_end: u64,
+    /// What a seeded bug brings back; else empty.
+    cut_off: Vec<(LogId, Slot)>,
 }
 
 impl<'a> Replay<'a> {
@@ -248,6 +251,7 @@ impl<'a> Replay<'a> {
             next_sequence: 0,
             chain: 0,
             tail_end: 0,
+            cut_off: Vec::new(),
         }
     }
 
@@ -327,6 +331,9 @@ impl<'a> Replay<'a> {
         if head != matches!(record, Record::State(_)) {
             return Err("a segment's first record, and no other, says the state before it".into());
         }
+        if seeded_bugs::is_on("truncate-in-memory") && record.needs_end() > self.log.end() {
+            self.bring_back();
+        }
         match record {
             Record::State(state) if self.in_use.len() == 1 => {
                 self.log.last = state.last;
@@ -348,7 +355,12 @@ impl<'a> Replay<'a> {
                     segment.end = segment.end.max(id.index + 1);
                 }
             }
-            Record::Truncate(keep) => self.log.truncate(*keep),
+            Record::Truncate(keep) => {
+                if seeded_bugs::is_on("truncate-in-memory") {
+                    self.keep_cut_off(*keep);
+                }
+                self.log.truncate(*keep);
+            }
             Record::Purge { upto, jump } => self.log.purge(*upto, *jump),
             Record::State(_) | Record::Vote(_) | Record::Committed(_) | Record::Seal => {}
         }
@@ -360,6 +372,24 @@ impl<'a> Replay<'a> {
             ));
         }
         Ok(())
+    }
+
+    /// A log that keeps truncations in memory only still has on disk what they cut off.
+    fn keep_cut_off(&mut self, keep: Option<LogId>) {
+        let end = self.log.end();
+        let mut cut_off = self.log.behind(keep);
+        cut_off.extend(self.cut_off.drain(..).filter(|(id, _)| id.index >= end));
+        self.cut_off = cut_off;
+    }
+
+    /// … so that it is back after a restart, but for what was written over since.
+    fn bring_back(&mut self) {
+        for (id, slot) in mem::take(&mut self.cut_off) {
+            if id.index == self.log.end() {
+                self.log.push(id, slot);
+                self.state.last = Some(id);
+            }
+        }
     }
 
     /// What is behind the last good frame: nothing, a torn tail, or proof of damage.
@@ -429,7 +459,10 @@ impl<'a> Replay<'a> {
         last.ok_or_else(|| WalError::Options("no segment to settle".into()))
     }
 
-    fn opened(self, file: Box<dyn File>) -> Result<Opened, WalError> {
+    fn opened(mut self, file: Box<dyn File>) -> Result<Opened, WalError> {
+        if seeded_bugs::is_on("truncate-in-memory") {
+            self.bring_back();
+        }
         let Some(header) = self.header else {
             return Err(WalError::Options("no segment was read".into()));
         };
