@@ -10,7 +10,11 @@ use std::{
     collections::BTreeMap,
     panic::AssertUnwindSafe,
     rc::Rc,
-    sync::Once,
+    sync::{
+        Arc, Once,
+        atomic::{AtomicU64, Ordering},
+        mpsc::RecvTimeoutError,
+    },
     time::Duration,
 };
 
@@ -98,23 +102,66 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    fn empty(seed: u64) -> Outcome {
+        Outcome {
+            seed,
+            knobs: Knobs::draw(seed),
+            violations: Vec::new(),
+            counts: BTreeMap::new(),
+            faults: Vec::new(),
+            simulated_ms: 0,
+            trace: Recorded::default(),
+            records: Vec::new(),
+        }
+    }
+
     /// Whether nothing was violated.
     pub fn passed(&self) -> bool {
         self.violations.is_empty()
     }
 }
 
+/// A simulation whose time stands still for this long, in real time, is caught in a loop.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
+
 /// Runs a seed, on a thread of its own.
 pub fn run(seed: u64, options: &Options) -> Outcome {
     keep_panics_quiet();
-    let options = options.clone();
+    let (options, progress) = (options.clone(), Arc::new(AtomicU64::new(0)));
+    let (done, outcome) = std::sync::mpsc::channel();
+    let its_progress = Arc::clone(&progress);
     std::thread::Builder::new()
         .name(format!("seed-{seed}"))
         .stack_size(16 << 20)
-        .spawn(move || on_this_thread(seed, &options))
-        .expect("a thread can be started")
-        .join()
-        .expect("a simulation's panics are caught")
+        .spawn(move || {
+            let _ = done.send(on_this_thread(seed, &options, &its_progress));
+        })
+        .expect("a thread can be started");
+    let mut seen_ms = 0;
+    loop {
+        match outcome.recv_timeout(STUCK_AFTER) {
+            Ok(outcome) => return outcome,
+            Err(RecvTimeoutError::Disconnected) => unreachable!("a simulation's panics are caught"),
+            Err(RecvTimeoutError::Timeout) => {
+                let now_ms = progress.load(Ordering::Relaxed);
+                if now_ms == seen_ms {
+                    // Its thread can't be stopped; the process that runs it can.
+                    return stuck(seed, now_ms);
+                }
+                seen_ms = now_ms;
+            }
+        }
+    }
+}
+
+/// Some node or client goes round without waiting for anything, so simulated time can't pass.
+fn stuck(seed: u64, at_ms: u64) -> Outcome {
+    let what = "simulated time stands still: something goes round in a loop and never waits";
+    Outcome {
+        violations: vec![Violation { kind: "livelock".to_owned(), what: what.to_owned(), at_ms }],
+        simulated_ms: at_ms,
+        ..Outcome::empty(seed)
+    }
 }
 
 thread_local! {
@@ -139,14 +186,14 @@ fn keep_panics_quiet() {
     });
 }
 
-fn on_this_thread(seed: u64, options: &Options) -> Outcome {
+fn on_this_thread(seed: u64, options: &Options, progress: &Arc<AtomicU64>) -> Outcome {
     let _trace = trace::begin(options.detail, options.keep);
     crate::prepare_thread(seed);
     #[cfg(feature = "seeded-bugs")]
     tally_proto::seeded_bugs::switch_on(options.bug);
     let knobs = Knobs::draw(seed);
     let ran = std::panic::catch_unwind(AssertUnwindSafe(|| {
-        let mut run = Run::new(seed, &knobs, options);
+        let mut run = Run::new(seed, &knobs, options, Arc::clone(progress));
         run.go();
         run.into_outcome()
     }));
@@ -156,14 +203,9 @@ fn on_this_thread(seed: u64, options: &Options) -> Outcome {
             let what = LAST_PANIC.with_borrow_mut(Option::take).unwrap_or_default();
             trace_event!("panic", "{what}");
             Outcome {
-                seed,
-                knobs,
                 violations: vec![Violation { kind: "panic".to_owned(), what, at_ms: 0 }],
-                counts: BTreeMap::new(),
-                faults: Vec::new(),
-                simulated_ms: 0,
                 trace: trace::take(),
-                records: Vec::new(),
+                ..Outcome::empty(seed)
             }
         }
     }
@@ -187,11 +229,12 @@ struct Run<'a> {
     audit: Rc<Audit>,
     now_ms: u64,
     end_ms: u64,
+    progress: Arc<AtomicU64>,
     violations: Vec<Violation>,
 }
 
 impl Run<'_> {
-    fn new(seed: u64, knobs: &Knobs, options: &Options) -> Self {
+    fn new(seed: u64, knobs: &Knobs, options: &Options, progress: Arc<AtomicU64>) -> Self {
         let end_ms = options.seconds * 1000;
         let mut builder = crate::builder(seed);
         builder
@@ -236,6 +279,7 @@ impl Run<'_> {
             audit,
             now_ms: 0,
             end_ms,
+            progress,
             violations: Vec::new(),
         }
     }
@@ -279,6 +323,7 @@ impl Run<'_> {
             return false;
         }
         self.now_ms += 1;
+        self.progress.store(self.now_ms, Ordering::Relaxed);
         true
     }
 

@@ -29,8 +29,12 @@ impl SimulatedNetwork {
     }
 }
 
-fn dead() -> io::Error {
-    io::Error::other("the process has ended")
+/// A process that has ended does not go on. What is left of it here waits until it is dropped,
+/// which is within this simulated millisecond; an error would let it try again and again.
+async fn unless_over(life: &SharedLife) {
+    if life.is_over() {
+        std::future::pending().await
+    }
 }
 
 #[async_trait]
@@ -47,9 +51,7 @@ impl Network for SimulatedNetwork {
     }
 
     async fn connect(&self, address: &str) -> io::Result<Connection> {
-        if self.life.is_over() {
-            return Err(dead());
-        }
+        unless_over(&self.life).await;
         let inner = turmoil::net::TcpStream::connect(address).await?;
         Ok(Connection::new(LiveStream { inner, life: SharedLife::clone(&self.life) }))
     }
@@ -65,6 +67,7 @@ struct SimulatedListener {
 impl Listener for SimulatedListener {
     async fn accept(&mut self) -> io::Result<Connection> {
         let (inner, _) = self.inner.accept().await?;
+        unless_over(&self.life).await;
         Ok(Connection::new(LiveStream { inner, life: SharedLife::clone(&self.life) }))
     }
 
@@ -86,7 +89,7 @@ impl AsyncRead for LiveStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.life.is_over() {
-            return Poll::Ready(Err(dead()));
+            return Poll::Pending;
         }
         Pin::new(&mut self.inner).poll_read(context, buffer)
     }
@@ -99,7 +102,7 @@ impl AsyncWrite for LiveStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         if self.life.is_over() {
-            return Poll::Ready(Err(dead()));
+            return Poll::Pending;
         }
         Pin::new(&mut self.inner).poll_write(context, bytes)
     }

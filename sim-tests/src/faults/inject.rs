@@ -156,7 +156,6 @@ impl Injector {
         self.undo.is_empty()
             && self.restart_at.is_empty()
             && self.being_replaced.is_empty()
-            && self.damaged.is_empty()
             && self.rolling.is_empty()
             && self.desk.is_idle()
             && self
