@@ -128,11 +128,10 @@ pub const BUGS: &[Bug] = &[
         family: Family::Durability,
         breaks: "what was truncated never comes back",
         place: "node/src/storage/wal/recovery.rs: Replay::record",
-        hint: "A leader cut off with several uncommitted entries, truncated by its successor, which \
-               appends fewer than were cut off; then a restart of any kind. The old tail stands \
-               behind the new entries: terms fall along the log, the node claims another last entry \
-               than it has acknowledged (a candidate without an acknowledged entry may win), or \
-               openraft refuses to start ('inverted log order').",
+        hint: "A leader cut off with uncommitted entries, truncated by its successor; then a restart \
+               of any kind before those entries are purged. The old entries stand at their indexes \
+               again, instead of what took their place: applied again since the last flush of the \
+               state (state machine safety), sent to others, or counted in an election.",
     },
     Bug {
         name: "duplicate-append-truncates",
@@ -152,8 +151,8 @@ pub const BUGS: &[Bug] = &[
         place: "node/src/consensus/log_store.rs: LogStore::purge",
         hint: "Few entries kept behind snapshots, so that purges happen; then a kill or power cut \
                before the next flush of the state. The node refuses to start (StateError:: \
-               Unrecoverable) though nothing was damaged. A follower that lags meets a leader \
-               whose log misses entries that openraft believes to be there.",
+               Unrecoverable) though nothing was damaged. Where a follower lags, openraft's \
+               leader reads entries that it believes to be there, and asserts.",
     },
     Bug {
         name: "ack-before-commit",
@@ -201,8 +200,7 @@ pub const BUGS: &[Bug] = &[
         family: Family::Apply,
         breaks: "state and applied index become durable together",
         place: "node/src/storage/state/flush.rs: StateStore::write_frozen",
-        hint: "A kill or power cut between the two writes of a flush (slow store, short flush \
-               interval, power cuts at a disk step). Entries are applied a second time: sessions \
+        hint: "A kill or power cut between the two writes of a flush, 200 ms apart. Entries are applied a second time: sessions \
                and keys absorb most of it, so look at outcomes of entries across nodes (replayed \
                where others executed), at a session that is opened twice (assertion), and at \
                writes with neither session nor key, which count twice.",

@@ -78,7 +78,8 @@ impl StateStore {
         Ok(())
     }
 
-    /// Writes and flushes some of the records alone: what only a seeded bug does.
+    /// Writes and flushes some of the records alone, and takes its time until the rest follows:
+    /// what only a seeded bug does.
     async fn write_part(
         &self,
         store: &dyn ByteStore,
@@ -95,7 +96,9 @@ impl StateStore {
             store.write(Arc::new(records)).await?;
             store.flush().await
         };
-        written.await.map_err(|error| self.fail(format!("writing to the byte store: {error}")))
+        written.await.map_err(|error| self.fail(format!("writing to the byte store: {error}")))?;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        Ok(())
     }
 
     /// Flushes and gives the byte store back, at the end of a process that ends well. Nothing else

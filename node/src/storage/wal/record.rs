@@ -3,10 +3,7 @@
 
 use bytes::Bytes;
 
-use super::{
-    log::after,
-    types::{Ballot, LogId},
-};
+use super::types::{Ballot, LogId};
 
 /// What the log holds besides entries, as of some record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -57,17 +54,6 @@ impl<'a> Record<'a> {
         match self {
             Record::Entry(_, _, payload) => ENTRY_PREFIX_BYTES + payload.len(),
             _ => 96,
-        }
-    }
-
-    /// Where the log must end, at least, for the record to make sense.
-    pub(super) fn needs_end(&self) -> u64 {
-        match self {
-            Record::State(LogState { last, .. }) => after(*last),
-            Record::Entry(id, ..) => id.index,
-            Record::Truncate(keep) => after(*keep),
-            Record::Purge { upto, jump: false } => after(Some(*upto)),
-            Record::Purge { .. } | Record::Vote(_) | Record::Committed(_) | Record::Seal => 0,
         }
     }
 

@@ -6,7 +6,7 @@
 //! unsynced frames are part of the log from here on), and files that hold nothing needed removed.
 //! Each of these may be cut short by a crash and is simply done again.
 
-use std::{collections::BTreeMap, io, mem, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use bytes::Bytes;
 use tally_proto::seeded_bugs;
@@ -235,7 +235,7 @@ struct Replay<'a> {
     /// Where the bytes behind a torn tail's start become zeros; `offset` where no tail is torn.
     tail_end: u64,
     /// What a seeded bug brings back; else empty.
-    cut_off: Vec<(LogId, Slot)>,
+    cut_off: BTreeMap<u64, (LogId, Slot)>,
 }
 
 impl<'a> Replay<'a> {
@@ -251,7 +251,7 @@ impl<'a> Replay<'a> {
             next_sequence: 0,
             chain: 0,
             tail_end: 0,
-            cut_off: Vec::new(),
+            cut_off: BTreeMap::new(),
         }
     }
 
@@ -331,15 +331,14 @@ impl<'a> Replay<'a> {
         if head != matches!(record, Record::State(_)) {
             return Err("a segment's first record, and no other, says the state before it".into());
         }
-        if seeded_bugs::is_on("truncate-in-memory") && record.needs_end() > self.log.end() {
-            self.bring_back();
-        }
         match record {
             Record::State(state) if self.in_use.len() == 1 => {
                 self.log.last = state.last;
                 self.log.purged = state.purged;
             }
-            Record::State(state) if *state != self.state => {
+            Record::State(state)
+                if *state != self.state && !seeded_bugs::is_on("truncate-in-memory") =>
+            {
                 return Err(format!("it says {state:?}, the records before say {:?}", self.state));
             }
             Record::Entry(id, kind, payload) => {
@@ -349,7 +348,12 @@ impl<'a> Replay<'a> {
                 let cached = Some((*kind, Bytes::copy_from_slice(payload)));
                 // Stamps matter for entries that are being written only.
                 let slot = Slot { term: id.term, stamp: u64::MAX, place: Some(place), cached };
-                self.log.push(*id, slot);
+                let forgotten = match seeded_bugs::is_on("truncate-in-memory") {
+                    true => self.cut_off.remove(&id.index),
+                    false => None,
+                };
+                let (id, slot) = forgotten.unwrap_or((*id, slot));
+                self.log.push(id, slot);
                 self.log.evict(self.options.cache_bytes);
                 if let Some(segment) = self.in_use.last_mut() {
                     segment.end = segment.end.max(id.index + 1);
@@ -365,6 +369,9 @@ impl<'a> Replay<'a> {
             Record::State(_) | Record::Vote(_) | Record::Committed(_) | Record::Seal => {}
         }
         self.state.apply(record);
+        if seeded_bugs::is_on("truncate-in-memory") {
+            self.state.last = self.log.last;
+        }
         if self.log.last != self.state.last || self.log.purged != self.state.purged {
             return Err(format!(
                 "the log ends at {:?}, not as {:?} says",
@@ -374,21 +381,11 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// A log that keeps truncations in memory only still has on disk what they cut off.
+    /// What a truncation takes away is still on disk; it is there again after a restart if the
+    /// truncation is not.
     fn keep_cut_off(&mut self, keep: Option<LogId>) {
-        let end = self.log.end();
-        let mut cut_off = self.log.behind(keep);
-        cut_off.extend(self.cut_off.drain(..).filter(|(id, _)| id.index >= end));
-        self.cut_off = cut_off;
-    }
-
-    /// … so that it is back after a restart, but for what was written over since.
-    fn bring_back(&mut self) {
-        for (id, slot) in mem::take(&mut self.cut_off) {
-            if id.index == self.log.end() {
-                self.log.push(id, slot);
-                self.state.last = Some(id);
-            }
+        for (id, slot) in self.log.behind(keep) {
+            self.cut_off.entry(id.index).or_insert((id, slot));
         }
     }
 
@@ -461,7 +458,7 @@ impl<'a> Replay<'a> {
 
     fn opened(mut self, file: Box<dyn File>) -> Result<Opened, WalError> {
         if seeded_bugs::is_on("truncate-in-memory") {
-            self.bring_back();
+            self.state.last = self.log.last;
         }
         let Some(header) = self.header else {
             return Err(WalError::Options("no segment was read".into()));
