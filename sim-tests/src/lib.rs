@@ -15,6 +15,7 @@ pub mod faults;
 pub mod invariants;
 pub mod knobs;
 pub mod run;
+pub mod scenarios;
 pub mod trace;
 pub mod workload;
 

@@ -7,7 +7,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     panic::AssertUnwindSafe,
     rc::Rc,
     sync::{
@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tally_client::{
     ReadLevel,
     history::{Record, Status},
@@ -26,6 +26,7 @@ use tally_client::{
 use turmoil::Sim;
 
 use crate::{
+    check::{Assumptions, judge_with},
     cluster::{Cluster, host_of},
     faults::{
         inject::{Done, Fate, Injector},
@@ -34,6 +35,7 @@ use crate::{
     },
     invariants::{Invariants, NodeCounts},
     knobs::Knobs,
+    scenarios::Scenario,
     trace::{self, Detail, Keep, Recorded},
     trace_event,
     workload::{self, Workload},
@@ -59,18 +61,30 @@ pub struct Options {
     pub keep: Keep,
     /// These faults, and not those that the seed draws.
     pub plan: Option<Vec<Planned>>,
+    /// Of the faults, only those with these numbers.
+    pub only: Option<BTreeSet<usize>>,
+    /// A scenario in place of what the seed draws.
+    pub scenario: Option<&'static Scenario>,
     /// A bug that is switched on. Only in builds with `seeded-bugs`.
     pub bug: Option<&'static str>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { seconds: 60, detail: Detail::Events, keep: Keep::Digest, plan: None, bug: None }
+        Options {
+            seconds: 60,
+            detail: Detail::Events,
+            keep: Keep::Digest,
+            plan: None,
+            only: None,
+            scenario: None,
+            bug: None,
+        }
     }
 }
 
 /// A promise that was broken.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Violation {
     /// Which check found it: `safety`, `history`, `liveness`, `harness`, `panic`.
     pub kind: String,
@@ -91,6 +105,8 @@ pub struct Outcome {
     pub violations: Vec<Violation>,
     /// How often things happened.
     pub counts: BTreeMap<&'static str, u64>,
+    /// Checks of the history that ended without a verdict: neither passed nor failed.
+    pub undecided: u64,
     /// What became of its faults.
     pub faults: Vec<Done>,
     /// Simulated time.
@@ -108,6 +124,7 @@ impl Outcome {
             knobs: Knobs::draw(seed),
             violations: Vec::new(),
             counts: BTreeMap::new(),
+            undecided: 0,
             faults: Vec::new(),
             simulated_ms: 0,
             trace: Recorded::default(),
@@ -191,7 +208,11 @@ fn on_this_thread(seed: u64, options: &Options, progress: &Arc<AtomicU64>) -> Ou
     crate::prepare_thread(seed);
     #[cfg(feature = "seeded-bugs")]
     tally_proto::seeded_bugs::switch_on(options.bug);
-    let knobs = Knobs::draw(seed);
+    let mut knobs = Knobs::draw(seed);
+    if let Some(scenario) = options.scenario {
+        knobs = Knobs::calm(seed);
+        (scenario.knobs)(&mut knobs);
+    }
     let ran = std::panic::catch_unwind(AssertUnwindSafe(|| {
         let mut run = Run::new(seed, &knobs, options, Arc::clone(progress));
         run.go();
@@ -262,10 +283,14 @@ impl Run<'_> {
             auditing.await;
             Ok(())
         });
-        let plan = match &options.plan {
-            Some(plan) => plan.clone(),
-            None => plan::draw(seed, knobs, faults_end(end_ms)),
+        let mut plan = match (&options.plan, options.scenario) {
+            (Some(plan), _) => plan.clone(),
+            (None, Some(scenario)) => scenario.plan(),
+            (None, None) => plan::draw(seed, knobs, faults_end(end_ms)),
         };
+        if let Some(only) = &options.only {
+            plan.retain(|planned| only.contains(&planned.number));
+        }
         let client_hosts = workload::HOSTS.iter().map(|host| (*host).to_owned()).collect();
         let injector = Injector::new(cluster.clone(), desk, knobs.clone(), client_hosts, plan);
         Run {
@@ -373,17 +398,36 @@ impl Run<'_> {
 
     fn into_outcome(mut self) -> Outcome {
         let records = self.workload.records();
-        let counts = self.counts(&records);
+        let mut counts = self.counts(&records);
+        let mut undecided = 0;
         if self.violations.is_empty() {
-            let verdict = crate::check::judge(&records);
-            let broken = verdict.violations.iter().map(ToString::to_string).collect();
+            let whole = Assumptions { from_the_beginning: true, ..Assumptions::default() };
+            let verdict = judge_with(&records, whole);
+            let broken = verdict
+                .violations
+                .iter()
+                .map(|violation| format!("{:?}: {}", violation.rule, violation.message))
+                .collect();
             self.violate("history", broken);
+            for (name, count) in [
+                ("revisions explained", verdict.counts.revisions),
+                ("unknown writes that were applied", verdict.counts.unknown_applied),
+                ("writes sent again under a key", verdict.counts.replayed),
+                ("refusals explained", verdict.counts.refusals),
+                ("staleness claims checked", verdict.counts.staleness_claims),
+                ("session reads checked", verdict.counts.session_reads),
+                ("sums of transfers checked", verdict.counts.transfer_sums),
+            ] {
+                counts.insert(name, count);
+            }
+            undecided = verdict.counts.undecided;
         }
         Outcome {
             seed: self.seed,
             knobs: self.knobs,
             violations: self.violations,
             counts,
+            undecided,
             faults: self.injector.done().to_vec(),
             simulated_ms: self.now_ms,
             trace: trace::take(),

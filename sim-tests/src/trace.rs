@@ -220,9 +220,7 @@ impl Subscriber for Logs {
             Detail::Events => false,
             Detail::Logs => (of("tally") && level <= Level::DEBUG) || level <= Level::WARN,
             Detail::Everything => {
-                of("tally")
-                    || (of("turmoil") && level <= Level::TRACE)
-                    || level <= Level::WARN
+                of("tally") || (of("turmoil") && level <= Level::TRACE) || level <= Level::WARN
             }
         }
     }

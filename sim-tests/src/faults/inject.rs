@@ -56,6 +56,13 @@ pub struct Done {
     pub fate: Fate,
 }
 
+impl Done {
+    /// Whether it was installed.
+    pub fn is_installed(&self) -> bool {
+        self.fate == Fate::Installed
+    }
+}
+
 /// How a fault is undone.
 enum Undo {
     Links(Taken),

@@ -5,43 +5,14 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
     num::NonZero,
     path::PathBuf,
-    str::FromStr,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use clap::Args;
-use tally_sim::{
-    knobs::Knobs,
-    run::{Options, Outcome, run as run_seed},
-    trace::{Detail, Keep},
-};
+use tally_sim::{knobs::Knobs, run::run as run_seed, trace::Keep};
 
-/// `A..B` (B excluded) or one seed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Seeds {
-    first: u64,
-    end: u64,
-}
-
-impl FromStr for Seeds {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{text:?}: {error}"));
-        let (first, end) = match text.split_once("..") {
-            Some((first, end)) => (number(first)?, number(end)?),
-            None => (number(text)?, number(text)?.saturating_add(1)),
-        };
-        if first >= end {
-            return Err("there is no seed in it".to_owned());
-        }
-        Ok(Seeds { first, end })
-    }
-}
+use crate::child::{DetailName, Report, Seed, Seeds, for_each, fresh_seed, jobs, stopwatch};
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArguments {
@@ -54,12 +25,18 @@ pub(crate) struct RunArguments {
     /// Simulated seconds of each seed.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+    /// A scenario in place of what the seeds draw; see `scenarios`.
+    #[arg(long, value_name = "NAME")]
+    scenario: Option<String>,
     /// Seeds at once; as many as there are processors unless given.
     #[arg(long)]
     jobs: Option<NonZero<usize>>,
     /// Go on after a seed that fails.
     #[arg(long)]
     keep_going: bool,
+    /// Fail where something never happened over all seeds that should: a run that proves nothing.
+    #[arg(long)]
+    not_vacuous: bool,
     /// Print the outcome as one JSON object.
     #[arg(long)]
     json: bool,
@@ -69,26 +46,6 @@ pub(crate) struct RunArguments {
     /// Write what clients saw, one JSON-lines file a seed, into this directory.
     #[arg(long, value_name = "DIR")]
     history: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ReplayArguments {
-    /// The seed.
-    #[arg(long)]
-    seed: u64,
-    /// Simulated seconds.
-    #[arg(long, default_value_t = 60)]
-    seconds: u64,
-    /// Also what node and client log (`logs`), or every message (`everything`).
-    #[arg(long, default_value = "events")]
-    detail: DetailName,
-}
-
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum DetailName {
-    Events,
-    Logs,
-    Everything,
 }
 
 #[derive(Debug, Args)]
@@ -104,30 +61,14 @@ pub(crate) struct DeterminismArguments {
     jobs: Option<NonZero<usize>>,
 }
 
-fn jobs(asked: Option<NonZero<usize>>) -> usize {
-    asked.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZero::get)
-}
-
-/// The real time since some moment: for progress, never for what is simulated.
-#[allow(clippy::disallowed_methods)]
-fn stopwatch() -> impl Fn() -> Duration {
-    let began = std::time::Instant::now();
-    move || began.elapsed()
-}
-
-/// A seed that nobody has run, for runs by time.
-#[allow(clippy::disallowed_methods)]
-fn fresh_seed() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(1, |now| now.as_millis() as u64 * 1000)
-}
-
 /// Sums over all seeds.
 #[derive(Debug, Default)]
 struct Total {
     seeds: u64,
     simulated_ms: u64,
-    counts: BTreeMap<&'static str, u64>,
+    /// Checks without a verdict.
+    undecided: u64,
+    counts: BTreeMap<String, u64>,
     failed: Vec<(u64, Vec<String>)>,
 }
 
@@ -147,49 +88,37 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<bool, String> {
             .map_err(|error| format!("{}: {error}", directory.display()))?;
     }
     let until = arguments.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes));
-    let options = Options { seconds: arguments.seconds, ..Options::default() };
-    let next = AtomicU64::new(seeds.first);
-    let stop = AtomicBool::new(false);
     let total = Mutex::new(Total::default());
     let progress = io::stderr().is_terminal();
-    std::thread::scope(|scope| {
-        for _ in 0..jobs(arguments.jobs) {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    let late = until.is_some_and(|until| elapsed() >= until);
-                    if seed >= seeds.end || late || stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    let outcome = run_seed(seed, &options);
-                    if let Some(directory) = &arguments.history
-                        && let Err(error) = write_history(directory, &outcome)
-                    {
-                        eprintln!("{}: {error}", directory.display());
-                    }
-                    if !outcome.passed() && !arguments.keep_going {
-                        stop.store(true, Ordering::Relaxed);
-                    }
-                    let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
-                    total.add(&outcome, arguments.seconds);
-                    if progress {
-                        let _ = write!(
-                            io::stderr(),
-                            "\r{} seeds, {} failed, {:.0} simulated s in {:.0} s ",
-                            total.seeds,
-                            total.failed.len(),
-                            total.simulated_ms as f64 / 1e3,
-                            elapsed().as_secs_f64()
-                        );
-                    }
-                }
-            });
+    for_each(seeds, jobs(arguments.jobs), |seed| {
+        if until.is_some_and(|until| elapsed() >= until) {
+            return Ok(false);
         }
-    });
+        let mut one = Seed::new(seed, arguments.seconds);
+        one.scenario.clone_from(&arguments.scenario);
+        one.history.clone_from(&arguments.history);
+        let report = one.spawn()?;
+        let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
+        total.add(&report, &one);
+        if progress {
+            let _ = write!(
+                io::stderr(),
+                "\r{} seeds, {} failed, {:.0} simulated s in {:.0} s ",
+                total.seeds,
+                total.failed.len(),
+                total.simulated_ms as f64 / 1e3,
+                elapsed().as_secs_f64()
+            );
+        }
+        Ok(report.passed() || arguments.keep_going)
+    })?;
     if progress {
         eprintln!();
     }
-    let total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if arguments.not_vacuous {
+        total.fail_if_vacuous();
+    }
     if let Some(path) = &arguments.junit {
         std::fs::write(path, total.junit(elapsed()))
             .map_err(|error| format!("{}: {error}", path.display()))?;
@@ -202,36 +131,42 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<bool, String> {
     Ok(total.failed.is_empty())
 }
 
-fn write_history(directory: &std::path::Path, outcome: &Outcome) -> io::Result<()> {
-    let path = directory.join(format!("seed-{}.jsonl", outcome.seed));
-    let mut file = io::BufWriter::new(std::fs::File::create(path)?);
-    for record in &outcome.records {
-        serde_json::to_writer(&mut file, record)?;
-        file.write_all(b"\n")?;
-    }
-    file.flush()
-}
-
 impl Total {
-    fn add(&mut self, outcome: &Outcome, seconds: u64) {
+    fn add(&mut self, report: &Report, how: &Seed) {
         self.seeds += 1;
-        self.simulated_ms += outcome.simulated_ms;
-        for (name, count) in &outcome.counts {
-            *self.counts.entry(name).or_default() += count;
+        self.simulated_ms += report.simulated_ms;
+        self.undecided += report.undecided;
+        for (name, count) in &report.counts {
+            *self.counts.entry(name.clone()).or_default() += count;
         }
-        if outcome.passed() {
+        if report.passed() {
             return;
         }
-        let told = outcome.violations.iter().map(|violation| {
+        let told = report.violations.iter().map(|violation| {
             format!("{} at {} ms: {}", violation.kind, violation.at_ms, violation.what)
         });
         let told: Vec<String> = told.collect();
-        eprintln!("\nseed {} FAILED", outcome.seed);
+        let (seed, seconds) = (how.seed, how.seconds);
+        let scenario = how.scenario.as_ref().map(|name| format!(" --scenario {name}"));
+        let scenario = scenario.unwrap_or_default();
+        eprintln!("\nseed {seed} FAILED");
         for line in &told {
             eprintln!("  {line}");
         }
-        eprintln!("  see it: tally-sim replay --seed {} --seconds {seconds}", outcome.seed);
-        self.failed.push((outcome.seed, told));
+        eprintln!("  see it:    tally-sim replay --seed {seed} --seconds {seconds}{scenario}");
+        eprintln!("  shrink it: tally-sim shrink --seed {seed} --seconds {seconds}{scenario}");
+        self.failed.push((seed, told));
+    }
+
+    /// What never happened was not tested.
+    fn fail_if_vacuous(&mut self) {
+        let never: Vec<&String> =
+            self.counts.iter().filter(|(_, count)| **count == 0).map(|(name, _)| name).collect();
+        if !never.is_empty() || self.counts.is_empty() {
+            let what = format!("vacuous: over all seeds these never happened: {never:?}");
+            eprintln!("\n{what}");
+            self.failed.push((0, vec![what]));
+        }
     }
 
     fn rate(&self, took: Duration) -> f64 {
@@ -240,9 +175,8 @@ impl Total {
 
     fn print(&self, took: Duration) {
         println!(
-            "{} seeds, {} passed, {} failed; {:.0} simulated seconds in {:.1} s ({:.1} a second)",
+            "{} seeds, {} failed; {:.0} simulated seconds in {:.1} s ({:.1} a second)",
             self.seeds,
-            self.seeds - self.failed.len() as u64,
             self.failed.len(),
             self.simulated_ms as f64 / 1e3,
             took.as_secs_f64(),
@@ -251,6 +185,7 @@ impl Total {
         for (name, count) in &self.counts {
             println!("{count:>12}  {name}");
         }
+        println!("{:>12}  checks of a history without a verdict", self.undecided);
     }
 
     fn json(&self, took: Duration) -> serde_json::Value {
@@ -262,6 +197,8 @@ impl Total {
             "failed": failed.collect::<Vec<_>>(),
             "simulated_seconds": self.simulated_ms as f64 / 1e3,
             "seconds": took.as_secs_f64(),
+            "simulated_seconds_per_second": self.rate(took),
+            "undecided": self.undecided,
             "counts": self.counts,
         })
     }
@@ -270,11 +207,11 @@ impl Total {
         let mut text = format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"tally-sim\" \
              tests=\"{}\" failures=\"{}\" time=\"{:.3}\">\n",
-            self.seeds,
+            self.failed.len() + 1,
             self.failed.len(),
             took.as_secs_f64()
         );
-        let passed = self.seeds - self.failed.len() as u64;
+        let passed = self.seeds.saturating_sub(self.failed.len() as u64);
         text += &format!("  <testcase classname=\"tally-sim\" name=\"{passed} seeds passed\"/>\n");
         for (seed, violations) in &self.failed {
             let told = escape(&violations.join("\n"));
@@ -291,17 +228,13 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// Prints what happened in a seed. True if it passed.
-pub(crate) fn replay(arguments: &ReplayArguments) -> Result<bool, String> {
-    let detail = match arguments.detail {
-        DetailName::Events => Detail::Events,
-        DetailName::Logs => Detail::Logs,
-        DetailName::Everything => Detail::Everything,
-    };
-    let seconds = arguments.seconds;
-    let options = Options { seconds, detail, keep: Keep::Print, ..Options::default() };
-    let knobs = serde_json::to_string(&Knobs::draw(arguments.seed));
-    println!("{}", knobs.map_err(|error| error.to_string())?);
+/// Prints what happens in a seed, as it happens. True if it passed.
+pub(crate) fn replay(arguments: &Seed) -> Result<bool, String> {
+    let options = arguments.options(Keep::Print)?;
+    if options.scenario.is_none() {
+        let knobs = serde_json::to_string(&Knobs::draw(arguments.seed));
+        println!("{}", knobs.map_err(|error| error.to_string())?);
+    }
     let outcome = run_seed(arguments.seed, &options);
     for violation in &outcome.violations {
         println!("VIOLATED {} at {} ms: {}", violation.kind, violation.at_ms, violation.what);
@@ -313,60 +246,31 @@ pub(crate) fn replay(arguments: &ReplayArguments) -> Result<bool, String> {
 /// Runs each seed twice. True if all traces were equal.
 pub(crate) fn determinism(arguments: &DeterminismArguments) -> Result<bool, String> {
     let elapsed = stopwatch();
-    let options = Options {
-        seconds: arguments.seconds,
-        detail: Detail::Everything,
-        keep: Keep::Hashes,
-        ..Options::default()
-    };
-    let next = AtomicU64::new(arguments.seeds.first);
-    let lines = AtomicU64::new(0);
-    let differing = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..jobs(arguments.jobs) {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= arguments.seeds.end {
-                        return;
-                    }
-                    let first = run_seed(seed, &options).trace;
-                    let second = run_seed(seed, &options).trace;
-                    lines.fetch_add(first.count, Ordering::Relaxed);
-                    if first == second {
-                        continue;
-                    }
-                    let at = first.hashes.iter().zip(&second.hashes).take_while(|(a, b)| a == b);
-                    let at = at.count();
-                    eprintln!(
-                        "seed {seed} DIFFERS: {} and {} lines, the first other one is line {}",
-                        first.count,
-                        second.count,
-                        at + 1
-                    );
-                    for line in lines_around(seed, &options, at) {
-                        eprintln!("  {line}");
-                    }
-                    differing.lock().unwrap_or_else(PoisonError::into_inner).push(seed);
-                }
-            });
+    let sum = Mutex::new((0, 0, Vec::new()));
+    for_each(arguments.seeds, jobs(arguments.jobs), |seed| {
+        let mut one = Seed::new(seed, arguments.seconds);
+        one.detail = DetailName::Everything;
+        let (first, second) = (one.spawn()?, one.spawn()?);
+        let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
+        sum.0 += 1;
+        sum.1 += first.lines;
+        // A trace without lines would equal any other one without.
+        if first.lines == 0 || (first.lines, first.digest) != (second.lines, second.digest) {
+            eprintln!("seed {seed} DIFFERS: {} and {} lines", first.lines, second.lines);
+            eprintln!("  see it: compare the output of two runs of");
+            eprintln!(
+                "  tally-sim replay --detail everything --seed {seed} --seconds {}",
+                one.seconds
+            );
+            sum.2.push(seed);
         }
-    });
-    let differing = differing.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let seeds = arguments.seeds.end - arguments.seeds.first;
+        Ok(true)
+    })?;
+    let (seeds, lines, differing) = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!(
-        "{} of {seeds} seeds had the same trace twice; {} lines compared in {:.1} s",
+        "{} of {seeds} seeds had the same trace twice; {lines} lines compared in {:.1} s",
         seeds - differing.len() as u64,
-        lines.into_inner(),
         elapsed().as_secs_f64()
     );
     Ok(differing.is_empty())
-}
-
-/// What a third run says around a line.
-fn lines_around(seed: u64, options: &Options, at: usize) -> Vec<String> {
-    let options = Options { keep: Keep::Lines, ..options.clone() };
-    let lines = run_seed(seed, &options).trace.lines;
-    let from = at.saturating_sub(3).min(lines.len());
-    lines[from..(at + 3).min(lines.len())].to_vec()
 }
