@@ -19,10 +19,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tally_client::{
-    ReadLevel,
-    history::{Record, Status},
-};
+use tally_client::history::{Record, Status};
 use turmoil::Sim;
 
 use crate::{
@@ -495,10 +492,7 @@ async fn audit_everything(audit: Rc<Audit>, workload: Workload, cluster: Cluster
     loop {
         let client = cluster.client(2_000).deadline(Duration::from_secs(5)).build();
         let client = client.expect("the settings are valid");
-        let written = client.counter("audit").add(1).await;
-        trace_event!(AUDITOR, "writes: {:?}", written.map(|change| change.value).ok());
-        let read = client.counter("audit").get().level(ReadLevel::Linearizable).await;
-        if read.is_ok() && workload.final_reads(&client).await {
+        if workload.audit(&client).await {
             audit.done.set(true);
             trace_event!(AUDITOR, "has read everything");
             return;
