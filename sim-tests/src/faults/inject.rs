@@ -200,6 +200,7 @@ impl Injector {
     pub fn heal(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
         trace_event!("fault", "everything is mended");
         self.plan = Vec::new().into_iter().peekable();
+        self.desk.drop_transfers();
         for (_, undo) in std::mem::take(&mut self.undo) {
             self.mend(sim, undo);
         }

@@ -59,6 +59,11 @@ impl Desk {
         self.shared.bell.notify_one();
     }
 
+    /// Forgets transfers that nobody has begun: the time of faults is over.
+    pub fn drop_transfers(&self) {
+        self.shared.waiting.borrow_mut().retain(|task| *task != Task::TransferLeader);
+    }
+
     /// What is done: the task, and whether it worked out.
     pub fn take_done(&self) -> Vec<(Task, bool)> {
         std::mem::take(&mut self.shared.done.borrow_mut())
@@ -96,7 +101,7 @@ impl Desk {
 /// One attempt: whoever leads may change at any moment.
 async fn transfer(cluster: &Cluster) -> bool {
     let request = v1::ClusterTransferLeaderRequest::default();
-    for id in cluster.ids() {
+    for id in running(cluster) {
         let call = |mut client: ClusterClient<Channel>| async move {
             client.transfer_leader(request).await.map(drop)
         };
@@ -132,7 +137,7 @@ where
     F: Future<Output = Result<(), tonic::Status>>,
 {
     loop {
-        for id in cluster.ids() {
+        for id in running(cluster) {
             match at(id, &call).await {
                 Ok(()) => return,
                 Err(status) => {
@@ -142,6 +147,11 @@ where
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// An operator does not ask machines that are known to be down.
+fn running(cluster: &Cluster) -> Vec<u64> {
+    cluster.ids().into_iter().filter(|id| cluster.consensus(*id).is_some()).collect()
 }
 
 async fn at<C, F>(id: u64, call: C) -> Result<(), tonic::Status>
