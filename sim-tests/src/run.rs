@@ -311,7 +311,7 @@ impl Run<'_> {
         let users_end_ms = self.end_ms - self.end_ms / 8;
         while self.violations.is_empty() {
             if self.now_ms == heal_ms {
-                self.injector.heal(&mut self.sim, self.now_ms);
+                self.injector.heal(&mut self.sim);
             }
             if self.now_ms == users_end_ms {
                 trace_event!("driver", "users end");

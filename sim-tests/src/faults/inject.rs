@@ -36,6 +36,9 @@ use crate::{
 /// How long a node that ended itself stays down.
 const RESTART_AFTER_MS: u64 = 700;
 
+/// How long a machine that came back empty is left to try, before the operator replaces it.
+const REPLACE_AFTER_MS: u64 = 3_000;
+
 /// What became of a planned fault.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum Fate {
@@ -93,7 +96,10 @@ pub struct Injector {
     /// Ids of machines that were taken out of the cluster.
     retired: Vec<u64>,
     being_replaced: BTreeMap<u64, u64>,
+    /// When machines that lost their disks are replaced.
+    replace_at: BTreeMap<u64, u64>,
     rolling: Vec<u64>,
+    healed: bool,
     losing: u32,
     next_id: u64,
     replacements_left: u64,
@@ -133,7 +139,9 @@ impl Injector {
             damaged: BTreeMap::new(),
             retired: Vec::new(),
             being_replaced: BTreeMap::new(),
+            replace_at: BTreeMap::new(),
             rolling: Vec::new(),
+            healed: false,
             losing: 0,
             next_id,
             replacements_left: knobs.nodes.saturating_sub(1),
@@ -163,6 +171,7 @@ impl Injector {
         self.undo.is_empty()
             && self.restart_at.is_empty()
             && self.being_replaced.is_empty()
+            && self.replace_at.is_empty()
             && self.rolling.is_empty()
             && self.desk.is_idle()
             && self
@@ -175,7 +184,7 @@ impl Injector {
     pub fn step(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
         self.supervise(sim, now_ms);
         self.follow_operator(sim, now_ms);
-        self.roll(sim, now_ms);
+        self.roll(sim);
         let due: Vec<Undo> = {
             let (due, later) = std::mem::take(&mut self.undo)
                 .into_iter()
@@ -204,13 +213,8 @@ impl Injector {
         for (_, undo) in std::mem::take(&mut self.undo) {
             self.mend(sim, undo);
         }
-        for id in self.members() {
-            let machine = self.cluster.machine(id);
-            let condition = machine.condition();
-            if matches!(condition, Condition::Down | Condition::Stopped) {
-                self.restart_at.entry(id).or_insert(now_ms);
-            }
-        }
+        self.rolling.clear();
+        self.healed = true;
     }
 
     fn supervise(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
@@ -240,6 +244,26 @@ impl Injector {
                 self.failures.push(format!("node {id}: {reason}"));
             }
             self.restart_at.insert(id, now_ms + RESTART_AFTER_MS);
+        }
+        if self.healed {
+            for id in self.members() {
+                let condition = self.cluster.machine(id).condition();
+                if matches!(condition, Condition::Down | Condition::Stopped)
+                    && !self.being_replaced.contains_key(&id)
+                {
+                    self.restart_at.entry(id).or_insert(now_ms);
+                }
+            }
+        }
+        let lost: Vec<u64> =
+            self.replace_at.iter().filter(|(_, at)| **at <= now_ms).map(|(id, _)| *id).collect();
+        for id in lost {
+            self.replace_at.remove(&id);
+            if !self.being_replaced.contains_key(&id) && !self.retired.contains(&id) {
+                self.restart_at.remove(&id);
+                self.cluster.cut_power(sim, id);
+                self.replace(sim, id);
+            }
         }
         let due: Vec<u64> =
             self.restart_at.iter().filter(|(_, at)| **at <= now_ms).map(|(id, _)| *id).collect();
@@ -271,22 +295,23 @@ impl Injector {
         }
     }
 
-    /// One node after the other is stopped and started, when the one before runs again.
-    fn roll(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
+    /// One node after the other is stopped and started, the next one when the one before is back.
+    fn roll(&mut self, sim: &mut Sim<'_>) {
         let Some(id) = self.rolling.last().copied() else { return };
-        if self.retired.contains(&id) || self.being_replaced.contains_key(&id) {
-            self.rolling.pop();
-            return;
-        }
-        if self.cluster.machine(id).condition() == Condition::Stopped {
-            self.rolling.pop();
-            trace_event!(&host_of(id), "is started, in its turn");
-            self.cluster.restart(sim, id);
-            if let Some(next) = self.rolling.last() {
-                // The next one is asked to stop once this one serves.
-                let _ = now_ms;
-                self.cluster.stop(*next);
+        let gone = self.retired.contains(&id) || self.being_replaced.contains_key(&id);
+        match self.cluster.machine(id).condition() {
+            // It was asked to stop, and has not yet.
+            Condition::Running | Condition::Starting if !gone => return,
+            Condition::Stopped if !gone => {
+                trace_event!(&host_of(id), "is started, in its turn");
+                self.cluster.restart(sim, id);
             }
+            // Something else happened to it meanwhile, and takes its own course.
+            _ => {}
+        }
+        self.rolling.pop();
+        if let Some(next) = self.rolling.last() {
+            self.cluster.stop(*next);
         }
     }
 
@@ -487,6 +512,7 @@ impl Injector {
                 machine.disk().wipe();
                 machine.stores().wipe();
                 self.damaged.insert(id, "lost disk");
+                self.replace_at.insert(id, now_ms + RESTART_AFTER_MS + REPLACE_AFTER_MS);
                 self.restart_at.insert(id, now_ms + RESTART_AFTER_MS);
                 Ok(())
             }
