@@ -206,7 +206,7 @@ impl Injector {
     }
 
     /// Mends everything at once: the faults are over.
-    pub fn heal(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
+    pub fn heal(&mut self, sim: &mut Sim<'_>) {
         trace_event!("fault", "everything is mended");
         self.plan = Vec::new().into_iter().peekable();
         self.desk.drop_transfers();
