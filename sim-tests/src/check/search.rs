@@ -1,0 +1,666 @@
+//! Which write of unknown outcome made which revision that nobody was told?
+//!
+//! **Argument.** The search goes through the revisions in ascending order with one state of the
+//! store. What was answered leaves no choice. At a revision without a writer it tries the writes of
+//! unknown outcome that are not used yet, were called before anybody can have seen that revision,
+//! and would change something in the present state; and goes on to the next such revision, where the
+//! answers between the two prove the choice wrong or leave it standing. It tries all choices before
+//! it gives up, so giving up is a proof, except for what is left out:
+//!
+//! - Of several writes that do the same, only the one called first: in every solution with another
+//!   one the two can change places, since the later one is needed, if at all, at a later revision,
+//!   which more time has passed before.
+//! - If skipping the revision makes an answer before the next such revision wrong, then only writes
+//!   that touch the items of that answer.
+//! - Writes that always succeed, to items that nobody looks at later, are alike: one stands for all.
+//! - Choices that lead to a state which failed before (kept as 128-bit hashes).
+//!
+//! Which choice is tried first decides nothing but the time: those that the next look at an item
+//! asks for, then those that nobody sees.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{Hash as _, Hasher},
+};
+
+use super::{
+    Rule,
+    logical::{Deed, History, Logical, Outcome, Place},
+    model::{Act, Ran, Slot, agrees, run},
+    play::{Mismatch, Overlay, failing, play},
+    show::{show, show_all},
+};
+
+/// Operations played, those that are played again included.
+const BUDGET: u64 = 3_000_000;
+/// Failed states that are remembered.
+const MEMO_MAX: usize = 200_000;
+
+/// An operation that has a place.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    pub(super) operation: usize,
+    pub(super) place: Place,
+}
+
+pub(super) enum End {
+    Explained,
+    OutOfBudget,
+    Stuck(Vec<(Rule, String)>),
+}
+
+/// Where the search is. Everything after it can be undone.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    log: usize,
+    next: usize,
+    revision: u64,
+}
+
+/// A choice: a write and whether its `else` branch runs; or nobody that the history knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    Write { operation: usize, otherwise: bool },
+    Nobody,
+}
+
+struct Frame {
+    mark: Mark,
+    choices: Vec<Choice>,
+    tried: usize,
+    signature: u128,
+}
+
+/// Where the search could not go on.
+struct Dead {
+    reached: usize,
+    revision: u64,
+    entry: usize,
+    wrong: Option<Mismatch>,
+}
+
+struct Change {
+    name: usize,
+    before: Slot,
+    revision: u64,
+}
+
+pub(super) struct Search<'h, 'a> {
+    history: &'h History<'a>,
+    entries: Vec<Entry>,
+    slots: Vec<Slot>,
+    revision: u64,
+    /// The first entry that is not played.
+    next: usize,
+    log: Vec<Change>,
+    frames: Vec<Frame>,
+    /// Writes of unknown outcome, those that do the same together, each in the order of calls.
+    classes: Vec<Vec<usize>>,
+    used: BTreeSet<usize>,
+    /// For each name the entries that look at it, with the first part that does.
+    looks: Vec<Vec<(usize, usize)>>,
+    /// For each name the number of entries after which nothing depends on it any more.
+    needed_until: Vec<usize>,
+    /// Names that a write of unknown outcome may touch.
+    doubtful: Vec<usize>,
+    /// Names on which all of these are plain: see [`Search::is_plain`].
+    plain: Vec<bool>,
+    /// Revisions reached, ascending, with the time at which somebody first knew of it or a later one.
+    known_at: Vec<(u64, u64)>,
+    memo: BTreeSet<u128>,
+    played: u64,
+    /// How far it came, and what was wrong with which entry.
+    deepest: Option<Dead>,
+    /// A condition hung on an item of which nothing is known: giving up proves nothing.
+    guessed: bool,
+}
+
+impl<'h, 'a> Search<'h, 'a> {
+    pub(super) fn new(history: &'h History<'a>, entries: Vec<Entry>) -> Self {
+        let initial = if history.base == 0 { Slot::Absent } else { Slot::Unseen };
+        let mut looks = vec![Vec::new(); history.names.len()];
+        let mut needed_until = vec![0; history.names.len()];
+        for (index, entry) in entries.iter().enumerate() {
+            let operation = &history.operations[entry.operation];
+            let conditions = operation.when.iter().map(|when| when.name);
+            for name in conditions.chain(operation.possible().map(|deed| deed.name)) {
+                needed_until[name] = index + 1;
+            }
+            for (part, deed) in history.operations[entry.operation].deeds().iter().enumerate() {
+                let of_name: &mut Vec<(usize, usize)> = &mut looks[deed.name];
+                if of_name.last().is_none_or(|(last, _)| *last != index) {
+                    of_name.push((index, part));
+                }
+            }
+        }
+        let mut search = Self {
+            history,
+            slots: vec![initial; history.names.len()],
+            revision: history.base,
+            next: 0,
+            log: Vec::new(),
+            frames: Vec::new(),
+            classes: classes(history),
+            used: BTreeSet::new(),
+            looks,
+            needed_until,
+            doubtful: Vec::new(),
+            plain: vec![true; history.names.len()],
+            known_at: known_at(history, &entries),
+            entries,
+            memo: BTreeSet::new(),
+            played: 0,
+            deepest: None,
+            guessed: false,
+        };
+        let mut doubtful = BTreeSet::new();
+        for &index in search.classes.iter().flatten() {
+            let operation = &history.operations[index];
+            let plain = operation.when.is_empty() && operation.then.len() == 1;
+            for deed in operation.possible() {
+                doubtful.insert(deed.name);
+                search.plain[deed.name] &= plain && is_plain(deed);
+            }
+        }
+        search.doubtful = doubtful.into_iter().collect();
+        search
+    }
+
+    pub(super) fn run(&mut self) -> End {
+        loop {
+            match self.advance() {
+                Ok(true) => return End::Explained,
+                Ok(false) => self.open_frame(),
+                Err(wrong) => {
+                    let (next, revision) = (self.next, self.revision);
+                    self.note(Dead { reached: next, revision, entry: next, wrong: Some(wrong) });
+                }
+            }
+            if self.played > BUDGET {
+                return End::OutOfBudget;
+            }
+            if self.next < self.entries.len() && !self.choose() {
+                return self.give_up();
+            }
+        }
+    }
+
+    /// Plays until the next revision without a writer (false) or the end (true).
+    fn advance(&mut self) -> Result<bool, Mismatch> {
+        while let Some(entry) = self.entries.get(self.next) {
+            if self.room(entry) > 0 {
+                return Ok(false);
+            }
+            self.played += 1;
+            let operation = &self.history.operations[entry.operation];
+            if let Place::Saw(revision) = entry.place
+                && revision < self.revision
+            {
+                let message = "it saw a revision in the middle of an atomic step".to_owned();
+                return Err(Mismatch { message, names: Vec::new() });
+            }
+            let slots = &self.slots;
+            let below = |name: usize| slots[name].clone();
+            let mut state = Overlay::new(&below, self.revision);
+            play(self.history, operation, &mut state)?;
+            self.revision = state.revision;
+            let changes = state.changes();
+            self.write(changes);
+            self.next += 1;
+        }
+        Ok(true)
+    }
+
+    /// Revisions without a writer before an entry.
+    fn room(&self, entry: &Entry) -> u64 {
+        match entry.place {
+            Place::Made { first, .. } => first.saturating_sub(self.revision + 1),
+            Place::Saw(revision) => revision.saturating_sub(self.revision),
+            Place::Nowhere => 0,
+        }
+    }
+
+    fn write(&mut self, changes: BTreeMap<usize, Slot>) {
+        for (name, slot) in changes {
+            if self.slots[name] != slot {
+                let before = std::mem::replace(&mut self.slots[name], slot);
+                self.log.push(Change { name, before, revision: self.revision });
+            }
+        }
+    }
+
+    fn mark(&self) -> Mark {
+        Mark { log: self.log.len(), next: self.next, revision: self.revision }
+    }
+
+    fn undo(&mut self, mark: Mark) {
+        for change in self.log.drain(mark.log..).rev() {
+            self.slots[change.name] = change.before;
+        }
+        (self.next, self.revision) = (mark.next, mark.revision);
+    }
+
+    fn note(&mut self, dead: Dead) {
+        if self.deepest.as_ref().is_none_or(|deepest| deepest.reached < dead.reached) {
+            self.deepest = Some(dead);
+        }
+    }
+
+    /// At a revision without a writer: what may have made it, the most likely first.
+    fn open_frame(&mut self) {
+        let signature = self.signature();
+        let mut choices = Vec::new();
+        if !self.memo.contains(&signature) {
+            let without = self.without();
+            choices = self.choices(without.as_ref());
+            if choices.is_empty() {
+                let (reached, revision) = (self.next, self.revision);
+                let entry = without.as_ref().map_or(reached, |(entry, _)| *entry);
+                let wrong = without.map(|(_, wrong)| wrong);
+                self.note(Dead { reached, revision, entry, wrong });
+            }
+        }
+        self.frames.push(Frame { mark: self.mark(), choices, tried: 0, signature });
+    }
+
+    /// Makes the next choice of the innermost frame that has one left.
+    fn choose(&mut self) -> bool {
+        while let Some(frame) = self.frames.last_mut() {
+            let mark = frame.mark;
+            if let Some(Choice::Write { operation, .. }) =
+                frame.tried.checked_sub(1).map(|tried| frame.choices[tried])
+            {
+                self.used.remove(&operation);
+            }
+            let choice = frame.choices.get(frame.tried).copied();
+            frame.tried += 1;
+            self.undo(mark);
+            match choice {
+                Some(choice) => {
+                    let made = self.take(choice);
+                    debug_assert!(made, "a choice was tried when it was collected");
+                    return true;
+                }
+                None => {
+                    if let Some(frame) = self.frames.pop()
+                        && self.memo.len() < MEMO_MAX
+                    {
+                        self.memo.insert(frame.signature);
+                    }
+                }
+            }
+        }
+        false
+    }
+
+    /// Does it, if it can be done now and changes something.
+    fn take(&mut self, choice: Choice) -> bool {
+        let Choice::Write { operation: index, otherwise } = choice else {
+            self.revision += 1;
+            return true;
+        };
+        self.played += 1;
+        let room = self.entries.get(self.next).map_or(0, |entry| self.room(entry));
+        let operation = &self.history.operations[index];
+        let deeds = if otherwise { &operation.otherwise } else { &operation.then };
+        let mark = self.mark();
+        for deed in deeds {
+            let Ok(ran) = run(&deed.act, &self.slots[deed.name], self.revision + 1) else {
+                self.undo(mark);
+                return false;
+            };
+            self.revision += u64::from(ran.mutated);
+            self.write(BTreeMap::from([(deed.name, ran.after)]));
+        }
+        let width = self.revision - mark.revision;
+        if width == 0 || width > room {
+            self.undo(mark);
+            return false;
+        }
+        self.used.insert(index);
+        true
+    }
+
+    /// What is wrong, and with which entry, if nobody that the history knows made the revisions that
+    /// come next without a writer.
+    fn without(&mut self) -> Option<(usize, Mismatch)> {
+        let mark = self.mark();
+        self.revision += self.room(&self.entries[self.next]);
+        let wrong = self.advance().err().map(|wrong| (self.next, wrong));
+        self.undo(mark);
+        wrong
+    }
+
+    fn choices(&mut self, without: Option<&(usize, Mismatch)>) -> Vec<Choice> {
+        let mark = self.mark();
+        let room = self.room(&self.entries[self.next]);
+        let seen_at = self.seen_at(self.revision + 1);
+        let wanted = without.map_or(&[][..], |(_, mismatch)| &mismatch.names);
+        let mut choices = Vec::new();
+        let mut has_sink = false;
+        for class in 0..self.classes.len() {
+            let unused = self.classes[class].iter().find(|index| !self.used.contains(index));
+            let Some(&index) = unused else { continue };
+            if self.history.operations[index].call > seen_at {
+                continue;
+            }
+            for choice in self.branches(index) {
+                let before: Vec<_> = self.touched(choice).map(|deed| deed.name).collect();
+                let touches = before.iter().any(|name| wanted.contains(name));
+                if without.is_some() && room == 1 && !touches {
+                    continue;
+                }
+                let Some((rank, sink)) = self.rank(choice, mark) else { continue };
+                if sink && std::mem::replace(&mut has_sink, true) {
+                    continue;
+                }
+                let rank = if without.is_some() && !touches { rank + 10 } else { rank };
+                choices.push((rank, self.history.operations[index].call, choice));
+            }
+        }
+        if self.history.assumptions.others_write && (without.is_none() || room > 1) {
+            choices.push((NOBODY, 0, Choice::Nobody));
+        }
+        choices.sort_by_key(|(rank, call, _)| (*rank, *call));
+        choices.into_iter().map(|(_, _, choice)| choice).collect()
+    }
+
+    /// When somebody first knew of this revision or a later one.
+    fn seen_at(&self, revision: u64) -> u64 {
+        let at = self.known_at.partition_point(|(reached, _)| *reached < revision);
+        self.known_at.get(at).map_or(u64::MAX, |(_, time)| *time)
+    }
+
+    /// The branches of an unused write that may run in the present state.
+    fn branches(&mut self, index: usize) -> Vec<Choice> {
+        let operation = &self.history.operations[index];
+        let slots = &self.slots;
+        let branch = |otherwise| Choice::Write { operation: index, otherwise };
+        match failing(operation, &|name| slots[name].clone()) {
+            Some(failing) => vec![branch(failing.is_some())],
+            None => {
+                self.guessed = true;
+                vec![branch(false), branch(true)]
+            }
+        }
+    }
+
+    fn touched(&self, choice: Choice) -> impl Iterator<Item = &'h Deed<'a>> + use<'h, 'a> {
+        let history = self.history;
+        let deeds: &[Deed<'a>] = match choice {
+            Choice::Nobody => &[],
+            Choice::Write { operation, otherwise: false } => &history.operations[operation].then,
+            Choice::Write { operation, otherwise: true } => {
+                &history.operations[operation].otherwise
+            }
+        };
+        deeds.iter().filter(|deed| deed.act != Act::Read)
+    }
+
+    /// How likely a choice is, lowest first; and whether nobody can ever see it. Nothing, if it
+    /// can't be made now.
+    fn rank(&mut self, choice: Choice, mark: Mark) -> Option<(u32, bool)> {
+        let before: Vec<_> =
+            self.touched(choice).map(|deed| (deed.name, self.look_fits(deed.name))).collect();
+        if !self.take(choice) {
+            return None;
+        }
+        let mut fits_after = true;
+        for (name, _) in &before {
+            fits_after &= self.look_fits(*name).unwrap_or(true);
+        }
+        let Choice::Write { operation, .. } = choice else { return None };
+        self.used.remove(&operation);
+        self.undo(mark);
+        let wanted = before.iter().any(|(_, fits)| *fits == Some(false));
+        let unseen = before.iter().all(|(_, fits)| fits.is_none());
+        let is_sink = before.len() == 1 && self.is_sink(before[0].0);
+        Some(match (wanted, fits_after, unseen) {
+            (true, true, _) => (WANTED, false),
+            (true, false, _) => (STEP, false),
+            (false, _, true) => (UNSEEN, is_sink),
+            (false, true, false) => (HARMLESS, false),
+            (false, false, false) => (CONTRADICTED, false),
+        })
+    }
+
+    /// Nobody looks at it later, and all that may still happen to it always succeeds.
+    fn is_sink(&self, name: usize) -> bool {
+        const FAR: u64 = 1 << 62;
+        let is_free = |item: &super::model::Item| {
+            let far = item.value.int().is_some_and(|value| value.unsigned_abs() >= FAR);
+            item.floor.is_none() && item.ceiling.is_none() && !far
+        };
+        self.plain[name]
+            && self.needed_until[name] <= self.next
+            && self.slots[name].item().is_none_or(is_free)
+    }
+
+    /// Whether the next look at an item fits the present state, if there is one.
+    fn look_fits(&self, name: usize) -> Option<bool> {
+        let looks = &self.looks[name];
+        let at = looks.partition_point(|(entry, _)| *entry < self.next);
+        let (entry, part) = *looks.get(at)?;
+        let operation = &self.history.operations[self.entries[entry].operation];
+        let deed = &operation.deeds()[part];
+        let slot = &self.slots[name];
+        Some(fits(operation, deed, slot))
+    }
+
+    /// A hash of all that decides how the search goes on from here.
+    fn signature(&self) -> u128 {
+        let mut hash = Fnv::default();
+        (self.revision, self.next, &self.used).hash(&mut hash);
+        for &name in &self.doubtful {
+            if self.needed_until[name] > self.next || !self.plain[name] {
+                self.slots[name].hash(&mut hash);
+            }
+        }
+        hash.0
+    }
+
+    fn give_up(&mut self) -> End {
+        let Some(Dead { revision, entry, wrong, .. }) = self.deepest.take() else {
+            return End::OutOfBudget;
+        };
+        if self.guessed {
+            return End::OutOfBudget;
+        }
+        if self.classes.is_empty() && !self.history.assumptions.others_write {
+            return End::Stuck(self.all_mismatches());
+        }
+        let operation = show(self.history.operations[self.entries[entry].operation].record);
+        let Some(wrong) = wrong else {
+            let message = format!(
+                "revision {} has no writer, and no write of unknown outcome can have made it; it \
+                 was there before {operation}",
+                revision + 1
+            );
+            return End::Stuck(vec![(Rule::UnexplainedRevision, message)]);
+        };
+        let mut message = format!(
+            "no choice among the writes of unknown outcome explains all answers. The best comes to \
+             revision {revision}, and then {operation}: {}",
+            wrong.message
+        );
+        let unknown = self.classes.iter().flatten();
+        let touching: Vec<_> = unknown
+            .map(|index| &self.history.operations[*index])
+            .filter(|unknown| unknown.possible().any(|deed| wrong.names.contains(&deed.name)))
+            .collect();
+        if !touching.is_empty() {
+            message += ". Writes of unknown outcome on it:";
+            message += &show_all(touching.iter().map(|operation| operation.record));
+        }
+        End::Stuck(vec![(Rule::WrongAnswer, message)])
+    }
+
+    /// Without unknown outcomes there is one way through only: all that is wrong on it, where each
+    /// wrong answer is believed from there on.
+    fn all_mismatches(&mut self) -> Vec<(Rule, String)> {
+        const MISMATCHES_MAX: usize = 20;
+        let mut found = Vec::new();
+        let initial = if self.history.base == 0 { Slot::Absent } else { Slot::Unseen };
+        self.slots.fill(initial);
+        self.log.clear();
+        (self.next, self.revision) = (0, self.history.base);
+        while found.len() < MISMATCHES_MAX {
+            let result = self.advance();
+            let Some(entry) = self.entries.get(self.next).copied() else { break };
+            let operation = &self.history.operations[entry.operation];
+            match result {
+                Ok(_) => {
+                    let revision = self.revision + 1;
+                    self.revision += self.room(&entry);
+                    let message = format!(
+                        "revision {revision} has no writer; it was there before {}",
+                        show(operation.record)
+                    );
+                    found.push((Rule::UnexplainedRevision, message));
+                }
+                Err(mismatch) => {
+                    let message = format!("{}: {}", show(operation.record), mismatch.message);
+                    found.push((Rule::WrongAnswer, message));
+                    for deed in operation.deeds() {
+                        self.slots[deed.name] = Slot::Unseen;
+                    }
+                    if let Place::Made { last, .. } = entry.place {
+                        self.revision = last;
+                    }
+                    self.next += 1;
+                }
+            }
+        }
+        found
+    }
+
+    /// The revisions that writes of unknown outcome made.
+    pub(super) fn assigned(&self) -> BTreeMap<usize, u64> {
+        let made = self.frames.iter().filter_map(|frame| {
+            match frame.choices[frame.tried.checked_sub(1)?] {
+                Choice::Write { operation, .. } => Some((operation, frame.mark.revision + 1)),
+                Choice::Nobody => None,
+            }
+        });
+        made.collect()
+    }
+
+    /// For each name from which revision on it was what.
+    pub(super) fn states(self) -> Vec<Vec<(u64, Slot)>> {
+        let mut states: Vec<Vec<(u64, Slot)>> = vec![Vec::new(); self.slots.len()];
+        let mut now = self.slots;
+        for change in self.log.into_iter().rev() {
+            let after = std::mem::replace(&mut now[change.name], change.before);
+            states[change.name].push((change.revision, after));
+        }
+        for (states, initial) in states.iter_mut().zip(now) {
+            states.push((0, initial));
+            states.reverse();
+            // Of several changes at one revision (the parts of a step on one item) the last stays.
+            let mut last: Vec<(u64, Slot)> = Vec::with_capacity(states.len());
+            for state in states.drain(..) {
+                match last.last_mut() {
+                    Some(before) if before.0 == state.0 && state.0 > 0 => *before = state,
+                    _ => last.push(state),
+                }
+            }
+            *states = last;
+        }
+        states
+    }
+}
+
+// Ranks of choices. One that a wrong answer does not ask for ranks 10 lower.
+const WANTED: u32 = 0;
+const STEP: u32 = 1;
+const NOBODY: u32 = 2;
+const UNSEEN: u32 = 3;
+const HARMLESS: u32 = 4;
+const CONTRADICTED: u32 = 5;
+
+/// Always succeeds on an item without bounds, and always makes one revision.
+fn is_plain(deed: &Deed<'_>) -> bool {
+    const FAR: i64 = 1 << 40;
+    match &deed.act {
+        Act::Store { expect, .. } => *expect == super::model::Expect::default(),
+        Act::Incr { delta, floor: None, ceiling: None, must_exist: false, .. } => {
+            *delta != 0 && delta.abs_diff(0) < FAR as u64
+        }
+        _ => false,
+    }
+}
+
+/// Whether a look at an item, as its answer tells it, fits a state of that item.
+fn fits(operation: &Logical<'_>, deed: &Deed<'_>, slot: &Slot) -> bool {
+    let first = match operation.place {
+        Place::Made { first, .. } => first,
+        Place::Saw(revision) => revision + 1,
+        Place::Nowhere => return true,
+    };
+    match (operation.outcome, run(&deed.act, slot, first)) {
+        // The part of a refused step that was refused may be another one.
+        (Outcome::Refused, _) if operation.possible().count() > 1 || !operation.when.is_empty() => {
+            true
+        }
+        (Outcome::Refused, Ok(_)) | (Outcome::Answered, Err(_)) => false,
+        (Outcome::Refused, Err(reason)) => operation.record.reason.as_deref() == Some(reason),
+        (_, Ok(ran)) => deed.answer.is_none_or(|answer| {
+            let ran: Ran = ran;
+            agrees(&deed.act, slot, &ran, answer, true).is_ok()
+        }),
+        (_, Err(_)) => true,
+    }
+}
+
+/// Writes of unknown outcome, those that ask for the same together.
+fn classes(history: &History<'_>) -> Vec<Vec<usize>> {
+    let mut classes: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+    for (index, operation) in history.operations.iter().enumerate() {
+        if operation.outcome == Outcome::Unknown {
+            let deeds = |deeds: &[Deed<'_>]| -> Vec<_> {
+                deeds.iter().map(|deed| (deed.name, deed.act.clone())).collect()
+            };
+            let when = format!("{:?}", operation.record.when);
+            let class = (deeds(&operation.then), deeds(&operation.otherwise), when);
+            classes.entry(class).or_default().push(index);
+        }
+    }
+    // Operations are in the order of their calls, and so are these.
+    classes.into_values().collect()
+}
+
+fn known_at(history: &History<'_>, entries: &[Entry]) -> Vec<(u64, u64)> {
+    let reached = |entry: &Entry| {
+        entry.place.reached().map(|reached| (reached, history.operations[entry.operation].ret))
+    };
+    let mut known: Vec<_> = entries.iter().filter_map(reached).collect();
+    known.sort_unstable();
+    let mut earliest = u64::MAX;
+    for (_, time) in known.iter_mut().rev() {
+        earliest = earliest.min(*time);
+        *time = earliest;
+    }
+    known
+}
+
+/// FNV-1a with 128 bits: the same everywhere, and wide enough that no two states of a search meet.
+pub(super) struct Fnv(pub(super) u128);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d)
+    }
+}
+
+impl Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 ^= u128::from(*byte);
+            self.0 = self.0.wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0 as u64
+    }
+}
