@@ -192,14 +192,14 @@ impl Verdict {
     }
 }
 
-/// Judges a history, in any order of its records.
+/// Judges a history, in any order of its records, of a store that was empty when it began.
 ///
 /// ```
 /// let verdict = tally_sim::check::judge(&[]);
 /// assert_eq!(verdict.counts.operations, 0);
 /// ```
 pub fn judge(records: &[Record]) -> Verdict {
-    judge_with(records, Assumptions::default())
+    judge_with(records, Assumptions { from_the_beginning: true, ..Assumptions::default() })
 }
 
 /// Judges a history of which more, or less, is known.
@@ -207,8 +207,8 @@ pub fn judge(records: &[Record]) -> Verdict {
 /// ```
 /// use tally_sim::check::{Assumptions, judge_with};
 ///
-/// let whole = Assumptions { from_the_beginning: true, ..Assumptions::default() };
-/// assert!(judge_with(&[], whole).passed());
+/// let shared = Assumptions { others_write: true, ..Assumptions::default() };
+/// assert!(judge_with(&[], shared).passed());
 /// ```
 pub fn judge_with(records: &[Record], assumptions: Assumptions) -> Verdict {
     let mut verdict = Verdict::default();

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Rule, Verdict,
-    logical::{History, Outcome, Place},
+    logical::{History, Logical, Outcome, Place},
     model::Slot,
     search::{End, Entry, Search},
     show::{show, show_all},
@@ -71,8 +71,8 @@ impl Order {
                 order.assigned = search.assigned();
                 order.states = search.states();
                 verdict.counts.unknown_applied = order.assigned.len() as u64;
-                let refused = |operation: &&super::logical::Logical<'_>| {
-                    operation.outcome == Outcome::Refused
+                let refused = |operation: &&Logical<'_>| {
+                    operation.outcome == Outcome::Refused && operation.place != Place::Nowhere
                 };
                 verdict.counts.refusals = history.operations.iter().filter(refused).count() as u64;
             }
