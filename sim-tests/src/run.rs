@@ -335,7 +335,7 @@ impl Run<'_> {
     fn step(&mut self) -> bool {
         trace::set_now(Duration::from_millis(self.now_ms));
         self.injector.step(&mut self.sim, self.now_ms);
-        self.invariants.look(&self.cluster, self.now_ms % COMPARE_EVERY_MS == 0);
+        self.invariants.look(&self.cluster, self.now_ms.is_multiple_of(COMPARE_EVERY_MS));
         let safety = self.invariants.take_violations();
         self.violate("safety", safety);
         let failures = self.injector.take_failures();
