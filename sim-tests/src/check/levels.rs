@@ -37,6 +37,13 @@ pub(super) fn check(history: &History<'_>, _: &Order, verdict: &mut Verdict) {
             continue;
         }
         claims(operation, verdict);
+        let counts = &mut verdict.counts;
+        match operation.level() {
+            Level::Linearizable => counts.linearizable_reads += 1,
+            Level::Bounded => counts.bounded_reads += 1,
+            Level::Session => counts.session_reads += 1,
+            Level::Local => counts.local_reads += 1,
+        }
         let Place::Saw(revision) = operation.place else {
             unplaced += u64::from(operation.level() != Level::Linearizable);
             continue;
@@ -44,13 +51,6 @@ pub(super) fn check(history: &History<'_>, _: &Order, verdict: &mut Verdict) {
         age(history, operation, revision, &reached, verdict);
         if operation.record.level == Some(Level::Session) {
             session(operation.record, revision, &known, verdict);
-        }
-        let counts = &mut verdict.counts;
-        match operation.level() {
-            Level::Linearizable => counts.linearizable_reads += 1,
-            Level::Bounded => counts.bounded_reads += 1,
-            Level::Session => counts.session_reads += 1,
-            Level::Local => counts.local_reads += 1,
         }
     }
     if unplaced > 0 {
