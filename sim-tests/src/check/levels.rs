@@ -7,7 +7,8 @@
 //! - **Bounded.** The read was served at some time t from its call on, from a state not older than
 //!   the bound: that state has all that was reached before t − bound, so all that was reached before
 //!   call − bound. The same holds for a claim of staleness, at every level.
-//! - **Session.** All that the client had been told before the call.
+//! - **Session.** All that the client had been told before the call; or, with a token of its own,
+//!   the state of the token.
 //! - **Local.** Nothing more. One node's state does not fall while it runs, but it may restart
 //!   behind where it was.
 //!
@@ -143,6 +144,7 @@ impl<'a> Known<'a> {
 
 fn session(record: &Record, revision: u64, known: &Known<'_>, verdict: &mut Verdict) {
     if let Some((floor, before)) = known.before(record.client, record.call)
+        && record.token.is_none()
         && revision < floor
     {
         verdict.violation(
