@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tally_proto::{reason, v1};
+use tally_proto::{reason, seeded_bugs, v1};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
@@ -176,7 +176,12 @@ impl Call<'_> {
                 Err(failure) => failure,
             };
             match self.retry.failed(failure) {
-                Next::Again(pause) => self.wait(pause).await?,
+                Next::Again(pause) => {
+                    self.wait(pause).await?;
+                    if seeded_bugs::is_on("retry-new-sequence") {
+                        ticket = self.ticket(by_session).await?;
+                    }
+                }
                 Next::NewSession => {
                     if let Some(ticket) = &ticket {
                         self.shared.sessions.expired(ticket.session.id);

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use tally_proto::{reason, status::Details, v1};
+use tally_proto::{reason, seeded_bugs, status::Details, v1};
 use tonic::Code;
 
 use crate::{error::Error, error::Outcome, wire::Class};
@@ -155,6 +155,9 @@ impl Retry {
         if self.decides(failure) {
             return Step::Decided;
         }
+        if seeded_bugs::is_on("unknown-forgotten") && failure.outcome() == Outcome::NotApplied {
+            self.unknown = false;
+        }
         if failure.outcome() == Outcome::Unknown {
             self.unknown = true;
             if !stamped || failure.reason() == reason::SEQUENCE_TOO_OLD {
@@ -222,7 +225,9 @@ impl Retry {
     }
 
     fn error(&self, gave_up_after: Option<Duration>) -> Error {
+        let timed_out = gave_up_after.is_some() && seeded_bugs::is_on("timeout-not-applied");
         let outcome = match self.class {
+            Class::Write if timed_out => Some(Outcome::NotApplied),
             Class::Write | Class::Change if self.unknown => Some(Outcome::Unknown),
             Class::Write | Class::Change => Some(self.outcome_of_last()),
             Class::Read | Class::Control => None,

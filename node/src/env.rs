@@ -18,11 +18,14 @@ use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
-use crate::storage::{
-    byte_store::StoreFactory,
-    disk::Disk,
-    real_disk::RealDisk,
-    sled_store::{SledFactory, SledOptions},
+use crate::{
+    machine::command::Reply,
+    storage::{
+        byte_store::StoreFactory,
+        disk::Disk,
+        real_disk::RealDisk,
+        sled_store::{SledFactory, SledOptions},
+    },
 };
 
 /// What a node needs from outside.
@@ -43,6 +46,8 @@ pub struct Env {
     /// Ends the node at once, without running another line of its code. Called when going on could
     /// break a promise: a failed fsync, a broken invariant of storage.
     pub fatal: Fatal,
+    /// Told what happens to log and state. Nobody listens in production.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 impl fmt::Debug for Env {
@@ -53,6 +58,55 @@ impl fmt::Debug for Env {
 
 /// Ends the node, saying why.
 pub type Fatal = Arc<dyn Fn(String) + Send + Sync>;
+
+/// Sees what each node does to its log and its state, so that a simulation can compare the nodes.
+pub trait Observer: Send + Sync + 'static {
+    /// Called where it happens, in its order.
+    fn observe(&self, event: Event<'_>);
+}
+
+/// What an [`Observer`] sees.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The log was opened; so many bytes of a torn tail were cut off.
+    LogOpened {
+        /// Bytes that were zeroed.
+        cut_bytes: u64,
+    },
+    /// An entry was handed to the log.
+    Appended {
+        /// Its term.
+        term: u64,
+        /// Its log index.
+        index: u64,
+        /// Its bytes.
+        payload: &'a [u8],
+    },
+    /// Entries behind an index were dropped from the log, as another leader has overruled them.
+    Truncated {
+        /// The last entry that stays; 0 if none does.
+        keep: u64,
+    },
+    /// An entry was applied: it is committed.
+    Applied {
+        /// Its term.
+        term: u64,
+        /// Its log index.
+        index: u64,
+        /// What apply decided.
+        replies: &'a [Reply],
+    },
+    /// A snapshot was built.
+    SnapshotBuilt {
+        /// The last entry in it.
+        index: u64,
+    },
+    /// A snapshot of another node replaced the state.
+    SnapshotInstalled {
+        /// The last entry in it.
+        index: u64,
+    },
+}
 
 /// Sockets.
 #[async_trait]
@@ -185,6 +239,7 @@ impl Env {
                 // No destructor runs: after a failed fsync nothing may be written again.
                 std::process::exit(crate::EXIT_FATAL)
             }),
+            observer: None,
         })
     }
 }

@@ -15,6 +15,7 @@ pub mod identity;
 pub mod machine;
 pub mod node;
 pub mod peer;
+mod seeded;
 pub mod serve;
 pub mod storage;
 pub mod storage_guard;

@@ -24,6 +24,7 @@ use std::{
 };
 
 use openraft::async_runtime::WatchReceiver;
+use tally_proto::seeded_bugs;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -41,7 +42,7 @@ use crate::{
         tasks,
         types::{Member, Raft},
     },
-    env::Env,
+    env::{Env, Event},
     identity::{Identity, IdentityError},
     machine::query,
     peer::{
@@ -140,6 +141,9 @@ impl Node {
         let opened = Wal::open(Arc::clone(&env.disk), options, Arc::clone(&env.fatal)).await?;
         let (log, writer, recovered) = opened;
         env.threads.run_blocking("tally-log", Box::pin(writer.run()));
+        if let Some(observer) = &env.observer {
+            observer.observe(Event::LogOpened { cut_bytes: recovered.cut_bytes });
+        }
 
         let (hooks_log, hooks_guard) = (log.clone(), Arc::clone(&guard));
         let measured: Arc<OnceLock<Weak<StateStore>>> = Arc::default();
@@ -221,11 +225,27 @@ impl Node {
 
         let appended_bytes = Arc::new(AtomicU64::new(0));
         let (applied_sender, applied) = watch::channel(0);
+        let machine = StateMachine::new(
+            Arc::clone(&state),
+            log.clone(),
+            applied_sender,
+            env.observer.clone(),
+        );
+        #[cfg(feature = "seeded-bugs")]
+        let machine = machine.with_applier(crate::seeded::Applier {
+            node_id: config.node_id,
+            clock: Arc::clone(&env.clock),
+        });
         let raft = start_raft(
             &config,
             &peers,
-            LogStore::new(log.clone(), Arc::clone(&state), Arc::clone(&appended_bytes)),
-            StateMachine::new(Arc::clone(&state), log.clone(), applied_sender),
+            LogStore::new(
+                log.clone(),
+                Arc::clone(&state),
+                Arc::clone(&appended_bytes),
+                env.observer.clone(),
+            ),
+            machine,
             started_empty,
             local_reads_only,
         )
@@ -424,7 +444,9 @@ async fn serve_peers(
         .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
     let served = Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(1)))
+        .http2_keepalive_interval(
+            (!seeded_bugs::is_on("leader-never-steps-down")).then_some(Duration::from_secs(1)),
+        )
         .http2_keepalive_timeout(Some(Duration::from_secs(1)))
         .initial_stream_window_size(4 * 1024 * 1024)
         .initial_connection_window_size(8 * 1024 * 1024)
@@ -476,7 +498,7 @@ async fn start_raft(
         enable_elect: !local_reads_only,
         // A restarted leader may have lost the unsynced tail of its log, entries that its followers
         // committed; in its old term it would use their (term, index) again for others.
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(seeded_bugs::is_on("leader-restored")),
         // Snapshots are triggered by this node: the log's growth is counted in bytes too.
         snapshot_policy: openraft::SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: config.log_entries_kept,

@@ -15,17 +15,21 @@ use openraft::{
     EntryPayload as Payload, RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine},
 };
+use tally_proto::seeded_bugs;
 use tokio::sync::watch;
 
 use super::types::{
     Entry, LogId, Replies, Snapshot, SnapshotData, SnapshotMeta, StoredMembership, TypeConfig,
 };
 use crate::{
+    env::{Event, Observer},
     machine::{
         self, codec,
+        command::{Batch, Reply},
         view::{Overlay, Writes},
     },
     peer::convert,
+    seeded,
     storage::{
         log_id::LogId as StorageLogId,
         snapshot::{Membership, SnapshotInfo, reader::SnapshotError},
@@ -49,6 +53,9 @@ pub struct StateMachine {
     state: Arc<StateStore>,
     log: Wal,
     applied: Arc<watch::Sender<u64>>,
+    observer: Option<Arc<dyn Observer>>,
+    #[cfg(feature = "seeded-bugs")]
+    applier: Option<crate::seeded::Applier>,
 }
 
 impl std::fmt::Debug for StateMachine {
@@ -59,8 +66,32 @@ impl std::fmt::Debug for StateMachine {
 
 impl StateMachine {
     /// Over the state; `applied` tells those who wait how far it is.
-    pub fn new(state: Arc<StateStore>, log: Wal, applied: watch::Sender<u64>) -> Self {
-        StateMachine { state, log, applied: Arc::new(applied) }
+    pub fn new(
+        state: Arc<StateStore>,
+        log: Wal,
+        applied: watch::Sender<u64>,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Self {
+        StateMachine {
+            state,
+            log,
+            applied: Arc::new(applied),
+            observer,
+            #[cfg(feature = "seeded-bugs")]
+            applier: None,
+        }
+    }
+
+    /// Says whose clock and id apply would be impure with.
+    #[cfg(feature = "seeded-bugs")]
+    pub(crate) fn with_applier(self, applier: crate::seeded::Applier) -> Self {
+        StateMachine { applier: Some(applier), ..self }
+    }
+
+    fn observe(&self, event: Event<'_>) {
+        if let Some(observer) = &self.observer {
+            observer.observe(event);
+        }
     }
 
     fn tell_applied(&self) {
@@ -70,6 +101,8 @@ impl StateMachine {
 
     /// Applies entries in their order and commits them as one.
     fn apply_together(&self, entries: &[Entry]) -> io::Result<Vec<Replies>> {
+        #[cfg(feature = "seeded-bugs")]
+        self.applier.iter().for_each(crate::seeded::Applier::enter);
         let mut writes = Writes::default();
         let mut membership = None;
         let mut replies = Vec::with_capacity(entries.len());
@@ -95,11 +128,29 @@ impl StateMachine {
             });
         }
         drop(view);
+        if seeded_bugs::is_on("waiters-by-index") {
+            let indexes = entries.iter().map(|entry| entry.log_id.index);
+            indexes.zip(&replies).for_each(|(index, replies)| seeded::keep_replies(index, replies));
+        }
         let last = entries.last().expect("there is at least the entry that was waited for");
         self.state.commit(writes, to_storage(&last.log_id), membership);
+        if let Some(observer) = &self.observer {
+            for (entry, replies) in entries.iter().zip(&replies) {
+                let (term, index) = (convert::term_of(&entry.log_id), entry.log_id.index);
+                observer.observe(Event::Applied { term, index, replies: &replies.0 });
+            }
+        }
         self.tell_applied();
         Ok(replies)
     }
+}
+
+/// What a batch would be answered now. Only a seeded bug believes it.
+pub(super) fn foresee(state: &StateStore, batch: &Batch) -> (u64, Vec<Reply>) {
+    let view = state.view();
+    let index = view.applied().map_or(0, |applied| applied.index) + 1;
+    let mut writes = Writes::default();
+    (index, machine::apply(&mut Overlay::new(&view, &mut writes), index, batch))
 }
 
 /// A log id as storage knows it.
@@ -188,6 +239,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         // still have other entries at indexes that are committed.
         self.log.flush().await?;
         self.state.install_snapshot(received).await.map_err(io::Error::other)?;
+        let index = self.state.applied().map_or(0, |applied| applied.index);
+        self.observe(Event::SnapshotInstalled { index });
         self.tell_applied();
         Ok(())
     }
@@ -226,6 +279,7 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
         };
         let reader = self.state.open_snapshot_reader().await.map_err(io::Error::other)?;
         let reader = reader.ok_or_else(|| io::Error::other("the snapshot just built is gone"))?;
+        self.observe(Event::SnapshotBuilt { index: info.last_log_id.index });
         let meta = snapshot_meta(&info)?;
         Ok(Snapshot { meta, snapshot: SnapshotData::Outgoing(reader) })
     }

@@ -92,7 +92,11 @@ impl Leadership {
 
     /// Waits until the metrics change, or the time is over.
     pub async fn changed(&mut self, until: Instant) {
-        let _ = tokio::time::timeout_at(until, self.metrics.changed()).await;
+        if let Ok(Err(_)) = tokio::time::timeout_at(until, self.metrics.changed()).await {
+            // Raft has ended, so nothing will change; without waiting, whoever asks again and again
+            // would do so on a full core.
+            tokio::time::sleep_until(until).await;
+        }
     }
 
     /// What to tell a client about the leader.

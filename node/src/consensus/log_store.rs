@@ -21,12 +21,14 @@ use openraft::{
     EntryPayload as Payload, LogState, RaftLogReader, impls::leader_id_std::LeaderId,
     storage::RaftLogStorage,
 };
+use tally_proto::seeded_bugs;
 
 use super::{
     apply::to_storage,
     types::{Entry, EntryPayload, IoFlushed, LogId, TypeConfig, Vote},
 };
 use crate::{
+    env::{Event, Observer},
     peer::{
         APPEND_BYTES_MAX,
         convert::{self, term_of},
@@ -43,18 +45,30 @@ const KIND_BATCH: u8 = 1;
 const KIND_MEMBERSHIP: u8 = 2;
 
 /// openraft's log storage. Clones share the log.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct LogStore {
     log: Wal,
     state: Arc<StateStore>,
     /// Payload bytes appended since the start: what snapshots are timed by.
     appended_bytes: Arc<AtomicU64>,
+    observer: Option<Arc<dyn Observer>>,
+}
+
+impl Debug for LogStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogStore").field("log", &self.log).finish_non_exhaustive()
+    }
 }
 
 impl LogStore {
     /// Over an open log. `state` says how far it may be purged.
-    pub fn new(log: Wal, state: Arc<StateStore>, appended_bytes: Arc<AtomicU64>) -> Self {
-        LogStore { log, state, appended_bytes }
+    pub fn new(
+        log: Wal,
+        state: Arc<StateStore>,
+        appended_bytes: Arc<AtomicU64>,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Self {
+        LogStore { log, state, appended_bytes, observer }
     }
 }
 
@@ -174,14 +188,29 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let entries: Vec<wal::Entry> = entries.into_iter().map(entry_to_wal).collect();
         let bytes: usize = entries.iter().map(|entry| entry.payload.len()).sum();
         self.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        if let Some(observer) = &self.observer {
+            for wal::Entry { log_id, payload, .. } in &entries {
+                let (term, index) = (log_id.term, log_id.index);
+                observer.observe(Event::Appended { term, index, payload });
+            }
+        }
         self.log.append(entries, Box::new(move |result| callback.io_completed(result))).await
     }
 
     async fn truncate_after(&mut self, keep: Option<LogId>) -> io::Result<()> {
+        if let Some(observer) = &self.observer {
+            observer.observe(Event::Truncated { keep: keep.as_ref().map_or(0, |keep| keep.index) });
+        }
         self.log.truncate_after(keep.as_ref().map(to_wal)).await
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        if seeded_bugs::is_on("purge-to-applied")
+            && let Some(applied) = self.state.applied()
+        {
+            let applied = wal::LogId { term: applied.term, index: applied.index };
+            return self.log.purge(to_wal(&upto).max(applied)).await;
+        }
         let limit = self.state.purge_limit();
         if limit.is_none_or(|limit| limit < to_storage(&upto)) {
             tracing::error!(%upto, ?limit, "a purge beyond what is held durably is not done");

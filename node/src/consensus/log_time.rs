@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use tally_proto::seeded_bugs;
 use tokio::{sync::watch, time::Instant};
 
 use super::{error::NotProposed, leader::Leadership, propose::no_quorum_after};
@@ -54,8 +55,16 @@ impl LogTime {
             Some(reckoning) if reckoning.term == term => reckoning,
             _ => self.find(term, leadership).await?,
         };
+        if seeded_bugs::is_on("log-time-jumps") {
+            return Ok(self.clock.wall_ms());
+        }
         let elapsed_ms = self.clock.boot_ms().saturating_sub(reckoning.started_boot_ms);
         Ok(reckoning.found_ms + elapsed_ms)
+    }
+
+    /// The state that it is read from.
+    pub(super) fn state(&self) -> &StateStore {
+        &self.state
     }
 
     /// Waits until the state holds an entry of this term, then reads its log time.

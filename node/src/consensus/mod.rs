@@ -33,7 +33,7 @@ use std::{
     time::Duration,
 };
 
-use tally_proto::peer::v1 as wire;
+use tally_proto::{peer::v1 as wire, seeded_bugs};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     time::Instant,
@@ -398,6 +398,9 @@ impl Consensus {
             return Err(NotProposed::ShuttingDown.into());
         }
         self.check_limits(&command)?;
+        if let Some(applied) = self.decide_before_proposing(&command) {
+            return Ok(applied);
+        }
         let ticket = Arc::new(Ticket::default());
         let (waiter, answer) = oneshot::channel();
         let waiter = Waiter::new(waiter, admission);
@@ -412,6 +415,22 @@ impl Consensus {
             mpsc::error::TrySendError::Closed(_) => NotProposed::ShuttingDown,
         })?;
         await_outcome(answer, &ticket, deadline).await
+    }
+
+    /// Nothing that is decided in apply is decided here, on a state that may be an old one: but by
+    /// two seeded bugs.
+    fn decide_before_proposing(&self, command: &Command) -> Option<Applied> {
+        let state = &self.inner.state;
+        let reply = if seeded_bugs::is_on("dedup-at-leader-only") {
+            query::remembered(&state.view(), command)
+        } else if seeded_bugs::is_on("bounds-before-proposing") {
+            query::refused_by_bounds(&state.view(), command)
+        } else {
+            None
+        };
+        let reply = reply?;
+        let at = state.applied()?;
+        Some(Applied { reply, log_index: at.index, term: at.term })
     }
 
     /// Limits that the leader guards before it proposes.

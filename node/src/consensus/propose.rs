@@ -32,6 +32,7 @@ use openraft::{
     impls::ProgressResponder,
     raft::ClientWriteResult,
 };
+use tally_proto::seeded_bugs;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     time::Instant,
@@ -39,6 +40,7 @@ use tokio::{
 
 use super::{
     Admission,
+    apply::foresee,
     error::{Error, NotProposed, Unknown},
     leader::Leadership,
     log_time::LogTime,
@@ -50,6 +52,7 @@ use crate::{
         codec,
         command::{Action, Batch, Command, Operation, Reply, Target, Test},
     },
+    seeded,
 };
 
 /// At most this many commands in one entry, so that applying it stays short.
@@ -228,13 +231,75 @@ impl Proposer {
             // Raft has stopped. Whether it took the message first can't be seen from here.
             return unknown(waiters, &Unknown::WaiterGone);
         }
+        if seeded_bugs::is_on("ack-before-commit")
+            && place.semaphore().available_permits() + 1 == self.entries_in_flight
+            && batch.commands.iter().all(writes)
+        {
+            let (log_index, replies) = foresee(self.log_time.state(), &batch);
+            for (reply, waiter) in replies.into_iter().zip(waiters) {
+                waiter.send(Ok(Applied { reply, log_index, term }));
+            }
+            tokio::spawn(async move {
+                drop(answer.await);
+                drop(place);
+            });
+            return;
+        }
+        let by_index = match seeded_bugs::is_on("waiters-by-index") {
+            true => ByIndex::of_last(&self.raft).await,
+            false => None,
+        };
         let leadership = self.leadership.clone();
         let quorum_lost = self.quorum_lost.clone();
         tokio::spawn(async move {
             let answered = wait_for_answer(answer, quorum_lost).await;
             drop(place);
+            if let Some(by_index) = by_index
+                && matches!(
+                    answered,
+                    Ok(Err(ClientWriteError::LogEntryDiscarded(_))) | Err(Unknown::QuorumLost)
+                )
+            {
+                return by_index.deliver(term, waiters).await;
+            }
             deliver(answered, waiters, &leadership);
         });
+    }
+}
+
+fn writes(command: &Command) -> bool {
+    matches!(command.action, Action::Single(_) | Action::Apply(_))
+}
+
+/// Waiters that a seeded bug answers with whatever is applied at their entry's index.
+struct ByIndex {
+    node_id: u64,
+    index: u64,
+}
+
+impl ByIndex {
+    /// How often it is looked whether there are replies.
+    const LOOK_AGAIN: Duration = Duration::from_millis(1);
+    /// … and how often at most.
+    const LOOKS_MAX: usize = 60_000;
+
+    /// Of the entry that was just handed over.
+    async fn of_last(raft: &Raft) -> Option<ByIndex> {
+        let last = raft.with_raft_state(|state| state.log_ids.last().map(|last| last.index()));
+        Some(ByIndex { node_id: *raft.node_id(), index: last.await.ok().flatten()? })
+    }
+
+    async fn deliver(self, term: u64, waiters: Vec<Waiter>) {
+        let log_index = self.index;
+        for _ in 0..Self::LOOKS_MAX {
+            if let Some(replies) = seeded::replies(self.node_id, log_index) {
+                for (reply, waiter) in replies.0.iter().cloned().zip(waiters) {
+                    waiter.send(Ok(Applied { reply, log_index, term }));
+                }
+                return;
+            }
+            tokio::time::sleep(Self::LOOK_AGAIN).await;
+        }
     }
 }
 
@@ -323,7 +388,9 @@ pub(super) async fn await_outcome(
         // The queue is gone with the request in it, or after it was handed over.
         Ok(Err(_)) if ticket.abandon() => Err(NotProposed::ShuttingDown.into()),
         Ok(Err(_)) => Err(Unknown::WaiterGone.into()),
-        Err(_) if ticket.abandon() => Err(NotProposed::Deadline.into()),
+        Err(_) if ticket.abandon() || seeded_bugs::is_on("timeout-not-applied") => {
+            Err(NotProposed::Deadline.into())
+        }
         Err(_) => Err(Unknown::Deadline.into()),
     }
 }

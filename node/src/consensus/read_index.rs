@@ -15,6 +15,7 @@ use openraft::{
     errors::{LinearizableReadError, RaftError},
     raft::ReadPolicy,
 };
+use tally_proto::seeded_bugs;
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -24,7 +25,7 @@ use super::{
     error::ReadError,
     leader::{Leader, Leadership},
     propose::no_quorum_after,
-    types::Raft,
+    types::{LogId, Raft, TypeConfig},
 };
 use crate::{
     env::Clock,
@@ -79,6 +80,30 @@ fn no_quorum(waited: Duration) -> ReadError {
     ReadError::NoQuorum { waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX) }
 }
 
+/// One round on this node, if it leads: what to apply before reading. It is the last entry that the
+/// leader knows to be committed, and at least the first entry of its own term: until that one is
+/// committed, a new leader does not know what the one before it has acknowledged.
+pub(crate) async fn round_here(
+    raft: &Raft,
+) -> Result<LogId, RaftError<TypeConfig, LinearizableReadError<TypeConfig>>> {
+    let committed = async || {
+        let committed = raft.with_raft_state(|state| state.local_committed().copied()).await;
+        committed.ok().flatten()
+    };
+    if seeded_bugs::is_on("read-without-quorum-round")
+        && let Some(committed) = committed().await
+        && raft.as_leader().is_ok_and(|leader| leader.term() == committed.leader_id.term)
+    {
+        return Ok(committed);
+    }
+    let known_before = match seeded_bugs::is_on("read-index-before-noop") {
+        true => committed().await,
+        false => None,
+    };
+    let confirmed = raft.get_read_linearizer(ReadPolicy::ReadIndex).await?;
+    Ok(known_before.unwrap_or_else(|| *confirmed.read_log_id().log_id()))
+}
+
 /// The task that runs the rounds.
 pub(super) struct Rounds {
     raft: Raft,
@@ -126,24 +151,30 @@ impl Rounds {
             let index = match self.leadership.wait_for_leader(until).await {
                 None => None,
                 Some(Leader::Here { .. }) => self.ask_here(until).await?,
+                Some(Leader::There { .. }) if seeded_bugs::is_on("follower-read-local") => Some(0),
                 Some(Leader::There { node_id, peer_address, .. }) => {
                     self.ask_there(node_id, &peer_address, until).await
                 }
             };
             if let Some(index) = index {
+                if seeded_bugs::is_on("staleness-from-reply") {
+                    return Ok(Confirmed { index, asked_boot_ms: self.clock.boot_ms() });
+                }
                 return Ok(Confirmed { index, asked_boot_ms });
             }
             if Instant::now() >= until {
                 return Err(no_quorum(patience));
             }
-            self.leadership.changed((Instant::now() + RETRY_DELAY).min(until)).await;
+            // Not until the metrics change: asking changes them, so a leader that is refused at once
+            // would ask again without ever waiting.
+            tokio::time::sleep_until((Instant::now() + RETRY_DELAY).min(until)).await;
         }
     }
 
     async fn ask_here(&self, until: Instant) -> Result<Option<u64>, ReadError> {
-        let round = self.raft.get_read_linearizer(ReadPolicy::ReadIndex);
+        let round = round_here(&self.raft);
         match tokio::time::timeout_at(until, round).await {
-            Ok(Ok(confirmed)) => Ok(Some(confirmed.read_log_id().index())),
+            Ok(Ok(confirmed)) => Ok(Some(confirmed.index())),
             Ok(Err(RaftError::Fatal(_))) => Err(ReadError::ShuttingDown),
             Ok(Err(RaftError::APIError(
                 LinearizableReadError::ForwardToLeader(_)

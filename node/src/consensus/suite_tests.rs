@@ -250,9 +250,9 @@ async fn build(
     let state = StateStore::open(disk, stores, StateOptions::default(), hooks, None)
         .await
         .expect("the state opens");
-    let machine = StateMachine::new(Arc::clone(&state), log.clone(), watch::channel(0).0);
+    let machine = StateMachine::new(Arc::clone(&state), log.clone(), watch::channel(0).0, None);
     let machine = SuiteMachine { inner: machine, state: Arc::clone(&state) };
-    let inner = LogStore::new(log.clone(), state, Arc::new(AtomicU64::new(0)));
+    let inner = LogStore::new(log.clone(), state, Arc::new(AtomicU64::new(0)), None);
     let log = SuiteLog { inner, log, begun_behind: Arc::default(), purged_as: Arc::default() };
     (Guard { writer, _directory: directory }, log, machine)
 }

@@ -1,14 +1,17 @@
 //! Applying a log entry: each command through the exactly-once rules, then housekeeping.
 
+use tally_proto::seeded_bugs;
+
 use super::{
     codec,
-    command::{Action, Answer, Batch, Command, Refusal, Reply},
+    command::{Action, Answer, Batch, Command, Operation, OperationAnswer, Refusal, Reply},
     idempotency::Keyed,
     limits::{HOUSEKEEPING_ITEMS_BASE, HOUSEKEEPING_ITEMS_PER_COMMAND, SESSION_WINDOW},
     session::Standing,
     view::{Overlay, View},
     work::Work,
 };
+use crate::seeded;
 
 /// Applies one log entry and returns the reply to each of its commands, in order.
 ///
@@ -65,14 +68,41 @@ pub(super) fn apply_with<V: View + ?Sized>(
         codec::opens_at_most_one_session(batch),
         "log entry {log_index} opens two sessions, which would share its index as their id"
     );
-    let mut work = Work::new(overlay, log_index, batch.log_time_ms, batch.wall_time_ms);
-    let replies = batch.commands.iter().map(|command| work.command(command)).collect();
+    let wall_time_ms = match seeded_bugs::is_on("wall-clock-in-apply") {
+        true => seeded::wall_ms(),
+        false => batch.wall_time_ms,
+    };
+    let mut work = Work::new(overlay, log_index, batch.log_time_ms, wall_time_ms);
+    let replies = match seeded_bugs::is_on("hash-order-in-apply") {
+        true => work.in_hash_order(&batch.commands),
+        false => batch.commands.iter().map(|command| work.command(command)).collect(),
+    };
     work.keep_house(housekeeping_items);
     work.finish();
     replies
 }
 
 impl<V: View + ?Sized> Work<'_, '_, V> {
+    /// Applies commands in the order in which a hash map of theirs would be walked through: one
+    /// that is seeded, as such maps are, and differently on each node.
+    fn in_hash_order(&mut self, commands: &[Command]) -> Vec<Reply> {
+        let hash = |at: &usize| {
+            let Command { fingerprint, session, .. } = &commands[*at];
+            let (session, number) = session.map_or((0, 0), |it| (it.session_id, it.sequence));
+            [u64::from(fingerprint.0[0]), session, number]
+                .into_iter()
+                .fold(seeded::node_hash(), |hash, word| {
+                    (hash ^ word).wrapping_mul(seeded::HASH_FACTOR).rotate_left(31)
+                })
+        };
+        let mut order: Vec<usize> = (0..commands.len()).collect();
+        order.sort_by_key(hash);
+        let mut replies: Vec<_> =
+            order.into_iter().map(|at| (at, self.command(&commands[at]))).collect();
+        replies.sort_by_key(|(at, _)| *at);
+        replies.into_iter().map(|(_, reply)| reply).collect()
+    }
+
     fn command(&mut self, command: &Command) -> Reply {
         match &command.action {
             Action::Single(_) | Action::Apply(_) => self.exactly_once(command),
@@ -118,7 +148,11 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
                 let sequence = command.session.as_ref().map_or(0, |stamp| stamp.sequence);
                 return self.reply(Err(Refusal::SequenceReused { sequence }));
             }
-            return self.replay(record.reply);
+            let mut reply = self.replay(record.reply);
+            if seeded_bugs::is_on("duplicate-answers-current") {
+                self.answer_with_present_value(command, &mut reply);
+            }
+            return reply;
         }
         let reply = match self.keyed(command) {
             Some(reply) => reply,
@@ -128,7 +162,10 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
                 None => self.execute_and_remember_by_key(command),
             },
         };
-        if let (Some(stamp), Some(Standing::New)) = (&command.session, standing) {
+        let forget = seeded_bugs::is_on("refusal-not-remembered") && reply.result.is_err();
+        if let (Some(stamp), Some(Standing::New)) = (&command.session, standing)
+            && !forget
+        {
             self.remember_by_session(stamp, command.fingerprint, &reply);
         }
         reply
@@ -168,7 +205,10 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
             self.begin();
         }
         let mut reply = self.reply(result);
-        if let Some(key) = &command.idempotency {
+        let forget = seeded_bugs::is_on("refusal-not-remembered") && reply.result.is_err();
+        if let Some(key) = &command.idempotency
+            && !forget
+        {
             match self.remember_by_key(key, command.fingerprint, &reply) {
                 Ok(kept) => reply.kept = Some(kept),
                 // The size of an answer is known only after it was found, so a full table undoes
@@ -181,6 +221,19 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         }
         self.commit();
         reply
+    }
+
+    /// What a seeded bug says to a duplicate: the counter as it is, not as the write left it.
+    fn answer_with_present_value(&mut self, command: &Command, reply: &mut Reply) {
+        if let Action::Single(
+            Operation::CounterAdd { name, .. } | Operation::CounterSet { name, .. },
+        ) = &command.action
+            && let Ok(Answer::Single(OperationAnswer::CounterChanged(change))) = &mut reply.result
+            && let Some(record) = self.counter(name)
+        {
+            change.value = record.value;
+            change.revision = record.modified_revision;
+        }
     }
 
     /// A reply decided now.

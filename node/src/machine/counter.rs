@@ -3,6 +3,8 @@
 //! All arithmetic is done in 128 bits, where the sum or difference of two 64-bit values always
 //! fits; what does not fit back is refused or saturated, so nothing wraps.
 
+use tally_proto::seeded_bugs;
+
 use super::{
     command::{
         Bounds, CounterChange, CounterExpectation, CounterRecord, Found, OnViolation, Refusal,
@@ -46,7 +48,11 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
             return Err(Refusal::CounterNotFound { name: name.to_owned() });
         }
         let (value, stored) = value_and_bounds(before);
-        let (value, obstacle) = sum(value, delta, tighter(stored, asked));
+        let mut bounds = tighter(stored, asked);
+        if seeded_bugs::is_on("bounds-before-proposing") && on_violation == OnViolation::Reject {
+            bounds = Bounds::default();
+        }
+        let (value, obstacle) = sum(value, delta, bounds);
         if let (Some(obstacle), OnViolation::Reject) = (obstacle, on_violation) {
             return Err(obstacle.refuse(name, value_and_bounds(before).0));
         }
@@ -137,6 +143,18 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         let (value, bounds) = value_and_bounds(present);
         change(present, value, bounds, self.meta.revision)
     }
+}
+
+/// Why an Add would be refused now. Only a seeded bug decides by it.
+pub(super) fn foresee_refusal(
+    name: &str,
+    before: Option<CounterRecord>,
+    delta: i64,
+    asked: Bounds,
+) -> Option<Refusal> {
+    let (value, stored) = value_and_bounds(before);
+    let (_, obstacle) = sum(value, delta, tighter(stored, asked));
+    Some(obstacle?.refuse(name, value))
 }
 
 /// What a failed condition says about a counter.

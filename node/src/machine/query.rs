@@ -9,10 +9,13 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::{
-    command::{CounterRecord, KeyRecord},
+    command::{
+        Action, Command, CounterRecord, KeyRecord, OnViolation, Operation, Reply, SessionStamp,
+    },
+    counter::foresee_refusal,
     keys::{MACHINE_END, RecordKey, Space},
     limits::RECORD_OVERHEAD_BYTES,
-    records::{IdempotencyRecord, Meta, Record, SessionRecord, decode_stored},
+    records::{IdempotencyRecord, Meta, Record, SessionAnswerRecord, SessionRecord, decode_stored},
     view::View,
 };
 
@@ -66,6 +69,29 @@ pub struct SessionLoad {
     pub bytes: u64,
     /// Log time at which it ends, unless it is used before.
     pub expires_at_ms: u64,
+}
+
+/// What a seeded bug answers before it proposes: the answer that the session remembers.
+pub fn remembered(view: &impl View, command: &Command) -> Option<Reply> {
+    let SessionStamp { session_id, sequence, .. } = command.session?;
+    let record: SessionAnswerRecord = get(view, RecordKey::SessionAnswer { session_id, sequence })?;
+    let same = record.fingerprint == command.fingerprint;
+    same.then_some(Reply { replayed: true, ..record.reply })
+}
+
+/// What a seeded bug answers before it proposes: the refusal of an Add on the present state.
+pub fn refused_by_bounds(view: &impl View, command: &Command) -> Option<Reply> {
+    let Action::Single(Operation::CounterAdd { name, delta, bounds, on_violation, .. }) =
+        &command.action
+    else {
+        return None;
+    };
+    if *on_violation != OnViolation::Reject {
+        return None;
+    }
+    let refusal = foresee_refusal(name, counter(view, name), *delta, *bounds)?;
+    let revision = meta(view).revision;
+    Some(Reply { result: Err(refusal), revision, replayed: false, kept: None })
 }
 
 /// One idempotency key, for status.

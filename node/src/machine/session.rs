@@ -9,6 +9,7 @@
 //! there is housekeeping's business (`housekeeping.rs`) and decides nothing.
 
 use bytes::Bytes;
+use tally_proto::seeded_bugs;
 
 use super::{
     command::{Answer, Fingerprint, Refusal, Reply, SessionStamp},
@@ -78,6 +79,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         }
         let key = RecordKey::SessionAnswer { session_id, sequence }.encode();
         match self.overlay.get(&key) {
+            Some(_) if seeded_bugs::is_on("dedup-at-leader-only") => Standing::New,
             Some(bytes) => Standing::Answered(decode_stored(&key, &bytes)),
             None => Standing::New,
         }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use tally_proto::peer::v1::peer_client::PeerClient;
+use tally_proto::{peer::v1::peer_client::PeerClient, seeded_bugs};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::PEER_MESSAGE_BYTES_MAX;
@@ -121,6 +121,9 @@ impl Peers {
     /// Forgets the shared connection of a peer after it failed to answer in time: a connection can
     /// be dead for minutes before TCP says so.
     pub fn drop_control(&self, node_id: u64) {
+        if seeded_bugs::is_on("leader-never-steps-down") {
+            return;
+        }
         if let Some(peer) = lock(&self.inner.peers).get_mut(&node_id) {
             peer.control = None;
         }
@@ -143,8 +146,11 @@ impl Peers {
             }
         });
         // The connector decides where to; the URI is only what HTTP/2 wants to be told.
-        let channel = Endpoint::from_static("http://peer.tally")
-            .http2_keep_alive_interval(KEEPALIVE)
+        let mut endpoint = Endpoint::from_static("http://peer.tally");
+        if !seeded_bugs::is_on("leader-never-steps-down") {
+            endpoint = endpoint.http2_keep_alive_interval(KEEPALIVE);
+        }
+        let channel = endpoint
             .keep_alive_timeout(KEEPALIVE)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(4 * 1024 * 1024)

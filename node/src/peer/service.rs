@@ -7,8 +7,11 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt, future::join_all};
-use openraft::raft::{ReadPolicy, StreamAppendError, TransferLeaderRequest};
-use tally_proto::peer::v1::{self as wire, peer_server::Peer};
+use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest};
+use tally_proto::{
+    peer::v1::{self as wire, peer_server::Peer},
+    seeded_bugs,
+};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -19,8 +22,9 @@ use crate::{
         Consensus, WhenFull,
         error::{Error, NotProposed, Unknown},
         propose::size_hint,
+        read_index::round_here,
         refusal_to_wire,
-        types::{Snapshot, SnapshotData, SnapshotMeta},
+        types::{Raft, Snapshot, SnapshotData, SnapshotMeta, TypeConfig},
     },
     machine::codec,
 };
@@ -93,6 +97,29 @@ fn check_target(consensus: &Consensus, cluster_id: &str, target: u64) -> Result<
     Ok(())
 }
 
+/// What a seeded bug does with an append: the log ends with its last entry, also where it is an old
+/// one that arrives late and all that follows has long been acknowledged.
+async fn truncate_behind(raft: &Raft, request: &AppendEntriesRequest<TypeConfig>) {
+    let Some(last) = request.entries.last() else { return };
+    let known = raft.with_raft_state(|state| {
+        let committed = state.local_committed().map_or(0, |committed| committed.index());
+        (committed, *state.vote_ref())
+    });
+    let Ok((committed, vote)) = known.await else { return };
+    if vote != request.vote {
+        return;
+    }
+    // Raft itself cuts off what conflicts, so it is told of a conflict at the first entry behind.
+    let behind = convert::log_id(0, last.log_id.index().max(committed) + 1);
+    let conflict = AppendEntriesRequest {
+        vote,
+        prev_log_id: Some(behind),
+        entries: Vec::new(),
+        leader_commit: None,
+    };
+    let _ = raft.append_entries(conflict).await;
+}
+
 #[tonic::async_trait]
 impl Peer for PeerService {
     async fn hello(
@@ -122,7 +149,20 @@ impl Peer for PeerService {
             }
             std::future::ready(accepted.ok())
         });
-        let results = raft.stream_append(requests.boxed());
+        let mut requests = requests.boxed();
+        if seeded_bugs::is_on("duplicate-append-truncates") {
+            let raft = raft.clone();
+            requests = requests
+                .then(move |request| {
+                    let raft = raft.clone();
+                    async move {
+                        truncate_behind(&raft, &request).await;
+                        request
+                    }
+                })
+                .boxed();
+        }
+        let results = raft.stream_append(requests);
         let answers = results.map(|result| match result {
             Ok(result) => {
                 if let Err(StreamAppendError::Conflict(at)) = &result {
@@ -230,11 +270,9 @@ impl Peer for PeerService {
         let consensus = self.meant_for(&request.cluster_id, request.target_node_id)?;
         // Never passed on: a node that does not lead says so, and the caller looks again.
         let timeout = Duration::from_millis(u64::from(request.timeout_ms));
-        let round = consensus.raft().get_read_linearizer(ReadPolicy::ReadIndex);
+        let round = round_here(consensus.raft());
         let result = match tokio::time::timeout(timeout, round).await {
-            Ok(Ok(confirmed)) => {
-                Answer::ReadIndex(convert::log_id_to_wire(confirmed.read_log_id().log_id()))
-            }
+            Ok(Ok(confirmed)) => Answer::ReadIndex(convert::log_id_to_wire(&confirmed)),
             Ok(Err(_)) => {
                 let hint = consensus.leadership().hint();
                 Answer::Refusal(refusal_to_wire(&NotProposed::NotLeader(hint)))

@@ -136,6 +136,15 @@ impl SimulatedStores {
         *content = Content { created: true, ..Content::default() };
     }
 
+    /// No stores any more, as after a replacement of the disk.
+    pub fn wipe(&self) {
+        let mut shared = self.lock();
+        shared.boot += 1;
+        shared.names.clear();
+        shared.removed.clear();
+        shared.stores.clear();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().expect("nothing panics while it holds the simulated stores")
     }

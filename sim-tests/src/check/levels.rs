@@ -170,14 +170,15 @@ fn session(record: &Record, revision: u64, known: &Known<'_>, verdict: &mut Verd
 /// What one client sees of one node never falls.
 fn nodes(history: &History<'_>, verdict: &mut Verdict) {
     let local_counts = history.assumptions.local_never_falls;
-    // A stored answer tells the revision of the time when it was decided.
+    // Only reads: a write that was forwarded tells the revision that the leader gave it, which the
+    // node that forwarded it may not have applied yet. And of them not the bounded ones: a node that
+    // was restarted may serve an older state, as long as it is within the bound.
     let counts = |record: &Record| {
-        record.node.is_some()
+        record.is_read()
+            && record.node.is_some()
             && record.revision.is_some()
-            && record.replayed != Some(true)
-            && record.idem.is_none()
-            && record.status != Status::Unknown
-            && (local_counts || record.consistency != Some(Level::Local))
+            && (local_counts
+                || matches!(record.consistency, Some(Level::Linearizable | Level::Session)))
     };
     let mut pairs: BTreeMap<(u64, u64), u64> = BTreeMap::new();
     for record in history.records.iter().filter(|record| counts(record)) {

@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{StateStore, Writer, error::StateError};
+use bytes::Bytes;
+use tally_proto::seeded_bugs;
+
+use super::{StateStore, Writer, core::Frozen, error::StateError, meta::META_KEY};
+use crate::storage::byte_store::{ByteStore, Records};
 
 impl StateStore {
     /// Flushes every `interval`, and at once when the dirty map is full. Ends when storage has
@@ -46,10 +50,19 @@ impl StateStore {
             (core.frozen.clone().expect("there is something to flush"), core.store.clone())
         };
         // A store ahead of its own log would survive a power cut with an entry that the log lost.
-        if let Some(applied) = frozen.meta.applied {
+        if let Some(applied) = frozen.meta.applied
+            && !seeded_bugs::is_on("flush-ahead-of-log")
+        {
             (self.hooks.wait_log_synced)(applied.index)
                 .await
                 .map_err(|error| self.fail(format!("waiting for the log's sync: {error}")))?;
+        }
+        // Both in one batch, and nothing of it before.
+        if seeded_bugs::is_on("applied-saved-after") {
+            self.write_part(store.as_ref(), &frozen, |key| *key != META_KEY).await?;
+        }
+        if seeded_bugs::is_on("applied-saved-before") {
+            self.write_part(store.as_ref(), &frozen, |key| *key == META_KEY).await?;
         }
         store
             .write(frozen.records.clone())
@@ -62,6 +75,29 @@ impl StateStore {
         let thawed = self.core_mut().thaw();
         // Hundreds of thousands of records go here, outside the lock that readers and commits need.
         drop((thawed, frozen));
+        Ok(())
+    }
+
+    /// Writes and flushes some of the records alone, and takes its time until the rest follows:
+    /// what only a seeded bug does.
+    async fn write_part(
+        &self,
+        store: &dyn ByteStore,
+        frozen: &Frozen,
+        part: fn(&Bytes) -> bool,
+    ) -> Result<(), StateError> {
+        let records: Records = frozen
+            .records
+            .iter()
+            .filter(|(key, _)| part(key))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        let written = async {
+            store.write(Arc::new(records)).await?;
+            store.flush().await
+        };
+        written.await.map_err(|error| self.fail(format!("writing to the byte store: {error}")))?;
+        tokio::time::sleep(Duration::from_millis(200)).await;
         Ok(())
     }
 

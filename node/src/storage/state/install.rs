@@ -1,13 +1,16 @@
 //! Replacing the whole state by a snapshot.
 
-use std::sync::Arc;
+use std::{io, ops::ControlFlow, sync::Arc};
+
+use bytes::Bytes;
+use tally_proto::seeded_bugs;
 
 use super::{
     StateStore,
     core::Core,
     error::StateError,
     layout::{generation_path, remove_if_there, snapshot_path, write_pointer},
-    meta::{META_KEY, Meta},
+    meta::{FIRST_KEY, META_KEY, Meta},
 };
 use crate::storage::{
     byte_store::{ByteStore, Records, StoreFactory},
@@ -53,8 +56,16 @@ impl StateStore {
         let info = SnapshotInfo { path, ..info };
 
         let generation = writer.generation + 1;
+        if seeded_bugs::is_on("install-not-atomic") {
+            let written = write_pointer(self.disk.as_ref(), generation).await;
+            written.map_err(|error| self.fail(format!("writing the state's pointer: {error}")))?;
+        }
         let filled = fill(self.disk.as_ref(), self.factory.as_ref(), generation, &info).await;
         let (store, meta) = filled.map_err(|error| self.fail(format!("installing: {error}")))?;
+        if seeded_bugs::is_on("install-merges") {
+            let merged = self.add_old_records(store.as_ref()).await;
+            merged.map_err(|error| self.fail(format!("installing: {error}")))?;
+        }
         let swap = Swap(self);
         let written = write_pointer(self.disk.as_ref(), generation).await;
         swap.end();
@@ -77,6 +88,21 @@ impl StateStore {
         drop(writer);
         self.remove_older_snapshots().await;
         Ok(info)
+    }
+
+    /// Adds what the state has and a new generation lacks: what only a seeded bug does.
+    async fn add_old_records(&self, store: &dyn ByteStore) -> io::Result<()> {
+        let mut old = Records::new();
+        self.core().scan(FIRST_KEY, &[u8::MAX], &mut |key, value| {
+            old.insert(Bytes::copy_from_slice(key), Some(value.clone()));
+            ControlFlow::Continue(())
+        })?;
+        store.scan(FIRST_KEY, None, &mut |key, _| {
+            old.remove(key);
+            ControlFlow::Continue(())
+        })?;
+        store.write(Arc::new(old)).await?;
+        store.flush().await
     }
 
     /// What stays behind is removed by the next start.
@@ -118,6 +144,15 @@ pub(super) async fn fill(
     let mut file = SnapshotFile::open(disk, &snapshot.path).await?;
     let mut batch = Records::new();
     let mut batch_bytes = 0;
+    if seeded_bugs::is_on("install-not-atomic") {
+        let membership = file.header().membership.clone();
+        let meta = Meta { applied: Some(snapshot.last_log_id), membership };
+        store
+            .write(Arc::new(Records::from([(META_KEY, Some(meta.encode()))])))
+            .await
+            .map_err(&io)?;
+        store.flush().await.map_err(&io)?;
+    }
     while let Some(records) = file.next_block().await? {
         for (key, value) in records {
             batch_bytes += key.len() + value.len();

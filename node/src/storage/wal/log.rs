@@ -89,6 +89,13 @@ impl Log {
         self.last = Some(id);
     }
 
+    /// What is behind `keep`.
+    pub(super) fn behind(&self, keep: Option<LogId>) -> Vec<(LogId, Slot)> {
+        let indexes = after(keep).max(self.start())..self.end();
+        let slot = |index| Some((self.log_id(index)?, self.slot(index)?.clone()));
+        indexes.filter_map(slot).collect()
+    }
+
     /// Drops what is behind `keep`.
     pub(super) fn truncate(&mut self, keep: Option<LogId>) {
         let cut = self.end().saturating_sub(after(keep));

@@ -9,13 +9,14 @@
 use std::{collections::BTreeMap, io, sync::Arc};
 
 use bytes::Bytes;
+use tally_proto::seeded_bugs;
 
 use super::{
     frame::{self, Salt, frame_bytes},
     log::{Log, Place, Slot},
     record::{LogState, Record},
     segment::{self, FRAMES_START, HeaderBlock, SegmentHeader},
-    types::{Recovered, WalError, WalOptions, doing},
+    types::{LogId, Recovered, WalError, WalOptions, doing},
     writer::InUse,
 };
 use crate::storage::disk::{Disk, File, OpenMode};
@@ -233,6 +234,8 @@ struct Replay<'a> {
     chain: u32,
     /// Where the bytes behind a torn tail's start become zeros; `offset` where no tail is torn.
     tail_end: u64,
+    /// What a seeded bug brings back; else empty.
+    cut_off: BTreeMap<u64, (LogId, Slot)>,
 }
 
 impl<'a> Replay<'a> {
@@ -248,6 +251,7 @@ impl<'a> Replay<'a> {
             next_sequence: 0,
             chain: 0,
             tail_end: 0,
+            cut_off: BTreeMap::new(),
         }
     }
 
@@ -332,7 +336,9 @@ impl<'a> Replay<'a> {
                 self.log.last = state.last;
                 self.log.purged = state.purged;
             }
-            Record::State(state) if *state != self.state => {
+            Record::State(state)
+                if *state != self.state && !seeded_bugs::is_on("truncate-in-memory") =>
+            {
                 return Err(format!("it says {state:?}, the records before say {:?}", self.state));
             }
             Record::Entry(id, kind, payload) => {
@@ -342,17 +348,30 @@ impl<'a> Replay<'a> {
                 let cached = Some((*kind, Bytes::copy_from_slice(payload)));
                 // Stamps matter for entries that are being written only.
                 let slot = Slot { term: id.term, stamp: u64::MAX, place: Some(place), cached };
-                self.log.push(*id, slot);
+                let forgotten = match seeded_bugs::is_on("truncate-in-memory") {
+                    true => self.cut_off.remove(&id.index),
+                    false => None,
+                };
+                let (id, slot) = forgotten.unwrap_or((*id, slot));
+                self.log.push(id, slot);
                 self.log.evict(self.options.cache_bytes);
                 if let Some(segment) = self.in_use.last_mut() {
                     segment.end = segment.end.max(id.index + 1);
                 }
             }
-            Record::Truncate(keep) => self.log.truncate(*keep),
+            Record::Truncate(keep) => {
+                if seeded_bugs::is_on("truncate-in-memory") {
+                    self.keep_cut_off(*keep);
+                }
+                self.log.truncate(*keep);
+            }
             Record::Purge { upto, jump } => self.log.purge(*upto, *jump),
             Record::State(_) | Record::Vote(_) | Record::Committed(_) | Record::Seal => {}
         }
         self.state.apply(record);
+        if seeded_bugs::is_on("truncate-in-memory") {
+            self.state.last = self.log.last;
+        }
         if self.log.last != self.state.last || self.log.purged != self.state.purged {
             return Err(format!(
                 "the log ends at {:?}, not as {:?} says",
@@ -360,6 +379,14 @@ impl<'a> Replay<'a> {
             ));
         }
         Ok(())
+    }
+
+    /// What a truncation takes away is still on disk; it is there again after a restart if the
+    /// truncation is not.
+    fn keep_cut_off(&mut self, keep: Option<LogId>) {
+        for (id, slot) in self.log.behind(keep) {
+            self.cut_off.entry(id.index).or_insert((id, slot));
+        }
     }
 
     /// What is behind the last good frame: nothing, a torn tail, or proof of damage.
@@ -429,7 +456,10 @@ impl<'a> Replay<'a> {
         last.ok_or_else(|| WalError::Options("no segment to settle".into()))
     }
 
-    fn opened(self, file: Box<dyn File>) -> Result<Opened, WalError> {
+    fn opened(mut self, file: Box<dyn File>) -> Result<Opened, WalError> {
+        if seeded_bugs::is_on("truncate-in-memory") {
+            self.state.last = self.log.last;
+        }
         let Some(header) = self.header else {
             return Err(WalError::Options("no segment was read".into()));
         };

@@ -2,6 +2,7 @@
 
 use std::{io, mem, sync::Arc, time::Duration};
 
+use tally_proto::seeded_bugs;
 use tokio::time::{Instant, timeout};
 
 use super::{
@@ -227,8 +228,16 @@ impl WalWriter {
         if let Some(hint) = hint {
             self.write(Record::Committed(hint)).await?;
         }
+        if seeded_bugs::is_on("ack-before-fsync") {
+            let appends = ops.iter_mut().filter(|op| matches!(op.task, Task::Append { .. }));
+            appends.filter_map(|op| op.done.take()).for_each(|done| done(Ok(())));
+        }
         self.flush_buf().await?;
-        self.sync().await?;
+        let unsynced = seeded_bugs::is_on("vote-without-fsync")
+            && ops.iter().all(|op| matches!(op.task, Task::Vote(_)));
+        if !unsynced {
+            self.sync().await?;
+        }
         let mut placed = mem::take(&mut self.placed);
         self.shared.publish(ops, &mut placed);
         self.placed = placed;

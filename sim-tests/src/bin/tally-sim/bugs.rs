@@ -1,0 +1,92 @@
+//! `bugs`: the bugs on purpose, and whether the simulator catches each.
+
+use std::{
+    num::NonZero,
+    sync::{Mutex, PoisonError},
+};
+
+use clap::Args;
+use tally_sim::bugs::{BUGS, INEXPRESSIBLE};
+
+use crate::child::{Seed, Seeds, for_each, jobs, stopwatch};
+
+#[derive(Debug, Args)]
+pub(crate) struct BugsArguments {
+    /// Run each bug until it is caught, and fail if one is not. Needs a build with the feature
+    /// `seeded-bugs`.
+    #[arg(long)]
+    check: bool,
+    /// Only these.
+    #[arg(long, value_delimiter = ',', value_name = "NAME,NAME,…")]
+    only: Option<Vec<String>>,
+    /// At most so many seeds for each.
+    #[arg(long, default_value_t = 40)]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// Simulated seconds of each seed.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Bugs at once; as many as there are processors unless given.
+    #[arg(long)]
+    jobs: Option<NonZero<usize>>,
+}
+
+/// The name of a bug, from the list.
+pub(crate) fn named(name: &str) -> Result<&'static str, String> {
+    if !cfg!(feature = "seeded-bugs") {
+        return Err("this build has no bugs on purpose: build with --features seeded-bugs".into());
+    }
+    let bug = BUGS.iter().find(|bug| bug.name == name);
+    bug.map(|bug| bug.name).ok_or_else(|| format!("there is no bug {name:?}"))
+}
+
+/// Lists the bugs, or checks that each is caught.
+pub(crate) fn bugs(arguments: &BugsArguments) -> Result<bool, String> {
+    let wanted = |name: &str| {
+        arguments.only.as_ref().is_none_or(|only| only.iter().any(|wanted| wanted == name))
+    };
+    let chosen: Vec<_> = BUGS.iter().filter(|bug| wanted(bug.name)).collect();
+    if !arguments.check {
+        for bug in chosen {
+            println!(
+                "{}  ({:?})\n    breaks: {}\n    at:     {}",
+                bug.name, bug.family, bug.breaks, bug.place
+            );
+        }
+        for (name, reason) in INEXPRESSIBLE {
+            println!("{name}: can't be put into this code: {reason}");
+        }
+        return Ok(true);
+    }
+    let elapsed = stopwatch();
+    let missed = Mutex::new(Vec::new());
+    let all = Seeds { first: 0, end: chosen.len() as u64 };
+    for_each(all, jobs(arguments.jobs), |at| {
+        let bug = chosen[at as usize];
+        named(bug.name)?;
+        for tried in 0..arguments.seeds {
+            let mut seed = Seed::new(arguments.from + tried, arguments.seconds);
+            seed.bug = Some(bug.name.to_owned());
+            let report = seed.spawn()?;
+            if let Some(violation) = report.violations.first() {
+                let what: String = violation.what.chars().take(110).collect();
+                let nth = tried + 1;
+                println!("{:<28} caught by seed {nth:>3}: {}: {what}", bug.name, violation.kind);
+                return Ok(true);
+            }
+        }
+        println!("{:<28} NOT CAUGHT in {} seeds", bug.name, arguments.seeds);
+        missed.lock().unwrap_or_else(PoisonError::into_inner).push(bug.name);
+        Ok(true)
+    })?;
+    let missed = missed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!(
+        "{} of {} bugs caught in {:.0} s",
+        chosen.len() - missed.len(),
+        chosen.len(),
+        elapsed().as_secs_f64()
+    );
+    Ok(missed.is_empty())
+}

@@ -1,0 +1,276 @@
+//! `run`, `replay`, `determinism`.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, IsTerminal as _, Write as _},
+    num::NonZero,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use clap::Args;
+use tally_sim::{knobs::Knobs, run::run as run_seed, trace::Keep};
+
+use crate::child::{DetailName, Report, Seed, Seeds, for_each, fresh_seed, jobs, stopwatch};
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    /// Seeds to run, `A..B` without B, or one.
+    #[arg(long, default_value = "0..20", conflicts_with = "minutes")]
+    seeds: Seeds,
+    /// Run fresh seeds for so long, in real minutes. The first one is printed.
+    #[arg(long)]
+    minutes: Option<f64>,
+    /// Simulated seconds of each seed.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// A scenario in place of what the seeds draw; see `scenarios`.
+    #[arg(long, value_name = "NAME")]
+    scenario: Option<String>,
+    /// Seeds at once; as many as there are processors unless given.
+    #[arg(long)]
+    jobs: Option<NonZero<usize>>,
+    /// Go on after a seed that fails.
+    #[arg(long)]
+    keep_going: bool,
+    /// Fail where something never happened over all seeds that should: a run that proves nothing.
+    #[arg(long)]
+    not_vacuous: bool,
+    /// Print the outcome as one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Write a JUnit report.
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Write what clients saw, one JSON-lines file a seed, into this directory.
+    #[arg(long, value_name = "DIR")]
+    history: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeterminismArguments {
+    /// Seeds to run twice, `A..B` without B, or one.
+    #[arg(long, default_value = "0..5")]
+    seeds: Seeds,
+    /// Simulated seconds of each run.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Seeds at once; as many as there are processors unless given.
+    #[arg(long)]
+    jobs: Option<NonZero<usize>>,
+}
+
+/// Sums over all seeds.
+#[derive(Debug, Default)]
+struct Total {
+    seeds: u64,
+    simulated_ms: u64,
+    /// Checks without a verdict.
+    undecided: u64,
+    counts: BTreeMap<String, u64>,
+    failed: Vec<(u64, Vec<String>)>,
+}
+
+/// Runs seeds. True if all passed.
+pub(crate) fn run(arguments: &RunArguments) -> Result<bool, String> {
+    let elapsed = stopwatch();
+    let seeds = match arguments.minutes {
+        None => arguments.seeds,
+        Some(_) => {
+            let first = fresh_seed();
+            eprintln!("fresh seeds from {first}");
+            Seeds { first, end: u64::MAX }
+        }
+    };
+    if let Some(directory) = &arguments.history {
+        std::fs::create_dir_all(directory)
+            .map_err(|error| format!("{}: {error}", directory.display()))?;
+    }
+    let until = arguments.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes));
+    let total = Mutex::new(Total::default());
+    let progress = io::stderr().is_terminal();
+    for_each(seeds, jobs(arguments.jobs), |seed| {
+        if until.is_some_and(|until| elapsed() >= until) {
+            return Ok(false);
+        }
+        let mut one = Seed::new(seed, arguments.seconds);
+        one.scenario.clone_from(&arguments.scenario);
+        one.history.clone_from(&arguments.history);
+        let report = one.spawn()?;
+        let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
+        total.add(&report, &one);
+        if progress {
+            let _ = write!(
+                io::stderr(),
+                "\r{} seeds, {} failed, {:.0} simulated s in {:.0} s ",
+                total.seeds,
+                total.failed.len(),
+                total.simulated_ms as f64 / 1e3,
+                elapsed().as_secs_f64()
+            );
+        }
+        Ok(report.passed() || arguments.keep_going)
+    })?;
+    if progress {
+        eprintln!();
+    }
+    let mut total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if arguments.not_vacuous {
+        total.fail_if_vacuous();
+    }
+    if let Some(path) = &arguments.junit {
+        std::fs::write(path, total.junit(elapsed()))
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    if arguments.json {
+        println!("{}", total.json(elapsed()));
+    } else {
+        total.print(elapsed());
+    }
+    Ok(total.failed.is_empty())
+}
+
+impl Total {
+    fn add(&mut self, report: &Report, how: &Seed) {
+        self.seeds += 1;
+        self.simulated_ms += report.simulated_ms;
+        self.undecided += report.undecided;
+        for (name, count) in &report.counts {
+            *self.counts.entry(name.clone()).or_default() += count;
+        }
+        if report.passed() {
+            return;
+        }
+        let told = report.violations.iter().map(|violation| {
+            format!("{} at {} ms: {}", violation.kind, violation.at_ms, violation.what)
+        });
+        let told: Vec<String> = told.collect();
+        let (seed, seconds) = (how.seed, how.seconds);
+        let scenario = how.scenario.as_ref().map(|name| format!(" --scenario {name}"));
+        let scenario = scenario.unwrap_or_default();
+        eprintln!("\nseed {seed} FAILED");
+        for line in &told {
+            eprintln!("  {line}");
+        }
+        eprintln!("  see it:    tally-sim replay --seed {seed} --seconds {seconds}{scenario}");
+        eprintln!("  shrink it: tally-sim shrink --seed {seed} --seconds {seconds}{scenario}");
+        self.failed.push((seed, told));
+    }
+
+    /// What never happened was not tested.
+    fn fail_if_vacuous(&mut self) {
+        let never: Vec<&String> =
+            self.counts.iter().filter(|(_, count)| **count == 0).map(|(name, _)| name).collect();
+        if !never.is_empty() || self.counts.is_empty() {
+            let what = format!("vacuous: over all seeds these never happened: {never:?}");
+            eprintln!("\n{what}");
+            self.failed.push((0, vec![what]));
+        }
+    }
+
+    fn rate(&self, took: Duration) -> f64 {
+        self.simulated_ms as f64 / 1e3 / took.as_secs_f64().max(1e-9)
+    }
+
+    fn print(&self, took: Duration) {
+        println!(
+            "{} seeds, {} failed; {:.0} simulated seconds in {:.1} s ({:.1} a second)",
+            self.seeds,
+            self.failed.len(),
+            self.simulated_ms as f64 / 1e3,
+            took.as_secs_f64(),
+            self.rate(took)
+        );
+        for (name, count) in &self.counts {
+            println!("{count:>12}  {name}");
+        }
+        println!("{:>12}  checks of a history without a verdict", self.undecided);
+    }
+
+    fn json(&self, took: Duration) -> serde_json::Value {
+        let failed = self.failed.iter().map(
+            |(seed, violations)| serde_json::json!({ "seed": seed, "violations": violations }),
+        );
+        serde_json::json!({
+            "seeds": self.seeds,
+            "failed": failed.collect::<Vec<_>>(),
+            "simulated_seconds": self.simulated_ms as f64 / 1e3,
+            "seconds": took.as_secs_f64(),
+            "simulated_seconds_per_second": self.rate(took),
+            "undecided": self.undecided,
+            "counts": self.counts,
+        })
+    }
+
+    fn junit(&self, took: Duration) -> String {
+        let mut text = format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"tally-sim\" \
+             tests=\"{}\" failures=\"{}\" time=\"{:.3}\">\n",
+            self.failed.len() + 1,
+            self.failed.len(),
+            took.as_secs_f64()
+        );
+        let passed = self.seeds.saturating_sub(self.failed.len() as u64);
+        text += &format!("  <testcase classname=\"tally-sim\" name=\"{passed} seeds passed\"/>\n");
+        for (seed, violations) in &self.failed {
+            let told = escape(&violations.join("\n"));
+            text += &format!(
+                "  <testcase classname=\"tally-sim\" name=\"seed {seed}\">\n    <failure \
+                 message=\"tally-sim replay --seed {seed}\">{told}</failure>\n  </testcase>\n"
+            );
+        }
+        text + "</testsuite>\n"
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// Prints what happens in a seed, as it happens. True if it passed.
+pub(crate) fn replay(arguments: &Seed) -> Result<bool, String> {
+    let options = arguments.options(Keep::Print)?;
+    if options.scenario.is_none() {
+        let knobs = serde_json::to_string(&Knobs::draw(arguments.seed));
+        println!("{}", knobs.map_err(|error| error.to_string())?);
+    }
+    let outcome = run_seed(arguments.seed, &options);
+    for violation in &outcome.violations {
+        println!("VIOLATED {} at {} ms: {}", violation.kind, violation.at_ms, violation.what);
+    }
+    println!("{} lines, digest {:016x}", outcome.trace.count, outcome.trace.digest);
+    Ok(outcome.passed())
+}
+
+/// Runs each seed twice. True if all traces were equal.
+pub(crate) fn determinism(arguments: &DeterminismArguments) -> Result<bool, String> {
+    let elapsed = stopwatch();
+    let sum = Mutex::new((0, 0, Vec::new()));
+    for_each(arguments.seeds, jobs(arguments.jobs), |seed| {
+        let mut one = Seed::new(seed, arguments.seconds);
+        one.detail = DetailName::Everything;
+        let (first, second) = (one.spawn()?, one.spawn()?);
+        let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
+        sum.0 += 1;
+        sum.1 += first.lines;
+        // A trace without lines would equal any other one without.
+        if first.lines == 0 || (first.lines, first.digest) != (second.lines, second.digest) {
+            eprintln!("seed {seed} DIFFERS: {} and {} lines", first.lines, second.lines);
+            eprintln!("  see it: compare the output of two runs of");
+            eprintln!(
+                "  tally-sim replay --detail everything --seed {seed} --seconds {}",
+                one.seconds
+            );
+            sum.2.push(seed);
+        }
+        Ok(true)
+    })?;
+    let (seeds, lines, differing) = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!(
+        "{} of {seeds} seeds had the same trace twice; {lines} lines compared in {:.1} s",
+        seeds - differing.len() as u64,
+        elapsed().as_secs_f64()
+    );
+    Ok(differing.is_empty())
+}

@@ -1,0 +1,481 @@
+//! Every switch of `tally_proto::seeded_bugs` in the node and the client: the promise that it breaks,
+//! where, and what has to happen for anybody to notice.
+//!
+//! The switches of the harness itself (a recorder that forgets, a partition that does nothing) are
+//! the simulator's own and not in this list.
+
+/// One switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bug {
+    /// What `is_on` is asked for.
+    pub name: &'static str,
+    /// Which part of the system's promises it belongs to.
+    pub family: Family,
+    /// The promise that it breaks.
+    pub breaks: &'static str,
+    /// Where the switch is: `file: function`, several divided by `; `.
+    pub place: &'static str,
+    /// What must happen for it to show, and how it shows.
+    pub hint: &'static str,
+}
+
+/// A part of the promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// Read levels and what answers say of themselves.
+    Reads,
+    /// What survives, and when it is acknowledged.
+    Durability,
+    /// What a committed entry does, exactly once.
+    Apply,
+    /// Building, sending and installing snapshots.
+    Snapshot,
+    /// Who votes, and who leads.
+    Membership,
+}
+
+/// Bugs of the list in `docs` that can't be put into this code, each with what prevents it.
+pub const INEXPRESSIBLE: &[(&str, &str)] = &[];
+
+/// All of them.
+pub const BUGS: &[Bug] = &[
+    // --- reads -----------------------------------------------------------------------------
+    Bug {
+        name: "read-without-quorum-round",
+        family: Family::Reads,
+        breaks: "a leader serves linearizable reads after a quorum has confirmed that it leads",
+        place: "node/src/consensus/read_index.rs: round_here",
+        hint: "A leader cut off from the other nodes, still reached by clients (or by a follower on \
+               its side, with five nodes), while the others elect and acknowledge writes: then a \
+               linearizable read at the old leader. It believes in itself until the link is back. \
+               Shows as a stale linearizable read. A term in which the old leader has committed \
+               nothing does a proper round.",
+    },
+    Bug {
+        name: "follower-read-local",
+        family: Family::Reads,
+        breaks: "a follower asks the leader for a read index before a linearizable read",
+        place: "node/src/consensus/read_index.rs: Rounds::round",
+        hint: "Linearizable reads at followers (clients that have not found the leader) soon after \
+               acknowledged writes; a slow or cut link from leader to follower makes it certain. \
+               Also makes the follower's staleness claims wrong, for BOUNDED and in every header. \
+               A node that knows of no leader still answers NO_QUORUM.",
+    },
+    Bug {
+        name: "read-index-before-noop",
+        family: Family::Reads,
+        breaks: "a new leader serves no linearizable read before an entry of its term is committed",
+        place: "node/src/consensus/read_index.rs: round_here",
+        hint: "A change of leader where the old one acknowledged a write whose commit the new one \
+               has not heard of, and a linearizable read between its election and the commit of \
+               its first entry: one heartbeat round trip against one append and two syncs. Slow \
+               syncs on the followers widen it. Shows as a stale linearizable read.",
+    },
+    Bug {
+        name: "read-before-applied",
+        family: Family::Reads,
+        breaks: "a read waits until the state has applied the read index",
+        place: "node/src/consensus/read.rs: Reads::prove",
+        hint: "Linearizable or BOUNDED reads at a follower that has not applied what the leader has \
+               committed: it learns of a commit with the next message only, so plain load is \
+               enough. Hardly shows on a leader. Stale reads, staleness claims too good.",
+    },
+    Bug {
+        name: "staleness-from-reply",
+        family: Family::Reads,
+        breaks: "the age of a state is counted from when its proof was asked for",
+        place: "node/src/consensus/read_index.rs: Rounds::round",
+        hint: "A slow answer to a follower's question for a read index (slow or held messages, below \
+               two election timeouts), a write acknowledged elsewhere meanwhile, then a BOUNDED read \
+               with a small bound, or any header's staleness claim: it is too small by the time \
+               that the answer took. The check must be exact to that time.",
+    },
+    Bug {
+        name: "session-token-ignored",
+        family: Family::Reads,
+        breaks: "a SESSION read sees at least the token's state",
+        place: "node/src/consensus/read.rs: Reads::permit",
+        hint: "A client that writes (or reads) at one node and reads with its token at another that \
+               lags. Shows as a read that goes back, or an answer whose applied index is below the \
+               token's.",
+    },
+    // --- durability ------------------------------------------------------------------------
+    Bug {
+        name: "ack-before-fsync",
+        family: Family::Durability,
+        breaks: "an append is acknowledged only when it is on stable storage",
+        place: "node/src/storage/wal/writer.rs: WalWriter::write_batch",
+        hint: "Power cuts within the sync that follows an acknowledgement: of all nodes, or of one \
+               follower and then of the leader before the follower has the entries again. Slow \
+               syncs make it likely. Shows as a lost acknowledged write; a follower alone that \
+               forgot what it acknowledged trips an assertion of openraft in the leader \
+               (progress::entry::update, 'follower log reversion'), which ends its core task by a \
+               panic.",
+    },
+    Bug {
+        name: "vote-without-fsync",
+        family: Family::Durability,
+        breaks: "a vote is durable before it is told to anybody",
+        place: "node/src/storage/wal/writer.rs: WalWriter::write_batch",
+        hint: "Votes alone are written without a sync; the next append syncs them as well. So: a \
+               power cut of a voter between its vote and its next append, a restart within one \
+               election timeout, and a second candidate in the same term. Shows as two leaders in \
+               a term, or, far sooner, as a node whose term (or vote) is lower after a restart \
+               than what it had answered peers or clients before.",
+    },
+    Bug {
+        name: "truncate-in-memory",
+        family: Family::Durability,
+        breaks: "what was truncated never comes back",
+        place: "node/src/storage/wal/recovery.rs: Replay::record",
+        hint: "A leader cut off with uncommitted entries, truncated by its successor; then a restart \
+               of any kind before those entries are purged. The old entries stand at their indexes \
+               again, instead of what took their place: applied again since the last flush of the \
+               state (state machine safety), sent to others, or counted in an election.",
+    },
+    Bug {
+        name: "duplicate-append-truncates",
+        family: Family::Durability,
+        breaks: "an append that the log already holds takes nothing away",
+        place: "node/src/peer/service.rs: PeerService::append",
+        hint: "An append of the present leader that arrives late, behind newer ones: messages held \
+               for so long that the leader opens a second stream and sends the entries again, then \
+               released. Takes away entries beyond what the follower knows to be committed, though \
+               it has acknowledged them. Shows as lost acknowledged writes after a change of \
+               leader, or as openraft's assertion in the leader ('follower log reversion').",
+    },
+    Bug {
+        name: "purge-to-applied",
+        family: Family::Durability,
+        breaks: "the log is purged only up to what snapshot and state both hold durably",
+        place: "node/src/consensus/log_store.rs: LogStore::purge",
+        hint: "Few entries kept behind snapshots, so that purges happen; then a kill or power cut \
+               before the next flush of the state. The node refuses to start (StateError:: \
+               Unrecoverable) though nothing was damaged. Where a follower lags, openraft's \
+               leader reads entries that it believes to be there, and asserts.",
+    },
+    Bug {
+        name: "ack-before-commit",
+        family: Family::Durability,
+        breaks: "a write is acknowledged after a majority holds it",
+        place: "node/src/consensus/propose.rs: Proposer::propose",
+        hint: "Answers what apply would say now, when no other entry is under way. A linearizable \
+               read right after the answer misses the write, without any fault. A leader that is \
+               cut off or dies right after loses it.",
+    },
+    Bug {
+        name: "torn-tail-accepted",
+        family: Family::Durability,
+        breaks: "a frame whose bytes did not all reach the disk is not part of the log",
+        place: "node/src/storage/wal/frame.rs: decode",
+        hint: "A power cut during a write of entries that cross a sector (values of some hundred \
+               bytes, or batches), where a frame's header survives and its end does not. The node \
+               goes on with an entry of other content under the same index and term: log matching, \
+               an entry that can't be decoded in apply (the node ends itself), or another state. \
+               Flipped bits in payloads pass as well.",
+    },
+    Bug {
+        name: "leader-restored",
+        family: Family::Durability,
+        breaks: "a restarted leader wins a new term before it leads",
+        place: "node/src/node.rs: start_raft",
+        hint: "A leader whose followers sync faster than it does (slow disk) commits through them, \
+               loses its unsynced tail in a power cut, and is back within one election timeout. It \
+               uses the same index and term again for other entries: log matching, lost writes.",
+    },
+    Bug {
+        name: "flush-ahead-of-log",
+        family: Family::Durability,
+        breaks: "the state on disk is never ahead of its own synced log",
+        place: "node/src/storage/state/flush.rs: StateStore::write_frozen",
+        hint: "A leader with a slow disk commits through its followers, flushes its state in that \
+               time (short flush interval) and loses power before its log is synced. After the \
+               restart the log lacks what the state has: the next append does not fit and the node \
+               ends itself once ('can't follow'), with no fault to blame. It heals at the second \
+               start.",
+    },
+    // --- apply and exactly-once ------------------------------------------------------------
+    Bug {
+        name: "applied-saved-after",
+        family: Family::Apply,
+        breaks: "state and applied index become durable together",
+        place: "node/src/storage/state/flush.rs: StateStore::write_frozen",
+        hint: "A kill or power cut between the two writes of a flush, 200 ms apart. Entries are applied a second time: sessions \
+               and keys absorb most of it, so look at outcomes of entries across nodes (replayed \
+               where others executed), at a session that is opened twice (assertion), and at \
+               writes with neither session nor key, which count twice.",
+    },
+    Bug {
+        name: "applied-saved-before",
+        family: Family::Apply,
+        breaks: "state and applied index become durable together",
+        place: "node/src/storage/state/flush.rs: StateStore::write_frozen",
+        hint: "As above, the other way round: the entries since the last flush are missing from one \
+               node's state for ever. Shows in the state's hash, in lost writes when it leads, and \
+               as a session whose index has lost its record (assertion).",
+    },
+    Bug {
+        name: "sessions-not-in-snapshot",
+        family: Family::Apply,
+        breaks: "sessions and what they remember are part of every snapshot",
+        place: "node/src/storage/state/snapshots.rs: read_block",
+        hint: "A node that is down or cut off until the log it needs is purged, and gets a snapshot. \
+               Its state's hash differs, and writes under old sessions end differently on it; when \
+               it leads, clients are told SESSION_EXPIRED.",
+    },
+    Bug {
+        name: "sessions-in-memory-only",
+        family: Family::Apply,
+        breaks: "sessions and what they remember survive a restart",
+        place: "node/src/storage/state/core.rs: Core::freeze",
+        hint: "A restart of a node (any kind) after a flush that came after a session was opened. \
+               Then as above. Snapshots lack them too.",
+    },
+    Bug {
+        name: "dedup-at-leader-only",
+        family: Family::Apply,
+        breaks: "whether a number was executed is decided where the entry is applied",
+        place: "node/src/machine/session.rs: Work::standing; \
+                node/src/consensus/mod.rs: Consensus::decide_before_proposing",
+        hint: "A write that is sent again while its first entry is in the log and not applied at the \
+               leader that is asked: short attempt timeouts and a slow quorum, or a new leader just \
+               after its election. Numbers of sessions only. Counts twice.",
+    },
+    Bug {
+        name: "duplicate-answers-current",
+        family: Family::Apply,
+        breaks: "a duplicate gets the answer that was given first",
+        place: "node/src/machine/apply.rs: Work::exactly_once",
+        hint: "A lost answer to an Add or Set under a session, the counter changed by another, then \
+               the retry: value after is not value before plus delta, and the revision belongs to \
+               another write.",
+    },
+    Bug {
+        name: "refusal-not-remembered",
+        family: Family::Apply,
+        breaks: "a refusal is remembered like a success",
+        place: "node/src/machine/apply.rs: Work::exactly_once",
+        hint: "A refused write (bound, condition) whose number or key arrives again after the state \
+               has changed: a key sent twice on purpose (the second executes), or a first attempt \
+               that was held and arrives after the second was refused and told NOT_APPLIED.",
+    },
+    Bug {
+        name: "retry-new-sequence",
+        family: Family::Apply,
+        breaks: "a write keeps its number through all attempts",
+        place: "client/src/drive.rs: Call::run_write",
+        hint: "An attempt that is executed and whose answer is lost or late (cut links, short \
+               attempt timeouts): the next counts again. Session clients only.",
+    },
+    Bug {
+        name: "timeout-not-applied",
+        family: Family::Apply,
+        breaks: "a deadline that passes after a write was proposed leaves it UNKNOWN",
+        place: "client/src/retry.rs: Retry::error; \
+                node/src/consensus/propose.rs: await_outcome",
+        hint: "Deadlines about as long as a write takes (short deadlines, slow syncs, partitions that \
+               heal): a write told NOT_APPLIED is found applied.",
+    },
+    Bug {
+        name: "unknown-forgotten",
+        family: Family::Apply,
+        breaks: "UNKNOWN sticks to the logical write",
+        place: "client/src/retry.rs: Retry::write_failed",
+        hint: "A first attempt that is lost after it was sent and takes effect, then refusals that \
+               were not decided (NOT_LEADER, NO_QUORUM, no connection) until the deadline: a leader \
+               cut off from its clients or killed, and no quorum for the rest of the deadline, \
+               which must not be much longer than an election.",
+    },
+    Bug {
+        name: "bounds-before-proposing",
+        family: Family::Apply,
+        breaks: "a bound is judged where the entry is applied",
+        place: "node/src/consensus/mod.rs: Consensus::decide_before_proposing; \
+                node/src/machine/counter.rs: Work::counter_add; \
+                node/src/machine/work.rs: Work::set_counter",
+        hint: "Several Adds under way at once on a counter near its bound, without SATURATE; or one \
+               inside an atomic step, which is not judged at all. No fault needed. The assertion on \
+               stored bounds is off together with the check.",
+    },
+    Bug {
+        name: "wall-clock-in-apply",
+        family: Family::Apply,
+        breaks: "no clock reaches the state but through the entry",
+        place: "node/src/machine/apply.rs: apply_with",
+        hint: "Any write: nodes apply at different times, so stored wall times differ. Shows in the \
+               state's hash only; with wall clocks that are wrong by more than a millisecond at \
+               the latest.",
+    },
+    Bug {
+        name: "log-time-jumps",
+        family: Family::Apply,
+        breaks: "log time counts elapsed time, whoever leads",
+        place: "node/src/consensus/log_time.rs: LogTime::stamp",
+        hint: "A wall clock that is wrong by more than a session's idle time or a key's window, on a \
+               node that leads or comes to lead: live sessions and keys end early (SESSION_EXPIRED \
+               to a busy client, a key that executes twice). Directly: log time in the state has \
+               moved further than simulated time.",
+    },
+    Bug {
+        name: "hash-order-in-apply",
+        family: Family::Apply,
+        breaks: "commands of an entry are applied in their order, on every node",
+        place: "node/src/machine/apply.rs: apply_with",
+        hint: "Entries with several commands that do not commute (revisions are enough): many callers \
+               at once, few entries in flight. The order follows from the node's id. Answers and \
+               the state's hash differ between nodes.",
+    },
+    Bug {
+        name: "waiters-by-index",
+        family: Family::Apply,
+        breaks: "a waiter gets the answer to its own entry",
+        place: "node/src/consensus/propose.rs: Proposer::propose; \
+                node/src/consensus/apply.rs: StateMachine::apply_together",
+        hint: "A leader that is cut off (or stands still) with several entries under way, and back \
+               before its callers have given up: their indexes hold entries of the next leader \
+               then, the first of them empty. Callers get answers to other writes; their own is \
+               lost though acknowledged. Needs entries_in_flight of 2 or more, and load.",
+    },
+    // --- snapshots -------------------------------------------------------------------------
+    Bug {
+        name: "snapshot-newer-data",
+        family: Family::Snapshot,
+        breaks: "a snapshot is the state after exactly the entry that it names",
+        place: "node/src/storage/state/snapshots.rs: StateStore::build_snapshot",
+        hint: "The snapshot names the flush before. A node installs one that was built after a busy \
+               flush interval, and applies entries a second time: as for applied-saved-after. Its \
+               state at the snapshot's index has another hash at once.",
+    },
+    Bug {
+        name: "install-not-atomic",
+        family: Family::Snapshot,
+        breaks: "after a crash during an install the state is the old one or the new one",
+        place: "node/src/storage/state/install.rs: StateStore::install_snapshot",
+        hint: "A power cut or kill while a follower fills the new generation: slow store, power cuts \
+               at a disk step right after it begins to receive a snapshot. It opens with a part of \
+               the snapshot's records, or none, and takes them for all.",
+    },
+    Bug {
+        name: "install-merges",
+        family: Family::Snapshot,
+        breaks: "an installed snapshot replaces everything",
+        place: "node/src/storage/state/install.rs: StateStore::install_snapshot",
+        hint: "Counters or keys deleted (or answers forgotten, sessions ended) while a node was away \
+               for so long that it gets a snapshot. They are back on that node: the state's hash, \
+               reads there, lists.",
+    },
+    // --- membership and liveness -----------------------------------------------------------
+    Bug {
+        name: "voter-swapped-in-one-step",
+        family: Family::Membership,
+        breaks: "majorities of the old voters and of the new ones overlap at each step",
+        place: "node/src/consensus/members.rs: Consensus::promote; \
+                node/src/peer/convert.rs: encode_membership",
+        hint: "promote() also drops the voter that is furthest behind, and the entry as logged and \
+               sent names the new voters only. (openraft's leader, in memory, goes on counting both: \
+               append_membership refuses a swap, MembershipState::validate_append_membership.) \
+               Shows when nodes act on the logged entry: leader and new node on one side of a \
+               partition, the other old voters on the other, and the leader restarted there. Each \
+               side elects: two leaders that both commit.",
+    },
+    Bug {
+        name: "wiped-disk-votes",
+        family: Family::Membership,
+        breaks: "a voter that lost its disk does not come back under its old id",
+        place: "node/src/peer/hello.rs: Greeter::learn; node/src/peer/hello.rs: Greeter::answer",
+        hint: "A lost disk under the same node id, without the operator replacing the node. With a \
+               write that this node and the leader alone held: it helps a node without it to win. \
+               If the leader that knew its log still leads, its core task panics (openraft, \
+               'follower log reversion').",
+    },
+    Bug {
+        name: "leader-never-steps-down",
+        family: Family::Membership,
+        breaks: "a leader that hears nobody stops being followed",
+        place: "node/src/peer/peers.rs: Peers::drop_control; node/src/peer/peers.rs: Peers::dial; \
+                node/src/node.rs: serve_peers",
+        hint: "A leader that is deaf and not mute: nothing reaches it from other nodes, its own \
+               messages arrive. It keeps its old connections and its heartbeats go on, so nobody \
+               else is elected, and it can commit nothing; if answers were lost, also after the \
+               link is whole. Shows as liveness: no progress after the heal, or no leader with a \
+               quorum while a majority is connected both ways.",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        fs,
+        path::{Path, PathBuf},
+    };
+
+    use super::*;
+
+    fn repository() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    }
+
+    fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(directory).expect("the sources are there") {
+            let path = entry.expect("the directory can be read").path();
+            if path.is_dir() {
+                sources(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+
+    /// Names that the sources ask for, each with the files that do.
+    fn switches() -> BTreeMap<String, BTreeSet<String>> {
+        let repository = repository();
+        let mut files = Vec::new();
+        for directory in ["node/src", "client/src"] {
+            sources(&repository.join(directory), &mut files);
+        }
+        let mut switches: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for file in files {
+            let text = fs::read_to_string(&file).expect("a source is text");
+            let name = file.strip_prefix(&repository).expect("it was found there");
+            for rest in text.split("is_on(\"").skip(1) {
+                let bug = rest.split('"').next().expect("there is a first part").to_owned();
+                let name = name.to_str().expect("names are text").replace('\\', "/");
+                switches.entry(bug).or_default().insert(name);
+            }
+        }
+        switches
+    }
+
+    #[test]
+    fn every_bug_has_its_switch_and_every_switch_its_bug() {
+        let switches = switches();
+        let in_sources: BTreeSet<&str> = switches.keys().map(String::as_str).collect();
+        let listed: BTreeSet<&str> = BUGS.iter().map(|bug| bug.name).collect();
+        assert_eq!(listed.len(), BUGS.len(), "a name is listed twice");
+        assert_eq!(listed, in_sources);
+    }
+
+    #[test]
+    fn places_are_where_the_switches_are() {
+        let switches = switches();
+        for bug in BUGS {
+            let mut files = BTreeSet::new();
+            for place in bug.place.split("; ") {
+                let (file, function) = place.split_once(": ").expect("a file and a function");
+                let name = function.rsplit("::").next().expect("there is a last part");
+                let text = fs::read_to_string(repository().join(file)).expect("the file exists");
+                assert!(text.contains(&format!("fn {name}")), "{}: no {name} in {file}", bug.name);
+                files.insert(file.to_owned());
+            }
+            assert_eq!(Some(&files), switches.get(bug.name), "places of {}", bug.name);
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_expressed_is_not_listed() {
+        for (name, reason) in INEXPRESSIBLE {
+            assert!(BUGS.iter().all(|bug| bug.name != *name) && !reason.is_empty(), "{name}");
+        }
+    }
+}

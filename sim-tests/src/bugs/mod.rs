@@ -1,0 +1,5 @@
+//! Bugs on purpose: which there are, and what must happen for each to show.
+
+pub mod catalogue;
+
+pub use catalogue::{BUGS, Bug, INEXPRESSIBLE};

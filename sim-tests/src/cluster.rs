@@ -1,0 +1,426 @@
+//! A Tally cluster inside a turmoil simulation: yours or ours.
+//!
+//! ```
+//! use std::time::Duration;
+//! use tally_sim::Cluster;
+//!
+//! let seed = 42;
+//! tally_sim::prepare_thread(seed);
+//! let mut sim = tally_sim::builder(seed).simulation_duration(Duration::from_secs(30)).build();
+//! let cluster = Cluster::builder(seed).nodes(3).start(&mut sim);
+//!
+//! let client = cluster.client(1);
+//! sim.client("shop", async move {
+//!     let client = client.build()?;
+//!     let change = client.counter("sold").add(1).await?;
+//!     assert_eq!(change.value, 1);
+//!     Ok(())
+//! });
+//! sim.run().expect("the shop sells");
+//! ```
+//!
+//! Each node is a turmoil host (`tally-1`, `tally-2`, …), so every fault that turmoil knows can be
+//! used on it: `sim.partition("tally-1", "tally-2")`. Use [`Cluster::cut_power`],
+//! [`Cluster::kill`] and [`Cluster::restart`] instead of turmoil's `crash` and `bounce`: a machine
+//! also has a disk, and a power cut takes from it what was not synced.
+//!
+//! A simulation must be alone on its thread, from its first host to its end
+//! ([`crate::prepare_thread`]): then the same seed gives the same run.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    fmt,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tally_client::Client;
+use tally_node::{
+    config::{Config, InitialCluster},
+    consensus::Consensus,
+    env::{Env, Observer},
+    node::Node,
+    storage::{simulated_disk::SimulatedDisk, simulated_store::SimulatedStores},
+};
+use tokio::sync::Notify;
+use turmoil::Sim;
+
+use crate::env::{
+    Life, SeededRandom, SharedLife, SimulatedClock, SimulatedNetwork, Tasks, WallClock,
+    connect_client, mix,
+};
+
+/// Port for clients, on every node.
+pub const CLIENT_PORT: u16 = 7401;
+/// Port for other nodes.
+pub const PEER_PORT: u16 = 7501;
+
+/// Makes the observer of one node.
+pub type ObserverOf = Rc<dyn Fn(u64) -> Arc<dyn Observer>>;
+
+/// Settings of a [`Cluster`].
+pub struct Builder {
+    seed: u64,
+    nodes: u64,
+    config: Config,
+    observer: Option<ObserverOf>,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("seed", &self.seed).field("nodes", &self.nodes).finish()
+    }
+}
+
+impl Builder {
+    /// How many nodes: 3 unless this is called.
+    #[must_use]
+    pub fn nodes(mut self, nodes: u64) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
+    /// Changes the configuration that all nodes share. Ids, addresses and members are set later.
+    #[must_use]
+    pub fn config(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
+    /// Lets an observer see each node's log and state.
+    #[must_use]
+    pub fn observer(mut self, observer: ObserverOf) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    /// Adds the nodes to the simulation; they start with its first step.
+    pub fn start(self, sim: &mut Sim<'_>) -> Cluster {
+        let members: BTreeMap<u64, String> =
+            (1..=self.nodes).map(|id| (id, format!("{}:{PEER_PORT}", host_of(id)))).collect();
+        let cluster = Cluster {
+            shared: Rc::new(Shared {
+                seed: self.seed,
+                config: self.config,
+                observer: self.observer,
+                machines: RefCell::default(),
+            }),
+        };
+        for id in members.keys() {
+            cluster.register(sim, *id, InitialCluster(members.clone()));
+        }
+        cluster
+    }
+}
+
+/// A cluster in a simulation. Clones are handles to the same cluster.
+#[derive(Clone)]
+pub struct Cluster {
+    shared: Rc<Shared>,
+}
+
+struct Shared {
+    seed: u64,
+    config: Config,
+    observer: Option<ObserverOf>,
+    machines: RefCell<BTreeMap<u64, Rc<Machine>>>,
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").field("ids", &self.ids()).finish()
+    }
+}
+
+/// What a machine is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// The process starts: it opens its data and looks for its peers.
+    Starting,
+    /// The node runs.
+    Running,
+    /// The process was stopped in good order.
+    Stopped,
+    /// The process was killed, or the power cut.
+    Down,
+    /// The node did not start, or ended itself, and says why.
+    Failed(String),
+}
+
+/// One machine: what outlives the process on it.
+pub struct Machine {
+    id: u64,
+    config: Config,
+    disk: SimulatedDisk,
+    stores: SimulatedStores,
+    store_latency_us: Arc<AtomicU64>,
+    wall_clock: Arc<WallClock>,
+    boots: Cell<u64>,
+    condition: RefCell<Condition>,
+    life: RefCell<SharedLife>,
+    consensus: RefCell<Option<Consensus>>,
+    stop: Rc<Notify>,
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine")
+            .field("id", &self.id)
+            .field("condition", &self.condition)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Name of a node's turmoil host.
+pub fn host_of(id: u64) -> String {
+    format!("tally-{id}")
+}
+
+impl Cluster {
+    /// Settings of a cluster; everything that its nodes draw follows from `seed`.
+    pub fn builder(seed: u64) -> Builder {
+        let config = Config {
+            heartbeat_interval_ms: 100,
+            election_timeout_ms_min: 400,
+            election_timeout_ms_max: 800,
+            log_segment_bytes: 1024 * 1024,
+            disk_reserve_bytes: 64 * 1024,
+            shutdown_grace_ms: 2_000,
+            ..Config::default()
+        };
+        Builder { seed, nodes: 3, config, observer: None }
+    }
+
+    /// Ids of all machines that ever belonged to it.
+    pub fn ids(&self) -> Vec<u64> {
+        self.shared.machines.borrow().keys().copied().collect()
+    }
+
+    /// Addresses for clients.
+    pub fn addresses(&self) -> Vec<String> {
+        self.ids().into_iter().map(|id| format!("{}:{CLIENT_PORT}", host_of(id))).collect()
+    }
+
+    /// A client's settings: it knows all nodes, connects through the simulated network, and draws
+    /// from the cluster's seed and this number. Build and use it inside a turmoil host.
+    pub fn client(&self, number: u64) -> tally_client::Builder {
+        Client::builder(self.addresses())
+            .seed(mix(self.shared.seed, &[0xc11e, number]))
+            .connector(connect_client)
+    }
+
+    /// A machine.
+    pub fn machine(&self, id: u64) -> Rc<Machine> {
+        Rc::clone(self.shared.machines.borrow().get(&id).expect("there is a machine with this id"))
+    }
+
+    /// Consensus of a node that runs, to look inside.
+    pub fn consensus(&self, id: u64) -> Option<Consensus> {
+        let machine = self.machine(id);
+        if machine.life().is_over() {
+            return None;
+        }
+        machine.consensus.borrow().clone()
+    }
+
+    /// The node that leads in the highest term, if one says that it leads.
+    pub fn leader(&self) -> Option<u64> {
+        let leads = |id: u64| {
+            let term = self.consensus(id)?.leadership().term_as_leader()?;
+            Some((term, id))
+        };
+        self.ids().into_iter().filter_map(leads).max().map(|(_, id)| id)
+    }
+
+    /// The power of a machine fails: the process is gone, and what its disk had not synced.
+    pub fn cut_power(&self, sim: &mut Sim<'_>, id: u64) {
+        self.kill(sim, id);
+        self.machine(id).disk.crash();
+    }
+
+    /// The process ends, as by `kill -9`: what it wrote stays, synced or not.
+    pub fn kill(&self, sim: &mut Sim<'_>, id: u64) {
+        let machine = self.machine(id);
+        machine.life().kill();
+        machine.consensus.borrow_mut().take();
+        sim.crash(host_of(id));
+        machine.stores.crash();
+        machine.set(Condition::Down);
+    }
+
+    /// Starts a machine's node again, whatever it is doing.
+    pub fn restart(&self, sim: &mut Sim<'_>, id: u64) {
+        let condition = self.machine(id).condition();
+        match condition {
+            Condition::Running | Condition::Starting => self.kill(sim, id),
+            // It ended itself: what it had not synced may be gone.
+            Condition::Failed(_) => self.cut_power(sim, id),
+            Condition::Stopped | Condition::Down => {}
+        }
+        self.machine(id).set(Condition::Starting);
+        sim.bounce(host_of(id));
+    }
+
+    /// Asks a node to stop in good order, as SIGTERM does. It is [`Condition::Stopped`] when it has.
+    pub fn stop(&self, id: u64) {
+        self.machine(id).stop.notify_one();
+    }
+
+    /// Adds a machine with an empty disk, ready to be added to the cluster as a learner.
+    pub fn add(&self, sim: &mut Sim<'_>, id: u64) {
+        self.register(sim, id, InitialCluster::default());
+    }
+
+    fn register(&self, sim: &mut Sim<'_>, id: u64, initial_cluster: InitialCluster) {
+        let seed = mix(self.shared.seed, &[0xd15c, id]);
+        let host = host_of(id);
+        let config = Config {
+            node_id: id,
+            client_listen: format!("0.0.0.0:{CLIENT_PORT}"),
+            peer_listen: format!("0.0.0.0:{PEER_PORT}"),
+            client_advertise: format!("{host}:{CLIENT_PORT}"),
+            peer_advertise: format!("{host}:{PEER_PORT}"),
+            initial_cluster,
+            ..self.shared.config.clone()
+        };
+        let store_latency_us = Arc::new(AtomicU64::new(0));
+        let latency = Arc::clone(&store_latency_us);
+        let stores = SimulatedStores::with_hook(
+            mix(seed, &[1]),
+            Arc::new(move |_| {
+                let pause = Duration::from_micros(latency.load(Ordering::Relaxed));
+                Box::pin(async move {
+                    if !pause.is_zero() {
+                        tokio::time::sleep(pause).await;
+                    }
+                    Ok(())
+                })
+            }),
+        );
+        let machine = Rc::new(Machine {
+            id,
+            config,
+            disk: SimulatedDisk::new(seed),
+            stores,
+            store_latency_us,
+            wall_clock: Arc::default(),
+            boots: Cell::new(0),
+            condition: RefCell::new(Condition::Starting),
+            life: RefCell::default(),
+            consensus: RefCell::new(None),
+            stop: Rc::default(),
+        });
+        let observer = self.shared.observer.as_ref().map(|make| make(id));
+        let before = self.shared.machines.borrow_mut().insert(id, Rc::clone(&machine));
+        assert!(before.is_none(), "an id is never used twice");
+        let seed = self.shared.seed;
+        sim.host(host, move || {
+            let (machine, observer) = (Rc::clone(&machine), observer.clone());
+            async move {
+                machine.live(seed, observer).await;
+                Ok(())
+            }
+        });
+    }
+}
+
+impl Machine {
+    /// What it is doing.
+    pub fn condition(&self) -> Condition {
+        match self.life().reason() {
+            Some(reason) => Condition::Failed(reason),
+            None => self.condition.borrow().clone(),
+        }
+    }
+
+    /// Its disk, for faults.
+    pub fn disk(&self) -> &SimulatedDisk {
+        &self.disk
+    }
+
+    /// Its state's stores, for faults.
+    pub fn stores(&self) -> &SimulatedStores {
+        &self.stores
+    }
+
+    /// Its wall clock, for faults.
+    pub fn wall_clock(&self) -> &WallClock {
+        &self.wall_clock
+    }
+
+    /// How often its process was started.
+    pub fn boots(&self) -> u64 {
+        self.boots.get()
+    }
+
+    /// Time that changes of its state's stores take.
+    pub fn set_store_latency(&self, latency: Duration) {
+        self.store_latency_us.store(latency.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// The present run of its process.
+    pub fn life(&self) -> SharedLife {
+        Arc::clone(&self.life.borrow())
+    }
+
+    fn set(&self, condition: Condition) {
+        *self.condition.borrow_mut() = condition;
+    }
+
+    /// One run of its process.
+    async fn live(&self, seed: u64, observer: Option<Arc<dyn Observer>>) {
+        self.boots.set(self.boots.get() + 1);
+        let life = Arc::new(Life::default());
+        *self.life.borrow_mut() = Arc::clone(&life);
+        self.set(Condition::Starting);
+        let env = self.environment(seed, &life, observer);
+        let mut node = match Node::start(self.config.clone(), env).await {
+            Ok(node) => node,
+            Err(error) => {
+                life.end(format!("does not start: {error}"));
+                return;
+            }
+        };
+        *self.consensus.borrow_mut() = Some(node.consensus().clone());
+        self.set(Condition::Running);
+        tokio::select! {
+            biased;
+            reason = node.refused() => life.end(format!("refused by its peers: {reason}")),
+            () = self.stop.notified() => {
+                node.shutdown().await;
+                self.consensus.borrow_mut().take();
+                life.kill();
+                self.set(Condition::Stopped);
+            }
+        }
+    }
+
+    fn environment(
+        &self,
+        seed: u64,
+        life: &SharedLife,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Env {
+        let (ended, disk) = (Arc::clone(life), self.disk.clone());
+        Env {
+            network: Arc::new(SimulatedNetwork::new(host_of(self.id), Arc::clone(life))),
+            disk: Arc::new(self.disk.mount()),
+            stores: Arc::new(self.stores.clone()),
+            clock: Arc::new(SimulatedClock::boot(Arc::clone(&self.wall_clock))),
+            random: Arc::new(SeededRandom::new(mix(seed, &[0x1d, self.id, self.boots.get()]))),
+            threads: Arc::new(Tasks),
+            fatal: Arc::new(move |reason| {
+                tracing::error!(%reason, "the process ends itself");
+                ended.end(reason);
+                // Nothing that a process computes after its end reaches its disk.
+                disk.crash_after_steps(0);
+            }),
+            observer,
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! turmoil's TCP behind the node's network seam, and behind the client library's.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use async_trait::async_trait;
+use hyper_util::rt::TokioIo;
+use tally_node::env::{Connection, Listener, Network};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tonic::transport::{Channel, Endpoint};
+
+use super::SharedLife;
+
+/// The network as one run of a node sees it.
+#[derive(Debug)]
+pub struct SimulatedNetwork {
+    host: String,
+    life: SharedLife,
+}
+
+impl SimulatedNetwork {
+    /// Of the turmoil host with this name.
+    pub fn new(host: impl Into<String>, life: SharedLife) -> Self {
+        SimulatedNetwork { host: host.into(), life }
+    }
+}
+
+/// A process that has ended does not go on. What is left of it here waits until it is dropped,
+/// which is within this simulated millisecond; an error would let it try again and again.
+async fn unless_over(life: &SharedLife) {
+    if life.is_over() {
+        std::future::pending().await
+    }
+}
+
+#[async_trait]
+impl Network for SimulatedNetwork {
+    async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>> {
+        let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        let port = port.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        Ok(Box::new(SimulatedListener {
+            inner: turmoil::net::TcpListener::bind((any, port)).await?,
+            address: format!("{}:{port}", self.host),
+            life: SharedLife::clone(&self.life),
+        }))
+    }
+
+    async fn connect(&self, address: &str) -> io::Result<Connection> {
+        unless_over(&self.life).await;
+        let inner = turmoil::net::TcpStream::connect(address).await?;
+        Ok(Connection::new(LiveStream { inner, life: SharedLife::clone(&self.life) }))
+    }
+}
+
+struct SimulatedListener {
+    inner: turmoil::net::TcpListener,
+    address: String,
+    life: SharedLife,
+}
+
+#[async_trait]
+impl Listener for SimulatedListener {
+    async fn accept(&mut self) -> io::Result<Connection> {
+        let (inner, _) = self.inner.accept().await?;
+        unless_over(&self.life).await;
+        Ok(Connection::new(LiveStream { inner, life: SharedLife::clone(&self.life) }))
+    }
+
+    fn local_address(&self) -> String {
+        self.address.clone()
+    }
+}
+
+/// A connection that is silent once its process has ended: what is written then goes nowhere.
+struct LiveStream {
+    inner: turmoil::net::TcpStream,
+    life: SharedLife,
+}
+
+impl AsyncRead for LiveStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.life.is_over() {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.inner).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for LiveStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.life.is_over() {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+/// How a [`tally_client::Client`] connects inside a turmoil simulation: hand it to
+/// [`tally_client::Builder::connector`].
+pub async fn connect_client(endpoint: Endpoint) -> Result<Channel, tonic::transport::Error> {
+    let connector = tower::service_fn(|uri: http::Uri| async move {
+        let authority = uri.authority().map(|at| at.to_string()).unwrap_or_default();
+        let stream = turmoil::net::TcpStream::connect(authority).await?;
+        Ok::<_, io::Error>(TokioIo::new(stream))
+    });
+    endpoint.connect_with_connector(connector).await
+}

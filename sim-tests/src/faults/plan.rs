@@ -1,0 +1,216 @@
+//! Which faults a seed brings, and when: drawn before the run, so that a failing run can be shrunk
+//! by leaving faults out.
+
+use std::fmt;
+
+use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
+use serde::Serialize;
+
+use crate::{env::mix, knobs::Knobs};
+
+/// Which node a fault strikes. Who leads is only known when the moment comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Target {
+    /// The node that leads; the first one if none does.
+    Leader,
+    /// The n-th of those that do not lead.
+    Follower(u64),
+    /// The n-th of all.
+    Any(u64),
+}
+
+/// What is broken.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub enum Fault {
+    /// One node alone; its clients still reach it.
+    Isolate(Target),
+    /// One node alone, without its clients.
+    IsolateFromAll(Target),
+    /// The nodes in two halves, by the bits of a mask.
+    Halves(u64),
+    /// One link cut, and all others whole: who reaches whom is not transitive.
+    CutLink(Target, Target),
+    /// Nothing from the first reaches the second.
+    OneWay(Target, Target),
+    /// Nothing that the node sends to other nodes arrives; what they send does.
+    Mute(Target),
+    /// Nothing that other nodes send to the node arrives; what it sends does.
+    Deaf(Target),
+    /// Clients do not reach the node.
+    CutClients(Target),
+    /// Messages of the node's links wait, and arrive together at the end.
+    Hold(Target),
+    /// Messages take up to so many ms.
+    Slow(u64),
+    /// Messages get lost, together with the connection they are on: one in so many.
+    Lose(u64),
+    /// The process is killed.
+    Kill(Target),
+    /// The power of one machine fails.
+    PowerCut(Target),
+    /// The power of all machines fails at once.
+    PowerCutAll,
+    /// The power fails at the n-th disk operation from now, between any two.
+    PowerCutAtStep(Target, u64),
+    /// The leader is isolated, and a follower bounced while the others elect.
+    BounceInElection(u64),
+    /// The machine stands still: nothing goes in or out, and its disk does not answer.
+    Pause(Target),
+    /// Stopped in good order.
+    Stop(Target),
+    /// Syncs take so many ms.
+    SlowDisk(Target, u64),
+    /// The next sync fails.
+    SyncError(Target),
+    /// The next write fails.
+    WriteError(Target),
+    /// The disk is full.
+    FullDisk(Target),
+    /// One bit of the disk flips, then the power fails. The file and the bit are drawn from this.
+    BitRot(Target, u64),
+    /// The disk is lost with all that is on it; the machine comes back empty.
+    LoseDisk(Target),
+    /// The wall clock is wrong by so many ms.
+    WrongClock(Target, i64),
+    /// The wall clock gains so many µs a second.
+    DriftingClock(Target, i64),
+    /// The operator transfers leadership.
+    TransferLeader,
+    /// The operator replaces a node with a new machine, under a new id.
+    Replace(Target),
+    /// The operator restarts every node, one after the other.
+    RollingRestart,
+}
+
+/// One fault of a plan.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Planned {
+    /// Number in its plan, for shrinking and for reports.
+    pub number: usize,
+    /// When, in simulated ms.
+    pub at_ms: u64,
+    /// How long until it is undone, in ms; unused where nothing is to be undone.
+    pub for_ms: u64,
+    /// What.
+    pub fault: Fault,
+}
+
+impl fmt::Display for Planned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{} {:?} for {} ms", self.number, self.fault, self.for_ms)
+    }
+}
+
+/// Faults before this have a cluster that never served.
+const FIRST_MS: u64 = 2_000;
+
+/// Draws the faults of a seed for a run whose last part, from `until_ms` on, is free of them.
+pub fn draw(seed: u64, knobs: &Knobs, until_ms: u64) -> Vec<Planned> {
+    let rng = &mut SmallRng::seed_from_u64(mix(seed, &[0xfa]));
+    let families: Vec<Family> = families(knobs);
+    let mut plan = Vec::new();
+    if families.is_empty() {
+        return plan;
+    }
+    let mut at_ms = FIRST_MS + rng.random_range(0..knobs.fault_every_ms);
+    while at_ms < until_ms {
+        let family = families.choose(rng).expect("not empty");
+        let fault = family(rng, knobs);
+        // Around the times at which elections happen, often; sometimes far longer.
+        let for_ms = match rng.random_range(0..10) {
+            0..3 => rng.random_range(10..knobs.election_ms_min),
+            3..8 => rng.random_range(knobs.election_ms_min..4 * knobs.election_ms_max),
+            _ => rng.random_range(3_000..12_000),
+        };
+        let for_ms = for_ms.min(until_ms - at_ms);
+        plan.push(Planned { number: plan.len(), at_ms, for_ms, fault });
+        // Several at once now and then: the gap may be short.
+        at_ms += rng.random_range(knobs.fault_every_ms / 10..2 * knobs.fault_every_ms);
+    }
+    plan
+}
+
+type Family = fn(&mut SmallRng, &Knobs) -> Fault;
+
+fn families(knobs: &Knobs) -> Vec<Family> {
+    let on = knobs.faults;
+    let all: [(bool, Family); 6] = [
+        (on.partitions, partition),
+        (on.messages, messages),
+        (on.processes, process),
+        (on.disks, disk),
+        (on.clocks, clock),
+        (on.operations, operation),
+    ];
+    all.into_iter().filter_map(|(on, family)| on.then_some(family)).collect()
+}
+
+/// The leader as often as all others together: faults elsewhere seldom matter.
+fn target(rng: &mut SmallRng) -> Target {
+    match rng.random_range(0..4) {
+        0..2 => Target::Leader,
+        2 => Target::Follower(rng.random_range(0..4)),
+        _ => Target::Any(rng.random_range(0..5)),
+    }
+}
+
+fn partition(rng: &mut SmallRng, _: &Knobs) -> Fault {
+    match rng.random_range(0..10) {
+        0..2 => Fault::Isolate(target(rng)),
+        2 => Fault::IsolateFromAll(target(rng)),
+        3..5 => Fault::Halves(rng.random()),
+        5 => Fault::CutLink(target(rng), Target::Follower(rng.random_range(0..4))),
+        6 => Fault::OneWay(target(rng), Target::Follower(rng.random_range(0..4))),
+        7 => Fault::Mute(target(rng)),
+        8 => Fault::Deaf(target(rng)),
+        _ => Fault::CutClients(target(rng)),
+    }
+}
+
+fn messages(rng: &mut SmallRng, knobs: &Knobs) -> Fault {
+    match rng.random_range(0..4) {
+        0..2 => Fault::Hold(target(rng)),
+        2 => Fault::Slow(rng.random_range(knobs.latency_ms_max..2 * knobs.election_ms_max)),
+        _ => Fault::Lose(rng.random_range(20..400)),
+    }
+}
+
+fn process(rng: &mut SmallRng, _: &Knobs) -> Fault {
+    match rng.random_range(0..12) {
+        0..2 => Fault::Kill(target(rng)),
+        2..5 => Fault::PowerCut(target(rng)),
+        5 => Fault::PowerCutAll,
+        6..8 => Fault::PowerCutAtStep(target(rng), rng.random_range(0..60)),
+        8 => Fault::BounceInElection(rng.random_range(0..4)),
+        9..11 => Fault::Pause(target(rng)),
+        _ => Fault::Stop(target(rng)),
+    }
+}
+
+fn disk(rng: &mut SmallRng, _: &Knobs) -> Fault {
+    match rng.random_range(0..10) {
+        0..3 => Fault::SlowDisk(target(rng), rng.random_range(20..800)),
+        3..5 => Fault::SyncError(target(rng)),
+        5 => Fault::WriteError(target(rng)),
+        6 => Fault::FullDisk(target(rng)),
+        7..9 => Fault::BitRot(target(rng), rng.random()),
+        _ => Fault::LoseDisk(target(rng)),
+    }
+}
+
+fn clock(rng: &mut SmallRng, _: &Knobs) -> Fault {
+    const DAY_MS: i64 = 86_400_000;
+    if rng.random() {
+        Fault::WrongClock(target(rng), rng.random_range(-400 * DAY_MS..400 * DAY_MS))
+    } else {
+        Fault::DriftingClock(target(rng), rng.random_range(-200_000..200_000))
+    }
+}
+
+fn operation(rng: &mut SmallRng, _: &Knobs) -> Fault {
+    match rng.random_range(0..6) {
+        0..3 => Fault::TransferLeader,
+        3..5 => Fault::Replace(target(rng)),
+        _ => Fault::RollingRestart,
+    }
+}

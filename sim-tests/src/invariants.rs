@@ -1,0 +1,288 @@
+//! What must hold inside the cluster at every moment, compared across the nodes.
+//!
+//! From the events of each node ([`tally_node::env::Observer`]) and from a look at each node every
+//! simulated millisecond. Names and statements are those of the Raft paper (Ongaro and Ousterhout,
+//! 2014, figure 3):
+//!
+//! - **Election safety**: at most one node leads in a term.
+//! - **Log matching**: two logs that hold an entry of the same index and term hold the same entry.
+//! - **Leader completeness**: what is committed at an index is what every later leader has there; so
+//!   no entry of a higher term is ever appended at an index whose committed entry it would replace.
+//! - **State machine safety**: no two nodes apply different entries at an index, and the same entry
+//!   leads to the same answers and, at an equal applied index, to the same state.
+//! - Applied index and revision of a node never fall while its process runs; a restart may fall back
+//!   to what is on its disk, never below what it had told to be durable.
+//!
+//! An entry counts as committed once any node has applied it: that is the moment from which it can
+//! be seen from outside.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tally_node::{
+    env::{Event, Observer},
+    machine::query,
+};
+
+use crate::{
+    cluster::{Cluster, host_of},
+    trace_event,
+};
+
+/// How often things happened inside the nodes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NodeCounts {
+    /// Terms in which somebody led.
+    pub elections: u64,
+    /// Entries applied, on all nodes.
+    pub applied: u64,
+    /// Truncations of a log.
+    pub truncations: u64,
+    /// Snapshots built.
+    pub snapshots_built: u64,
+    /// Snapshots installed from another node.
+    pub snapshots_installed: u64,
+    /// Torn tails cut off when a log was opened.
+    pub torn_tails: u64,
+    /// Equal states compared at an equal applied index.
+    pub states_compared: u64,
+    /// Writes that were answered with a remembered answer.
+    pub replays: u64,
+}
+
+/// Sees all nodes.
+#[derive(Debug, Clone, Default)]
+pub struct Invariants {
+    shared: Arc<Mutex<Seen>>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    counts: NodeCounts,
+    violations: Vec<String>,
+    leaders: BTreeMap<u64, u64>,
+    /// Digest of each entry ever appended anywhere, by index and term.
+    entries: BTreeMap<u64, BTreeMap<u64, u64>>,
+    /// Of each committed index: term, and digest of the answers.
+    committed: BTreeMap<u64, (u64, u64)>,
+    /// State hash at an applied index, and whose it was.
+    states: BTreeMap<u64, (u64, [u8; 32])>,
+    /// Applied index and revision of each node as last seen, with the boot they belong to.
+    progress: BTreeMap<u64, (u64, u64, u64)>,
+}
+
+impl Invariants {
+    /// The observer of one node.
+    pub fn observer(&self, node: u64) -> Arc<dyn Observer> {
+        Arc::new(OfNode { node, all: self.clone() })
+    }
+
+    /// How often things happened.
+    pub fn counts(&self) -> NodeCounts {
+        self.seen().counts
+    }
+
+    /// What was violated so far.
+    pub fn take_violations(&self) -> Vec<String> {
+        std::mem::take(&mut self.seen().violations)
+    }
+
+    /// Looks at every running node. `with_states` also compares whole states, which takes longer.
+    pub fn look(&self, cluster: &Cluster, with_states: bool) {
+        for id in cluster.ids() {
+            let Some(consensus) = cluster.consensus(id) else { continue };
+            let seen = &mut *self.seen();
+            if let Some(term) = consensus.leadership().term_as_leader() {
+                seen.leads(id, term);
+            }
+            let view = consensus.state().view();
+            let applied = view.applied().map_or(0, |applied| applied.index);
+            let boot = cluster.machine(id).boots();
+            if seen.progress.get(&id).is_none_or(|seen| (seen.0, seen.1) != (boot, applied)) {
+                let revision = query::meta(&view).revision;
+                seen.moves(id, boot, applied, revision);
+            }
+            if with_states && applied > 0 {
+                seen.state(id, applied, query::state_hash(&view));
+            }
+        }
+    }
+
+    /// Applied index and state of each given node, if all of them run and are equal.
+    pub fn converged(cluster: &Cluster, ids: &[u64]) -> Option<u64> {
+        let mut states = ids.iter().map(|id| {
+            let consensus = cluster.consensus(*id)?;
+            let view = consensus.state().view();
+            Some((view.applied()?.index, query::state_hash(&view)))
+        });
+        let first = states.next()??;
+        states.all(|state| state == Some(first)).then_some(first.0)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct OfNode {
+    node: u64,
+    all: Invariants,
+}
+
+impl Observer for OfNode {
+    fn observe(&self, event: Event<'_>) {
+        let host = host_of(self.node);
+        let seen = &mut *self.all.seen();
+        match event {
+            Event::LogOpened { cut_bytes } => {
+                seen.counts.torn_tails += u64::from(cut_bytes > 0);
+                trace_event!(&host, "opens its log, cutting {cut_bytes} bytes");
+            }
+            Event::Appended { term, index, payload } => {
+                seen.appended(&host, index, term, digest(payload));
+            }
+            Event::Truncated { keep } => {
+                seen.counts.truncations += 1;
+                trace_event!(&host, "drops its log behind {keep}");
+            }
+            Event::Applied { term, index, replies } => {
+                seen.counts.applied += 1;
+                seen.counts.replays += replies.iter().filter(|reply| reply.replayed).count() as u64;
+                let mut digest = Digest::default();
+                let _ = write!(digest, "{replies:?}");
+                trace_event!(&host, "applies {term}-{index}: {:016x}", digest.0);
+                seen.applied(&host, index, term, digest.0);
+            }
+            Event::SnapshotBuilt { index } => {
+                seen.counts.snapshots_built += 1;
+                trace_event!(&host, "has built a snapshot at {index}");
+            }
+            Event::SnapshotInstalled { index } => {
+                seen.counts.snapshots_installed += 1;
+                trace_event!(&host, "has installed a snapshot at {index}");
+            }
+        }
+    }
+}
+
+impl Seen {
+    fn violated(&mut self, what: String) {
+        trace_event!("safety", "VIOLATED: {what}");
+        self.violations.push(what);
+    }
+
+    fn leads(&mut self, node: u64, term: u64) {
+        match self.leaders.get(&term) {
+            None => {
+                trace_event!(&host_of(node), "leads in term {term}");
+                self.counts.elections += 1;
+                self.leaders.insert(term, node);
+            }
+            Some(other) if *other != node => {
+                let other = *other;
+                self.violated(format!(
+                    "election safety: nodes {other} and {node} both led in term {term}"
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn moves(&mut self, node: u64, boot: u64, applied: u64, revision: u64) {
+        if let Some((boot_before, applied_before, revision_before)) =
+            self.progress.insert(node, (boot, applied, revision))
+            && boot_before == boot
+            && (applied < applied_before || revision < revision_before)
+        {
+            self.violated(format!(
+                "node {node} went back from applied index {applied_before}, revision \
+                 {revision_before} to {applied}, {revision}"
+            ));
+        }
+    }
+
+    fn appended(&mut self, host: &str, index: u64, term: u64, digest: u64) {
+        let before = *self.entries.entry(index).or_default().entry(term).or_insert(digest);
+        if before != digest {
+            self.violated(format!("log matching: {host} has another entry {term}-{index}"));
+        }
+        if let Some((committed, _)) = self.committed.get(&index).copied()
+            && committed < term
+        {
+            self.violated(format!(
+                "leader completeness: {host} appends {term}-{index}, and {committed}-{index} is \
+                 committed"
+            ));
+        }
+    }
+
+    fn applied(&mut self, host: &str, index: u64, term: u64, answers: u64) {
+        match self.committed.get(&index).copied() {
+            None => {
+                self.committed.insert(index, (term, answers));
+                let later = self.entries.get(&index).and_then(|terms| terms.keys().next_back());
+                if let Some(later) = later.copied().filter(|later| *later > term) {
+                    self.violated(format!(
+                        "leader completeness: {host} applies {term}-{index} after a leader of \
+                         term {later} had another entry there"
+                    ));
+                }
+            }
+            Some((committed, _)) if committed != term => self.violated(format!(
+                "state machine safety: {host} applies {term}-{index}, another node \
+                 {committed}-{index}"
+            )),
+            Some((_, other)) if other != answers => self.violated(format!(
+                "state machine safety: applying {term}-{index} has other outcomes on {host}"
+            )),
+            Some(_) => {}
+        }
+    }
+
+    fn state(&mut self, node: u64, applied: u64, hash: [u8; 32]) {
+        match self.states.get(&applied) {
+            None => drop(self.states.insert(applied, (node, hash))),
+            Some((other, _)) if *other == node => {}
+            Some((other, theirs)) => {
+                self.counts.states_compared += 1;
+                if *theirs != hash {
+                    let other = *other;
+                    self.violated(format!(
+                        "state machine safety: nodes {other} and {node} differ at applied index \
+                         {applied}"
+                    ));
+                }
+            }
+        }
+    }
+}
+
+/// FNV-1a of what is written into it.
+#[derive(Debug)]
+struct Digest(u64);
+
+impl Default for Digest {
+    fn default() -> Self {
+        Digest(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl std::fmt::Write for Digest {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        for byte in text.bytes() {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+        Ok(())
+    }
+}
+
+fn digest(bytes: &[u8]) -> u64 {
+    let mut digest = Digest::default();
+    for byte in bytes {
+        digest.0 = (digest.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    digest.0
+}

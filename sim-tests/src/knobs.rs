@@ -1,0 +1,190 @@
+//! What differs from seed to seed: sizes, timeouts, rates, mixes.
+//!
+//! Seeds must differ in kind, not only in luck. So whole families of faults are switched off in
+//! about half of the seeds each (swarm testing: Groce et al., ISSTA 2012), and the sizes at which
+//! code paths change (segment, snapshot, batch) are drawn small enough to be crossed often.
+
+use std::time::Duration;
+
+use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
+use serde::Serialize;
+use tally_node::{config::Config, storage::simulated_disk::Latency};
+
+use crate::env::mix;
+
+/// The knobs of one seed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Knobs {
+    /// Nodes at the start.
+    pub nodes: u64,
+    /// Heartbeats, in ms.
+    pub heartbeat_ms: u64,
+    /// Lower end of the election timeout, in ms.
+    pub election_ms_min: u64,
+    /// Upper end of the election timeout, in ms.
+    pub election_ms_max: u64,
+    /// Longest time that a message takes, in ms.
+    pub latency_ms_max: u64,
+    /// Log entries under way at once.
+    pub entries_in_flight: usize,
+    /// A snapshot after so many entries.
+    pub snapshot_after_entries: u64,
+    /// Entries kept behind a snapshot.
+    pub log_entries_kept: u64,
+    /// Size of a segment of the log, in bytes.
+    pub segment_bytes: u64,
+    /// Time between two flushes of the state, in ms.
+    pub flush_interval_ms: u64,
+    /// Time that a disk write takes, in µs.
+    pub disk_write_us: u64,
+    /// Time that a disk sync takes, in µs.
+    pub disk_sync_us: u64,
+    /// Time that a change of the state's store takes, in µs.
+    pub store_us: u64,
+    /// Logical clients.
+    pub clients: u64,
+    /// A client waits up to so long between two calls, in ms.
+    pub think_ms_max: u64,
+    /// A client's deadline for a call, in ms.
+    pub deadline_ms: u64,
+    /// Share of calls with a deadline so short that their outcome is often unknown.
+    pub short_deadlines: f64,
+    /// Hot counters, which everybody uses.
+    pub hot_counters: u64,
+    /// Counters and keys over which the rest is spread.
+    pub spread: u64,
+    /// Share of reads among the calls.
+    pub reads: f64,
+    /// Share of the hot counters' calls.
+    pub hot: f64,
+    /// Share of writes that are sent twice under one idempotency key.
+    pub resends: f64,
+    /// Open sessions that the cluster admits.
+    pub sessions_max: u64,
+    /// Which families of faults are on.
+    pub faults: Families,
+    /// Mean time between two faults, in ms.
+    pub fault_every_ms: u64,
+}
+
+/// Families of faults.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Families {
+    /// Partitions.
+    pub partitions: bool,
+    /// Lost, late and held messages.
+    pub messages: bool,
+    /// Kills, power cuts, pauses, stops.
+    pub processes: bool,
+    /// Slow, failing, full, rotten, replaced disks.
+    pub disks: bool,
+    /// Wrong wall clocks.
+    pub clocks: bool,
+    /// Leaders transferred, nodes replaced, rolling restarts.
+    pub operations: bool,
+}
+
+impl Knobs {
+    /// Those of a seed.
+    pub fn draw(seed: u64) -> Knobs {
+        let rng = &mut SmallRng::seed_from_u64(mix(seed, &[0x6b]));
+        let heartbeat_ms = rng.random_range(40..=120);
+        let election_ms_min = heartbeat_ms * rng.random_range(3..=6);
+        let election_ms_max = election_ms_min + rng.random_range(heartbeat_ms..=election_ms_min);
+        let nodes = *[1, 3, 3, 3, 3, 3, 3, 5, 5].choose(rng).expect("not empty");
+        let slow_disks = rng.random_bool(0.2);
+        Knobs {
+            nodes,
+            heartbeat_ms,
+            election_ms_min,
+            election_ms_max,
+            latency_ms_max: rng.random_range(2..=heartbeat_ms / 2),
+            entries_in_flight: *[1, 2, 8, 8, 64].choose(rng).expect("not empty"),
+            snapshot_after_entries: log_uniform(rng, 30, 3000),
+            log_entries_kept: *[0, 5, 50, 500].choose(rng).expect("not empty"),
+            segment_bytes: log_uniform(rng, 64 * 1024, 512 * 1024),
+            flush_interval_ms: log_uniform(rng, 100, 5000),
+            disk_write_us: rng.random_range(0..300),
+            disk_sync_us: if slow_disks {
+                rng.random_range(5_000..30_000)
+            } else {
+                rng.random_range(500..5_000)
+            },
+            store_us: rng.random_range(0..2_000),
+            clients: rng.random_range(2..=8),
+            think_ms_max: log_uniform(rng, 40, 400),
+            deadline_ms: log_uniform(rng, 300, 5000),
+            short_deadlines: *[0.0, 0.02, 0.2].choose(rng).expect("not empty"),
+            hot_counters: rng.random_range(1..=3),
+            spread: log_uniform(rng, 2, 60),
+            reads: rng.random_range(0.2..0.7),
+            hot: rng.random_range(0.1..0.7),
+            resends: *[0.0, 0.05, 0.2].choose(rng).expect("not empty"),
+            sessions_max: *[16, 64, 100_000].choose(rng).expect("not empty"),
+            faults: Families::draw(rng),
+            fault_every_ms: log_uniform(rng, 600, 6000),
+        }
+    }
+
+    /// A quiet cluster of three, for scenarios that bring their own faults.
+    pub fn calm(seed: u64) -> Knobs {
+        let drawn = Knobs::draw(seed);
+        Knobs {
+            nodes: 3,
+            heartbeat_ms: 100,
+            election_ms_min: 400,
+            election_ms_max: 800,
+            latency_ms_max: 10,
+            disk_sync_us: 2_000,
+            sessions_max: 100_000,
+            deadline_ms: 3_000,
+            short_deadlines: 0.0,
+            faults: Families::default(),
+            ..drawn
+        }
+    }
+
+    /// As a node's configuration.
+    pub fn configure(&self, config: &mut Config) {
+        config.heartbeat_interval_ms = self.heartbeat_ms;
+        config.election_timeout_ms_min = self.election_ms_min;
+        config.election_timeout_ms_max = self.election_ms_max;
+        config.entries_in_flight = self.entries_in_flight;
+        config.snapshot_after_entries = self.snapshot_after_entries;
+        config.log_entries_kept = self.log_entries_kept;
+        config.log_segment_bytes = self.segment_bytes;
+        config.flush_interval_ms = self.flush_interval_ms;
+        config.disk_reserve_bytes = 64 * 1024;
+        config.sessions_max = self.sessions_max;
+        config.shutdown_grace_ms = 1_500;
+    }
+
+    /// Of a healthy disk.
+    pub fn disk_latency(&self) -> Latency {
+        Latency {
+            read: Duration::ZERO,
+            write: Duration::from_micros(self.disk_write_us),
+            sync: Duration::from_micros(self.disk_sync_us),
+        }
+    }
+}
+
+impl Families {
+    fn draw(rng: &mut SmallRng) -> Families {
+        let mut on = || rng.random_bool(0.6);
+        Families {
+            partitions: on(),
+            messages: on(),
+            processes: on(),
+            disks: on(),
+            clocks: on(),
+            operations: on(),
+        }
+    }
+}
+
+/// Small numbers as likely as large ones.
+fn log_uniform(rng: &mut SmallRng, low: u64, high: u64) -> u64 {
+    let (low, high) = ((low as f64).ln(), (high as f64 + 0.5).ln());
+    rng.random_range(low..high).exp() as u64
+}

@@ -1,0 +1,502 @@
+//! One seed: a cluster, its users, its faults, and what came of it.
+//!
+//! A run has three parts. Faults strike and users work; then everything is mended and users go on;
+//! then users end, and an auditor reads everything. Safety is checked all the way through, liveness
+//! at the end: within [`LIVENESS_MS`] after the mending every node must run, the auditor must get
+//! its answers, and all nodes must hold the same state.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet},
+    panic::AssertUnwindSafe,
+    rc::Rc,
+    sync::{
+        Arc, Once,
+        atomic::{AtomicU64, Ordering},
+        mpsc::RecvTimeoutError,
+    },
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tally_client::history::{Record, Status};
+use turmoil::Sim;
+
+use crate::{
+    check::{Assumptions, judge_with},
+    cluster::{Cluster, host_of},
+    faults::{
+        inject::{Done, Fate, Injector},
+        operator::{self, Desk},
+        plan::{self, Planned},
+    },
+    invariants::{Invariants, NodeCounts},
+    knobs::Knobs,
+    scenarios::Scenario,
+    trace::{self, Detail, Keep, Recorded},
+    trace_event,
+    workload::{self, Workload},
+};
+
+/// After the mending, everything must work within this many simulated ms.
+pub const LIVENESS_MS: u64 = 30_000;
+
+/// Whole states are compared this often, in simulated ms.
+const COMPARE_EVERY_MS: u64 = 200;
+
+/// The host that reads everything in the end.
+const AUDITOR: &str = "auditor";
+
+/// How a seed is run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Simulated seconds.
+    pub seconds: u64,
+    /// What becomes part of the trace.
+    pub detail: Detail,
+    /// What is kept of it.
+    pub keep: Keep,
+    /// These faults, and not those that the seed draws.
+    pub plan: Option<Vec<Planned>>,
+    /// Of the faults, only those with these numbers.
+    pub only: Option<BTreeSet<usize>>,
+    /// A scenario in place of what the seed draws.
+    pub scenario: Option<&'static Scenario>,
+    /// A bug that is switched on. Only in builds with `seeded-bugs`.
+    pub bug: Option<&'static str>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            seconds: 60,
+            detail: Detail::Events,
+            keep: Keep::Digest,
+            plan: None,
+            only: None,
+            scenario: None,
+            bug: None,
+        }
+    }
+}
+
+/// A promise that was broken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Violation {
+    /// Which check found it: `safety`, `history`, `liveness`, `harness`, `panic`.
+    pub kind: String,
+    /// What is wrong.
+    pub what: String,
+    /// When it was noticed, in simulated ms.
+    pub at_ms: u64,
+}
+
+/// What came of a seed.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The seed.
+    pub seed: u64,
+    /// What it drew.
+    pub knobs: Knobs,
+    /// What was violated; empty if all is well.
+    pub violations: Vec<Violation>,
+    /// How often things happened.
+    pub counts: BTreeMap<&'static str, u64>,
+    /// Checks of the history that ended without a verdict: neither passed nor failed.
+    pub undecided: u64,
+    /// What became of its faults.
+    pub faults: Vec<Done>,
+    /// Simulated time.
+    pub simulated_ms: u64,
+    /// The trace.
+    pub trace: Recorded,
+    /// What clients saw.
+    pub records: Vec<Record>,
+}
+
+impl Outcome {
+    fn empty(seed: u64) -> Outcome {
+        Outcome {
+            seed,
+            knobs: Knobs::draw(seed),
+            violations: Vec::new(),
+            counts: BTreeMap::new(),
+            undecided: 0,
+            faults: Vec::new(),
+            simulated_ms: 0,
+            trace: Recorded::default(),
+            records: Vec::new(),
+        }
+    }
+
+    /// Whether nothing was violated.
+    pub fn passed(&self) -> bool {
+        self.violations.is_empty()
+    }
+}
+
+/// A simulation whose time stands still for this long, in real time, is caught in a loop.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
+
+/// Runs a seed, on a thread of its own.
+pub fn run(seed: u64, options: &Options) -> Outcome {
+    keep_panics_quiet();
+    let (options, progress) = (options.clone(), Arc::new(AtomicU64::new(0)));
+    let (done, outcome) = std::sync::mpsc::channel();
+    let its_progress = Arc::clone(&progress);
+    std::thread::Builder::new()
+        .name(format!("seed-{seed}"))
+        .stack_size(16 << 20)
+        .spawn(move || {
+            let _ = done.send(on_this_thread(seed, &options, &its_progress));
+        })
+        .expect("a thread can be started");
+    let mut seen_ms = 0;
+    loop {
+        match outcome.recv_timeout(STUCK_AFTER) {
+            Ok(outcome) => return outcome,
+            Err(RecvTimeoutError::Disconnected) => unreachable!("a simulation's panics are caught"),
+            Err(RecvTimeoutError::Timeout) => {
+                let now_ms = progress.load(Ordering::Relaxed);
+                if now_ms == seen_ms {
+                    // Its thread can't be stopped; the process that runs it can.
+                    return stuck(seed, now_ms);
+                }
+                seen_ms = now_ms;
+            }
+        }
+    }
+}
+
+/// Some node or client goes round without waiting for anything, so simulated time can't pass.
+fn stuck(seed: u64, at_ms: u64) -> Outcome {
+    let what = "simulated time stands still: something goes round in a loop and never waits";
+    Outcome {
+        violations: vec![Violation { kind: "livelock".to_owned(), what: what.to_owned(), at_ms }],
+        simulated_ms: at_ms,
+        ..Outcome::empty(seed)
+    }
+}
+
+thread_local! {
+    static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// A panic inside a simulation is a finding, told once, with its place.
+fn keep_panics_quiet() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let in_simulation =
+                std::thread::current().name().is_some_and(|name| name.starts_with("seed-"));
+            if !in_simulation {
+                return before(info);
+            }
+            LAST_PANIC.with_borrow_mut(|last| {
+                last.get_or_insert_with(|| info.to_string().replace('\n', " "));
+            });
+        }));
+    });
+}
+
+fn on_this_thread(seed: u64, options: &Options, progress: &Arc<AtomicU64>) -> Outcome {
+    let _trace = trace::begin(options.detail, options.keep);
+    crate::prepare_thread(seed);
+    #[cfg(feature = "seeded-bugs")]
+    tally_proto::seeded_bugs::switch_on(options.bug);
+    let mut knobs = Knobs::draw(seed);
+    if let Some(scenario) = options.scenario {
+        knobs = Knobs::calm(seed);
+        (scenario.knobs)(&mut knobs);
+    }
+    let ran = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        let mut run = Run::new(seed, &knobs, options, Arc::clone(progress));
+        run.go();
+        run.into_outcome()
+    }));
+    match ran {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            let what = LAST_PANIC.with_borrow_mut(Option::take).unwrap_or_default();
+            trace_event!("panic", "{what}");
+            Outcome {
+                violations: vec![Violation { kind: "panic".to_owned(), what, at_ms: 0 }],
+                trace: trace::take(),
+                ..Outcome::empty(seed)
+            }
+        }
+    }
+}
+
+/// What the auditor is asked and has done.
+#[derive(Debug, Default)]
+struct Audit {
+    wanted: Cell<bool>,
+    done: Cell<bool>,
+}
+
+struct Run<'a> {
+    seed: u64,
+    knobs: Knobs,
+    sim: Sim<'a>,
+    cluster: Cluster,
+    injector: Injector,
+    invariants: Invariants,
+    workload: Workload,
+    audit: Rc<Audit>,
+    now_ms: u64,
+    end_ms: u64,
+    progress: Arc<AtomicU64>,
+    violations: Vec<Violation>,
+}
+
+impl Run<'_> {
+    fn new(seed: u64, knobs: &Knobs, options: &Options, progress: Arc<AtomicU64>) -> Self {
+        let end_ms = options.seconds * 1000;
+        let mut builder = crate::builder(seed);
+        builder
+            .simulation_duration(Duration::from_millis(end_ms + 3 * LIVENESS_MS))
+            .max_message_latency(Duration::from_millis(knobs.latency_ms_max))
+            .repair_rate(1.0);
+        let mut sim = builder.build();
+        let invariants = Invariants::default();
+        let observers = invariants.clone();
+        let cluster = Cluster::builder(seed)
+            .nodes(knobs.nodes)
+            .config(|config| knobs.configure(config))
+            .observer(Rc::new(move |id| observers.observer(id)))
+            .start(&mut sim);
+        let workload = Workload::start(&mut sim, &cluster, knobs, seed);
+        let desk = Desk::default();
+        let (at_work, its_cluster) = (desk.clone(), cluster.clone());
+        sim.client(operator::HOST, async move {
+            at_work.work(its_cluster).await;
+            Ok(())
+        });
+        let audit = Rc::new(Audit::default());
+        let auditing = audit_everything(Rc::clone(&audit), workload.clone(), cluster.clone());
+        sim.client(AUDITOR, async move {
+            auditing.await;
+            Ok(())
+        });
+        let mut plan = match (&options.plan, options.scenario) {
+            (Some(plan), _) => plan.clone(),
+            (None, Some(scenario)) => scenario.plan(),
+            (None, None) => plan::draw(seed, knobs, faults_end(end_ms)),
+        };
+        if let Some(only) = &options.only {
+            plan.retain(|planned| only.contains(&planned.number));
+        }
+        let client_hosts = workload::HOSTS.iter().map(|host| (*host).to_owned()).collect();
+        let injector = Injector::new(cluster.clone(), desk, knobs.clone(), client_hosts, plan);
+        Run {
+            seed,
+            knobs: knobs.clone(),
+            sim,
+            cluster,
+            injector,
+            invariants,
+            workload,
+            audit,
+            now_ms: 0,
+            end_ms,
+            progress,
+            violations: Vec::new(),
+        }
+    }
+
+    fn go(&mut self) {
+        let heal_ms = faults_end(self.end_ms);
+        let users_end_ms = self.end_ms - self.end_ms / 8;
+        while self.violations.is_empty() {
+            if self.now_ms == heal_ms {
+                self.injector.heal(&mut self.sim);
+            }
+            if self.now_ms == users_end_ms {
+                trace_event!("driver", "users end");
+                self.workload.stop();
+            }
+            if !self.step() {
+                return;
+            }
+            let all_done = self.now_ms > users_end_ms && self.is_all_well();
+            if all_done && self.now_ms >= self.end_ms {
+                return;
+            }
+            if !all_done && self.now_ms > heal_ms + LIVENESS_MS {
+                self.liveness_violated();
+                return;
+            }
+        }
+    }
+
+    /// One simulated millisecond. False if the simulation itself has ended.
+    fn step(&mut self) -> bool {
+        trace::set_now(Duration::from_millis(self.now_ms));
+        self.injector.step(&mut self.sim, self.now_ms);
+        self.invariants.look(&self.cluster, self.now_ms.is_multiple_of(COMPARE_EVERY_MS));
+        let safety = self.invariants.take_violations();
+        self.violate("safety", safety);
+        let failures = self.injector.take_failures();
+        self.violate("liveness", failures);
+        if let Err(error) = self.sim.step() {
+            self.violate("harness", vec![format!("the simulation ended: {error}")]);
+            return false;
+        }
+        self.now_ms += 1;
+        self.progress.store(self.now_ms, Ordering::Relaxed);
+        true
+    }
+
+    /// Everything is mended, everybody has ended, the auditor has read, and all nodes agree.
+    fn is_all_well(&self) -> bool {
+        if !self.injector.is_calm() || !self.workload.is_over() {
+            return false;
+        }
+        if !self.audit.wanted.replace(true) {
+            trace_event!("driver", "the auditor reads everything");
+        }
+        self.audit.done.get()
+            && (self.now_ms < self.end_ms
+                || Invariants::converged(&self.cluster, &self.injector.members()).is_some())
+    }
+
+    fn liveness_violated(&mut self) {
+        let mut what = format!("{LIVENESS_MS} ms after the faults ended");
+        if !self.injector.is_calm() {
+            what += &format!(", not everything is mended ({:?})", self.injector);
+        }
+        if !self.workload.is_over() {
+            what += ", some call has not ended";
+        }
+        if !self.audit.done.get() {
+            what += ", the auditor could not read everything";
+        }
+        for id in self.injector.members() {
+            let machine = self.cluster.machine(id);
+            let applied = self
+                .cluster
+                .consensus(id)
+                .and_then(|consensus| consensus.state().applied())
+                .map_or(0, |applied| applied.index);
+            what += &format!("; {} {:?}, applied {applied}", host_of(id), machine.condition());
+        }
+        self.violate("liveness", vec![what]);
+    }
+
+    fn violate(&mut self, kind: &str, what: Vec<String>) {
+        let at_ms = self.now_ms;
+        self.violations.extend(what.into_iter().map(|what| {
+            trace_event!("driver", "VIOLATED ({kind}): {what}");
+            Violation { kind: kind.to_owned(), what, at_ms }
+        }));
+    }
+
+    fn into_outcome(mut self) -> Outcome {
+        let records = self.workload.records();
+        let mut counts = self.counts(&records);
+        let mut undecided = 0;
+        if self.violations.is_empty() {
+            let whole = Assumptions { from_the_beginning: true, ..Assumptions::default() };
+            let verdict = judge_with(&records, whole);
+            let broken = verdict
+                .violations
+                .iter()
+                .map(|violation| format!("{:?}: {}", violation.rule, violation.message))
+                .collect();
+            self.violate("history", broken);
+            for (name, count) in [
+                ("revisions explained", verdict.counts.revisions),
+                ("unknown writes that were applied", verdict.counts.unknown_applied),
+                ("writes sent again under a key", verdict.counts.replayed),
+                ("refusals explained", verdict.counts.refusals),
+                ("staleness claims checked", verdict.counts.staleness_claims),
+                ("session reads checked", verdict.counts.session_reads),
+                ("sums of transfers checked", verdict.counts.transfer_sums),
+            ] {
+                counts.insert(name, count);
+            }
+            undecided = verdict.counts.undecided;
+        }
+        Outcome {
+            seed: self.seed,
+            knobs: self.knobs,
+            violations: self.violations,
+            counts,
+            undecided,
+            faults: self.injector.done().to_vec(),
+            simulated_ms: self.now_ms,
+            trace: trace::take(),
+            records,
+        }
+    }
+
+    fn counts(&self, records: &[Record]) -> BTreeMap<&'static str, u64> {
+        let NodeCounts {
+            elections,
+            applied,
+            truncations,
+            snapshots_built,
+            snapshots_installed,
+            torn_tails,
+            states_compared,
+            replays,
+        } = self.invariants.counts();
+        let disks =
+            self.cluster.ids().into_iter().map(|id| self.cluster.machine(id).disk().counts());
+        let disks: Vec<_> = disks.collect();
+        let of = |is: &dyn Fn(&Record) -> bool| records.iter().filter(|r| is(r)).count() as u64;
+        let with_reason = |reason: &str| of(&|r| r.reason.as_deref() == Some(reason));
+        let faults = |fate: fn(&Fate) -> bool| {
+            self.injector.done().iter().filter(|done| fate(&done.fate)).count() as u64
+        };
+        BTreeMap::from([
+            ("elections", elections),
+            ("entries applied", applied),
+            ("logs truncated", truncations),
+            ("snapshots built", snapshots_built),
+            ("snapshots installed", snapshots_installed),
+            ("torn tails cut", torn_tails),
+            ("states compared", states_compared),
+            ("remembered answers given", replays),
+            ("sectors lost in power cuts", disks.iter().map(|disk| disk.sectors_lost).sum()),
+            ("sectors torn in power cuts", disks.iter().map(|disk| disk.sectors_torn).sum()),
+            ("disk errors", disks.iter().map(|disk| disk.errors).sum()),
+            ("calls", records.len() as u64),
+            ("writes acknowledged", of(&|r| !r.is_read() && r.status == Status::Ok)),
+            ("writes refused", of(&|r| !r.is_read() && r.status == Status::Fail)),
+            ("writes unknown", of(&|r| r.status == Status::Unknown)),
+            ("reads answered", of(&|r| r.is_read() && r.status == Status::Ok)),
+            ("reads refused", of(&|r| r.is_read() && r.status == Status::Fail)),
+            ("bounded reads refused", with_reason("STALENESS_BOUND_EXCEEDED")),
+            ("no quorum", with_reason("NO_QUORUM")),
+            ("bounds refused", with_reason("BELOW_FLOOR") + with_reason("ABOVE_CEILING")),
+            ("conditions failed", with_reason("CONDITION_FAILED")),
+            ("faults installed", faults(|fate| *fate == Fate::Installed)),
+            ("faults skipped", faults(|fate| *fate != Fate::Installed)),
+        ])
+    }
+}
+
+/// When everything is mended.
+fn faults_end(end_ms: u64) -> u64 {
+    end_ms * 3 / 4
+}
+
+/// Waits until it is wanted, then writes and reads until that works.
+async fn audit_everything(audit: Rc<Audit>, workload: Workload, cluster: Cluster) {
+    while !audit.wanted.get() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    loop {
+        let client = cluster.client(2_000).deadline(Duration::from_secs(5)).build();
+        let client = client.expect("the settings are valid");
+        if workload.audit(&client).await {
+            audit.done.set(true);
+            trace_event!(AUDITOR, "has read everything");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}

@@ -1,0 +1,320 @@
+//! What happened, line by line: simulated time, node, event.
+//!
+//! Everything that a simulation does ends as a line here, so two runs of a seed can be compared
+//! whole. Each line goes into a digest; a run that nobody looks at keeps no more than that.
+//!
+//! How much becomes a line is chosen by [`Detail`]. At [`Detail::Everything`] it is also every
+//! message of the network and every log line of node and client, which is what the determinism
+//! check compares. Bytes on the wire are left out there (the HTTP/2 layer puts a `date` header into
+//! each answer, from the real clock); who sends to whom, when, and of which kind, is in.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    io::Write as _,
+    rc::Rc,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    field::{Field, Visit},
+    span,
+};
+
+/// How much becomes part of a trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Detail {
+    /// Faults, roles, starts and ends of processes, operations of clients.
+    Events,
+    /// … and what node and client log.
+    Logs,
+    /// … and every message of the network.
+    Everything,
+}
+
+/// What becomes of the lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Only their digest.
+    Digest,
+    /// A hash of each, to find the first that differs.
+    Hashes,
+    /// All of them.
+    Lines,
+    /// None: each is printed as it comes, so that a run that hangs shows where.
+    Print,
+}
+
+thread_local! {
+    static TRACE: RefCell<Option<Rc<RefCell<Trace>>>> = const { RefCell::new(None) };
+}
+
+/// The trace of one simulation.
+#[derive(Debug)]
+pub struct Trace {
+    keep: Keep,
+    /// As the driver last set it, for events outside of any host.
+    now: Duration,
+    digest: u64,
+    count: u64,
+    hashes: Vec<u64>,
+    lines: Vec<String>,
+    line: String,
+    /// The simulated ms of the last line, and how many lines it has had.
+    busy: (u128, u64),
+}
+
+/// More lines than this in one simulated millisecond are a loop that does not wait.
+const LINES_PER_MS_MAX: u64 = 200_000;
+
+/// What is left of a trace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// Digest of all lines in their order.
+    pub digest: u64,
+    /// How many there were.
+    pub count: u64,
+    /// Their hashes, if they were kept.
+    pub hashes: Vec<u64>,
+    /// The lines, if they were kept.
+    pub lines: Vec<String>,
+}
+
+/// Holds the thread's trace; ends it when it is dropped.
+#[derive(Debug)]
+pub struct Guard {
+    _subscriber: tracing::subscriber::DefaultGuard,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        TRACE.with_borrow_mut(|trace| *trace = None);
+    }
+}
+
+/// Begins this thread's trace.
+pub fn begin(detail: Detail, keep: Keep) -> Guard {
+    let trace = Trace {
+        keep,
+        now: Duration::ZERO,
+        digest: FNV_OFFSET,
+        count: 0,
+        hashes: Vec::new(),
+        lines: Vec::new(),
+        line: String::new(),
+        busy: (0, 0),
+    };
+    TRACE.with_borrow_mut(|slot| *slot = Some(Rc::new(RefCell::new(trace))));
+    let logs = Logs { detail, hosts: Mutex::default(), next_span: AtomicU64::new(1) };
+    Guard { _subscriber: tracing::subscriber::set_default(logs) }
+}
+
+/// What this thread's trace holds so far, taking what was kept.
+pub fn take() -> Recorded {
+    let trace = current().expect("a trace was begun on this thread");
+    let mut trace = trace.borrow_mut();
+    Recorded {
+        digest: trace.digest,
+        count: trace.count,
+        hashes: std::mem::take(&mut trace.hashes),
+        lines: std::mem::take(&mut trace.lines),
+    }
+}
+
+/// Tells the trace what time it is, outside of any host.
+pub fn set_now(now: Duration) {
+    if let Some(trace) = current() {
+        trace.borrow_mut().now = now;
+    }
+}
+
+/// Adds a line.
+pub fn event(who: &str, what: fmt::Arguments<'_>) {
+    let Some(trace) = current() else { return };
+    // A line is made while nothing else can add one, as everything is on this thread; a Display
+    // that logs would be the exception, and its line is left out.
+    let Ok(mut trace) = trace.try_borrow_mut() else { return };
+    let now = turmoil::sim_elapsed().unwrap_or(trace.now);
+    let trace = &mut *trace;
+    trace.line.clear();
+    let (ms, us) = (now.as_millis(), now.subsec_micros() % 1000);
+    let _ = write!(trace.line, "{ms:>6}.{us:03} {who:<8} {what}");
+    trace.count += 1;
+    trace.busy = if trace.busy.0 == ms { (ms, trace.busy.1 + 1) } else { (ms, 1) };
+    let livelock = trace.busy.1 == LINES_PER_MS_MAX;
+    let hash = fnv(FNV_OFFSET, trace.line.as_bytes());
+    trace.digest = fnv(trace.digest, &hash.to_le_bytes());
+    match trace.keep {
+        Keep::Digest => {}
+        Keep::Hashes => trace.hashes.push(hash),
+        Keep::Lines => trace.lines.push(trace.line.clone()),
+        // Whoever closes the pipe has seen enough.
+        Keep::Print => drop(writeln!(std::io::stdout(), "{}", trace.line)),
+    }
+    assert!(!livelock, "{LINES_PER_MS_MAX} events at simulated ms {ms}: something does not wait");
+}
+
+fn current() -> Option<Rc<RefCell<Trace>>> {
+    TRACE.with_borrow(Clone::clone)
+}
+
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a, by words: it must be fast and the same everywhere, not hard to invert.
+fn fnv(mut hash: u64, bytes: &[u8]) -> u64 {
+    for chunk in bytes.chunks(8) {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        hash = (hash ^ u64::from_le_bytes(word)).wrapping_mul(0x0000_0100_0000_01b3);
+        hash ^= hash >> 29;
+    }
+    hash
+}
+
+/// Turns what is logged into lines.
+struct Logs {
+    detail: Detail,
+    /// The spans that turmoil enters while it runs a host, by their ids.
+    hosts: Mutex<Hosts>,
+    next_span: AtomicU64,
+}
+
+#[derive(Default)]
+struct Hosts {
+    names: BTreeMap<u64, String>,
+    entered: Vec<u64>,
+}
+
+impl Logs {
+    fn hosts(&self) -> std::sync::MutexGuard<'_, Hosts> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_host_span(metadata: &Metadata<'_>) -> bool {
+    metadata.is_span() && metadata.target() == "turmoil" && metadata.name() == "node"
+}
+
+impl Subscriber for Logs {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        if is_host_span(metadata) {
+            return self.detail >= Detail::Logs;
+        }
+        if metadata.is_span() {
+            return false;
+        }
+        let target = metadata.target();
+        let level = *metadata.level();
+        let of = |prefix: &str| target.starts_with(prefix);
+        // It prints tokio's clock, which counts from the real one. What it does shows in the rest.
+        if of("openraft") || of("openraft_rt") {
+            return false;
+        }
+        match self.detail {
+            Detail::Events => false,
+            Detail::Logs => (of("tally") && level <= Level::DEBUG) || level <= Level::WARN,
+            Detail::Everything => {
+                of("tally") || (of("turmoil") && level <= Level::TRACE) || level <= Level::WARN
+            }
+        }
+    }
+
+    fn max_level_hint(&self) -> Option<tracing::level_filters::LevelFilter> {
+        Some(match self.detail {
+            Detail::Events => tracing::level_filters::LevelFilter::OFF,
+            Detail::Logs => tracing::level_filters::LevelFilter::DEBUG,
+            Detail::Everything => tracing::level_filters::LevelFilter::TRACE,
+        })
+    }
+
+    fn new_span(&self, span: &span::Attributes<'_>) -> span::Id {
+        let id = self.next_span.fetch_add(1, Ordering::Relaxed);
+        if is_host_span(span.metadata()) {
+            let mut name = HostName::default();
+            span.record(&mut name);
+            self.hosts().names.insert(id, name.0);
+        }
+        span::Id::from_u64(id)
+    }
+
+    fn record(&self, _span: &span::Id, _values: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _span: &span::Id, _follows: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut fields = Fields { text: String::new(), network: false };
+        fields.network = event.metadata().target() == "turmoil";
+        event.record(&mut fields);
+        // turmoil's counter of steps; and its line of a crash, whose time is real, as the host's own
+        // clock is gone by then.
+        if fields.text.starts_with("step ") || (fields.network && fields.text.starts_with("Crash"))
+        {
+            return;
+        }
+        let host = {
+            let hosts = self.hosts();
+            hosts.entered.last().and_then(|id| hosts.names.get(id)).cloned()
+        };
+        let host = host.unwrap_or_else(|| "-".to_owned());
+        let target = event.metadata().target();
+        let target = target.rsplit("::").next().unwrap_or(target);
+        self::event(&host, format_args!("{target}: {}", fields.text));
+    }
+
+    fn enter(&self, span: &span::Id) {
+        self.hosts().entered.push(span.into_u64());
+    }
+
+    fn exit(&self, _span: &span::Id) {
+        self.hosts().entered.pop();
+    }
+
+    fn try_close(&self, id: span::Id) -> bool {
+        self.hosts().names.remove(&id.into_u64());
+        true
+    }
+}
+
+#[derive(Default)]
+struct HostName(String);
+
+impl Visit for HostName {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "name" {
+            self.0 = format!("{value:?}").trim_matches('"').to_owned();
+        }
+    }
+}
+
+struct Fields {
+    text: String,
+    network: bool,
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            let rest = std::mem::take(&mut self.text);
+            let _ = write!(self.text, "{value:?}{rest}");
+        } else if self.network && field.name() == "protocol" {
+            // `TCP [0x..]`, `TCP FIN`, …: what it is, without the bytes.
+            let text = format!("{value:?}");
+            let kind = text.split('[').next().unwrap_or(&text).trim();
+            let _ = write!(self.text, " {kind}");
+        } else {
+            let _ = write!(self.text, " {}={value:?}", field.name());
+        }
+    }
+}
+
+/// Adds a line to this thread's trace: who, then what as for `format!`.
+#[macro_export]
+macro_rules! trace_event {
+    ($who:expr, $($what:tt)*) => { $crate::trace::event($who, format_args!($($what)*)) };
+}
