@@ -186,7 +186,8 @@ pub struct Record {
     /// A bounded read allowed a weaker answer if nobody could prove the bound.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fallback: bool,
-    /// The applied index that a session read demanded by a token, if the caller knows it.
+    /// The applied index of the token that a session read was given; 0 if it is not known. Missing:
+    /// the read demands all that its client was told before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<u64>,
     /// The promise that the answer claims.

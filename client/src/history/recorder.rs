@@ -262,11 +262,16 @@ impl Request {
             self.0.bound_ms = u64::try_from(max_staleness.as_millis()).ok();
             self.0.fallback = *allow_fallback;
         }
+        if let ReadLevel::Session(Some(_)) = level {
+            // A token of the caller's own demands that state, and not all that its client has seen.
+            self.0.token.get_or_insert(0);
+        }
         self
     }
 
-    /// The applied index behind the token that a session read demands: of the answer which the
-    /// token came with.
+    /// The applied index behind the token that the caller gives to a session read: of the answer
+    /// which the token came with. Such a read is held to the token alone; one without is held to all
+    /// that its client was told before.
     ///
     /// ```
     /// # use tally_client::{ReadLevel, history::{Part, Request}};

@@ -7,7 +7,8 @@
 //! - **Bounded.** The read was served at some time t from its call on, from a state not older than
 //!   the bound: that state has all that was reached before t − bound, so all that was reached before
 //!   call − bound. The same holds for a claim of staleness, at every level.
-//! - **Session.** All that the client had been told before the call.
+//! - **Session.** All that the client had been told before the call; or, with a token of its own,
+//!   the state of the token.
 //! - **Local.** Nothing more. One node's state does not fall while it runs, but it may restart
 //!   behind where it was.
 //!
@@ -37,6 +38,13 @@ pub(super) fn check(history: &History<'_>, _: &Order, verdict: &mut Verdict) {
             continue;
         }
         claims(operation, verdict);
+        let counts = &mut verdict.counts;
+        match operation.level() {
+            Level::Linearizable => counts.linearizable_reads += 1,
+            Level::Bounded => counts.bounded_reads += 1,
+            Level::Session => counts.session_reads += 1,
+            Level::Local => counts.local_reads += 1,
+        }
         let Place::Saw(revision) = operation.place else {
             unplaced += u64::from(operation.level() != Level::Linearizable);
             continue;
@@ -44,13 +52,6 @@ pub(super) fn check(history: &History<'_>, _: &Order, verdict: &mut Verdict) {
         age(history, operation, revision, &reached, verdict);
         if operation.record.level == Some(Level::Session) {
             session(operation.record, revision, &known, verdict);
-        }
-        let counts = &mut verdict.counts;
-        match operation.level() {
-            Level::Linearizable => counts.linearizable_reads += 1,
-            Level::Bounded => counts.bounded_reads += 1,
-            Level::Session => counts.session_reads += 1,
-            Level::Local => counts.local_reads += 1,
         }
     }
     if unplaced > 0 {
@@ -143,6 +144,7 @@ impl<'a> Known<'a> {
 
 fn session(record: &Record, revision: u64, known: &Known<'_>, verdict: &mut Verdict) {
     if let Some((floor, before)) = known.before(record.client, record.call)
+        && record.token.is_none()
         && revision < floor
     {
         verdict.violation(

@@ -111,6 +111,9 @@ pub(super) fn play(
             if operation.record.part.op == Op::Apply {
                 wrong.message = format!("part {index}: {}", wrong.message);
             }
+            if wrong.names.is_empty() {
+                wrong.names = names(operation);
+            }
             wrong
         })?;
     }
@@ -157,8 +160,9 @@ fn play_deed(
         && deed.act != Act::Read
         && told != state.revision
     {
+        // Its revision hangs on what the parts before it changed, so on all items.
         let message = format!("it was told revision {told}, but that was {}", state.revision);
-        return Err(on(message));
+        return Err(Mismatch { names: Vec::new(), ..on(message) });
     }
     state.changed.insert(deed.name, ran.after);
     Ok(())
@@ -186,7 +190,7 @@ fn refuses(
     let branch = match failing {
         Some(index) if operation.otherwise.is_empty() => {
             let name = operation.when[index].name;
-            let same = part.and_then(|part| part.condition).is_none_or(|told| told == index as u32);
+            let same = part.is_none_or(|part| part.condition == Some(index as u32));
             if told == reason::CONDITION_FAILED && same {
                 return Ok(());
             }
@@ -209,11 +213,12 @@ fn refuses(
                 scratch.changed.insert(deed.name, ran.after);
             }
             Err(is) => {
-                let same = part.and_then(|part| part.op).is_none_or(|told| told == index as u32);
+                let same = part.is_none_or(|part| part.op == Some(index as u32));
                 if is != told || !same {
                     return differs(is, &format!(" at part {index}"), &before, deed.name);
                 }
-                return found(history, record.found.as_ref(), &before, deed.name);
+                return found(history, record.found.as_ref(), &before, deed.name)
+                    .map_err(|wrong| Mismatch { names: names(operation), ..wrong });
             }
         }
     }

@@ -157,6 +157,10 @@ impl<'h, 'a> Search<'h, 'a> {
         for &index in search.classes.iter().flatten() {
             let operation = &history.operations[index];
             let plain = operation.when.is_empty() && operation.then.len() == 1;
+            for when in &operation.when {
+                doubtful.insert(when.name);
+                search.plain[when.name] = false;
+            }
             for deed in operation.possible() {
                 doubtful.insert(deed.name);
                 search.plain[deed.name] &= plain && is_plain(deed);

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use tally_client::{
     Branch,
-    history::{Answer, Op, Part, Record, Scalar, Status},
+    history::{Answer, Compare, Condition, Op, Part, Record, Scalar, Status},
 };
 
 /// `[client 3: incr "stock" -1 floor 0, 1.200..5.300 ms, ok: 6 at revision 42]`
@@ -63,6 +63,9 @@ fn request(record: &Record) -> String {
         let parts: Vec<_> = parts.iter().map(part).collect();
         let _ = write!(text, " ({})", parts.join("; "));
     }
+    for when in &record.when {
+        let _ = write!(text, " when {}", condition(when));
+    }
     if let Some(level) = record.level {
         let _ = write!(text, " {level:?}").map(|()| text.make_ascii_lowercase());
     }
@@ -73,6 +76,24 @@ fn request(record: &Record) -> String {
         let _ = write!(text, " idem {idem}");
     }
     text
+}
+
+fn condition(when: &Condition) -> String {
+    let compare = match when.compare.unwrap_or(Compare::Equal) {
+        Compare::Equal => "==",
+        Compare::NotEqual => "!=",
+        Compare::Less => "<",
+        Compare::LessOrEqual => "<=",
+        Compare::Greater => ">",
+        Compare::GreaterOrEqual => ">=",
+    };
+    let key = &when.key;
+    match (when.exists, when.version, &when.value) {
+        (Some(true), ..) => format!("{key:?} exists"),
+        (Some(false), ..) => format!("{key:?} is absent"),
+        (None, Some(version), _) => format!("revision of {key:?} {compare} {version}"),
+        (None, None, value) => format!("{key:?} {compare} {}", scalar(value)),
+    }
 }
 
 fn scalar(value: &Option<Scalar>) -> String {

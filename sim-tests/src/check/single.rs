@@ -18,8 +18,8 @@
 //!    only rises, or a key of which every value is written once, leaves no choice: at each value it
 //!    is certain what has to come before the next one, and the search is a sort, O(n log n).
 //! 4. States that failed (which operations are left, and the item) are remembered as 128-bit hashes.
-//! 5. Where there is a choice, the told revisions say what to try first. They guide and prove
-//!    nothing.
+//! 5. Where there is a choice, the told revisions say what to try first, else which operation has to
+//!    end first. That guides and proves nothing.
 //!
 //! Left out, so that what this check rejects is wrong for certain: expected revisions (taken as
 //! fulfilled), conditions of atomic steps on other items, refused steps of several parts.
@@ -423,7 +423,11 @@ impl<'a> Search<'a> {
                 choices.push((*guide, Choice::Unknown(index), after));
             }
         }
-        choices.sort_by_key(|(guide, choice, _)| (*guide, matches!(choice, Choice::Unknown(_))));
+        // Without a guide what has to end first; unknown writes only when they are needed.
+        choices.sort_by_key(|(guide, choice, _)| match choice {
+            Choice::Known(id) => (*guide, self.events[*id].ret),
+            Choice::Unknown(_) => (*guide, u64::MAX),
+        });
         let explained = self.events.len() - self.by_call.len();
         if explained >= self.best.0 {
             self.best = (explained, self.slot.clone(), next);

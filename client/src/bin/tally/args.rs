@@ -309,6 +309,16 @@ pub(crate) struct Bench {
     /// Processes of the servers, on this machine: also measures their CPU time per operation.
     #[arg(long, value_delimiter = ',', value_name = "PID,..")]
     pub(crate) pids: Vec<u32>,
+    #[command(flatten)]
+    pub(crate) history: History,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct History {
+    /// Write all that is asked and answered to a file, a line of JSON each: `tally-sim check FILE`
+    /// judges it. Nobody else may write to the cluster meanwhile.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) history: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -353,6 +363,8 @@ pub(crate) struct Demo {
     /// Seconds of load between two kills, at least; a killed node also has to be back.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) seconds: u64,
+    #[command(flatten)]
+    pub(crate) history: History,
 }
 
 /// A duration such as 200ms, 10s, 5m or 1h.

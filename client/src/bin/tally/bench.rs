@@ -12,11 +12,16 @@ use std::{
 use bytes::Bytes;
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use serde_json::{Map, Value, json};
-use tally_client::{Client, Result, apply::Operation};
+use tally_client::{
+    Client, Result,
+    apply::Operation,
+    history::{Part, Request},
+};
 use tokio::time::{Instant, sleep};
 
 use crate::{
     args::{Arguments, Bench, Way, Workload},
+    book::{Book, OBSERVER},
     load::{Recorder, grouped, micros},
     output::{Failure, Output, progress, progress_done},
     procs,
@@ -40,6 +45,7 @@ struct Shared {
     arguments: Bench,
     value: Bytes,
     recorder: Recorder,
+    book: Arc<Book>,
     phase: AtomicU8,
 }
 
@@ -53,15 +59,18 @@ pub(crate) async fn run(
         let builder = Client::builder(arguments.endpoints.clone()).deadline(arguments.deadline.0);
         clients.push(builder.transport(bench.transport.into()).connect().await?);
     }
-    prepare(&clients[0], bench).await?;
+    let book = Arc::new(Book::open(bench.history.history.as_deref())?);
+    prepare(&clients[0], &book, bench).await?;
     let shared = Arc::new(Shared {
         arguments: Bench {
             read: crate::args::Read { read: bench.read.read.clone() },
             pids: bench.pids.clone(),
+            history: crate::args::History { history: bench.history.history.clone() },
             ..*bench
         },
         value: vec![b'v'; bench.value_size].into(),
         recorder: Recorder::new(),
+        book,
         phase: AtomicU8::new(WARMUP),
     });
     let callers: Vec<_> = (0..bench.clients as usize)
@@ -86,7 +95,11 @@ pub(crate) async fn run(
     for client in &clients {
         client.close().await;
     }
-    let result = figures(&shared, operations, elapsed, cpu);
+    let history = shared.book.close()?;
+    let mut result = figures(&shared, operations, elapsed, cpu);
+    if let Some(path) = history {
+        result.insert("history".to_owned(), json!(path.display().to_string()));
+    }
     output.result(&result, show);
     Ok(())
 }
@@ -123,7 +136,7 @@ async fn caller(shared: Arc<Shared>, client: Client, index: usize) {
         if phase_at_start == STOP {
             return;
         }
-        let result = operation(&shared, &client, &mut random).await;
+        let result = operation(&shared, &client, index as u64 + 1, &mut random).await;
         // Only what began and ended while it was measured counts.
         if phase_at_start == MEASURE && shared.phase.load(Ordering::Relaxed) == MEASURE {
             match &result {
@@ -138,7 +151,12 @@ async fn caller(shared: Arc<Shared>, client: Client, index: usize) {
     }
 }
 
-async fn operation(shared: &Shared, client: &Client, random: &mut SmallRng) -> Result<()> {
+async fn operation(
+    shared: &Shared,
+    client: &Client,
+    caller: u64,
+    random: &mut SmallRng,
+) -> Result<()> {
     let Bench { workload, spread, .. } = shared.arguments;
     let kind = match workload {
         Workload::Mixed => match random.random_range(0..10) {
@@ -149,23 +167,34 @@ async fn operation(shared: &Shared, client: &Client, random: &mut SmallRng) -> R
         other => other,
     };
     let item = random.random_range(0..spread);
+    let book = &shared.book;
     match kind {
-        Workload::AddHot => client.counter(format!("{PREFIX}hot")).add(1).await.map(drop),
-        Workload::AddSpread => client.counter(counter(item)).add(1).await.map(drop),
-        Workload::Put => client.keys().put(key(item), shared.value.clone()).await.map(drop),
+        Workload::AddHot | Workload::AddSpread => {
+            let name =
+                if kind == Workload::AddHot { format!("{PREFIX}hot") } else { counter(item) };
+            let add = client.counter(&name).add(1);
+            book.call(caller, || Part::incr(name, 1).into(), add).await.map(drop)
+        }
+        Workload::Put => {
+            let put = client.keys().put(key(item), shared.value.clone());
+            let request = || Part::put(key(item), shared.value.clone()).into();
+            book.call(caller, request, put).await.map(drop)
+        }
         Workload::Get | Workload::Mixed => {
             let level = shared.arguments.read.read.clone();
-            client.keys().get(key(item)).level(level).await.map(drop)
+            let request = || Request::from(Part::read(key(item))).level(&level);
+            let get = client.keys().get(key(item)).level(level.clone());
+            book.call(caller, request, get).await.map(drop)
         }
         Workload::ApplyTransfer => {
             let other = (item + random.random_range(1..spread.max(2))) % spread.max(2);
-            let from = Operation::counter_add(account(item), -1).floor(0);
-            client
+            let (from, to) = (account(item), account(other));
+            let transfer = client
                 .apply()
-                .then(from)
-                .then(Operation::counter_add(account(other), 1))
-                .await
-                .map(drop)
+                .then(Operation::counter_add(&from, -1).floor(0))
+                .then(Operation::counter_add(&to, 1));
+            let request = || Request::apply([Part::incr(from, -1).floor(0), Part::incr(to, 1)]);
+            book.call(caller, request, transfer).await.map(drop)
         }
     }
 }
@@ -183,13 +212,17 @@ fn account(item: u64) -> String {
 }
 
 /// Writes what the workload reads or takes from.
-async fn prepare(client: &Client, bench: &Bench) -> Result<(), Failure> {
+async fn prepare(client: &Client, book: &Arc<Book>, bench: &Bench) -> Result<(), Failure> {
     let value: Bytes = vec![b'v'; bench.value_size].into();
-    let make: fn(u64, &Bytes) -> Operation = match bench.workload {
-        Workload::Get | Workload::Mixed => {
-            |item, value| Operation::key_put(key(item), value.clone())
-        }
-        Workload::ApplyTransfer => |item, _| Operation::counter_set(account(item), ACCOUNT),
+    let make: fn(u64, &Bytes) -> (Operation, Part) = match bench.workload {
+        Workload::Get | Workload::Mixed => |item, value| {
+            let part = Part::put(key(item), value.clone());
+            (Operation::key_put(key(item), value.clone()), part)
+        },
+        Workload::ApplyTransfer => |item, _| {
+            let part = Part::set(account(item), ACCOUNT);
+            (Operation::counter_set(account(item), ACCOUNT), part)
+        },
         Workload::AddHot | Workload::AddSpread | Workload::Put => return Ok(()),
     };
     let by_bytes = (PREPARE_BYTES / (bench.value_size + 64)).max(1) as u64;
@@ -197,15 +230,18 @@ async fn prepare(client: &Client, bench: &Bench) -> Result<(), Failure> {
     let spread = bench.spread;
     let tasks: Vec<_> = (0..PREPARE_TASKS)
         .map(|task| {
-            let (client, value) = (client.clone(), value.clone());
+            let (client, book, value) = (client.clone(), book.clone(), value.clone());
             tokio::spawn(async move {
                 let firsts = (task * step..spread).step_by((step * PREPARE_TASKS) as usize);
                 for first in firsts {
                     let mut apply = client.apply();
+                    let mut parts = Vec::new();
                     for item in first..(first + step).min(spread) {
-                        apply = apply.then(make(item, &value));
+                        let (operation, part) = make(item, &value);
+                        apply = apply.then(operation);
+                        parts.push(part);
                     }
-                    apply.await?;
+                    book.call(OBSERVER, || Request::apply(parts), apply).await?;
                 }
                 Ok::<(), tally_client::Error>(())
             })

@@ -12,7 +12,10 @@ use std::{
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use tally_client::{Client, NodeInfo, Outcome, Status};
+use tally_client::{
+    Client, NodeInfo, Outcome, Status,
+    history::{Part, Request},
+};
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep, timeout},
@@ -21,6 +24,7 @@ use tokio::{
 use crate::{
     args::{Arguments, DEFAULT_ENDPOINTS, Demo},
     audit::{Account, Verdict, audit},
+    book::{Book, OBSERVER},
     load::{Recorder, grouped, micros},
     output::{Exit, Failure, Output, progress, progress_done},
     procs::{self, OwnCluster},
@@ -55,6 +59,7 @@ struct Shared {
     client: Client,
     counters: Vec<String>,
     recorder: Recorder,
+    book: Book,
     began: Instant,
     stop: AtomicBool,
     successes: Mutex<Successes>,
@@ -183,12 +188,14 @@ async fn demonstrate(
     let status = watcher.status().await?;
     status.nodes.iter().filter(|node| node.reachable).try_for_each(killable)?;
     let client = Client::builder(arguments.endpoints.clone()).deadline(DEADLINE).connect().await?;
+    let book = Book::open(demo.history.history.as_deref())?;
     let run = std::process::id();
     let began = Instant::now();
     let shared = Arc::new(Shared {
-        counters: counters(&client, run, status.header.revision).await?,
+        counters: counters(&client, &book, run, status.header.revision).await?,
         client,
         recorder: Recorder::new(),
+        book,
         began,
         stop: AtomicBool::new(false),
         successes: Mutex::new(Successes {
@@ -209,18 +216,27 @@ async fn demonstrate(
     let kills = kills?;
     let mut accounts = read_back(&shared, books).await?;
     shared.client.close().await;
+    if let Some(path) = shared.book.close()? {
+        note(&format!("judge the history with: tally-sim check {}", path.display()));
+    }
     let verdict = audit(&mut accounts);
     Ok((describe(&shared, demo, &kills, &accounts, &verdict), verdict))
 }
 
 /// Counters that are new, so that they start at 0.
-async fn counters(client: &Client, run: u32, revision: u64) -> Result<Vec<String>, Failure> {
+async fn counters(
+    client: &Client,
+    book: &Book,
+    run: u32,
+    revision: u64,
+) -> Result<Vec<String>, Failure> {
     let name = |item: usize| match item {
         0 => format!("demo/{run}-{revision}/hot"),
         item => format!("demo/{run}-{revision}/{item}"),
     };
     let names: Vec<_> = (0..=SPREAD).map(name).collect();
-    let batch = client.counters().batch_get(names.clone()).await?;
+    let look = client.counters().batch_get(names.clone());
+    let batch = book.call(OBSERVER, || Request::batch_get(names.clone()), look).await?;
     match batch.items.first() {
         None => Ok(names),
         Some(counter) => Err(Failure::unable(format!("{} exists already", counter.name))),
@@ -234,7 +250,10 @@ async fn count(shared: Arc<Shared>, index: usize) -> Vec<Account> {
     while !shared.stop.load(Ordering::Relaxed) {
         let item = if random.random() { 0 } else { random.random_range(1..=SPREAD) };
         let sent = Instant::now();
-        match shared.client.counter(&shared.counters[item]).add(1).await {
+        let counter = &shared.counters[item];
+        let request = || Request::from(Part::incr(counter, 1));
+        let add = shared.client.counter(counter).add(1);
+        match shared.book.call(index as u64 + 1, request, add).await {
             Ok(change) => {
                 shared.succeeded(sent);
                 shared.recorder.done(index, sent.elapsed());
@@ -365,7 +384,9 @@ async fn collect(
 
 /// What the counters hold, by one linearizable read.
 async fn read_back(shared: &Shared, mut books: Vec<Account>) -> Result<Vec<Account>, Failure> {
-    let batch = shared.client.counters().batch_get(shared.counters.clone()).await?;
+    let names = || shared.counters.clone();
+    let look = shared.client.counters().batch_get(names());
+    let batch = shared.book.call(OBSERVER, || Request::batch_get(names()), look).await?;
     for counter in batch.items {
         if let Some(book) = books.iter_mut().find(|book| book.counter == counter.name) {
             book.applied = counter.value;

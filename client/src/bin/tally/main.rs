@@ -7,6 +7,7 @@ mod apply;
 mod args;
 mod audit;
 mod bench;
+mod book;
 mod counter;
 mod demo;
 mod kv;

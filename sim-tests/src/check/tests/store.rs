@@ -49,6 +49,8 @@ pub(super) struct Mix {
     pub(super) unknown: u32,
     /// Only adds to one bounded counter, and reads of it.
     pub(super) hot: bool,
+    /// Of these only adds of 1.
+    pub(super) rising: bool,
 }
 
 struct Pending {
@@ -65,6 +67,8 @@ pub(super) struct Store {
     fault: Fault,
     /// The fault has happened.
     pub(super) did: bool,
+    /// It has, but perhaps nobody could see it.
+    pub(super) is_unclear: bool,
     now: u64,
     index: u64,
     state: MemoryView,
@@ -93,6 +97,7 @@ impl Store {
             random: SmallRng::seed_from_u64(seed),
             fault,
             did: false,
+            is_unclear: false,
             now: 0,
             index: 0,
             state: MemoryView::default(),
@@ -215,6 +220,9 @@ impl Store {
     fn look_at_all(&mut self) {
         self.now += MS;
         if let Some(mut record) = self.late.take() {
+            let told = record.part.result.as_ref().and_then(|result| result.version);
+            // Nothing else was changed in the meantime, so it was as if it had been in time.
+            self.is_unclear = Some(self.revision()) < told;
             self.serve(&mut record);
         }
         let mut record = several("batch_get", 99, 0, 0);
@@ -253,6 +261,7 @@ impl Store {
 
     fn ask_hot(&mut self) -> Record {
         let part = match self.random.random_range(0..10) {
+            0..9 if self.mix.rising => Part::incr("c0", 1),
             0..4 => Part::incr("c0", 1),
             4..8 => Part::incr("c0", -1).floor(0),
             8 => Part::incr("c0", 2).ceiling(6),
