@@ -125,8 +125,13 @@ impl Proofs {
 
     fn staleness_ms(&self, now_boot_ms: u64) -> Option<u64> {
         let asked = self.newest_asked_boot_ms_plus_one.load(Ordering::Acquire).checked_sub(1)?;
-        Some(now_boot_ms.saturating_sub(asked))
+        Some(age_ms_max(asked, now_boot_ms))
     }
+}
+
+/// Both moments are whole milliseconds, cut off: up to one more may lie between them.
+fn age_ms_max(asked_boot_ms: u64, now_boot_ms: u64) -> u64 {
+    now_boot_ms.saturating_sub(asked_boot_ms) + 1
 }
 
 impl Reads {
@@ -241,7 +246,7 @@ impl Reads {
         let view = self.state.view();
         let staleness = asked
             .checked_sub(1)
-            .map(|asked| Staleness { ms_max: self.clock.boot_ms().saturating_sub(asked), ground });
+            .map(|asked| Staleness { ms_max: age_ms_max(asked, self.clock.boot_ms()), ground });
         ReadPermit { view, provided, staleness }
     }
 
