@@ -92,6 +92,7 @@ pub(crate) async fn run(
     for caller in callers {
         let _ = caller.await;
     }
+    last_look(&clients[0], &shared).await?;
     for client in &clients {
         client.close().await;
     }
@@ -249,6 +250,24 @@ async fn prepare(client: &Client, book: &Arc<Book>, bench: &Bench) -> Result<(),
         .collect();
     for task in tasks {
         task.await.map_err(|error| Failure::unable(error.to_string()))??;
+    }
+    Ok(())
+}
+
+/// A history ends with what all the adds came to.
+async fn last_look(client: &Client, shared: &Shared) -> Result<(), Failure> {
+    /// Names that one batch read takes.
+    const NAMES_MAX: u64 = 128;
+    let bench = &shared.arguments;
+    let names: Vec<String> = match bench.workload {
+        Workload::AddHot => vec![format!("{PREFIX}hot")],
+        Workload::AddSpread => (0..bench.spread.min(NAMES_MAX)).map(counter).collect(),
+        Workload::ApplyTransfer => (0..bench.spread.min(NAMES_MAX)).map(account).collect(),
+        Workload::Put | Workload::Get | Workload::Mixed => return Ok(()),
+    };
+    if bench.history.history.is_some() {
+        let look = client.counters().batch_get(names.clone());
+        shared.book.call(OBSERVER, || Request::batch_get(names), look).await?;
     }
     Ok(())
 }

@@ -63,7 +63,9 @@ fn unknown_write_that_is_seen_and_then_unseen() {
     breaks(Rule::NotLinearizable, &history);
     breaks(Rule::RevisionFell, &{
         let mut history = history;
-        history.iter_mut().for_each(|record| record.node = Some(1));
+        for record in &mut history {
+            (record.node, record.consistency) = (Some(1), Some(Level::Linearizable));
+        }
         history
     });
 }
