@@ -267,19 +267,23 @@ impl Default for Digest {
     }
 }
 
+impl Digest {
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+}
+
 impl std::fmt::Write for Digest {
     fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        for byte in text.bytes() {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
+        self.add(text.as_bytes());
         Ok(())
     }
 }
 
 fn digest(bytes: &[u8]) -> u64 {
     let mut digest = Digest::default();
-    for byte in bytes {
-        digest.0 = (digest.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
+    digest.add(bytes);
     digest.0
 }

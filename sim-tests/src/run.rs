@@ -28,7 +28,7 @@ use crate::{
     faults::{
         inject::{Done, Fate, Injector},
         operator::{self, Desk},
-        plan::{self, Planned},
+        plan,
     },
     invariants::{Invariants, NodeCounts},
     knobs::Knobs,
@@ -56,8 +56,6 @@ pub struct Options {
     pub detail: Detail,
     /// What is kept of it.
     pub keep: Keep,
-    /// These faults, and not those that the seed draws.
-    pub plan: Option<Vec<Planned>>,
     /// Of the faults, only those with these numbers.
     pub only: Option<BTreeSet<usize>>,
     /// A scenario in place of what the seed draws.
@@ -72,7 +70,6 @@ impl Default for Options {
             seconds: 60,
             detail: Detail::Events,
             keep: Keep::Digest,
-            plan: None,
             only: None,
             scenario: None,
             bug: None,
@@ -222,7 +219,7 @@ fn on_this_thread(seed: u64, options: &Options, progress: &Arc<AtomicU64>) -> Ou
             trace_event!("panic", "{what}");
             Outcome {
                 violations: vec![Violation { kind: "panic".to_owned(), what, at_ms: 0 }],
-                trace: trace::take(),
+                trace: trace::recorded(),
                 ..Outcome::empty(seed)
             }
         }
@@ -280,10 +277,9 @@ impl Run<'_> {
             auditing.await;
             Ok(())
         });
-        let mut plan = match (&options.plan, options.scenario) {
-            (Some(plan), _) => plan.clone(),
-            (None, Some(scenario)) => scenario.plan(),
-            (None, None) => plan::draw(seed, knobs, faults_end(end_ms)),
+        let mut plan = match options.scenario {
+            Some(scenario) => scenario.plan(),
+            None => plan::draw(seed, knobs, faults_end(end_ms)),
         };
         if let Some(only) = &options.only {
             plan.retain(|planned| only.contains(&planned.number));
@@ -427,7 +423,7 @@ impl Run<'_> {
             undecided,
             faults: self.injector.done().to_vec(),
             simulated_ms: self.now_ms,
-            trace: trace::take(),
+            trace: trace::recorded(),
             records,
         }
     }

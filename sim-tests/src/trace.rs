@@ -43,11 +43,7 @@ pub enum Detail {
 pub enum Keep {
     /// Only their digest.
     Digest,
-    /// A hash of each, to find the first that differs.
-    Hashes,
-    /// All of them.
-    Lines,
-    /// None: each is printed as it comes, so that a run that hangs shows where.
+    /// … and each is printed as it comes, so that a run that hangs shows where.
     Print,
 }
 
@@ -63,8 +59,6 @@ pub struct Trace {
     now: Duration,
     digest: u64,
     count: u64,
-    hashes: Vec<u64>,
-    lines: Vec<String>,
     line: String,
     /// The simulated ms of the last line, and how many lines it has had.
     busy: (u128, u64),
@@ -74,16 +68,12 @@ pub struct Trace {
 const LINES_PER_MS_MAX: u64 = 200_000;
 
 /// What is left of a trace.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Recorded {
     /// Digest of all lines in their order.
     pub digest: u64,
     /// How many there were.
     pub count: u64,
-    /// Their hashes, if they were kept.
-    pub hashes: Vec<u64>,
-    /// The lines, if they were kept.
-    pub lines: Vec<String>,
 }
 
 /// Holds the thread's trace; ends it when it is dropped.
@@ -105,8 +95,6 @@ pub fn begin(detail: Detail, keep: Keep) -> Guard {
         now: Duration::ZERO,
         digest: FNV_OFFSET,
         count: 0,
-        hashes: Vec::new(),
-        lines: Vec::new(),
         line: String::new(),
         busy: (0, 0),
     };
@@ -115,16 +103,11 @@ pub fn begin(detail: Detail, keep: Keep) -> Guard {
     Guard { _subscriber: tracing::subscriber::set_default(logs) }
 }
 
-/// What this thread's trace holds so far, taking what was kept.
-pub fn take() -> Recorded {
+/// What this thread's trace comes to so far.
+pub fn recorded() -> Recorded {
     let trace = current().expect("a trace was begun on this thread");
-    let mut trace = trace.borrow_mut();
-    Recorded {
-        digest: trace.digest,
-        count: trace.count,
-        hashes: std::mem::take(&mut trace.hashes),
-        lines: std::mem::take(&mut trace.lines),
-    }
+    let trace = trace.borrow();
+    Recorded { digest: trace.digest, count: trace.count }
 }
 
 /// Tells the trace what time it is, outside of any host.
@@ -152,8 +135,6 @@ pub fn event(who: &str, what: fmt::Arguments<'_>) {
     trace.digest = fnv(trace.digest, &hash.to_le_bytes());
     match trace.keep {
         Keep::Digest => {}
-        Keep::Hashes => trace.hashes.push(hash),
-        Keep::Lines => trace.lines.push(trace.line.clone()),
         // Whoever closes the pipe has seen enough.
         Keep::Print => drop(writeln!(std::io::stdout(), "{}", trace.line)),
     }

@@ -183,7 +183,7 @@ impl Injector {
     /// Does what is due at this simulated millisecond.
     pub fn step(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
         self.supervise(sim, now_ms);
-        self.follow_operator(sim, now_ms);
+        self.follow_operator(sim);
         self.roll(sim);
         let due: Vec<Undo> = {
             let (due, later) = std::mem::take(&mut self.undo)
@@ -280,7 +280,7 @@ impl Injector {
         reason.contains("refused by its peers") && !self.being_replaced.is_empty()
     }
 
-    fn follow_operator(&mut self, sim: &mut Sim<'_>, _now_ms: u64) {
+    fn follow_operator(&mut self, sim: &mut Sim<'_>) {
         for (task, worked) in self.desk.take_done() {
             let Task::Replace { old, new } = task else { continue };
             assert!(worked, "the operator replaces until it is done");
@@ -495,7 +495,7 @@ impl Injector {
             }
             Fault::BitRot(target, pick) => {
                 let id = self.resolve_running(target)?;
-                self.may_damage(id)?;
+                self.may_damage()?;
                 let (file, offset, bit) = self.rotten_place(id, pick).ok_or("nothing to rot")?;
                 self.cluster.cut_power(sim, id);
                 let flipped = self.cluster.machine(id).disk().flip_bit(&file, offset, bit);
@@ -506,7 +506,7 @@ impl Injector {
             }
             Fault::LoseDisk(target) => {
                 let id = self.resolve_running(target)?;
-                self.may_damage(id)?;
+                self.may_damage()?;
                 let machine = self.cluster.machine(id);
                 self.cluster.cut_power(sim, id);
                 machine.disk().wipe();
@@ -637,14 +637,13 @@ impl Injector {
     }
 
     /// Damage beyond a minority may lose what was acknowledged: nobody promises otherwise.
-    fn may_damage(&self, id: u64) -> Result<(), &'static str> {
+    fn may_damage(&self) -> Result<(), &'static str> {
         if !self.damaged.is_empty() || !self.being_replaced.is_empty() {
             return Err("another node is damaged or being replaced");
         }
         if self.knobs.nodes < 3 || self.replacements_left == 0 {
             return Err("too few nodes would be left whole");
         }
-        let _ = id;
         Ok(())
     }
 
