@@ -150,11 +150,13 @@ impl Node {
         let hooks_state = Arc::clone(&measured);
         let hooks = StateHooks {
             wait_log_synced: Arc::new(move |index| {
-                let (log, guard) = (hooks_log.clone(), Arc::clone(&hooks_guard));
+                let log = hooks_log.clone();
+                Box::pin(async move { log.wait_synced(index).await })
+            }),
+            room_to_flush: Arc::new(move || {
+                let guard = Arc::clone(&hooks_guard);
                 let state = hooks_state.get().and_then(Weak::upgrade);
                 Box::pin(async move {
-                    log.wait_synced(index).await?;
-                    // A flush is what comes next.
                     let state_bytes = state.and_then(|state| state.size_bytes().ok());
                     guard.make_room_to_flush(state_bytes).await
                 })

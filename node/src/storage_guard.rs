@@ -11,9 +11,12 @@
 //!   How little is too little depends on what flushes write: the state's engine writes whole leaves
 //!   anew, so a few large values can cost many times their size. Twice what the state has lately
 //!   grown by in one flush has to be free, and half the reserve at least.
+//! - **When somebody else takes that too**, flushes are put off until there is room: what was
+//!   committed stays in memory and in the log, which has its space. If the map in memory is full,
+//!   commits wait, and only local reads go on.
 //! - **When there is room again**, the file takes its full size back, and then writes are accepted.
 //!
-//! If a flush meets a full disk all the same, the process ends, as after any failed write. The next
+//! If a flush meets a full disk half-way (somebody filled it after the flush had begun), the process ends, as after any failed write. The next
 //! start lets go of the rest of the file and tries with that. One that finds nothing left to let go
 //! of, or gets too little from it, does not flush at all and serves local reads only, until the
 //! whole reserve is held again: a node can't end in the same way over and over.
@@ -23,7 +26,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -84,6 +87,8 @@ pub struct StorageGuard {
     held: watch::Sender<bool>,
     free_bytes: AtomicU64,
     flushes_may_fail: bool,
+    /// The last flush was put off.
+    flushes_wait: AtomicBool,
     growth: std::sync::Mutex<Growth>,
 }
 
@@ -108,6 +113,7 @@ impl StorageGuard {
             held: watch::channel(false).0,
             free_bytes: AtomicU64::new(0),
             flushes_may_fail: false,
+            flushes_wait: AtomicBool::new(false),
             growth: std::sync::Mutex::default(),
         };
         guard.make_room_to_start().await?;
@@ -162,9 +168,10 @@ impl StorageGuard {
         Ok(self.is_held() && self.measure().await? >= bytes.saturating_add(self.low_bytes()))
     }
 
-    /// To be called before each flush, with the size of the state's files if it is known: lets go of the reserve if
-    /// the flush may need it.
-    pub async fn make_room_to_flush(&self, state_bytes: Option<u64>) -> io::Result<()> {
+    /// To be called before each flush, with the size of the state's files if it is known: lets go of
+    /// the reserve if the flush may need it. False if there is too little room all the same: then
+    /// the flush has to wait for more.
+    pub async fn make_room_to_flush(&self, state_bytes: Option<u64>) -> io::Result<bool> {
         if let Some(state_bytes) = state_bytes {
             self.growth().learn(state_bytes);
         }
@@ -174,7 +181,23 @@ impl StorageGuard {
             self.held.send_replace(false);
             self.resize(&mut file_bytes, self.start_bytes).await?;
         }
-        Ok(())
+        let has_room = self.measure().await? >= self.flush_bytes_min();
+        if self.flushes_wait.swap(!has_room, Ordering::Relaxed) == has_room {
+            match has_room {
+                true => tracing::info!("there is room for flushes of the state again"),
+                false => {
+                    tracing::error!("the disk has no room for a flush: the state waits for some")
+                }
+            }
+        }
+        Ok(has_room)
+    }
+
+    /// With less than this a flush is not begun. At most half of what letting go of the reserve
+    /// gives, so that a disk without a free byte has room for flushes nevertheless.
+    fn flush_bytes_min(&self) -> u64 {
+        let given = self.reserve_bytes - self.start_bytes;
+        START_BYTES.max(self.growth().largest()).min(given / 2)
     }
 
     /// Looks at the disk from time to time, takes the reserve back when there is room, and says when
@@ -297,6 +320,19 @@ mod tests {
         disk.set_capacity(Some(200 << 20));
         nearly_full.wait_for(|full| !*full).await.unwrap();
         assert!(guard.is_held());
+    }
+
+    #[tokio::test]
+    async fn flushes_wait_when_somebody_takes_the_reserve() {
+        let disk = SimulatedDisk::new(1);
+        disk.set_capacity(Some(200 << 20));
+        let guard = open(&disk).await;
+        full_but(&disk, 0);
+        assert!(guard.make_room_to_flush(None).await.unwrap(), "it has what it held");
+        full_but(&disk, guard.flush_bytes_min() - 1);
+        assert!(!guard.make_room_to_flush(None).await.unwrap());
+        full_but(&disk, guard.flush_bytes_min());
+        assert!(guard.make_room_to_flush(None).await.unwrap());
     }
 
     #[tokio::test]

@@ -274,6 +274,7 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
                     tracing::warn!("there is no room for a snapshot; it is begun again later");
                     tokio::time::sleep(PAUSE_AFTER_FULL_DISK).await;
                 }
+                Err(StateError::NoRoomToFlush) => tokio::time::sleep(PAUSE_AFTER_FULL_DISK).await,
                 Err(error) => return Err(io::Error::other(error)),
             }
         };

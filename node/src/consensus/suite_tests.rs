@@ -244,6 +244,7 @@ async fn build(
             let synced = synced.clone();
             Box::pin(async move { synced.flush().await })
         }),
+        room_to_flush: Arc::new(|| Box::pin(async { Ok(true) })),
         fatal,
     };
     assert_eq!(recovered.purged, None, "each test starts from nothing");

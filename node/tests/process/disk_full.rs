@@ -66,16 +66,23 @@ impl SmallDisk {
         self.0.join("somebody-else")
     }
 
-    /// Somebody else's file takes all but this.
+    /// Somebody else's file takes all but this, in one step: what the node lets go of afterwards is
+    /// the node's.
     fn fill_but(&self, left: u64) {
+        use rustix::{fs::FallocateFlags, io::Errno};
         let file = std::fs::OpenOptions::new().create(true).append(true).open(self.filler());
-        let mut file = file.expect("a file");
-        let chunk = vec![1; 64 * 1024];
-        while self.free() > left {
-            use std::io::Write as _;
-            let room = usize::try_from(self.free() - left).expect("memory").min(chunk.len());
-            if file.write(&chunk[..room]).is_err() {
+        let file = file.expect("a file");
+        let begin = file.metadata().expect("a file has a length").len();
+        loop {
+            let room = self.free().saturating_sub(left);
+            if room == 0 {
                 return;
+            }
+            match rustix::fs::fallocate(&file, FallocateFlags::empty(), begin, room) {
+                Ok(()) => return,
+                // The node took some of it between the two calls.
+                Err(Errno::NOSPC) => {}
+                Err(error) => panic!("the disk can't be filled: {error}"),
             }
         }
     }

@@ -14,6 +14,10 @@ pub enum StateError {
     /// Writes came faster than the snapshot was built, and writes go first. Try again later.
     #[error("the snapshot was abandoned: the writes of the meantime no longer fit in memory")]
     SnapshotAbandoned,
+    /// The disk is too full for a flush. What was committed stays in memory (and in the log); a
+    /// later flush writes it.
+    #[error("the disk has no room for a flush of the state")]
+    NoRoomToFlush,
     /// There is nothing to make a snapshot of.
     #[error("nothing has been applied yet")]
     NothingApplied,

@@ -9,16 +9,20 @@ use super::{StateStore, Writer, core::Frozen, error::StateError, meta::META_KEY}
 use crate::storage::byte_store::{ByteStore, Records};
 
 impl StateStore {
-    /// Flushes every `interval`, and at once when the dirty map is full. Ends when storage has
-    /// failed. The caller spawns it; without it [`StateStore::wait_for_room`] waits for ever.
+    /// Flushes every `interval`, and at once when the dirty map is full. Without room on the disk it
+    /// tries again after the next interval: commits wait when the map is full, and writes are
+    /// refused by then. Ends when storage has failed. The caller spawns it; without it [`StateStore::wait_for_room`] waits for ever.
     pub async fn run_flusher(self: Arc<Self>, interval: Duration) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(interval) => {}
                 () = self.flush_wanted.notified() => {}
             }
-            if self.flush_now().await.is_err() {
-                return;
+            match self.flush_now().await {
+                Ok(()) => {}
+                // Not at once, though somebody may want it: only time makes room.
+                Err(StateError::NoRoomToFlush) => tokio::time::sleep(interval).await,
+                Err(_) => return,
             }
         }
     }
@@ -56,6 +60,10 @@ impl StateStore {
             (self.hooks.wait_log_synced)(applied.index)
                 .await
                 .map_err(|error| self.fail(format!("waiting for the log's sync: {error}")))?;
+        }
+        let has_room = (self.hooks.room_to_flush)().await;
+        if !has_room.map_err(|error| self.fail(format!("looking for room to flush: {error}")))? {
+            return Err(StateError::NoRoomToFlush);
         }
         // Both in one batch, and nothing of it before.
         if seeded_bugs::is_on("applied-saved-after") {
@@ -105,12 +113,15 @@ impl StateStore {
     /// is called after it.
     pub async fn close(&self) -> Result<(), StateError> {
         let mut writer = self.writer.lock().await;
-        self.flush(&mut writer).await?;
+        let flushed = self.flush(&mut writer).await;
+        if matches!(flushed, Err(StateError::Fatal(_))) {
+            return flushed;
+        }
         self.closed.store(true, std::sync::atomic::Ordering::SeqCst);
         let store = self.core().store.clone();
         store.close().await;
         self.failed.store(true, std::sync::atomic::Ordering::SeqCst);
         self.flush_wanted.notify_one();
-        Ok(())
+        flushed
     }
 }

@@ -87,6 +87,9 @@ pub struct StateHooks {
     /// Returns when the write-ahead log has synced everything up to this applied index, truncations
     /// included.
     pub wait_log_synced: Arc<dyn Fn(u64) -> BoxFuture<'static, io::Result<()>> + Send + Sync>,
+    /// Whether the disk has room for a flush; makes some where it can. Without room the flush is put
+    /// off ([`StateError::NoRoomToFlush`]): one that meets a full disk half-way ends the process.
+    pub room_to_flush: Arc<dyn Fn() -> BoxFuture<'static, io::Result<bool>> + Send + Sync>,
     /// Storage can't be trusted any more: ends the process, and does not return there. A test's may
     /// return; then the call that failed answers [`StateError::Fatal`], and a read panics.
     pub fatal: Arc<dyn Fn(String) + Send + Sync>,

@@ -54,6 +54,7 @@ impl Node {
         let fatal = self.fatal.clone();
         StateHooks {
             wait_log_synced: Arc::new(|_| Box::pin(async { Ok::<(), io::Error>(()) })),
+            room_to_flush: Arc::new(|| Box::pin(async { Ok(true) })),
             fatal: Arc::new(move |reason| fatal.lock().unwrap().push(reason)),
         }
     }

@@ -1,6 +1,9 @@
 //! Commits, flushes, builds and readers at the same time.
 
-use std::{sync::atomic::AtomicU64, time::Duration};
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
 
 use tokio::sync::Notify;
 
@@ -16,7 +19,7 @@ async fn a_flush_waits_for_the_log() {
         Arc::new(move |index| {
             let (asked, synced) = (asked.clone(), synced.clone());
             Box::pin(async move {
-                asked.store(index, std::sync::atomic::Ordering::SeqCst);
+                asked.store(index, Ordering::SeqCst);
                 synced.notified().await;
                 Ok(())
             })
@@ -27,7 +30,7 @@ async fn a_flush_waits_for_the_log() {
     let steps_before = node.steps.log().len();
     let mut flush = Box::pin(state.flush_now());
     assert!(tokio::time::timeout(Duration::from_millis(20), &mut flush).await.is_err());
-    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 3);
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
     assert_eq!(node.steps.log().len(), steps_before, "the store was touched before the log's sync");
     commit(&state, 4);
     assert_eq!(check_whole(&state), 4, "commits and reads go on");
@@ -68,6 +71,40 @@ async fn a_full_map_makes_commits_wait_for_the_flush() {
     assert!(highest < 3000, "{highest} bytes were dirty with a limit of 2000");
     assert_eq!(check_whole(&state), 500);
     flusher.abort();
+}
+
+#[tokio::test]
+async fn without_room_a_flush_is_put_off_and_nothing_is_lost() {
+    let node = Node::new(23);
+    let has_room = Arc::new(AtomicBool::new(false));
+    let looked_at = has_room.clone();
+    let hooks = StateHooks {
+        room_to_flush: Arc::new(move || {
+            let has_room = looked_at.load(Ordering::SeqCst);
+            Box::pin(async move { Ok(has_room) })
+        }),
+        ..node.hooks()
+    };
+    let state = node.open_with(hooks, None).await.unwrap();
+    commit(&state, 1);
+    assert!(matches!(state.flush_now().await, Err(StateError::NoRoomToFlush)));
+    assert!(matches!(state.build_snapshot().await, Err(StateError::NoRoomToFlush)));
+    commit(&state, 2);
+    assert_eq!(state.flushed_applied(), None);
+    assert_eq!(check_whole(&state), 2);
+
+    has_room.store(true, Ordering::SeqCst);
+    state.flush_now().await.unwrap();
+    assert_eq!(state.flushed_applied(), Some(id(2)));
+    assert_eq!(check_whole(&state), 2);
+
+    commit(&state, 3);
+    has_room.store(false, Ordering::SeqCst);
+    assert!(matches!(state.close().await, Err(StateError::NoRoomToFlush)), "it ends all the same");
+    node.crash();
+    let state = node.open(None).await.unwrap();
+    assert_eq!(state.applied(), Some(id(2)), "the log has the rest");
+    assert!(node.fatal.lock().unwrap().is_empty());
 }
 
 /// Enough large records that a build takes several pieces.
