@@ -537,7 +537,8 @@ async fn start_raft(
 
 /// Keeps the list of whom to greet in step with the membership.
 async fn follow_membership(raft: Raft, members: Arc<Mutex<BTreeMap<u64, String>>>) {
-    let mut metrics = raft.metrics();
+    // Not the whole metrics, which change with every entry.
+    let mut metrics = raft.server_metrics();
     loop {
         let now: BTreeMap<u64, String> = {
             let metrics = metrics.borrow_watched();

@@ -63,21 +63,18 @@ pub(super) async fn watch_quorum(
 
 /// Ends the process when Raft has stopped for a reason other than a shutdown: a storage error, or
 /// an invariant that broke.
+///
+/// It waits for the end of the channel that Raft's task closes when it is gone, not on the metrics:
+/// those are sent with every message that the task handles, each time waking whoever waits.
 pub(super) async fn watch_raft(raft: Raft, fatal: Fatal) {
-    let mut metrics = raft.metrics();
-    loop {
-        let state = metrics.borrow_watched().running_state.clone();
-        match state {
-            Ok(()) => {}
-            Err(RaftFatal::Stopped) => return,
-            Err(error) => {
-                fatal(format!("consensus has stopped: {error}"));
-                return;
-            }
-        }
-        if metrics.changed().await.is_err() {
-            return;
-        }
+    let mut server = raft.server_metrics();
+    while server.changed().await.is_ok() {}
+    let state = raft.metrics().borrow_watched().running_state.clone();
+    match state {
+        Err(RaftFatal::Stopped) => {}
+        Err(error) => fatal(format!("consensus has stopped: {error}")),
+        // It says why it ends, unless it panics.
+        Ok(()) => fatal("consensus has stopped: its task panicked".to_owned()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::ControlFlow};
 
 use bytes::Bytes;
 
-use super::view::{View, Writes};
+use super::view::{Change, View, Writes};
 
 /// Records in an ordered map.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -16,11 +16,15 @@ pub struct MemoryView {
 impl MemoryView {
     /// Makes `writes` part of the state.
     pub fn commit(&mut self, writes: Writes) {
-        for (key, value) in writes.records {
-            match value {
-                Some(value) => self.records.insert(key, value),
-                None => self.records.remove(&key),
-            };
+        for (key, change) in writes.records {
+            match change {
+                Change::Put(value) => drop(self.records.insert(key, value)),
+                Change::Insert(value) => {
+                    let before = self.records.insert(key, value);
+                    assert_eq!(before, None, "a record was inserted that was there already");
+                }
+                Change::Delete => drop(self.records.remove(&key)),
+            }
         }
     }
 }

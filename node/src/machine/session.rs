@@ -125,7 +125,9 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
             .expect("no write on counters and keys ends the session that it came under");
         let record = SessionAnswerRecord { fingerprint, reply: reply.as_stored() }.encode();
         let bytes = session_answer_bytes(record.len());
-        self.overlay.put(RecordKey::SessionAnswer { session_id, sequence }.encode(), record);
+        // New numbers have no answer yet, and most answers are gone again before the state is
+        // flushed: the store below never hears of those.
+        self.overlay.insert(RecordKey::SessionAnswer { session_id, sequence }.encode(), record);
         session.highest_sequence = session.highest_sequence.max(sequence);
         session.answers += 1;
         session.answer_bytes += bytes;

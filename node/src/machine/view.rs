@@ -4,7 +4,10 @@
 //! ends the process (a node that can't read its own state has nothing true to say), see
 //! `storage::state`.
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    ops::ControlFlow,
+};
 
 use bytes::Bytes;
 
@@ -22,24 +25,81 @@ pub trait View {
     );
 }
 
-/// Writes that become part of the state together: `None` deletes.
+/// What is to become of one record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// It has this value.
+    Put(Bytes),
+    /// It has this value, and what lies below does not have the record. If it is deleted before it
+    /// gets there, nothing has to be done below.
+    Insert(Bytes),
+    /// It is gone.
+    Delete,
+}
+
+/// Changes by key, in ascending order.
+pub type Changes = BTreeMap<Bytes, Change>;
+
+impl Change {
+    /// The value afterwards, if there is a record.
+    pub fn value(&self) -> Option<&Bytes> {
+        match self {
+            Change::Put(value) | Change::Insert(value) => Some(value),
+            Change::Delete => None,
+        }
+    }
+
+    /// The change that this one and then a `later` one come to; `None` if nothing is left to do.
+    pub fn then(&self, later: Change) -> Option<Change> {
+        match (self, later) {
+            (Change::Insert(_), Change::Delete) => None,
+            (Change::Insert(_), Change::Put(value)) => Some(Change::Insert(value)),
+            // Above a record that is there or was deleted here, "not below" is not known any more.
+            (Change::Put(_) | Change::Delete, Change::Insert(value)) => Some(Change::Put(value)),
+            (_, later) => Some(later),
+        }
+    }
+}
+
+impl From<Option<Bytes>> for Change {
+    fn from(value: Option<Bytes>) -> Change {
+        value.map_or(Change::Delete, Change::Put)
+    }
+}
+
+/// Writes that become part of the state together.
 ///
 /// Ordered, so that every replica hands the same bytes in the same order to the store below.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Writes {
     /// The records.
-    pub records: BTreeMap<Bytes, Option<Bytes>>,
+    pub records: Changes,
 }
 
 impl Writes {
     /// Stores a record.
     pub fn put(&mut self, key: Bytes, value: Bytes) {
-        self.records.insert(key, Some(value));
+        self.change(key, Change::Put(value));
+    }
+
+    /// Stores a record that is not in the state. A promise of the caller's, not a check.
+    pub fn insert(&mut self, key: Bytes, value: Bytes) {
+        self.change(key, Change::Insert(value));
     }
 
     /// Deletes a record.
     pub fn delete(&mut self, key: Bytes) {
-        self.records.insert(key, None);
+        self.change(key, Change::Delete);
+    }
+
+    fn change(&mut self, key: Bytes, change: Change) {
+        match self.records.entry(key) {
+            Entry::Vacant(entry) => drop(entry.insert(change)),
+            Entry::Occupied(mut entry) => match entry.get().then(change) {
+                Some(change) => drop(entry.insert(change)),
+                None => drop(entry.remove()),
+            },
+        }
     }
 }
 
@@ -61,6 +121,11 @@ impl<'a, V: View + ?Sized> Overlay<'a, V> {
         self.writes.put(key, value);
     }
 
+    /// Stores a record that is not there yet. See [`Writes::insert`].
+    pub fn insert(&mut self, key: Bytes, value: Bytes) {
+        self.writes.insert(key, value);
+    }
+
     /// Deletes a record.
     pub fn delete(&mut self, key: Bytes) {
         self.writes.delete(key);
@@ -70,7 +135,7 @@ impl<'a, V: View + ?Sized> Overlay<'a, V> {
 impl<V: View + ?Sized> View for Overlay<'_, V> {
     fn get(&self, key: &[u8]) -> Option<Bytes> {
         match self.writes.records.get(key) {
-            Some(written) => written.clone(),
+            Some(change) => change.value().cloned(),
             None => self.below.get(key),
         }
     }
@@ -89,7 +154,7 @@ impl<V: View + ?Sized> View for Overlay<'_, V> {
 
 /// Visits `below` with `above` laid over it, in ascending order.
 pub fn merge_scan(
-    above: &BTreeMap<Bytes, Option<Bytes>>,
+    above: &Changes,
     start: &[u8],
     end: &[u8],
     visit: &mut dyn FnMut(&[u8], &Bytes) -> ControlFlow<()>,
@@ -106,7 +171,7 @@ pub fn merge_scan(
         while let Some((above_key, written)) =
             above.next_if(|(above_key, _)| above_key.as_ref() < key)
         {
-            if let Some(written) = written
+            if let Some(written) = written.value()
                 && visit(above_key, written).is_break()
             {
                 stopped = true;
@@ -114,8 +179,10 @@ pub fn merge_scan(
             }
         }
         let flow = match above.next_if(|(above_key, _)| above_key.as_ref() == key) {
-            Some((_, Some(written))) => visit(key, written),
-            Some((_, None)) => ControlFlow::Continue(()),
+            Some((_, written)) => match written.value() {
+                Some(written) => visit(key, written),
+                None => ControlFlow::Continue(()),
+            },
             None => visit(key, value),
         };
         stopped = flow.is_break();
@@ -125,7 +192,7 @@ pub fn merge_scan(
         return;
     }
     for (above_key, written) in above {
-        if let Some(written) = written
+        if let Some(written) = written.value()
             && visit(above_key, written).is_break()
         {
             return;

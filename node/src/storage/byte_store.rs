@@ -21,13 +21,16 @@
 //!   store any more; none of its methods is called again and the process ends. An error of `get`
 //!   or `scan` ends it too.
 
-use std::{collections::BTreeMap, fmt::Debug, io, ops::ControlFlow, sync::Arc};
+use std::{fmt::Debug, io, ops::ControlFlow, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-/// Records to write: `None` deletes. Shared, because readers look into it while it is written.
-pub type Records = BTreeMap<Bytes, Option<Bytes>>;
+use crate::machine::view::Changes;
+
+/// Records to write. Shared, because readers look into it while it is written. For a store an
+/// insert is a put: after a flush that was cancelled the same batch comes again.
+pub type Records = Changes;
 
 /// Is called with each record of a scan and says whether to go on.
 pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &Bytes) -> ControlFlow<()>;

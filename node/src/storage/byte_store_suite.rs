@@ -15,13 +15,15 @@ use super::{
     simulated_store::SimulatedStores,
     sled_store::{SledFactory, SledOptions},
 };
+use crate::machine::view::Change;
 
 fn records<const N: usize>(records: [(&str, Option<&str>); N]) -> Arc<Records> {
     Arc::new(
         records
             .into_iter()
             .map(|(key, value)| {
-                (Bytes::copy_from_slice(key.as_bytes()), value.map(|value| value.to_owned().into()))
+                let value = value.map(|value| Bytes::from(value.to_owned()));
+                (Bytes::copy_from_slice(key.as_bytes()), value.into())
             })
             .collect(),
     )
@@ -199,9 +201,9 @@ async fn sled_makes_nothing_durable_but_what_was_flushed() {
     let factory = sled_factory(&root);
     let store = factory.create("state/1").await.unwrap();
     for round in 0..20_u32 {
-        let mut batch = Records::from([("applied".into(), Some(round.to_string().into()))]);
+        let mut batch = Records::from([("applied".into(), Change::Put(round.to_string().into()))]);
         for n in 0..1000 {
-            batch.insert(format!("{n:04}").into(), Some(round.to_string().into()));
+            batch.insert(format!("{n:04}").into(), Change::Put(round.to_string().into()));
         }
         store.write(Arc::new(batch)).await.unwrap();
         // Each of these drops a handle of sled's, which must not flush.
@@ -237,9 +239,9 @@ async fn sled_gives_back_what_was_emptied() {
     for round in 0..12_u32 {
         let mut batch = Records::new();
         for n in 0..5000_u32 {
-            batch.insert(format!("{:08}", round * 5000 + n).into(), Some(vec![7; 100].into()));
+            batch.insert(format!("{:08}", round * 5000 + n).into(), Change::Put(vec![7; 100].into()));
             if let Some(old) = (round * 5000 + n).checked_sub(5000) {
-                batch.insert(format!("{old:08}").into(), None);
+                batch.insert(format!("{old:08}").into(), Change::Delete);
             }
         }
         store.write(Arc::new(batch)).await.unwrap();
@@ -285,7 +287,7 @@ async fn measure_sled_readers_while_a_dirty_map_is_written() {
         let key = |n: u64| (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 44).to_be_bytes();
         let records = (0..200_000).map(|n| {
             let key = key(round * 200_000 + n);
-            (Bytes::copy_from_slice(&key), Some(Bytes::from(vec![round as u8; 256])))
+            (Bytes::copy_from_slice(&key), Change::Put(Bytes::from(vec![round as u8; 256])))
         });
         Arc::new(records.collect())
     };

@@ -19,6 +19,7 @@ use futures_util::future::BoxFuture;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use super::byte_store::{ByteStore, Records, StoreFactory, Visit};
+use crate::machine::view::Change;
 
 /// Runs before each operation that changes something: may take (simulated) time, fail, or never
 /// return, which is how a test stops a node between two steps.
@@ -298,10 +299,10 @@ impl ByteStore for SimulatedStore {
 
 fn apply<'a>(
     to: &mut BTreeMap<Bytes, Bytes>,
-    records: impl Iterator<Item = (&'a Bytes, &'a Option<Bytes>)>,
+    records: impl Iterator<Item = (&'a Bytes, &'a Change)>,
 ) {
-    for (key, value) in records {
-        match value {
+    for (key, change) in records {
+        match change.value() {
             Some(value) => to.insert(key.clone(), value.clone()),
             None => to.remove(key),
         };

@@ -369,7 +369,7 @@ fn write_in_pieces(db: &Db, batch: &Records) -> io::Result<()> {
     let mut piece = sled::Batch::default();
     let mut in_piece = 0;
     for (key, value) in batch {
-        let Some(value) = value else { continue };
+        let Some(value) = value.value() else { continue };
         piece.insert(key.as_ref(), value.as_ref());
         in_piece += 1;
         if in_piece == PIECE_RECORDS {
@@ -380,7 +380,7 @@ fn write_in_pieces(db: &Db, batch: &Records) -> io::Result<()> {
     if in_piece > 0 {
         db.apply_batch(piece)?;
     }
-    for (key, _) in batch.iter().filter(|(_, value)| value.is_none()) {
+    for (key, _) in batch.iter().filter(|(_, change)| change.value().is_none()) {
         db.remove(key)?;
     }
     Ok(())

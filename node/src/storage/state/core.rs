@@ -1,13 +1,20 @@
 //! What readers see: dirty map over frozen map over byte store.
 
-use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    ops::ControlFlow,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use tally_proto::seeded_bugs;
 
-use super::meta::{FIRST_KEY, META_KEY, Meta};
+use super::{
+    gaps::Gaps,
+    meta::{FIRST_KEY, META_KEY, Meta},
+};
 use crate::{
-    machine::view::{View, Writes, merge_scan},
+    machine::view::{Change, View, Writes, merge_scan},
     storage::{
         byte_store::{ByteStore, Records},
         log_id::LogId,
@@ -21,6 +28,11 @@ const RECORD_OVERHEAD_BYTES: usize = 96;
 /// First bytes of the machine's records about sessions. Only seeded bugs tell them from others.
 pub(super) const SESSION_KEYS: std::ops::Range<u8> = 0x20..0x24;
 
+/// What a record in the map counts.
+fn record_bytes(key: &Bytes, change: &Change) -> usize {
+    key.len() + change.value().map_or(0, Bytes::len) + RECORD_OVERHEAD_BYTES
+}
+
 /// The three layers, and what they are the state of. Behind one lock.
 #[derive(Debug)]
 pub(super) struct Core {
@@ -31,6 +43,8 @@ pub(super) struct Core {
     /// far it got.
     pub(super) frozen: Option<Frozen>,
     pub(super) store: Arc<dyn ByteStore>,
+    /// Where the store has no records.
+    gaps: Gaps,
     /// What all layers together are the state of.
     pub(super) meta: Meta,
     /// What the byte store held when a flush last returned.
@@ -52,6 +66,7 @@ impl Core {
             dirty_bytes: 0,
             frozen: None,
             store,
+            gaps: Gaps::default(),
             flushed: meta.clone(),
             meta,
         }
@@ -78,17 +93,46 @@ impl Core {
                 "{first:?} is in the range of keys that the state store keeps for itself"
             );
         }
-        for (key, value) in writes.records {
-            let key_len = key.len();
-            self.dirty_bytes += value.as_ref().map_or(0, Bytes::len);
-            match self.dirty.insert(key, value) {
-                Some(old) => self.dirty_bytes -= old.map_or(0, |old| old.len()),
-                None => self.dirty_bytes += key_len + RECORD_OVERHEAD_BYTES,
-            }
+        for (key, change) in writes.records {
+            self.change(key, change);
         }
         self.meta.applied = Some(applied);
         if let Some(membership) = membership {
             self.meta.membership = membership;
+        }
+    }
+
+    /// Puts one change into the dirty map.
+    ///
+    /// An insert stays one only if no layer below has the key, deleted or not. The machine says that
+    /// the *state* does not have it; a layer can have it all the same, under a deletion in a layer
+    /// above. If that is the dirty map, [`Change::then`] makes the insert a put; if it is the frozen
+    /// one, the look below does; otherwise the store does not have it, as nothing hides it.
+    fn change(&mut self, key: Bytes, change: Change) {
+        let entry = match self.dirty.entry(key) {
+            Entry::Vacant(entry) => {
+                let change = match change {
+                    Change::Insert(value)
+                        if self.frozen.as_ref().is_some_and(|frozen| {
+                            frozen.records.contains_key(entry.key().as_ref())
+                        }) =>
+                    {
+                        Change::Put(value)
+                    }
+                    change => change,
+                };
+                self.dirty_bytes += record_bytes(entry.key(), &change);
+                entry.insert(change);
+                return;
+            }
+            Entry::Occupied(entry) => entry,
+        };
+        self.dirty_bytes -= record_bytes(entry.key(), entry.get());
+        if let Some(change) = entry.get().then(change) {
+            self.dirty_bytes += record_bytes(entry.key(), &change);
+            *entry.into_mut() = change;
+        } else {
+            entry.remove();
         }
     }
 
@@ -103,13 +147,10 @@ impl Core {
         if seeded_bugs::is_on("sessions-in-memory-only") {
             let mut sessions = records.split_off(&[SESSION_KEYS.start][..]);
             records.append(&mut sessions.split_off(&[SESSION_KEYS.end][..]));
-            let bytes = |(key, value): (&Bytes, &Option<Bytes>)| {
-                key.len() + value.as_ref().map_or(0, Bytes::len) + RECORD_OVERHEAD_BYTES
-            };
-            self.dirty_bytes = sessions.iter().map(bytes).sum();
+            self.dirty_bytes = sessions.iter().map(|(key, change)| record_bytes(key, change)).sum();
             self.dirty = sessions;
         }
-        records.insert(META_KEY, Some(self.meta.encode()));
+        records.insert(META_KEY, Change::Put(self.meta.encode()));
         self.frozen = Some(Frozen { records: Arc::new(records), meta: self.meta.clone() });
         true
     }
@@ -117,6 +158,7 @@ impl Core {
     /// The frozen map is durable in the store; hands it back so that it is dropped elsewhere.
     pub(super) fn thaw(&mut self) -> Option<Frozen> {
         let frozen = self.frozen.take();
+        self.gaps.forget();
         self.flushed = frozen.as_ref().expect("a flush ended that never began").meta.clone();
         frozen
     }
@@ -126,10 +168,10 @@ impl Core {
             return Ok(None);
         }
         if let Some(written) = self.dirty.get(key) {
-            return Ok(written.clone());
+            return Ok(written.value().cloned());
         }
         if let Some(written) = self.frozen.as_ref().and_then(|frozen| frozen.records.get(key)) {
-            return Ok(written.clone());
+            return Ok(written.value().cloned());
         }
         self.store.get(key)
     }
@@ -143,7 +185,7 @@ impl Core {
         let start = start.max(FIRST_KEY);
         let mut result = Ok(());
         let mut scan_store = |visit: &mut dyn FnMut(&[u8], &Bytes) -> ControlFlow<()>| {
-            result = self.store.scan(start, Some(end), visit);
+            result = self.scan_store(start, end, visit);
         };
         merge_scan(&self.dirty, start, end, visit, |visit| match &self.frozen {
             None => scan_store(visit),
@@ -152,6 +194,24 @@ impl Core {
             }),
         });
         result
+    }
+}
+
+impl Core {
+    fn scan_store(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        visit: &mut dyn FnMut(&[u8], &Bytes) -> ControlFlow<()>,
+    ) -> std::io::Result<()> {
+        let Some((key, value)) = self.gaps.first(self.store.as_ref(), start)? else {
+            return Ok(());
+        };
+        if key.as_ref() >= end || visit(&key, &value).is_break() {
+            return Ok(());
+        }
+        // The smallest key above this one.
+        self.store.scan(&[&key[..], &[0]].concat(), Some(end), visit)
     }
 }
 

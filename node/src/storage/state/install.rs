@@ -12,6 +12,7 @@ use super::{
     layout::{generation_path, remove_if_there, snapshot_path, write_pointer},
     meta::{FIRST_KEY, META_KEY, Meta},
 };
+use crate::machine::view::Change;
 use crate::storage::{
     byte_store::{ByteStore, Records, StoreFactory},
     disk::Disk,
@@ -94,7 +95,7 @@ impl StateStore {
     async fn add_old_records(&self, store: &dyn ByteStore) -> io::Result<()> {
         let mut old = Records::new();
         self.core().scan(FIRST_KEY, &[u8::MAX], &mut |key, value| {
-            old.insert(Bytes::copy_from_slice(key), Some(value.clone()));
+            old.insert(Bytes::copy_from_slice(key), Change::Put(value.clone()));
             ControlFlow::Continue(())
         })?;
         store.scan(FIRST_KEY, None, &mut |key, _| {
@@ -148,7 +149,7 @@ pub(super) async fn fill(
         let membership = file.header().membership.clone();
         let meta = Meta { applied: Some(snapshot.last_log_id), membership };
         store
-            .write(Arc::new(Records::from([(META_KEY, Some(meta.encode()))])))
+            .write(Arc::new(Records::from([(META_KEY, Change::Put(meta.encode()))])))
             .await
             .map_err(&io)?;
         store.flush().await.map_err(&io)?;
@@ -156,7 +157,7 @@ pub(super) async fn fill(
     while let Some(records) = file.next_block().await? {
         for (key, value) in records {
             batch_bytes += key.len() + value.len();
-            batch.insert(key, Some(value));
+            batch.insert(key, Change::Put(value));
         }
         if batch_bytes >= FILL_BATCH_BYTES {
             store.write(Arc::new(std::mem::take(&mut batch))).await.map_err(&io)?;
@@ -166,7 +167,7 @@ pub(super) async fn fill(
     }
     let meta =
         Meta { applied: Some(snapshot.last_log_id), membership: file.header().membership.clone() };
-    batch.insert(META_KEY, Some(meta.encode()));
+    batch.insert(META_KEY, Change::Put(meta.encode()));
     store.write(Arc::new(batch)).await.map_err(&io)?;
     store.flush().await.map_err(&io)?;
     Ok((store, meta))
@@ -181,7 +182,10 @@ pub(super) async fn fill_empty(
     let io = StateError::io(&path);
     let store = factory.create(&path).await.map_err(&io)?;
     let meta = Meta::default();
-    store.write(Arc::new(Records::from([(META_KEY, Some(meta.encode()))]))).await.map_err(&io)?;
+    store
+        .write(Arc::new(Records::from([(META_KEY, Change::Put(meta.encode()))])))
+        .await
+        .map_err(&io)?;
     store.flush().await.map_err(&io)?;
     Ok((store, meta))
 }

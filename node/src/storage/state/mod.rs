@@ -41,6 +41,7 @@
 mod core;
 mod error;
 mod flush;
+mod gaps;
 mod install;
 mod layout;
 mod meta;

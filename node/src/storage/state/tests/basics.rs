@@ -68,7 +68,11 @@ async fn installing_replaces_and_does_not_merge() {
     from.build_snapshot().await.unwrap();
     let to = follower.open(None).await.unwrap();
     commit(&to, 1);
-    to.commit(Writes { records: [("stray".into(), Some("must go".into()))].into() }, id(2), None);
+    to.commit(
+        Writes { records: [("stray".into(), Change::Put("must go".into()))].into() },
+        id(2),
+        None,
+    );
     send(&from, &to).await;
     assert_eq!(check_whole(&to), 40);
     assert_eq!((to.flushed_applied(), to.purge_limit()), (Some(id(40)), Some(id(40))));
@@ -142,7 +146,7 @@ async fn nothing_can_be_made_a_snapshot_of() {
 #[should_panic(expected = "keeps for itself")]
 async fn the_state_stores_own_keys_can_not_be_written() {
     let state = Node::new(16).open(None).await.unwrap();
-    state.commit(Writes { records: [("\0x".into(), None)].into() }, id(1), None);
+    state.commit(Writes { records: [("\0x".into(), Change::Delete)].into() }, id(1), None);
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use super::{StateHooks, StateOptions, StateStore, error::StateError};
 use crate::{
-    machine::view::{View, Writes},
+    machine::view::{Change, View, Writes},
     storage::{
         log_id::LogId,
         simulated_store::SimulatedStores,
@@ -92,7 +92,7 @@ fn membership(index: u64) -> Membership {
 fn effect(index: u64) -> Writes {
     let mut writes = Writes::default();
     writes.put("index".into(), index.to_string().into());
-    writes.put(format!("key {:04}", index).into(), format!("value {index}").into());
+    writes.insert(format!("key {:04}", index).into(), format!("value {index}").into());
     writes.put(format!("slot {}", index % 7).into(), index.to_string().into());
     if index >= 5 {
         writes.delete(format!("key {:04}", index - 5).into());
@@ -110,7 +110,7 @@ fn model(upto: u64) -> Records {
     let mut records = Records::new();
     for index in 1..=upto {
         for (key, value) in effect(index).records {
-            match value {
+            match value.value() {
                 Some(value) => records.insert(key.to_vec(), value.to_vec()),
                 None => records.remove(key.as_ref()),
             };

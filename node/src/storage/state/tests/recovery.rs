@@ -54,7 +54,7 @@ async fn a_store_behind_the_log_is_rebuilt() {
     // A store of an earlier time, as a restored backup of this directory alone would be.
     let old = node.stores.create("state/00000005").await.unwrap();
     let meta = crate::storage::state::meta::Meta { applied: Some(id(3)), ..Default::default() };
-    let record = (crate::storage::state::meta::META_KEY, Some(meta.encode()));
+    let record = (crate::storage::state::meta::META_KEY, Change::Put(meta.encode()));
     old.write(Arc::new([record].into())).await.unwrap();
     old.flush().await.unwrap();
     crate::storage::state::layout::write_pointer(&node.disk, 5).await.unwrap();
@@ -168,7 +168,8 @@ async fn newer_formats_are_refused_by_name() {
 
     let node = node_at_20().await;
     let store = node.stores.open("state/00000001").await.unwrap();
-    let record = (crate::storage::state::meta::META_KEY, Some(Bytes::from_static(&[8, 0, 1])));
+    let record =
+        (crate::storage::state::meta::META_KEY, Change::Put(Bytes::from_static(&[8, 0, 1])));
     store.write(Arc::new([record].into())).await.unwrap();
     let error = refusal(&node, 10).await;
     assert!(error.contains("state/00000001") && error.contains("version 8"), "{error}");
