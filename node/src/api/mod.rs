@@ -8,6 +8,7 @@
 
 pub mod cluster;
 pub mod convert;
+mod direct;
 pub mod layer;
 pub mod reads;
 pub mod server;

@@ -15,7 +15,7 @@
 //! Calls come in packs and answers go in packs: as many as are ready when the writer is, with no
 //! timer.
 
-use std::{collections::BTreeSet, pin::Pin, sync::Arc, sync::Mutex, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt, stream};
 use prost::Message;
@@ -27,7 +27,11 @@ use tally_proto::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::{Code, Status, Streaming};
 
-use super::{Api, status::Kind};
+use super::{
+    Api,
+    direct::{Flights, Landed, Room, Start},
+    status::Kind,
+};
 use crate::{consensus::WhenFull, machine::limits};
 
 /// Calls of one stream that are under way at once: the window of one session, so that a client that
@@ -55,8 +59,9 @@ const ANSWERS_PER_PACK_MAX: usize = 1024;
 /// A pack of answers is closed at this many bytes, unless its first answer alone is larger.
 const PACK_BYTES_MAX: usize = 1024 * 1024;
 
-/// Answers that wait for the writer.
-const ANSWERS_QUEUED_MAX: usize = 4096;
+/// Answers that wait for the writer: each holds room for [`SMALL_ANSWER_BYTES`] at least, so there
+/// can't be more. Besides, the last word of a broken stream.
+const ANSWERS_QUEUED_MAX: usize = ANSWER_BYTES_IN_FLIGHT_MAX / SMALL_ANSWER_BYTES + 1;
 
 const _: () = {
     assert!(CALL_BYTES_IN_FLIGHT_MAX >= 2 * limits::REQUEST_BYTES_MAX);
@@ -70,42 +75,62 @@ pub type Answers = Pin<Box<dyn Stream<Item = Result<v1::StreamExchangeResponse, 
 /// Starts one stream.
 pub fn exchange(api: Api, calls: Streaming<v1::StreamExchangeRequest>) -> Answers {
     let (answers, ready) = mpsc::channel(ANSWERS_QUEUED_MAX);
-    tokio::spawn(read_calls(api, calls, answers));
-    packs(ready).boxed()
+    let flights = Flights::new(answers.clone());
+    let its_api = api.clone();
+    tokio::spawn(async move {
+        read_calls(its_api, calls, answers, &flights).await;
+        flights.close();
+    });
+    packs(api, ready).boxed()
 }
 
 #[expect(
     clippy::large_enum_variant,
     reason = "nearly all are answers, and a box would cost each of them an allocation"
 )]
-enum Ready {
+#[derive(Debug)]
+pub(super) enum Ready {
     /// An answer, with the room that it takes.
     Answer(v1::Answer, OwnedSemaphorePermit),
+    /// A write whose answer is made when it goes out.
+    Landed(Box<Landed>, OwnedSemaphorePermit),
     /// The stream can't go on; the last thing it says.
     Broken(Status),
 }
 
+impl Ready {
+    fn made(self, api: &Api) -> Ready {
+        match self {
+            Ready::Landed(landed, room) => Ready::Answer(landed.answer(api), room),
+            made => made,
+        }
+    }
+}
+
 /// Packs what is ready.
 fn packs(
+    api: Api,
     ready: mpsc::Receiver<Ready>,
 ) -> impl Stream<Item = Result<v1::StreamExchangeResponse, Status>> {
-    let state = (ready, None::<Ready>, false);
-    stream::unfold(state, |(mut ready, mut left_over, ended)| async move {
+    let state = (api, ready, None::<Ready>, false);
+    stream::unfold(state, |(api, mut ready, mut left_over, ended)| async move {
         if ended {
             return None;
         }
         let first = match left_over.take() {
             Some(first) => first,
-            None => ready.recv().await?,
+            None => ready.recv().await?.made(&api),
         };
         let mut answers = match first {
-            Ready::Broken(status) => return Some((Err(status), (ready, None, true))),
             Ready::Answer(answer, _) => vec![answer],
+            Ready::Broken(status) => return Some((Err(status), (api, ready, None, true))),
+            Ready::Landed(..) => unreachable!("it was just made"),
         };
         let mut size_bytes = answers[0].encoded_len();
         while answers.len() < ANSWERS_PER_PACK_MAX {
-            match ready.try_recv() {
-                Ok(Ready::Answer(answer, room)) => {
+            let Ok(next) = ready.try_recv() else { break };
+            match next.made(&api) {
+                Ready::Answer(answer, room) => {
                     size_bytes += answer.encoded_len();
                     if size_bytes > PACK_BYTES_MAX {
                         left_over = Some(Ready::Answer(answer, room));
@@ -113,14 +138,13 @@ fn packs(
                     }
                     answers.push(answer);
                 }
-                Ok(broken @ Ready::Broken(_)) => {
+                broken => {
                     left_over = Some(broken);
                     break;
                 }
-                Err(_) => break,
             }
         }
-        Some((Ok(v1::StreamExchangeResponse { answers }), (ready, left_over, false)))
+        Some((Ok(v1::StreamExchangeResponse { answers }), (api, ready, left_over, false)))
     })
 }
 
@@ -129,11 +153,11 @@ async fn read_calls(
     api: Api,
     mut packs: Streaming<v1::StreamExchangeRequest>,
     answers: mpsc::Sender<Ready>,
+    flights: &Arc<Flights>,
 ) {
     let places = Arc::new(Semaphore::new(CALLS_IN_FLIGHT_MAX));
     let bytes = Arc::new(Semaphore::new(CALL_BYTES_IN_FLIGHT_MAX));
     let answer_bytes = Arc::new(Semaphore::new(ANSWER_BYTES_IN_FLIGHT_MAX));
-    let ids: Arc<Mutex<BTreeSet<u64>>> = Arc::default();
     let mut stopping = api.node.stopping.clone();
     loop {
         let next = tokio::select! {
@@ -161,27 +185,33 @@ async fn read_calls(
         }
         for call in pack.calls {
             let id = call.id;
-            if !ids.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(id) {
+            if !flights.begin(id) {
                 let message = format!("call {id} is still under way on this stream");
                 let broken = protocol_error("calls.id", &message);
                 let _ = answers.send(Ready::Broken(broken)).await;
                 return;
             }
-            let size = call.encoded_len().min(CALL_BYTES_IN_FLIGHT_MAX);
+            let size = call.encoded_len();
+            let call_bytes = size.min(CALL_BYTES_IN_FLIGHT_MAX);
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let Some(own_bytes) = room(&bytes, size).await else { return };
-            let Some(reserved) = room(&answer_bytes, answer_bytes_of(&call)).await else { return };
+            let Some(bytes) = room(&bytes, call_bytes).await else { return };
+            let Some(answer) = room(&answer_bytes, answer_bytes_of(&call)).await else { return };
+            let (call, room) = match api.start(call, size, Room { place, bytes, answer }, flights) {
+                Start::Done => continue,
+                Start::Task(call, room) => (call, room),
+            };
+            let Room { place, bytes, answer: reserved } = room;
             let answer_bytes = Arc::clone(&answer_bytes);
             let api = api.clone();
             let answers = answers.clone();
-            let ids = Arc::clone(&ids);
+            let flights = Arc::clone(flights);
             tokio::spawn(async move {
                 let answered = run_within(&api, call, reserved, &answer_bytes).await;
-                ids.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&id);
+                flights.end(id);
                 if let Some((answer, reserved)) = answered {
                     let _ = answers.send(Ready::Answer(answer, reserved)).await;
                 }
-                drop((place, own_bytes));
+                drop((place, bytes));
             });
         }
     }

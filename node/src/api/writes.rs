@@ -1,7 +1,12 @@
 //! The writes: each becomes one command, goes through consensus, and comes back as what the machine
 //! decided.
 
-use tally_proto::v1;
+//!
+//! Writes of one operation are given as pairs of conversions, from the request ([`Single`]) and into
+//! the answer, since they come in two ways: through a method here, and directly from a stream
+//! ([`super::direct`]).
+
+use tally_proto::v1::{self, answer::Response, call::Request};
 
 use super::{
     Answered, Api, Call,
@@ -9,46 +14,71 @@ use super::{
     status::{Invalid, Kind},
 };
 use crate::{
-    consensus::{propose::size_hint, read::Provided},
+    consensus::{
+        propose::{Outcome, size_hint},
+        read::Provided,
+    },
     machine::{
-        command::{Action, Answer, CounterChange, KeyChange, Operation, OperationAnswer},
+        command::{Action, Answer, Command, CounterChange, KeyChange, Operation, OperationAnswer},
         limits,
     },
 };
 
 /// What every successful write answers besides its own result.
-struct Written {
+pub(super) struct Written {
     answer: Answer,
     header: v1::ResponseHeader,
     revision: u64,
     write: v1::WriteInfo,
 }
 
+impl Written {
+    fn counter_change(&self) -> &CounterChange {
+        match &self.answer {
+            Answer::Single(OperationAnswer::CounterChanged(change)) => change,
+            other => unreachable!("the machine answered {other:?} to a write on a counter"),
+        }
+    }
+
+    fn key_change(&self) -> &KeyChange {
+        match &self.answer {
+            Answer::Single(OperationAnswer::KeyChanged(change)) => change,
+            other => unreachable!("the machine answered {other:?} to a write on a key"),
+        }
+    }
+}
+
+/// What has to be known of a command when its outcome is told.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Facts {
+    can_repeat: bool,
+    has_session: bool,
+}
+
+impl Facts {
+    pub(super) fn of(command: &Command) -> Facts {
+        Facts { can_repeat: convert::can_repeat(command), has_session: command.session.is_some() }
+    }
+}
+
 impl Api {
-    /// Runs a write whose request may already be found wrong.
-    async fn write(
+    /// The command of a request that may already be found wrong.
+    pub(super) fn command(
         &self,
         call: &Call,
         action: Result<Action, Invalid>,
         options: Option<v1::WriteOptions>,
-    ) -> Answered<Written> {
+    ) -> Answered<Command> {
         let command = action
             .and_then(|action| convert::command(action, options))
             .map_err(|invalid| self.invalid(call, Kind::Write, &invalid))?;
         tracing::debug!(request = %call.request_id, action = %command.action, "a write");
-        let can_repeat = convert::can_repeat(&command);
-        let has_session = command.session.is_some();
-        let size = size_hint(&command);
-        let admission = self
-            .consensus
-            .admit(size, call.when_full, call.deadline)
-            .await
-            .map_err(|refusal| self.write_error(call, &refusal.into(), can_repeat))?;
-        let applied = self
-            .consensus
-            .write(command, admission, call.deadline, &call.request_id)
-            .await
-            .map_err(|error| self.write_error(call, &error, can_repeat))?;
+        Ok(command)
+    }
+
+    /// What became of a write, as it is told.
+    pub(super) fn written(&self, call: &Call, facts: Facts, outcome: Outcome) -> Answered<Written> {
+        let applied = outcome.map_err(|error| self.write_error(call, &error, facts.can_repeat))?;
         let reply = applied.reply;
         let header = self.header(Provided::Linearizable, None, applied.log_index, reply.revision);
         match reply.result {
@@ -61,40 +91,33 @@ impl Api {
                 };
                 Ok(Written { answer, header, revision, write })
             }
-            Err(ref refusal) => Err(self.refused(call, refusal, &reply, header, has_session)),
+            Err(ref refusal) => Err(self.refused(call, refusal, &reply, header, facts.has_session)),
         }
     }
 
-    /// Runs a write of one counter operation.
-    async fn write_counter(
+    /// Runs a write whose request may already be found wrong.
+    async fn write(
         &self,
         call: &Call,
-        operation: Result<Operation, Invalid>,
+        action: Result<Action, Invalid>,
         options: Option<v1::WriteOptions>,
-    ) -> Answered<(CounterChange, v1::ResponseHeader, v1::WriteInfo)> {
-        let written = self.write(call, operation.map(Action::Single), options).await?;
-        match written.answer {
-            Answer::Single(OperationAnswer::CounterChanged(change)) => {
-                Ok((change, written.header, written.write))
+    ) -> Answered<Written> {
+        let command = self.command(call, action, options)?;
+        let facts = Facts::of(&command);
+        let size = size_hint(&command);
+        let outcome = match self.consensus.admit(size, call.when_full, call.deadline).await {
+            Ok(admission) => {
+                self.consensus.write(command, admission, call.deadline, &call.request_id).await
             }
-            other => unreachable!("the machine answered {other:?} to a write on a counter"),
-        }
+            Err(refusal) => Err(refusal.into()),
+        };
+        self.written(call, facts, outcome)
     }
 
-    /// Runs a write of one key operation.
-    async fn write_key(
-        &self,
-        call: &Call,
-        operation: Result<Operation, Invalid>,
-        options: Option<v1::WriteOptions>,
-    ) -> Answered<(KeyChange, v1::ResponseHeader, v1::WriteInfo)> {
-        let written = self.write(call, operation.map(Action::Single), options).await?;
-        match written.answer {
-            Answer::Single(OperationAnswer::KeyChanged(change)) => {
-                Ok((change, written.header, written.write))
-            }
-            other => unreachable!("the machine answered {other:?} to a write on a key"),
-        }
+    /// Runs a write of one operation.
+    async fn write_single(&self, call: &Call, single: Single) -> Answered<Written> {
+        let Single { action, options } = single;
+        self.write(call, action, options).await
     }
 
     pub(crate) async fn counters_add(
@@ -102,19 +125,7 @@ impl Api {
         call: &Call,
         request: v1::CountersAddRequest,
     ) -> Answered<v1::CountersAddResponse> {
-        let operation = convert::add(v1::CounterAdd {
-            name: request.name,
-            delta: request.delta,
-            bounds: request.bounds,
-            on_violation: request.on_violation,
-            if_missing: request.if_missing,
-        });
-        let (change, header, write) = self.write_counter(call, operation, request.options).await?;
-        Ok(v1::CountersAddResponse {
-            header: Some(header),
-            change: Some(convert::counter_change_to_wire(&change)),
-            write: Some(write),
-        })
+        Ok(self.write_single(call, request.into()).await?.into())
     }
 
     pub(crate) async fn counters_set(
@@ -122,13 +133,7 @@ impl Api {
         call: &Call,
         request: v1::CountersSetRequest,
     ) -> Answered<v1::CountersSetResponse> {
-        let operation = convert::set(request.name, request.value);
-        let (change, header, write) = self.write_counter(call, operation, request.options).await?;
-        Ok(v1::CountersSetResponse {
-            header: Some(header),
-            change: Some(convert::counter_change_to_wire(&change)),
-            write: Some(write),
-        })
+        Ok(self.write_single(call, request.into()).await?.into())
     }
 
     pub(crate) async fn counters_compare_and_set(
@@ -136,20 +141,7 @@ impl Api {
         call: &Call,
         request: v1::CountersCompareAndSetRequest,
     ) -> Answered<v1::CountersCompareAndSetResponse> {
-        use v1::counters_compare_and_set_request::Expect as Wire;
-
-        let expect = request.expect.map(|expect| match expect {
-            Wire::ExpectValue(value) => Expect::Value(value),
-            Wire::ExpectRevision(revision) => Expect::Revision(revision),
-            Wire::ExpectAbsent(absent) => Expect::Absent(absent),
-        });
-        let operation = convert::compare_and_set(request.name, expect, request.value);
-        let (change, header, write) = self.write_counter(call, operation, request.options).await?;
-        Ok(v1::CountersCompareAndSetResponse {
-            header: Some(header),
-            change: Some(convert::counter_change_to_wire(&change)),
-            write: Some(write),
-        })
+        Ok(self.write_single(call, request.into()).await?.into())
     }
 
     pub(crate) async fn counters_delete(
@@ -157,14 +149,7 @@ impl Api {
         call: &Call,
         request: v1::CountersDeleteRequest,
     ) -> Answered<v1::CountersDeleteResponse> {
-        let operation = convert::counter_delete(request.name);
-        let (change, header, write) = self.write_counter(call, operation, request.options).await?;
-        Ok(v1::CountersDeleteResponse {
-            header: Some(header),
-            deleted: change.existed,
-            change: Some(convert::counter_change_to_wire(&change)),
-            write: Some(write),
-        })
+        Ok(self.write_single(call, request.into()).await?.into())
     }
 
     pub(crate) async fn counters_configure(
@@ -172,13 +157,7 @@ impl Api {
         call: &Call,
         request: v1::CountersConfigureRequest,
     ) -> Answered<v1::CountersConfigureResponse> {
-        let operation = convert::configure(request.name, request.bounds);
-        let (change, header, write) = self.write_counter(call, operation, request.options).await?;
-        Ok(v1::CountersConfigureResponse {
-            header: Some(header),
-            change: Some(convert::counter_change_to_wire(&change)),
-            write: Some(write),
-        })
+        Ok(self.write_single(call, request.into()).await?.into())
     }
 
     pub(crate) async fn keys_put(
@@ -186,15 +165,7 @@ impl Api {
         call: &Call,
         request: v1::KeysPutRequest,
     ) -> Answered<v1::KeysPutResponse> {
-        let operation = convert::key_put(request.key, request.value, request.condition);
-        let (change, header, write) = self.write_key(call, operation, request.options).await?;
-        Ok(v1::KeysPutResponse {
-            header: Some(header),
-            revision: change.revision,
-            existed: change.existed,
-            previous_revision: change.previous_revision,
-            write: Some(write),
-        })
+        Ok(self.write_single(call, request.into()).await?.into())
     }
 
     pub(crate) async fn keys_delete(
@@ -202,15 +173,7 @@ impl Api {
         call: &Call,
         request: v1::KeysDeleteRequest,
     ) -> Answered<v1::KeysDeleteResponse> {
-        let operation = convert::key_delete(request.key, request.condition);
-        let (change, header, write) = self.write_key(call, operation, request.options).await?;
-        Ok(v1::KeysDeleteResponse {
-            header: Some(header),
-            deleted: change.existed,
-            revision: change.revision,
-            previous_revision: change.previous_revision,
-            write: Some(write),
-        })
+        Ok(self.write_single(call, request.into()).await?.into())
     }
 
     pub(crate) async fn transactions_apply(
@@ -296,5 +259,162 @@ impl Api {
         let written = self.write(call, Ok(action), None).await?;
         let closed = matches!(written.answer, Answer::SessionClosed { existed: true });
         Ok(v1::SessionsCloseResponse { header: Some(written.header), closed })
+    }
+}
+
+/// A write of one operation, whose request may already be found wrong.
+pub(super) struct Single {
+    pub(super) action: Result<Action, Invalid>,
+    pub(super) options: Option<v1::WriteOptions>,
+}
+
+impl Single {
+    fn new(operation: Result<Operation, Invalid>, options: Option<v1::WriteOptions>) -> Single {
+        Single { action: operation.map(Action::Single), options }
+    }
+}
+
+impl From<v1::CountersAddRequest> for Single {
+    fn from(request: v1::CountersAddRequest) -> Single {
+        let operation = convert::add(v1::CounterAdd {
+            name: request.name,
+            delta: request.delta,
+            bounds: request.bounds,
+            on_violation: request.on_violation,
+            if_missing: request.if_missing,
+        });
+        Single::new(operation, request.options)
+    }
+}
+
+impl From<v1::CountersSetRequest> for Single {
+    fn from(request: v1::CountersSetRequest) -> Single {
+        Single::new(convert::set(request.name, request.value), request.options)
+    }
+}
+
+impl From<v1::CountersCompareAndSetRequest> for Single {
+    fn from(request: v1::CountersCompareAndSetRequest) -> Single {
+        use v1::counters_compare_and_set_request::Expect as Wire;
+
+        let expect = request.expect.map(|expect| match expect {
+            Wire::ExpectValue(value) => Expect::Value(value),
+            Wire::ExpectRevision(revision) => Expect::Revision(revision),
+            Wire::ExpectAbsent(absent) => Expect::Absent(absent),
+        });
+        let operation = convert::compare_and_set(request.name, expect, request.value);
+        Single::new(operation, request.options)
+    }
+}
+
+impl From<v1::CountersDeleteRequest> for Single {
+    fn from(request: v1::CountersDeleteRequest) -> Single {
+        Single::new(convert::counter_delete(request.name), request.options)
+    }
+}
+
+impl From<v1::CountersConfigureRequest> for Single {
+    fn from(request: v1::CountersConfigureRequest) -> Single {
+        Single::new(convert::configure(request.name, request.bounds), request.options)
+    }
+}
+
+impl From<v1::KeysPutRequest> for Single {
+    fn from(request: v1::KeysPutRequest) -> Single {
+        let operation = convert::key_put(request.key, request.value, request.condition);
+        Single::new(operation, request.options)
+    }
+}
+
+impl From<v1::KeysDeleteRequest> for Single {
+    fn from(request: v1::KeysDeleteRequest) -> Single {
+        Single::new(convert::key_delete(request.key, request.condition), request.options)
+    }
+}
+
+macro_rules! answers_of_counter_writes {
+    ($($response:ident),* $(,)?) => {
+        $(impl From<Written> for v1::$response {
+            fn from(written: Written) -> Self {
+                let change = convert::counter_change_to_wire(written.counter_change());
+                Self {
+                    header: Some(written.header),
+                    change: Some(change),
+                    write: Some(written.write),
+                }
+            }
+        })*
+    };
+}
+
+answers_of_counter_writes! {
+    CountersAddResponse,
+    CountersSetResponse,
+    CountersCompareAndSetResponse,
+    CountersConfigureResponse,
+}
+
+impl From<Written> for v1::CountersDeleteResponse {
+    fn from(written: Written) -> Self {
+        let change = written.counter_change();
+        v1::CountersDeleteResponse {
+            deleted: change.existed,
+            change: Some(convert::counter_change_to_wire(change)),
+            header: Some(written.header),
+            write: Some(written.write),
+        }
+    }
+}
+
+impl From<Written> for v1::KeysPutResponse {
+    fn from(written: Written) -> Self {
+        let change = written.key_change();
+        v1::KeysPutResponse {
+            revision: change.revision,
+            existed: change.existed,
+            previous_revision: change.previous_revision,
+            header: Some(written.header),
+            write: Some(written.write),
+        }
+    }
+}
+
+impl From<Written> for v1::KeysDeleteResponse {
+    fn from(written: Written) -> Self {
+        let change = written.key_change();
+        v1::KeysDeleteResponse {
+            deleted: change.existed,
+            revision: change.revision,
+            previous_revision: change.previous_revision,
+            header: Some(written.header),
+            write: Some(written.write),
+        }
+    }
+}
+
+/// How the answer to a write of one operation is made.
+pub(super) type Respond = fn(Written) -> Response;
+
+/// Takes a request apart if it is a write of one operation; else gives it back.
+pub(super) fn single(request: Request) -> Result<(Single, Respond), Request> {
+    macro_rules! writes {
+        ($($variant:ident),* $(,)?) => {
+            match request {
+                $(Request::$variant(request) => {
+                    let respond: Respond = |written| Response::$variant(written.into());
+                    Ok((request.into(), respond))
+                })*
+                other => Err(other),
+            }
+        };
+    }
+    writes! {
+        CountersAdd,
+        CountersSet,
+        CountersCompareAndSet,
+        CountersDelete,
+        CountersConfigure,
+        KeysPut,
+        KeysDelete,
     }
 }

@@ -44,7 +44,8 @@ use self::{
     leader::{Leader, Leadership},
     log_time::LogTime,
     propose::{
-        Applied, Outcome, Proposal, Proposer, Ticket, Waiter, await_outcome, no_quorum_after,
+        Answerer, Applied, Outcome, Proposal, Proposer, Ticket, Waiter, await_outcome,
+        no_quorum_after,
     },
     read::Reads,
     read_index::Rounds,
@@ -99,6 +100,14 @@ pub enum WhenFull {
 pub struct Admission {
     _place: OwnedSemaphorePermit,
     _bytes: OwnedSemaphorePermit,
+}
+
+/// A write that was decided before it was proposed, with who is to learn it.
+pub struct NotHere {
+    /// What was decided.
+    pub outcome: Outcome,
+    /// Who waits.
+    pub answerer: Box<dyn Answerer>,
 }
 
 /// A running Raft node, as the api sees it. Cheap to clone.
@@ -330,6 +339,17 @@ impl Consensus {
         }
     }
 
+    /// Room for one write, if there is some at once.
+    pub fn try_admit(&self, size_bytes: usize) -> Option<Admission> {
+        if self.is_shutting_down() {
+            return None;
+        }
+        let place = Arc::clone(&self.inner.places).try_acquire_owned().ok()?;
+        let size = u32::try_from(size_bytes).unwrap_or(u32::MAX);
+        let bytes = Arc::clone(&self.inner.bytes).try_acquire_many_owned(size).ok()?;
+        Some(Admission { _place: place, _bytes: bytes })
+    }
+
     /// Runs one write: here if this node leads, else forwarded once to the leader.
     pub async fn write(
         &self,
@@ -394,27 +414,56 @@ impl Consensus {
         admission: Option<Admission>,
         deadline: Instant,
     ) -> Result<Applied, Error> {
-        if self.inner.shutting_down.load(Ordering::Acquire) {
-            return Err(NotProposed::ShuttingDown.into());
-        }
         self.check_limits(&command)?;
         if let Some(applied) = self.decide_before_proposing(&command) {
             return Ok(applied);
         }
         let ticket = Arc::new(Ticket::default());
         let (waiter, answer) = oneshot::channel();
-        let waiter = Waiter::new(waiter, admission);
+        let waiter = Waiter::task(waiter, admission);
         let size_bytes = propose::size_hint(&command);
         let proposal =
             Proposal { command, size_bytes, ticket: Arc::clone(&ticket), deadline, waiter };
-        self.inner.queue.try_send(proposal).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => NotProposed::Overloaded {
-                limit: Limit::InFlight,
-                message: format!("at most {WRITES_IN_FLIGHT_MAX} writes may be under way"),
-            },
-            mpsc::error::TrySendError::Closed(_) => NotProposed::ShuttingDown,
-        })?;
+        self.queue(proposal).map_err(|(refusal, _)| refusal)?;
         await_outcome(answer, &ticket, deadline).await
+    }
+
+    /// The same without waiting: the answerer learns the outcome, and is given back if the write was
+    /// refused at once. Its deadline is the caller's to watch, with [`propose::at_deadline`].
+    pub fn propose_here(
+        &self,
+        command: Command,
+        admission: Admission,
+        ticket: Arc<Ticket>,
+        deadline: Instant,
+        answerer: Box<dyn Answerer>,
+    ) -> Result<(), NotHere> {
+        if let Err(refusal) = self.check_limits(&command) {
+            return Err(NotHere { outcome: Err(refusal.into()), answerer });
+        }
+        if let Some(applied) = self.decide_before_proposing(&command) {
+            return Err(NotHere { outcome: Ok(applied), answerer });
+        }
+        let size_bytes = propose::size_hint(&command);
+        let waiter = Waiter::answerer(answerer, admission);
+        let proposal = Proposal { command, size_bytes, ticket, deadline, waiter };
+        self.queue(proposal).map_err(|(refusal, proposal)| {
+            let answerer = proposal.waiter.into_answerer().expect("it was made with one");
+            NotHere { outcome: Err(refusal.into()), answerer }
+        })
+    }
+
+    fn queue(&self, proposal: Proposal) -> Result<(), (NotProposed, Proposal)> {
+        self.inner.queue.try_send(proposal).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(proposal) => {
+                let refusal = NotProposed::Overloaded {
+                    limit: Limit::InFlight,
+                    message: format!("at most {WRITES_IN_FLIGHT_MAX} writes may be under way"),
+                };
+                (refusal, proposal)
+            }
+            mpsc::error::TrySendError::Closed(proposal) => (NotProposed::ShuttingDown, proposal),
+        })
     }
 
     /// Nothing that is decided in apply is decided here, on a state that may be an old one: but by
@@ -435,6 +484,9 @@ impl Consensus {
 
     /// Limits that the leader guards before it proposes.
     fn check_limits(&self, command: &Command) -> Result<(), NotProposed> {
+        if self.is_shutting_down() {
+            return Err(NotProposed::ShuttingDown);
+        }
         if self.disk_nearly_full() && !frees_room(&command.action) {
             return Err(NotProposed::Overloaded {
                 limit: Limit::Disk,

@@ -113,22 +113,58 @@ pub struct Proposal {
     pub waiter: Waiter,
 }
 
+/// Takes the outcome of a write where no task waits for it. Dropped unasked it learns that nobody will
+/// know more: see [`gone`].
+pub trait Answerer: Send {
+    /// The outcome. Must not block.
+    fn answer(self: Box<Self>, outcome: Outcome);
+}
+
 /// Who waits for the answer to a write. It holds the write's room: a caller that goes away leaves
 /// its write in the queue, where it takes as much as before.
-#[derive(Debug)]
 pub struct Waiter {
-    answer: oneshot::Sender<Outcome>,
+    to: To,
     _admission: Option<Admission>,
 }
 
+enum To {
+    /// A task that waits.
+    Task(oneshot::Sender<Outcome>),
+    /// Whatever is to be done then.
+    Answerer(Box<dyn Answerer>),
+}
+
+impl std::fmt::Debug for Waiter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Waiter").finish_non_exhaustive()
+    }
+}
+
 impl Waiter {
-    pub(super) fn new(answer: oneshot::Sender<Outcome>, admission: Option<Admission>) -> Self {
-        Waiter { answer, _admission: admission }
+    /// A task.
+    pub(super) fn task(answer: oneshot::Sender<Outcome>, admission: Option<Admission>) -> Self {
+        Waiter { to: To::Task(answer), _admission: admission }
+    }
+
+    /// No task.
+    pub(super) fn answerer(answerer: Box<dyn Answerer>, admission: Admission) -> Self {
+        Waiter { to: To::Answerer(answerer), _admission: Some(admission) }
     }
 
     /// Answers, if somebody still waits, and gives the room back.
     fn send(self, outcome: Outcome) {
-        let _ = self.answer.send(outcome);
+        match self.to {
+            To::Task(answer) => drop(answer.send(outcome)),
+            To::Answerer(answerer) => answerer.answer(outcome),
+        }
+    }
+
+    /// Whom it would have answered.
+    pub(super) fn into_answerer(self) -> Option<Box<dyn Answerer>> {
+        match self.to {
+            To::Task(_) => None,
+            To::Answerer(answerer) => Some(answerer),
+        }
     }
 }
 
@@ -385,13 +421,25 @@ pub(super) async fn await_outcome(
 ) -> Outcome {
     match tokio::time::timeout_at(deadline, answer).await {
         Ok(Ok(outcome)) => outcome,
-        // The queue is gone with the request in it, or after it was handed over.
-        Ok(Err(_)) if ticket.abandon() => Err(NotProposed::ShuttingDown.into()),
-        Ok(Err(_)) => Err(Unknown::WaiterGone.into()),
-        Err(_) if ticket.abandon() || seeded_bugs::is_on("timeout-not-applied") => {
-            Err(NotProposed::Deadline.into())
-        }
-        Err(_) => Err(Unknown::Deadline.into()),
+        Ok(Err(_)) => Err(gone(ticket)),
+        Err(_) => Err(at_deadline(ticket)),
+    }
+}
+
+/// What a waiter may say whose deadline has passed.
+pub fn at_deadline(ticket: &Ticket) -> Error {
+    match ticket.abandon() || seeded_bugs::is_on("timeout-not-applied") {
+        true => NotProposed::Deadline.into(),
+        false => Unknown::Deadline.into(),
+    }
+}
+
+/// What a waiter may say that will never be answered: the queue is gone with the request in it, or
+/// after it was handed over.
+pub fn gone(ticket: &Ticket) -> Error {
+    match ticket.abandon() {
+        true => NotProposed::ShuttingDown.into(),
+        false => Unknown::WaiterGone.into(),
     }
 }
 
