@@ -3,8 +3,9 @@
 # then. Prints a table; every row is also a line of JSON in the results.
 #
 #   deploy/bench/growth.sh [--quick] [--counters N] [--keys N] [--sessions N] [--idempotency-keys N]
-#                          [--seconds N] [--results FILE]
+#                          [--seconds N] [--results FILE] [--doc]
 #
+#   --doc     write the table into docs/performance.md
 #   --quick   a hundredth of everything, 2 s a load: does it all work?
 #
 # The default is 10 M counters, 1 M keys of 256 bytes, 100,000 sessions, 1 M idempotency keys, and needs
@@ -20,10 +21,12 @@ sessions=100000
 idempotency_keys=1000000
 small=100000
 seconds=10
+doc=no
 results=target/bench/growth.jsonl
 while (($#)); do
     case "$1" in
         --quick) counters=100000 keys=10000 sessions=1000 idempotency_keys=10000 small=1000 seconds=2 ;;
+        --doc) doc=yes ;;
         --counters) counters=${2:?}; shift ;;
         --keys) keys=${2:?}; shift ;;
         --sessions) sessions=${2:?}; shift ;;
@@ -44,7 +47,6 @@ disk() { du -sm "$scratch/data/tally1" | cut -f1; }
 now() { date +%s%3N; }
 snapshot_index() { "$tally" status --json | grep -oE '"snapshot_index":[0-9]+' | cut -d: -f2 | sort -n | head -n 1; }
 
-row() { printf '%-52s %s\n' "$1" "$2"; }
 keep() { printf '{"what":"%s",%s\n' "$1" "${2#\{}" >>"$results"; }
 
 # The same load over so many names, all of which are there.
@@ -117,3 +119,4 @@ serve_flags=(--snapshot-after-entries 3000)
 for id in 1 2 3; do restart "$id" TERM; done
 snapshot "$((seconds * 3))s" "are built"
 say "the figures are in $results"
+if [[ $doc == yes ]]; then write_doc growth deploy/bench/growth.sh; fi

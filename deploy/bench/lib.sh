@@ -225,14 +225,39 @@ ready() {
         --duration 200ms --warmup 0ms --json 2>/dev/null | grep -q '"errors":0'
 }
 
+# --- Tables -------------------------------------------------------------------------------------
+
+# A row of the script's table: what, and its value.
+row() {
+    printf '%-52s %s\n' "$1" "$2"
+    printf '| %s | %s |\n' "$1" "$2" >>"$scratch/rows"
+}
+
+# Puts the table into docs/performance.md, between the markers of this name.
+write_doc() {
+    {
+        printf 'Measured by %s. %s\n\n' "$2" "$(machine_line)"
+        printf '| what | measured |\n|---|---|\n'
+        cat "$scratch/rows"
+    } | python3 deploy/bench/report.py --insert "$1" docs/performance.md
+    say "docs/performance.md has it"
+}
+
 # --- The ground ---------------------------------------------------------------------------------
+
+cpu_model() { awk -F': ' '/^model name/ { print $2; exit }' /proc/cpuinfo; }
+memory_size() { awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo; }
+
+machine_line() {
+    printf '%s, %d cores, %s, %s, %s; load %s at the end.' "$(cpu_model)" "$(nproc)" "$(memory_size)" \
+        "$(uname -sr)" "$(stat -f -c %T "$scratch")" "$(cut -d' ' -f1-3 /proc/loadavg)"
+}
 
 # One JSON object: what the figures were measured on.
 machine_json() {
-    local model memory
-    model=$(awk -F': ' '/^model name/ { print $2; exit }' /proc/cpuinfo)
-    memory=$(awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)
+    local model
+    model=$(cpu_model)
     printf '{"cpu":"%s","cores":%d,"memory":"%s","kernel":"%s","filesystem":"%s","load":"%s"}' \
-        "${model:-$(uname -m)}" "$(nproc)" "$memory" "$(uname -sr)" \
+        "${model:-$(uname -m)}" "$(nproc)" "$(memory_size)" "$(uname -sr)" \
         "$(stat -f -c %T "$scratch")" "$(cut -d' ' -f1-3 /proc/loadavg)"
 }
