@@ -109,10 +109,7 @@ mod tests {
     fn every_operation_has_its_moment() {
         let seconds = Duration::from_secs;
         let schedule = Schedule::new(1000.0, seconds(1), seconds(2));
-        assert_eq!(
-            (schedule.first_measured, schedule.end, schedule.measured()),
-            (1000, 3000, 2000)
-        );
+        assert_eq!((schedule.first_measured, schedule.end), (1000, 3000));
         // The first is due at once, and each one when its moment has come, not before.
         for number in [0, 1, 999, 1000, 2998] {
             assert_eq!(schedule.due(schedule.at(number)), number + 1, "{number}");
