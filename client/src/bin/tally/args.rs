@@ -265,7 +265,7 @@ pub(crate) struct Write {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Read {
-    /// The promise asked for: linearizable, bounded:200ms, session:TOKEN or local.
+    /// The promise asked for: linearizable, bounded:200ms, session, session:TOKEN or local.
     #[arg(long, default_value = "linearizable", value_name = "LEVEL", value_parser = read_level)]
     pub(crate) read: ReadLevel,
 }
