@@ -11,6 +11,7 @@ either it prints the tables. Needs nothing but Python 3.
 """
 
 import json
+import os
 import re
 import statistics
 import sys
@@ -324,6 +325,10 @@ def main(arguments):
             print(f"\n## {name}\n\n{text}")
         return None
     path = Path(options["--doc"])
+    if "--plots" in options:
+        directory = os.path.relpath(options["--plots"], path.parent)
+        for peer in TITLES.keys() & made.keys():
+            made[peer] += f"\n\n![{TITLES[peer]}: operations a second]({directory}/{peer}.svg)"
     text = path.read_text()
     for name, content in made.items():
         text = insert(text, name, content)
