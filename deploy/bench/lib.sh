@@ -65,7 +65,7 @@ clean_up() {
     ((${#skipped[@]})) && printf 'SKIPPED: %s\n' "${skipped[@]}" >&2
     if ((status == 0)) && ! ((${#skipped[@]})); then
         rm -rf "$scratch"
-    else
+    elif ! rmdir "$scratch" 2>/dev/null; then
         printf 'exit code %d; logs are in %s\n' "$status" "$scratch" >&2
     fi
     exit "$status"
