@@ -167,6 +167,67 @@ async fn bench_ends_with_one_object() {
 }
 
 #[tokio::test]
+async fn an_open_loop_accounts_for_every_operation() {
+    let cluster = Cluster::start(1).await;
+    let arguments = "bench add-hot --rate 400 --duration 500ms --warmup 100ms --json";
+    let arguments: Vec<_> = arguments.split(' ').collect();
+    let run = tally(&cluster, &arguments).await;
+    let result = run.json();
+    let number = |name: &str| result[name].as_u64().unwrap_or_else(|| panic!("{name}: {result}"));
+    assert_eq!(number("started") + number("not_started"), 200, "{result}");
+    assert_eq!((number("not_started"), number("errors")), (0, 0), "{result}");
+    // Those that warmed up were done too.
+    assert_eq!(cluster.value("bench/hot"), 240);
+
+    // Nobody answers: what finds no room is not started, and counted.
+    cluster.script(0, (0..1000).map(|_| Act::Silence));
+    let arguments = "bench add-hot --rate 400 --in-flight 10 --duration 500ms --warmup 0ms --json \
+                     --deadline 1s";
+    let arguments: Vec<_> = arguments.split_whitespace().collect();
+    let run = tally(&cluster, &arguments).await;
+    let result = run.json();
+    assert_eq!((&result["started"], &result["not_started"]), (&10.into(), &190.into()), "{result}");
+    assert_eq!(result["errors"], 10, "{result}");
+    assert!(result["error_p50_us"].as_u64().unwrap() >= 900_000, "{result}");
+}
+
+#[tokio::test]
+async fn a_bench_can_be_deep_and_knows_its_ground() {
+    let cluster = Cluster::start(1).await;
+    let arguments = "bench add-hot --clients 2 --depth 16 --duration 300ms --warmup 50ms --json";
+    let run = tally(&cluster, &arguments.split(' ').collect::<Vec<_>>()).await;
+    assert!(run.json()["operations"].as_u64().unwrap() > 0, "{}", run.stdout);
+    let packs = cluster.nodes[0].seen.lock().unwrap().packs.clone();
+    assert!(packs.iter().any(|pack| *pack > 8), "calls of one caller travel together: {packs:?}");
+
+    let directory = std::env::temp_dir();
+    let mut arguments: Vec<_> =
+        "bench add-hot --clients 1 --baseline echo --duration 300ms --warmup 50ms --json"
+            .split(' ')
+            .collect();
+    arguments.extend(["--fsync-dir", directory.to_str().unwrap()]);
+    let run = tally(&cluster, &arguments).await;
+    let result = run.json();
+    for part in ["unary_alone", "unary", "stream"] {
+        assert!(result["baseline"][part]["ops_per_second"].as_f64().unwrap() > 0.0, "{result}");
+        assert_eq!(result["baseline"][part]["errors"], 0, "{result}");
+    }
+    assert!(result["ratios"]["lone_write_to_floor"].as_f64().unwrap() > 0.0, "{result}");
+}
+
+#[tokio::test]
+async fn a_cluster_can_be_filled() {
+    let cluster = Cluster::start(1).await;
+    let arguments = ["fill", "--idempotency-keys", "50", "--sessions", "3", "--json"];
+    let run = tally(&cluster, &arguments).await;
+    let result = run.json();
+    assert_eq!(result["idempotency_keys"]["count"], 50, "{result}");
+    assert_eq!(cluster.value("fill/idempotent"), 50);
+    // The sessions stay; only that of the filling client is closed.
+    assert_eq!((&result["sessions"]["count"], cluster.model().sessions.len()), (&3.into(), 3));
+}
+
+#[tokio::test]
 async fn the_demonstration_does_not_kill_strangers() {
     let cluster = Cluster::start(1).await;
     let run = tally(&cluster, &["demo", "--rounds", "1", "--seconds", "1"]).await;

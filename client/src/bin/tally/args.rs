@@ -54,8 +54,17 @@ pub(crate) enum Command {
     Apply(Apply),
     /// Shows the nodes: roles, terms, log and applied index, lag, disk.
     Status(Status),
-    /// Measures throughput and latency, in a closed loop.
-    Bench(Bench),
+    /// Measures throughput and latency: in a closed loop, or at a fixed rate.
+    Bench(Box<Bench>),
+    /// Fills a cluster quickly with counters, keys, sessions and idempotency keys.
+    Fill(Fill),
+    /// Answers `bench --target echo`: what gRPC alone can do here.
+    #[command(hide = true)]
+    BenchEchoServer {
+        /// Bytes of the value in each answer.
+        #[arg(long, default_value_t = 256)]
+        value_size: usize,
+    },
     /// Kills leaders under load and counts: nothing lost, nothing counted twice.
     Demo(Demo),
     /// Prints a completion script for a shell.
@@ -254,9 +263,9 @@ pub(crate) struct Write {
     pub(crate) idempotency_window: Option<Time>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Read {
-    /// The promise asked for: linearizable, bounded:200ms, session:TOKEN or local.
+    /// The promise asked for: linearizable, bounded:200ms, session, session:TOKEN or local.
     #[arg(long, default_value = "linearizable", value_name = "LEVEL", value_parser = read_level)]
     pub(crate) read: ReadLevel,
 }
@@ -274,20 +283,35 @@ pub(crate) struct Pages {
     pub(crate) all: bool,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Bench {
     /// What each caller does.
     #[arg(value_enum)]
     pub(crate) workload: Workload,
-    /// How calls travel.
+    /// Whom it is done to, at the endpoints. Other systems than Tally need the feature `peers`.
+    #[arg(long, value_enum, default_value_t = TargetName::Tally)]
+    pub(crate) target: TargetName,
+    /// How calls to Tally travel.
     #[arg(long, value_enum, default_value_t = Way::Stream)]
     pub(crate) transport: Way,
-    /// Callers, each with one call in flight.
+    /// Callers.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) clients: u32,
+    /// Calls that each caller has in flight.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) depth: u32,
     /// Connections that the callers share.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) connections: u32,
+    /// Open loop: start so many operations a second, whether or not earlier ones are answered.
+    /// Latency counts from the moment at which an operation was to start.
+    #[arg(long, value_name = "OPS_PER_S", value_parser = rate, conflicts_with_all = ["history", "depth"])]
+    pub(crate) rate: Option<f64>,
+    /// Open loop: at most so many operations in flight. One that would be too many is not started,
+    /// and counted.
+    #[arg(long, default_value_t = 10_000, requires = "rate", value_name = "CALLS")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) in_flight: u32,
     /// How long to measure.
     #[arg(long, default_value = "10s", value_name = "TIME")]
     pub(crate) duration: Time,
@@ -303,17 +327,75 @@ pub(crate) struct Bench {
     /// Bytes of each value.
     #[arg(long, default_value_t = 256, value_name = "BYTES")]
     pub(crate) value_size: usize,
+    /// What the workload reads is there already: write nothing before it starts.
+    #[arg(long)]
+    pub(crate) no_prepare: bool,
+    /// Redis only: acknowledge writes without waiting for a replica.
+    #[cfg(feature = "peers")]
+    #[arg(long)]
+    pub(crate) no_wait: bool,
     /// Seed of the callers' choices.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Processes of the servers, on this machine: also measures their CPU time per operation.
+    /// Processes of the servers, on this machine, for their CPU time and memory. Default: the
+    /// nodes, if all of them run here.
     #[arg(long, value_delimiter = ',', value_name = "PID,..")]
     pub(crate) pids: Vec<u32>,
+    /// First measures what the ground allows, in the same run: gRPC alone, against a server without
+    /// storage that this command starts and stops.
+    #[arg(long, value_enum)]
+    pub(crate) baseline: Option<Baseline>,
+    /// First measures an append of 4 KiB with its fdatasync in this directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) fsync_dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) history: History,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TargetName {
+    Tally,
+    /// A server that only answers: `tally bench-echo-server`.
+    Echo,
+    #[cfg(feature = "peers")]
+    Etcd,
+    #[cfg(feature = "peers")]
+    Redis,
+    #[cfg(feature = "peers")]
+    Nats,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Baseline {
+    Echo,
+}
+
 #[derive(Debug, Args)]
+pub(crate) struct Fill {
+    /// Counters to create, `fill/c/00000000` and so on.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) counters: u64,
+    /// Keys to put, `fill/k/00000000` and so on.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) keys: u64,
+    /// Bytes of each key's value.
+    #[arg(long, default_value_t = 256, value_name = "BYTES")]
+    pub(crate) value_size: usize,
+    /// Sessions to open, and to leave open for as long as the cluster allows.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) sessions: u64,
+    /// Adds under an idempotency key of their own, remembered for the cluster's window.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) idempotency_keys: u64,
+    /// Use the names of `bench`, so that it finds its counters and keys there.
+    #[arg(long)]
+    pub(crate) for_bench: bool,
+    /// Start the numbers in names here.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) first: u64,
+}
+
+#[derive(Debug, Clone, Args)]
 pub(crate) struct History {
     /// Write all that is asked and answered to a file, a line of JSON each: `tally-sim check FILE`
     /// judges it. Nobody else may write to the cluster meanwhile.
@@ -392,10 +474,20 @@ impl FromStr for Time {
     }
 }
 
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+    if !(0.1..=10_000_000.0).contains(&rate) {
+        return Err("a rate is between 0.1 and 10,000,000 operations a second".to_owned());
+    }
+    Ok(rate)
+}
+
 fn read_level(text: &str) -> Result<ReadLevel, String> {
     match text.split_once(':') {
         None if text == "linearizable" => Ok(ReadLevel::Linearizable),
         None if text == "local" => Ok(ReadLevel::Local),
+        // What this process has seen: of use to one that goes on reading.
+        None if text == "session" => Ok(ReadLevel::Session(None)),
         Some(("bounded", bound)) => Ok(ReadLevel::bounded(bound.parse::<Time>()?.0)),
         Some(("session", token)) => {
             let token = token.parse().map_err(|error| format!("{error}"))?;

@@ -24,9 +24,10 @@ use tokio::{
 use crate::{
     args::{Arguments, DEFAULT_ENDPOINTS, Demo},
     audit::{Account, Verdict, audit},
+    bench::Failed,
     book::{Book, OBSERVER},
     load::{Recorder, grouped, micros},
-    output::{Exit, Failure, Output, progress, progress_done},
+    output::{Exit, Failure, Output, note, progress, progress_done},
     procs::{self, OwnCluster},
 };
 
@@ -113,12 +114,6 @@ pub(crate) async fn run(
     let (report, verdict) = result?;
     output.result(&report, |report| show(report, &verdict));
     Ok(if verdict.passed() { Exit::Done } else { Exit::AuditFailed })
-}
-
-/// A line that stays.
-fn note(text: &str) {
-    progress(text);
-    progress_done();
 }
 
 /// A client of the cluster that is there, or of one that is started.
@@ -261,7 +256,7 @@ async fn count(shared: Arc<Shared>, index: usize) -> Vec<Account> {
                 books[item].values.push(change.value);
             }
             Err(error) => {
-                shared.recorder.failed(&error);
+                shared.recorder.failed(&Failed::from(&error), sent.elapsed());
                 if error.outcome() != Some(Outcome::NotApplied) {
                     books[item].unknown += 1;
                 }

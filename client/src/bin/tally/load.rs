@@ -1,4 +1,4 @@
-//! What closed-loop callers measure, together.
+//! What callers measure, together.
 
 use std::{
     collections::BTreeMap,
@@ -11,10 +11,59 @@ use std::{
 
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
-use tally_client::{Error, Outcome};
+
+use crate::bench::Failed;
 
 /// Latencies are kept to three digits, up to this.
 const LATENCY_MAX: Duration = Duration::from_secs(600);
+
+/// Latencies of one kind.
+#[derive(Debug)]
+pub(crate) struct Latencies(Histogram<u64>);
+
+impl Default for Latencies {
+    fn default() -> Self {
+        let max = LATENCY_MAX.as_micros() as u64;
+        let histogram = Histogram::new_with_bounds(1, max, 3);
+        Self(histogram.unwrap_or_else(|_| unreachable!("the bounds are valid")))
+    }
+}
+
+impl Latencies {
+    pub(crate) fn record(&mut self, latency: Duration) {
+        self.0.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn add(&mut self, other: &Self) {
+        // All are made with the same limits, so none is too wide to be added.
+        let _ = self.0.add(&other.0);
+    }
+
+    /// Quantiles in microseconds, as JSON.
+    pub(crate) fn figures(&self) -> Map<String, Value> {
+        let mut figures = Map::new();
+        for (name, quantile) in
+            [("p50_us", 0.5), ("p95_us", 0.95), ("p99_us", 0.99), ("p999_us", 0.999)]
+        {
+            figures.insert(name.to_owned(), json!(self.0.value_at_quantile(quantile)));
+        }
+        figures.insert("max_us".to_owned(), json!(self.0.max()));
+        figures.insert("mean_us".to_owned(), json!(self.0.mean().round()));
+        figures
+    }
+
+    /// The same under other names, and fewer of them.
+    fn few_figures(&self, prefix: &str) -> impl Iterator<Item = (String, Value)> {
+        let figures = self.figures();
+        ["p50_us", "p99_us", "max_us"]
+            .into_iter()
+            .map(move |name| (format!("{prefix}_{name}"), figures[name].clone()))
+    }
+}
 
 /// Callers share histograms: one each would not fit into memory, one for all would be contended.
 const SHARDS: usize = 16;
@@ -22,7 +71,13 @@ const SHARDS: usize = 16;
 /// Successes, failures and latencies of all callers.
 #[derive(Debug)]
 pub(crate) struct Recorder {
-    shards: Vec<Mutex<Histogram<u64>>>,
+    shards: Vec<Mutex<Latencies>>,
+    /// How long it took to fail.
+    failures: Mutex<Latencies>,
+    /// How late operations started; only the open loop has it.
+    lateness: Mutex<Latencies>,
+    started: AtomicU64,
+    not_started: AtomicU64,
     done: AtomicU64,
     failed: AtomicU64,
     unknown: AtomicU64,
@@ -35,9 +90,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Recorder {
     pub(crate) fn new() -> Self {
-        let shard = || Mutex::new(histogram());
         Self {
-            shards: (0..SHARDS).map(|_| shard()).collect(),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            failures: Mutex::default(),
+            lateness: Mutex::default(),
+            started: AtomicU64::new(0),
+            not_started: AtomicU64::new(0),
             done: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             unknown: AtomicU64::new(0),
@@ -47,16 +105,27 @@ impl Recorder {
 
     pub(crate) fn done(&self, caller: usize, latency: Duration) {
         self.done.fetch_add(1, Ordering::Relaxed);
-        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        lock(&self.shards[caller % SHARDS]).saturating_record(micros);
+        lock(&self.shards[caller % SHARDS]).record(latency);
     }
 
-    pub(crate) fn failed(&self, error: &Error) {
+    pub(crate) fn failed(&self, failed: &Failed, latency: Duration) {
         self.failed.fetch_add(1, Ordering::Relaxed);
-        if error.outcome() == Some(Outcome::Unknown) {
+        if failed.unknown {
             self.unknown.fetch_add(1, Ordering::Relaxed);
         }
-        *lock(&self.reasons).entry(error.reason().to_owned()).or_default() += 1;
+        lock(&self.failures).record(latency);
+        *lock(&self.reasons).entry(failed.reason.clone()).or_default() += 1;
+    }
+
+    /// The open loop started an operation, so much later than it was to start.
+    pub(crate) fn started(&self, lateness: Duration) {
+        self.started.fetch_add(1, Ordering::Relaxed);
+        lock(&self.lateness).record(lateness);
+    }
+
+    /// The open loop could not start an operation: too many were in flight.
+    pub(crate) fn not_started(&self) {
+        self.not_started.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Operations done so far.
@@ -76,29 +145,29 @@ impl Recorder {
 
     /// The figures, as JSON.
     pub(crate) fn figures(&self) -> Map<String, Value> {
-        let mut all = histogram();
+        let mut all = Latencies::default();
         for shard in &self.shards {
-            // All are made with the same limits, so none is too wide to be added.
-            let _ = all.add(&*lock(shard));
+            all.add(&lock(shard));
         }
-        let mut figures = Map::new();
-        for (name, quantile) in
-            [("p50_us", 0.5), ("p95_us", 0.95), ("p99_us", 0.99), ("p999_us", 0.999)]
-        {
-            figures.insert(name.to_owned(), json!(all.value_at_quantile(quantile)));
-        }
-        figures.insert("max_us".to_owned(), json!(all.max()));
-        figures.insert("mean_us".to_owned(), json!(all.mean().round()));
+        let mut figures = all.figures();
         figures.insert("errors".to_owned(), json!(self.errors()));
         figures.insert("unknown".to_owned(), json!(self.unknown()));
         figures.insert("error_reasons".to_owned(), json!(*lock(&self.reasons)));
+        if self.errors() > 0 {
+            figures.extend(lock(&self.failures).few_figures("error"));
+        }
         figures
     }
-}
 
-fn histogram() -> Histogram<u64> {
-    let max = LATENCY_MAX.as_micros() as u64;
-    Histogram::new_with_bounds(1, max, 3).unwrap_or_else(|_| unreachable!("the bounds are valid"))
+    /// What only the open loop has, as JSON.
+    pub(crate) fn open_figures(&self) -> Map<String, Value> {
+        let mut figures = Map::new();
+        let count = |counter: &AtomicU64| json!(counter.load(Ordering::Relaxed));
+        figures.insert("started".to_owned(), count(&self.started));
+        figures.insert("not_started".to_owned(), count(&self.not_started));
+        figures.extend(lock(&self.lateness).few_figures("late"));
+        figures
+    }
 }
 
 /// `1234567` as `1,234,567`.

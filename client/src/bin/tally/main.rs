@@ -10,6 +10,7 @@ mod bench;
 mod book;
 mod counter;
 mod demo;
+mod fill;
 mod kv;
 mod load;
 mod output;
@@ -37,7 +38,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let output = Output { json: arguments.json };
-    let many_tasks = matches!(arguments.command, Command::Bench(_) | Command::Demo(_));
+    let many_tasks = matches!(
+        arguments.command,
+        Command::Bench(_) | Command::BenchEchoServer { .. } | Command::Demo(_) | Command::Fill(_)
+    );
     let mut builder = if many_tasks {
         tokio::runtime::Builder::new_multi_thread()
     } else {
@@ -73,6 +77,10 @@ async fn run(arguments: Arguments, output: Output) -> Result<Exit, Failure> {
             status::run(&client(&arguments)?, status, output).await.map(|()| Exit::Done)
         }
         Command::Bench(bench) => bench::run(&arguments, bench, output).await.map(|()| Exit::Done),
+        Command::BenchEchoServer { value_size } => {
+            bench::serve_echo(*value_size).await.map(|()| Exit::Done)
+        }
+        Command::Fill(fill) => fill::run(&arguments, fill, output).await.map(|()| Exit::Done),
         Command::Demo(demo) => demo::run(&arguments, demo, output).await,
     }
 }

@@ -259,6 +259,12 @@ pub(crate) fn progress_done() {
     }
 }
 
+/// A line that stays.
+pub(crate) fn note(text: &str) {
+    progress(text);
+    progress_done();
+}
+
 /// Columns, aligned; the first row is the head.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();

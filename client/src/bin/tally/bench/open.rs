@@ -1,0 +1,130 @@
+//! The open loop: operations start at a fixed rate, whether or not earlier ones are answered.
+//!
+//! Latency counts from the moment at which an operation was to start, so a pause of the cluster is
+//! felt by all that should have started during it, also if this process could not start them. What
+//! is in flight is bounded; an operation that finds no room is not started, and counted.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{runtime::Handle, sync::Semaphore, time::Instant};
+
+use super::{
+    run::{STOP, Shared},
+    target::Caller,
+    workload::Choice,
+};
+
+/// When the operations of a run are to start.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Schedule {
+    rate: f64,
+    /// Operations before this one warm up.
+    first_measured: u64,
+    /// One past the last operation.
+    end: u64,
+}
+
+impl Schedule {
+    pub(super) fn new(rate: f64, warmup: Duration, duration: Duration) -> Self {
+        let until = |time: Duration| (rate * time.as_secs_f64()).ceil() as u64;
+        Self { rate, first_measured: until(warmup), end: until(warmup + duration) }
+    }
+
+    fn is_measured(&self, number: u64) -> bool {
+        number >= self.first_measured
+    }
+
+    /// How long after the beginning this operation is to start.
+    fn at(&self, number: u64) -> Duration {
+        Duration::from_secs_f64(number as f64 / self.rate)
+    }
+
+    /// How many operations were to start by then.
+    fn due(&self, elapsed: Duration) -> u64 {
+        let due = (elapsed.as_secs_f64() * self.rate).floor() as u64 + 1;
+        due.min(self.end)
+    }
+}
+
+/// Starts operations until all that were to start have, or it is told to stop.
+///
+/// It runs on a thread of its own: tokio's timers are as coarse as a millisecond, which would be
+/// most of what is measured.
+pub(super) fn dispatch(
+    shared: &Arc<Shared>,
+    callers: &[Caller],
+    schedule: Schedule,
+    runtime: &Handle,
+) {
+    let room = Arc::new(Semaphore::new(shared.bench.in_flight as usize));
+    let mut choice = Choice::new(&shared.bench, 0);
+    let began = Instant::now();
+    let mut next = 0;
+    while next < schedule.end && shared.phase() != STOP {
+        let due = schedule.due(began.elapsed());
+        while next < due {
+            let (number, step) = (next, choice.next());
+            next += 1;
+            let measured = schedule.is_measured(number);
+            let Ok(permit) = room.clone().try_acquire_owned() else {
+                if measured {
+                    shared.recorder.not_started();
+                }
+                continue;
+            };
+            let scheduled = began + schedule.at(number);
+            if measured {
+                shared.recorder.started(scheduled.elapsed());
+            }
+            let shared = shared.clone();
+            let caller = callers[number as usize % callers.len()].clone();
+            runtime.spawn(async move {
+                let lane = number as usize;
+                let result = caller.perform(number + 1, step).await;
+                let latency = scheduled.elapsed();
+                match &result {
+                    _ if !measured => {}
+                    Ok(()) => shared.recorder.done(lane, latency),
+                    Err(failed) => shared.recorder.failed(failed, latency),
+                }
+                drop(permit);
+            });
+        }
+        let wait = schedule.at(next).saturating_sub(began.elapsed());
+        #[expect(clippy::disallowed_methods, reason = "this thread is no part of a simulation")]
+        std::thread::sleep(wait);
+    }
+    let all = shared.bench.in_flight;
+    runtime.block_on(async {
+        // The last ones end by their own deadlines.
+        let _ = room.acquire_many(all).await;
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_has_its_moment() {
+        let seconds = Duration::from_secs;
+        let schedule = Schedule::new(1000.0, seconds(1), seconds(2));
+        assert_eq!((schedule.first_measured, schedule.end), (1000, 3000));
+        // The first is due at once, and each one when its moment has come, not before.
+        for number in [0, 1, 999, 1000, 2998] {
+            assert_eq!(schedule.due(schedule.at(number)), number + 1, "{number}");
+        }
+        assert_eq!(schedule.due(Duration::from_micros(1500)), 2);
+        // A pause makes everything due that was to start during it; nothing is left out.
+        assert_eq!(schedule.due(seconds(60)), 3000);
+        assert!(schedule.is_measured(1000) && !schedule.is_measured(999));
+    }
+
+    #[test]
+    fn a_rate_below_one_a_second() {
+        let schedule = Schedule::new(0.5, Duration::ZERO, Duration::from_secs(10));
+        assert_eq!((schedule.first_measured, schedule.end), (0, 5));
+        assert_eq!(schedule.at(1), Duration::from_secs(2));
+        assert_eq!(schedule.due(Duration::from_millis(1999)), 1);
+    }
+}

