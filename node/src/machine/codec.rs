@@ -57,8 +57,17 @@ pub enum CodecError {
 ///
 /// If it opens two sessions: the id of a session is the log index of its entry.
 pub fn encode_batch(batch: &Batch) -> Bytes {
+    /// About what a command on a counter takes; a guess only spares growing.
+    const COMMAND_BYTES: usize = 96;
+
     assert!(opens_at_most_one_session(batch), "a log entry opens two sessions, which share an id");
-    encode(batch)
+    if batch.commands.len() < 2 {
+        return encode(batch);
+    }
+    let buffer = Vec::with_capacity(batch.commands.len() * COMMAND_BYTES);
+    postcard::to_extend(&(FORMAT_VERSION, batch), buffer)
+        .expect("plain data in memory can be encoded")
+        .into()
 }
 
 /// Decodes a log entry.
@@ -91,10 +100,17 @@ pub(super) fn opens_at_most_one_session(batch: &Batch) -> bool {
     batch.commands.iter().filter(opens).nth(1).is_none()
 }
 
+/// Most values fit into this. A buffer that grows a byte at a time (a fingerprint is 32 of them)
+/// costs more than the encoding.
+const SMALL_BYTES: usize = 256;
+
 pub(super) fn encode<T: Serialize>(value: &T) -> Bytes {
-    postcard::to_stdvec(&(FORMAT_VERSION, value))
-        .expect("plain data in memory can be encoded")
-        .into()
+    let value = (FORMAT_VERSION, value);
+    let mut small = [0; SMALL_BYTES];
+    match postcard::to_slice(&value, &mut small) {
+        Ok(bytes) => Bytes::copy_from_slice(bytes),
+        Err(_) => postcard::to_stdvec(&value).expect("plain data in memory can be encoded").into(),
+    }
 }
 
 pub(super) fn decode<T: DeserializeOwned>(

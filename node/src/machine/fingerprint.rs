@@ -31,18 +31,44 @@ const CANONICAL_VERSION: u8 = 1;
 impl Fingerprint {
     /// The digest of an action.
     pub fn of(action: &Action) -> Fingerprint {
-        let mut canonical = Canonical(Sha256::new());
+        let mut canonical = Canonical { hash: Sha256::new(), buffer: [0; BUFFER_BYTES], filled: 0 };
         canonical.tag(CANONICAL_VERSION);
         canonical.action(action);
-        Fingerprint(canonical.0.finalize().into())
+        Fingerprint(canonical.finish())
     }
 }
 
-struct Canonical(Sha256);
+/// Small pieces are gathered before they are hashed: most actions fit into this as a whole.
+const BUFFER_BYTES: usize = 256;
+
+struct Canonical {
+    hash: Sha256,
+    buffer: [u8; BUFFER_BYTES],
+    filled: usize,
+}
 
 impl Canonical {
+    fn put(&mut self, bytes: &[u8]) {
+        if bytes.len() > BUFFER_BYTES - self.filled {
+            self.hash.update(&self.buffer[..self.filled]);
+            self.filled = 0;
+        }
+        match self.buffer[self.filled..].get_mut(..bytes.len()) {
+            Some(place) => {
+                place.copy_from_slice(bytes);
+                self.filled += bytes.len();
+            }
+            None => self.hash.update(bytes),
+        }
+    }
+
+    fn finish(mut self) -> [u8; 32] {
+        self.hash.update(&self.buffer[..self.filled]);
+        self.hash.finalize().into()
+    }
+
     fn tag(&mut self, tag: u8) {
-        self.0.update([tag]);
+        self.put(&[tag]);
     }
 
     fn bool(&mut self, value: bool) {
@@ -50,16 +76,16 @@ impl Canonical {
     }
 
     fn u64(&mut self, value: u64) {
-        self.0.update(value.to_be_bytes());
+        self.put(&value.to_be_bytes());
     }
 
     fn i64(&mut self, value: i64) {
-        self.0.update(value.to_be_bytes());
+        self.put(&value.to_be_bytes());
     }
 
     fn bytes(&mut self, bytes: &[u8]) {
         self.u64(bytes.len() as u64);
-        self.0.update(bytes);
+        self.put(bytes);
     }
 
     fn text(&mut self, text: &str) {
@@ -92,7 +118,7 @@ impl Canonical {
             Action::Tick => self.tag(6),
             Action::CreateCluster { cluster_id, settings } => {
                 self.tag(7);
-                self.0.update(cluster_id.to_be_bytes());
+                self.put(&cluster_id.to_be_bytes());
                 self.u64(settings.sessions_max);
                 self.u64(settings.session_idle_ms);
                 self.u64(settings.idempotency_window_ms);
