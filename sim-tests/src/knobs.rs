@@ -53,6 +53,8 @@ pub struct Knobs {
     pub hot_counters: u64,
     /// Counters and keys over which the rest is spread.
     pub spread: u64,
+    /// Longest padding of a value, in bytes.
+    pub value_bytes_max: usize,
     /// Share of reads among the calls.
     pub reads: f64,
     /// Share of the hot counters' calls.
@@ -117,6 +119,7 @@ impl Knobs {
             short_deadlines: *[0.0, 0.02, 0.2].choose(rng).expect("not empty"),
             hot_counters: rng.random_range(1..=3),
             spread: log_uniform(rng, 2, 60),
+            value_bytes_max: *[0, 100, 1_000, 4_000].choose(rng).expect("not empty"),
             reads: rng.random_range(0.2..0.7),
             hot: rng.random_range(0.1..0.7),
             resends: *[0.0, 0.05, 0.2].choose(rng).expect("not empty"),
