@@ -98,6 +98,9 @@ pub enum NodeError {
     Io(#[from] io::Error),
 }
 
+/// Entries that are purged from the log together, as each purge is a record in it.
+const PURGE_BATCH_MAX: u64 = 256;
+
 /// A running node.
 #[derive(Debug)]
 pub struct Node {
@@ -524,7 +527,8 @@ async fn start_raft(
         // Snapshots are triggered by this node: the log's growth is counted in bytes too.
         snapshot_policy: openraft::SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: config.log_entries_kept,
-        purge_batch_size: 256,
+        // Never more than what is kept on purpose.
+        purge_batch_size: config.log_entries_kept.clamp(1, PURGE_BATCH_MAX),
         // A follower that lags by less than the log holds gets entries, not a snapshot.
         replication_lag_threshold: u64::MAX / 2,
         install_snapshot_timeout: 60_000,

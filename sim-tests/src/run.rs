@@ -196,8 +196,13 @@ fn keep_panics_quiet() {
             if !in_simulation {
                 return before(info);
             }
+            let told = info.to_string().replace('\n', " ");
             LAST_PANIC.with_borrow_mut(|last| {
-                last.get_or_insert_with(|| info.to_string().replace('\n', " "));
+                if last.is_none() {
+                    // A second one while it unwinds ends the process, and this is all that is left.
+                    eprintln!("{told}");
+                    *last = Some(told);
+                }
             });
         }));
     });
@@ -358,7 +363,11 @@ impl Run<'_> {
             );
             self.violate("liveness", stands_still.into_iter().collect());
         }
-        if let Err(error) = self.sim.step() {
+        let stepped = self.sim.step();
+        // One that ended a task of a node and not the run.
+        let panicked = LAST_PANIC.with_borrow_mut(Option::take);
+        self.violate("panic", panicked.into_iter().collect());
+        if let Err(error) = stepped {
             self.violate("harness", vec![format!("the simulation ended: {error}")]);
             return false;
         }

@@ -21,10 +21,7 @@ use std::{
 const UNDER_WAY_MS: u64 = 4_000;
 
 /// After a stall, what has waited comes in pieces for so long.
-const DRIP_MS: u64 = 300;
-
-/// Between two pieces.
-const DRIP_EVERY_MS: u64 = 2;
+const DRIP_MS: u64 = 4_000;
 
 const NEVER: u64 = u64::MAX;
 
@@ -40,6 +37,7 @@ pub struct Wire {
     cut_since_ms: AtomicU64,
     stall_began_ms: AtomicU64,
     stall_until_ms: AtomicU64,
+    drip_every_ms: AtomicU64,
     crossed_bytes: AtomicU64,
 }
 
@@ -49,6 +47,7 @@ impl Default for Wire {
             cut_since_ms: AtomicU64::new(NEVER),
             stall_began_ms: AtomicU64::new(0),
             stall_until_ms: AtomicU64::new(0),
+            drip_every_ms: AtomicU64::new(0),
             crossed_bytes: AtomicU64::new(0),
         }
     }
@@ -71,9 +70,11 @@ impl Wires {
         }
     }
 
-    /// What the present connections from one host to another carry waits.
-    pub fn stall(&self, from: &str, to: &str, now_ms: u64, until_ms: u64) {
+    /// What the present connections from one host to another carry waits, and then comes one piece
+    /// at a time.
+    pub fn stall(&self, from: &str, to: &str, (now_ms, until_ms): (u64, u64), drip_every_ms: u64) {
         let wire = self.between(from, to);
+        wire.drip_every_ms.store(drip_every_ms, Ordering::Relaxed);
         wire.stall_began_ms.store(now_ms, Ordering::Relaxed);
         wire.stall_until_ms.store(until_ms, Ordering::Relaxed);
     }
@@ -110,7 +111,7 @@ impl Wire {
     pub(super) fn pause_ms(&self, born_ms: u64, now_ms: u64) -> u64 {
         let until = self.stall_until_ms.load(Ordering::Relaxed);
         let drips = self.is_affected(born_ms) && now_ms < until + DRIP_MS;
-        if drips { DRIP_EVERY_MS } else { 0 }
+        if drips { self.drip_every_ms.load(Ordering::Relaxed) } else { 0 }
     }
 
     fn is_affected(&self, born_ms: u64) -> bool {

@@ -30,6 +30,11 @@ pub enum Fault {
     Isolate(Target),
     /// One node alone, without its clients.
     IsolateFromAll(Target),
+    /// The leader alone, until the others have another one and a while longer, in ms; its clients
+    /// still reach it.
+    Depose(u64),
+    /// One node alone, until the others have given up the log that it needs.
+    LeaveBehind(Target),
     /// The nodes in two halves, by the bits of a mask.
     Halves(u64),
     /// One link cut, and all others whole: who reaches whom is not transitive.
@@ -44,8 +49,9 @@ pub enum Fault {
     CutClients(Target),
     /// Messages of the node's links wait, and arrive together at the end.
     Hold(Target),
-    /// What the node's present connections bring it waits for so many ms; new ones are not affected.
-    Stall(Target, u64),
+    /// What the node's present connections bring it waits for so many ms, then comes in pieces, so
+    /// many ms apart; new connections are not affected.
+    Stall(Target, u64, u64),
     /// Messages take up to so many ms.
     Slow(u64),
     /// Messages get lost, together with the connection they are on: one in so many.
@@ -205,7 +211,9 @@ fn target(rng: &mut SmallRng) -> Target {
 }
 
 fn partition(rng: &mut SmallRng, _: &Knobs) -> Fault {
-    match rng.random_range(0..10) {
+    match rng.random_range(0..16) {
+        10..14 => Fault::Depose(rng.random_range(0..400)),
+        14..16 => Fault::LeaveBehind(Target::Follower(rng.random_range(0..4))),
         0..2 => Fault::Isolate(target(rng)),
         2 => Fault::IsolateFromAll(target(rng)),
         3..5 => Fault::Halves(rng.random()),
@@ -218,33 +226,34 @@ fn partition(rng: &mut SmallRng, _: &Knobs) -> Fault {
 }
 
 fn messages(rng: &mut SmallRng, knobs: &Knobs) -> Fault {
-    match rng.random_range(0..6) {
+    match rng.random_range(0..7) {
         0..2 => Fault::Hold(target(rng)),
         // About as long as a leader waits for an answer before it connects anew.
-        2 => Fault::Stall(
-            target(rng),
-            4 * knobs.election_ms_max + rng.random_range(50..50 + knobs.election_ms_max),
+        2 | 3 => Fault::Stall(
+            Target::Follower(rng.random_range(0..4)),
+            4 * knobs.election_ms_max + rng.random_range(20..20 + knobs.election_ms_max),
+            rng.random_range(5..400),
         ),
-        3 => Fault::Stall(target(rng), rng.random_range(200..2_500)),
-        4 => Fault::Slow(rng.random_range(knobs.latency_ms_max..2 * knobs.election_ms_max)),
+        4 => Fault::Stall(target(rng), rng.random_range(200..2_500), rng.random_range(1..100)),
+        5 => Fault::Slow(rng.random_range(knobs.latency_ms_max..2 * knobs.election_ms_max)),
         _ => Fault::Lose(rng.random_range(20..400)),
     }
 }
 
 fn process(rng: &mut SmallRng, _: &Knobs) -> Fault {
     match rng.random_range(0..18) {
-        12..16 => power_cut_on(rng),
-        16 => Fault::PowerCutTwo(
-            target(rng),
-            Target::Follower(rng.random_range(0..4)),
-            *[0, 1, 5, 20, 200].choose(rng).expect("not empty"),
-        ),
         0..2 => Fault::Kill(target(rng)),
         2..5 => Fault::PowerCut(target(rng)),
         5 => Fault::PowerCutAll,
         6..8 => Fault::PowerCutAtStep(target(rng), rng.random_range(0..60)),
         8 => Fault::BounceInElection(rng.random_range(0..4)),
         9..11 => Fault::Pause(target(rng)),
+        11 => Fault::PowerCutTwo(
+            target(rng),
+            Target::Follower(rng.random_range(0..4)),
+            *[0, 1, 5, 20, 200].choose(rng).expect("not empty"),
+        ),
+        12..17 => power_cut_on(rng),
         _ => Fault::Stop(target(rng)),
     }
 }
@@ -253,7 +262,12 @@ fn power_cut_on(rng: &mut SmallRng) -> Fault {
     use Moment::{Append, Install, Purge, Snapshot, Synced, Truncate, Vote};
     let moments = [Vote, Vote, Append, Synced, Truncate, Purge, Snapshot, Install, Install];
     let moment = *moments.choose(rng).expect("not empty");
-    let steps = if rng.random() { rng.random_range(0..3) } else { rng.random_range(0..25) };
+    let steps = match moment {
+        // An install is long: it fills a whole new state.
+        Install => rng.random_range(0..22),
+        _ if rng.random() => rng.random_range(0..3),
+        _ => rng.random_range(0..25),
+    };
     Fault::PowerCutOn(target(rng), moment, steps)
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tally_node::storage::simulated_disk::Latency;
 use turmoil::Sim;
 
-use super::{Injector, RESTART_AFTER_MS, Undo};
+use super::{Injector, RESTART_AFTER_MS, Undo, until::Until};
 use crate::{
     cluster::host_of,
     faults::{
@@ -21,6 +21,9 @@ const REPLACE_AFTER_MS: u64 = 3_000;
 
 /// A machine whose power failed at a chosen moment stays down for so long at most.
 const DOWN_MS_MAX: u64 = 3_000;
+
+/// A node is left behind only where others give up their log after at most so many entries.
+const BEHIND_MAX: u64 = 300;
 
 impl Injector {
     pub(super) fn install(
@@ -39,6 +42,20 @@ impl Injector {
                 let id = self.resolve(target)?;
                 let taken = self.around(id, Trouble::Cut);
                 self.cut(sim, taken, until)
+            }
+            Fault::Depose(longer_ms) => {
+                let id = self.resolve_running(Target::Leader)?;
+                let consensus = self.cluster.consensus(id);
+                let term = consensus.and_then(|consensus| consensus.leadership().term_as_leader());
+                let until = Until::Deposed { term: term.ok_or("nobody leads")?, longer_ms };
+                self.cut_until(sim, id, until, now_ms)
+            }
+            Fault::LeaveBehind(target) => {
+                if self.knobs.snapshot_after_entries + self.knobs.log_entries_kept > BEHIND_MAX {
+                    return Err("the log that it needs is kept for too long");
+                }
+                let id = self.resolve_running(target)?;
+                self.cut_until(sim, id, Until::LeftBehind(id), now_ms)
             }
             Fault::Halves(mask) => {
                 let (one, other): (Vec<u64>, Vec<u64>) =
@@ -75,11 +92,11 @@ impl Injector {
                 let id = self.resolve(target)?;
                 self.cut(sim, self.between(&[id], &self.others(id), Trouble::Held), until)
             }
-            Fault::Stall(target, stall_ms) => {
+            Fault::Stall(target, stall_ms, drip_ms) => {
                 let id = self.resolve(target)?;
-                let wires = self.cluster.wires();
+                let (wires, time) = (self.cluster.wires(), (now_ms, now_ms + stall_ms));
                 for other in self.others(id) {
-                    wires.stall(&host_of(other), &host_of(id), now_ms, now_ms + stall_ms);
+                    wires.stall(&host_of(other), &host_of(id), time, drip_ms);
                 }
                 Ok(())
             }

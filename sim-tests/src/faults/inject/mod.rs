@@ -15,6 +15,7 @@
 
 mod install;
 mod targets;
+mod until;
 
 use std::{
     collections::BTreeMap,
@@ -89,6 +90,8 @@ pub struct Injector {
     links: Links,
     plan: std::iter::Peekable<std::vec::IntoIter<Planned>>,
     undo: Vec<(u64, Undo)>,
+    /// Cuts that wait for something to happen.
+    waiting: Vec<until::Waiting>,
     restart_at: BTreeMap<u64, u64>,
     /// How long machines stay down whose power fails between two disk operations to come.
     down_ms: BTreeMap<u64, u64>,
@@ -144,6 +147,7 @@ impl Injector {
             links: Links::new(cluster.wires().clone()),
             plan: plan.into_iter().peekable(),
             undo: Vec::new(),
+            waiting: Vec::new(),
             restart_at: BTreeMap::new(),
             down_ms: BTreeMap::new(),
             traps,
@@ -204,6 +208,7 @@ impl Injector {
     /// Whether nothing is broken, being mended or to be administered any more.
     pub fn is_calm(&self) -> bool {
         self.undo.is_empty()
+            && self.waiting.is_empty()
             && self.restart_at.is_empty()
             && self.being_replaced.is_empty()
             && self.replace_at.is_empty()
@@ -222,6 +227,7 @@ impl Injector {
         self.cut_second(sim, now_ms);
         self.follow_operator(sim);
         self.roll(sim);
+        self.look_whether_happened(now_ms);
         let due: Vec<Undo> = {
             let (due, later) = std::mem::take(&mut self.undo)
                 .into_iter()
@@ -247,6 +253,7 @@ impl Injector {
         trace_event!("fault", "everything is mended");
         self.plan = Vec::new().into_iter().peekable();
         self.desk.drop_transfers();
+        self.look_whether_happened(u64::MAX);
         for (_, undo) in std::mem::take(&mut self.undo) {
             self.mend(sim, undo);
         }
