@@ -51,8 +51,8 @@ use tokio::sync::Notify;
 use turmoil::Sim;
 
 use crate::env::{
-    Life, SeededRandom, SharedLife, SimulatedClock, SimulatedNetwork, Tasks, WallClock,
-    Wires, connect_client, mix,
+    Life, SeededRandom, SharedLife, SimulatedClock, SimulatedNetwork, Tasks, WallClock, Wires,
+    connect_client, mix,
 };
 
 /// Port for clients, on every node.
@@ -435,6 +435,9 @@ impl Machine {
             random: Arc::new(SeededRandom::new(mix(seed, &[0x1d, self.id, self.boots.get()]))),
             threads: Arc::new(Tasks),
             fatal: Arc::new(move |reason| {
+                if ended.is_over() {
+                    return;
+                }
                 tracing::error!(%reason, "the process ends itself");
                 ended.end(reason, disk.is_dead());
                 // Nothing that a process computes after its end reaches its disk.

@@ -48,7 +48,7 @@ const COMPARE_EVERY_MS: u64 = 200;
 
 /// Each sector that was not synced survives a power cut about every second time; all of so many only
 /// if power cuts do nothing.
-const SECTORS_AT_RISK_MIN: u64 = 64;
+const SECTORS_AT_RISK_MIN: u64 = 24;
 
 /// The host that reads everything in the end.
 const AUDITOR: &str = "auditor";
@@ -467,7 +467,8 @@ impl Run<'_> {
         for (from, to, bytes) in self.cluster.wires().crossed() {
             doubts.push(format!("{bytes} bytes from {from} reached {to} though the link was cut"));
         }
-        let disks = self.cluster.ids().into_iter().map(|id| self.cluster.machine(id).disk().counts());
+        let disks =
+            self.cluster.ids().into_iter().map(|id| self.cluster.machine(id).disk().counts());
         let (at_risk, harmed) = disks.fold((0, 0), |(at_risk, harmed), disk| {
             (at_risk + disk.sectors_at_risk, harmed + disk.sectors_lost + disk.sectors_torn)
         });

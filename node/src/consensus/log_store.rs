@@ -151,7 +151,19 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn limited_get_log_entries(&mut self, from: u64, to: u64) -> io::Result<Vec<Entry>> {
-        self.read(from, to, APPEND_BYTES_MAX).await
+        let entries = self.read(from, to, APPEND_BYTES_MAX).await?;
+        // Claim: an append never carries entries that leave a hole behind the one that it names as
+        // the entry before. openraft takes what comes from here for a row that begins at `from`, and
+        // names `from - 1`. It purges nothing that a stream under way still needs, except in the
+        // moment after a stream has failed: then it purges first, and the old stream may be asked
+        // for one more request before it is dropped. What is read then begins behind the purged
+        // entries, and a follower that gets it must end itself, as its log would have a hole. Nothing
+        // at all is sent as a message without entries, which is true and changes nothing; the stream
+        // is dropped, and the next one begins with a snapshot.
+        match entries.first() {
+            Some(first) if first.log_id.index != from => Ok(Vec::new()),
+            _ => Ok(entries),
+        }
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {

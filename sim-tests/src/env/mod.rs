@@ -41,6 +41,10 @@ impl Life {
     /// Ends it, as the node asked for. Says whether the machine had lost its power before: then it
     /// was the power that ended it.
     pub fn end(&self, reason: String, without_power: bool) {
+        if self.is_over() {
+            // What is dropped with a process that was killed has nothing to say any more.
+            return;
+        }
         let mut first = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
         if first.is_none() {
             *first = Some(reason);

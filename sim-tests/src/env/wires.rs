@@ -96,6 +96,11 @@ impl Wires {
 }
 
 impl Wire {
+    /// Whether messages are lost on it.
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut_since_ms.load(Ordering::Relaxed) != NEVER
+    }
+
     /// Whether it was ever stalled: most never are, and are not asked the time.
     pub(super) fn may_stall(&self) -> bool {
         self.stall_until_ms.load(Ordering::Relaxed) > 0

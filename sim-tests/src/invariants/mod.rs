@@ -250,9 +250,7 @@ impl Seen {
 
     fn time_passes(&mut self, node: u64, log_time_ms: u64, now_ms: u64) {
         if log_time_ms > now_ms + LOG_TIME_ROUNDING_MS {
-            self.violated(format!(
-                "log time on node {node} is {log_time_ms} ms after {now_ms} ms"
-            ));
+            self.violated(format!("log time on node {node} is {log_time_ms} ms after {now_ms} ms"));
         }
     }
 
@@ -272,7 +270,9 @@ impl Seen {
         let appended = self.entries.get(&index).and_then(|terms| terms.get(&term)).copied();
         if appended != Some(digest) {
             let what = if appended.is_some() { "another" } else { "an invented" };
-            self.violated(format!("log matching: {host} finds {what} entry {term}-{index} in its log"));
+            self.violated(format!(
+                "log matching: {host} finds {what} entry {term}-{index} in its log"
+            ));
         }
     }
 

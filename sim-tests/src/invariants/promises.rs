@@ -146,7 +146,8 @@ impl Promises {
     }
 
     fn takes_part(&self) -> Option<String> {
-        let forgotten = "it takes part in Raft, though its disk was lost with all that it had promised";
+        let forgotten =
+            "it takes part in Raft, though its disk was lost with all that it had promised";
         self.disk_lost.then(|| forgotten.to_owned())
     }
 }

@@ -40,9 +40,18 @@ impl VotersInLog {
 
 /// Whether there are disjoint majorities. There are few voters, so all sets of them are tried.
 fn may_disagree(before: &[BTreeSet<u64>], after: &[BTreeSet<u64>]) -> bool {
-    let all: Vec<u64> = before.iter().chain(after).flatten().copied().collect::<BTreeSet<_>>().into_iter().collect();
+    let all: Vec<u64> = before
+        .iter()
+        .chain(after)
+        .flatten()
+        .copied()
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect();
     (0_u64..1 << all.len()).any(|mask| {
-        let is_in = |id: &u64| all.iter().position(|other| other == id).is_some_and(|at| mask >> at & 1 == 1);
+        let is_in = |id: &u64| {
+            all.iter().position(|other| other == id).is_some_and(|at| mask >> at & 1 == 1)
+        };
         let decides = |sets: &[BTreeSet<u64>], side: bool| {
             sets.iter().all(|set| {
                 let count = set.iter().filter(|id| is_in(id) == side).count();

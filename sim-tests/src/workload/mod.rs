@@ -275,4 +275,3 @@ fn key(at: u64) -> String {
 fn simulated_ns() -> Option<u64> {
     turmoil::sim_elapsed().map(|elapsed| elapsed.as_nanos() as u64)
 }
-

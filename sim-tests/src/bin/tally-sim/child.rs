@@ -197,8 +197,9 @@ impl Seed {
         };
         Ok(match text {
             Err(_) => failed("its process did not end in time, and was killed".to_owned()),
-            Ok(text) => serde_json::from_str(&text)
-                .unwrap_or_else(|_| failed(format!("its process ended with {status}: {last_words}"))),
+            Ok(text) => serde_json::from_str(&text).unwrap_or_else(|_| {
+                failed(format!("its process ended with {status}: {last_words}"))
+            }),
         })
     }
 }

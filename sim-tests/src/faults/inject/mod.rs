@@ -17,10 +17,7 @@ mod install;
 mod targets;
 mod until;
 
-use std::{
-    collections::BTreeMap,
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 use tally_node::storage::simulated_disk::CrashMode;

@@ -13,7 +13,12 @@ use crate::{
 };
 
 impl Injector {
-    pub(super) fn cut(&mut self, sim: &mut Sim<'_>, taken: Taken, until: u64) -> Result<(), &'static str> {
+    pub(super) fn cut(
+        &mut self,
+        sim: &mut Sim<'_>,
+        taken: Taken,
+        until: u64,
+    ) -> Result<(), &'static str> {
         if taken.is_empty() {
             return Err("there is no such link");
         }
