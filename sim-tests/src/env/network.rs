@@ -146,7 +146,7 @@ impl AsyncRead for LiveStream {
         ready!(self.poll_wire(context));
         let before = buffer.filled().len();
         let read = ready!(Pin::new(&mut self.inner).poll_read(context, buffer));
-        self.wire.arrived(buffer.filled().len() - before, now_ms);
+        self.wire.arrived(buffer.filled().len() - before, self.born_ms, now_ms);
         if self.wire.may_stall() {
             match self.wire.pause_ms(self.born_ms, now_ms()) {
                 0 => {}

@@ -28,8 +28,11 @@ const NEVER: u64 = u64::MAX;
 /// All directions of all links, by the names of their hosts. Clones are handles.
 #[derive(Debug, Clone, Default)]
 pub struct Wires {
-    wires: Arc<Mutex<BTreeMap<(String, String), Arc<Wire>>>>,
+    wires: Arc<Mutex<ByDirection>>,
 }
+
+/// From which host to which.
+type ByDirection = BTreeMap<(String, String), Arc<Wire>>;
 
 /// One direction of one link.
 #[derive(Debug)]
@@ -123,10 +126,15 @@ impl Wire {
         self.may_stall() && born_ms <= self.stall_began_ms.load(Ordering::Relaxed)
     }
 
-    /// So many bytes have arrived.
-    pub(super) fn arrived(&self, bytes: usize, now_ms: impl Fn() -> u64) {
+    /// So many bytes are read from a connection of this age. One that was stalled may read long
+    /// afterwards what had arrived before.
+    pub(super) fn arrived(&self, bytes: usize, born_ms: u64, now_ms: impl Fn() -> u64) {
         let since = self.cut_since_ms.load(Ordering::Relaxed);
-        if bytes > 0 && since != NEVER && now_ms() > since + UNDER_WAY_MS {
+        if bytes > 0
+            && since != NEVER
+            && !self.is_affected(born_ms)
+            && now_ms() > since + UNDER_WAY_MS
+        {
             self.crossed_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         }
     }

@@ -33,8 +33,9 @@ pub enum Fault {
     /// The leader alone, until the others have another one and a while longer, in ms; its clients
     /// still reach it.
     Depose(u64),
-    /// One node alone, until the others have given up the log that it needs.
-    LeaveBehind(Target),
+    /// One node alone, until the others have given up the log that it needs. With a number, its power
+    /// fails so many disk operations after it begins to install the snapshot that it gets then.
+    LeaveBehind(Target, Option<u64>),
     /// The nodes in two halves, by the bits of a mask.
     Halves(u64),
     /// One link cut, and all others whole: who reaches whom is not transitive.
@@ -213,7 +214,10 @@ fn target(rng: &mut SmallRng) -> Target {
 fn partition(rng: &mut SmallRng, _: &Knobs) -> Fault {
     match rng.random_range(0..16) {
         10..14 => Fault::Depose(rng.random_range(0..400)),
-        14..16 => Fault::LeaveBehind(Target::Follower(rng.random_range(0..4))),
+        14..16 => {
+            let power_fails = rng.random_bool(0.7).then(|| install_step(rng));
+            Fault::LeaveBehind(Target::Follower(rng.random_range(0..4)), power_fails)
+        }
         0..2 => Fault::Isolate(target(rng)),
         2 => Fault::IsolateFromAll(target(rng)),
         3..5 => Fault::Halves(rng.random()),
@@ -263,12 +267,17 @@ fn power_cut_on(rng: &mut SmallRng) -> Fault {
     let moments = [Vote, Vote, Append, Synced, Truncate, Purge, Snapshot, Install, Install];
     let moment = *moments.choose(rng).expect("not empty");
     let steps = match moment {
-        // An install is long: it fills a whole new state.
-        Install => rng.random_range(0..22),
+        Install => install_step(rng),
         _ if rng.random() => rng.random_range(0..3),
         _ => rng.random_range(0..25),
     };
     Fault::PowerCutOn(target(rng), moment, steps)
+}
+
+/// An install is long, and most of it is not the part that matters: a whole new state is filled and
+/// then takes the place of the old one.
+fn install_step(rng: &mut SmallRng) -> u64 {
+    if rng.random() { rng.random_range(7..17) } else { rng.random_range(0..24) }
 }
 
 fn disk(rng: &mut SmallRng, _: &Knobs) -> Fault {

@@ -10,6 +10,7 @@ use crate::{
     cluster::host_of,
     faults::{
         links::Trouble,
+        moments::Moment,
         operator::Task,
         plan::{Fault, Planned, Target},
     },
@@ -50,12 +51,18 @@ impl Injector {
                 let until = Until::Deposed { term: term.ok_or("nobody leads")?, longer_ms };
                 self.cut_until(sim, id, until, now_ms)
             }
-            Fault::LeaveBehind(target) => {
+            Fault::LeaveBehind(target, power_fails) => {
                 if self.knobs.snapshot_after_entries + self.knobs.log_entries_kept > BEHIND_MAX {
                     return Err("the log that it needs is kept for too long");
                 }
                 let id = self.resolve_running(target)?;
-                self.cut_until(sim, id, Until::LeftBehind(id), now_ms)
+                self.cut_until(sim, id, Until::LeftBehind(id), now_ms)?;
+                if let Some(steps) = power_fails {
+                    let disk = self.cluster.machine(id).disk().clone();
+                    self.traps.set(id, Moment::Install, steps, disk);
+                    self.down_ms.insert(id, planned.for_ms.min(DOWN_MS_MAX));
+                }
+                Ok(())
             }
             Fault::Halves(mask) => {
                 let (one, other): (Vec<u64>, Vec<u64>) =
