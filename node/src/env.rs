@@ -6,6 +6,7 @@
 //! unchanged, inside a deterministic simulation that brings its own.
 
 use std::{
+    collections::BTreeSet,
     fmt, io,
     path::Path,
     pin::Pin,
@@ -25,6 +26,7 @@ use crate::{
         disk::Disk,
         real_disk::RealDisk,
         sled_store::{SledFactory, SledOptions},
+        wal::{Ballot, LogId},
     },
 };
 
@@ -72,7 +74,22 @@ pub enum Event<'a> {
     LogOpened {
         /// Bytes that were zeroed.
         cut_bytes: u64,
+        /// The vote in it.
+        vote: Option<Ballot>,
+        /// The last entry in it, or the last one purged from it.
+        last: Option<LogId>,
     },
+    /// An entry was found in the log when it was opened; told in the order of indexes.
+    Found {
+        /// Its term.
+        term: u64,
+        /// Its log index.
+        index: u64,
+        /// Its bytes.
+        payload: &'a [u8],
+    },
+    /// A vote is on stable storage: from here on the node may tell it.
+    VoteSaved(Ballot),
     /// An entry was handed to the log.
     Appended {
         /// Its term.
@@ -81,11 +98,27 @@ pub enum Event<'a> {
         index: u64,
         /// Its bytes.
         payload: &'a [u8],
+        /// The voters that it names, if it changes them: one set, or two in joint consensus.
+        voters: Option<&'a [BTreeSet<u64>]>,
+    },
+    /// An entry and all before it are on stable storage: from here on the node acknowledges it.
+    AppendSynced {
+        /// Its term.
+        term: u64,
+        /// Its log index.
+        index: u64,
     },
     /// Entries behind an index were dropped from the log, as another leader has overruled them.
     Truncated {
         /// The last entry that stays; 0 if none does.
         keep: u64,
+    },
+    /// The log's entries up to an index are about to be given up.
+    Purged {
+        /// The last that goes.
+        index: u64,
+        /// The log does not hold that entry, so everything goes.
+        jump: bool,
     },
     /// An entry was applied: it is committed.
     Applied {
@@ -98,6 +131,11 @@ pub enum Event<'a> {
     },
     /// A snapshot was built.
     SnapshotBuilt {
+        /// The last entry in it.
+        index: u64,
+    },
+    /// A snapshot of another node is about to replace the state.
+    SnapshotReceived {
         /// The last entry in it.
         index: u64,
     },

@@ -42,7 +42,7 @@ use crate::{
         tasks,
         types::{Member, Raft},
     },
-    env::{Env, Event},
+    env::{Env, Event, Observer},
     identity::{Identity, IdentityError},
     machine::query,
     peer::{
@@ -98,6 +98,9 @@ pub enum NodeError {
     Io(#[from] io::Error),
 }
 
+/// Entries that are purged from the log together, as each purge is a record in it.
+const PURGE_BATCH_MAX: u64 = 256;
+
 /// A running node.
 #[derive(Debug)]
 pub struct Node {
@@ -142,7 +145,7 @@ impl Node {
         let (log, writer, recovered) = opened;
         env.threads.run_blocking("tally-log", Box::pin(writer.run()));
         if let Some(observer) = &env.observer {
-            observer.observe(Event::LogOpened { cut_bytes: recovered.cut_bytes });
+            tell_what_was_found(observer.as_ref(), &log, &recovered).await?;
         }
 
         let (hooks_log, hooks_guard) = (log.clone(), Arc::clone(&guard));
@@ -175,7 +178,7 @@ impl Node {
         )
         .await?;
         measured.get_or_init(|| Arc::downgrade(&state));
-        drop_conflicting_entries(&log, &state).await?;
+        drop_conflicting_entries(&log, &state, env.observer.as_deref()).await?;
         let mut running = Vec::new();
         let flush_interval = Duration::from_millis(config.flush_interval_ms);
         let (flushed, flush_guard) = (Arc::clone(&state), Arc::clone(&guard));
@@ -411,14 +414,36 @@ fn wal_to_storage(log_id: wal::LogId) -> crate::storage::log_id::LogId {
     crate::storage::log_id::LogId::new(log_id.term, log_id.index)
 }
 
+/// Tells an observer what the log holds, so that it can be compared with what was promised.
+async fn tell_what_was_found(
+    observer: &dyn Observer,
+    log: &Wal,
+    recovered: &wal::Recovered,
+) -> io::Result<()> {
+    let (cut_bytes, vote, last) = (recovered.cut_bytes, recovered.vote, recovered.last);
+    observer.observe(Event::LogOpened { cut_bytes, vote, last });
+    for entry in log.read(log.first_index()..u64::MAX, usize::MAX).await? {
+        let (term, index) = (entry.log_id.term, entry.log_id.index);
+        observer.observe(Event::Found { term, index, payload: &entry.payload });
+    }
+    Ok(())
+}
+
 /// A crash between the steps of a snapshot's installation may leave a state that is ahead of the
 /// log, and entries in the log that another leader has overruled. What the state has applied is
 /// committed, so where the two differ the log gives way, from that index on.
-async fn drop_conflicting_entries(log: &Wal, state: &StateStore) -> io::Result<()> {
+async fn drop_conflicting_entries(
+    log: &Wal,
+    state: &StateStore,
+    observer: Option<&dyn Observer>,
+) -> io::Result<()> {
     let Some(applied) = state.applied() else { return Ok(()) };
     let applied = wal::LogId { term: applied.term, index: applied.index };
     if log.log_id(applied.index).is_some_and(|in_log| in_log != applied) {
         tracing::warn!(%applied, "the log holds overruled entries; it goes on behind the state");
+        if let Some(observer) = observer {
+            observer.observe(Event::Purged { index: applied.index, jump: true });
+        }
         log.purge(applied).await?;
         log.flush().await?;
     }
@@ -504,7 +529,8 @@ async fn start_raft(
         // Snapshots are triggered by this node: the log's growth is counted in bytes too.
         snapshot_policy: openraft::SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: config.log_entries_kept,
-        purge_batch_size: 256,
+        // Never more than what is kept on purpose.
+        purge_batch_size: config.log_entries_kept.clamp(1, PURGE_BATCH_MAX),
         // A follower that lags by less than the log holds gets entries, not a snapshot.
         replication_lag_threshold: u64::MAX / 2,
         install_snapshot_timeout: 60_000,

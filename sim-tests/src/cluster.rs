@@ -51,7 +51,7 @@ use tokio::sync::Notify;
 use turmoil::Sim;
 
 use crate::env::{
-    Life, SeededRandom, SharedLife, SimulatedClock, SimulatedNetwork, Tasks, WallClock,
+    Life, SeededRandom, SharedLife, SimulatedClock, SimulatedNetwork, Tasks, WallClock, Wires,
     connect_client, mix,
 };
 
@@ -108,6 +108,7 @@ impl Builder {
                 seed: self.seed,
                 config: self.config,
                 observer: self.observer,
+                wires: Wires::default(),
                 machines: RefCell::default(),
             }),
         };
@@ -128,6 +129,7 @@ struct Shared {
     seed: u64,
     config: Config,
     observer: Option<ObserverOf>,
+    wires: Wires,
     machines: RefCell<BTreeMap<u64, Rc<Machine>>>,
 }
 
@@ -157,6 +159,7 @@ pub struct Machine {
     id: u64,
     config: Config,
     disk: SimulatedDisk,
+    wires: Wires,
     stores: SimulatedStores,
     store_latency_us: Arc<AtomicU64>,
     wall_clock: Arc<WallClock>,
@@ -217,6 +220,11 @@ impl Cluster {
     /// A machine.
     pub fn machine(&self, id: u64) -> Rc<Machine> {
         Rc::clone(self.shared.machines.borrow().get(&id).expect("there is a machine with this id"))
+    }
+
+    /// What passes between its machines and everybody, to watch and to slow down.
+    pub fn wires(&self) -> &Wires {
+        &self.shared.wires
     }
 
     /// Consensus of a node that runs, to look inside.
@@ -290,13 +298,20 @@ impl Cluster {
         };
         let store_latency_us = Arc::new(AtomicU64::new(0));
         let latency = Arc::clone(&store_latency_us);
+        let disk = SimulatedDisk::new(seed);
+        let below = disk.clone();
         let stores = SimulatedStores::with_hook(
             mix(seed, &[1]),
             Arc::new(move |_| {
                 let pause = Duration::from_micros(latency.load(Ordering::Relaxed));
+                let below = below.clone();
                 Box::pin(async move {
                     if !pause.is_zero() {
                         tokio::time::sleep(pause).await;
+                    }
+                    // They lie on the same disk, so its power fails between their steps as well.
+                    if below.step_elsewhere().is_err() {
+                        std::future::pending().await
                     }
                     Ok(())
                 })
@@ -305,7 +320,8 @@ impl Cluster {
         let machine = Rc::new(Machine {
             id,
             config,
-            disk: SimulatedDisk::new(seed),
+            disk,
+            wires: self.shared.wires.clone(),
             stores,
             store_latency_us,
             wall_clock: Arc::default(),
@@ -382,7 +398,7 @@ impl Machine {
         let mut node = match Node::start(self.config.clone(), env).await {
             Ok(node) => node,
             Err(error) => {
-                life.end(format!("does not start: {error}"));
+                life.end(format!("does not start: {error}"), self.disk.is_dead());
                 return;
             }
         };
@@ -390,7 +406,7 @@ impl Machine {
         self.set(Condition::Running);
         tokio::select! {
             biased;
-            reason = node.refused() => life.end(format!("refused by its peers: {reason}")),
+            reason = node.refused() => life.end(format!("refused by its peers: {reason}"), false),
             () = self.stop.notified() => {
                 node.shutdown().await;
                 self.consensus.borrow_mut().take();
@@ -408,15 +424,22 @@ impl Machine {
     ) -> Env {
         let (ended, disk) = (Arc::clone(life), self.disk.clone());
         Env {
-            network: Arc::new(SimulatedNetwork::new(host_of(self.id), Arc::clone(life))),
+            network: Arc::new(SimulatedNetwork::new(
+                host_of(self.id),
+                Arc::clone(life),
+                self.wires.clone(),
+            )),
             disk: Arc::new(self.disk.mount()),
             stores: Arc::new(self.stores.clone()),
             clock: Arc::new(SimulatedClock::boot(Arc::clone(&self.wall_clock))),
             random: Arc::new(SeededRandom::new(mix(seed, &[0x1d, self.id, self.boots.get()]))),
             threads: Arc::new(Tasks),
             fatal: Arc::new(move |reason| {
+                if ended.is_over() {
+                    return;
+                }
                 tracing::error!(%reason, "the process ends itself");
-                ended.end(reason);
+                ended.end(reason, disk.is_dead());
                 // Nothing that a process computes after its end reaches its disk.
                 disk.crash_after_steps(0);
             }),

@@ -53,6 +53,8 @@ pub struct Knobs {
     pub hot_counters: u64,
     /// Counters and keys over which the rest is spread.
     pub spread: u64,
+    /// Longest padding of a value, in bytes.
+    pub value_bytes_max: usize,
     /// Share of reads among the calls.
     pub reads: f64,
     /// Share of the hot counters' calls.
@@ -93,6 +95,9 @@ impl Knobs {
         let election_ms_max = election_ms_min + rng.random_range(heartbeat_ms..=election_ms_min);
         let nodes = *[1, 3, 3, 3, 3, 3, 3, 5, 5].choose(rng).expect("not empty");
         let slow_disks = rng.random_bool(0.2);
+        // Many users who seldom ask are as much load as few who often do, and more of them wait
+        // together when nothing is answered.
+        let clients = log_uniform(rng, 2, 16);
         Knobs {
             nodes,
             heartbeat_ms,
@@ -100,8 +105,8 @@ impl Knobs {
             election_ms_max,
             latency_ms_max: rng.random_range(2..=heartbeat_ms / 2),
             entries_in_flight: *[1, 2, 8, 8, 64].choose(rng).expect("not empty"),
-            snapshot_after_entries: log_uniform(rng, 30, 3000),
-            log_entries_kept: *[0, 5, 50, 500].choose(rng).expect("not empty"),
+            snapshot_after_entries: log_uniform(rng, 30, 1500),
+            log_entries_kept: *[0, 0, 5, 50, 500].choose(rng).expect("not empty"),
             segment_bytes: log_uniform(rng, 64 * 1024, 512 * 1024),
             flush_interval_ms: log_uniform(rng, 100, 5000),
             disk_write_us: rng.random_range(0..300),
@@ -111,18 +116,19 @@ impl Knobs {
                 rng.random_range(500..5_000)
             },
             store_us: rng.random_range(0..2_000),
-            clients: rng.random_range(2..=8),
-            think_ms_max: log_uniform(rng, 40, 400),
-            deadline_ms: log_uniform(rng, 300, 5000),
+            clients,
+            think_ms_max: log_uniform(rng, 40, 400) * clients / 5 + 20,
+            deadline_ms: log_uniform(rng, 300, 6000),
             short_deadlines: *[0.0, 0.02, 0.2].choose(rng).expect("not empty"),
             hot_counters: rng.random_range(1..=3),
             spread: log_uniform(rng, 2, 60),
+            value_bytes_max: *[0, 100, 1_000, 4_000].choose(rng).expect("not empty"),
             reads: rng.random_range(0.2..0.7),
             hot: rng.random_range(0.1..0.7),
             resends: *[0.0, 0.05, 0.2].choose(rng).expect("not empty"),
             sessions_max: *[16, 64, 100_000].choose(rng).expect("not empty"),
             faults: Families::draw(rng),
-            fault_every_ms: log_uniform(rng, 600, 6000),
+            fault_every_ms: log_uniform(rng, 600, 4000),
         }
     }
 

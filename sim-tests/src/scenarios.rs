@@ -1,7 +1,10 @@
-//! Named scenarios that teach: a calm cluster of three, its users, and a few chosen faults.
+//! Named scenarios: a calm cluster of three, its users, and a few chosen faults. Some teach; others
+//! pin the story of a bug that was found, or of one that the design must keep out.
 //!
 //! `tally-sim replay --scenario NAME --seed 1` prints what happens; the text of each scenario says
-//! what to look at. The checks are those of every run.
+//! what to look at. The checks are those of every run. `tally-sim run --scenario all` runs them all.
+//! A story holds whatever a seed draws, so a change of the workload does not lose it, as it would
+//! lose the number of a seed.
 
 use crate::{
     faults::plan::{Fault, Planned, Target},
@@ -53,6 +56,23 @@ fn impatient(knobs: &mut Knobs) {
     one_hot_counter(knobs);
     knobs.short_deadlines = 0.3;
     knobs.resends = 0.3;
+}
+
+/// Followers that sync faster than their leader, so that it commits through them.
+fn quick_disks(knobs: &mut Knobs) {
+    one_hot_counter(knobs);
+    knobs.latency_ms_max = 3;
+    knobs.disk_sync_us = 500;
+    knobs.disk_write_us = 50;
+    knobs.flush_interval_ms = 300;
+    knobs.think_ms_max = 60;
+}
+
+/// Many callers who wait for long.
+fn patient(knobs: &mut Knobs) {
+    knobs.clients = 12;
+    knobs.reads = 0.5;
+    knobs.deadline_ms = 6_000;
 }
 
 /// All scenarios.
@@ -131,6 +151,96 @@ pub const SCENARIOS: &[Scenario] = &[
         look_at: "`is started, in its turn`; who `leads in term` next; users' milliseconds meanwhile",
         knobs: as_it_is,
         faults: &[(8_000, 0, Fault::RollingRestart)],
+    },
+    Scenario {
+        name: "leader-loses-its-tail",
+        shows: "A leader with a slow disk commits through its followers, loses power before its own \
+                sync returns, and starts again first. It must win a new term before it leads: in its \
+                old one it would use the indexes of what it has forgotten for other entries. (Why \
+                `enable_leader_restore` is off.)",
+        look_at: "`opens its log` right after the power cut, and `leads in term` with a higher term; \
+                  nothing that was acknowledged is missing for the auditor",
+        knobs: quick_disks,
+        faults: &[
+            (6_000, 1_500, Fault::SlowDisk(Target::Leader, 600)),
+            (7_500, 30, Fault::PowerCut(Target::Leader)),
+            (12_000, 1_500, Fault::SlowDisk(Target::Leader, 600)),
+            (13_500, 60, Fault::PowerCut(Target::Leader)),
+            (18_000, 1_500, Fault::SlowDisk(Target::Leader, 600)),
+            (19_500, 10, Fault::PowerCut(Target::Leader)),
+            (24_000, 1_500, Fault::SlowDisk(Target::Leader, 600)),
+            (25_500, 100, Fault::PowerCut(Target::Leader)),
+            (30_000, 1_500, Fault::SlowDisk(Target::Leader, 600)),
+            (31_500, 30, Fault::PowerCut(Target::Leader)),
+        ],
+    },
+    Scenario {
+        name: "reads-without-a-quorum",
+        shows: "Many linearizable reads at a leader that has just been cut off, or has just been \
+                elected and has committed nothing yet. Each waits for a quorum round or is told \
+                NO_QUORUM; none may ask again and again without waiting. (Once a leader that was \
+                refused a round at once asked again in a loop, on a full core.)",
+        look_at: "reads that end with NO_QUORUM, and the time that they took; the run ends at all",
+        knobs: |knobs| {
+            patient(knobs);
+            knobs.reads = 0.9;
+        },
+        faults: &[
+            (5_000, 3_000, Fault::Isolate(Target::Leader)),
+            (11_000, 0, Fault::TransferLeader),
+            (14_000, 2_000, Fault::Isolate(Target::Leader)),
+            (19_000, 0, Fault::TransferLeader),
+            (19_200, 3_000, Fault::Isolate(Target::Leader)),
+            (26_000, 2_000, Fault::Deaf(Target::Leader)),
+            (32_000, 3_000, Fault::IsolateFromAll(Target::Leader)),
+        ],
+    },
+    Scenario {
+        name: "writes-at-a-node-that-ends",
+        shows: "Writes wait at a node that knows of no leader, and Raft ends below them: the node is \
+                stopped in good order, or its disk fails. Each is told that its outcome is unknown, \
+                or that it was not applied. (Once such a write waited on a closed channel, which does \
+                not wait, on a full core.)",
+        look_at: "NO_QUORUM, SHUTTING_DOWN and unknown outcomes; the run ends at all",
+        knobs: patient,
+        faults: &[
+            (5_000, 4_000, Fault::Isolate(Target::Follower(0))),
+            (6_500, 500, Fault::Stop(Target::Follower(0))),
+            (13_000, 4_000, Fault::Isolate(Target::Leader)),
+            (13_800, 500, Fault::Stop(Target::Any(0))),
+            (22_000, 3_000, Fault::PowerCut(Target::Follower(0))),
+            (22_100, 3_000, Fault::PowerCut(Target::Follower(1))),
+            (22_600, 0, Fault::SyncError(Target::Leader)),
+            (30_000, 4_000, Fault::Isolate(Target::Leader)),
+            (30_500, 0, Fault::SyncError(Target::Any(0))),
+            (30_500, 0, Fault::SyncError(Target::Any(1))),
+        ],
+    },
+    Scenario {
+        name: "deaf-leader",
+        shows: "A leader that sends and hears nothing. It must stop being followed: the others notice \
+                that its connections are half dead, elect another, and go on.",
+        look_at: "`leads in term` on another node within seconds; users' writes go on",
+        knobs: as_it_is,
+        faults: &[
+            (6_000, 18_000, Fault::Deaf(Target::Leader)),
+            (28_000, 15_000, Fault::Deaf(Target::Leader)),
+        ],
+    },
+    Scenario {
+        name: "deposed-while-callers-wait",
+        shows: "A leader is cut off, asked by many, and comes back just when another leads. What it \
+                had in its log is overruled; those who wait for it are told that the outcome is \
+                unknown, or get the answer of the write that the library sent again.",
+        look_at: "`drops its log behind`, and the outcomes of the calls that were under way",
+        knobs: patient,
+        faults: &[
+            (5_000, 0, Fault::Depose(0)),
+            (11_000, 0, Fault::Depose(50)),
+            (17_000, 0, Fault::Depose(200)),
+            (23_000, 0, Fault::Depose(0)),
+            (29_000, 0, Fault::Depose(100)),
+        ],
     },
 ];
 

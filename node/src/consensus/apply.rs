@@ -238,6 +238,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         // durable first: after a power cut the state would be the snapshot's, and the log would
         // still have other entries at indexes that are committed.
         self.log.flush().await?;
+        self.observe(Event::SnapshotReceived {
+            index: meta.last_log_id.as_ref().map_or(0, |last| last.index),
+        });
         self.state.install_snapshot(received).await.map_err(io::Error::other)?;
         let index = self.state.applied().map_or(0, |applied| applied.index);
         self.observe(Event::SnapshotInstalled { index });

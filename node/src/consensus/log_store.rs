@@ -7,6 +7,7 @@
 //! - A read for replication ends at [`APPEND_BYTES_MAX`], so that a message between nodes does.
 
 use std::{
+    collections::BTreeSet,
     fmt::Debug,
     io,
     ops::{Bound, RangeBounds},
@@ -118,6 +119,12 @@ fn entry_from_wal(entry: wal::Entry) -> io::Result<Entry> {
     Ok(Entry { log_id: from_wal(entry.log_id), payload })
 }
 
+/// The voters that an entry names, if it is one that does.
+fn voters_in(kind: u8, payload: &[u8]) -> Option<Vec<BTreeSet<u64>>> {
+    let members = (kind == KIND_MEMBERSHIP).then(|| convert::decode_membership(payload));
+    members?.ok().map(|members| members.get_joint_config().clone())
+}
+
 impl LogStore {
     async fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let entries = self.log.read(from..to, bytes_max).await?;
@@ -144,7 +151,19 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn limited_get_log_entries(&mut self, from: u64, to: u64) -> io::Result<Vec<Entry>> {
-        self.read(from, to, APPEND_BYTES_MAX).await
+        let entries = self.read(from, to, APPEND_BYTES_MAX).await?;
+        // Claim: an append never carries entries that leave a hole behind the one that it names as
+        // the entry before. openraft takes what comes from here for a row that begins at `from`, and
+        // names `from - 1`. It purges nothing that a stream under way still needs, except in the
+        // moment after a stream has failed: then it purges first, and the old stream may be asked
+        // for one more request before it is dropped. What is read then begins behind the purged
+        // entries, and a follower that gets it must end itself, as its log would have a hole. Nothing
+        // at all is sent as a message without entries, which is true and changes nothing; the stream
+        // is dropped, and the next one begins with a snapshot.
+        match entries.first() {
+            Some(first) if first.log_id.index != from => Ok(Vec::new()),
+            _ => Ok(entries),
+        }
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
@@ -167,7 +186,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        self.log.save_vote(ballot(vote)).await
+        self.log.save_vote(ballot(vote)).await?;
+        if let Some(observer) = &self.observer {
+            observer.observe(Event::VoteSaved(ballot(vote)));
+        }
+        Ok(())
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
@@ -189,12 +212,21 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let bytes: usize = entries.iter().map(|entry| entry.payload.len()).sum();
         self.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         if let Some(observer) = &self.observer {
-            for wal::Entry { log_id, payload, .. } in &entries {
+            for wal::Entry { log_id, kind, payload } in &entries {
+                let voters = voters_in(*kind, payload);
                 let (term, index) = (log_id.term, log_id.index);
-                observer.observe(Event::Appended { term, index, payload });
+                let voters = voters.as_deref();
+                observer.observe(Event::Appended { term, index, payload, voters });
             }
         }
-        self.log.append(entries, Box::new(move |result| callback.io_completed(result))).await
+        let told = self.observer.clone().zip(entries.last().map(|entry| entry.log_id));
+        let synced = move |result: io::Result<()>| {
+            if let (Some((observer, last)), Ok(())) = (&told, &result) {
+                observer.observe(Event::AppendSynced { term: last.term, index: last.index });
+            }
+            callback.io_completed(result);
+        };
+        self.log.append(entries, Box::new(synced)).await
     }
 
     async fn truncate_after(&mut self, keep: Option<LogId>) -> io::Result<()> {
@@ -215,6 +247,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         if limit.is_none_or(|limit| limit < to_storage(&upto)) {
             tracing::error!(%upto, ?limit, "a purge beyond what is held durably is not done");
             return Ok(());
+        }
+        if let Some(observer) = &self.observer {
+            let jump = self.log.log_id(upto.index) != Some(to_wal(&upto));
+            observer.observe(Event::Purged { index: upto.index, jump });
         }
         self.log.purge(to_wal(&upto)).await
     }

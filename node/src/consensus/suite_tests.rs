@@ -290,3 +290,23 @@ async fn openrafts_suite_passes_on_files_and_sled() {
 async fn openrafts_suite_passes_on_simulated_storage() {
     openraft::testing::log::Suite::test_all(Simulated).await.expect("the suite passes");
 }
+
+/// Found by the simulator: a stream that had failed read once more while its entries were purged.
+#[tokio::test]
+async fn a_read_for_replication_begins_where_it_was_asked_to() {
+    let (_guard, log, _machine) =
+        Simulated.build().await.expect("there is nothing that could fail");
+    let id = |index| wal::LogId { term: 1, index };
+    let entry = |index| wal::Entry { log_id: id(index), kind: 0, payload: bytes::Bytes::new() };
+    log.log.append((0..10).map(entry).collect(), Box::new(|_| {})).await.unwrap();
+    log.log.purge(id(4)).await.unwrap();
+    let mut reader = log.inner.clone();
+    assert_eq!(reader.limited_get_log_entries(3, 10).await.unwrap(), Vec::new());
+    let indexes = |entries: Vec<Entry>| -> Vec<u64> {
+        entries.iter().map(|entry| entry.log_id.index).collect()
+    };
+    let found = reader.limited_get_log_entries(5, 10).await.unwrap();
+    assert_eq!(indexes(found), [5, 6, 7, 8, 9]);
+    // Any other read gets all that there is.
+    assert_eq!(indexes(reader.try_get_log_entries(3..7).await.unwrap()), [5, 6]);
+}

@@ -43,6 +43,8 @@ pub enum CrashMode {
     Harsh,
     /// Everything that was not synced is gone.
     LoseUnsynced,
+    /// Nothing is lost: what the end of a process leaves, and no power cut.
+    KeepAll,
 }
 
 /// Time that operations take. Each takes between half and one and a half of what is set here.
@@ -67,6 +69,8 @@ pub struct DiskCounts {
     pub syncs: u64,
     /// Crashes.
     pub crashes: u64,
+    /// Sectors that crashes could have lost.
+    pub sectors_at_risk: u64,
     /// Sectors that crashes lost.
     pub sectors_lost: u64,
     /// Sectors that crashes tore.
@@ -188,6 +192,12 @@ impl SimulatedDisk {
     /// The `n`-th step from now (0 is the next) and everything after it fails, until `crash`.
     pub fn crash_after_steps(&self, n: u64) {
         self.state().steps_left = Some(n);
+    }
+
+    /// A step of something else on the same disk that keeps its own bytes: counted, and refused by a
+    /// dead disk, so that a crash may strike between its steps too.
+    pub fn step_elsewhere(&self) -> io::Result<()> {
+        self.state().admit(None, Step::Name).and_then(end)
     }
 
     /// Whether `crash_after_steps` has struck and `crash` was not called yet.
@@ -410,6 +420,7 @@ impl State {
             let pick = match self.mode {
                 CrashMode::LoseUnsynced => 0,
                 CrashMode::Harsh => self.rng.random_range(0..=values.len()),
+                CrashMode::KeepAll => values.len(),
             };
             self.counts.entries_lost += u64::from(pick != values.len());
             match pick.checked_sub(1).map(|at| &values[at]) {
@@ -525,6 +536,7 @@ impl Content {
             (self.durable_len.min(self.bytes.len()), self.durable_len.max(self.bytes.len()));
         let len = match mode {
             CrashMode::LoseUnsynced => self.durable_len,
+            CrashMode::KeepAll => self.bytes.len(),
             CrashMode::Harsh if low == high => low,
             CrashMode::Harsh => match rng.random_range(0..3) {
                 0 => low,
@@ -542,6 +554,7 @@ impl Content {
             // New bytes up to here, old ones behind.
             let keep = match mode {
                 CrashMode::LoseUnsynced => 0,
+                CrashMode::KeepAll => SECTOR_BYTES,
                 CrashMode::Harsh if self.doomed.contains(&sector) => 0,
                 CrashMode::Harsh => match rng.random_range(0..8) {
                     0..4 => SECTOR_BYTES,
@@ -549,6 +562,7 @@ impl Content {
                     _ => rng.random_range(1..SECTOR_BYTES),
                 },
             };
+            counts.sectors_at_risk += 1;
             counts.sectors_lost += u64::from(keep == 0);
             counts.sectors_torn += u64::from(keep > 0 && keep < SECTOR_BYTES);
             if start + keep < end {

@@ -1,8 +1,8 @@
-//! Every switch of `tally_proto::seeded_bugs` in the node and the client: the promise that it breaks,
-//! where, and what has to happen for anybody to notice.
+//! Every switch of `tally_proto::seeded_bugs`: the promise that it breaks, where, and what has to
+//! happen for anybody to notice.
 //!
-//! The switches of the harness itself (a recorder that forgets, a partition that does nothing) are
-//! the simulator's own and not in this list.
+//! Most are in the node and the client. Those of [`Family::Harness`] are in the simulator itself: with
+//! one of them on it would find nothing, so the run must say that it proves nothing.
 
 /// One switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,12 @@ pub enum Family {
     Snapshot,
     /// Who votes, and who leads.
     Membership,
+    /// The simulator itself.
+    Harness,
 }
+
+/// The bug that no single run can show: it makes two runs of a seed differ.
+pub const SHOWN_BY_TWO_RUNS: &str = "real-time-leaks-in";
 
 /// Bugs of the list in `docs` that can't be put into this code, each with what prevents it.
 pub const INEXPRESSIBLE: &[(&str, &str)] = &[];
@@ -400,6 +405,37 @@ pub const BUGS: &[Bug] = &[
                link is whole. Shows as liveness: no progress after the heal, or no leader with a \
                quorum while a majority is connected both ways.",
     },
+    // --- the simulator itself --------------------------------------------------------------
+    Bug {
+        name: "recorder-drops-failures",
+        family: Family::Harness,
+        breaks: "every call of every user is part of the history that is judged",
+        place: "sim-tests/src/workload/mod.rs: Book::finish",
+        hint: "Any failed call. A violation that needs it would not be seen. Shows where the calls that \
+               users counted are compared with those that were recorded.",
+    },
+    Bug {
+        name: "partition-does-nothing",
+        family: Family::Harness,
+        breaks: "a link that is cut carries nothing",
+        place: "sim-tests/src/faults/links.rs: set",
+        hint: "Any cut that lasts for some seconds: bytes arrive over it.",
+    },
+    Bug {
+        name: "crash-keeps-unsynced",
+        family: Family::Harness,
+        breaks: "a power cut loses or tears what was not synced",
+        place: "sim-tests/src/faults/inject/mod.rs: set_up",
+        hint: "Some power cuts during writes: of all the sectors that they could take they take none.",
+    },
+    Bug {
+        name: SHOWN_BY_TWO_RUNS,
+        family: Family::Harness,
+        breaks: "the same seed gives the same run",
+        place: "sim-tests/src/env/clock.rs: real_ms",
+        hint: "Any write, as it carries a wall time. Shows as two traces that differ; a single run is \
+               as good as any.",
+    },
 ];
 
 #[cfg(test)]
@@ -431,11 +467,14 @@ mod tests {
     fn switches() -> BTreeMap<String, BTreeSet<String>> {
         let repository = repository();
         let mut files = Vec::new();
-        for directory in ["node/src", "client/src"] {
+        for directory in ["node/src", "client/src", "sim-tests/src"] {
             sources(&repository.join(directory), &mut files);
         }
         let mut switches: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for file in files {
+            if file.ends_with("bugs/catalogue.rs") {
+                continue;
+            }
             let text = fs::read_to_string(&file).expect("a source is text");
             let name = file.strip_prefix(&repository).expect("it was found there");
             for rest in text.split("is_on(\"").skip(1) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use tally_node::env::Clock;
+use tally_proto::seeded_bugs;
 
 /// 2025-01-01 as milliseconds since 1970: when simulations begin.
 pub const EPOCH_MS: u64 = 1_735_689_600_000;
@@ -12,6 +13,16 @@ pub const EPOCH_MS: u64 = 1_735_689_600_000;
 /// Simulated milliseconds since the simulation began, asked from inside a host.
 pub fn simulated_ms() -> Option<u64> {
     turmoil::sim_elapsed().map(|elapsed| elapsed.as_millis() as u64)
+}
+
+/// What must never reach a simulation, and does with a bug on purpose: the real time.
+#[allow(clippy::disallowed_methods, reason = "it is the bug")]
+fn real_ms() -> u64 {
+    if !seeded_bugs::is_on("real-time-leaks-in") {
+        return 0;
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_nanos() as u64 % 1_000)
 }
 
 /// How wrong a machine's wall clock is. The simulation sets it while the machine runs.
@@ -73,6 +84,6 @@ impl Clock for SimulatedClock {
     }
 
     fn wall_ms(&self) -> u64 {
-        self.wall.read_ms(self.elapsed_ms())
+        self.wall.read_ms(self.elapsed_ms()) + real_ms()
     }
 }

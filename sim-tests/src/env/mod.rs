@@ -11,6 +11,7 @@
 
 mod clock;
 mod network;
+mod wires;
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -24,21 +25,30 @@ use tally_node::env::{Random, Threads};
 pub use self::{
     clock::{EPOCH_MS, SimulatedClock, WallClock, simulated_ms},
     network::{SimulatedNetwork, connect_client},
+    wires::{Wire, Wires},
 };
 
 /// One run of a node's process, from its start to its end.
 #[derive(Debug, Default)]
 pub struct Life {
     over: AtomicBool,
+    /// The power had failed between two disk operations when the node ended itself.
+    without_power: AtomicBool,
     reason: Mutex<Option<String>>,
 }
 
 impl Life {
-    /// Ends it, as the node asked for.
-    pub fn end(&self, reason: String) {
+    /// Ends it, as the node asked for. Says whether the machine had lost its power before: then it
+    /// was the power that ended it.
+    pub fn end(&self, reason: String, without_power: bool) {
+        if self.is_over() {
+            // What is dropped with a process that was killed has nothing to say any more.
+            return;
+        }
         let mut first = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
         if first.is_none() {
             *first = Some(reason);
+            self.without_power.store(without_power, Ordering::Relaxed);
         }
         self.over.store(true, Ordering::Relaxed);
     }
@@ -51,6 +61,11 @@ impl Life {
     /// Whether it has ended.
     pub fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
+    }
+
+    /// Whether it ended because the power had failed.
+    pub fn lost_power(&self) -> bool {
+        self.without_power.load(Ordering::Relaxed)
     }
 
     /// Why the node ended itself, if it did.

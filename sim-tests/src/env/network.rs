@@ -4,7 +4,9 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr},
     pin::Pin,
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -13,19 +15,20 @@ use tally_node::env::{Connection, Listener, Network};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::{Channel, Endpoint};
 
-use super::SharedLife;
+use super::{SharedLife, Wires, clock::simulated_ms, wires::Wire};
 
 /// The network as one run of a node sees it.
 #[derive(Debug)]
 pub struct SimulatedNetwork {
     host: String,
     life: SharedLife,
+    wires: Wires,
 }
 
 impl SimulatedNetwork {
     /// Of the turmoil host with this name.
-    pub fn new(host: impl Into<String>, life: SharedLife) -> Self {
-        SimulatedNetwork { host: host.into(), life }
+    pub fn new(host: impl Into<String>, life: SharedLife, wires: Wires) -> Self {
+        SimulatedNetwork { host: host.into(), life, wires }
     }
 }
 
@@ -46,29 +49,42 @@ impl Network for SimulatedNetwork {
         Ok(Box::new(SimulatedListener {
             inner: turmoil::net::TcpListener::bind((any, port)).await?,
             address: format!("{}:{port}", self.host),
+            host: self.host.clone(),
             life: SharedLife::clone(&self.life),
+            wires: self.wires.clone(),
         }))
     }
 
     async fn connect(&self, address: &str) -> io::Result<Connection> {
         unless_over(&self.life).await;
         let inner = turmoil::net::TcpStream::connect(address).await?;
-        Ok(Connection::new(LiveStream { inner, life: SharedLife::clone(&self.life) }))
+        let peer = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        let wire = self.wires.between(peer, &self.host);
+        if wire.is_cut() {
+            // turmoil tells of an accepted connection without sending it: a deaf host would go on
+            // making connections.
+            std::future::pending::<()>().await;
+        }
+        Ok(Connection::new(LiveStream::new(inner, SharedLife::clone(&self.life), wire)))
     }
 }
 
 struct SimulatedListener {
     inner: turmoil::net::TcpListener,
     address: String,
+    host: String,
     life: SharedLife,
+    wires: Wires,
 }
 
 #[async_trait]
 impl Listener for SimulatedListener {
     async fn accept(&mut self) -> io::Result<Connection> {
-        let (inner, _) = self.inner.accept().await?;
+        let (inner, from) = self.inner.accept().await?;
         unless_over(&self.life).await;
-        Ok(Connection::new(LiveStream { inner, life: SharedLife::clone(&self.life) }))
+        let peer = turmoil::reverse_lookup(from.ip()).unwrap_or_default();
+        let wire = self.wires.between(&peer, &self.host);
+        Ok(Connection::new(LiveStream::new(inner, SharedLife::clone(&self.life), wire)))
     }
 
     fn local_address(&self) -> String {
@@ -80,6 +96,42 @@ impl Listener for SimulatedListener {
 struct LiveStream {
     inner: turmoil::net::TcpStream,
     life: SharedLife,
+    /// What it reads comes over this one.
+    wire: Arc<Wire>,
+    born_ms: u64,
+    /// Until the wire lets it read on.
+    waits: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl LiveStream {
+    fn new(inner: turmoil::net::TcpStream, life: SharedLife, wire: Arc<Wire>) -> Self {
+        LiveStream { inner, life, wire, born_ms: now_ms(), waits: None }
+    }
+
+    /// Waits for as long as the wire wants it to.
+    fn poll_wire(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if let Some(waits) = &mut self.waits {
+                ready!(waits.as_mut().poll(context));
+                self.waits = None;
+            }
+            if !self.wire.may_stall() {
+                return Poll::Ready(());
+            }
+            match self.wire.wait_ms(self.born_ms, now_ms()) {
+                0 => return Poll::Ready(()),
+                ms => self.wait(ms),
+            }
+        }
+    }
+
+    fn wait(&mut self, ms: u64) {
+        self.waits = Some(Box::pin(tokio::time::sleep(Duration::from_millis(ms))));
+    }
+}
+
+fn now_ms() -> u64 {
+    simulated_ms().unwrap_or(0)
 }
 
 impl AsyncRead for LiveStream {
@@ -91,7 +143,17 @@ impl AsyncRead for LiveStream {
         if self.life.is_over() {
             return Poll::Pending;
         }
-        Pin::new(&mut self.inner).poll_read(context, buffer)
+        ready!(self.poll_wire(context));
+        let before = buffer.filled().len();
+        let read = ready!(Pin::new(&mut self.inner).poll_read(context, buffer));
+        self.wire.arrived(buffer.filled().len() - before, self.born_ms, now_ms);
+        if self.wire.may_stall() {
+            match self.wire.pause_ms(self.born_ms, now_ms()) {
+                0 => {}
+                ms => self.wait(ms),
+            }
+        }
+        Poll::Ready(read)
     }
 }
 

@@ -6,7 +6,10 @@
 
 use std::collections::BTreeMap;
 
+use tally_proto::seeded_bugs;
 use turmoil::Sim;
+
+use crate::env::Wires;
 
 /// What a fault does to messages in one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,15 +27,33 @@ struct Counts {
 }
 
 /// All links between hosts, by their names.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Links {
     directions: BTreeMap<(String, String), Counts>,
+    /// Told of every cut, to watch that it holds.
+    wires: Wires,
+    now_ms: u64,
 }
 
 /// Directions of links that one fault has taken.
 pub type Taken = Vec<(String, String, Trouble)>;
 
 impl Links {
+    /// All whole.
+    pub fn new(wires: Wires) -> Self {
+        Links { directions: BTreeMap::new(), wires, now_ms: 0 }
+    }
+
+    /// Says what time it is.
+    pub fn set_now(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+    }
+
+    /// Whether messages pass in both directions.
+    pub fn is_whole(&self, a: &str, b: &str) -> bool {
+        self.counts(a, b) == Counts::default() && self.counts(b, a) == Counts::default()
+    }
+
     /// Brings trouble to some directions.
     pub fn take(&mut self, sim: &mut Sim<'_>, taken: &Taken) {
         self.change(sim, taken, |counts, trouble| match trouble {
@@ -68,6 +89,8 @@ impl Links {
             let before = (self.state(from, to), self.state(to, from));
             let direction = (from.clone(), to.clone());
             change(self.directions.entry(direction).or_default(), *trouble);
+            let cut = self.is_cut(from, to).then_some(self.now_ms);
+            self.wires.set_cut(from, to, cut);
             let now = (self.state(from, to), self.state(to, from));
             if before != now {
                 set(sim, from, to, now);
@@ -89,6 +112,9 @@ impl Links {
 }
 
 fn set(sim: &mut Sim<'_>, a: &str, b: &str, now: (Option<Trouble>, Option<Trouble>)) {
+    if seeded_bugs::is_on("partition-does-nothing") {
+        return;
+    }
     match now {
         (Some(Trouble::Cut), Some(Trouble::Cut)) => sim.partition(a, b),
         (Some(Trouble::Cut), _) => {

@@ -3,5 +3,7 @@
 
 pub mod inject;
 pub mod links;
+pub mod moments;
 pub mod operator;
 pub mod plan;
+pub mod reach;

@@ -1,11 +1,15 @@
 //! Which faults a seed brings, and when: drawn before the run, so that a failing run can be shrunk
 //! by leaving faults out.
 
-use std::fmt;
+use std::{
+    fmt,
+    mem::{Discriminant, discriminant},
+};
 
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 use serde::Serialize;
 
+use super::moments::Moment;
 use crate::{env::mix, knobs::Knobs};
 
 /// Which node a fault strikes. Who leads is only known when the moment comes.
@@ -26,6 +30,12 @@ pub enum Fault {
     Isolate(Target),
     /// One node alone, without its clients.
     IsolateFromAll(Target),
+    /// The leader alone, until the others have another one and a while longer, in ms; its clients
+    /// still reach it.
+    Depose(u64),
+    /// One node alone, until the others have given up the log that it needs. With a number, its power
+    /// fails so many disk operations after it begins to install the snapshot that it gets then.
+    LeaveBehind(Target, Option<u64>),
     /// The nodes in two halves, by the bits of a mask.
     Halves(u64),
     /// One link cut, and all others whole: who reaches whom is not transitive.
@@ -40,6 +50,9 @@ pub enum Fault {
     CutClients(Target),
     /// Messages of the node's links wait, and arrive together at the end.
     Hold(Target),
+    /// What the node's present connections bring it waits for so many ms, then comes in pieces, so
+    /// many ms apart; new connections are not affected.
+    Stall(Target, u64, u64),
     /// Messages take up to so many ms.
     Slow(u64),
     /// Messages get lost, together with the connection they are on: one in so many.
@@ -52,6 +65,10 @@ pub enum Fault {
     PowerCutAll,
     /// The power fails at the n-th disk operation from now, between any two.
     PowerCutAtStep(Target, u64),
+    /// The power fails so many disk operations after the node has done something.
+    PowerCutOn(Target, Moment, u64),
+    /// The power of two machines fails, the second so many ms after the first.
+    PowerCutTwo(Target, Target, u64),
     /// The leader is isolated, and a follower bounced while the others elect.
     BounceInElection(u64),
     /// The machine stands still: nothing goes in or out, and its disk does not answer.
@@ -107,20 +124,23 @@ const FIRST_MS: u64 = 2_000;
 /// Draws the faults of a seed for a run whose last part, from `until_ms` on, is free of them.
 pub fn draw(seed: u64, knobs: &Knobs, until_ms: u64) -> Vec<Planned> {
     let rng = &mut SmallRng::seed_from_u64(mix(seed, &[0xfa]));
-    let families: Vec<Family> = families(knobs);
+    let families: Vec<Favoured> =
+        families(knobs).into_iter().map(|family| Favoured::draw(family, rng, knobs)).collect();
     let mut plan = Vec::new();
     if families.is_empty() {
         return plan;
     }
     let mut at_ms = FIRST_MS + rng.random_range(0..knobs.fault_every_ms);
     while at_ms < until_ms {
-        let family = families.choose(rng).expect("not empty");
-        let fault = family(rng, knobs);
+        let family =
+            families.choose_weighted(rng, |family| family.weight).expect("weights are above zero");
+        let fault = family.fault(rng, knobs);
         // Around the times at which elections happen, often; sometimes far longer.
         let for_ms = match rng.random_range(0..10) {
             0..3 => rng.random_range(10..knobs.election_ms_min),
             3..8 => rng.random_range(knobs.election_ms_min..4 * knobs.election_ms_max),
-            _ => rng.random_range(3_000..12_000),
+            8 => rng.random_range(3_000..12_000),
+            _ => rng.random_range(8_000..20_000),
         };
         let for_ms = for_ms.min(until_ms - at_ms);
         plan.push(Planned { number: plan.len(), at_ms, for_ms, fault });
@@ -131,6 +151,43 @@ pub fn draw(seed: u64, knobs: &Knobs, until_ms: u64) -> Vec<Planned> {
 }
 
 type Family = fn(&mut SmallRng, &Knobs) -> Fault;
+
+/// A family as one seed draws from it. What is drawn evenly from everything in every seed seldom
+/// meets itself; so a seed favours some families, and one fault in each.
+struct Favoured {
+    family: Family,
+    weight: u32,
+    favourite: Discriminant<Fault>,
+    /// How often the favourite is drawn where another fault would be.
+    favour: f64,
+}
+
+/// Attempts to draw a favourite; then what was drawn last is good enough.
+const FAVOURITE_DRAWS: usize = 30;
+
+impl Favoured {
+    fn draw(family: Family, rng: &mut SmallRng, knobs: &Knobs) -> Favoured {
+        Favoured {
+            family,
+            weight: *[1, 1, 2, 4].choose(rng).expect("not empty"),
+            favourite: discriminant(&family(rng, knobs)),
+            favour: *[0.0, 0.0, 0.3, 0.6].choose(rng).expect("not empty"),
+        }
+    }
+
+    fn fault(&self, rng: &mut SmallRng, knobs: &Knobs) -> Fault {
+        let mut fault = (self.family)(rng, knobs);
+        if rng.random_bool(self.favour) {
+            for _ in 0..FAVOURITE_DRAWS {
+                if discriminant(&fault) == self.favourite {
+                    break;
+                }
+                fault = (self.family)(rng, knobs);
+            }
+        }
+        fault
+    }
+}
 
 fn families(knobs: &Knobs) -> Vec<Family> {
     let on = knobs.faults;
@@ -155,7 +212,12 @@ fn target(rng: &mut SmallRng) -> Target {
 }
 
 fn partition(rng: &mut SmallRng, _: &Knobs) -> Fault {
-    match rng.random_range(0..10) {
+    match rng.random_range(0..16) {
+        10..14 => Fault::Depose(rng.random_range(0..400)),
+        14..16 => {
+            let power_fails = rng.random_bool(0.7).then(|| install_step(rng));
+            Fault::LeaveBehind(Target::Follower(rng.random_range(0..4)), power_fails)
+        }
         0..2 => Fault::Isolate(target(rng)),
         2 => Fault::IsolateFromAll(target(rng)),
         3..5 => Fault::Halves(rng.random()),
@@ -168,23 +230,54 @@ fn partition(rng: &mut SmallRng, _: &Knobs) -> Fault {
 }
 
 fn messages(rng: &mut SmallRng, knobs: &Knobs) -> Fault {
-    match rng.random_range(0..4) {
+    match rng.random_range(0..7) {
         0..2 => Fault::Hold(target(rng)),
-        2 => Fault::Slow(rng.random_range(knobs.latency_ms_max..2 * knobs.election_ms_max)),
+        // About as long as a leader waits for an answer before it connects anew.
+        2 | 3 => Fault::Stall(
+            Target::Follower(rng.random_range(0..4)),
+            4 * knobs.election_ms_max + rng.random_range(20..20 + knobs.election_ms_max),
+            rng.random_range(5..400),
+        ),
+        4 => Fault::Stall(target(rng), rng.random_range(200..2_500), rng.random_range(1..100)),
+        5 => Fault::Slow(rng.random_range(knobs.latency_ms_max..2 * knobs.election_ms_max)),
         _ => Fault::Lose(rng.random_range(20..400)),
     }
 }
 
 fn process(rng: &mut SmallRng, _: &Knobs) -> Fault {
-    match rng.random_range(0..12) {
+    match rng.random_range(0..18) {
         0..2 => Fault::Kill(target(rng)),
         2..5 => Fault::PowerCut(target(rng)),
         5 => Fault::PowerCutAll,
         6..8 => Fault::PowerCutAtStep(target(rng), rng.random_range(0..60)),
         8 => Fault::BounceInElection(rng.random_range(0..4)),
         9..11 => Fault::Pause(target(rng)),
+        11 => Fault::PowerCutTwo(
+            target(rng),
+            Target::Follower(rng.random_range(0..4)),
+            *[0, 1, 5, 20, 200].choose(rng).expect("not empty"),
+        ),
+        12..17 => power_cut_on(rng),
         _ => Fault::Stop(target(rng)),
     }
+}
+
+fn power_cut_on(rng: &mut SmallRng) -> Fault {
+    use Moment::{Append, Install, Purge, Snapshot, Synced, Truncate, Vote};
+    let moments = [Vote, Vote, Append, Synced, Truncate, Purge, Snapshot, Install, Install];
+    let moment = *moments.choose(rng).expect("not empty");
+    let steps = match moment {
+        Install => install_step(rng),
+        _ if rng.random() => rng.random_range(0..3),
+        _ => rng.random_range(0..25),
+    };
+    Fault::PowerCutOn(target(rng), moment, steps)
+}
+
+/// An install is long, and most of it is not the part that matters: a whole new state is filled and
+/// then takes the place of the old one.
+fn install_step(rng: &mut SmallRng) -> u64 {
+    if rng.random() { rng.random_range(7..17) } else { rng.random_range(0..24) }
 }
 
 fn disk(rng: &mut SmallRng, _: &Knobs) -> Fault {

@@ -6,9 +6,9 @@ use std::{
 };
 
 use clap::Args;
-use tally_sim::bugs::{BUGS, INEXPRESSIBLE};
+use tally_sim::bugs::{BUGS, INEXPRESSIBLE, SHOWN_BY_TWO_RUNS};
 
-use crate::child::{Seed, Seeds, for_each, jobs, stopwatch};
+use crate::child::{DetailName, Seed, Seeds, for_each, jobs, stopwatch};
 
 #[derive(Debug, Args)]
 pub(crate) struct BugsArguments {
@@ -69,11 +69,10 @@ pub(crate) fn bugs(arguments: &BugsArguments) -> Result<bool, String> {
         for tried in 0..arguments.seeds {
             let mut seed = Seed::new(arguments.from + tried, arguments.seconds);
             seed.bug = Some(bug.name.to_owned());
-            let report = seed.spawn()?;
-            if let Some(violation) = report.violations.first() {
-                let what: String = violation.what.chars().take(110).collect();
+            if let Some((kind, what)) = shows(&mut seed)? {
+                let what: String = what.chars().take(110).collect();
                 let nth = tried + 1;
-                println!("{:<28} caught by seed {nth:>3}: {}: {what}", bug.name, violation.kind);
+                println!("{:<28} caught by seed {nth:>3}: {kind}: {what}", bug.name);
                 return Ok(true);
             }
         }
@@ -89,4 +88,21 @@ pub(crate) fn bugs(arguments: &BugsArguments) -> Result<bool, String> {
         elapsed().as_secs_f64()
     );
     Ok(missed.is_empty())
+}
+
+/// Runs a seed; says how it shows that something is wrong, if it does.
+fn shows(seed: &mut Seed) -> Result<Option<(String, String)>, String> {
+    let two_runs = seed.bug.as_deref() == Some(SHOWN_BY_TWO_RUNS);
+    if two_runs {
+        seed.detail = DetailName::Everything;
+    }
+    let report = seed.spawn()?;
+    if two_runs {
+        let again = seed.spawn()?;
+        let differ = (report.lines, report.digest) != (again.lines, again.digest);
+        let what = format!("two runs differ: {} and {} lines", report.lines, again.lines);
+        return Ok(differ.then(|| ("determinism".to_owned(), what)));
+    }
+    let first = report.violations.into_iter().next();
+    Ok(first.map(|violation| (violation.kind, violation.what)))
 }

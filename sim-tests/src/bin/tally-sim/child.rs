@@ -170,7 +170,8 @@ impl Seed {
         if let Some(history) = &self.history {
             command.arg("--history").arg(history);
         }
-        let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let spawned = command.spawn();
         let mut child = spawned.map_err(|error| format!("a process can't be started: {error}"))?;
         let mut output = child.stdout.take().expect("its output is piped");
         let (sender, read) = std::sync::mpsc::channel();
@@ -179,6 +180,8 @@ impl Seed {
             let _ = output.read_to_string(&mut text);
             let _ = sender.send(text);
         });
+        let errors = child.stderr.take().expect("its errors are piped");
+        let last_words = std::thread::spawn(move || last_words(errors));
         let patience = SLOWEST * u32::try_from(self.seconds).unwrap_or(u32::MAX);
         let text = read.recv_timeout(patience.max(Duration::from_secs(120)));
         if text.is_err() {
@@ -186,6 +189,7 @@ impl Seed {
         }
         let status = child.wait().map_err(|error| error.to_string())?;
         let _ = reader.join();
+        let last_words = last_words.join().unwrap_or_default();
         let failed = |what: String| Report {
             seed: self.seed,
             violations: vec![Violation { kind: "harness".to_owned(), what, at_ms: 0 }],
@@ -193,10 +197,23 @@ impl Seed {
         };
         Ok(match text {
             Err(_) => failed("its process did not end in time, and was killed".to_owned()),
-            Ok(text) => serde_json::from_str(&text)
-                .unwrap_or_else(|_| failed(format!("its process ended with {status}"))),
+            Ok(text) => serde_json::from_str(&text).unwrap_or_else(|_| {
+                failed(format!("its process ended with {status}: {last_words}"))
+            }),
         })
     }
+}
+
+/// Of what a process says before it ends itself, this much is kept.
+const LAST_WORDS_BYTES: u64 = 4096;
+
+/// What a process writes to its error output, as one line.
+fn last_words(mut errors: impl io::Read) -> String {
+    let mut text = Vec::new();
+    let _ = (&mut errors).take(LAST_WORDS_BYTES).read_to_end(&mut text);
+    // It must not wait for somebody to read the rest.
+    let _ = io::copy(&mut errors, &mut io::sink());
+    String::from_utf8_lossy(&text).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The process of one seed: prints its report.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::Args;
-use tally_sim::{knobs::Knobs, run::run as run_seed, trace::Keep};
+use tally_sim::{knobs::Knobs, run::run as run_seed, scenarios::SCENARIOS, trace::Keep};
 
 use crate::child::{DetailName, Report, Seed, Seeds, for_each, fresh_seed, jobs, stopwatch};
 
@@ -25,8 +25,8 @@ pub(crate) struct RunArguments {
     /// Simulated seconds of each seed.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// A scenario in place of what the seeds draw; see `scenarios`.
-    #[arg(long, value_name = "NAME")]
+    /// A scenario in place of what the seeds draw; see `scenarios`. `all` runs each of them.
+    #[arg(long, value_name = "NAME|all", conflicts_with = "minutes")]
     scenario: Option<String>,
     /// Seeds at once; as many as there are processors unless given.
     #[arg(long)]
@@ -90,12 +90,16 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<bool, String> {
     let until = arguments.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes));
     let total = Mutex::new(Total::default());
     let progress = io::stderr().is_terminal();
-    for_each(seeds, jobs(arguments.jobs), |seed| {
+    let scenarios = scenarios(arguments.scenario.as_deref());
+    let each = scenarios.len() as u64;
+    let runs =
+        Seeds { first: seeds.first.saturating_mul(each), end: seeds.end.saturating_mul(each) };
+    for_each(runs, jobs(arguments.jobs), |number| {
         if until.is_some_and(|until| elapsed() >= until) {
             return Ok(false);
         }
-        let mut one = Seed::new(seed, arguments.seconds);
-        one.scenario.clone_from(&arguments.scenario);
+        let mut one = Seed::new(number / each, arguments.seconds);
+        one.scenario.clone_from(&scenarios[(number % each) as usize]);
         one.history.clone_from(&arguments.history);
         let report = one.spawn()?;
         let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
@@ -131,6 +135,14 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<bool, String> {
     Ok(total.failed.is_empty())
 }
 
+/// The scenarios that are asked for; one that is none stands for what the seeds draw.
+fn scenarios(asked: Option<&str>) -> Vec<Option<String>> {
+    match asked {
+        Some("all") => SCENARIOS.iter().map(|scenario| Some(scenario.name.to_owned())).collect(),
+        asked => vec![asked.map(ToOwned::to_owned)],
+    }
+}
+
 impl Total {
     fn add(&mut self, report: &Report, how: &Seed) {
         self.seeds += 1;
@@ -149,7 +161,7 @@ impl Total {
         let (seed, seconds) = (how.seed, how.seconds);
         let scenario = how.scenario.as_ref().map(|name| format!(" --scenario {name}"));
         let scenario = scenario.unwrap_or_default();
-        eprintln!("\nseed {seed} FAILED");
+        eprintln!("\nseed {seed}{scenario} FAILED");
         for line in &told {
             eprintln!("  {line}");
         }

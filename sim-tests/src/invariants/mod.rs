@@ -11,10 +11,16 @@
 //! - **State machine safety**: no two nodes apply different entries at an index, and the same entry
 //!   leads to the same answers and, at an equal applied index, to the same state.
 //! - Applied index and revision of a node never fall while its process runs; a restart may fall back
-//!   to what is on its disk, never below what it had told to be durable.
+//!   to what is on its disk.
+//! - A node keeps what it has promised, across restarts ([`promises`]).
+//! - Voters change so that majorities overlap ([`voters`]).
+//! - Log time passes no faster than time.
 //!
 //! An entry counts as committed once any node has applied it: that is the moment from which it can
 //! be seen from outside.
+
+mod promises;
+mod voters;
 
 use std::{
     collections::BTreeMap,
@@ -27,10 +33,14 @@ use tally_node::{
     machine::query,
 };
 
+use self::{promises::Promises, voters::VotersInLog};
 use crate::{
     cluster::{Cluster, host_of},
     trace_event,
 };
+
+/// Log time may be ahead of simulated time by this: each leader rounds to milliseconds.
+const LOG_TIME_ROUNDING_MS: u64 = 1_000;
 
 /// How often things happened inside the nodes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -73,6 +83,10 @@ struct Seen {
     states: BTreeMap<u64, (u64, [u8; 32])>,
     /// Applied index and revision of each node as last seen, with the boot they belong to.
     progress: BTreeMap<u64, (u64, u64, u64)>,
+    /// Applied index in each node's flushed state, as last seen.
+    flushed: BTreeMap<u64, u64>,
+    promises: BTreeMap<u64, Promises>,
+    voters: BTreeMap<u64, VotersInLog>,
 }
 
 impl Invariants {
@@ -91,8 +105,19 @@ impl Invariants {
         std::mem::take(&mut self.seen().violations)
     }
 
-    /// Looks at every running node. `with_states` also compares whole states, which takes longer.
-    pub fn look(&self, cluster: &Cluster, with_states: bool) {
+    /// A machine lost its disk: it may never take part again.
+    pub fn loses_disk(&self, node: u64) {
+        self.seen().promises.entry(node).or_default().lose_disk();
+    }
+
+    /// The highest index that was applied anywhere.
+    pub fn committed(&self) -> u64 {
+        self.seen().committed.keys().next_back().copied().unwrap_or(0)
+    }
+
+    /// Looks at every running node at a simulated time. `with_states` also compares whole states,
+    /// which takes longer.
+    pub fn look(&self, cluster: &Cluster, now_ms: u64, with_states: bool) {
         for id in cluster.ids() {
             let Some(consensus) = cluster.consensus(id) else { continue };
             let seen = &mut *self.seen();
@@ -103,8 +128,14 @@ impl Invariants {
             let applied = view.applied().map_or(0, |applied| applied.index);
             let boot = cluster.machine(id).boots();
             if seen.progress.get(&id).is_none_or(|seen| (seen.0, seen.1) != (boot, applied)) {
-                let revision = query::meta(&view).revision;
-                seen.moves(id, boot, applied, revision);
+                let meta = query::meta(&view);
+                seen.moves(id, boot, applied, meta.revision);
+                seen.time_passes(id, meta.log_time_ms, now_ms);
+            }
+            let flushed = consensus.state().flushed_applied().map_or(0, |flushed| flushed.index);
+            if seen.flushed.insert(id, flushed) != Some(flushed) {
+                let snapshot = consensus.state().current_snapshot();
+                seen.flushes(id, flushed, snapshot.map_or(0, |info| info.last_log_id.index));
             }
             if with_states && applied > 0 {
                 seen.state(id, applied, query::state_hash(&view));
@@ -138,16 +169,45 @@ impl Observer for OfNode {
         let host = host_of(self.node);
         let seen = &mut *self.all.seen();
         match event {
-            Event::LogOpened { cut_bytes } => {
+            Event::LogOpened { cut_bytes, vote, last } => {
                 seen.counts.torn_tails += u64::from(cut_bytes > 0);
                 trace_event!(&host, "opens its log, cutting {cut_bytes} bytes");
+                seen.voters.entry(self.node).or_default().forget();
+                let broken = seen.promises(self.node).opened(vote, last);
+                seen.breaks_promise(&host, broken);
             }
-            Event::Appended { term, index, payload } => {
+            Event::Found { term, index, payload } => {
+                seen.found(&host, index, term, digest(payload));
+                let broken = seen.promises(self.node).found(index, term);
+                seen.breaks_promise(&host, broken);
+            }
+            Event::VoteSaved(vote) => {
+                let broken = seen.promises(self.node).voted(vote);
+                seen.breaks_promise(&host, broken);
+            }
+            Event::Appended { term, index, payload, voters } => {
                 seen.appended(&host, index, term, digest(payload));
+                let broken = seen.promises(self.node).appended(index, term);
+                seen.breaks_promise(&host, broken);
+                if let Some(voters) = voters {
+                    trace_event!(&host, "appends {term}-{index}: the voters are {voters:?}");
+                    let wrong = seen.voters.entry(self.node).or_default().appended(index, voters);
+                    wrong.into_iter().for_each(|what| seen.violated(format!("{host}: {what}")));
+                }
             }
+            Event::AppendSynced { term, index } => seen.promises(self.node).synced(index, term),
             Event::Truncated { keep } => {
                 seen.counts.truncations += 1;
                 trace_event!(&host, "drops its log behind {keep}");
+                seen.voters.entry(self.node).or_default().truncated(keep);
+                let broken = seen.promises(self.node).truncated(keep);
+                seen.breaks_promise(&host, broken);
+            }
+            Event::Purged { index, jump } => {
+                seen.promises(self.node).purged(index, jump);
+                if jump {
+                    seen.voters.entry(self.node).or_default().forget();
+                }
             }
             Event::Applied { term, index, replies } => {
                 seen.counts.applied += 1;
@@ -161,6 +221,9 @@ impl Observer for OfNode {
                 seen.counts.snapshots_built += 1;
                 trace_event!(&host, "has built a snapshot at {index}");
             }
+            Event::SnapshotReceived { index } => {
+                trace_event!(&host, "installs a snapshot at {index}");
+            }
             Event::SnapshotInstalled { index } => {
                 seen.counts.snapshots_installed += 1;
                 trace_event!(&host, "has installed a snapshot at {index}");
@@ -173,6 +236,44 @@ impl Seen {
     fn violated(&mut self, what: String) {
         trace_event!("safety", "VIOLATED: {what}");
         self.violations.push(what);
+    }
+
+    fn promises(&mut self, node: u64) -> &mut Promises {
+        self.promises.entry(node).or_default()
+    }
+
+    fn breaks_promise(&mut self, host: &str, broken: Option<String>) {
+        if let Some(how) = broken {
+            self.violated(format!("{host} breaks its promise: {how}"));
+        }
+    }
+
+    fn time_passes(&mut self, node: u64, log_time_ms: u64, now_ms: u64) {
+        if log_time_ms > now_ms + LOG_TIME_ROUNDING_MS {
+            self.violated(format!("log time on node {node} is {log_time_ms} ms after {now_ms} ms"));
+        }
+    }
+
+    /// What is flushed is in the node's own synced log, or it came as a snapshot.
+    fn flushes(&mut self, node: u64, flushed: u64, snapshot: u64) {
+        let synced = self.promises(node).synced_index();
+        if flushed > synced.max(snapshot) {
+            self.violated(format!(
+                "the state on node {node}'s disk is after entry {flushed}, and its log is synced up \
+                 to {synced} only"
+            ));
+        }
+    }
+
+    /// What is in a log when it is opened was appended by somebody, as it is.
+    fn found(&mut self, host: &str, index: u64, term: u64, digest: u64) {
+        let appended = self.entries.get(&index).and_then(|terms| terms.get(&term)).copied();
+        if appended != Some(digest) {
+            let what = if appended.is_some() { "another" } else { "an invented" };
+            self.violated(format!(
+                "log matching: {host} finds {what} entry {term}-{index} in its log"
+            ));
+        }
     }
 
     fn leads(&mut self, node: u64, term: u64) {

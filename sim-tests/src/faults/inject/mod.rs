@@ -1,0 +1,438 @@
+//! Breaks things as planned, mends them when their time is over, and stays within what the protocol
+//! promises to survive.
+//!
+//! **The atlas.** A majority must keep what it had synced. So at most a minority of the voters may
+//! be damaged at a time (rotten, lost), counted until a replacement has taken the place of the
+//! damaged one. A fault beyond that is skipped and reported as such. What only stops nodes, links
+//! or clocks is never limited: the cluster may stop, but it may not lie.
+//!
+//! **Bit rot** strikes where it can be told from a torn tail: the log documents that damage to its
+//! very last synced frame, before any later frame is written, looks like a torn tail. So bits flip
+//! in old segments, snapshots, and the first half of the last segment.
+//!
+//! **Supervision**, as an init system would: a node that ended itself is started again after a
+//! while. One whose disk was damaged and does not come back is replaced by the operator.
+
+mod install;
+mod targets;
+mod until;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::Serialize;
+use tally_node::storage::simulated_disk::CrashMode;
+use tally_proto::seeded_bugs;
+use turmoil::Sim;
+
+use super::{
+    links::{Links, Taken},
+    moments::Traps,
+    operator::{Desk, Task},
+    plan::Planned,
+};
+use crate::{
+    cluster::{Cluster, Condition, host_of},
+    invariants::Invariants,
+    knobs::Knobs,
+    trace_event,
+};
+
+/// How long a node that ended itself stays down.
+const RESTART_AFTER_MS: u64 = 700;
+
+/// What became of a planned fault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Fate {
+    /// It was installed.
+    Installed,
+    /// It was not, and why.
+    Skipped(&'static str),
+}
+
+/// What was done about one planned fault.
+#[derive(Debug, Clone, Serialize)]
+pub struct Done {
+    /// The fault.
+    pub planned: Planned,
+    /// When, in ms.
+    pub at_ms: u64,
+    /// What became of it.
+    pub fate: Fate,
+}
+
+impl Done {
+    /// Whether it was installed.
+    pub fn is_installed(&self) -> bool {
+        self.fate == Fate::Installed
+    }
+}
+
+/// How a fault is undone.
+enum Undo {
+    Links(Taken),
+    Restart(u64),
+    Resume(u64, Taken),
+    DiskLatency(u64),
+    DiskRoom(u64),
+    MessageLatency,
+    MessageLoss,
+}
+
+/// Breaks and mends.
+pub struct Injector {
+    cluster: Cluster,
+    desk: Desk,
+    knobs: Knobs,
+    client_hosts: Vec<String>,
+    links: Links,
+    plan: std::iter::Peekable<std::vec::IntoIter<Planned>>,
+    undo: Vec<(u64, Undo)>,
+    /// Cuts that wait for something to happen.
+    waiting: Vec<until::Waiting>,
+    restart_at: BTreeMap<u64, u64>,
+    /// How long machines stay down whose power fails between two disk operations to come.
+    down_ms: BTreeMap<u64, u64>,
+    traps: Traps,
+    invariants: Invariants,
+    /// Nodes with something wrong that does not stop them, and how many things.
+    ailing: BTreeMap<u64, u32>,
+    /// A second power cut to come: when, whose, and how long it lasts.
+    second_cuts: Vec<(u64, u64, u64)>,
+    /// Errors of each disk that were taken for the cause of an end.
+    errors_seen: BTreeMap<u64, u64>,
+    /// Damaged and not replaced yet.
+    damaged: BTreeMap<u64, &'static str>,
+    /// Ids of machines that were taken out of the cluster.
+    retired: Vec<u64>,
+    being_replaced: BTreeMap<u64, u64>,
+    /// When machines that lost their disks are replaced.
+    replace_at: BTreeMap<u64, u64>,
+    rolling: Vec<u64>,
+    healed: bool,
+    losing: u32,
+    slow: u32,
+    next_id: u64,
+    replacements_left: u64,
+    done: Vec<Done>,
+    failures: Vec<String>,
+}
+
+impl std::fmt::Debug for Injector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Injector").field("damaged", &self.damaged).finish_non_exhaustive()
+    }
+}
+
+impl Injector {
+    /// With a plan for a cluster whose clients live on these hosts.
+    pub fn new(
+        cluster: Cluster,
+        desk: Desk,
+        knobs: Knobs,
+        client_hosts: Vec<String>,
+        plan: Vec<Planned>,
+        watched: (Traps, Invariants),
+    ) -> Self {
+        let next_id = cluster.ids().len() as u64 + 1;
+        for id in cluster.ids() {
+            set_up(&cluster, &knobs, id);
+        }
+        let (traps, invariants) = watched;
+        Injector {
+            desk,
+            client_hosts,
+            links: Links::new(cluster.wires().clone()),
+            plan: plan.into_iter().peekable(),
+            undo: Vec::new(),
+            waiting: Vec::new(),
+            restart_at: BTreeMap::new(),
+            down_ms: BTreeMap::new(),
+            traps,
+            invariants,
+            ailing: BTreeMap::new(),
+            second_cuts: Vec::new(),
+            cluster,
+            errors_seen: BTreeMap::new(),
+            damaged: BTreeMap::new(),
+            retired: Vec::new(),
+            being_replaced: BTreeMap::new(),
+            replace_at: BTreeMap::new(),
+            rolling: Vec::new(),
+            healed: false,
+            losing: 0,
+            slow: 0,
+            next_id,
+            replacements_left: knobs.nodes.saturating_sub(1),
+            knobs,
+            done: Vec::new(),
+            failures: Vec::new(),
+        }
+    }
+
+    /// What became of the plan so far.
+    pub fn done(&self) -> &[Done] {
+        &self.done
+    }
+
+    /// Nodes that did not start, or ended themselves, without a fault that explains it.
+    pub fn take_failures(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.failures)
+    }
+
+    /// Ids of the machines that still belong to the cluster.
+    pub fn members(&self) -> Vec<u64> {
+        self.cluster.ids().into_iter().filter(|id| !self.retired.contains(id)).collect()
+    }
+
+    /// Whether a node runs, and nothing that was done to it makes it slow.
+    pub(super) fn is_healthy(&self, id: u64) -> bool {
+        self.cluster.machine(id).condition() == Condition::Running
+            && self.ailing.get(&id).is_none_or(|ailing| *ailing == 0)
+            && !self.being_replaced.contains_key(&id)
+            && !self.rolling.contains(&id)
+    }
+
+    /// Whether messages pass between two nodes in both directions, in their usual time.
+    pub(super) fn is_linked(&self, a: u64, b: u64) -> bool {
+        self.links.is_whole(&host_of(a), &host_of(b))
+    }
+
+    /// Whether no message of any link is lost or late.
+    pub(super) fn is_network_calm(&self, now_ms: u64) -> bool {
+        self.slow == 0 && self.losing == 0 && !self.cluster.wires().is_stalled(now_ms)
+    }
+
+    /// Whether nothing is broken, being mended or to be administered any more.
+    pub fn is_calm(&self) -> bool {
+        self.undo.is_empty()
+            && self.waiting.is_empty()
+            && self.restart_at.is_empty()
+            && self.being_replaced.is_empty()
+            && self.replace_at.is_empty()
+            && self.rolling.is_empty()
+            && self.desk.is_idle()
+            && self
+                .members()
+                .iter()
+                .all(|id| self.cluster.machine(*id).condition() == Condition::Running)
+    }
+
+    /// Does what is due at this simulated millisecond.
+    pub fn step(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
+        self.links.set_now(now_ms);
+        self.supervise(sim, now_ms);
+        self.cut_second(sim, now_ms);
+        self.follow_operator(sim);
+        self.roll(sim);
+        self.look_whether_happened(now_ms);
+        let due: Vec<Undo> = {
+            let (due, later) = std::mem::take(&mut self.undo)
+                .into_iter()
+                .partition::<Vec<_>, _>(|(at_ms, _)| *at_ms <= now_ms);
+            self.undo = later;
+            due.into_iter().map(|(_, undo)| undo).collect()
+        };
+        for undo in due {
+            self.mend(sim, undo);
+        }
+        while let Some(planned) = self.plan.next_if(|planned| planned.at_ms <= now_ms) {
+            let fate = match self.install(sim, &planned, now_ms) {
+                Ok(()) => Fate::Installed,
+                Err(why) => Fate::Skipped(why),
+            };
+            trace_event!("fault", "{planned}: {fate:?}");
+            self.done.push(Done { planned, at_ms: now_ms, fate });
+        }
+    }
+
+    /// Mends everything at once: the faults are over.
+    pub fn heal(&mut self, sim: &mut Sim<'_>) {
+        trace_event!("fault", "everything is mended");
+        self.plan = Vec::new().into_iter().peekable();
+        self.desk.drop_transfers();
+        self.look_whether_happened(u64::MAX);
+        for (_, undo) in std::mem::take(&mut self.undo) {
+            self.mend(sim, undo);
+        }
+        self.rolling.clear();
+        self.second_cuts.clear();
+        self.traps.clear();
+        self.healed = true;
+    }
+
+    fn supervise(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
+        for id in self.members() {
+            let machine = self.cluster.machine(id);
+            if machine.disk().is_dead() && !machine.life().is_over() {
+                // A power cut between two disk operations has struck.
+                trace_event!(&host_of(id), "the power failed between two disk operations");
+                self.cluster.cut_power(sim, id);
+                let down_ms = self.down_ms.remove(&id).unwrap_or(RESTART_AFTER_MS);
+                self.restart_at.insert(id, now_ms + down_ms);
+            }
+            let Condition::Failed(reason) = machine.condition() else { continue };
+            if self.restart_at.contains_key(&id) || self.being_replaced.contains_key(&id) {
+                continue;
+            }
+            trace_event!(&host_of(id), "ended itself: {reason}");
+            let errors = machine.disk().counts().errors;
+            let errors_before = self.errors_seen.insert(id, errors).unwrap_or(0);
+            let explained = errors > errors_before || machine.life().lost_power();
+            self.cluster.cut_power(sim, id);
+            if self.damaged.contains_key(&id) {
+                self.replace(sim, id);
+                continue;
+            }
+            if !explained && !self.expects_end(&reason) {
+                self.failures.push(format!("node {id}: {reason}"));
+            }
+            self.restart_at.insert(id, now_ms + RESTART_AFTER_MS);
+        }
+        if self.healed {
+            for id in self.members() {
+                let condition = self.cluster.machine(id).condition();
+                if matches!(condition, Condition::Down | Condition::Stopped)
+                    && !self.being_replaced.contains_key(&id)
+                {
+                    self.restart_at.entry(id).or_insert(now_ms);
+                }
+            }
+        }
+        let lost: Vec<u64> =
+            self.replace_at.iter().filter(|(_, at)| **at <= now_ms).map(|(id, _)| *id).collect();
+        for id in lost {
+            self.replace_at.remove(&id);
+            if !self.being_replaced.contains_key(&id) && !self.retired.contains(&id) {
+                self.restart_at.remove(&id);
+                self.cluster.cut_power(sim, id);
+                self.replace(sim, id);
+            }
+        }
+        let due: Vec<u64> =
+            self.restart_at.iter().filter(|(_, at)| **at <= now_ms).map(|(id, _)| *id).collect();
+        for id in due {
+            self.restart_at.remove(&id);
+            trace_event!(&host_of(id), "is started");
+            self.cluster.restart(sim, id);
+        }
+    }
+
+    /// The second of two power cuts, a little after the first.
+    fn cut_second(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
+        let due = self.second_cuts.extract_if(.., |(at_ms, ..)| *at_ms <= now_ms);
+        for (_, id, until_ms) in due.collect::<Vec<_>>() {
+            if self.is_up(id) {
+                self.cluster.cut_power(sim, id);
+                self.undo.push((until_ms, Undo::Restart(id)));
+            }
+        }
+    }
+
+    /// Whether a node may end itself for this reason without any fault of its disk.
+    fn expects_end(&self, reason: &str) -> bool {
+        // A machine that was taken out of the cluster, and does not know yet.
+        reason.contains("refused by its peers") && !self.being_replaced.is_empty()
+    }
+
+    fn follow_operator(&mut self, sim: &mut Sim<'_>) {
+        for (task, worked) in self.desk.take_done() {
+            let Task::Replace { old, new } = task else { continue };
+            assert!(worked, "the operator replaces until it is done");
+            trace_event!(&host_of(old), "is taken out; {} has its place", host_of(new));
+            if self.cluster.machine(old).condition() != Condition::Down {
+                self.cluster.kill(sim, old);
+            }
+            self.restart_at.remove(&old);
+            self.damaged.remove(&old);
+            self.being_replaced.remove(&old);
+            self.retired.push(old);
+        }
+    }
+
+    /// One node after the other is stopped and started, the next one when the one before is back.
+    fn roll(&mut self, sim: &mut Sim<'_>) {
+        let Some(id) = self.rolling.last().copied() else { return };
+        let gone = self.retired.contains(&id) || self.being_replaced.contains_key(&id);
+        match self.cluster.machine(id).condition() {
+            // It was asked to stop, and has not yet.
+            Condition::Running | Condition::Starting if !gone => return,
+            Condition::Stopped if !gone => {
+                trace_event!(&host_of(id), "is started, in its turn");
+                self.cluster.restart(sim, id);
+            }
+            // Something else happened to it meanwhile, and takes its own course.
+            _ => {}
+        }
+        self.rolling.pop();
+        if let Some(next) = self.rolling.last() {
+            self.cluster.stop(*next);
+        }
+    }
+
+    fn mend(&mut self, sim: &mut Sim<'_>, undo: Undo) {
+        match undo {
+            Undo::Links(taken) => self.links.give_back(sim, &taken),
+            Undo::Restart(id) => {
+                let down = matches!(
+                    self.cluster.machine(id).condition(),
+                    Condition::Down | Condition::Stopped
+                );
+                if down && !self.retired.contains(&id) && !self.restart_at.contains_key(&id) {
+                    trace_event!(&host_of(id), "is started");
+                    self.cluster.restart(sim, id);
+                }
+            }
+            Undo::Resume(id, taken) => {
+                trace_event!(&host_of(id), "goes on");
+                self.cluster.machine(id).disk().set_latency(self.knobs.disk_latency());
+                self.recovers(id);
+                self.links.give_back(sim, &taken);
+            }
+            Undo::DiskLatency(id) => {
+                self.recovers(id);
+                self.cluster.machine(id).disk().set_latency(self.knobs.disk_latency());
+            }
+            Undo::DiskRoom(id) => {
+                self.recovers(id);
+                self.cluster.machine(id).disk().set_capacity(None);
+            }
+            Undo::MessageLatency => {
+                self.slow -= 1;
+                sim.set_max_message_latency(Duration::from_millis(self.knobs.latency_ms_max));
+            }
+            Undo::MessageLoss => {
+                self.losing -= 1;
+                if self.losing == 0 {
+                    sim.set_fail_rate(0.0);
+                }
+            }
+        }
+    }
+
+    fn ails(&mut self, id: u64) {
+        *self.ailing.entry(id).or_default() += 1;
+    }
+
+    fn recovers(&mut self, id: u64) {
+        *self.ailing.entry(id).or_default() -= 1;
+    }
+
+    fn replace(&mut self, sim: &mut Sim<'_>, old: u64) {
+        let new = self.next_id;
+        self.next_id += 1;
+        self.replacements_left = self.replacements_left.saturating_sub(1);
+        self.cluster.add(sim, new);
+        set_up(&self.cluster, &self.knobs, new);
+        trace_event!(&host_of(new), "is a new machine, for the place of {}", host_of(old));
+        self.being_replaced.insert(old, new);
+        self.desk.ask(Task::Replace { old, new });
+    }
+}
+
+fn set_up(cluster: &Cluster, knobs: &Knobs, id: u64) {
+    let machine = cluster.machine(id);
+    let keeps = seeded_bugs::is_on("crash-keeps-unsynced");
+    machine.disk().set_crash_mode(if keeps { CrashMode::KeepAll } else { CrashMode::Harsh });
+    machine.disk().set_latency(knobs.disk_latency());
+    machine.set_store_latency(Duration::from_micros(knobs.store_us));
+}

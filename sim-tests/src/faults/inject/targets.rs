@@ -1,0 +1,141 @@
+//! Whom a fault strikes, which links that takes, and what may be damaged.
+
+use turmoil::Sim;
+
+use super::{Injector, Undo};
+use crate::{
+    cluster::{Condition, host_of},
+    faults::{
+        links::{Taken, Trouble},
+        operator,
+        plan::Target,
+    },
+};
+
+impl Injector {
+    pub(super) fn cut(
+        &mut self,
+        sim: &mut Sim<'_>,
+        taken: Taken,
+        until: u64,
+    ) -> Result<(), &'static str> {
+        if taken.is_empty() {
+            return Err("there is no such link");
+        }
+        self.links.take(sim, &taken);
+        self.undo.push((until, Undo::Links(taken)));
+        Ok(())
+    }
+
+    pub(super) fn cut_one_way(
+        &mut self,
+        sim: &mut Sim<'_>,
+        from: &[u64],
+        to: &[u64],
+        until: u64,
+    ) -> Result<(), &'static str> {
+        if self.losing > 0 {
+            return Err("turmoil can't cut one direction while messages are lost");
+        }
+        let taken = from.iter().flat_map(|from| {
+            let others = to.iter().filter(move |to| *to != from);
+            others.map(move |to| (host_of(*from), host_of(*to), Trouble::Cut))
+        });
+        self.cut(sim, taken.collect(), until)
+    }
+
+    /// Both directions of all links between two groups.
+    pub(super) fn between(&self, one: &[u64], other: &[u64], trouble: Trouble) -> Taken {
+        let mut taken = Taken::new();
+        for a in one {
+            for b in other.iter().filter(|b| *b != a) {
+                taken.push((host_of(*a), host_of(*b), trouble));
+                taken.push((host_of(*b), host_of(*a), trouble));
+            }
+        }
+        taken
+    }
+
+    /// All links of a node.
+    pub(super) fn around(&self, id: u64, trouble: Trouble) -> Taken {
+        let mut taken = self.between(&[id], &self.others(id), trouble);
+        for other in self.client_hosts.iter().map(String::as_str).chain([operator::HOST]) {
+            taken.push((host_of(id), other.to_owned(), trouble));
+            taken.push((other.to_owned(), host_of(id), trouble));
+        }
+        taken
+    }
+
+    pub(super) fn others(&self, id: u64) -> Vec<u64> {
+        self.members().into_iter().filter(|other| *other != id).collect()
+    }
+
+    pub(super) fn is_up(&self, id: u64) -> bool {
+        matches!(self.cluster.machine(id).condition(), Condition::Running | Condition::Starting)
+    }
+
+    pub(super) fn resolve(&self, target: Target) -> Result<u64, &'static str> {
+        let members = self.members();
+        let leader = self.cluster.leader().filter(|id| members.contains(id));
+        let nth = |ids: Vec<u64>, n: u64| match ids.len() as u64 {
+            0 => Err("there is no such node"),
+            len => Ok(ids[(n % len) as usize]),
+        };
+        match target {
+            Target::Leader => leader.or(members.first().copied()).ok_or("there is no node"),
+            Target::Follower(n) => {
+                nth(members.into_iter().filter(|id| Some(*id) != leader).collect(), n)
+            }
+            Target::Any(n) => nth(members, n),
+        }
+    }
+
+    pub(super) fn resolve_running(&self, target: Target) -> Result<u64, &'static str> {
+        let id = self.resolve(target)?;
+        if self.is_up(id) && !self.rolling.contains(&id) {
+            Ok(id)
+        } else {
+            Err("the node does not run")
+        }
+    }
+
+    /// Damage beyond a minority may lose what was acknowledged: nobody promises otherwise.
+    pub(super) fn may_damage(&self) -> Result<(), &'static str> {
+        if !self.damaged.is_empty() || !self.being_replaced.is_empty() {
+            return Err("another node is damaged or being replaced");
+        }
+        if self.knobs.nodes < 3 || self.replacements_left == 0 {
+            return Err("too few nodes would be left whole");
+        }
+        Ok(())
+    }
+
+    /// A file, an offset and a bit where rot can be told from a torn tail.
+    pub(super) fn rotten_place(&self, id: u64, pick: u64) -> Option<(String, u64, u8)> {
+        let files = self.cluster.machine(id).disk().contents();
+        let last_segment = files.keys().rfind(|path| path.starts_with("wal/")).cloned();
+        let mut places = Vec::new();
+        for (path, bytes) in &files {
+            let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
+            let rotten = match &last_segment {
+                Some(last) if last == path => {
+                    if written < 32 * 1024 {
+                        0
+                    } else {
+                        written / 2
+                    }
+                }
+                _ if path.starts_with("wal/") || path.contains("snapshot") => written,
+                _ => 0,
+            };
+            if rotten > 0 {
+                places.push((path.clone(), rotten as u64));
+            }
+        }
+        if places.is_empty() {
+            return None;
+        }
+        let (path, rotten) = places.swap_remove((pick % places.len() as u64) as usize);
+        Some((path, (pick >> 8) % rotten, (pick >> 3) as u8 % 8))
+    }
+}

@@ -1,0 +1,105 @@
+//! Power cuts at chosen moments: directly after a node has done something that matters.
+//!
+//! What a power cut takes depends on where in its work the disk is, and the moments that matter (a
+//! vote just saved, a snapshot just received) are short and rare; a cut at a random time hardly ever
+//! meets one. So a trap is set for a moment, and the power fails so many disk steps after it. The
+//! disk's steps are those of the log, of snapshots and of the state's store alike.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde::Serialize;
+use tally_node::{
+    env::{Event, Observer},
+    storage::simulated_disk::SimulatedDisk,
+};
+
+/// What a node has just done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Moment {
+    /// Its vote is saved, and may be told.
+    Vote,
+    /// Entries are handed to its log.
+    Append,
+    /// Entries are synced, and may be acknowledged.
+    Synced,
+    /// Entries of an overruled leader are about to be dropped.
+    Truncate,
+    /// The log is about to be purged.
+    Purge,
+    /// A snapshot is built.
+    Snapshot,
+    /// A snapshot of another node is about to be installed.
+    Install,
+}
+
+/// All traps. Clones are handles.
+#[derive(Debug, Clone, Default)]
+pub struct Traps {
+    set: Arc<Mutex<BTreeMap<u64, Vec<Trap>>>>,
+}
+
+#[derive(Debug)]
+struct Trap {
+    moment: Moment,
+    steps: u64,
+    disk: SimulatedDisk,
+}
+
+impl Traps {
+    /// Lets the power of a node's machine fail so many disk steps after a moment, once.
+    pub fn set(&self, node: u64, moment: Moment, steps: u64, disk: SimulatedDisk) {
+        let mut set = self.set.lock().unwrap_or_else(PoisonError::into_inner);
+        set.entry(node).or_default().push(Trap { moment, steps, disk });
+    }
+
+    /// Takes all traps away.
+    pub fn clear(&self) {
+        self.set.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Watches one node, beside another observer.
+    pub fn observer(&self, node: u64, beside: Arc<dyn Observer>) -> Arc<dyn Observer> {
+        Arc::new(Watch { node, traps: self.clone(), beside })
+    }
+
+    fn happens(&self, node: u64, moment: Moment) {
+        let mut set = self.set.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(traps) = set.get_mut(&node) else { return };
+        // Each moment springs one trap; another one for it waits for the next.
+        if let Some(at) = traps.iter().position(|trap| trap.moment == moment) {
+            let trap = traps.swap_remove(at);
+            trap.disk.crash_after_steps(trap.steps);
+        }
+    }
+}
+
+struct Watch {
+    node: u64,
+    traps: Traps,
+    beside: Arc<dyn Observer>,
+}
+
+impl Observer for Watch {
+    fn observe(&self, event: Event<'_>) {
+        let moment = match event {
+            Event::VoteSaved(_) => Some(Moment::Vote),
+            Event::Appended { .. } => Some(Moment::Append),
+            Event::AppendSynced { .. } => Some(Moment::Synced),
+            Event::Truncated { .. } => Some(Moment::Truncate),
+            Event::Purged { .. } => Some(Moment::Purge),
+            Event::SnapshotBuilt { .. } => Some(Moment::Snapshot),
+            Event::SnapshotReceived { .. } => Some(Moment::Install),
+            Event::LogOpened { .. }
+            | Event::Found { .. }
+            | Event::Applied { .. }
+            | Event::SnapshotInstalled { .. } => None,
+        };
+        self.beside.observe(event);
+        if let Some(moment) = moment {
+            self.traps.happens(self.node, moment);
+        }
+    }
+}

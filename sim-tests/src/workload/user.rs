@@ -1,0 +1,351 @@
+//! One user: what it asks, one call after the other.
+
+use std::{collections::BTreeMap, rc::Rc, time::Duration};
+
+use rand::{Rng, rngs::SmallRng, seq::IndexedRandom};
+use tally_client::{
+    Client, ReadLevel,
+    apply::{Compare, Condition, Operation},
+    counter::Expect,
+    history::{Part, Request},
+};
+
+use super::{
+    ACCOUNTS, RESENDABLE_MAX, STOCKS, Workload, account, counter, hot, key, stock,
+    write::{KeyExpect, Write},
+};
+use crate::{env::simulated_ms, trace_event};
+
+/// One who makes one call after the other.
+pub(super) struct User {
+    pub(super) number: u64,
+    pub(super) client: Client,
+    pub(super) workload: Workload,
+    pub(super) rng: SmallRng,
+    /// Value (of a counter) and revision, as last seen, to base conditions on.
+    pub(super) known: BTreeMap<String, (i64, u64)>,
+    pub(super) writes: u64,
+}
+
+impl User {
+    pub(super) async fn live(mut self) {
+        let shared = Rc::clone(&self.workload.shared);
+        while !shared.ready.get() && !shared.stop.get() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        while !shared.stop.get() {
+            let think = self.rng.random_range(0..=shared.knobs.think_ms_max);
+            tokio::time::sleep(Duration::from_millis(think)).await;
+            if self.rng.random_bool(shared.knobs.reads) {
+                self.read().await;
+            } else {
+                self.write().await;
+            }
+        }
+        shared.running.set(shared.running.get() - 1);
+    }
+
+    fn deadline(&mut self) -> Duration {
+        let knobs = &self.workload.shared.knobs;
+        let ms = if self.rng.random_bool(knobs.short_deadlines) {
+            self.rng.random_range(3..60)
+        } else {
+            knobs.deadline_ms
+        };
+        Duration::from_millis(ms)
+    }
+
+    fn level(&mut self) -> ReadLevel {
+        match self.rng.random_range(0..10) {
+            0..5 => ReadLevel::Linearizable,
+            5 | 6 => ReadLevel::Bounded {
+                max_staleness: Duration::from_millis(self.rng.random_range(1..2_000)),
+                allow_fallback: self.rng.random_bool(0.2),
+            },
+            7 | 8 => ReadLevel::Session(None),
+            _ => ReadLevel::Local,
+        }
+    }
+
+    fn counter_name(&mut self) -> String {
+        let knobs = &self.workload.shared.knobs;
+        if self.rng.random_bool(knobs.hot) {
+            return hot(self.rng.random_range(0..knobs.hot_counters));
+        }
+        match self.rng.random_range(0..4) {
+            0 => stock(self.rng.random_range(0..STOCKS)),
+            1 => account(self.rng.random_range(0..ACCOUNTS)),
+            _ => counter(self.rng.random_range(0..knobs.spread)),
+        }
+    }
+
+    fn key_name(&mut self) -> String {
+        key(self.rng.random_range(0..self.workload.shared.knobs.spread))
+    }
+
+    async fn read(&mut self) {
+        let (level, deadline) = (self.level(), self.deadline());
+        let book = self.workload.shared.book.clone();
+        let began = simulated_ms();
+        let what;
+        match self.rng.random_range(0..10) {
+            0..5 => {
+                let name = self.counter_name();
+                let pending =
+                    book.begin(self.number, Request::from(Part::get(&name)).level(&level));
+                let call = self.client.counter(&name).get().level(level).deadline(deadline);
+                let result = call.await;
+                if let Ok(counter) = &result {
+                    self.known.insert(name.clone(), (counter.value, counter.modified_revision));
+                }
+                what = format!("get {name}: {}", brief(&result, |counter| counter.value));
+                book.finish(pending, &result);
+            }
+            5..8 => {
+                let name = self.key_name();
+                let pending =
+                    book.begin(self.number, Request::from(Part::read(&name)).level(&level));
+                let call = self.client.keys().get(&name).level(level).deadline(deadline);
+                let result = call.await;
+                if let Ok(item) = &result {
+                    self.known.insert(name.clone(), (0, item.modified_revision));
+                }
+                what = format!("read {name}: {}", brief(&result, |item| item.modified_revision));
+                book.finish(pending, &result);
+            }
+            _ => {
+                let names: Vec<String> = (0..ACCOUNTS).map(account).collect();
+                let pending =
+                    book.begin(self.number, Request::batch_get(names.clone()).level(&level));
+                let call = self.client.counters().batch_get(names).level(level).deadline(deadline);
+                let result = call.await;
+                what = format!("batch get: {}", brief(&result, |batch| batch.items.len() as i64));
+                book.finish(pending, &result);
+            }
+        }
+        self.tell(began, &what);
+    }
+
+    fn tell(&self, began: Option<u64>, what: &str) {
+        let took = simulated_ms().unwrap_or(0) - began.unwrap_or(0);
+        trace_event!(&format!("user-{}", self.number), "{what} ({took} ms)");
+    }
+
+    async fn write(&mut self) {
+        let shared = Rc::clone(&self.workload.shared);
+        if self.rng.random_bool(shared.knobs.resends) {
+            let again = shared.resendable.borrow().choose(&mut self.rng).cloned();
+            if let Some((idem, write)) = again {
+                self.send(&write, Some(idem)).await;
+                return;
+            }
+        }
+        let write = self.draw_write();
+        self.writes += 1;
+        let idem =
+            self.rng.random_bool(0.15).then(|| format!("key-{}-{}", self.number, self.writes));
+        if let Some(idem) = &idem {
+            let mut resendable = shared.resendable.borrow_mut();
+            if resendable.len() == RESENDABLE_MAX {
+                let at = self.rng.random_range(0..RESENDABLE_MAX);
+                resendable.swap_remove(at);
+            }
+            resendable.push((idem.clone(), write.clone()));
+        }
+        self.send(&write, idem).await;
+    }
+
+    fn draw_write(&mut self) -> Write {
+        match self.rng.random_range(0..20) {
+            0..8 => {
+                let name = self.counter_name();
+                let is_account = name.starts_with("account");
+                let is_stock = name.starts_with("stock");
+                let delta = match (is_account, is_stock) {
+                    // Accounts keep their sum; only transfers move them.
+                    (true, _) => 0,
+                    (_, true) => self.rng.random_range(-9..=9),
+                    _ => *[1, 1, 1, 1, -1, 5].choose(&mut self.rng).expect("not empty"),
+                };
+                let own_bounds = !is_account && self.rng.random_bool(0.15);
+                Write::Add {
+                    name,
+                    delta,
+                    floor: own_bounds.then(|| self.rng.random_range(-5..5)),
+                    ceiling: own_bounds.then(|| self.rng.random_range(5..60)),
+                    saturate: self.rng.random_bool(0.2),
+                    must_exist: self.rng.random_bool(0.1),
+                }
+            }
+            8 => Write::Set { name: self.spread_counter(), value: self.rng.random_range(-20..20) },
+            9 => {
+                let name = self.spread_counter();
+                let expect = match (self.known.get(&name), self.rng.random_range(0..3)) {
+                    (Some((value, _)), 0) => Expect::Value(*value),
+                    (Some((_, revision)), 1) => Expect::Revision(*revision),
+                    _ => Expect::Absent,
+                };
+                Write::CasCounter { name, expect, value: self.rng.random_range(-20..20) }
+            }
+            10 => Write::DeleteCounter { name: self.spread_counter() },
+            11 => {
+                let floor = self.rng.random_range(-60..0);
+                Write::Configure {
+                    name: self.spread_counter(),
+                    floor,
+                    ceiling: self.rng.random_range(floor..80),
+                }
+            }
+            12..15 => {
+                let key = self.key_name();
+                let expect = match (self.known.get(&key), self.rng.random_range(0..6)) {
+                    (Some((_, revision)), 0 | 1) => KeyExpect::Revision(*revision),
+                    (_, 2) => KeyExpect::Absent,
+                    (_, 3) => KeyExpect::Present,
+                    _ => KeyExpect::Nothing,
+                };
+                // Unique, so that a read tells which write it saw. As long as it happens to be, so that
+                // a write of the log covers one sector of the disk or several.
+                let mut value = format!("{}/{}", self.number, self.writes);
+                let bytes_max = self.workload.shared.knobs.value_bytes_max;
+                let bytes = self.rng.random_range(0..=bytes_max);
+                value.extend(std::iter::repeat_n('.', bytes));
+                Write::Put { key, value, expect }
+            }
+            15 => {
+                let key = self.key_name();
+                let known = self.known.get(&key).map(|known| known.1);
+                Write::Delete { key, if_revision: known.filter(|_| self.rng.random()) }
+            }
+            16 | 17 => {
+                let from = self.rng.random_range(0..ACCOUNTS);
+                let to = (from + self.rng.random_range(1..ACCOUNTS)) % ACCOUNTS;
+                let units = self.rng.random_range(1..30);
+                Write::Transfer { from: account(from), to: account(to), units }
+            }
+            18 => Write::Order {
+                stock: stock(self.rng.random_range(0..STOCKS)),
+                order: self.key_name(),
+            },
+            _ => Write::Branching {
+                name: self.spread_counter(),
+                limit: self.rng.random_range(-5..15),
+            },
+        }
+    }
+
+    fn spread_counter(&mut self) -> String {
+        counter(self.rng.random_range(0..self.workload.shared.knobs.spread))
+    }
+
+    async fn send(&mut self, write: &Write, idem: Option<String>) {
+        let deadline = self.deadline();
+        let book = self.workload.shared.book.clone();
+        let client = self.client.clone();
+        let began = simulated_ms();
+        let mut request = write.request();
+        if let Some(idem) = &idem {
+            request = request.idem(idem.clone());
+        }
+        let pending = book.begin(self.number, request);
+        macro_rules! outcome {
+            ($call:expr, $what:expr) => {{
+                let mut call = $call.deadline(deadline);
+                if let Some(idem) = &idem {
+                    call = call.idempotency_key(idem.clone());
+                }
+                let result = call.await;
+                let told = brief(&result, $what);
+                book.finish(pending, &result);
+                told
+            }};
+        }
+        let told = match write.clone() {
+            Write::Add { name, delta, floor, ceiling, saturate, must_exist } => {
+                let mut add = client.counter(name).add(delta);
+                if let Some(floor) = floor {
+                    add = add.floor(floor);
+                }
+                if let Some(ceiling) = ceiling {
+                    add = add.ceiling(ceiling);
+                }
+                if saturate {
+                    add = add.saturate();
+                }
+                if must_exist {
+                    add = add.fail_if_missing();
+                }
+                outcome!(add, |change| change.value)
+            }
+            Write::Set { name, value } => {
+                outcome!(client.counter(name).set(value), |change| change.value)
+            }
+            Write::CasCounter { name, expect, value } => {
+                let call = client.counter(name).compare_and_set(expect, value);
+                outcome!(call, |change| change.value)
+            }
+            Write::DeleteCounter { name } => {
+                outcome!(client.counter(name).delete(), |change| change.value_before)
+            }
+            Write::Configure { name, floor, ceiling } => {
+                let call = client.counter(name).configure().floor(floor).ceiling(ceiling);
+                outcome!(call, |change| change.value)
+            }
+            Write::Put { key, value, expect } => {
+                let put = client.keys().put(key, value);
+                let put = match expect {
+                    KeyExpect::Nothing => put,
+                    KeyExpect::Absent => put.if_absent(),
+                    KeyExpect::Present => put.if_present(),
+                    KeyExpect::Revision(revision) => put.if_revision(revision),
+                };
+                outcome!(put, |change| change.revision)
+            }
+            Write::Delete { key, if_revision } => {
+                let mut delete = client.keys().delete(key);
+                if let Some(revision) = if_revision {
+                    delete = delete.if_revision(revision);
+                }
+                outcome!(delete, |change| change.revision)
+            }
+            Write::Transfer { from, to, units } => {
+                let call = client
+                    .apply()
+                    .then(Operation::counter_add(from, -units).floor(0))
+                    .then(Operation::counter_add(to, units));
+                outcome!(call, |applied| applied.revision)
+            }
+            Write::Order { stock, order } => {
+                let call = client
+                    .apply()
+                    .then(Operation::counter_add(stock, -1))
+                    .then(Operation::key_put(order, "ordered"));
+                outcome!(call, |applied| applied.revision)
+            }
+            Write::Branching { name, limit } => {
+                let call = client
+                    .apply()
+                    .when(Condition::counter_value(&name, Compare::Less, limit))
+                    .then(Operation::counter_add(&name, 3))
+                    .otherwise(Operation::counter_get(&name));
+                outcome!(call, |applied| applied.revision)
+            }
+        };
+        let again = if idem.is_some() { " under a key" } else { "" };
+        self.tell(began, &format!("{}{again}: {told}", write.brief()));
+    }
+}
+
+/// An answer or an error in a few words.
+fn brief<T, V: std::fmt::Display>(
+    result: &tally_client::Result<T>,
+    value: impl Fn(&T) -> V,
+) -> String {
+    match result {
+        Ok(answer) => value(answer).to_string(),
+        Err(error) => match error.outcome() {
+            Some(outcome) => format!("{} ({outcome:?})", error.reason()),
+            None => error.reason().to_owned(),
+        },
+    }
+}
