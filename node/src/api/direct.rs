@@ -26,11 +26,11 @@ use tokio::{
 use super::{
     Api, Call,
     stream::Ready,
-    writes::{Facts, Respond, Single, single},
+    writes::{Facts, Respond, Single, Split, split},
 };
 use crate::{
     consensus::{
-        NotHere, WhenFull,
+        DecidedAtOnce, WhenFull,
         propose::{Answerer, Outcome, Ticket, at_deadline, gone},
     },
     machine::limits,
@@ -139,7 +139,7 @@ impl Flights {
     }
 
     /// Takes a flight out; nothing if it was answered before.
-    fn take(&self, id: u64, ticket: &Arc<Ticket>) -> Option<Box<Flight>> {
+    fn take(&self, id: u64, ticket: &Arc<Ticket>) -> Option<Flight> {
         let mut calls = self.lock();
         // The client may use the id again as soon as it has its answer.
         let is_it = |flight: &Flight| Arc::ptr_eq(&flight.ticket, ticket);
@@ -147,11 +147,11 @@ impl Flights {
             return None;
         }
         calls.flights -= 1;
-        calls.by_id.remove(&id).flatten()
+        calls.by_id.remove(&id).flatten().map(|flight| *flight)
     }
 
-    fn land(&self, id: u64, flight: Box<Flight>, outcome: Outcome) {
-        let Flight { call, respond, facts, room, .. } = *flight;
+    fn land(&self, id: u64, flight: Flight, outcome: Outcome) {
+        let Flight { call, respond, facts, room, .. } = flight;
         let Room { place, bytes, answer } = room;
         drop((place, bytes));
         self.send(Ready::Landed(Box::new(Landed { id, call, respond, facts, outcome }), answer));
@@ -234,40 +234,27 @@ impl Drop for Lander {
     }
 }
 
-/// What became of the attempt to start a call directly.
-pub(super) enum Start {
-    /// It is under way, or answered.
-    Done,
-    /// It needs a task.
-    Task(v1::Call, Room),
-}
-
 impl Api {
-    /// Starts a call that is a single write, if this node leads and there is room. Its id has begun.
+    /// Starts a call that is a single write, if this node leads and there is room; gives back what
+    /// needs a task. Its id has begun.
     pub(super) fn start(
         &self,
         call: v1::Call,
         size: usize,
         room: Room,
         flights: &Arc<Flights>,
-    ) -> Start {
+    ) -> Option<(v1::Call, Room)> {
         // An upper bound of the request's own size.
         let is_small = size <= limits::REQUEST_BYTES_MAX;
         if !is_small || self.consensus.leadership().term_as_leader().is_none() {
-            return Start::Task(call, room);
+            return Some((call, room));
         }
-        let Some(admission) = self.consensus.try_admit(size) else {
-            return Start::Task(call, room);
-        };
+        let Some(admission) = self.consensus.try_admit(size) else { return Some((call, room)) };
         let v1::Call { id, deadline_ms, request_id, request } = call;
-        let (Single { action, options }, respond) = match request.map(single) {
-            Some(Ok(write)) => write,
-            Some(Err(request)) => {
-                let request = Some(request);
-                return Start::Task(v1::Call { id, deadline_ms, request_id, request }, room);
-            }
-            None => {
-                return Start::Task(v1::Call { id, deadline_ms, request_id, request: None }, room);
+        let (Single { action, options }, respond) = match split(request) {
+            Split::Write(single, respond) => (single, respond),
+            Split::Other(request) => {
+                return Some((v1::Call { id, deadline_ms, request_id, request }, room));
             }
         };
         let asked = Duration::from_millis(u64::from(deadline_ms));
@@ -276,22 +263,20 @@ impl Api {
             Ok(command) => command,
             Err(error) => {
                 flights.answer_now(id, Response::Error(error), room);
-                return Start::Done;
+                return None;
             }
         };
         let facts = Facts::of(&command);
         let ticket = Arc::new(Ticket::default());
         let deadline = call.deadline;
-        flights.depart(
-            id,
-            Box::new(Flight { call, respond, facts, ticket: Arc::clone(&ticket), room }),
-        );
+        let flight = Flight { call, respond, facts, ticket: Arc::clone(&ticket), room };
+        flights.depart(id, Box::new(flight));
         let lander = Lander { flights: Arc::clone(flights), id, ticket: Arc::clone(&ticket) };
-        let proposed =
+        let decided =
             self.consensus.propose_here(command, admission, ticket, deadline, Box::new(lander));
-        if let Err(NotHere { outcome, answerer }) = proposed {
+        if let Some(DecidedAtOnce { outcome, answerer }) = decided {
             answerer.answer(outcome);
         }
-        Start::Done
+        None
     }
 }

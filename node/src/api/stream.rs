@@ -29,7 +29,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::{
     Api,
-    direct::{Flights, Landed, Room, Start},
+    direct::{Flights, Landed, Room},
     status::Kind,
 };
 use crate::{consensus::WhenFull, machine::limits};
@@ -196,10 +196,8 @@ async fn read_calls(
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let Some(bytes) = room(&bytes, call_bytes).await else { return };
             let Some(answer) = room(&answer_bytes, answer_bytes_of(&call)).await else { return };
-            let (call, room) = match api.start(call, size, Room { place, bytes, answer }, flights) {
-                Start::Done => continue,
-                Start::Task(call, room) => (call, room),
-            };
+            let room = Room { place, bytes, answer };
+            let Some((call, room)) = api.start(call, size, room, flights) else { continue };
             let Room { place, bytes, answer: reserved } = room;
             let answer_bytes = Arc::clone(&answer_bytes);
             let api = api.clone();

@@ -395,16 +395,23 @@ impl From<Written> for v1::KeysDeleteResponse {
 /// How the answer to a write of one operation is made.
 pub(super) type Respond = fn(Written) -> Response;
 
-/// Takes a request apart if it is a write of one operation; else gives it back.
-pub(super) fn single(request: Request) -> Result<(Single, Respond), Request> {
+/// A request, taken apart.
+pub(super) enum Split {
+    /// A write of one operation.
+    Write(Single, Respond),
+    /// Anything else, as it was.
+    Other(Option<Request>),
+}
+
+/// Takes a request apart if it is a write of one operation.
+pub(super) fn split(request: Option<Request>) -> Split {
     macro_rules! writes {
         ($($variant:ident),* $(,)?) => {
             match request {
-                $(Request::$variant(request) => {
-                    let respond: Respond = |written| Response::$variant(written.into());
-                    Ok((request.into(), respond))
+                $(Some(Request::$variant(request)) => {
+                    Split::Write(request.into(), |written| Response::$variant(written.into()))
                 })*
-                other => Err(other),
+                other => Split::Other(other),
             }
         };
     }

@@ -103,7 +103,7 @@ pub struct Admission {
 }
 
 /// A write that was decided before it was proposed, with who is to learn it.
-pub struct NotHere {
+pub struct DecidedAtOnce {
     /// What was decided.
     pub outcome: Outcome,
     /// Who waits.
@@ -424,12 +424,15 @@ impl Consensus {
         let size_bytes = propose::size_hint(&command);
         let proposal =
             Proposal { command, size_bytes, ticket: Arc::clone(&ticket), deadline, waiter };
-        self.queue(proposal).map_err(|(refusal, _)| refusal)?;
+        if let Some((refusal, _)) = self.queue(proposal) {
+            return Err(refusal.into());
+        }
         await_outcome(answer, &ticket, deadline).await
     }
 
-    /// The same without waiting: the answerer learns the outcome, and is given back if the write was
-    /// refused at once. Its deadline is the caller's to watch, with [`propose::at_deadline`].
+    /// The same without waiting: the answerer learns the outcome, or is given back with it if the
+    /// write was refused at once. Its deadline is the caller's to watch, with
+    /// [`propose::at_deadline`].
     pub fn propose_here(
         &self,
         command: Command,
@@ -437,33 +440,36 @@ impl Consensus {
         ticket: Arc<Ticket>,
         deadline: Instant,
         answerer: Box<dyn Answerer>,
-    ) -> Result<(), NotHere> {
+    ) -> Option<DecidedAtOnce> {
         if let Err(refusal) = self.check_limits(&command) {
-            return Err(NotHere { outcome: Err(refusal.into()), answerer });
+            return Some(DecidedAtOnce { outcome: Err(refusal.into()), answerer });
         }
         if let Some(applied) = self.decide_before_proposing(&command) {
-            return Err(NotHere { outcome: Ok(applied), answerer });
+            return Some(DecidedAtOnce { outcome: Ok(applied), answerer });
         }
         let size_bytes = propose::size_hint(&command);
         let waiter = Waiter::answerer(answerer, admission);
         let proposal = Proposal { command, size_bytes, ticket, deadline, waiter };
-        self.queue(proposal).map_err(|(refusal, proposal)| {
-            let answerer = proposal.waiter.into_answerer().expect("it was made with one");
-            NotHere { outcome: Err(refusal.into()), answerer }
-        })
+        let (refusal, proposal) = self.queue(proposal)?;
+        let answerer = proposal.waiter.into_answerer().expect("it was made with one");
+        Some(DecidedAtOnce { outcome: Err(refusal.into()), answerer })
     }
 
-    fn queue(&self, proposal: Proposal) -> Result<(), (NotProposed, Proposal)> {
-        self.inner.queue.try_send(proposal).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(proposal) => {
+    /// Queues a proposal, or gives it back with the reason why not.
+    fn queue(&self, proposal: Proposal) -> Option<(NotProposed, Proposal)> {
+        match self.inner.queue.try_send(proposal) {
+            Ok(()) => None,
+            Err(mpsc::error::TrySendError::Full(proposal)) => {
                 let refusal = NotProposed::Overloaded {
                     limit: Limit::InFlight,
                     message: format!("at most {WRITES_IN_FLIGHT_MAX} writes may be under way"),
                 };
-                (refusal, proposal)
+                Some((refusal, proposal))
             }
-            mpsc::error::TrySendError::Closed(proposal) => (NotProposed::ShuttingDown, proposal),
-        })
+            Err(mpsc::error::TrySendError::Closed(proposal)) => {
+                Some((NotProposed::ShuttingDown, proposal))
+            }
+        }
     }
 
     /// Nothing that is decided in apply is decided here, on a state that may be an old one: but by

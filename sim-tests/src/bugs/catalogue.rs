@@ -277,7 +277,7 @@ pub const BUGS: &[Bug] = &[
         family: Family::Apply,
         breaks: "a deadline that passes after a write was proposed leaves it UNKNOWN",
         place: "client/src/retry.rs: Retry::error; \
-                node/src/consensus/propose.rs: await_outcome",
+                node/src/consensus/propose.rs: at_deadline",
         hint: "Deadlines about as long as a write takes (short deadlines, slow syncs, partitions that \
                heal): a write told NOT_APPLIED is found applied.",
     },
