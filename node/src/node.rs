@@ -541,7 +541,9 @@ async fn start_raft(
     };
     let raft_config = Arc::new(raft_config.validate().map_err(|error| wrong(&error))?);
     let append_timeout = Duration::from_millis(4 * config.election_timeout_ms_max);
-    let network = NetworkFactory::new(peers.clone(), append_timeout);
+    let purged_log = log.log().clone();
+    let purged = Arc::new(move || purged_log.purged().map(|purged| purged.index));
+    let network = NetworkFactory::new(peers.clone(), purged, append_timeout);
     let raft = Raft::new(config.node_id, raft_config, network, log, machine)
         .await
         .map_err(|error| wrong(&error))?;

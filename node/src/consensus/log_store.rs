@@ -71,6 +71,11 @@ impl LogStore {
     ) -> Self {
         LogStore { log, state, appended_bytes, observer }
     }
+
+    /// The log.
+    pub fn log(&self) -> &Wal {
+        &self.log
+    }
 }
 
 pub(super) fn to_wal(log_id: &LogId) -> wal::LogId {
@@ -158,8 +163,8 @@ impl RaftLogReader<TypeConfig> for LogStore {
         // moment after a stream has failed: then it purges first, and the old stream may be asked
         // for one more request before it is dropped. What is read then begins behind the purged
         // entries, and a follower that gets it must end itself, as its log would have a hole. Nothing
-        // at all is sent as a message without entries, which is true and changes nothing; the stream
-        // is dropped, and the next one begins with a snapshot.
+        // at all makes a message without entries, and `peer::network` ends the stream at it, so that
+        // openraft looks again at what the follower needs.
         match entries.first() {
             Some(first) if first.log_id.index != from => Ok(Vec::new()),
             _ => Ok(entries),

@@ -90,9 +90,14 @@ impl LogTime {
             if leadership.term_as_leader() != Some(term) {
                 return Err(NotProposed::NotLeader(leadership.hint()));
             }
-            tokio::select! {
-                _ = self.applied.changed() => {}
-                () = leadership.changed(until) => {}
+            let applied = tokio::select! {
+                applied = self.applied.changed() => applied,
+                () = leadership.changed(until) => Ok(()),
+            };
+            if applied.is_err() {
+                // Raft has ended, and its state machine with it. A closed channel does not wait:
+                // asking again would be a loop on a full core (found by the simulator, seed 67).
+                return Err(NotProposed::ShuttingDown);
             }
             if Instant::now() >= until {
                 let waited_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);

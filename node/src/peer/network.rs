@@ -8,10 +8,12 @@
 
 use std::{
     future::Future,
+    pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -36,18 +38,28 @@ use crate::{
     storage::snapshot::receive::SnapshotReader,
 };
 
+/// The index up to which this node's log is purged.
+pub type PurgedUpTo = Arc<dyn Fn() -> Option<u64> + Send + Sync>;
+
 /// Makes a connection for each peer.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct NetworkFactory {
     peers: Peers,
+    purged: PurgedUpTo,
     /// An append that has been sent and is not answered for this long ends its stream.
     append_answer_timeout: Duration,
 }
 
 impl NetworkFactory {
     /// Over these peers.
-    pub fn new(peers: Peers, append_answer_timeout: Duration) -> Self {
-        NetworkFactory { peers, append_answer_timeout }
+    pub fn new(peers: Peers, purged: PurgedUpTo, append_answer_timeout: Duration) -> Self {
+        NetworkFactory { peers, purged, append_answer_timeout }
+    }
+}
+
+impl std::fmt::Debug for NetworkFactory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NetworkFactory").field("peers", &self.peers).finish_non_exhaustive()
     }
 }
 
@@ -57,6 +69,7 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     async fn new_client(&mut self, target: u64, member: &Member) -> Connection {
         Connection {
             peers: self.peers.clone(),
+            purged: Arc::clone(&self.purged),
             target,
             address: member.peer_address.clone(),
             bulk: None,
@@ -66,9 +79,9 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
 }
 
 /// One peer, as openraft sees it.
-#[derive(Debug)]
 pub struct Connection {
     peers: Peers,
+    purged: PurgedUpTo,
     target: u64,
     address: String,
     /// Entries and snapshots travel on a connection of their own, so that a heartbeat or a vote
@@ -83,6 +96,23 @@ fn unreachable(reason: impl ToString) -> Unreachable<TypeConfig> {
 
 fn network_error(reason: impl ToString) -> NetworkError<TypeConfig> {
     NetworkError::from_string(reason)
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
+/// Whether a request of replication is empty because its entries are purged.
+///
+/// A reader of the log answers such a request with nothing (`consensus::log_store`), which openraft
+/// takes for a heartbeat: it asks for the same entries again, for ever, and never learns that the
+/// follower got a snapshot meanwhile and needs later ones. Found by the simulator (seed 44: a
+/// follower that stood still until its leader was replaced). So the stream ends in an error instead.
+fn is_purged(request: &AppendEntriesRequest<TypeConfig>, purged: Option<u64>) -> bool {
+    let next = request.prev_log_id.as_ref().map_or(0, |prev| prev.index + 1);
+    request.entries.is_empty() && purged.is_some_and(|purged| next <= purged)
 }
 
 impl Connection {
@@ -111,28 +141,12 @@ impl Connection {
             }
         }
     }
-}
-
-impl RaftNetworkV2<TypeConfig> for Connection {
-    type SnapshotData = SnapshotData;
-
-    async fn append_entries(
-        &mut self,
-        request: AppendEntriesRequest<TypeConfig>,
-        option: RPCOption,
-    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let requests = Box::pin(stream::once(async move { request }));
-        let mut answers = self.stream_append(requests, option).await?;
-        match answers.next().await {
-            Some(answer) => answer.map(AppendEntriesResponse::from),
-            None => Err(RPCError::Network(network_error("the peer closed the stream"))),
-        }
-    }
-
-    fn stream_append<'s, S>(
+    /// Opens a stream of appends; one of replication ends in an error when it asks for what is purged.
+    fn open_append<'s, S>(
         &'s mut self,
         mut requests: S,
         option: RPCOption,
+        replicates: bool,
     ) -> BoxFuture<
         's,
         Result<
@@ -150,19 +164,20 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             let is_heartbeat = first.entries.is_empty();
             let mut client = if is_heartbeat { self.control() } else { self.bulk() };
 
-            let cluster_id = self.peers.cluster_id_text();
-            let target = self.target;
-            let sent = Arc::new(AtomicU64::new(0));
-            let counter = Arc::clone(&sent);
-            let outgoing = stream::once(async move { first }).chain(requests).map(move |request| {
-                counter.fetch_add(1, Ordering::Relaxed);
-                convert::append_to_wire(request, cluster_id.clone(), target)
-            });
+            let progress = Arc::new(Progress::default());
+            let outgoing = Outgoing {
+                first: Some(first),
+                requests,
+                purged: replicates.then(|| Arc::clone(&self.purged)),
+                progress: Arc::clone(&progress),
+                cluster_id: self.peers.cluster_id_text(),
+                target: self.target,
+            };
 
             match tokio::time::timeout(option.soft_ttl(), client.append(outgoing)).await {
                 Ok(Ok(response)) => {
                     let answers = response.into_inner();
-                    Ok(timed_answers(answers, sent, self.append_answer_timeout).boxed())
+                    Ok(timed_answers(answers, progress, self.append_answer_timeout).boxed())
                 }
                 Ok(Err(status)) => Err(RPCError::Unreachable(unreachable(status))),
                 Err(_) => {
@@ -172,6 +187,85 @@ impl RaftNetworkV2<TypeConfig> for Connection {
                 }
             }
         })
+    }
+}
+
+/// Requests as they are sent.
+struct Outgoing<S> {
+    first: Option<AppendEntriesRequest<TypeConfig>>,
+    requests: S,
+    /// Where it is replication, which ends when it asks for what is purged.
+    purged: Option<PurgedUpTo>,
+    progress: Arc<Progress>,
+    cluster_id: String,
+    target: u64,
+}
+
+impl<S> Stream for Outgoing<S>
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
+{
+    type Item = wire::AppendRequest;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let request = match self.first.take() {
+            Some(first) => first,
+            None => match ready!(self.requests.poll_next_unpin(cx)) {
+                Some(request) => request,
+                None => return Poll::Ready(None),
+            },
+        };
+        if self.purged.as_ref().is_some_and(|purged| is_purged(&request, purged())) {
+            self.progress.met_purged.store(true, Ordering::Relaxed);
+            return Poll::Ready(None);
+        }
+        self.progress.sent.fetch_add(1, Ordering::Relaxed);
+        let request = convert::append_to_wire(request, self.cluster_id.clone(), self.target);
+        Poll::Ready(Some(request))
+    }
+}
+
+/// How an append stream goes.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Requests that were sent.
+    sent: AtomicU64,
+    /// It ended because the next entries are purged.
+    met_purged: AtomicBool,
+}
+
+impl RaftNetworkV2<TypeConfig> for Connection {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        // A heartbeat is empty on purpose, whatever the follower needs.
+        let requests = Box::pin(stream::once(async move { request }));
+        let mut answers = self.open_append(requests, option, false).await?;
+        match answers.next().await {
+            Some(answer) => answer.map(AppendEntriesResponse::from),
+            None => Err(RPCError::Network(network_error("the peer closed the stream"))),
+        }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        requests: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<
+            BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>,
+            RPCError<TypeConfig>,
+        >,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        self.open_append(requests, option, true)
     }
 
     async fn vote(
@@ -266,19 +360,19 @@ impl RaftNetworkV2<TypeConfig> for Connection {
 /// The answers of an append stream; one that is owed for too long ends it.
 fn timed_answers(
     answers: tonic::Streaming<wire::AppendResponse>,
-    sent: Arc<AtomicU64>,
+    progress: Arc<Progress>,
     timeout: Duration,
 ) -> impl Stream<Item = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>> {
     let answered = 0_u64;
     stream::unfold(Some((answers, answered)), move |state| {
-        let sent = Arc::clone(&sent);
+        let progress = Arc::clone(&progress);
         async move {
             let (mut answers, answered) = state?;
             let next = loop {
                 match tokio::time::timeout(timeout, answers.message()).await {
                     Ok(next) => break next,
                     // Nothing is owed: an idle stream may stay silent.
-                    Err(_) if sent.load(Ordering::Relaxed) == answered => {}
+                    Err(_) if progress.sent.load(Ordering::Relaxed) == answered => {}
                     Err(_) => {
                         let error = network_error("the peer owes an answer for too long");
                         return Some((Err(RPCError::Network(error)), None));
@@ -290,6 +384,10 @@ fn timed_answers(
                     let result = convert::append_result_from_wire(response)
                         .map_err(|error| RPCError::Network(network_error(error)));
                     Some((result, Some((answers, answered + 1))))
+                }
+                Ok(None) if progress.met_purged.load(Ordering::Relaxed) => {
+                    let error = network_error("what the peer needs next is purged from the log");
+                    Some((Err(RPCError::Network(error)), None))
                 }
                 Ok(None) => None,
                 Err(status) => Some((Err(RPCError::Network(network_error(status))), None)),

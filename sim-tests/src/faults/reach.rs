@@ -49,7 +49,12 @@ impl Reach {
             && is_core(&self.core)
             && self.boots == boots(&self.core);
         let committed = invariants.committed();
-        let progress = committed > self.committed || has_nothing_to_do(cluster, &self.core);
+        // Whoever reaches all of them may lead them, also one that came back since.
+        let reaching = healthy
+            .iter()
+            .filter(|a| self.core.iter().all(|b| *a == b || injector.is_linked(**a, *b)))
+            .copied();
+        let progress = committed > self.committed || has_nothing_to_do(cluster, reaching);
         if !goes_on || progress {
             if !goes_on {
                 self.core = if injector.is_network_calm(now_ms) {
@@ -88,12 +93,16 @@ fn is_majority(core: &BTreeSet<u64>, voters: &[BTreeSet<u64>]) -> bool {
     !voters.is_empty() && voters.iter().all(|set| 2 * set.intersection(core).count() > set.len())
 }
 
-/// A leader among them has committed all that it was given: nobody asks for anything.
-fn has_nothing_to_do(cluster: &Cluster, core: &BTreeSet<u64>) -> bool {
-    core.iter().filter_map(|id| cluster.consensus(*id)).any(|consensus| {
+/// The newest leader among them has committed all that it was given: nobody asks for anything.
+fn has_nothing_to_do(cluster: &Cluster, nodes: impl Iterator<Item = u64>) -> bool {
+    let leads = |id| {
+        let consensus = cluster.consensus(id)?;
+        let term = consensus.leadership().term_as_leader()?;
+        Some((term, consensus))
+    };
+    nodes.filter_map(leads).max_by_key(|(term, _)| *term).is_some_and(|(_, consensus)| {
         let leadership = consensus.leadership();
-        leadership.term_as_leader().is_some()
-            && leadership.metrics().last_log_index.unwrap_or(0) <= leadership.commit_index()
+        leadership.metrics().last_log_index.unwrap_or(0) <= leadership.commit_index()
     })
 }
 

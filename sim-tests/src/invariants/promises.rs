@@ -153,9 +153,14 @@ impl Promises {
 }
 
 /// Whether somebody who knows `vote` still keeps what `saved` promises.
+///
+/// A candidate that loses follows the winner of the same term: what it had voted, for itself, gives
+/// way to a vote that a majority has made final.
 fn keeps(vote: Ballot, saved: Ballot) -> bool {
-    let same = vote.term == saved.term && vote.node_id == saved.node_id;
-    vote.term > saved.term || (same && vote.committed >= saved.committed)
+    let same_node = vote.node_id == saved.node_id;
+    let same_term = vote.term == saved.term
+        && (same_node && vote.committed >= saved.committed || vote.committed && !saved.committed);
+    vote.term > saved.term || same_term
 }
 
 trait Later {
