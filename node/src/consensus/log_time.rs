@@ -91,7 +91,12 @@ impl LogTime {
                 return Err(NotProposed::NotLeader(leadership.hint()));
             }
             tokio::select! {
-                _ = self.applied.changed() => {}
+                applied = self.applied.changed() => {
+                    if applied.is_err() {
+                        // Raft has ended, so nothing will be applied; a closed channel does not wait.
+                        return Err(NotProposed::ShuttingDown);
+                    }
+                }
                 () = leadership.changed(until) => {}
             }
             if Instant::now() >= until {
