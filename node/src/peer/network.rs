@@ -419,3 +419,36 @@ fn snapshot_chunks(
     });
     stream::once(async move { first }).chain(chunks)
 }
+
+#[cfg(test)]
+mod tests {
+    use openraft::entry::RaftEntry as _;
+
+    use super::*;
+    use crate::consensus::types::Entry;
+
+    /// A request for what follows `prev`, with this many entries.
+    fn request(prev: Option<u64>, entries: u64) -> AppendEntriesRequest<TypeConfig> {
+        let first = prev.map_or(0, |prev| prev + 1);
+        AppendEntriesRequest {
+            vote: Vote::new(1, 1),
+            prev_log_id: prev.map(|prev| convert::log_id(1, prev)),
+            entries: (first..first + entries)
+                .map(|index| Entry::new_blank(convert::log_id(1, index)))
+                .collect(),
+            leader_commit: None,
+        }
+    }
+
+    /// A follower stood still for ever because such a request was taken for a heartbeat.
+    #[test]
+    fn replication_ends_where_its_entries_are_purged() {
+        assert!(is_purged(&request(Some(4), 0), Some(5)));
+        assert!(is_purged(&request(None, 0), Some(0)));
+        // Nothing to send, or nothing purged of what comes next.
+        assert!(!is_purged(&request(Some(5), 0), Some(5)));
+        assert!(!is_purged(&request(Some(4), 0), None));
+        // What was read before it was purged may go.
+        assert!(!is_purged(&request(Some(4), 2), Some(5)));
+    }
+}
