@@ -124,6 +124,8 @@ struct Content {
     durable_len: usize,
     /// Durable content of each sector changed since the last sync; zeros past the durable end.
     undo: BTreeMap<usize, Box<[u8; SECTOR_BYTES]>>,
+    /// Where the last write ended.
+    written_end: usize,
     /// Sectors whose sync failed: a later sync does not cover them unless they are written again.
     doomed: BTreeSet<usize>,
 }
@@ -232,6 +234,13 @@ impl SimulatedDisk {
         let state = self.state();
         let Some(Node::File(content)) = state.names.get(path) else { return false };
         lock(content).flip(offset as usize, 1 << (bit % 8))
+    }
+
+    /// Where the last write to a file ended; 0 where there is no such file.
+    pub fn written_end(&self, path: &str) -> u64 {
+        let state = self.state();
+        let Some(Node::File(content)) = state.names.get(path) else { return 0 };
+        lock(content).written_end as u64
     }
 
     /// An empty disk again, as after a replacement of the hardware. Open files fail.
@@ -499,6 +508,7 @@ impl Content {
 
     fn write(&mut self, offset: usize, bytes: &[u8]) {
         let end = offset + bytes.len();
+        self.written_end = end;
         self.remember(offset, end);
         if end > self.bytes.len() {
             self.bytes.resize(end, 0);

@@ -112,20 +112,21 @@ impl Injector {
 
     /// A file, an offset and a bit where rot can be told from a torn tail.
     pub(super) fn rotten_place(&self, id: u64, pick: u64) -> Option<(String, u64, u8)> {
-        let files = self.cluster.machine(id).disk().contents();
-        let last_segment = files.keys().rfind(|path| path.starts_with("wal/")).cloned();
+        let machine = self.cluster.machine(id);
+        let files = machine.disk().contents();
+        let segments = files.keys().rev().filter(|path| path.starts_with("wal/"));
+        // One that is written to, and one that waits to be the next.
+        let last: Vec<String> = segments.take(2).cloned().collect();
         let mut places = Vec::new();
         for (path, bytes) in &files {
             let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
-            let rotten = match &last_segment {
-                Some(last) if last == path => {
-                    if written < 32 * 1024 {
-                        0
-                    } else {
-                        written / 2
-                    }
+            let rotten = match path {
+                path if last.contains(path) => {
+                    // A recycled segment has old frames behind the new ones.
+                    let frames = written.min(machine.disk().written_end(path) as usize);
+                    if frames < 32 * 1024 { 0 } else { frames / 2 }
                 }
-                _ if path.starts_with("wal/") || path.contains("snapshot") => written,
+                path if path.starts_with("wal/") || path.contains("snapshot") => written,
                 _ => 0,
             };
             if rotten > 0 {
