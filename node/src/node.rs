@@ -213,7 +213,12 @@ impl Node {
         let listener = listen(&env, "peer_listen", &config.peer_listen).await?;
         let peer_address = listener.local_address();
         let (stop_peers, peers_stopped) = watch::channel(false);
-        let peer_server = tokio::spawn(serve_peers(service.clone(), listener, peers_stopped));
+        let peer_server = tokio::spawn(serve_peers(
+            service.clone(),
+            listener,
+            Arc::clone(&env.clock),
+            peers_stopped,
+        ));
 
         let members = Arc::new(Mutex::new(config.initial_cluster.0.clone()));
         let (refuse, mut refused) = mpsc::channel(1);
@@ -465,12 +470,14 @@ async fn listen(
 async fn serve_peers(
     service: PeerService,
     listener: Box<dyn crate::env::Listener>,
+    clock: Arc<dyn crate::env::Clock>,
     mut stop: watch::Receiver<bool>,
 ) {
     let service = tally_proto::peer::v1::peer_server::PeerServer::new(service)
         .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
     let served = Server::builder()
+        .layer(api::date::layer(clock))
         .http2_keepalive_interval(
             (!seeded_bugs::is_on("leader-never-steps-down")).then_some(Duration::from_secs(1)),
         )

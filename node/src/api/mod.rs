@@ -8,6 +8,7 @@
 
 pub mod cluster;
 pub mod convert;
+pub(crate) mod date;
 mod direct;
 pub mod layer;
 pub mod reads;

@@ -1,6 +1,6 @@
 //! The client port: services, health and reflection on one server.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::stream;
 use tally_proto::{PUBLIC_DESCRIPTORS, v1};
@@ -72,7 +72,9 @@ pub async fn serve(
         .add_service(reflection);
     let consensus = api.consensus.clone();
     let probe = tokio::spawn(probe(consensus, health));
+    let dated = super::date::layer(Arc::clone(api.consensus.clock()));
     let served = Server::builder()
+        .layer(dated)
         .layer(ExplainLayer)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
