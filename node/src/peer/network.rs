@@ -147,13 +147,7 @@ impl Connection {
         mut requests: S,
         option: RPCOption,
         replicates: bool,
-    ) -> BoxFuture<
-        's,
-        Result<
-            BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>,
-            RPCError<TypeConfig>,
-        >,
-    >
+    ) -> BoxFuture<'s, Opened<'s>>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
@@ -189,6 +183,12 @@ impl Connection {
         })
     }
 }
+
+/// An append stream's answers, or why it could not be opened.
+type Opened<'s> = Result<
+    BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>,
+    RPCError<TypeConfig>,
+>;
 
 /// Requests as they are sent.
 struct Outgoing<S> {
