@@ -23,6 +23,7 @@ use tally_client::history::{Record, Status};
 use turmoil::Sim;
 
 use crate::{
+    TICK_MS,
     check::{Assumptions, judge_with},
     cluster::{Cluster, host_of},
     faults::{
@@ -320,7 +321,7 @@ impl Run<'_> {
 
     fn go(&mut self) {
         let heal_ms = faults_end(self.end_ms);
-        let users_end_ms = self.end_ms - self.end_ms / 8;
+        let users_end_ms = on_tick(self.end_ms - self.end_ms / 8);
         while self.violations.is_empty() {
             if self.now_ms == heal_ms {
                 self.injector.heal(&mut self.sim);
@@ -343,7 +344,7 @@ impl Run<'_> {
         }
     }
 
-    /// One simulated millisecond. False if the simulation itself has ended.
+    /// One tick of simulated time. False if the simulation itself has ended.
     fn step(&mut self) -> bool {
         trace::set_now(Duration::from_millis(self.now_ms));
         self.injector.step(&mut self.sim, self.now_ms);
@@ -371,7 +372,7 @@ impl Run<'_> {
             self.violate("harness", vec![format!("the simulation ended: {error}")]);
             return false;
         }
-        self.now_ms += 1;
+        self.now_ms += TICK_MS;
         self.progress.store(self.now_ms, Ordering::Relaxed);
         true
     }
@@ -532,7 +533,12 @@ impl Run<'_> {
 
 /// When everything is mended.
 fn faults_end(end_ms: u64) -> u64 {
-    end_ms * 3 / 4
+    on_tick(end_ms * 3 / 4)
+}
+
+/// The last tick that begins at or before a moment.
+fn on_tick(ms: u64) -> u64 {
+    ms / TICK_MS * TICK_MS
 }
 
 /// Waits until it is wanted, then writes and reads until that works.

@@ -68,6 +68,16 @@ fn quick_disks(knobs: &mut Knobs) {
     knobs.think_ms_max = 60;
 }
 
+/// Snapshots so often, and so little log behind them, that a short absence needs one.
+fn short_log(knobs: &mut Knobs) {
+    knobs.clients = 8;
+    knobs.reads = 0.2;
+    knobs.think_ms_max = 80;
+    knobs.snapshot_after_entries = 30;
+    knobs.log_entries_kept = 0;
+    knobs.flush_interval_ms = 100;
+}
+
 /// Many callers who wait for long.
 fn patient(knobs: &mut Knobs) {
     knobs.clients = 12;
@@ -225,6 +235,26 @@ pub const SCENARIOS: &[Scenario] = &[
         faults: &[
             (6_000, 18_000, Fault::Deaf(Target::Leader)),
             (28_000, 15_000, Fault::Deaf(Target::Leader)),
+        ],
+    },
+    Scenario {
+        name: "left-behind-again-and-again",
+        shows: "A follower that is cut off until the log that it needs is purged, and comes back just \
+                then. It gets a snapshot, and goes on from there with entries. (Once the leader's \
+                stream to it went on from entries that were purged, with messages that carried \
+                nothing, for ever.) In between its power fails while it installs the snapshot: the \
+                next start has the old state or the new one.",
+        look_at: "`is left behind`, `installs a snapshot`, and what the node applies next",
+        knobs: short_log,
+        faults: &[
+            (4_000, 0, Fault::LeaveBehind(Target::Follower(0), None)),
+            (9_000, 0, Fault::LeaveBehind(Target::Follower(1), Some(12))),
+            (9_500, 3_000, Fault::Stall(Target::Follower(1), 1_500, 50)),
+            (15_000, 0, Fault::LeaveBehind(Target::Follower(0), Some(14))),
+            (21_000, 0, Fault::LeaveBehind(Target::Follower(1), Some(9))),
+            (27_000, 0, Fault::LeaveBehind(Target::Follower(0), None)),
+            (27_100, 3_000, Fault::Stall(Target::Leader, 1_500, 50)),
+            (33_000, 0, Fault::LeaveBehind(Target::Follower(1), Some(17))),
         ],
     },
     Scenario {

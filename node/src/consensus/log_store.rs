@@ -24,10 +24,7 @@ use openraft::{
 };
 use tally_proto::seeded_bugs;
 
-use super::{
-    apply::to_storage,
-    types::{Entry, EntryPayload, IoFlushed, LogId, TypeConfig, Vote},
-};
+use super::types::{Entry, EntryPayload, IoFlushed, LogId, TypeConfig, Vote};
 use crate::{
     env::{Event, Observer},
     peer::{
@@ -35,6 +32,7 @@ use crate::{
         convert::{self, term_of},
     },
     storage::{
+        log_id::LogId as StorageLogId,
         state::StateStore,
         wal::{self, Ballot, Wal},
     },
@@ -80,6 +78,10 @@ impl LogStore {
 
 pub(super) fn to_wal(log_id: &LogId) -> wal::LogId {
     wal::LogId { term: term_of(log_id), index: log_id.index }
+}
+
+fn storage_to_wal(log_id: &StorageLogId) -> wal::LogId {
+    wal::LogId { term: log_id.term, index: log_id.index }
 }
 
 fn from_wal(log_id: wal::LogId) -> LogId {
@@ -242,21 +244,19 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
-        if seeded_bugs::is_on("purge-to-applied")
-            && let Some(applied) = self.state.applied()
-        {
-            let applied = wal::LogId { term: applied.term, index: applied.index };
-            return self.log.purge(to_wal(&upto).max(applied)).await;
-        }
         let limit = self.state.purge_limit();
-        if limit.is_none_or(|limit| limit < to_storage(&upto)) {
+        let mut upto = to_wal(&upto);
+        if seeded_bugs::is_on("purge-to-applied") {
+            let applied = self.state.applied();
+            upto = applied.map_or(upto, |applied| upto.max(storage_to_wal(&applied)));
+        } else if limit.is_none_or(|limit| storage_to_wal(&limit) < upto) {
             tracing::error!(%upto, ?limit, "a purge beyond what is held durably is not done");
             return Ok(());
         }
         if let Some(observer) = &self.observer {
-            let jump = self.log.log_id(upto.index) != Some(to_wal(&upto));
+            let jump = self.log.log_id(upto.index) != Some(upto);
             observer.observe(Event::Purged { index: upto.index, jump });
         }
-        self.log.purge(to_wal(&upto)).await
+        self.log.purge(upto).await
     }
 }

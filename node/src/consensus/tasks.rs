@@ -65,16 +65,15 @@ pub(super) async fn watch_quorum(
 /// an invariant that broke.
 ///
 /// It waits for the end of the channel that Raft's task closes when it is gone, not on the metrics:
-/// those are sent with every message that the task handles, each time waking whoever waits.
+/// those are sent with every message that the task handles, each time waking whoever waits. Why it
+/// is gone only the end of the task itself says: a runtime that is shut down drops it too, while
+/// this one may still be running on another thread, and that is no panic.
 pub(super) async fn watch_raft(raft: Raft, fatal: Fatal) {
     let mut server = raft.server_metrics();
     while server.changed().await.is_ok() {}
-    let state = raft.metrics().borrow_watched().running_state.clone();
-    match state {
-        Err(RaftFatal::Stopped) => {}
+    match raft.with_raft_state(|_| ()).await {
+        Ok(()) | Err(RaftFatal::Stopped) => {}
         Err(error) => fatal(format!("consensus has stopped: {error}")),
-        // It says why it ends, unless it panics.
-        Ok(()) => fatal("consensus has stopped: its task panicked".to_owned()),
     }
 }
 

@@ -11,20 +11,28 @@ use super::peers::{DialFailed, Peers};
 pub enum AskError {
     /// The peer refused; nothing happened there.
     Refused(wire::Refusal),
-    /// No connection could be made: the peer saw nothing of it.
+    /// No connection could be made, or the peer turned the call away at the door: nothing happened
+    /// there.
     NeverSent(String),
     /// The call failed: whether the peer acted on it can't be known.
     Transport(String),
 }
+
+/// Metadata on a failed call that the peer refused before it did anything: it is starting, or the
+/// call is not meant for it. Without it a failure may have come after the peer acted.
+pub(super) const NOT_ACTED_ON: &str = "tally-not-acted-on";
 
 /// The time left until a moment, as it goes on the wire.
 pub(crate) fn ms_left(until: Instant) -> u32 {
     u32::try_from(until.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u32::MAX)
 }
 
-/// The call failed because no connection could be made. Every other failure may have come after the
-/// peer acted on it.
+/// The call failed because no connection could be made, or was turned away at the peer's door.
+/// Every other failure may have come after the peer acted on it.
 fn never_sent(status: &tonic::Status) -> bool {
+    if status.metadata().contains_key(NOT_ACTED_ON) {
+        return true;
+    }
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
         if error.is::<DialFailed>() {

@@ -13,9 +13,9 @@ use tally_proto::{
     seeded_bugs,
 };
 use tokio::time::Instant;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue};
 
-use super::{convert, hello::Greeter};
+use super::{ask::NOT_ACTED_ON, convert, hello::Greeter};
 use crate::{
     api::Api,
     consensus::{
@@ -56,6 +56,13 @@ fn stopped(error: impl std::fmt::Display) -> Status {
     Status::unavailable(error.to_string())
 }
 
+/// What is turned away at the door, before Raft sees it, says so: who forwarded a write then knows
+/// that it was not applied.
+fn at_the_door(mut status: Status) -> Status {
+    status.metadata_mut().insert(NOT_ACTED_ON, MetadataValue::from_static("1"));
+    status
+}
+
 impl PeerService {
     /// Before the node takes part.
     pub fn new(greeter: Arc<Greeter>) -> Self {
@@ -69,9 +76,9 @@ impl PeerService {
 
     fn api(&self) -> Result<&Api, Status> {
         if !self.greeter.is_admitted() {
-            return Err(Status::unavailable("the node has not been introduced yet"));
+            return Err(at_the_door(Status::unavailable("the node has not been introduced yet")));
         }
-        self.node.get().ok_or_else(|| Status::unavailable("the node is starting"))
+        self.node.get().ok_or_else(|| at_the_door(Status::unavailable("the node is starting")))
     }
 
     /// The node, if a message is meant for it.
@@ -86,13 +93,14 @@ impl PeerService {
 fn check_target(consensus: &Consensus, cluster_id: &str, target: u64) -> Result<(), Status> {
     let own = consensus.peers().cluster_id_text();
     if !own.is_empty() && !cluster_id.is_empty() && own != cluster_id {
-        return Err(Status::failed_precondition(format!(
+        return Err(at_the_door(Status::failed_precondition(format!(
             "this node is of cluster {own}, not of {cluster_id}"
-        )));
+        ))));
     }
     let me = consensus.peers().node_id();
     if target != me {
-        return Err(Status::failed_precondition(format!("this is node {me}, not {target}")));
+        let reason = format!("this is node {me}, not {target}");
+        return Err(at_the_door(Status::failed_precondition(reason)));
     }
     Ok(())
 }

@@ -208,6 +208,8 @@ async fn the_peer_port_refuses_what_is_not_meant_for_it() {
         let status = client.vote(vote).await.expect_err("it is not meant for this node");
         assert_eq!(status.code(), Code::FailedPrecondition);
         assert!(status.message().contains(what), "{status}");
+        // Who had forwarded a write would know that it was not applied.
+        assert!(status.metadata().contains_key("tally-not-acted-on"), "{status:?}");
     }
     let empty =
         peer::VoteRequest { cluster_id: own.clone(), target_node_id: 1, ..Default::default() };

@@ -85,6 +85,8 @@ struct Seen {
     progress: BTreeMap<u64, (u64, u64, u64)>,
     /// Applied index in each node's flushed state, as last seen.
     flushed: BTreeMap<u64, u64>,
+    /// Up to where a node's log was purged since it was last looked at.
+    purged: BTreeMap<u64, u64>,
     promises: BTreeMap<u64, Promises>,
     voters: BTreeMap<u64, VotersInLog>,
 }
@@ -137,6 +139,10 @@ impl Invariants {
                 let snapshot = consensus.state().current_snapshot();
                 seen.flushes(id, flushed, snapshot.map_or(0, |info| info.last_log_id.index));
             }
+            if let Some(purged) = seen.purged.remove(&id) {
+                let limit = consensus.state().purge_limit().map_or(0, |limit| limit.index);
+                seen.purges(id, purged, limit);
+            }
             if with_states && applied > 0 {
                 seen.state(id, applied, query::state_hash(&view));
             }
@@ -170,6 +176,8 @@ impl Observer for OfNode {
         let seen = &mut *self.all.seen();
         match event {
             Event::LogOpened { cut_bytes, vote, last } => {
+                // What it purged just before it died can't be judged by what it holds now.
+                seen.purged.remove(&self.node);
                 seen.counts.torn_tails += u64::from(cut_bytes > 0);
                 trace_event!(&host, "opens its log, cutting {cut_bytes} bytes");
                 seen.voters.entry(self.node).or_default().forget();
@@ -207,6 +215,8 @@ impl Observer for OfNode {
                 seen.promises(self.node).purged(index, jump);
                 if jump {
                     seen.voters.entry(self.node).or_default().forget();
+                } else {
+                    seen.purged.insert(self.node, index);
                 }
             }
             Event::Applied { term, index, replies } => {
@@ -261,6 +271,17 @@ impl Seen {
             self.violated(format!(
                 "the state on node {node}'s disk is after entry {flushed}, and its log is synced up \
                  to {synced} only"
+            ));
+        }
+    }
+
+    /// What a log gives up is in a snapshot and in the state, both on the disk. It is looked at a
+    /// little later, when the limit may only have risen.
+    fn purges(&mut self, node: u64, purged: u64, limit: u64) {
+        if purged > limit {
+            self.violated(format!(
+                "node {node} purged its log up to {purged}; its snapshot and its state on disk reach \
+                 to {limit} only"
             ));
         }
     }
