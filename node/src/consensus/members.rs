@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use openraft::{
-    ChangeMembers,
+    ChangeMembers, RaftMetrics,
     errors::{ClientWriteError, RaftError},
 };
 use tally_proto::seeded_bugs;
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{
     Consensus,
     leader::Leader,
+    read_index::round_here,
     types::{Member, TypeConfig},
 };
 
@@ -56,6 +57,14 @@ impl From<WriteError> for MemberError {
     }
 }
 
+/// Ids of voters and all members, committed or not.
+fn members_of(metrics: &RaftMetrics<TypeConfig>) -> (BTreeSet<u64>, Vec<(u64, Member)>) {
+    let membership = metrics.membership_config.membership();
+    let voters = membership.voter_ids().collect();
+    let members = membership.nodes().map(|(id, member)| (*id, member.clone())).collect();
+    (voters, members)
+}
+
 impl Consensus {
     fn must_lead(&self) -> Result<(), MemberError> {
         match self.leadership().term_as_leader() {
@@ -66,11 +75,28 @@ impl Consensus {
 
     /// Ids of voters and of all members.
     pub fn members(&self) -> (BTreeSet<u64>, Vec<(u64, Member)>) {
+        members_of(&self.leadership().metrics())
+    }
+
+    /// Answers a request that asks for what is so already. What a leader shows as the membership may
+    /// be an entry of its own that no quorum has yet, and the next leader may overrule it. So the
+    /// membership is looked at again behind a read index: if its entry is at or below that, it is
+    /// committed, and stays in this log whoever leads by now.
+    async fn confirm(
+        &self,
+        is_so: impl FnOnce(&BTreeSet<u64>, &[(u64, Member)]) -> bool,
+    ) -> Result<(), MemberError> {
+        let read_index = round_here(self.raft()).await.map_err(|error| match error {
+            RaftError::Fatal(_) => MemberError::ShuttingDown,
+            RaftError::APIError(_) => MemberError::NotLeader,
+        })?;
         let metrics = self.leadership().metrics();
-        let membership = metrics.membership_config.membership();
-        let voters = membership.voter_ids().collect();
-        let members = membership.nodes().map(|(id, member)| (*id, member.clone())).collect();
-        (voters, members)
+        let at = metrics.membership_config.log_id().as_ref().map_or(0, |log_id| log_id.index);
+        let (voters, members) = members_of(&metrics);
+        if at <= read_index.index && is_so(&voters, &members) {
+            return Ok(());
+        }
+        Err(MemberError::Refused("a change of the membership is under way".to_owned()))
     }
 
     /// Adds a node that receives the log and has no vote.
@@ -79,7 +105,10 @@ impl Consensus {
         let (_, members) = self.members();
         if let Some((_, member)) = members.iter().find(|(id, _)| *id == node_id) {
             if member.peer_address == peer_address {
-                return Ok(());
+                let is_member = |(id, member): &(u64, Member)| {
+                    *id == node_id && member.peer_address == peer_address
+                };
+                return self.confirm(|_, members| members.iter().any(is_member)).await;
             }
             return Err(MemberError::Refused(format!(
                 "node {node_id} is a member at {}; an id is never used again",
@@ -95,7 +124,7 @@ impl Consensus {
         self.must_lead()?;
         let (voters, members) = self.members();
         if voters.contains(&node_id) {
-            return Ok(());
+            return self.confirm(|voters, _| voters.contains(&node_id)).await;
         }
         if !members.iter().any(|(id, _)| *id == node_id) {
             return Err(MemberError::Refused(format!("node {node_id} is not a learner")));
@@ -140,7 +169,8 @@ impl Consensus {
         self.must_lead()?;
         let (voters, members) = self.members();
         if !members.iter().any(|(id, _)| *id == node_id) {
-            return Ok(());
+            let is_member = |(id, _): &(u64, Member)| *id == node_id;
+            return self.confirm(|_, members| !members.iter().any(is_member)).await;
         }
         if voters.len() == 1 && voters.contains(&node_id) {
             let reason = format!("node {node_id} is the only voter");

@@ -222,7 +222,7 @@ impl fmt::Debug for SledStore {
 impl SledStore {
     fn start(db: Db, directory: PathBuf) -> io::Result<Self> {
         let readers = Arc::new(Readers {
-            idle: Mutex::new(vec![ManuallyDrop::new(db.clone())]),
+            idle: Mutex::new(vec![Box::new(ManuallyDrop::new(db.clone()))]),
             poisoned: AtomicBool::new(false),
         });
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
@@ -292,9 +292,13 @@ impl ByteStore for SledStore {
     }
 }
 
-/// Handles for readers. They are never dropped by accident: dropping the last one flushes.
+/// A handle. It is boxed, as a handle is some kilobytes that would be copied with every read, and it
+/// is never dropped by accident: dropping the last one flushes.
+type Handle = Box<ManuallyDrop<Db>>;
+
+/// Handles for readers.
 struct Readers {
-    idle: Mutex<Vec<ManuallyDrop<Db>>>,
+    idle: Mutex<Vec<Handle>>,
     poisoned: AtomicBool,
 }
 
@@ -313,12 +317,12 @@ impl Readers {
         } else {
             drop(idle);
             // One of many handles: this neither flushes nor closes.
-            drop(ManuallyDrop::into_inner(db));
+            drop(ManuallyDrop::into_inner(*db));
         }
         result
     }
 
-    fn borrow(&self) -> io::Result<ManuallyDrop<Db>> {
+    fn borrow(&self) -> io::Result<Handle> {
         let mut idle = self.idle.lock().expect("no panic while the pool is locked");
         match idle.len() {
             0 => Err(io::Error::other("the store is closed")),
@@ -353,7 +357,7 @@ fn run_writer(db: ManuallyDrop<Db>, readers: &Readers, mut commands: mpsc::Recei
             Command::Close(answer) => {
                 if readers.check().is_ok() {
                     let mut idle = readers.idle.lock().expect("no panic while the pool is locked");
-                    idle.drain(..).for_each(|db| drop(ManuallyDrop::into_inner(db)));
+                    idle.drain(..).for_each(|db| drop(ManuallyDrop::into_inner(*db)));
                     drop(idle);
                     drop(ManuallyDrop::into_inner(db));
                 }

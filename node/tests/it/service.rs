@@ -1,6 +1,6 @@
 //! What every gRPC tool expects: reflection and health, and the status of the cluster.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tally_proto::{
     reason,
@@ -124,6 +124,35 @@ async fn membership_is_changed_by_the_leader_and_refused_with_a_hint_elsewhere()
     let moved = unary(&cluster.channel(leader), transfer).await.expect("it is handed over");
     assert_eq!(answer!(ClusterTransferLeader, moved).leader_id, follower);
     unary(&cluster.channel(leader), add("a", 1)).await.expect("it is forwarded to the new leader");
+}
+
+/// A leader shows a change of the membership as soon as it is in its own log. Found by the simulator:
+/// asked a second time, it answered that the change is done, and the next leader overruled it.
+#[tokio::test]
+async fn a_membership_that_no_quorum_has_is_not_confirmed() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let channel = cluster.channel(leader);
+    cluster.isolate(leader);
+    let add = Request::ClusterAddLearner(v1::ClusterAddLearnerRequest {
+        node_id: 9,
+        peer_address: "127.0.0.1:1".to_owned(),
+    });
+    let soon = Asked { timeout: Some(Duration::from_millis(150)), ..Asked::default() };
+    for _ in 0..3 {
+        unary_asked(&channel, add.clone(), &soon).await.expect_err("there is no quorum");
+    }
+    cluster.switchboard.mend();
+    // What is committed is confirmed, as often as it is asked for.
+    let until = Instant::now() + Duration::from_secs(20);
+    let mut confirmed = 0;
+    while confirmed < 2 {
+        let channel = cluster.channel(cluster.leader().await);
+        match unary(&channel, add.clone()).await {
+            Ok(_) => confirmed += 1,
+            Err(status) => assert!(Instant::now() < until, "{status}"),
+        }
+    }
 }
 
 #[tokio::test]
