@@ -52,7 +52,8 @@ pub struct Config {
     pub dirty_bytes_max: u64,
     /// At most so long, in ms, between two flushes of the state. The log carries durability.
     pub flush_interval_ms: u64,
-    /// Cache of the state on disk, in bytes; 2 to 4 times the data is good.
+    /// Cache of the state on disk, in bytes; 2 to 4 times the data is good. A quarter holds single
+    /// records as they were read or written, the rest is the storage engine's.
     pub state_cache_bytes: u64,
     /// Held on the disk for flushes, in bytes; writes are refused when it can't be held, or less
     /// than half as much is free besides. 0: computed from the sizes above.
@@ -65,6 +66,9 @@ pub struct Config {
     pub idempotency_window_ms: u64,
     /// For a cluster's first start: bytes of remembered idempotency keys.
     pub idempotency_bytes_max: u64,
+    /// Threads that answer clients and peers and run Raft; 0: half as many as there are cores, at
+    /// least one. The log and the state have one more each.
+    pub worker_threads: usize,
     /// How long a shutdown waits for what is in flight, in ms.
     pub shutdown_grace_ms: u64,
     /// Logs for people or for machines.
@@ -110,6 +114,7 @@ impl Default for Config {
             session_idle_ms: limits::SESSION_IDLE_MS_DEFAULT,
             idempotency_window_ms: limits::IDEMPOTENCY_WINDOW_MS_DEFAULT,
             idempotency_bytes_max: limits::IDEMPOTENCY_BYTES_MAX_DEFAULT,
+            worker_threads: 0,
             shutdown_grace_ms: 5_000,
             log_format: LogFormat::Human,
             log_filter: "info".to_owned(),
@@ -128,6 +133,25 @@ pub struct ConfigError {
 }
 
 impl Config {
+    /// The part of the cache that holds single records, in bytes.
+    pub fn record_cache_bytes(&self) -> usize {
+        usize::try_from(self.state_cache_bytes / 4).unwrap_or(usize::MAX)
+    }
+
+    /// The storage engine's part of the cache, in bytes.
+    pub fn store_cache_bytes(&self) -> usize {
+        let bytes = self.state_cache_bytes - self.state_cache_bytes / 4;
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    /// The threads to start, on this machine.
+    pub fn worker_threads(&self) -> usize {
+        match self.worker_threads {
+            0 => std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1)),
+            given => given,
+        }
+    }
+
     /// Checks everything that can be checked without starting.
     pub fn validate(&self) -> Result<(), ConfigError> {
         fn check(
@@ -172,6 +196,7 @@ impl Config {
             "election_timeout_ms_max",
             || "must be above election_timeout_ms_min".to_owned(),
         )?;
+        check(self.worker_threads <= 1024, "worker_threads", || "must be at most 1024".to_owned())?;
         check((1..=1024).contains(&self.entries_in_flight), "entries_in_flight", || {
             "must be 1 to 1024".to_owned()
         })?;
@@ -319,7 +344,7 @@ mod tests {
     #[test]
     fn each_check_names_its_key() {
         type Breaks = fn(&mut Config);
-        let broken: [(&str, Breaks); 6] = [
+        let broken: [(&str, Breaks); 7] = [
             ("client_listen", |config| config.client_listen = "7401".into()),
             ("peer_advertise", |config| config.peer_listen = "0.0.0.0:7501".into()),
             ("initial_cluster", |config| {
@@ -328,6 +353,7 @@ mod tests {
             ("election_timeout_ms_min", |config| config.election_timeout_ms_min = 100),
             ("election_timeout_ms_max", |config| config.election_timeout_ms_max = 180),
             ("entries_in_flight", |config| config.entries_in_flight = 0),
+            ("worker_threads", |config| config.worker_threads = 2000),
         ];
         for (key, breaks) in broken {
             let mut config = valid();

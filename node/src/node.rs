@@ -168,6 +168,8 @@ impl Node {
         };
         let options = StateOptions {
             dirty_bytes_max: usize::try_from(config.dirty_bytes_max).unwrap_or(usize::MAX),
+            record_cache_bytes: config.record_cache_bytes(),
+            hash_seed: env.random.next_u128() as u64,
         };
         let state = StateStore::open(
             Arc::clone(&env.disk),

@@ -92,6 +92,8 @@ arguments! {
     idempotency_window_ms: u64 = "TALLY_IDEMPOTENCY_WINDOW_MS",
     /// First start of a cluster: bytes of remembered idempotency keys.
     idempotency_bytes_max: u64 = "TALLY_IDEMPOTENCY_BYTES_MAX",
+    /// Threads that answer and run Raft; 0: half the cores.
+    worker_threads: usize = "TALLY_WORKER_THREADS",
     /// How long a shutdown waits for what is in flight, in ms.
     shutdown_grace_ms: u64 = "TALLY_SHUTDOWN_GRACE_MS",
     /// Logs for people or for machines.
@@ -150,6 +152,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %one_line, "starting");
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.worker_threads())
         .enable_all()
         .build()
         .expect("a runtime can be made while the process starts");
@@ -170,8 +173,7 @@ async fn serve(config: Config) -> ExitCode {
         Ok(lock) => lock,
         Err(error) => return refused(&error),
     };
-    let cache_bytes = usize::try_from(config.state_cache_bytes).unwrap_or(usize::MAX);
-    let env = match Env::real(&config.data_dir, cache_bytes) {
+    let env = match Env::real(&config.data_dir, config.store_cache_bytes()) {
         Ok(env) => env,
         Err(error) => return refused(&error),
     };

@@ -160,6 +160,8 @@ impl Knobs {
         config.log_entries_kept = self.log_entries_kept;
         config.log_segment_bytes = self.segment_bytes;
         config.flush_interval_ms = self.flush_interval_ms;
+        // Room for some 80 records, so that they come and go.
+        config.state_cache_bytes = 64 * 1024;
         config.disk_reserve_bytes = 64 * 1024;
         config.sessions_max = self.sessions_max;
         config.shutdown_grace_ms = 1_500;

@@ -95,7 +95,7 @@ fn a_shop_sells_each_piece_once_whatever_breaks() {
             _ => {}
         }
         done = sim.step().expect("no till gives up");
-        now_ms += 1;
+        now_ms += tally_sim::TICK_MS;
     }
 
     assert!(now_ms > 7_500, "it went on through all faults: {now_ms} ms");

@@ -411,7 +411,7 @@ impl Drop for Cluster {
 
 fn environment(member: &Member, switchboard: &Arc<Switchboard>) -> Env {
     let config = &member.config;
-    let cache = usize::try_from(config.state_cache_bytes).expect("a test's cache is small");
+    let cache = config.store_cache_bytes();
     let mut env = Env::real(&config.data_dir, cache).expect("the directory can be made");
     env.network = Arc::new(CutNetwork {
         node_id: config.node_id,

@@ -220,6 +220,14 @@ pub const BUGS: &[Bug] = &[
                as a session whose index has lost its record (assertion).",
     },
     Bug {
+        name: "record-cache-stale",
+        family: Family::Durability,
+        breaks: "what is kept at hand of the state on disk follows what is written there",
+        place: "node/src/storage/state/flush.rs: StateStore::write_frozen",
+        hint: "A counter that is read or added to, flushed, and read again. Nodes flush at different \
+               moments, so their states differ at an equal applied index.",
+    },
+    Bug {
         name: "sessions-not-in-snapshot",
         family: Family::Apply,
         breaks: "sessions and what they remember are part of every snapshot",

@@ -1,4 +1,4 @@
-//! What readers see: dirty map over frozen map over byte store.
+//! What readers see: dirty map over frozen map over byte store, of which a cache holds some.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tally_proto::seeded_bugs;
 
 use super::{
+    cache::Cache,
     gaps::Gaps,
     meta::{FIRST_KEY, META_KEY, Meta},
 };
@@ -43,6 +44,8 @@ pub(super) struct Core {
     /// far it got.
     pub(super) frozen: Option<Frozen>,
     pub(super) store: Arc<dyn ByteStore>,
+    /// What was read from the store lately.
+    pub(super) cache: Arc<Cache>,
     /// Where the store has no records.
     gaps: Gaps,
     /// What all layers together are the state of.
@@ -60,12 +63,13 @@ pub(super) struct Frozen {
 }
 
 impl Core {
-    pub(super) fn new(store: Arc<dyn ByteStore>, meta: Meta) -> Self {
+    pub(super) fn new(store: Arc<dyn ByteStore>, cache: Cache, meta: Meta) -> Self {
         Core {
             dirty: BTreeMap::new(),
             dirty_bytes: 0,
             frozen: None,
             store,
+            cache: Arc::new(cache),
             gaps: Gaps::default(),
             flushed: meta.clone(),
             meta,
@@ -173,7 +177,14 @@ impl Core {
         if let Some(written) = self.frozen.as_ref().and_then(|frozen| frozen.records.get(key)) {
             return Ok(written.value().cloned());
         }
-        self.store.get(key)
+        if let Some(value) = self.cache.get(key) {
+            return Ok(Some(value));
+        }
+        let value = self.store.get(key)?;
+        if let Some(value) = &value {
+            self.cache.hold(key, value);
+        }
+        Ok(value)
     }
 
     pub(super) fn scan(

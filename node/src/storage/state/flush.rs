@@ -49,9 +49,10 @@ impl StateStore {
     }
 
     async fn write_frozen(&self, _writer: &mut Writer) -> Result<(), StateError> {
-        let (frozen, store) = {
+        let (frozen, store, cache) = {
             let core = self.core();
-            (core.frozen.clone().expect("there is something to flush"), core.store.clone())
+            let frozen = core.frozen.clone().expect("there is something to flush");
+            (frozen, core.store.clone(), core.cache.clone())
         };
         // A store ahead of its own log would survive a power cut with an entry that the log lost.
         if let Some(applied) = frozen.meta.applied
@@ -80,6 +81,9 @@ impl StateStore {
             .flush()
             .await
             .map_err(|error| self.fail(format!("flushing the byte store: {error}")))?;
+        if !seeded_bugs::is_on("record-cache-stale") {
+            cache.update(&frozen.records);
+        }
         let thawed = self.core_mut().thaw();
         // Hundreds of thousands of records go here, outside the lock that readers and commits need.
         drop((thawed, frozen));

@@ -79,7 +79,7 @@ impl StateStore {
                 core.meta.applied < Some(snapshot),
                 "commits went past {snapshot} while it was installed"
             );
-            std::mem::replace(&mut *core, Core::new(store, meta))
+            std::mem::replace(&mut *core, Core::new(store, self.options.cache(), meta))
         };
         self.snapshots.set_current(info.clone());
         self.room.notify_waiters();

@@ -5,7 +5,8 @@
 //! A commit puts its writes into the **dirty map** in memory, together with the log id that they
 //! are the state after. Every few seconds, or when the map is full, a flush *freezes* it, writes it
 //! into the byte store as one batch with its applied id and membership in that same batch, and
-//! flushes the store. Readers look into the dirty map, then the frozen one, then the store.
+//! flushes the store. Readers look into the dirty map, then the frozen one, then the store, of which
+//! a cache holds what was read lately.
 //!
 //! What is not flushed is not lost: the write-ahead log has it, and replays it from the applied id
 //! that the store holds. That is the division of labour: the log carries durability, the store
@@ -30,14 +31,15 @@
 //!
 //! # Limits
 //!
-//! Memory: two dirty maps (one frozen) of [`StateOptions::dirty_bytes_max`] and one commit above
-//! that. [`StateStore::wait_for_room`] before each commit is what keeps it so. A record counts by its own
+//! Memory: two dirty maps (one frozen) of [`StateOptions::dirty_bytes_max`], one commit above that,
+//! and the cache of records. [`StateStore::wait_for_room`] before each commit is what keeps it so. A record counts by its own
 //! length: one that is a slice of a larger buffer keeps all of that buffer alive.
 //!
 //! An error of the byte store, of the pointer file or of a directory sync ends the process through
 //! [`StateHooks::fatal`]: nothing is known about storage after it. Errors while a snapshot file is
 //! written are answers: the file is thrown away.
 
+mod cache;
 mod core;
 mod error;
 mod flush;
@@ -73,12 +75,22 @@ pub struct StateOptions {
     /// Bytes of records (with their overhead) in the dirty map before commits have to wait for a
     /// flush, and before a snapshot that is being built is abandoned.
     pub dirty_bytes_max: usize,
+    /// Bytes of records, as the byte store holds them, that are kept at hand after a read.
+    pub record_cache_bytes: usize,
+    /// Makes the cache's hash one that clients can't foresee.
+    pub hash_seed: u64,
+}
+
+impl StateOptions {
+    fn cache(&self) -> cache::Cache {
+        cache::Cache::new(self.record_cache_bytes, self.hash_seed)
+    }
 }
 
 impl Default for StateOptions {
     fn default() -> Self {
         // Some 200,000 records of 256 bytes: a few seconds of writes at full speed.
-        StateOptions { dirty_bytes_max: 64 << 20 }
+        StateOptions { dirty_bytes_max: 64 << 20, record_cache_bytes: 64 << 20, hash_seed: 0 }
     }
 }
 

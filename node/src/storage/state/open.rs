@@ -59,7 +59,7 @@ impl StateStore {
         let (generation, store, meta) = opening.state(snapshot.as_ref()).await?;
         opening.remove_other_generations(generation).await;
         let state = Arc::new(StateStore {
-            core: std::sync::RwLock::new(Core::new(store, meta)),
+            core: std::sync::RwLock::new(Core::new(store, options.cache(), meta)),
             writer: Mutex::new(Writer { generation }),
             snapshots: Snapshots::new(snapshot),
             flush_wanted: Notify::new(),
