@@ -1,11 +1,12 @@
 //! What every gRPC tool expects: reflection and health, and the status of the cluster.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tally_proto::{
     reason,
     v1::{self, Outcome, call::Request},
 };
+use tokio::time::Instant;
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
