@@ -78,6 +78,25 @@ fn short_log(knobs: &mut Knobs) {
     knobs.flush_interval_ms = 100;
 }
 
+/// One counter that always changes and is always read, at every level.
+fn watched_counter(knobs: &mut Knobs) {
+    knobs.clients = 12;
+    knobs.hot_counters = 1;
+    knobs.hot = 0.9;
+    knobs.reads = 0.6;
+    knobs.think_ms_max = 60;
+    knobs.deadline_ms = 6_000;
+}
+
+/// Much under way to the disk at any moment.
+fn many_writes(knobs: &mut Knobs) {
+    knobs.clients = 16;
+    knobs.reads = 0.1;
+    knobs.think_ms_max = 40;
+    knobs.value_bytes_max = 4_000;
+    knobs.disk_sync_us = 20_000;
+}
+
 /// Many callers who wait for long.
 fn patient(knobs: &mut Knobs) {
     knobs.clients = 12;
@@ -255,6 +274,37 @@ pub const SCENARIOS: &[Scenario] = &[
             (27_000, 0, Fault::LeaveBehind(Target::Follower(0), None)),
             (27_100, 3_000, Fault::Stall(Target::Leader, 1_500, 50)),
             (33_000, 0, Fault::LeaveBehind(Target::Follower(1), Some(17))),
+        ],
+    },
+    Scenario {
+        name: "slow-answers-do-not-make-it-younger",
+        shows: "Messages take up to 120 ms, and a counter changes all the time. A follower that asks \
+                its leader for a read index counts the age of what it knows from when it asked, not \
+                from when the answer came: so what a read says of its staleness is true to the \
+                millisecond.",
+        look_at: "users' reads with a bound, the staleness that their answers state, and those that \
+                  are refused as too old",
+        knobs: watched_counter,
+        faults: &[(4_000, 12_000, Fault::Slow(120)), (20_000, 20_000, Fault::Slow(80))],
+    },
+    Scenario {
+        name: "power-failures",
+        shows: "All machines lose their power at once, in the middle of writes, again and again; then \
+                single ones. Of what was not synced some sectors survive, some do not, and some are \
+                torn. Nothing that was acknowledged is gone.",
+        look_at: "`opens its log, cutting` so many bytes, and users' calls that last until the \
+                  machines are back: sent again, and each counted once",
+        knobs: many_writes,
+        faults: &[
+            (4_000, 1_000, Fault::PowerCutAll),
+            (8_000, 1_000, Fault::PowerCutAll),
+            (12_000, 1_000, Fault::PowerCutAll),
+            (16_000, 1_000, Fault::PowerCutAll),
+            (20_000, 1_000, Fault::PowerCutAll),
+            (24_000, 1_000, Fault::PowerCut(Target::Leader)),
+            (28_000, 1_000, Fault::PowerCut(Target::Leader)),
+            (32_000, 1_000, Fault::PowerCut(Target::Follower(0))),
+            (36_000, 1_000, Fault::PowerCutAll),
         ],
     },
     Scenario {

@@ -39,6 +39,13 @@ pub enum Family {
 /// The bug that no single run can show: it makes two runs of a seed differ.
 pub const SHOWN_BY_TWO_RUNS: &str = "real-time-leaks-in";
 
+/// Bugs that need a situation which few seeds draw, and the scenario that brings it about.
+pub const SHOWN_IN: &[(&str, &str)] = &[
+    ("staleness-from-reply", "slow-answers-do-not-make-it-younger"),
+    ("install-not-atomic", "left-behind-again-and-again"),
+    ("crash-keeps-unsynced", "power-failures"),
+];
+
 /// Bugs of the list in `docs` that can't be put into this code, each with what prevents it.
 pub const INEXPRESSIBLE: &[(&str, &str)] = &[];
 

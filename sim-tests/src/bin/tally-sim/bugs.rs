@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::Args;
-use tally_sim::bugs::{BUGS, INEXPRESSIBLE, SHOWN_BY_TWO_RUNS};
+use tally_sim::bugs::{BUGS, INEXPRESSIBLE, SHOWN_BY_TWO_RUNS, SHOWN_IN};
 
 use crate::child::{DetailName, Seed, Seeds, for_each, jobs, stopwatch};
 
@@ -66,17 +66,20 @@ pub(crate) fn bugs(arguments: &BugsArguments) -> Result<bool, String> {
     for_each(all, jobs(arguments.jobs), |at| {
         let bug = chosen[at as usize];
         named(bug.name)?;
+        let scenario = SHOWN_IN.iter().find(|(name, _)| *name == bug.name).map(|(_, it)| *it);
+        let place = scenario.map_or(String::new(), |scenario| format!(" of `{scenario}`"));
         for tried in 0..arguments.seeds {
             let mut seed = Seed::new(arguments.from + tried, arguments.seconds);
             seed.bug = Some(bug.name.to_owned());
+            seed.scenario = scenario.map(str::to_owned);
             if let Some((kind, what)) = shows(&mut seed)? {
                 let what: String = what.chars().take(110).collect();
                 let nth = tried + 1;
-                println!("{:<28} caught by seed {nth:>3}: {kind}: {what}", bug.name);
+                println!("{:<28} caught by seed {nth:>3}{place}: {kind}: {what}", bug.name);
                 return Ok(true);
             }
         }
-        println!("{:<28} NOT CAUGHT in {} seeds", bug.name, arguments.seeds);
+        println!("{:<28} NOT CAUGHT in {} seeds{place}", bug.name, arguments.seeds);
         missed.lock().unwrap_or_else(PoisonError::into_inner).push(bug.name);
         Ok(true)
     })?;
