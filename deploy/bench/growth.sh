@@ -94,6 +94,8 @@ snapshot() {
 }
 
 build target
+# The clients that measure have sessions, too.
+serve_flags=(--sessions-max $((sessions * 2 + 1000)))
 start_tally
 title "small: $small counters"
 fill --counters "$small"
@@ -117,7 +119,7 @@ restart 2 KILL
 title "snapshots"
 snapshot "${seconds}s" "rest"
 # Nodes that build one whenever there is a little more log: some four during the load.
-serve_flags=(--snapshot-after-entries $((500 * seconds * 3 / 4)))
+serve_flags+=(--snapshot-after-entries $((500 * seconds * 3 / 4)))
 for id in 1 2 3; do restart "$id" TERM; done
 snapshot "$((seconds * 3))s" "are built"
 say "the figures are in $results"

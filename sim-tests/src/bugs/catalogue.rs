@@ -238,7 +238,7 @@ pub const BUGS: &[Bug] = &[
         name: "sessions-not-in-snapshot",
         family: Family::Apply,
         breaks: "sessions and what they remember are part of every snapshot",
-        place: "node/src/storage/state/snapshots.rs: read_block",
+        place: "node/src/storage/state/snapshots.rs: read_piece",
         hint: "A node that is down or cut off until the log it needs is purged, and gets a snapshot. \
                Its state's hash differs, and writes under old sessions end differently on it; when \
                it leads, clients are told SESSION_EXPIRED.",

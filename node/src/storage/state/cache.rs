@@ -25,7 +25,7 @@ use quick_cache::{
     sync::{Cache as Concurrent, DefaultLifecycle},
 };
 
-use crate::storage::byte_store::Records;
+use crate::machine::view::Change;
 
 /// What a record takes beside its bytes: two `Bytes`, and its places in a table and in a list.
 const RECORD_OVERHEAD_BYTES: usize = 120;
@@ -103,10 +103,15 @@ impl Cache {
         }
     }
 
-    /// Brings up to date what is held of records that a flush has written.
-    pub(super) fn update(&self, written: &Records) {
-        let Some(records) = &self.records else { return };
+    /// Brings up to date what is held of records that a flush has written; says how many those were.
+    pub(super) fn update<'a>(
+        &self,
+        written: impl Iterator<Item = (&'a Bytes, &'a Change)>,
+    ) -> usize {
+        let Some(records) = &self.records else { return 0 };
+        let mut count = 0;
         for (key, change) in written {
+            count += 1;
             match change.value() {
                 // What was written and not read is not put in: it may be read never. A copy, as the
                 // bytes may be a part of something larger.
@@ -119,13 +124,14 @@ impl Cache {
                 _ => drop(records.remove(key)),
             }
         }
+        count
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::view::Change;
+    use crate::storage::byte_store::Records;
 
     fn bytes(text: &str) -> Bytes {
         Bytes::copy_from_slice(text.as_bytes())
@@ -141,12 +147,13 @@ mod tests {
         for key in ["changed", "deleted", "grown", "left"] {
             cache.hold(key.as_bytes(), &bytes("old"));
         }
-        cache.update(&written(&[
+        let records = written(&[
             ("changed", Change::Put(bytes("new"))),
             ("deleted", Change::Delete),
             ("grown", Change::Put(Bytes::from(vec![0; VALUE_BYTES_MAX + 1]))),
             ("unread", Change::Insert(bytes("new"))),
-        ]));
+        ]);
+        assert_eq!(cache.update(records.iter()), 4);
         assert_eq!(cache.get(b"changed"), Some(bytes("new")));
         assert_eq!(cache.get(b"left"), Some(bytes("old")));
         for gone in ["deleted", "grown", "unread"] {
@@ -160,7 +167,7 @@ mod tests {
         let cache = Cache::new(2000, 7);
         cache.hold(b"a", &bytes("old"));
         assert_eq!(cache.get(b"a"), Some(bytes("old")));
-        cache.update(&written(&[("a", Change::Put(Bytes::from(vec![0; 8000])))]));
+        cache.update(written(&[("a", Change::Put(Bytes::from(vec![0; 8000])))]).iter());
         assert_eq!(cache.get(b"a"), None);
     }
 

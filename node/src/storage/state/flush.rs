@@ -8,6 +8,19 @@ use tally_proto::seeded_bugs;
 use super::{StateStore, Writer, core::Frozen, error::StateError, meta::META_KEY};
 use crate::storage::byte_store::{ByteStore, Records};
 
+/// What is done for each record of a flush, which may be hundreds of thousands, is done for so many
+/// and then lets others run: they would wait for tens of milliseconds otherwise.
+const PIECE_RECORDS: usize = 512;
+
+/// Drops what was frozen, unless somebody else still has it.
+async fn let_go(frozen: Frozen) {
+    let Ok(records) = Arc::try_unwrap(frozen.records) else { return };
+    let mut records = records.into_iter();
+    while records.by_ref().take(PIECE_RECORDS).count() == PIECE_RECORDS {
+        tokio::task::yield_now().await;
+    }
+}
+
 impl StateStore {
     /// Flushes every `interval`, and at once when the dirty map is full. Without room on the disk it
     /// tries again after the next interval: commits wait when the map is full, and writes are
@@ -82,11 +95,13 @@ impl StateStore {
             .await
             .map_err(|error| self.fail(format!("flushing the byte store: {error}")))?;
         if !seeded_bugs::is_on("record-cache-stale") {
-            cache.update(&frozen.records);
+            let mut records = frozen.records.iter();
+            while cache.update(records.by_ref().take(PIECE_RECORDS)) == PIECE_RECORDS {
+                tokio::task::yield_now().await;
+            }
         }
-        let thawed = self.core_mut().thaw();
-        // Hundreds of thousands of records go here, outside the lock that readers and commits need.
-        drop((thawed, frozen));
+        drop(self.core_mut().thaw());
+        let_go(frozen).await;
         Ok(())
     }
 

@@ -138,14 +138,14 @@ impl StateStore {
         let header = Header { last_log_id, membership: meta.membership.clone() };
         let mut file = SnapshotWriter::begin(file, &header).await.map_err(io)?;
         let mut next = Some(FIRST_KEY.to_vec());
+        let mut block = Block::default();
         while let Some(start) = next {
             self.check_build()?;
-            let (block, rest) = read_block(store, &start)
+            next = read_piece(store, &start, &mut block)
                 .map_err(|error| self.fail(format!("reading the byte store: {error}")))?;
-            if !block.is_empty() {
-                file.block(&block).await.map_err(io)?;
+            if block.is_full() || (next.is_none() && !block.is_empty()) {
+                file.block(&std::mem::take(&mut block)).await.map_err(io)?;
             }
-            next = rest;
             tokio::task::yield_now().await;
         }
         file.finish().await.map_err(io)
@@ -230,21 +230,30 @@ impl StateStore {
     }
 }
 
-/// The next records of the store, as many as make a block, and where the one after it begins.
-fn read_block(store: &dyn ByteStore, start: &[u8]) -> io::Result<(Block, Option<Vec<u8>>)> {
-    let mut block = Block::default();
+/// So many records are read at once, then others run: a block of small records has thousands.
+const PIECE_RECORDS: usize = 256;
+
+/// Reads on from a key into a block, until that is full or it has read [`PIECE_RECORDS`]. Says where to
+/// go on, unless that was all.
+fn read_piece(
+    store: &dyn ByteStore,
+    start: &[u8],
+    block: &mut Block,
+) -> io::Result<Option<Vec<u8>>> {
     let mut next = None;
+    let mut read = 0;
     store.scan(start, None, &mut |key, value| {
         if seeded_bugs::is_on("sessions-not-in-snapshot") && SESSION_KEYS.contains(&key[0]) {
             return ControlFlow::Continue(());
         }
         block.push(key, value);
-        if !block.is_full() {
+        read += 1;
+        if !block.is_full() && read < PIECE_RECORDS {
             return ControlFlow::Continue(());
         }
         // The smallest key above this one.
         next = Some([key, &[0]].concat());
         ControlFlow::Break(())
     })?;
-    Ok((block, next))
+    Ok(next)
 }
