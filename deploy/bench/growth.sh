@@ -90,7 +90,7 @@ snapshot() {
     row "500 puts a second, snapshots $2: p99.9, max in µs" "$(number p999_us "$figures"), $(number max_us "$figures")"
     after=$(snapshot_index)
     row "  oldest snapshot index before, after" "$before, $after"
-    [[ $2 == rest || $after != "$before" ]] || skip "the stall by a snapshot: not every node built one"
+    [[ $2 == rest || $after -gt $before ]] || skip "the stall by a snapshot: not every node built one"
 }
 
 build target

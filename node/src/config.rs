@@ -53,7 +53,7 @@ pub struct Config {
     /// At most so long, in ms, between two flushes of the state. The log carries durability.
     pub flush_interval_ms: u64,
     /// Cache of the state on disk, in bytes; 2 to 4 times the data is good. A quarter holds single
-    /// records as they were read or written, the rest is the storage engine's.
+    /// records that were read, the rest is the storage engine's.
     pub state_cache_bytes: u64,
     /// Held on the disk for flushes, in bytes; writes are refused when it can't be held, or less
     /// than half as much is free besides. 0: computed from the sizes above.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use openraft::{
     ChangeMembers, RaftMetrics,
-    errors::{ClientWriteError, RaftError},
+    errors::{ClientWriteError, LinearizableReadError, RaftError},
 };
 use tally_proto::seeded_bugs;
 use tokio::time::Instant;
@@ -79,24 +79,32 @@ impl Consensus {
     }
 
     /// Answers a request that asks for what is so already. What a leader shows as the membership may
-    /// be an entry of its own that no quorum has yet, and the next leader may overrule it. So the
-    /// membership is looked at again behind a read index: if its entry is at or below that, it is
-    /// committed, and stays in this log whoever leads by now.
+    /// be an entry that no quorum has yet, its own or one that it inherited, and the next leader may
+    /// overrule it. So it counts only if its entry is committed as far as this node knows; and a
+    /// quorum round, which begins before the membership is looked at, says that this node still led
+    /// then, so that nobody else had committed a later one. (The read index of that round is no proof
+    /// of the entry: it is at least the first entry of the leader's term, which may not be committed.)
     async fn confirm(
         &self,
         is_so: impl FnOnce(&BTreeSet<u64>, &[(u64, Member)]) -> bool,
     ) -> Result<(), MemberError> {
-        let read_index = round_here(self.raft()).await.map_err(|error| match error {
+        round_here(self.raft()).await.map_err(|error| match error {
             RaftError::Fatal(_) => MemberError::ShuttingDown,
-            RaftError::APIError(_) => MemberError::NotLeader,
+            RaftError::APIError(LinearizableReadError::ForwardToLeader(_)) => {
+                MemberError::NotLeader
+            }
+            RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)) => {
+                MemberError::Unknown("no quorum confirms that this node leads".to_owned())
+            }
         })?;
         let metrics = self.leadership().metrics();
         let at = metrics.membership_config.log_id().as_ref().map_or(0, |log_id| log_id.index);
+        let committed = metrics.local_committed.as_ref().map_or(0, |log_id| log_id.index);
         let (voters, members) = members_of(&metrics);
-        if at <= read_index.index && is_so(&voters, &members) {
+        if at <= committed && is_so(&voters, &members) {
             return Ok(());
         }
-        Err(MemberError::Refused("a change of the membership is under way".to_owned()))
+        Err(MemberError::Unknown("a change of the membership is under way".to_owned()))
     }
 
     /// Adds a node that receives the log and has no vote.
