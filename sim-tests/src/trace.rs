@@ -123,7 +123,9 @@ pub fn event(who: &str, what: fmt::Arguments<'_>) {
     // A line is made while nothing else can add one, as everything is on this thread; a Display
     // that logs would be the exception, and its line is left out.
     let Ok(mut trace) = trace.try_borrow_mut() else { return };
-    let now = turmoil::sim_elapsed().unwrap_or(trace.now);
+    // Between turns, when a machine is started again, turmoil's answer has real time in it.
+    let in_turn = tokio::runtime::Handle::try_current().is_ok();
+    let now = turmoil::sim_elapsed().filter(|_| in_turn).unwrap_or(trace.now);
     let trace = &mut *trace;
     trace.line.clear();
     let (ms, us) = (now.as_millis(), now.subsec_micros() % 1000);
