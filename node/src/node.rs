@@ -176,7 +176,7 @@ impl Node {
             Arc::clone(&env.stores),
             options,
             hooks,
-            recovered.purged.map(wal_to_storage),
+            recovered.purged.map(Into::into),
         )
         .await?;
         measured.get_or_init(|| Arc::downgrade(&state));
@@ -417,10 +417,6 @@ impl Node {
     }
 }
 
-fn wal_to_storage(log_id: wal::LogId) -> crate::storage::log_id::LogId {
-    crate::storage::log_id::LogId::new(log_id.term, log_id.index)
-}
-
 /// Tells an observer what the log holds, so that it can be compared with what was promised.
 async fn tell_what_was_found(
     observer: &dyn Observer,
@@ -445,7 +441,7 @@ async fn drop_conflicting_entries(
     observer: Option<&dyn Observer>,
 ) -> io::Result<()> {
     let Some(applied) = state.applied() else { return Ok(()) };
-    let applied = wal::LogId { term: applied.term, index: applied.index };
+    let applied = wal::LogId::from(applied);
     if log.log_id(applied.index).is_some_and(|in_log| in_log != applied) {
         tracing::warn!(%applied, "the log holds overruled entries; it goes on behind the state");
         if let Some(observer) = observer {

@@ -32,7 +32,6 @@ use crate::{
         convert::{self, term_of},
     },
     storage::{
-        log_id::LogId as StorageLogId,
         state::StateStore,
         wal::{self, Ballot, Wal},
     },
@@ -78,10 +77,6 @@ impl LogStore {
 
 pub(super) fn to_wal(log_id: &LogId) -> wal::LogId {
     wal::LogId { term: term_of(log_id), index: log_id.index }
-}
-
-fn storage_to_wal(log_id: &StorageLogId) -> wal::LogId {
-    wal::LogId { term: log_id.term, index: log_id.index }
 }
 
 fn from_wal(log_id: wal::LogId) -> LogId {
@@ -248,8 +243,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let mut upto = to_wal(&upto);
         if seeded_bugs::is_on("purge-to-applied") {
             let applied = self.state.applied();
-            upto = applied.map_or(upto, |applied| upto.max(storage_to_wal(&applied)));
-        } else if limit.is_none_or(|limit| storage_to_wal(&limit) < upto) {
+            upto = applied.map_or(upto, |applied| upto.max(applied.into()));
+        } else if limit.is_none_or(|limit| wal::LogId::from(limit) < upto) {
             tracing::error!(%upto, ?limit, "a purge beyond what is held durably is not done");
             return Ok(());
         }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::wal;
+
 /// (term, index): the term in which a leader made the entry, and its place.
 ///
 /// Ordered by term first, as Raft orders logs. Storage has a type of its own so that it does not
@@ -24,5 +26,17 @@ impl LogId {
 impl fmt::Display for LogId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.term, self.index)
+    }
+}
+
+impl From<wal::LogId> for LogId {
+    fn from(log_id: wal::LogId) -> Self {
+        LogId { term: log_id.term, index: log_id.index }
+    }
+}
+
+impl From<LogId> for wal::LogId {
+    fn from(log_id: LogId) -> Self {
+        wal::LogId { term: log_id.term, index: log_id.index }
     }
 }

@@ -16,10 +16,8 @@
 //!
 //! That a record is missing says nothing, so evictions do no harm, and absent records are not held.
 
-use std::hash::BuildHasher;
-
 use bytes::Bytes;
-use foldhash::{SharedSeed, quality};
+use foldhash::{SharedSeed, quality::SeedableRandomState};
 use quick_cache::{
     OptionsBuilder, Weighter,
     sync::{Cache as Concurrent, DefaultLifecycle},
@@ -48,21 +46,9 @@ impl Weighter<Bytes, Bytes> for ByBytes {
     }
 }
 
-/// A hash that clients can't foresee, as they choose the names.
-#[derive(Debug, Clone)]
-struct Keyed(quality::SeedableRandomState);
-
-impl BuildHasher for Keyed {
-    type Hasher = quality::FoldHasher<'static>;
-
-    fn build_hasher(&self) -> Self::Hasher {
-        self.0.build_hasher()
-    }
-}
-
 /// See the module.
 pub(super) struct Cache {
-    records: Option<Concurrent<Bytes, Bytes, ByBytes, Keyed>>,
+    records: Option<Concurrent<Bytes, Bytes, ByBytes, SeedableRandomState>>,
 }
 
 impl std::fmt::Debug for Cache {
@@ -83,8 +69,8 @@ impl Cache {
             .weight_capacity(bytes_max as u64)
             .build()
             .expect("both capacities are given");
-        let hasher =
-            Keyed(quality::SeedableRandomState::with_seed(hash_seed, SharedSeed::global_fixed()));
+        // A hash that clients can't foresee, as they choose the names.
+        let hasher = SeedableRandomState::with_seed(hash_seed, SharedSeed::global_fixed());
         let records =
             Concurrent::with_options(options, ByBytes, hasher, DefaultLifecycle::default());
         Cache { records: Some(records) }
