@@ -26,6 +26,7 @@ use crate::{
     TICK_MS,
     check::{Assumptions, judge_with},
     cluster::{Cluster, host_of},
+    env::machine_clock,
     faults::{
         inject::{Done, Fate, Injector},
         moments::Traps,
@@ -211,6 +212,7 @@ fn keep_panics_quiet() {
 
 fn on_this_thread(seed: u64, options: &Options, progress: &Arc<AtomicU64>) -> Outcome {
     let _trace = trace::begin(options.detail, options.keep);
+    machine_clock::set(Duration::ZERO);
     crate::prepare_thread(seed);
     #[cfg(feature = "seeded-bugs")]
     tally_proto::seeded_bugs::switch_on(options.bug);
@@ -346,7 +348,9 @@ impl Run<'_> {
 
     /// One tick of simulated time. False if the simulation itself has ended.
     fn step(&mut self) -> bool {
-        trace::set_now(Duration::from_millis(self.now_ms));
+        let now = Duration::from_millis(self.now_ms);
+        trace::set_now(now);
+        machine_clock::set(now);
         self.injector.step(&mut self.sim, self.now_ms);
         let with_states = self.now_ms.is_multiple_of(COMPARE_EVERY_MS);
         self.invariants.look(&self.cluster, self.now_ms, with_states);

@@ -5,8 +5,7 @@
 //!
 //! How much becomes a line is chosen by [`Detail`]. At [`Detail::Everything`] it is also every
 //! message of the network and every log line of node and client, which is what the determinism
-//! check compares. Bytes on the wire are left out there (the HTTP/2 layer puts a `date` header into
-//! each answer, from the real clock); who sends to whom, when, and of which kind, is in.
+//! check compares. Of the bytes that a node reads and writes on its connections there is a digest.
 
 use std::{
     cell::RefCell,
@@ -26,6 +25,8 @@ use tracing::{
     field::{Field, Visit},
     span,
 };
+
+use crate::env::simulated_now;
 
 /// How much becomes part of a trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,9 +124,7 @@ pub fn event(who: &str, what: fmt::Arguments<'_>) {
     // A line is made while nothing else can add one, as everything is on this thread; a Display
     // that logs would be the exception, and its line is left out.
     let Ok(mut trace) = trace.try_borrow_mut() else { return };
-    // Between turns, when a machine is started again, turmoil's answer has real time in it.
-    let in_turn = tokio::runtime::Handle::try_current().is_ok();
-    let now = turmoil::sim_elapsed().filter(|_| in_turn).unwrap_or(trace.now);
+    let now = simulated_now().unwrap_or(trace.now);
     let trace = &mut *trace;
     trace.line.clear();
     let (ms, us) = (now.as_millis(), now.subsec_micros() % 1000);
@@ -141,6 +140,16 @@ pub fn event(who: &str, what: fmt::Arguments<'_>) {
         Keep::Print => drop(writeln!(std::io::stdout(), "{}", trace.line)),
     }
     assert!(!livelock, "{LINES_PER_MS_MAX} events at simulated ms {ms}: something does not wait");
+}
+
+/// Bytes on a wire, told as a digest.
+#[derive(Debug)]
+pub struct Digest<'a>(pub &'a [u8]);
+
+impl fmt::Display for Digest<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", fnv(FNV_OFFSET, self.0))
+    }
 }
 
 fn current() -> Option<Rc<RefCell<Trace>>> {

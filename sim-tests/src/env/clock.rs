@@ -3,26 +3,34 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use tally_node::env::Clock;
 use tally_proto::seeded_bugs;
 
+use super::machine_clock;
+
 /// 2025-01-01 as milliseconds since 1970: when simulations begin.
 pub const EPOCH_MS: u64 = 1_735_689_600_000;
 
-/// Simulated milliseconds since the simulation began, asked from inside a host.
+/// Simulated time since the simulation began, asked from inside a host's turn. Between turns, when a
+/// machine is taken down or started again, turmoil's answer has real time in it; there is none here.
+pub fn simulated_now() -> Option<Duration> {
+    let in_turn = tokio::runtime::Handle::try_current().is_ok();
+    turmoil::sim_elapsed().filter(|_| in_turn)
+}
+
+/// [`simulated_now`] in milliseconds.
 pub fn simulated_ms() -> Option<u64> {
-    turmoil::sim_elapsed().map(|elapsed| elapsed.as_millis() as u64)
+    simulated_now().map(|elapsed| elapsed.as_millis() as u64)
 }
 
 /// What must never reach a simulation, and does with a bug on purpose: the real time.
-#[allow(clippy::disallowed_methods, reason = "it is the bug")]
 fn real_ms() -> u64 {
     if !seeded_bugs::is_on("real-time-leaks-in") {
         return 0;
     }
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |now| now.as_nanos() as u64 % 1_000)
+    machine_clock::real_now().as_nanos() as u64 % 1_000
 }
 
 /// How wrong a machine's wall clock is. The simulation sets it while the machine runs.
@@ -63,7 +71,7 @@ pub struct SimulatedClock {
 impl SimulatedClock {
     /// Clocks of a machine that boots now.
     pub fn boot(wall: Arc<WallClock>) -> Self {
-        let now = simulated_ms().unwrap_or(0);
+        let now = simulated_ms().expect("a machine boots in a turn of its host");
         SimulatedClock { wall, booted_at_ms: now, last_seen_ms: AtomicU64::new(now) }
     }
 

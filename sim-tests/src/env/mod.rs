@@ -10,6 +10,7 @@
 //! computes can be seen by anybody.
 
 mod clock;
+pub mod machine_clock;
 mod network;
 mod wires;
 
@@ -23,7 +24,7 @@ use rand::{RngCore, SeedableRng, rngs::SmallRng};
 use tally_node::env::{Random, Threads};
 
 pub use self::{
-    clock::{EPOCH_MS, SimulatedClock, WallClock, simulated_ms},
+    clock::{EPOCH_MS, SimulatedClock, WallClock, simulated_ms, simulated_now},
     network::{SimulatedNetwork, connect_client},
     wires::{Wire, Wires},
 };

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::{Channel, Endpoint};
 
 use super::{SharedLife, Wires, clock::simulated_ms, wires::Wire};
+use crate::trace::Digest;
 
 /// The network as one run of a node sees it.
 #[derive(Debug)]
@@ -146,6 +147,7 @@ impl AsyncRead for LiveStream {
         ready!(self.poll_wire(context));
         let before = buffer.filled().len();
         let read = ready!(Pin::new(&mut self.inner).poll_read(context, buffer));
+        tracing::trace!(digest = %Digest(&buffer.filled()[before..]), "read");
         self.wire.arrived(buffer.filled().len() - before, self.born_ms, now_ms);
         if self.wire.may_stall() {
             match self.wire.pause_ms(self.born_ms, now_ms()) {
@@ -166,7 +168,11 @@ impl AsyncWrite for LiveStream {
         if self.life.is_over() {
             return Poll::Pending;
         }
-        Pin::new(&mut self.inner).poll_write(context, bytes)
+        let written = ready!(Pin::new(&mut self.inner).poll_write(context, bytes));
+        if let Ok(written) = written {
+            tracing::trace!(digest = %Digest(&bytes[..written]), "written");
+        }
+        Poll::Ready(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

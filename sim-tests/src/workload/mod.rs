@@ -24,7 +24,11 @@ use tally_proto::seeded_bugs;
 use turmoil::Sim;
 
 use self::{user::User, write::Write};
-use crate::{cluster::Cluster, env::mix, knobs::Knobs};
+use crate::{
+    cluster::Cluster,
+    env::{mix, simulated_now},
+    knobs::Knobs,
+};
 
 /// Turmoil hosts that clients live on.
 pub const HOSTS: [&str; 2] = ["clients-a", "clients-b"];
@@ -273,5 +277,5 @@ fn key(at: u64) -> String {
 }
 
 fn simulated_ns() -> Option<u64> {
-    turmoil::sim_elapsed().map(|elapsed| elapsed.as_nanos() as u64)
+    simulated_now().map(|elapsed| elapsed.as_nanos() as u64)
 }
