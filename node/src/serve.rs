@@ -151,11 +151,14 @@ pub fn run(arguments: Arguments) -> ExitCode {
     let one_line = printed.trim().replace('\n', "; ");
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %one_line, "starting");
 
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.worker_threads())
-        .enable_all()
-        .build()
-        .expect("a runtime can be made while the process starts");
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(config.worker_threads()).enable_all();
+    // An entry's answers wake many calls at once. With tokio's LIFO slot the first of them to end wakes
+    // its connection, which runs before the second one does: a write to the socket for each answer.
+    // In the order in which they were woken, the connection runs last, and writes once.
+    #[cfg(tokio_unstable)]
+    runtime.disable_lifo_slot();
+    let runtime = runtime.build().expect("a runtime can be made while the process starts");
     let code = runtime.block_on(serve(config));
     // Whatever still runs (a peer's stream) has nothing left to do.
     runtime.shutdown_background();

@@ -18,11 +18,17 @@ use super::{
 };
 
 /// Decoded records of one space, by encoded key.
+///
+/// A command asks for the same record several times in a row (read, look whether it exists, write),
+/// and a hot one is what the next command asks for too. So the last one is tried before the rest is
+/// searched.
 #[derive(Debug)]
 pub(super) struct Cache<R> {
-    slots: BTreeMap<Bytes, Slot<R>>,
+    slots: Vec<(Bytes, Slot<R>)>,
+    by_key: BTreeMap<Bytes, usize>,
+    last: usize,
     /// While recording: what each written slot held before, in the order of the writes.
-    journal: Vec<(Bytes, Slot<R>)>,
+    journal: Vec<(usize, Slot<R>)>,
     recording: bool,
 }
 
@@ -34,31 +40,45 @@ struct Slot<R> {
 
 impl<R: Record> Cache<R> {
     fn new() -> Self {
-        Cache { slots: BTreeMap::new(), journal: Vec::new(), recording: false }
+        let (slots, by_key, journal) = (Vec::new(), BTreeMap::new(), Vec::new());
+        Cache { slots, by_key, last: 0, journal, recording: false }
+    }
+
+    /// Where a record is, if it was read before.
+    fn find(&mut self, key: &[u8]) -> Option<usize> {
+        if self.slots.get(self.last).is_none_or(|(last, _)| last != key) {
+            self.last = *self.by_key.get(key)?;
+        }
+        Some(self.last)
     }
 
     fn get<V: View + ?Sized>(&mut self, view: &V, key: &[u8]) -> Option<&R> {
-        if !self.slots.contains_key(key) {
-            let record = view.get(key).map(|bytes| decode_stored(key, &bytes));
-            self.slots.insert(Bytes::copy_from_slice(key), Slot { record, dirty: false });
-        }
-        self.slots[key].record.as_ref()
+        let at = match self.find(key) {
+            Some(at) => at,
+            None => {
+                let record = view.get(key).map(|bytes| decode_stored(key, &bytes));
+                let key = Bytes::copy_from_slice(key);
+                self.last = self.slots.len();
+                self.by_key.insert(key.clone(), self.last);
+                self.slots.push((key, Slot { record, dirty: false }));
+                self.last
+            }
+        };
+        self.slots[at].1.record.as_ref()
     }
 
     fn set(&mut self, key: &[u8], record: Option<R>) {
+        let at = self.find(key).expect("a record is read, then written");
+        let before = std::mem::replace(&mut self.slots[at].1, Slot { record, dirty: true });
         if self.recording {
-            let (key, slot) =
-                self.slots.get_key_value(key).expect("a record is read, then written");
-            self.journal.push((key.clone(), slot.clone()));
+            self.journal.push((at, before));
         }
-        let slot = self.slots.get_mut(key).expect("a record is read, then written");
-        *slot = Slot { record, dirty: true };
     }
 
     fn roll_back(&mut self) {
         // Backwards: if a slot was written twice, what it held first wins.
-        for (key, slot) in self.journal.drain(..).rev() {
-            self.slots.insert(key, slot);
+        for (at, slot) in self.journal.drain(..).rev() {
+            self.slots[at].1 = slot;
         }
         self.recording = false;
     }
@@ -66,6 +86,11 @@ impl<R: Record> Cache<R> {
     fn commit(&mut self) {
         self.journal.clear();
         self.recording = false;
+    }
+
+    /// Keys of the records that were written, in ascending order.
+    fn written(&self) -> impl Iterator<Item = &Bytes> {
+        self.by_key.iter().filter(|(_, at)| self.slots[**at].1.dirty).map(|(key, _)| key)
     }
 
     fn flush<V: View + ?Sized>(self, overlay: &mut Overlay<'_, V>) {
@@ -231,8 +256,7 @@ impl<'o, 'v, V: View + ?Sized> Work<'o, 'v, V> {
             Ok(RecordKey::Session(id)) => id,
             other => panic!("the cache of sessions holds a key of something else: {other:?}"),
         };
-        let dirty = self.sessions.slots.iter().filter(|(_, slot)| slot.dirty);
-        dirty.map(|(key, _)| id(key)).collect()
+        self.sessions.written().map(id).collect()
     }
 }
 

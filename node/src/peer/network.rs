@@ -162,6 +162,9 @@ impl Connection {
             let outgoing = Outgoing {
                 first: Some(first),
                 requests,
+                held: None,
+                hold: None,
+                ended: false,
                 purged: replicates.then(|| Arc::clone(&self.purged)),
                 progress: Arc::clone(&progress),
                 cluster_id: self.peers.cluster_id_text(),
@@ -190,15 +193,75 @@ type Opened<'s> = Result<
     RPCError<TypeConfig>,
 >;
 
+/// How long a request that says nothing but how far the log is committed waits for one with entries,
+/// which says it too.
+///
+/// While writes come, that saves two of the five messages of an entry (commit and its answer, for
+/// each follower). When no more come, followers learn of the last one that much later, so a read of
+/// it at a follower, at a level that waits for it, takes that much longer. No promise depends on when
+/// a follower learns what is committed: its reads wait for the index that they need.
+const COMMIT_HOLD: Duration = Duration::from_millis(1);
+
 /// Requests as they are sent.
 struct Outgoing<S> {
     first: Option<AppendEntriesRequest<TypeConfig>>,
     requests: S,
+    /// Without entries; waits for [`COMMIT_HOLD`], and is left out if another request comes.
+    held: Option<AppendEntriesRequest<TypeConfig>>,
+    /// Ends the wait.
+    hold: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// No more requests come.
+    ended: bool,
     /// Where it is replication, which ends when it asks for what is purged.
     purged: Option<PurgedUpTo>,
     progress: Arc<Progress>,
     cluster_id: String,
     target: u64,
+}
+
+impl<S> Outgoing<S>
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
+{
+    /// The next that is to be sent now.
+    fn poll_request(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<AppendEntriesRequest<TypeConfig>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(first));
+        }
+        loop {
+            if self.ended {
+                return Poll::Ready(self.held.take());
+            }
+            match self.requests.poll_next_unpin(cx) {
+                Poll::Ready(Some(request)) if request.entries.is_empty() => {
+                    // A later one knows all that an earlier one does, and does not start the wait
+                    // again.
+                    if self.held.replace(request).is_none() {
+                        let until = tokio::time::Instant::now() + COMMIT_HOLD;
+                        match &mut self.hold {
+                            Some(hold) => hold.as_mut().reset(until),
+                            hold => *hold = Some(Box::pin(tokio::time::sleep_until(until))),
+                        }
+                    }
+                }
+                Poll::Ready(Some(request)) => {
+                    self.held = None;
+                    return Poll::Ready(Some(request));
+                }
+                Poll::Ready(None) => self.ended = true,
+                Poll::Pending => {
+                    let (Some(_), Some(hold)) = (&self.held, &mut self.hold) else {
+                        return Poll::Pending;
+                    };
+                    ready!(hold.as_mut().poll(cx));
+                    return Poll::Ready(self.held.take());
+                }
+            }
+        }
+    }
 }
 
 impl<S> Stream for Outgoing<S>
@@ -208,12 +271,8 @@ where
     type Item = wire::AppendRequest;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let request = match self.first.take() {
-            Some(first) => first,
-            None => match ready!(self.requests.poll_next_unpin(cx)) {
-                Some(request) => request,
-                None => return Poll::Ready(None),
-            },
+        let Some(request) = ready!(self.poll_request(cx)) else {
+            return Poll::Ready(None);
         };
         if self.purged.as_ref().is_some_and(|purged| is_purged(&request, purged())) {
             self.progress.met_purged.store(true, Ordering::Relaxed);
@@ -450,5 +509,71 @@ mod tests {
         assert!(!is_purged(&request(Some(4), 0), None));
         // What was read before it was purged may go.
         assert!(!is_purged(&request(Some(4), 2), Some(5)));
+    }
+
+    type Requests = futures_util::stream::BoxStream<'static, AppendEntriesRequest<TypeConfig>>;
+
+    fn outgoing(requests: Requests) -> Outgoing<Requests> {
+        Outgoing {
+            first: Some(request(Some(4), 1)),
+            requests,
+            held: None,
+            hold: None,
+            ended: false,
+            purged: None,
+            progress: Arc::default(),
+            cluster_id: String::new(),
+            target: 2,
+        }
+    }
+
+    /// What is sent, as the number of entries in each, and after how long.
+    async fn sent(requests: Requests) -> Vec<(usize, Duration)> {
+        let began = tokio::time::Instant::now();
+        outgoing(requests).map(|sent| (sent.entries.len(), began.elapsed())).collect().await
+    }
+
+    /// Requests, each this long after the one before.
+    fn paced(requests: Vec<(u64, AppendEntriesRequest<TypeConfig>)>) -> Requests {
+        stream::iter(requests)
+            .then(|(after_us, request)| async move {
+                if after_us > 0 {
+                    tokio::time::sleep(Duration::from_micros(after_us)).await;
+                }
+                request
+            })
+            .boxed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_commit_index_rides_with_the_next_entry() {
+        let zero = Duration::ZERO;
+        let soon =
+            vec![(0, request(Some(5), 0)), (0, request(Some(5), 0)), (0, request(Some(5), 2))];
+        assert_eq!(sent(paced(soon)).await, [(1, zero), (2, zero)]);
+
+        // None comes.
+        let alone = paced(vec![(0, request(Some(5), 0))]).chain(stream::pending()).boxed();
+        let mut alone = outgoing(alone);
+        assert_eq!(alone.next().await.map(|sent| sent.entries.len()), Some(1));
+        let began = tokio::time::Instant::now();
+        assert_eq!(alone.next().await.map(|sent| sent.entries.len()), Some(0));
+        assert!(began.elapsed() >= COMMIT_HOLD && began.elapsed() <= 2 * COMMIT_HOLD);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_held_commit_index_is_sent_when_requests_keep_coming_without_entries() {
+        let empty = |_| (600, request(Some(5), 0));
+        let commits = paced((0..10).map(empty).collect());
+        let sent = sent(commits).await;
+        assert!((3..=6).contains(&sent.len()), "{sent:?}");
+        let gaps = sent.windows(2).map(|two| two[1].1 - two[0].1);
+        assert!(gaps.max() <= Some(3 * COMMIT_HOLD), "{sent:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_commit_index_is_sent_when_requests_end() {
+        let sent = sent(paced(vec![(0, request(Some(5), 0))])).await;
+        assert_eq!(sent.iter().map(|(entries, _)| *entries).collect::<Vec<_>>(), [1, 0]);
     }
 }
