@@ -331,7 +331,9 @@ async fn a_full_disk_refuses_writes_but_not_deletes_and_recovers() {
 
 #[tokio::test]
 async fn too_many_bytes_under_way_are_refused_by_name() {
-    let cluster = Cluster::start(3).await;
+    // A write waits for a leader for two election timeouts, and all of these have to arrive while the
+    // first still waits: the 900 ms of other tests were too short for 80 MiB on a busy machine.
+    let cluster = Cluster::start_with(3, |config| config.election_timeout_ms_max = 4_000).await;
     let follower = cluster.follower().await;
     cluster.isolate(follower);
     // Forwarded writes wait for a leader that does not answer, and hold their room meanwhile.
