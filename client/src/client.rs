@@ -188,7 +188,7 @@ impl Builder {
     }
 
     /// How long one attempt may take before another node is asked. By default a quarter of the
-    /// call's deadline, at least 500 ms and at most 5 s.
+    /// call's deadline, at least 1 s and at most 5 s.
     ///
     /// ```
     /// # use std::time::Duration;

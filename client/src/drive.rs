@@ -313,6 +313,6 @@ pub(crate) fn check_size<R: prost::Message>(request: &R, is_write: bool) -> Resu
         return Ok(());
     }
     let message = format!("the request is {size} bytes; REQUEST_BYTES_MAX is {REQUEST_BYTES_MAX}");
-    let error = Error::local(tonic::Code::InvalidArgument, "REQUEST_BYTES_MAX", message);
+    let error = Error::local(tonic::Code::InvalidArgument, reason::REQUEST_BYTES_MAX, message);
     Err(if is_write { error.of_write("") } else { error })
 }

@@ -119,7 +119,8 @@ impl Error {
             }
             reason = reason::OUTCOME_UNKNOWN.to_owned();
         } else if reason.is_empty() {
-            reason = if outcome.is_some() { reason::NOT_PROPOSED } else { NO_ANSWER }.to_owned();
+            reason =
+                if outcome.is_some() { reason::NOT_PROPOSED } else { reason::NO_ANSWER }.to_owned();
         }
         let decided = outcome != Some(Outcome::Unknown)
             && details.outcome.as_ref().is_some_and(|outcome| outcome.decided_in_apply);
@@ -161,9 +162,6 @@ impl Error {
 /// Reasons that themselves say that the outcome is unknown.
 const KNOWN_UNKNOWN: [&str; 3] =
     [reason::OUTCOME_UNKNOWN, reason::SEQUENCE_TOO_OLD, reason::SESSION_EXPIRED];
-
-/// A read that no node answered.
-const NO_ANSWER: &str = "NO_ANSWER";
 
 macro_rules! example {
     ($($code:literal)*) => {

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use tally_proto::reason;
+
 /// Who leads, as far as this node knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaderHint {
@@ -79,11 +81,11 @@ impl Limit {
     /// The reason in the error's `ErrorInfo`.
     pub fn reason(self) -> &'static str {
         match self {
-            Limit::InFlight => "TOO_MANY_IN_FLIGHT",
-            Limit::InFlightBytes => "TOO_MANY_BYTES_IN_FLIGHT",
-            Limit::SessionBytes => "TOO_MANY_SESSION_BYTES",
-            Limit::SessionWindow => "SESSION_WINDOW_FULL",
-            Limit::Disk => "DISK_NEARLY_FULL",
+            Limit::InFlight => reason::TOO_MANY_IN_FLIGHT,
+            Limit::InFlightBytes => reason::TOO_MANY_BYTES_IN_FLIGHT,
+            Limit::SessionBytes => reason::TOO_MANY_SESSION_BYTES,
+            Limit::SessionWindow => reason::SESSION_WINDOW_FULL,
+            Limit::Disk => reason::DISK_NEARLY_FULL,
         }
     }
 }
