@@ -143,6 +143,10 @@ impl Outcome {
 /// A simulation whose time stands still for this long, in real time, is caught in a loop.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 
+/// What a simulation whose time is over shows as its progress. Judging what clients saw has a budget of
+/// its own, which on a machine that does other things too may take longer than [`STUCK_AFTER`].
+const OVER: u64 = u64::MAX;
+
 /// Runs a seed, on a thread of its own.
 pub fn run(seed: u64, options: &Options) -> Outcome {
     keep_panics_quiet();
@@ -163,7 +167,7 @@ pub fn run(seed: u64, options: &Options) -> Outcome {
             Err(RecvTimeoutError::Disconnected) => unreachable!("a simulation's panics are caught"),
             Err(RecvTimeoutError::Timeout) => {
                 let now_ms = progress.load(Ordering::Relaxed);
-                if now_ms == seen_ms {
+                if now_ms == seen_ms && now_ms != OVER {
                     // Its thread can't be stopped; the process that runs it can.
                     return stuck(seed, now_ms);
                 }
@@ -224,6 +228,7 @@ fn on_this_thread(seed: u64, options: &Options, progress: &Arc<AtomicU64>) -> Ou
     let ran = std::panic::catch_unwind(AssertUnwindSafe(|| {
         let mut run = Run::new(seed, &knobs, options, Arc::clone(progress));
         run.go();
+        progress.store(OVER, Ordering::Relaxed);
         run.into_outcome()
     }));
     match ran {

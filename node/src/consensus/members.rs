@@ -4,15 +4,15 @@ use std::{collections::BTreeSet, time::Duration};
 
 use openraft::{
     ChangeMembers, RaftMetrics,
-    errors::{ClientWriteError, LinearizableReadError, RaftError},
+    errors::{ClientWriteError, RaftError},
 };
 use tally_proto::seeded_bugs;
 use tokio::time::Instant;
 
 use super::{
     Consensus,
+    confirm::Unconfirmed,
     leader::Leader,
-    read_index::round_here,
     types::{Member, TypeConfig},
 };
 
@@ -88,12 +88,11 @@ impl Consensus {
         &self,
         is_so: impl FnOnce(&BTreeSet<u64>, &[(u64, Member)]) -> bool,
     ) -> Result<(), MemberError> {
-        round_here(self.raft()).await.map_err(|error| match error {
-            RaftError::Fatal(_) => MemberError::ShuttingDown,
-            RaftError::APIError(LinearizableReadError::ForwardToLeader(_)) => {
-                MemberError::NotLeader
-            }
-            RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)) => {
+        let until = Instant::now() + self.no_quorum_after();
+        self.confirm_leading(until).await.map_err(|error| match error {
+            Unconfirmed::Stopped => MemberError::ShuttingDown,
+            Unconfirmed::NotLeader => MemberError::NotLeader,
+            Unconfirmed::NoQuorum => {
                 MemberError::Unknown("no quorum confirms that this node leads".to_owned())
             }
         })?;

@@ -11,6 +11,7 @@
 //! nor what a counter is (`machine` does), nor how bytes reach a disk (`storage` does).
 
 pub mod apply;
+pub(crate) mod confirm;
 pub mod error;
 pub mod leader;
 pub mod log_store;
@@ -262,6 +263,16 @@ impl Consensus {
     /// openraft's handle, for the peer service and membership.
     pub fn raft(&self) -> &Raft {
         &self.inner.raft
+    }
+
+    /// Confirms that this node leads, by a quorum round that begins after this call: what to apply
+    /// before reading.
+    pub(crate) async fn confirm_leading(
+        &self,
+        until: Instant,
+    ) -> Result<types::LogId, confirm::Unconfirmed> {
+        let attempt_max = self.inner.election_timeout_max / 2;
+        confirm::round_here(self.raft(), self.peers(), until, attempt_max).await
     }
 
     /// How long it is looked for a leader with a quorum before the answer is that there is none.

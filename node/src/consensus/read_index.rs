@@ -2,7 +2,7 @@
 //!
 //! One task runs one round at a time. Reads that arrive while a round is under way wait for the
 //! next, because a round proves only what was acknowledged before it *began*; everybody who waits
-//! when it begins shares its result. On the leader a round is openraft's; on a follower it is one
+//! when it begins shares its result. On the leader a round asks the other voters (`confirm`); on a follower it is one
 //! question to the leader, which runs a round that begins after the question arrived.
 //!
 //! A result carries the boot-time at which this node asked. Once the state has applied the index,
@@ -11,10 +11,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use openraft::{
-    errors::{LinearizableReadError, RaftError},
-    raft::ReadPolicy,
-};
 use tally_proto::seeded_bugs;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -22,10 +18,11 @@ use tokio::{
 };
 
 use super::{
+    confirm::{Unconfirmed, round_here},
     error::ReadError,
     leader::{Leader, Leadership},
     propose::no_quorum_after,
-    types::{LogId, Raft, TypeConfig},
+    types::Raft,
 };
 use crate::{
     env::Clock,
@@ -78,30 +75,6 @@ impl ReadIndex {
 
 fn no_quorum(waited: Duration) -> ReadError {
     ReadError::NoQuorum { waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX) }
-}
-
-/// One round on this node, if it leads: what to apply before reading. It is the last entry that the
-/// leader knows to be committed, and at least the first entry of its own term: until that one is
-/// committed, a new leader does not know what the one before it has acknowledged.
-pub(crate) async fn round_here(
-    raft: &Raft,
-) -> Result<LogId, RaftError<TypeConfig, LinearizableReadError<TypeConfig>>> {
-    let committed = async || {
-        let committed = raft.with_raft_state(|state| state.local_committed().copied()).await;
-        committed.ok().flatten()
-    };
-    if seeded_bugs::is_on("read-without-quorum-round")
-        && let Some(committed) = committed().await
-        && raft.as_leader().is_ok_and(|leader| leader.term() == committed.leader_id.term)
-    {
-        return Ok(committed);
-    }
-    let known_before = match seeded_bugs::is_on("read-index-before-noop") {
-        true => committed().await,
-        false => None,
-    };
-    let confirmed = raft.get_read_linearizer(ReadPolicy::ReadIndex).await?;
-    Ok(known_before.unwrap_or_else(|| *confirmed.read_log_id().log_id()))
 }
 
 /// The task that runs the rounds.
@@ -172,15 +145,11 @@ impl Rounds {
     }
 
     async fn ask_here(&self, until: Instant) -> Result<Option<u64>, ReadError> {
-        let round = round_here(&self.raft);
-        match tokio::time::timeout_at(until, round).await {
-            Ok(Ok(confirmed)) => Ok(Some(confirmed.index())),
-            Ok(Err(RaftError::Fatal(_))) => Err(ReadError::ShuttingDown),
-            Ok(Err(RaftError::APIError(
-                LinearizableReadError::ForwardToLeader(_)
-                | LinearizableReadError::QuorumNotEnough(_),
-            )))
-            | Err(_) => Ok(None),
+        let attempt_max = self.election_timeout_max / 2;
+        match round_here(&self.raft, &self.peers, until, attempt_max).await {
+            Ok(confirmed) => Ok(Some(confirmed.index())),
+            Err(Unconfirmed::Stopped) => Err(ReadError::ShuttingDown),
+            Err(Unconfirmed::NotLeader | Unconfirmed::NoQuorum) => Ok(None),
         }
     }
 

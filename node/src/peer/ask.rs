@@ -82,6 +82,19 @@ pub async fn read_index(
     }
 }
 
+/// The highest term that a voter has seen, at a moment after the question arrived there.
+pub async fn highest_term(
+    peers: &Peers,
+    node_id: u64,
+    address: &str,
+    until: Instant,
+) -> Result<u64, AskError> {
+    let request =
+        wire::TermRequest { cluster_id: peers.cluster_id_text(), target_node_id: node_id };
+    let mut client = peers.control(node_id, address);
+    Ok(timed(peers, node_id, until, client.term(request)).await?.term)
+}
+
 /// Forwards commands to the leader, once.
 pub async fn propose(
     peers: &Peers,

@@ -20,9 +20,9 @@ use crate::{
     api::Api,
     consensus::{
         Consensus, WhenFull,
+        confirm::Unconfirmed,
         error::{Error, NotProposed, Unknown},
         propose::size_hint,
-        read_index::round_here,
         refusal_to_wire,
         types::{Raft, Snapshot, SnapshotData, SnapshotMeta, TypeConfig},
     },
@@ -268,6 +268,18 @@ impl Peer for PeerService {
         Ok(Response::new(wire::InstallSnapshotResponse { ballot }))
     }
 
+    async fn term(
+        &self,
+        request: Request<wire::TermRequest>,
+    ) -> Result<Response<wire::TermResponse>, Status> {
+        let request = request.into_inner();
+        let consensus = self.meant_for(&request.cluster_id, request.target_node_id)?;
+        // From Raft's own task, which grants votes: what it says now it has not outrun anywhere.
+        let vote = consensus.raft().with_raft_state(|state| *state.vote_ref()).await;
+        let term = vote.map_err(stopped)?.leader_id.term;
+        Ok(Response::new(wire::TermResponse { term }))
+    }
+
     async fn read_index(
         &self,
         request: Request<wire::ReadIndexRequest>,
@@ -277,15 +289,14 @@ impl Peer for PeerService {
         let request = request.into_inner();
         let consensus = self.meant_for(&request.cluster_id, request.target_node_id)?;
         // Never passed on: a node that does not lead says so, and the caller looks again.
-        let timeout = Duration::from_millis(u64::from(request.timeout_ms));
-        let round = round_here(consensus.raft());
-        let result = match tokio::time::timeout(timeout, round).await {
-            Ok(Ok(confirmed)) => Answer::ReadIndex(convert::log_id_to_wire(&confirmed)),
-            Ok(Err(_)) => {
+        let until = Instant::now() + Duration::from_millis(u64::from(request.timeout_ms));
+        let result = match consensus.confirm_leading(until).await {
+            Ok(confirmed) => Answer::ReadIndex(convert::log_id_to_wire(&confirmed)),
+            Err(Unconfirmed::NotLeader | Unconfirmed::Stopped) => {
                 let hint = consensus.leadership().hint();
                 Answer::Refusal(refusal_to_wire(&NotProposed::NotLeader(hint)))
             }
-            Err(_) => {
+            Err(Unconfirmed::NoQuorum) => {
                 let waited_ms = u64::from(request.timeout_ms);
                 Answer::Refusal(refusal_to_wire(&NotProposed::NoQuorum { waited_ms }))
             }
