@@ -25,7 +25,7 @@ use std::{collections::BTreeSet, time::Duration};
 use tally_proto::seeded_bugs;
 use tokio::{sync::mpsc, time::Instant};
 
-use super::types::{LogId, Raft, TypeConfig, Vote};
+use super::types::{LogId, Raft, TypeConfig};
 use crate::peer::{ask, convert, peers::Peers};
 
 /// After a round that no quorum answered, the next one waits this long.
@@ -44,7 +44,7 @@ pub(crate) enum Unconfirmed {
 
 /// What Raft's own task says of this node at one moment, if it leads.
 struct Leading {
-    vote: Vote,
+    term: u64,
     read_index: LogId,
     voter_sets: Vec<BTreeSet<u64>>,
     /// Of the other voters.
@@ -55,7 +55,7 @@ type RaftState = openraft::RaftState<TypeConfig>;
 
 impl Leading {
     fn of(state: &RaftState, me: u64) -> Option<Leading> {
-        let vote = *state.vote_ref();
+        let vote = state.vote_ref();
         if !state.server_state.is_leader() || !vote.committed || vote.leader_id.voted_for != me {
             return None;
         }
@@ -63,7 +63,7 @@ impl Leading {
         let voters: BTreeSet<u64> = members.voter_ids().collect();
         let addresses = members.nodes().filter(|(id, _)| voters.contains(id) && **id != me);
         Some(Leading {
-            vote,
+            term: vote.leader_id.term,
             read_index: read_index(state, vote.leader_id.term)?,
             voter_sets: members.get_joint_config().clone(),
             addresses: addresses.map(|(id, node)| (*id, node.peer_address.clone())).collect(),
@@ -96,18 +96,18 @@ fn read_index(state: &RaftState, term: u64) -> Option<LogId> {
 }
 
 /// Confirms that this node leads, by a round that begins after this call: what to apply before
-/// reading. Rounds that no quorum answers within `attempt_max` are begun again.
+/// reading. A round that no quorum answers within half an election timeout is begun again.
 pub(crate) async fn round_here(
     raft: &Raft,
     peers: &Peers,
     until: Instant,
-    attempt_max: Duration,
+    election_timeout_max: Duration,
 ) -> Result<LogId, Unconfirmed> {
     loop {
         let me = peers.node_id();
         let leading = raft.with_raft_state(move |state| Leading::of(state, me)).await;
         let leading = leading.map_err(|_| Unconfirmed::Stopped)?.ok_or(Unconfirmed::NotLeader)?;
-        let attempt_until = until.min(Instant::now() + attempt_max);
+        let attempt_until = until.min(Instant::now() + election_timeout_max / 2);
         if seeded_bugs::is_on("read-without-quorum-round")
             || is_confirmed(&leading, peers, attempt_until).await
         {
@@ -130,7 +130,7 @@ async fn is_confirmed(leading: &Leading, peers: &Peers, until: Instant) -> bool 
     let (tell, mut answers) = mpsc::channel(leading.addresses.len().max(1));
     for (node_id, address) in &leading.addresses {
         let (peers, node_id, address) = (peers.clone(), *node_id, address.clone());
-        let (tell, term) = (tell.clone(), leading.vote.leader_id.term);
+        let (tell, term) = (tell.clone(), leading.term);
         tokio::spawn(async move {
             match ask::highest_term(&peers, node_id, &address, until).await {
                 Ok(highest) if highest <= term => drop(tell.send(node_id).await),

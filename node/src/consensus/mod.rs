@@ -271,8 +271,8 @@ impl Consensus {
         &self,
         until: Instant,
     ) -> Result<types::LogId, confirm::Unconfirmed> {
-        let attempt_max = self.inner.election_timeout_max / 2;
-        confirm::round_here(self.raft(), self.peers(), until, attempt_max).await
+        let election_timeout_max = self.inner.election_timeout_max;
+        confirm::round_here(self.raft(), self.peers(), until, election_timeout_max).await
     }
 
     /// How long it is looked for a leader with a quorum before the answer is that there is none.

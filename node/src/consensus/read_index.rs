@@ -145,8 +145,7 @@ impl Rounds {
     }
 
     async fn ask_here(&self, until: Instant) -> Result<Option<u64>, ReadError> {
-        let attempt_max = self.election_timeout_max / 2;
-        match round_here(&self.raft, &self.peers, until, attempt_max).await {
+        match round_here(&self.raft, &self.peers, until, self.election_timeout_max).await {
             Ok(confirmed) => Ok(Some(confirmed.index())),
             Err(Unconfirmed::Stopped) => Err(ReadError::ShuttingDown),
             Err(Unconfirmed::NotLeader | Unconfirmed::NoQuorum) => Ok(None),

@@ -56,12 +56,11 @@ pub const BUGS: &[Bug] = &[
         name: "read-without-quorum-round",
         family: Family::Reads,
         breaks: "a leader serves linearizable reads after a quorum has confirmed that it leads",
-        place: "node/src/consensus/read_index.rs: round_here",
+        place: "node/src/consensus/confirm.rs: round_here",
         hint: "A leader cut off from the other nodes, still reached by clients (or by a follower on \
                its side, with five nodes), while the others elect and acknowledge writes: then a \
                linearizable read at the old leader. It believes in itself until the link is back. \
-               Shows as a stale linearizable read. A term in which the old leader has committed \
-               nothing does a proper round.",
+               Shows as a stale linearizable read.",
     },
     Bug {
         name: "follower-read-local",
@@ -77,7 +76,7 @@ pub const BUGS: &[Bug] = &[
         name: "read-index-before-noop",
         family: Family::Reads,
         breaks: "a new leader serves no linearizable read before an entry of its term is committed",
-        place: "node/src/consensus/read_index.rs: round_here",
+        place: "node/src/consensus/confirm.rs: read_index",
         hint: "A change of leader where the old one acknowledged a write whose commit the new one \
                has not heard of, and a linearizable read between its election and the commit of \
                its first entry: one heartbeat round trip against one append and two syncs. Slow \
