@@ -41,6 +41,11 @@ use crate::{
 /// At most this many entries in one commit, so that its writes stay bounded.
 const ENTRIES_PER_COMMIT_MAX: usize = 64;
 
+/// No further entry joins a commit of this many bytes: some 700 commands on counters, a few
+/// milliseconds. Nothing else of the node runs on this thread meanwhile, heartbeats included, and a
+/// node that is silent for an election timeout loses its leadership.
+const COMMIT_BYTES: usize = 64 << 10;
+
 /// How long a snapshot waits that gave way to writes.
 const PAUSE_AFTER_ABANDONED: Duration = Duration::from_millis(500);
 
@@ -145,6 +150,13 @@ impl StateMachine {
     }
 }
 
+fn payload_bytes(entry: &Entry) -> usize {
+    match &entry.payload {
+        Payload::Normal(payload) => payload.0.len(),
+        Payload::Blank | Payload::Membership(_) => 0,
+    }
+}
+
 /// What a batch would be answered now. Only a seeded bug believes it.
 pub(super) fn foresee(state: &StateStore, batch: &Batch) -> (u64, Vec<Reply>) {
     let view = state.view();
@@ -196,11 +208,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let mut responders = Vec::new();
         while let Some(first) = entries.next().await {
             let (entry, responder) = first?;
+            let mut bytes = payload_bytes(&entry);
             together.push(entry);
             responders.push(responder);
-            while together.len() < ENTRIES_PER_COMMIT_MAX {
+            while together.len() < ENTRIES_PER_COMMIT_MAX && bytes < COMMIT_BYTES {
                 let Some(Some(next)) = entries.next().now_or_never() else { break };
                 let (entry, responder) = next?;
+                bytes += payload_bytes(&entry);
                 together.push(entry);
                 responders.push(responder);
             }
@@ -211,6 +225,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 if let Some(responder) = responder {
                     responder.send(replies);
                 }
+            }
+            // A long queue of entries is always ready, so nothing else would make this task wait.
+            if bytes >= COMMIT_BYTES {
+                tokio::task::yield_now().await;
             }
         }
         Ok(())

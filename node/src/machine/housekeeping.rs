@@ -173,23 +173,26 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
             removed.stopped_at = Some(from.saturating_sub(1));
             return removed;
         }
-        let mut keys = Vec::new();
+        let mut sequences = Vec::new();
         self.overlay.scan(&start, &end, &mut |key, value| {
             removed.bytes += session_answer_bytes(value.len());
-            keys.push(Bytes::copy_from_slice(key));
-            if keys.len() == *left { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        *left -= keys.len();
-        removed.answers = keys.len() as u64;
-        if *left == 0 {
-            let last = keys.last().expect("a budget above 0 was used up by at least one answer");
-            let Ok(RecordKey::SessionAnswer { sequence, .. }) = RecordKey::decode(last) else {
-                panic!("the space of session answers holds a malformed key: {last:02x?}");
+            let Ok(RecordKey::SessionAnswer { sequence, .. }) = RecordKey::decode(key) else {
+                panic!("the space of session answers holds a malformed key: {key:02x?}");
             };
-            removed.stopped_at = Some(sequence);
+            sequences.push(sequence);
+            if sequences.len() == *left {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        *left -= sequences.len();
+        removed.answers = sequences.len() as u64;
+        if *left == 0 {
+            removed.stopped_at = sequences.last().copied();
         }
-        for key in keys {
-            self.overlay.delete(key);
+        for sequence in sequences {
+            self.overlay.delete_answer(session_id, sequence);
         }
         self.meta.session_answers -= removed.answers;
         self.meta.session_answer_bytes -= removed.bytes;

@@ -17,6 +17,7 @@ impl MemoryView {
     /// Makes `writes` part of the state.
     pub fn commit(&mut self, writes: Writes) {
         for (key, change) in writes.records {
+            let key = key.bytes().to_bytes();
             match change {
                 Change::Put(value) => drop(self.records.insert(key, value)),
                 Change::Insert(value) => {

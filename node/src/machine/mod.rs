@@ -22,6 +22,7 @@
 //! `housekeeping.rs` then removes a bounded number of items that nobody can see any more. Reads go
 //! through [`query`].
 
+pub mod changes;
 pub mod codec;
 pub mod command;
 pub mod fingerprint;

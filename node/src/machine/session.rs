@@ -127,7 +127,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         let bytes = session_answer_bytes(record.len());
         // New numbers have no answer yet, and most answers are gone again before the state is
         // flushed: the store below never hears of those.
-        self.overlay.insert(RecordKey::SessionAnswer { session_id, sequence }.encode(), record);
+        self.overlay.insert_answer(session_id, sequence, record);
         session.highest_sequence = session.highest_sequence.max(sequence);
         session.answers += 1;
         session.answer_bytes += bytes;

@@ -4,12 +4,11 @@
 //! ends the process (a node that can't read its own state has nothing true to say), see
 //! `storage::state`.
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    ops::ControlFlow,
-};
+use std::ops::ControlFlow;
 
 use bytes::Bytes;
+
+use super::changes::{Changes, Key};
 
 /// Records in ascending byte order of their keys, as of one applied index.
 pub trait View {
@@ -36,9 +35,6 @@ pub enum Change {
     /// It is gone.
     Delete,
 }
-
-/// Changes by key, in ascending order.
-pub type Changes = BTreeMap<Bytes, Change>;
 
 impl Change {
     /// The value afterwards, if there is a record.
@@ -79,27 +75,34 @@ pub struct Writes {
 impl Writes {
     /// Stores a record.
     pub fn put(&mut self, key: Bytes, value: Bytes) {
-        self.change(key, Change::Put(value));
+        self.change(key.into(), Change::Put(value));
     }
 
     /// Stores a record that is not in the state. A promise of the caller's, not a check.
     pub fn insert(&mut self, key: Bytes, value: Bytes) {
-        self.change(key, Change::Insert(value));
+        self.change(key.into(), Change::Insert(value));
     }
 
     /// Deletes a record.
     pub fn delete(&mut self, key: Bytes) {
-        self.change(key, Change::Delete);
+        self.change(key.into(), Change::Delete);
     }
 
-    fn change(&mut self, key: Bytes, change: Change) {
-        match self.records.entry(key) {
-            Entry::Vacant(entry) => drop(entry.insert(change)),
-            Entry::Occupied(mut entry) => match entry.get().then(change) {
-                Some(change) => drop(entry.insert(change)),
-                None => drop(entry.remove()),
-            },
-        }
+    /// Stores an answer under a session's number, which has none in the state. See [`Writes::insert`].
+    pub fn insert_answer(&mut self, session_id: u64, sequence: u64, value: Bytes) {
+        self.change(Key::Answer { session_id, sequence }, Change::Insert(value));
+    }
+
+    /// Deletes an answer of a session.
+    pub fn delete_answer(&mut self, session_id: u64, sequence: u64) {
+        self.change(Key::Answer { session_id, sequence }, Change::Delete);
+    }
+
+    fn change(&mut self, key: Key, change: Change) {
+        self.records.update(key, |_, before| match before {
+            Some(before) => before.then(change),
+            None => Some(change),
+        });
     }
 }
 
@@ -129,6 +132,16 @@ impl<'a, V: View + ?Sized> Overlay<'a, V> {
     /// Deletes a record.
     pub fn delete(&mut self, key: Bytes) {
         self.writes.delete(key);
+    }
+
+    /// Stores an answer that is not there yet. See [`Writes::insert_answer`].
+    pub fn insert_answer(&mut self, session_id: u64, sequence: u64, value: Bytes) {
+        self.writes.insert_answer(session_id, sequence, value);
+    }
+
+    /// Deletes an answer of a session.
+    pub fn delete_answer(&mut self, session_id: u64, sequence: u64) {
+        self.writes.delete_answer(session_id, sequence);
     }
 }
 
@@ -160,19 +173,17 @@ pub fn merge_scan(
     visit: &mut dyn FnMut(&[u8], &Bytes) -> ControlFlow<()>,
     scan_below: impl FnOnce(&mut dyn FnMut(&[u8], &Bytes) -> ControlFlow<()>),
 ) {
-    use std::ops::Bound::{Excluded, Included};
-
     if start >= end {
         return;
     }
-    let mut above = above.range::<[u8], _>((Included(start), Excluded(end))).peekable();
+    let mut above = above.range(start, end).peekable();
     let mut stopped = false;
     scan_below(&mut |key, value| {
         while let Some((above_key, written)) =
             above.next_if(|(above_key, _)| above_key.as_ref() < key)
         {
             if let Some(written) = written.value()
-                && visit(above_key, written).is_break()
+                && visit(&above_key, written).is_break()
             {
                 stopped = true;
                 return ControlFlow::Break(());
@@ -193,7 +204,7 @@ pub fn merge_scan(
     }
     for (above_key, written) in above {
         if let Some(written) = written.value()
-            && visit(above_key, written).is_break()
+            && visit(&above_key, written).is_break()
         {
             return;
         }

@@ -5,9 +5,10 @@
 //! Everything else (remembered answers, indexes) goes to the overlay directly. No record is
 //! reachable both ways, so the two can't disagree.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use tally_proto::seeded_bugs;
 
 use super::{
@@ -25,7 +26,8 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Cache<R> {
     slots: Vec<(Bytes, Slot<R>)>,
-    by_key: BTreeMap<Bytes, usize>,
+    /// Nothing is done in its order. Its seed is of this process, as clients choose the names.
+    by_key: HashMap<Bytes, usize, RandomState>,
     last: usize,
     /// While recording: what each written slot held before, in the order of the writes.
     journal: Vec<(usize, Slot<R>)>,
@@ -40,7 +42,7 @@ struct Slot<R> {
 
 impl<R: Record> Cache<R> {
     fn new() -> Self {
-        let (slots, by_key, journal) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let (slots, by_key, journal) = (Vec::new(), HashMap::default(), Vec::new());
         Cache { slots, by_key, last: 0, journal, recording: false }
     }
 
@@ -88,9 +90,9 @@ impl<R: Record> Cache<R> {
         self.recording = false;
     }
 
-    /// Keys of the records that were written, in ascending order.
+    /// Keys of the records that were written, in the order in which they were first read.
     fn written(&self) -> impl Iterator<Item = &Bytes> {
-        self.by_key.iter().filter(|(_, at)| self.slots[**at].1.dirty).map(|(key, _)| key)
+        self.slots.iter().filter(|(_, slot)| slot.dirty).map(|(key, _)| key)
     }
 
     fn flush<V: View + ?Sized>(self, overlay: &mut Overlay<'_, V>) {
@@ -256,7 +258,9 @@ impl<'o, 'v, V: View + ?Sized> Work<'o, 'v, V> {
             Ok(RecordKey::Session(id)) => id,
             other => panic!("the cache of sessions holds a key of something else: {other:?}"),
         };
-        self.sessions.written().map(id).collect()
+        let mut ids: Vec<_> = self.sessions.written().map(id).collect();
+        ids.sort_unstable();
+        ids
     }
 }
 

@@ -26,7 +26,7 @@ use std::{fmt::Debug, io, ops::ControlFlow, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::machine::view::Changes;
+use crate::machine::changes::Changes;
 
 /// Records to write. Shared, because readers look into it while it is written. For a store an
 /// insert is a put: after a flush that was cancelled the same batch comes again.

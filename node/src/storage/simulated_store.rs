@@ -19,7 +19,7 @@ use futures_util::future::BoxFuture;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use super::byte_store::{ByteStore, Records, StoreFactory, Visit};
-use crate::machine::view::Change;
+use crate::machine::{changes::KeyBytes, view::Change};
 
 /// Runs before each operation that changes something: may take (simulated) time, fail, or never
 /// return, which is how a test stops a node between two steps.
@@ -299,12 +299,12 @@ impl ByteStore for SimulatedStore {
 
 fn apply<'a>(
     to: &mut BTreeMap<Bytes, Bytes>,
-    records: impl Iterator<Item = (&'a Bytes, &'a Change)>,
+    records: impl Iterator<Item = (KeyBytes<'a>, &'a Change)>,
 ) {
     for (key, change) in records {
         match change.value() {
-            Some(value) => to.insert(key.clone(), value.clone()),
-            None => to.remove(key),
+            Some(value) => to.insert(key.to_bytes(), value.clone()),
+            None => to.remove(&key[..]),
         };
     }
 }

@@ -23,7 +23,7 @@ use quick_cache::{
     sync::{Cache as Concurrent, DefaultLifecycle},
 };
 
-use crate::machine::view::Change;
+use crate::machine::{changes::KeyBytes, view::Change};
 
 /// What a record takes beside its bytes: two `Bytes`, and its places in a table and in a list.
 const RECORD_OVERHEAD_BYTES: usize = 120;
@@ -92,7 +92,7 @@ impl Cache {
     /// Brings up to date what is held of records that a flush has written; says how many those were.
     pub(super) fn update<'a>(
         &self,
-        written: impl Iterator<Item = (&'a Bytes, &'a Change)>,
+        written: impl Iterator<Item = (KeyBytes<'a>, &'a Change)>,
     ) -> usize {
         let Some(records) = &self.records else { return 0 };
         let mut count = 0;
@@ -102,12 +102,12 @@ impl Cache {
                 // What was written and not read is not put in: it may be read never. A copy, as the
                 // bytes may be a part of something larger.
                 Some(value) if value.len() <= VALUE_BYTES_MAX => {
-                    if records.contains_key(key) {
+                    if records.contains_key(&key[..]) {
                         let value = Bytes::copy_from_slice(value);
-                        let _ = records.replace(key.clone(), value, true);
+                        let _ = records.replace(key.to_bytes(), value, true);
                     }
                 }
-                _ => drop(records.remove(key)),
+                _ => drop(records.remove(&key[..])),
             }
         }
         count

@@ -1,10 +1,6 @@
 //! What readers see: dirty map over frozen map over byte store, of which a cache holds some.
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    ops::ControlFlow,
-    sync::Arc,
-};
+use std::{ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
 use tally_proto::seeded_bugs;
@@ -15,7 +11,10 @@ use super::{
     meta::{FIRST_KEY, META_KEY, Meta},
 };
 use crate::{
-    machine::view::{Change, View, Writes, merge_scan},
+    machine::{
+        changes::Key,
+        view::{Change, View, Writes, merge_scan},
+    },
     storage::{
         byte_store::{ByteStore, Records},
         log_id::LogId,
@@ -26,12 +25,19 @@ use crate::{
 /// What a record in the map takes beside its bytes: two `Bytes` and its share of a tree node.
 const RECORD_OVERHEAD_BYTES: usize = 96;
 
+/// … and a remembered answer, of which the map counts the places itself.
+const ANSWER_OVERHEAD_BYTES: usize = 16;
+
 /// First bytes of the machine's records about sessions. Only seeded bugs tell them from others.
 pub(super) const SESSION_KEYS: std::ops::Range<u8> = 0x20..0x24;
 
 /// What a record in the map counts.
-fn record_bytes(key: &Bytes, change: &Change) -> usize {
-    key.len() + change.value().map_or(0, Bytes::len) + RECORD_OVERHEAD_BYTES
+fn record_bytes(key: &[u8], change: &Change) -> usize {
+    let value = change.value().map_or(0, Bytes::len);
+    match Key::is_answer(key) {
+        true => value + ANSWER_OVERHEAD_BYTES,
+        false => key.len() + value + RECORD_OVERHEAD_BYTES,
+    }
 }
 
 /// The three layers, and what they are the state of. Behind one lock.
@@ -40,6 +46,9 @@ pub(super) struct Core {
     /// Written since the last freeze. The only layer that changes in place.
     dirty: Records,
     dirty_bytes: usize,
+    /// Changes since the last freeze, those that came to nothing included: what a restart would have
+    /// to do again.
+    changes: usize,
     /// What a flush is moving into the byte store. Readers look here first, so they never see how
     /// far it got.
     pub(super) frozen: Option<Frozen>,
@@ -65,8 +74,9 @@ pub(super) struct Frozen {
 impl Core {
     pub(super) fn new(store: Arc<dyn ByteStore>, cache: Cache, meta: Meta) -> Self {
         Core {
-            dirty: BTreeMap::new(),
+            dirty: Records::new(),
             dirty_bytes: 0,
+            changes: 0,
             frozen: None,
             store,
             cache: Arc::new(cache),
@@ -77,7 +87,11 @@ impl Core {
     }
 
     pub(super) fn dirty_bytes(&self) -> usize {
-        self.dirty_bytes
+        self.dirty_bytes + self.dirty.answer_overhead_bytes()
+    }
+
+    pub(super) fn changes(&self) -> usize {
+        self.changes
     }
 
     pub(super) fn commit(
@@ -91,12 +105,13 @@ impl Core {
             "{applied} was committed to a state that is at {:?} already",
             self.meta.applied
         );
-        if let Some((first, _)) = writes.records.first_key_value() {
+        if let Some((first, _)) = writes.records.iter().next() {
             assert!(
                 first.as_ref() >= FIRST_KEY,
                 "{first:?} is in the range of keys that the state store keeps for itself"
             );
         }
+        self.changes += writes.records.len();
         for (key, change) in writes.records {
             self.change(key, change);
         }
@@ -112,32 +127,22 @@ impl Core {
     /// the *state* does not have it; a layer can have it all the same, under a deletion in a layer
     /// above. If that is the dirty map, [`Change::then`] makes the insert a put; if it is the frozen
     /// one, the look below does; otherwise the store does not have it, as nothing hides it.
-    fn change(&mut self, key: Bytes, change: Change) {
-        let entry = match self.dirty.entry(key) {
-            Entry::Vacant(entry) => {
-                let change = match change {
-                    Change::Insert(value)
-                        if self.frozen.as_ref().is_some_and(|frozen| {
-                            frozen.records.contains_key(entry.key().as_ref())
-                        }) =>
-                    {
-                        Change::Put(value)
-                    }
-                    change => change,
-                };
-                self.dirty_bytes += record_bytes(entry.key(), &change);
-                entry.insert(change);
-                return;
-            }
-            Entry::Occupied(entry) => entry,
-        };
-        self.dirty_bytes -= record_bytes(entry.key(), entry.get());
-        if let Some(change) = entry.get().then(change) {
-            self.dirty_bytes += record_bytes(entry.key(), &change);
-            *entry.into_mut() = change;
-        } else {
-            entry.remove();
-        }
+    fn change(&mut self, key: Key, change: Change) {
+        let Core { dirty, dirty_bytes, frozen, .. } = self;
+        let is_frozen =
+            |key: &[u8]| frozen.as_ref().is_some_and(|frozen| frozen.records.get(key).is_some());
+        dirty.update(key, |key, before| {
+            let after = match (before, change) {
+                (Some(before), change) => {
+                    *dirty_bytes -= record_bytes(key, before);
+                    before.then(change)
+                }
+                (None, Change::Insert(value)) if is_frozen(key) => Some(Change::Put(value)),
+                (None, change) => Some(change),
+            };
+            *dirty_bytes += after.as_ref().map_or(0, |change| record_bytes(key, change));
+            after
+        });
     }
 
     /// Begins a flush: the dirty map becomes the frozen one. False if there is nothing to flush.
@@ -148,11 +153,12 @@ impl Core {
         }
         let mut records = std::mem::take(&mut self.dirty);
         self.dirty_bytes = 0;
+        self.changes = 0;
         if seeded_bugs::is_on("sessions-in-memory-only") {
-            let mut sessions = records.split_off(&[SESSION_KEYS.start][..]);
-            records.append(&mut sessions.split_off(&[SESSION_KEYS.end][..]));
-            self.dirty_bytes = sessions.iter().map(|(key, change)| record_bytes(key, change)).sum();
-            self.dirty = sessions;
+            let is_session = |key: &Key| SESSION_KEYS.contains(&key.bytes()[0]);
+            (self.dirty, records) = records.into_iter().partition(|(key, _)| is_session(key));
+            self.dirty_bytes =
+                self.dirty.iter().map(|(key, change)| record_bytes(&key, change)).sum();
         }
         records.insert(META_KEY, Change::Put(self.meta.encode()));
         self.frozen = Some(Frozen { records: Arc::new(records), meta: self.meta.clone() });

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use tally_proto::seeded_bugs;
 
 use super::{StateStore, Writer, core::Frozen, error::StateError, meta::META_KEY};
@@ -22,7 +21,7 @@ async fn let_go(frozen: Frozen) {
 }
 
 impl StateStore {
-    /// Flushes every `interval`, and at once when the dirty map is full. Without room on the disk it
+    /// Flushes every `interval`, and at once when the dirty map is full or a replay would take long. Without room on the disk it
     /// tries again after the next interval: commits wait when the map is full, and writes are
     /// refused by then. Ends when storage has failed. The caller spawns it; without it [`StateStore::wait_for_room`] waits for ever.
     pub async fn run_flusher(self: Arc<Self>, interval: Duration) {
@@ -111,13 +110,13 @@ impl StateStore {
         &self,
         store: &dyn ByteStore,
         frozen: &Frozen,
-        part: fn(&Bytes) -> bool,
+        part: fn(&[u8]) -> bool,
     ) -> Result<(), StateError> {
         let records: Records = frozen
             .records
             .iter()
             .filter(|(key, _)| part(key))
-            .map(|(key, value)| (key.clone(), value.clone()))
+            .map(|(key, value)| (key.to_bytes(), value.clone()))
             .collect();
         let written = async {
             store.write(Arc::new(records)).await?;

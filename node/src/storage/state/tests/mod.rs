@@ -111,8 +111,8 @@ fn model(upto: u64) -> Records {
     for index in 1..=upto {
         for (key, value) in effect(index).records {
             match value.value() {
-                Some(value) => records.insert(key.to_vec(), value.to_vec()),
-                None => records.remove(key.as_ref()),
+                Some(value) => records.insert(key.bytes().to_vec(), value.to_vec()),
+                None => records.remove(&key.bytes()[..]),
             };
         }
     }

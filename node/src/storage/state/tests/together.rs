@@ -178,6 +178,7 @@ async fn a_snapshot_built_while_commits_go_on_is_the_state_at_its_log_id() {
     let mut expected = model(at);
     for index in 1..=at.min(20) {
         expected.extend(big(index).records.into_iter().filter_map(|(key, value)| {
+            let key = key.bytes();
             key.starts_with(b"big").then(|| (key.to_vec(), value.value().unwrap().to_vec()))
         }));
     }
