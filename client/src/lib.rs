@@ -39,6 +39,7 @@ pub mod keys;
 mod answer;
 mod client;
 mod cluster;
+mod connect;
 mod consistency;
 mod drive;
 mod error;
@@ -57,6 +58,7 @@ pub use answer::{
 };
 pub use client::{Builder, Client};
 pub use cluster::{DedupTables, NodeInfo, Status};
+pub use connect::connect;
 pub use consistency::ReadLevel;
 pub use error::{Code, Error, Outcome, Result};
 pub use node::Transport;

@@ -16,6 +16,7 @@ use tonic::{
 };
 
 use crate::{
+    connect::connect,
     exchange::{Exchange, Reply, local},
     wire::{self, Request},
 };
@@ -65,7 +66,7 @@ impl Connector {
 
 impl Default for Connector {
     fn default() -> Self {
-        Self::new(|endpoint: Endpoint| async move { endpoint.connect().await })
+        Self::new(connect)
     }
 }
 
@@ -162,7 +163,6 @@ fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
     let uri = format!("http://{address}");
     Ok(Endpoint::from_shared(uri)?
         .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true)

@@ -16,6 +16,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
+use tally_proto::gathered::Gathered;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
@@ -172,12 +173,12 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
 
 /// One connection.
-pub struct Connection(Box<dyn Stream>);
+pub struct Connection(Gathered<Box<dyn Stream>>);
 
 impl Connection {
     /// Wraps a stream.
     pub fn new(stream: impl Stream) -> Self {
-        Connection(Box::new(stream))
+        Connection(Gathered::new(Box::new(stream)))
     }
 }
 
@@ -218,18 +219,6 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
     }
 }
 

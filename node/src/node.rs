@@ -482,6 +482,7 @@ async fn serve_peers(
         .http2_keepalive_timeout(Some(Duration::from_secs(1)))
         .initial_stream_window_size(4 * 1024 * 1024)
         .initial_connection_window_size(8 * 1024 * 1024)
+        .max_frame_size(api::server::FRAME_BYTES_MAX)
         .add_service(service)
         .serve_with_incoming_shutdown(api::server::incoming(listener), async move {
             let _ = stop.wait_for(|stop| *stop).await;

@@ -1,6 +1,8 @@
 //! The messages of Tally on the wire: the public gRPC API ([`v1`]) and the transport between nodes
 //! ([`peer`]). Nothing here decides anything; the meaning is in the comments of the `.proto` files.
+//! Beside them, what both ends of a connection share.
 
+pub mod gathered;
 pub mod reason;
 pub mod seeded_bugs;
 pub mod status;

@@ -13,7 +13,7 @@ use tonic::Code;
 
 use super::{Answered, Api, Call, role_to_wire, status::Invalid, status::Kind};
 use crate::{
-    consensus::{SESSION_ANSWER_BYTES_TOTAL_MAX, members::MemberError, read::Provided},
+    consensus::{guard::SESSION_ANSWER_BYTES_TOTAL_MAX, members::MemberError, read::Provided},
     machine::{self, query},
     peer::ask,
 };

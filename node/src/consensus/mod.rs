@@ -13,6 +13,7 @@
 pub mod apply;
 pub(crate) mod confirm;
 pub mod error;
+pub mod guard;
 pub mod leader;
 pub mod log_store;
 pub mod log_time;
@@ -54,11 +55,7 @@ use self::{
 };
 use crate::{
     env::{Clock, Fatal},
-    machine::{
-        codec,
-        command::{Action, Command, Operation},
-        limits, query,
-    },
+    machine::{codec, command::Command, limits, query},
     peer::{
         ask::{self, AskError},
         peers::Peers,
@@ -74,13 +71,6 @@ pub const WRITE_BYTES_IN_FLIGHT_MAX: usize = 64 * 1024 * 1024;
 
 /// How long to wait before a leader that can't be reached is looked for again.
 const REDIAL_DELAY: Duration = Duration::from_millis(20);
-
-/// At most this many bytes of remembered answers under one session. A session that uses its whole
-/// window for plain increments holds about a tenth of it.
-pub const SESSION_ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
-
-/// At most this many under all sessions.
-pub const SESSION_ANSWER_BYTES_TOTAL_MAX: u64 = 1024 * 1024 * 1024;
 
 const _: () = {
     assert!(WRITES_IN_FLIGHT_MAX > limits::SESSION_WINDOW as usize);
@@ -130,6 +120,7 @@ struct Inner {
     election_timeout_max: Duration,
     /// True while the disk is nearly full.
     disk_nearly_full: watch::Receiver<bool>,
+    session_loads: guard::SessionLoads,
     /// True while no quorum, or no leader, has been heard of for two election timeouts.
     quorum_lost: watch::Receiver<bool>,
     shutting_down: AtomicBool,
@@ -229,6 +220,7 @@ impl Consensus {
                 bytes: Arc::new(Semaphore::new(WRITE_BYTES_IN_FLIGHT_MAX)),
                 election_timeout_max,
                 disk_nearly_full,
+                session_loads: guard::SessionLoads::default(),
                 quorum_lost,
                 shutting_down: AtomicBool::new(false),
             }),
@@ -499,51 +491,6 @@ impl Consensus {
         Some(Applied { reply, log_index: at.index, term: at.term })
     }
 
-    /// Limits that the leader guards before it proposes.
-    fn check_limits(&self, command: &Command) -> Result<(), NotProposed> {
-        if self.is_shutting_down() {
-            return Err(NotProposed::ShuttingDown);
-        }
-        if self.disk_nearly_full() && !frees_room(&command.action) {
-            return Err(NotProposed::Overloaded {
-                limit: Limit::Disk,
-                message: "the leader's disk is nearly full; deletes still work".to_owned(),
-            });
-        }
-        let Some(stamp) = command.session else { return Ok(()) };
-        let view = self.inner.state.view();
-        let all_bytes = query::meta(&view).session_answer_bytes;
-        let load = query::session_load(&view, stamp.session_id);
-        drop(view);
-        let watermark = load.map_or(0, |load| load.watermark);
-        if stamp.sequence
-            >= watermark.max(stamp.lowest_unanswered).saturating_add(limits::SESSION_WINDOW)
-        {
-            return Err(NotProposed::Overloaded {
-                limit: Limit::SessionWindow,
-                message: format!(
-                    "a session may use {} numbers above its lowest unanswered one",
-                    limits::SESSION_WINDOW
-                ),
-            });
-        }
-        // A write that raises the watermark frees what is in the way.
-        let raises_watermark = stamp.lowest_unanswered > watermark;
-        let own_bytes = load.map_or(0, |load| load.bytes);
-        let is_full =
-            own_bytes >= SESSION_ANSWER_BYTES_MAX || all_bytes >= SESSION_ANSWER_BYTES_TOTAL_MAX;
-        if is_full && !raises_watermark {
-            return Err(NotProposed::Overloaded {
-                limit: Limit::SessionBytes,
-                message: format!(
-                    "remembered answers hold {own_bytes} bytes of {SESSION_ANSWER_BYTES_MAX} for \
-                     the session, and {all_bytes} of {SESSION_ANSWER_BYTES_TOTAL_MAX} for all"
-                ),
-            });
-        }
-        Ok(())
-    }
-
     /// Sends a write to the leader, once: a second hop could meet a third leader. `None` if no
     /// connection could be made, so that the write never left.
     async fn forward(
@@ -637,20 +584,6 @@ impl Consensus {
             wire::RefusalReason::DiskNearlyFull => overloaded(Limit::Disk),
             wire::RefusalReason::Deadline => NotProposed::Deadline,
         }
-    }
-}
-
-/// Whether a full disk is no reason to refuse it: deletes are the way back to room, and a session
-/// must not end because its renewals were refused while log time went on.
-fn frees_room(action: &Action) -> bool {
-    let deletes = |operation: &Operation| {
-        matches!(operation, Operation::CounterDelete { .. } | Operation::KeyDelete { .. })
-    };
-    match action {
-        Action::Single(operation) => deletes(operation),
-        Action::Apply(step) => step.operations.iter().chain(&step.else_operations).all(deletes),
-        Action::CloseSession { .. } | Action::RenewSession { .. } | Action::Tick => true,
-        Action::OpenSession { .. } | Action::CreateCluster { .. } => false,
     }
 }
 

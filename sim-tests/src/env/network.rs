@@ -12,6 +12,7 @@ use std::{
 use async_trait::async_trait;
 use hyper_util::rt::TokioIo;
 use tally_node::env::{Connection, Listener, Network};
+use tally_proto::gathered::Gathered;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::{Channel, Endpoint};
 
@@ -190,7 +191,7 @@ pub async fn connect_client(endpoint: Endpoint) -> Result<Channel, tonic::transp
     let connector = tower::service_fn(|uri: http::Uri| async move {
         let authority = uri.authority().map(|at| at.to_string()).unwrap_or_default();
         let stream = turmoil::net::TcpStream::connect(authority).await?;
-        Ok::<_, io::Error>(TokioIo::new(stream))
+        Ok::<_, io::Error>(TokioIo::new(Gathered::new(stream)))
     });
     endpoint.connect_with_connector(connector).await
 }

@@ -44,7 +44,8 @@ impl Target {
         for at in endpoints.iter().cycle().take(bench.connections as usize) {
             let endpoint = Endpoint::from_shared(format!("http://{at}"));
             let endpoint = endpoint.map_err(|error| Failure::usage(format!("{at}: {error}")))?;
-            let channel = endpoint.tcp_nodelay(true).connect().await;
+            // As our own client does, so that both send alike.
+            let channel = tally_client::connect(endpoint).await;
             channels.push(channel.map_err(|error| Failure::unable(format!("{at}: {error}")))?);
         }
         // Both read what the asked node has; etcd has nothing between that and linearizable.

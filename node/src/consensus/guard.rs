@@ -1,0 +1,115 @@
+//! Limits that the leader guards before it proposes. They protect it; they decide no answer: what is
+//! let through is decided in apply.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::{
+    Consensus,
+    error::{Limit, NotProposed},
+};
+use crate::{
+    machine::{
+        command::{Action, Command, Operation},
+        limits,
+        query::{self, SessionLoad},
+    },
+    storage::state::StateStore,
+};
+
+/// At most this many bytes of remembered answers under one session. A session that uses its whole
+/// window for plain increments holds about a tenth of it.
+pub const SESSION_ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// At most this many under all sessions.
+pub const SESSION_ANSWER_BYTES_TOTAL_MAX: u64 = 1024 * 1024 * 1024;
+
+/// What remembered answers hold.
+#[derive(Debug, Clone, Copy)]
+struct Loads {
+    /// Bytes of all sessions.
+    all_bytes: u64,
+    /// Of one session, if it is open.
+    session: Option<SessionLoad>,
+}
+
+/// Looks the load of a session up once for each state: between two entries that are applied, many
+/// writes come under the same session.
+#[derive(Debug, Default)]
+pub(super) struct SessionLoads(Mutex<Option<(Option<u64>, u64, Loads)>>);
+
+impl SessionLoads {
+    fn of(&self, state: &StateStore, session_id: u64) -> Loads {
+        let view = state.view();
+        let applied = view.applied().map(|applied| applied.index);
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match *last {
+            Some((at, of, loads)) if at == applied && of == session_id => loads,
+            _ => {
+                let all_bytes = query::meta(&view).session_answer_bytes;
+                let session = query::session_load(&view, session_id);
+                let loads = Loads { all_bytes, session };
+                *last = Some((applied, session_id, loads));
+                loads
+            }
+        }
+    }
+}
+
+impl Consensus {
+    /// Limits that the leader guards before it proposes.
+    pub(super) fn check_limits(&self, command: &Command) -> Result<(), NotProposed> {
+        if self.is_shutting_down() {
+            return Err(NotProposed::ShuttingDown);
+        }
+        if self.disk_nearly_full() && !frees_room(&command.action) {
+            return Err(NotProposed::Overloaded {
+                limit: Limit::Disk,
+                message: "the leader's disk is nearly full; deletes still work".to_owned(),
+            });
+        }
+        let Some(stamp) = command.session else { return Ok(()) };
+        let Loads { all_bytes, session: load } =
+            self.inner.session_loads.of(&self.inner.state, stamp.session_id);
+        let watermark = load.map_or(0, |load| load.watermark);
+        if stamp.sequence
+            >= watermark.max(stamp.lowest_unanswered).saturating_add(limits::SESSION_WINDOW)
+        {
+            return Err(NotProposed::Overloaded {
+                limit: Limit::SessionWindow,
+                message: format!(
+                    "a session may use {} numbers above its lowest unanswered one",
+                    limits::SESSION_WINDOW
+                ),
+            });
+        }
+        // A write that raises the watermark frees what is in the way.
+        let raises_watermark = stamp.lowest_unanswered > watermark;
+        let own_bytes = load.map_or(0, |load| load.bytes);
+        let is_full =
+            own_bytes >= SESSION_ANSWER_BYTES_MAX || all_bytes >= SESSION_ANSWER_BYTES_TOTAL_MAX;
+        if is_full && !raises_watermark {
+            return Err(NotProposed::Overloaded {
+                limit: Limit::SessionBytes,
+                message: format!(
+                    "remembered answers hold {own_bytes} bytes of {SESSION_ANSWER_BYTES_MAX} for \
+                     the session, and {all_bytes} of {SESSION_ANSWER_BYTES_TOTAL_MAX} for all"
+                ),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Whether a full disk is no reason to refuse it: deletes are the way back to room, and a session
+/// must not end because its renewals were refused while log time went on.
+fn frees_room(action: &Action) -> bool {
+    let deletes = |operation: &Operation| {
+        matches!(operation, Operation::CounterDelete { .. } | Operation::KeyDelete { .. })
+    };
+    match action {
+        Action::Single(operation) => deletes(operation),
+        Action::Apply(step) => step.operations.iter().chain(&step.else_operations).all(deletes),
+        Action::CloseSession { .. } | Action::RenewSession { .. } | Action::Tick => true,
+        Action::OpenSession { .. } | Action::CreateCluster { .. } => false,
+    }
+}
