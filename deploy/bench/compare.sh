@@ -94,7 +94,8 @@ in_turn() {
 }
 
 readonly STREAM="tally=tally:--transport stream"
-readonly UNARY="tally-unary=tally:--transport unary"
+# As many connections as etcd is given.
+readonly UNARY="tally-unary=tally:--transport unary --connections 4"
 loads=(1 64 256)
 if [[ $quick == yes ]]; then loads=(64); fi
 

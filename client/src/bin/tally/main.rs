@@ -47,6 +47,16 @@ fn main() -> ExitCode {
     } else {
         tokio::runtime::Builder::new_current_thread()
     };
+    // As a node has: more threads than that wake each other more than they help. The echo server stays as
+    // gRPC comes, since it is what others are compared with.
+    if many_tasks && !matches!(arguments.command, Command::BenchEchoServer { .. }) {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        builder.worker_threads((cores / 2).max(1));
+        // One message with many answers wakes many callers at once. With tokio's LIFO slot the first one's
+        // next call wakes the connection, which runs before the second caller does: a message for each.
+        #[cfg(tokio_unstable)]
+        builder.disable_lifo_slot();
+    }
     let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return output.failure(&Failure::usage(format!("no runtime: {error}"))),
