@@ -14,11 +14,9 @@ use super::{
     status::{Invalid, Kind},
 };
 use crate::{
-    consensus::{
-        propose::{Outcome, size_hint},
-        read::Provided,
-    },
+    consensus::{propose::Outcome, read::Provided},
     machine::{
+        codec::size_hint,
         command::{Action, Answer, Command, CounterChange, KeyChange, Operation, OperationAnswer},
         limits,
     },

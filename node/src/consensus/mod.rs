@@ -424,7 +424,7 @@ impl Consensus {
         let ticket = Arc::new(Ticket::default());
         let (waiter, answer) = oneshot::channel();
         let waiter = Waiter::task(waiter, admission);
-        let size_bytes = propose::size_hint(&command);
+        let size_bytes = codec::size_hint(&command);
         let proposal =
             Proposal { command, size_bytes, ticket: Arc::clone(&ticket), deadline, waiter };
         if let Some((refusal, _)) = self.queue(proposal) {
@@ -450,7 +450,7 @@ impl Consensus {
         if let Some(applied) = self.decide_before_proposing(&command) {
             return Some(DecidedAtOnce { outcome: Ok(applied), answerer });
         }
-        let size_bytes = propose::size_hint(&command);
+        let size_bytes = codec::size_hint(&command);
         let waiter = Waiter::answerer(answerer, admission);
         let proposal = Proposal { command, size_bytes, ticket, deadline, waiter };
         let (refusal, proposal) = self.queue(proposal)?;

@@ -50,7 +50,7 @@ use crate::{
     env::Clock,
     machine::{
         codec,
-        command::{Action, Batch, Command, Operation, Reply, Target, Test},
+        command::{Action, Batch, Command, Reply},
     },
     seeded,
 };
@@ -446,44 +446,4 @@ pub fn gone(ticket: &Ticket) -> Error {
 /// How long a task waits for a leader before it says that there is none.
 pub fn no_quorum_after(election_timeout_max: Duration) -> Duration {
     2 * election_timeout_max
-}
-
-/// About how many bytes a command takes in its entry.
-pub fn size_hint(command: &Command) -> usize {
-    /// Fingerprint, session stamp and tags.
-    const FIXED: usize = 64;
-    let key = command.idempotency.as_ref().map_or(0, |idempotency| idempotency.key.len());
-    let action = match &command.action {
-        Action::Single(operation) => operation_size_hint(operation),
-        Action::Apply(step) => {
-            let conditions = step.conditions.iter().map(|condition| {
-                let (Target::Counter(name) | Target::Key(name)) = &condition.target;
-                let value = match &condition.test {
-                    Test::KeyValue(_, value) => value.len(),
-                    _ => 8,
-                };
-                name.len() + value + 8
-            });
-            let operations = step.operations.iter().chain(&step.else_operations);
-            conditions.sum::<usize>() + operations.map(operation_size_hint).sum::<usize>()
-        }
-        _ => 0,
-    };
-    FIXED + key + action
-}
-
-fn operation_size_hint(operation: &Operation) -> usize {
-    /// Numbers and tags.
-    const FIXED: usize = 32;
-    FIXED
-        + match operation {
-            Operation::CounterAdd { name, .. }
-            | Operation::CounterGet { name }
-            | Operation::CounterSet { name, .. }
-            | Operation::CounterCompareAndSet { name, .. }
-            | Operation::CounterDelete { name }
-            | Operation::CounterConfigure { name, .. } => name.len(),
-            Operation::KeyPut { key, value, .. } => key.len() + value.len(),
-            Operation::KeyGet { key } | Operation::KeyDelete { key, .. } => key.len(),
-        }
 }

@@ -9,7 +9,7 @@
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::command::{Action, Batch, Command, Reply};
+use super::command::{Action, Batch, Command, Operation, Reply, Target, Test};
 
 /// Version of all formats in this file.
 pub const FORMAT_VERSION: u8 = 1;
@@ -57,17 +57,56 @@ pub enum CodecError {
 ///
 /// If it opens two sessions: the id of a session is the log index of its entry.
 pub fn encode_batch(batch: &Batch) -> Bytes {
-    /// About what a command on a counter takes; a guess only spares growing.
-    const COMMAND_BYTES: usize = 96;
-
     assert!(opens_at_most_one_session(batch), "a log entry opens two sessions, which share an id");
     if batch.commands.len() < 2 {
         return encode(batch);
     }
-    let buffer = Vec::with_capacity(batch.commands.len() * COMMAND_BYTES);
+    // A buffer that has to grow is copied, and keeps up to twice what it needs for as long as the entry
+    // is in the log's cache.
+    let buffer = Vec::with_capacity(batch.commands.iter().map(size_hint).sum());
     postcard::to_extend(&(FORMAT_VERSION, batch), buffer)
         .expect("plain data in memory can be encoded")
         .into()
+}
+
+/// About how many bytes a command takes in its entry.
+pub fn size_hint(command: &Command) -> usize {
+    /// Fingerprint, session stamp and tags.
+    const FIXED: usize = 64;
+    let key = command.idempotency.as_ref().map_or(0, |idempotency| idempotency.key.len());
+    let action = match &command.action {
+        Action::Single(operation) => operation_size_hint(operation),
+        Action::Apply(step) => {
+            let conditions = step.conditions.iter().map(|condition| {
+                let (Target::Counter(name) | Target::Key(name)) = &condition.target;
+                let value = match &condition.test {
+                    Test::KeyValue(_, value) => value.len(),
+                    _ => 8,
+                };
+                name.len() + value + 8
+            });
+            let operations = step.operations.iter().chain(&step.else_operations);
+            conditions.sum::<usize>() + operations.map(operation_size_hint).sum::<usize>()
+        }
+        _ => 0,
+    };
+    FIXED + key + action
+}
+
+fn operation_size_hint(operation: &Operation) -> usize {
+    /// Numbers and tags.
+    const FIXED: usize = 32;
+    FIXED
+        + match operation {
+            Operation::CounterAdd { name, .. }
+            | Operation::CounterGet { name }
+            | Operation::CounterSet { name, .. }
+            | Operation::CounterCompareAndSet { name, .. }
+            | Operation::CounterDelete { name }
+            | Operation::CounterConfigure { name, .. } => name.len(),
+            Operation::KeyPut { key, value, .. } => key.len() + value.len(),
+            Operation::KeyGet { key } | Operation::KeyDelete { key, .. } => key.len(),
+        }
 }
 
 /// Decodes a log entry.

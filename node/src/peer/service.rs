@@ -22,11 +22,10 @@ use crate::{
         Consensus, WhenFull,
         confirm::Unconfirmed,
         error::{Error, NotProposed, Unknown},
-        propose::size_hint,
         refusal_to_wire,
         types::{Raft, Snapshot, SnapshotData, SnapshotMeta, TypeConfig},
     },
-    machine::codec,
+    machine::codec::{self, size_hint},
 };
 
 /// At most this many commands in one forwarded message.
