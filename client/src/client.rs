@@ -261,7 +261,7 @@ impl Builder {
     /// # let builder = tally_client::Client::builder(["127.0.0.1:7401"]);
     /// let builder = builder.connector(|endpoint: Endpoint| async move {
     ///     // A simulation calls `endpoint.connect_with_connector(..)` here.
-    ///     endpoint.connect().await
+    ///     tally_client::connect(endpoint).await
     /// });
     /// ```
     #[must_use]

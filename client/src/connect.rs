@@ -1,8 +1,12 @@
 //! How connections are made over TCP.
 
-use std::io;
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
-use hyper_util::rt::TokioIo;
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
 use tally_proto::gathered::Gathered;
 use tokio::net::TcpStream;
 use tonic::{
@@ -10,10 +14,12 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-/// Connects as a [`crate::Client`] does by itself: over TCP, without a delay for small packets, and with
-/// the messages of many calls in one write of the system.
+/// Connects as a [`crate::Client`] does by itself: over TCP, as tonic does (all addresses of a name are
+/// tried within the endpoint's connect timeout), and with the messages of many calls in one write of the
+/// system.
 ///
-/// For a [`crate::Builder::connector`] that does something before or after it.
+/// For a [`crate::Builder::connector`] that does something before or after it. Of the endpoint's options
+/// for TCP only the connect timeout counts.
 ///
 /// ```
 /// use tonic::transport::Endpoint;
@@ -25,32 +31,32 @@ use tonic::{
 /// });
 /// ```
 pub async fn connect(endpoint: Endpoint) -> Result<Channel, tonic::transport::Error> {
-    endpoint.connect_with_connector(Tcp).await
+    let mut tcp = HttpConnector::new();
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(endpoint.get_connect_timeout());
+    endpoint.connect_with_connector(Gathering(tcp)).await
 }
 
 /// A connector for [`Endpoint::connect_with_connector`].
-#[derive(Debug, Clone, Copy)]
-struct Tcp;
+#[derive(Debug, Clone)]
+struct Gathering(HttpConnector);
 
-impl Service<Uri> for Tcp {
-    type Response = TokioIo<Gathered<TcpStream>>;
-    type Error = io::Error;
-    type Future = std::pin::Pin<
-        Box<dyn Future<Output = Result<TokioIo<Gathered<TcpStream>>, io::Error>> + Send>,
-    >;
+type Connected = TokioIo<Gathered<TcpStream>>;
+type ConnectError = <HttpConnector as Service<Uri>>::Error;
 
-    fn poll_ready(
-        &mut self,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Result<(), io::Error>> {
-        std::task::Poll::Ready(Ok(()))
+impl Service<Uri> for Gathering {
+    type Response = Connected;
+    type Error = ConnectError;
+    type Future = Pin<Box<dyn Future<Output = Result<Connected, ConnectError>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
+        self.0.poll_ready(context)
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
+        let connecting = self.0.call(uri);
         Box::pin(async move {
-            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-            let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await?;
-            stream.set_nodelay(true)?;
+            let stream = connecting.await?.into_inner();
             Ok(TokioIo::new(Gathered::new(stream)))
         })
     }

@@ -46,7 +46,7 @@ use crate::{
     identity::{Identity, IdentityError},
     machine::query,
     peer::{
-        PEER_MESSAGE_BYTES_MAX,
+        PEER_FRAME_BYTES_MAX, PEER_MESSAGE_BYTES_MAX,
         hello::{Greeter, NotWelcome},
         network::NetworkFactory,
         peers::Peers,
@@ -482,7 +482,7 @@ async fn serve_peers(
         .http2_keepalive_timeout(Some(Duration::from_secs(1)))
         .initial_stream_window_size(4 * 1024 * 1024)
         .initial_connection_window_size(8 * 1024 * 1024)
-        .max_frame_size(api::server::FRAME_BYTES_MAX)
+        .max_frame_size(PEER_FRAME_BYTES_MAX)
         .add_service(service)
         .serve_with_incoming_shutdown(api::server::incoming(listener), async move {
             let _ = stop.wait_for(|stop| *stop).await;

@@ -37,10 +37,6 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Calls that one connection may have open.
 const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
 
-/// The longest frame that a peer or client may send. With HTTP/2's own default of 16 KiB a full log
-/// entry comes in 32 of them, each with a system call on either side.
-pub(crate) const FRAME_BYTES_MAX: u32 = 512 << 10;
-
 /// Serves until told to stop, then lets the open calls end.
 pub async fn serve(
     api: Api,
@@ -85,7 +81,6 @@ pub async fn serve(
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .initial_stream_window_size(1024 * 1024)
         .initial_connection_window_size(2 * 1024 * 1024)
-        .max_frame_size(FRAME_BYTES_MAX)
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming(listener), async move {
             let _ = stop.wait_for(|stop| *stop).await;

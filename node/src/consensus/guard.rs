@@ -1,7 +1,7 @@
 //! Limits that the leader guards before it proposes. They protect it; they decide no answer: what is
 //! let through is decided in apply.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{
     Consensus,
@@ -41,17 +41,19 @@ impl SessionLoads {
     fn of(&self, state: &StateStore, session_id: u64) -> Loads {
         let view = state.view();
         let applied = view.applied().map(|applied| applied.index);
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match *last {
-            Some((at, of, loads)) if at == applied && of == session_id => loads,
-            _ => {
-                let all_bytes = query::meta(&view).session_answer_bytes;
-                let session = query::session_load(&view, session_id);
-                let loads = Loads { all_bytes, session };
-                *last = Some((applied, session_id, loads));
-                loads
-            }
+        if let Some((at, of, loads)) = *self.last()
+            && (at, of) == (applied, session_id)
+        {
+            return loads;
         }
+        let all_bytes = query::meta(&view).session_answer_bytes;
+        let loads = Loads { all_bytes, session: query::session_load(&view, session_id) };
+        *self.last() = Some((applied, session_id, loads));
+        loads
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<(Option<u64>, u64, Loads)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

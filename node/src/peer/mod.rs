@@ -15,6 +15,10 @@ pub mod service;
 /// [`APPEND_BYTES_MAX`] or one entry, and an entry at most one request and its frame.
 pub const PEER_MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// Longest HTTP/2 frame between nodes. With the default of 16 KiB a full log entry comes in 32 of them,
+/// each with a system call on either side.
+pub const PEER_FRAME_BYTES_MAX: u32 = 512 * 1024;
+
 /// An append message is cut here, unless its first entry alone is larger.
 pub const APPEND_BYTES_MAX: usize = 1024 * 1024;
 

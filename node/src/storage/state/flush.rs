@@ -11,6 +11,9 @@ use crate::storage::byte_store::{ByteStore, Records};
 /// and then lets others run: they would wait for tens of milliseconds otherwise.
 const PIECE_RECORDS: usize = 512;
 
+/// How long a flush waits that found no room on the disk.
+const PAUSE_WITHOUT_ROOM: Duration = Duration::from_secs(1);
+
 /// Drops what was frozen, unless somebody else still has it.
 async fn let_go(frozen: Frozen) {
     let Ok(records) = Arc::try_unwrap(frozen.records) else { return };
@@ -21,20 +24,25 @@ async fn let_go(frozen: Frozen) {
 }
 
 impl StateStore {
-    /// Flushes every `interval`, and at once when the dirty map is full or a replay would take long. Without room on the disk it
-    /// tries again after the next interval: commits wait when the map is full, and writes are
-    /// refused by then. Ends when storage has failed. The caller spawns it; without it [`StateStore::wait_for_room`] waits for ever.
+    /// Flushes every `interval`, and at once when the dirty map is full or a replay would take long.
+    /// Without room on the disk it tries again and again: commits wait when the map is full, and
+    /// writes are refused by then. Ends when storage has failed. The caller spawns it; without it
+    /// [`StateStore::wait_for_room`] waits for ever.
     pub async fn run_flusher(self: Arc<Self>, interval: Duration) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(interval) => {}
                 () = self.flush_wanted.notified() => {}
             }
-            match self.flush_now().await {
-                Ok(()) => {}
-                // Not at once, though somebody may want it: only time makes room.
-                Err(StateError::NoRoomToFlush) => tokio::time::sleep(interval).await,
-                Err(_) => return,
+            loop {
+                match self.flush_now().await {
+                    Ok(()) => break,
+                    // Not at once, though somebody may want it: only time makes room.
+                    Err(StateError::NoRoomToFlush) => {
+                        tokio::time::sleep(interval.min(PAUSE_WITHOUT_ROOM)).await;
+                    }
+                    Err(_) => return,
+                }
             }
         }
     }

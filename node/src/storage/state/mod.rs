@@ -3,7 +3,7 @@
 //! # How it works
 //!
 //! A commit puts its writes into the **dirty map** in memory, together with the log id that they
-//! are the state after. Every few seconds, or when the map is full, a flush *freezes* it, writes it
+//! are the state after. Every now and then, or when the map is full, a flush *freezes* it, writes it
 //! into the byte store as one batch with its applied id and membership in that same batch, and
 //! flushes the store. Readers look into the dirty map, then the frozen one, then the store, of which
 //! a cache holds what was read lately.
@@ -71,7 +71,8 @@ use super::{byte_store::StoreFactory, disk::Disk, log_id::LogId, snapshot::Membe
 use crate::machine::view::Writes;
 
 /// Changes between two flushes. A restart applies those again that were not flushed, and this bounds how
-/// long it takes: a write changes two or three records, and some 100,000 a second are applied.
+/// long it takes: a write changes two or three records, and some 100,000 a second are applied. While a
+/// snapshot is built no flush begins, so then it is more.
 const CHANGES_MAX: usize = 500_000;
 
 /// How the state store behaves.
@@ -157,12 +158,16 @@ impl StateStore {
     /// If `applied` is not above what is applied, or a key begins with a zero byte: those are the
     /// state store's own.
     pub fn commit(&self, writes: Writes, applied: LogId, membership: Option<Membership>) {
-        let flush = {
-            let mut core = self.core_mut();
-            core.commit(writes, applied, membership);
+        let wants_flush = |core: &Core| {
             core.dirty_bytes() >= self.options.dirty_bytes_max || core.changes() >= CHANGES_MAX
         };
-        if flush {
+        let mut core = self.core_mut();
+        let wanted_before = wants_flush(&core);
+        core.commit(writes, applied, membership);
+        let wants_it_now = !wanted_before && wants_flush(&core);
+        drop(core);
+        // Once: while the flusher waits for a snapshot each commit would ask for one more.
+        if wants_it_now {
             self.flush_wanted.notify_one();
         }
     }
