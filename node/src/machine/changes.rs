@@ -289,7 +289,7 @@ impl Changes {
 
     /// All, in ascending order.
     pub fn iter(&self) -> Iter<'_> {
-        self.range_of(Bound::Unbounded, None, Bound::Unbounded, None)
+        self.iter_in((Bound::Unbounded, Bound::Unbounded), Some(Place(0)), None)
     }
 
     /// Those with `start <= key < end`, in ascending order; none if that is no range.
@@ -297,35 +297,24 @@ impl Changes {
         if start >= end {
             return Iter::default();
         }
-        let places = (Place::at_or_after(start), Place::at_or_after(end));
-        match places {
-            // Nothing at or after the start is an answer.
-            (None, _) => self.others_in(Bound::Included(start), Bound::Excluded(end)),
-            (from, to) => self.range_of(Bound::Included(start), from, Bound::Excluded(end), to),
-        }
+        let keys = (Bound::Included(start), Bound::Excluded(end));
+        self.iter_in(keys, Place::at_or_after(start), Place::at_or_after(end))
     }
 
-    fn others_in<'a>(&'a self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Iter<'a> {
-        let others = self.others.range::<[u8], _>((start, end));
-        Iter { answers: None, others: Some(others.peekable()) }
-    }
-
-    /// Answers from one place to before another one, with others between two bounds.
-    fn range_of<'a>(
+    /// Others with such keys, and answers from one place on (if there is none, then no answers) to
+    /// before another one, which does not lie before it.
+    fn iter_in<'a>(
         &'a self,
-        start: Bound<&[u8]>,
+        keys: (Bound<&[u8]>, Bound<&[u8]>),
         from: Option<Place>,
-        end: Bound<&[u8]>,
         to: Option<Place>,
     ) -> Iter<'a> {
-        let iter = self.others_in(start, end);
-        if from >= to && to.is_some() || self.answers.is_empty() {
-            return iter;
-        }
-        let first = from.map_or(0, |from| from.chunk().0);
-        let last = to.map_or(u128::MAX, |to| to.chunk().0);
-        let answers = Answers { chunks: self.answers.range(first..=last), open: None, from, to };
-        Iter { answers: Some(answers.peekable()), ..iter }
+        let answers = from.map(|from| {
+            let last = to.map_or(u128::MAX, |to| to.chunk().0);
+            let chunks = self.answers.range(from.chunk().0..=last);
+            Answers { chunks, open: None, from, to }.peekable()
+        });
+        Iter { answers, others: Some(self.others.range::<[u8], _>(keys).peekable()) }
     }
 }
 
@@ -340,7 +329,7 @@ struct Answers<'a> {
     chunks: btree_map::Range<'a, u128, Box<Chunk>>,
     /// The chunk that is gone through, and where in it.
     open: Option<(u128, &'a Chunk, usize)>,
-    from: Option<Place>,
+    from: Place,
     /// Before this one.
     to: Option<Place>,
 }
@@ -366,7 +355,7 @@ impl<'a> Iterator for Answers<'a> {
                 return None;
             }
             if let Some(change) = &chunk.places[at]
-                && self.from.is_none_or(|from| place >= from)
+                && place >= self.from
             {
                 return Some((place, change));
             }
@@ -479,6 +468,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::machine::keys::RecordKey;
 
     /// Keys around those of answers: shorter, longer, of other spaces; few numbers, so that they meet.
     fn any_key() -> impl Strategy<Value = Bytes> {
@@ -511,6 +501,17 @@ mod tests {
 
     fn list<'a>(changes: impl Iterator<Item = (KeyBytes<'a>, &'a Change)>) -> Vec<(Bytes, Change)> {
         changes.map(|(key, change)| (key.to_bytes(), change.clone())).collect()
+    }
+
+    /// Answers' keys are written here without [`RecordKey`], which is where their layout is set.
+    #[test]
+    fn the_keys_of_answers_are_those_of_their_records() {
+        for (session_id, sequence) in [(0, 0), (1, 2), (u64::MAX, 3), (4, u64::MAX)] {
+            let bytes = RecordKey::SessionAnswer { session_id, sequence }.encode();
+            let key = Key::Answer { session_id, sequence };
+            assert_eq!(key.bytes().to_bytes(), bytes);
+            assert_eq!(Key::from(bytes), key);
+        }
     }
 
     proptest! {
