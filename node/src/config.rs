@@ -107,7 +107,7 @@ impl Default for Config {
             log_segment_bytes: 16 * 1024 * 1024,
             log_cache_bytes: 64 * 1024 * 1024,
             dirty_bytes_max: 64 * 1024 * 1024,
-            flush_interval_ms: 15_000,
+            flush_interval_ms: 30_000,
             state_cache_bytes: 512 * 1024 * 1024,
             disk_reserve_bytes: 0,
             sessions_max: limits::SESSIONS_MAX_DEFAULT,

@@ -28,7 +28,7 @@ use tally_proto::seeded_bugs;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
-    time::{Instant, MissedTickBehavior},
+    time::Instant,
 };
 use tonic::{service::Routes, transport::Server};
 
@@ -39,6 +39,7 @@ use crate::{
         Consensus, Foundation,
         apply::StateMachine,
         log_store::LogStore,
+        snapshots::SnapshotBuilds,
         tasks,
         types::{Member, Raft},
     },
@@ -58,9 +59,6 @@ use crate::{
     },
     storage_guard::StorageGuard,
 };
-
-/// How often it is looked whether a snapshot is due.
-const SNAPSHOT_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long a shutdown waits for peers to close their connections, which they seldom do.
 const PEER_PORT_GRACE: Duration = Duration::from_millis(20);
@@ -294,14 +292,16 @@ impl Node {
             config.settings(),
         )));
         running.push(tokio::spawn(tasks::tick(consensus.clone())));
-        running.push(tokio::spawn(build_snapshots(
-            raft.clone(),
+        let snapshots = SnapshotBuilds {
+            raft: raft.clone(),
+            node_id: config.node_id,
             appended_bytes,
-            Arc::clone(&state),
-            Arc::clone(&guard),
-            config.snapshot_after_log_bytes,
-            config.snapshot_after_entries,
-        )));
+            state: Arc::clone(&state),
+            guard: Arc::clone(&guard),
+            after_bytes: config.snapshot_after_log_bytes,
+            after_entries: config.snapshot_after_entries,
+        };
+        running.push(tokio::spawn(snapshots.run()));
 
         let listener = listen(&env, "client_listen", &config.client_listen).await?;
         let client_address = listener.local_address();
@@ -605,44 +605,6 @@ async fn follow_cluster_id(consensus: Consensus, identity: Arc<Identity>, env: E
             }
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// Builds a snapshot when the log has grown enough since the last one; openraft purges behind it.
-async fn build_snapshots(
-    raft: Raft,
-    appended_bytes: Arc<AtomicU64>,
-    state: Arc<StateStore>,
-    guard: Arc<StorageGuard>,
-    after_bytes: u64,
-    after_entries: u64,
-) {
-    let mut interval = tokio::time::interval(SNAPSHOT_CHECK_INTERVAL);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let appended = || appended_bytes.load(Ordering::Relaxed);
-    let mut bytes_at_last = 0;
-    let mut tried = 0;
-    loop {
-        interval.tick().await;
-        let applied = state.applied().map_or(0, |applied| applied.index);
-        let last = state.current_snapshot().map_or(0, |snapshot| snapshot.last_log_id.index);
-        let grown = appended().saturating_sub(bytes_at_last);
-        let entries = applied.saturating_sub(last.max(tried));
-        if entries == 0 || (grown < after_bytes && entries < after_entries) {
-            continue;
-        }
-        // As large as the last one, or as the state where there is none. A snapshot that takes the
-        // room of the next flush would end the process.
-        let size = state.current_snapshot().map(|snapshot| snapshot.size);
-        let size = size.unwrap_or_else(|| state.size_bytes().unwrap_or(0));
-        if !guard.has_room_for(size).await.unwrap_or(false) {
-            continue;
-        }
-        bytes_at_last = appended();
-        tried = applied;
-        if raft.trigger().snapshot().await.is_err() {
-            return;
-        }
     }
 }
 

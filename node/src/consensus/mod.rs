@@ -22,6 +22,7 @@ pub mod propose;
 pub mod read;
 pub mod read_index;
 pub mod runtime;
+pub mod snapshots;
 #[cfg(test)]
 mod suite_tests;
 pub mod tasks;

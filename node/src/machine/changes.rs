@@ -5,16 +5,21 @@
 //! than everything else that applying does. So answers lie in chunks, [`CHUNK`] numbers of one session
 //! side by side: finding one is a search among few whole numbers, and no key is made for it.
 //!
+//! The other records are found by a hash of their keys, and walked through by an ordered set of them: with
+//! 100,000 counters an ordered map compares seventeen keys, each of them somewhere else in memory, and a
+//! write looks for its counter in three such maps.
+//!
 //! What is seen from outside is one map in the byte order of the keys.
 
 use std::{
-    collections::{BTreeMap, btree_map},
+    collections::{BTreeMap, BTreeSet, HashMap, btree_map, btree_set, hash_map},
     fmt,
     iter::Peekable,
     ops::{Bound, Deref},
 };
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 
 use super::{keys::Space, view::Change};
 
@@ -179,6 +184,45 @@ struct Chunk {
     places: [Option<Change>; CHUNK],
 }
 
+const IN_ORDER: &str = "each key in the order has a change";
+
+/// Changes of records that are not answers.
+#[derive(Clone, Default, PartialEq, Eq)]
+struct Others {
+    /// Nothing is done in its order. Its seed is of this process, as clients choose the names.
+    by_key: HashMap<Bytes, Change, RandomState>,
+    /// The same keys.
+    order: BTreeSet<Bytes>,
+}
+
+impl Others {
+    fn update(
+        &mut self,
+        key: Bytes,
+        decide: impl FnOnce(&[u8], Option<&Change>) -> Option<Change>,
+    ) {
+        match self.by_key.entry(key) {
+            hash_map::Entry::Vacant(entry) => {
+                if let Some(change) = decide(entry.key(), None) {
+                    self.order.insert(entry.key().clone());
+                    entry.insert(change);
+                }
+            }
+            hash_map::Entry::Occupied(mut entry) => match decide(entry.key(), Some(entry.get())) {
+                Some(change) => drop(entry.insert(change)),
+                None => {
+                    let (key, _) = entry.remove_entry();
+                    self.order.remove(&key);
+                }
+            },
+        }
+    }
+
+    fn range(&self, keys: (Bound<&[u8]>, Bound<&[u8]>)) -> InOrder<'_> {
+        InOrder { keys: self.order.range::<[u8], _>(keys), by_key: &self.by_key }
+    }
+}
+
 /// Changes by key, in ascending byte order of the keys. See the module.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Changes {
@@ -186,7 +230,7 @@ pub struct Changes {
     answers: BTreeMap<u128, Box<Chunk>>,
     /// How many answers are in them.
     answer_count: usize,
-    others: BTreeMap<Bytes, Change>,
+    others: Others,
 }
 
 impl Changes {
@@ -195,9 +239,17 @@ impl Changes {
         Changes::default()
     }
 
+    /// None, with room for as many records as another one has: making room later takes milliseconds if
+    /// there are hundreds of thousands.
+    pub fn with_room_of(other: &Changes) -> Changes {
+        let by_key =
+            HashMap::with_capacity_and_hasher(other.others.by_key.len(), RandomState::default());
+        Changes { others: Others { by_key, ..Others::default() }, ..Changes::default() }
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.answer_count + self.others.len()
+        self.answer_count + self.others.by_key.len()
     }
 
     /// There are none.
@@ -207,7 +259,7 @@ impl Changes {
 
     /// The change under a key.
     pub fn get(&self, key: &[u8]) -> Option<&Change> {
-        let Some(place) = Place::of(key) else { return self.others.get(key) };
+        let Some(place) = Place::of(key) else { return self.others.by_key.get(key) };
         let (chunk, at) = place.chunk();
         self.answers.get(&chunk)?.places[at].as_ref()
     }
@@ -258,19 +310,7 @@ impl Changes {
                     _ => {}
                 }
             }
-            Key::Other(bytes) => match self.others.entry(bytes) {
-                btree_map::Entry::Vacant(entry) => {
-                    if let Some(change) = decide(entry.key(), None) {
-                        entry.insert(change);
-                    }
-                }
-                btree_map::Entry::Occupied(mut entry) => {
-                    match decide(entry.key(), Some(entry.get())) {
-                        Some(change) => drop(entry.insert(change)),
-                        None => drop(entry.remove()),
-                    }
-                }
-            },
+            Key::Other(bytes) => self.others.update(bytes, decide),
         }
     }
 
@@ -281,10 +321,7 @@ impl Changes {
 
     /// Takes a change out.
     pub fn remove(&mut self, key: &[u8]) {
-        match Place::of(key) {
-            Some(place) => self.update(place.key(), |_, _| None),
-            None => drop(self.others.remove(key)),
-        }
+        self.update(Bytes::copy_from_slice(key).into(), |_, _| None);
     }
 
     /// All, in ascending order.
@@ -314,7 +351,7 @@ impl Changes {
             let chunks = self.answers.range(from.chunk().0..=last);
             Answers { chunks, open: None, from, to }.peekable()
         });
-        Iter { answers, others: Some(self.others.range::<[u8], _>(keys).peekable()) }
+        Iter { answers, others: Some(self.others.range(keys).peekable()) }
     }
 }
 
@@ -363,11 +400,27 @@ impl<'a> Iterator for Answers<'a> {
     }
 }
 
+/// Other records in the order of their keys.
+struct InOrder<'a> {
+    keys: btree_set::Range<'a, Bytes>,
+    by_key: &'a HashMap<Bytes, Change, RandomState>,
+}
+
+impl<'a> Iterator for InOrder<'a> {
+    type Item = (&'a Bytes, &'a Change);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let key = self.keys.next()?;
+        let change = self.by_key.get(key).expect(IN_ORDER);
+        Some((key, change))
+    }
+}
+
 /// Changes in ascending order of their keys.
 #[derive(Default)]
 pub struct Iter<'a> {
     answers: Option<Peekable<Answers<'a>>>,
-    others: Option<Peekable<btree_map::Range<'a, Bytes, Change>>>,
+    others: Option<Peekable<InOrder<'a>>>,
 }
 
 impl fmt::Debug for Iter<'_> {
@@ -409,7 +462,8 @@ impl<'a> IntoIterator for &'a Changes {
 pub struct IntoIter {
     answers: btree_map::IntoIter<u128, Box<Chunk>>,
     open: Option<(u128, Box<Chunk>, usize)>,
-    others: btree_map::IntoIter<Bytes, Change>,
+    order: btree_set::IntoIter<Bytes>,
+    by_key: HashMap<Bytes, Change, RandomState>,
 }
 
 impl Iterator for IntoIter {
@@ -421,7 +475,9 @@ impl Iterator for IntoIter {
                 self.open = self.answers.next().map(|(number, chunk)| (number, chunk, 0));
             }
             let Some((number, chunk, at)) = &mut self.open else {
-                return self.others.next().map(|(key, change)| (Key::Other(key), change));
+                let key = self.order.next()?;
+                let change = self.by_key.remove(&key).expect(IN_ORDER);
+                return Some((Key::Other(key), change));
             };
             let place = Place::of_chunk(*number, *at);
             let change = chunk.places[*at].take();
@@ -438,8 +494,8 @@ impl IntoIterator for Changes {
     type IntoIter = IntoIter;
 
     fn into_iter(self) -> IntoIter {
-        let (answers, others) = (self.answers.into_iter(), self.others.into_iter());
-        IntoIter { answers, open: None, others }
+        let Others { by_key, order } = self.others;
+        IntoIter { answers: self.answers.into_iter(), open: None, order: order.into_iter(), by_key }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::storage::disk::File;
 /// Bytes written between two syncs. One sync of the whole file at the end would hand the device
 /// hundreds of megabytes at once, and the log's syncs would wait behind them. With 8 MiB, and three nodes
 /// that build at the same time on one disk, a write waited for 160 ms.
-const SYNC_EVERY_BYTES: u64 = 1 << 20;
+const SYNC_EVERY_BYTES: u64 = 256 << 10;
 
 /// A snapshot file that is being written.
 #[derive(Debug)]

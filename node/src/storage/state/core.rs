@@ -22,8 +22,9 @@ use crate::{
     },
 };
 
-/// What a record in the map takes beside its bytes: two `Bytes` and its share of a tree node.
-const RECORD_OVERHEAD_BYTES: usize = 96;
+/// What a record in the map takes beside its bytes: its place in a table, which is two thirds full on
+/// average, and its key's in a tree.
+const RECORD_OVERHEAD_BYTES: usize = 160;
 
 /// … and a remembered answer, of which the map counts the places itself.
 const ANSWER_OVERHEAD_BYTES: usize = 16;
@@ -151,7 +152,8 @@ impl Core {
         if self.dirty.is_empty() && self.meta == self.flushed {
             return false;
         }
-        let mut records = std::mem::take(&mut self.dirty);
+        let room = Records::with_room_of(&self.dirty);
+        let mut records = std::mem::replace(&mut self.dirty, room);
         self.dirty_bytes = 0;
         self.changes = 0;
         if seeded_bugs::is_on("sessions-in-memory-only") {

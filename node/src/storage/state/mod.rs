@@ -71,9 +71,9 @@ use super::{byte_store::StoreFactory, disk::Disk, log_id::LogId, snapshot::Membe
 use crate::machine::view::Writes;
 
 /// Changes between two flushes. A restart applies those again that were not flushed, and this bounds how
-/// long it takes: a write changes two or three records, and some 100,000 a second are applied. While a
-/// snapshot is built no flush begins, so then it is more.
-const CHANGES_MAX: usize = 500_000;
+/// long it takes: a write changes some three records. While a snapshot is built no flush begins, so then
+/// it is more.
+const CHANGES_MAX: usize = 2_000_000;
 
 /// How the state store behaves.
 #[derive(Debug, Clone)]

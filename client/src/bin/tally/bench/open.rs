@@ -6,13 +6,22 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{runtime::Handle, sync::Semaphore, time::Instant};
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::Instant,
+};
 
 use super::{
     run::{STOP, Shared},
     target::Caller,
-    workload::Choice,
+    workload::{Choice, Step},
 };
+
+/// How long the dispatcher sleeps at least. Waking up for each of 30,000 operations a second would take
+/// more of the machine than the operations do; so much later they start, which `late_*` shows.
+const NAP: Duration = Duration::from_micros(200);
 
 /// When the operations of a run are to start.
 #[derive(Debug, Clone, Copy)]
@@ -46,17 +55,60 @@ impl Schedule {
     }
 }
 
+/// An operation whose moment has come.
+struct Due {
+    number: u64,
+    step: Step,
+    scheduled: Instant,
+    measured: bool,
+    /// Its place among those in flight.
+    _place: OwnedSemaphorePermit,
+}
+
+/// Makes the calls of one caller. They are futures of one task: what is started together, and answers
+/// that come in one pack, wake one task.
+async fn perform(shared: Arc<Shared>, caller: Caller, mut due: mpsc::UnboundedReceiver<Due>) {
+    let one = async |due: Due| {
+        let result = caller.perform(due.number + 1, due.step).await;
+        let latency = due.scheduled.elapsed();
+        match &result {
+            _ if !due.measured => {}
+            Ok(()) => shared.recorder.done(due.number as usize, latency),
+            Err(failed) => shared.recorder.failed(failed, latency),
+        }
+    };
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased;
+            next = due.recv() => match next {
+                Some(next) => under_way.push(one(next)),
+                None => break,
+            },
+            Some(()) = under_way.next() => {}
+        }
+    }
+    while under_way.next().await.is_some() {}
+}
+
 /// Starts operations until all that were to start have, or it is told to stop.
 ///
 /// It runs on a thread of its own: tokio's timers are as coarse as a millisecond, which would be
 /// most of what is measured.
 pub(super) fn dispatch(
     shared: &Arc<Shared>,
-    callers: &[Caller],
+    callers: Vec<Caller>,
     schedule: Schedule,
     runtime: &Handle,
 ) {
     let room = Arc::new(Semaphore::new(shared.bench.in_flight as usize));
+    let (lanes, tasks): (Vec<_>, Vec<_>) = callers
+        .into_iter()
+        .map(|caller| {
+            let (lane, due) = mpsc::unbounded_channel();
+            (lane, runtime.spawn(perform(shared.clone(), caller, due)))
+        })
+        .unzip();
     let mut choice = Choice::new(&shared.bench, 0);
     let began = Instant::now();
     let mut next = 0;
@@ -66,7 +118,7 @@ pub(super) fn dispatch(
             let (number, step) = (next, choice.next());
             next += 1;
             let measured = schedule.is_measured(number);
-            let Ok(permit) = room.clone().try_acquire_owned() else {
+            let Ok(place) = room.clone().try_acquire_owned() else {
                 if measured {
                     shared.recorder.not_started();
                 }
@@ -76,28 +128,25 @@ pub(super) fn dispatch(
             if measured {
                 shared.recorder.started(scheduled.elapsed());
             }
-            let shared = shared.clone();
-            let caller = callers[number as usize % callers.len()].clone();
-            runtime.spawn(async move {
-                let lane = number as usize;
-                let result = caller.perform(number + 1, step).await;
-                let latency = scheduled.elapsed();
-                match &result {
-                    _ if !measured => {}
-                    Ok(()) => shared.recorder.done(lane, latency),
-                    Err(failed) => shared.recorder.failed(failed, latency),
-                }
-                drop(permit);
+            // A task that has panicked takes nothing; it is told of below.
+            let _ = lanes[number as usize % lanes.len()].send(Due {
+                number,
+                step,
+                scheduled,
+                measured,
+                _place: place,
             });
         }
         let wait = schedule.at(next).saturating_sub(began.elapsed());
         #[expect(clippy::disallowed_methods, reason = "this thread is no part of a simulation")]
-        std::thread::sleep(wait);
+        std::thread::sleep(wait.max(NAP));
     }
-    let all = shared.bench.in_flight;
+    drop(lanes);
     runtime.block_on(async {
-        // The last ones end by their own deadlines.
-        let _ = room.acquire_many(all).await;
+        // The last operations end by their own deadlines.
+        for task in tasks {
+            task.await.expect("a caller's task runs to its end");
+        }
     });
 }
 

@@ -73,7 +73,7 @@ pub(super) async fn run(
         let schedule = open::Schedule::new(rate, bench.warmup.0, bench.duration.0);
         let (shared, runtime) = (shared.clone(), tokio::runtime::Handle::current());
         tasks.push(tokio::task::spawn_blocking(move || {
-            open::dispatch(&shared, &callers, schedule, &runtime);
+            open::dispatch(&shared, callers, schedule, &runtime);
         }));
     } else {
         for (index, caller) in callers.into_iter().enumerate() {

@@ -1,0 +1,156 @@
+//! When a node builds a snapshot: each time that the log has grown by so much. openraft purges behind it.
+//!
+//! The voters take turns. All of them count the same entries and bytes, so they would all build at the
+//! same moment, while writes need a majority of them at their best. So their turns lie apart: of three
+//! voters one builds after each third of a round.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use openraft::async_runtime::WatchReceiver;
+use tokio::time::MissedTickBehavior;
+
+use super::types::Raft;
+use crate::{storage::state::StateStore, storage_guard::StorageGuard};
+
+/// How often it is looked whether a snapshot is due.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The task that sees to snapshots.
+pub struct SnapshotBuilds {
+    /// Raft, which is told to build one.
+    pub raft: Raft,
+    /// This node.
+    pub node_id: u64,
+    /// Bytes appended to the log since the start.
+    pub appended_bytes: Arc<AtomicU64>,
+    /// The state, which knows the last snapshot.
+    pub state: Arc<StateStore>,
+    /// Whether there is room for one.
+    pub guard: Arc<StorageGuard>,
+    /// Bytes of a round.
+    pub after_bytes: u64,
+    /// Entries of a round.
+    pub after_entries: u64,
+}
+
+impl std::fmt::Debug for SnapshotBuilds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SnapshotBuilds").finish_non_exhaustive()
+    }
+}
+
+impl SnapshotBuilds {
+    /// Runs until Raft ends.
+    pub async fn run(self) {
+        let mut interval = tokio::time::interval(CHECK_INTERVAL);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut bytes_at_last = 0;
+        let mut tried = 0;
+        loop {
+            interval.tick().await;
+            let applied = self.state.applied().map_or(0, |applied| applied.index);
+            let current = self.state.current_snapshot();
+            let last = current.as_ref().map_or(0, |snapshot| snapshot.last_log_id.index).max(tried);
+            if applied <= last {
+                continue;
+            }
+            let appended = self.appended_bytes.load(Ordering::Relaxed);
+            let turn = self.turn();
+            if !turn.has_come(last, applied, self.after_entries)
+                && !turn.has_come(bytes_at_last, appended, self.after_bytes)
+            {
+                continue;
+            }
+            // As large as the last one, or as the state where there is none. A snapshot that takes the
+            // room of the next flush would end the process.
+            let size = current.map(|snapshot| snapshot.size);
+            let size = size.unwrap_or_else(|| self.state.size_bytes().unwrap_or(0));
+            if !self.guard.has_room_for(size).await.unwrap_or(false) {
+                continue;
+            }
+            bytes_at_last = appended;
+            tried = applied;
+            if self.raft.trigger().snapshot().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn turn(&self) -> Turn {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let voters = metrics.membership_config.membership().voter_ids();
+        let (mut before, mut all) = (0, 0);
+        for id in voters {
+            before += u64::from(id < self.node_id);
+            all += 1;
+        }
+        // A learner holds nobody up.
+        Turn { number: before, of: all.max(1) }
+    }
+}
+
+/// A voter's place among all of them.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    number: u64,
+    of: u64,
+}
+
+impl Turn {
+    /// Whether it came, once or more often, while something that only grows went from `last` to `now`;
+    /// it comes once in each `round`.
+    fn has_come(self, last: u64, now: u64, round: u64) -> bool {
+        let share = u128::from(round) * u128::from(self.number) / u128::from(self.of);
+        let rounds = |at: u64| (u128::from(at) + share) / u128::from(round);
+        rounds(now) > rounds(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Moments out of 0..=100 at which voters build, the one that looks at each of them.
+    fn builds(number: u64, of: u64, round: u64) -> Vec<u64> {
+        let turn = Turn { number, of };
+        let mut last = 0;
+        let mut builds = Vec::new();
+        for now in 1..=100 {
+            if turn.has_come(last, now, round) {
+                builds.push(now);
+                last = now;
+            }
+        }
+        builds
+    }
+
+    #[test]
+    fn voters_take_turns() {
+        assert_eq!(builds(0, 3, 30), [30, 60, 90]);
+        assert_eq!(builds(1, 3, 30), [20, 50, 80]);
+        assert_eq!(builds(2, 3, 30), [10, 40, 70, 100]);
+        assert_eq!(builds(0, 1, 40), [40, 80]);
+        // More voters than entries in a round: still once in each.
+        assert_eq!(builds(4, 5, 1).len(), 100);
+    }
+
+    /// However late it is looked, and wherever the last snapshot came from.
+    #[test]
+    fn no_round_passes_without_one() {
+        for number in 0..5 {
+            let turn = Turn { number, of: 5 };
+            for last in [0, 7, 999, u64::MAX - 2000] {
+                assert!(turn.has_come(last, last + 1000, 1000));
+                assert!(turn.has_come(last, last + 1999, 1000));
+                assert!(!turn.has_come(last, last, 1000));
+            }
+        }
+    }
+}
