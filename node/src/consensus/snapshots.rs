@@ -1,8 +1,11 @@
-//! When a node builds a snapshot: each time that the log has grown by so much. openraft purges behind it.
+//! When a node builds a snapshot: each time that the log has grown by so many bytes or entries since the
+//! last one. openraft purges behind it.
 //!
 //! The voters take turns. All of them count the same entries and bytes, so they would all build at the
-//! same moment, while writes need a majority of them at their best. So their turns lie apart: of three
-//! voters one builds after each third of a round.
+//! same moment, while writes need a majority of them at their best. So their first ones lie apart, by a
+//! third of a round where there are three voters, and the later ones follow from there. Bytes are
+//! counted from a node's start: nodes that were started at different moments, and build by bytes, are as
+//! far apart as that makes them.
 
 use std::{
     sync::{
@@ -50,20 +53,20 @@ impl SnapshotBuilds {
     pub async fn run(self) {
         let mut interval = tokio::time::interval(CHECK_INTERVAL);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut bytes_at_last = 0;
-        let mut tried = 0;
+        let appended = || self.appended_bytes.load(Ordering::Relaxed);
+        let mut bytes_at_last = None;
+        let mut tried = None;
         loop {
             interval.tick().await;
             let applied = self.state.applied().map_or(0, |applied| applied.index);
             let current = self.state.current_snapshot();
-            let last = current.as_ref().map_or(0, |snapshot| snapshot.last_log_id.index).max(tried);
-            if applied <= last {
+            let last = current.as_ref().map(|snapshot| snapshot.last_log_id.index).max(tried);
+            if applied <= last.unwrap_or(0) {
                 continue;
             }
-            let appended = self.appended_bytes.load(Ordering::Relaxed);
             let turn = self.turn();
             if !turn.has_come(last, applied, self.after_entries)
-                && !turn.has_come(bytes_at_last, appended, self.after_bytes)
+                && !turn.has_come(bytes_at_last, appended(), self.after_bytes)
             {
                 continue;
             }
@@ -74,8 +77,8 @@ impl SnapshotBuilds {
             if !self.guard.has_room_for(size).await.unwrap_or(false) {
                 continue;
             }
-            bytes_at_last = appended;
-            tried = applied;
+            bytes_at_last = Some(appended());
+            tried = Some(applied);
             if self.raft.trigger().snapshot().await.is_err() {
                 return;
             }
@@ -104,12 +107,15 @@ struct Turn {
 }
 
 impl Turn {
-    /// Whether it came, once or more often, while something that only grows went from `last` to `now`;
-    /// it comes once in each `round`.
-    fn has_come(self, last: u64, now: u64, round: u64) -> bool {
-        let share = u128::from(round) * u128::from(self.number) / u128::from(self.of);
-        let rounds = |at: u64| (u128::from(at) + share) / u128::from(round);
-        rounds(now) > rounds(last)
+    /// Whether a round has passed since `last`; the first one, where there is no last, is shorter by the
+    /// voter's share of it.
+    fn has_come(self, last: Option<u64>, now: u64, round: u64) -> bool {
+        let head_start = match last {
+            Some(_) => 0,
+            None => u128::from(round) * u128::from(self.number) / u128::from(self.of),
+        };
+        let grown = u128::from(now.saturating_sub(last.unwrap_or(0)));
+        grown + head_start >= u128::from(round)
     }
 }
 
@@ -117,15 +123,15 @@ impl Turn {
 mod tests {
     use super::*;
 
-    /// Moments out of 0..=100 at which voters build, the one that looks at each of them.
+    /// Moments out of 0..=100 at which a voter builds that looks at each of them.
     fn builds(number: u64, of: u64, round: u64) -> Vec<u64> {
         let turn = Turn { number, of };
-        let mut last = 0;
+        let mut last = None;
         let mut builds = Vec::new();
         for now in 1..=100 {
             if turn.has_come(last, now, round) {
                 builds.push(now);
-                last = now;
+                last = Some(now);
             }
         }
         builds
@@ -141,16 +147,18 @@ mod tests {
         assert_eq!(builds(4, 5, 1).len(), 100);
     }
 
-    /// However late it is looked, and wherever the last snapshot came from.
+    /// Whoever was last, there is a whole round to the next one, and never more.
     #[test]
-    fn no_round_passes_without_one() {
+    fn a_round_is_a_round() {
         for number in 0..5 {
             let turn = Turn { number, of: 5 };
-            for last in [0, 7, 999, u64::MAX - 2000] {
-                assert!(turn.has_come(last, last + 1000, 1000));
-                assert!(turn.has_come(last, last + 1999, 1000));
-                assert!(!turn.has_come(last, last, 1000));
+            for last in [0, 7, u64::MAX - 1000] {
+                assert!(!turn.has_come(Some(last), last + 999, 1000));
+                assert!(turn.has_come(Some(last), last + 1000, 1000));
             }
+            assert!(turn.has_come(None, 1000, 1000));
+            // Another process may have built a newer one than this one has counted.
+            assert!(!turn.has_come(Some(10), 3, 1000));
         }
     }
 }

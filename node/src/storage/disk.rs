@@ -92,6 +92,11 @@ pub trait File: Debug + Send + Sync + 'static {
     /// Cuts the file to `len` bytes.
     async fn truncate(&mut self, len: u64) -> io::Result<()>;
 
-    /// Makes everything written so far durable (fdatasync).
+    /// Makes everything written so far durable (fdatasync). May block the thread meanwhile.
     async fn sync(&mut self) -> io::Result<()>;
+
+    /// The same, without blocking the thread: for files that are written beside more urgent work.
+    async fn sync_aside(&mut self) -> io::Result<()> {
+        self.sync().await
+    }
 }

@@ -273,6 +273,11 @@ impl File for RealFile {
     async fn sync(&mut self) -> io::Result<()> {
         self.file.sync_data()
     }
+
+    async fn sync_aside(&mut self) -> io::Result<()> {
+        let file = self.file.try_clone()?;
+        tokio::task::spawn_blocking(move || file.sync_data()).await.map_err(io::Error::other)?
+    }
 }
 
 #[cfg(test)]

