@@ -166,6 +166,13 @@ impl Disk for RealDisk {
         fs::remove_file(self.path(path))
     }
 
+    async fn remove_file_aside(&self, path: &str) -> io::Result<()> {
+        let path = self.path(path);
+        tokio::task::spawn_blocking(move || fs::remove_file(path))
+            .await
+            .map_err(io::Error::other)?
+    }
+
     async fn remove_dir_all(&self, path: &str) -> io::Result<()> {
         match fs::remove_dir_all(self.path(path)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

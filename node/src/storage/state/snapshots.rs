@@ -177,7 +177,10 @@ impl StateStore {
         for log_id in names.iter().filter_map(|name| parse_snapshot(name)) {
             if log_id < current.last_log_id && !self.snapshots.is_read(log_id) {
                 let path = snapshot_path(log_id);
-                if let Err(error) = remove_if_there(self.disk.as_ref(), &path).await {
+                // Aside is fine: the names of snapshots only grow.
+                if let Err(error) = self.disk.remove_file_aside(&path).await
+                    && error.kind() != io::ErrorKind::NotFound
+                {
                     tracing::warn!(path, %error, "an old snapshot could not be removed");
                 }
             }
