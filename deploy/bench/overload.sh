@@ -6,7 +6,8 @@
 #                            [--deadline TIME] [--doc]
 #
 # Looked at meanwhile: throughput against the peak, time to a refusal, memory, the health services
-# (polled ten times a second, each probe of a process of its own), and the terms before and after.
+# (polled ten times a second during both, each probe of a process of its own), and the terms before and
+# after.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=deploy/bench/lib.sh
@@ -63,12 +64,7 @@ bench() {
 build target
 title "a cluster"
 start_tally
-title "the peak, $clients callers"
-peak=$(bench --clients "$clients" --duration "${seconds}s")
-echo "$peak"
-rate=$(number ops_per_second "$peak")
-wanted=$(awk -v rate="$rate" -v factor="$factor" 'BEGIN { printf "%.0f", rate * factor }')
-before=$(term)
+# Thirty processes a second take a good part of a small machine, so they run beside the peak, too.
 : >"$scratch/polling"
 poll "" &
 pids+=("$!")
@@ -76,6 +72,12 @@ pollers=("$!")
 poll tally.linearizable &
 pids+=("$!")
 pollers+=("$!")
+title "the peak, $clients callers"
+peak=$(bench --clients "$clients" --duration "${seconds}s")
+echo "$peak"
+rate=$(number ops_per_second "$peak")
+wanted=$(awk -v rate="$rate" -v factor="$factor" 'BEGIN { printf "%.0f", rate * factor }')
+before=$(term)
 title "$factor x the peak: $wanted operations a second"
 over=$(bench --deadline "$deadline" --rate "$wanted" --in-flight "$in_flight" --duration "${seconds}s")
 echo "$over"
