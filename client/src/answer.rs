@@ -17,13 +17,13 @@ use crate::token::SessionToken;
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Header {
     /// The promise kept: `LINEARIZABLE`, `BOUNDED`, `SESSION` or `LOCAL`.
-    pub consistency: String,
+    pub consistency: &'static str,
     /// Id of the cluster.
     pub cluster_id: String,
     /// The node that answered.
     pub node_id: u64,
     /// Its role: `leader`, `follower` or `learner`.
-    pub role: String,
+    pub role: &'static str,
     /// Its Raft term.
     pub term: u64,
     /// Log index of the last entry that the state includes.
@@ -33,7 +33,7 @@ pub struct Header {
     /// The state is no older than this many milliseconds, if that can be proven.
     pub staleness_ms_max: Option<u64>,
     /// What proves it: `READ_INDEX` or `EARLIER_READ_INDEX`.
-    pub staleness_ground: Option<String>,
+    pub staleness_ground: Option<&'static str>,
     /// Token of that state, for reads at session level anywhere.
     pub session_token: SessionToken,
 }
@@ -45,12 +45,17 @@ impl Header {
 }
 
 /// An enum's own part of its name on the wire.
-fn short(name: &str, prefix: &str) -> String {
-    name.strip_prefix(prefix).unwrap_or(name).to_owned()
+fn short(name: &'static str, prefix: &str) -> &'static str {
+    name.strip_prefix(prefix).unwrap_or(name)
 }
 
-pub(crate) fn role(role: v1::Role) -> String {
-    short(role.as_str_name(), "ROLE_").to_lowercase()
+pub(crate) fn role(role: v1::Role) -> &'static str {
+    match role {
+        v1::Role::Leader => "leader",
+        v1::Role::Follower => "follower",
+        v1::Role::Learner => "learner",
+        v1::Role::Unspecified => "unspecified",
+    }
 }
 
 impl From<v1::ResponseHeader> for Header {

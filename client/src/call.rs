@@ -159,11 +159,13 @@ macro_rules! answers {
             type IntoFuture = crate::call::Sending<$answer>;
 
             fn into_future(self) -> Self::IntoFuture {
+                let is_write = stringify!($wrapper) == "Write";
+                let size = crate::drive::check_size(&self.request, is_write);
+                let request = crate::wire::Rpc::request(self.request);
+                let mut call = crate::drive::Call::new(self.shared, request, self.plan);
                 Box::pin(async move {
-                    let is_write = stringify!($wrapper) == "Write";
-                    crate::drive::check_size(&self.request, is_write)?;
-                    let response = self.shared.drive_to(self.request, self.plan).await?;
-                    Ok($map(response))
+                    size?;
+                    Ok($map(call.answer_to::<$request>().await?))
                 })
             }
         })*

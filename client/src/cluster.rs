@@ -41,7 +41,7 @@ pub struct NodeInfo {
     /// Its id.
     pub id: u64,
     /// `leader`, `follower` or `learner`; `unspecified` if it did not answer.
-    pub role: String,
+    pub role: &'static str,
     /// Address of its client port.
     pub address: String,
     /// Address of its peer port.

@@ -43,175 +43,172 @@ const ATTEMPT_MIN: Duration = Duration::from_millis(1000);
 const ATTEMPT_MAX: Duration = Duration::from_secs(5);
 
 impl Shared {
-    pub(crate) async fn drive_to<R: Rpc>(
-        self: &Arc<Self>,
-        request: R,
-        plan: Plan,
-    ) -> Result<R::Response> {
-        let request = request.request();
-        let class = wire::class(&request);
-        let response = self.drive(request, plan).await?;
-        R::response(response).ok_or_else(|| {
-            // Something was answered, so a write may have been applied.
-            let message = "the node gave an answer of another kind";
-            Error::local(tonic::Code::Internal, reason::OUTCOME_UNKNOWN, message).unknown(class)
-        })
-    }
-
-    /// The same, of a nameable type: a write can open a session, which is a call of its own.
-    pub(crate) fn drive_aside<R>(self: &Arc<Self>, request: R, plan: Plan) -> Sending<R::Response>
+    /// Runs a call to its end, as a future of a nameable type: a write can open a session, which is a
+    /// call of its own.
+    pub(crate) fn drive<R>(self: &Arc<Self>, request: R, plan: Plan) -> Sending<R::Response>
     where
-        R: Rpc + Send + 'static,
+        R: Rpc,
         R::Response: Send,
     {
-        let shared = self.clone();
-        Box::pin(async move { shared.drive_to(request, plan).await })
-    }
-
-    /// Runs one call to its end.
-    pub(crate) async fn drive(self: &Arc<Self>, request: Request, plan: Plan) -> Result<Response> {
-        let now = Instant::now();
-        let deadline = plan.deadline.unwrap_or(self.deadline);
-        let until = plan.until.unwrap_or(now + deadline);
-        let total = until.saturating_duration_since(now);
-        let attempt = (total / 4).clamp(ATTEMPT_MIN, ATTEMPT_MAX);
-        let attempt = self.attempt_timeout.unwrap_or(attempt);
-        match wire::class(&request) {
-            Class::Write => self.write(request, plan, until, total, attempt).await,
-            class => {
-                let call = Call {
-                    shared: self,
-                    target: if plan.any_node || !plan.level.prefers_leader() {
-                        Target::Any
-                    } else {
-                        Target::Leader
-                    },
-                    until,
-                    total,
-                    attempt,
-                    retry: Retry::new(class, Stamps::default(), self.router.nodes()),
-                    backoff: Backoff::new(),
-                };
-                call.run(request, &plan.level).await
-            }
-        }
-    }
-
-    async fn write(
-        self: &Arc<Self>,
-        mut request: Request,
-        plan: Plan,
-        until: Instant,
-        total: Duration,
-        attempt: Duration,
-    ) -> Result<Response> {
-        let mut options = v1::WriteOptions {
-            idempotency_window_ms: plan.key_window.as_millis() as u64,
-            idempotency_key: plan.key,
-            session: None,
-        };
-        let by_session = matches!(self.sessions.stamping, Stamping::Session { .. });
-        if !by_session && options.idempotency_key.is_empty() {
-            options.idempotency_key = self.random_key();
-            options.idempotency_window_ms = ONE_SHOT_WINDOW.as_millis() as u64;
-        }
-        let key = options.idempotency_key.clone();
-        let stamps = Stamps { session: by_session, key: !key.is_empty() };
-        if let Some(slot) = wire::write_options(&mut request) {
-            *slot = Some(options);
-        }
-        let call = Call {
-            shared: self,
-            target: Target::Leader,
-            until,
-            total,
-            attempt,
-            retry: Retry::new(Class::Write, stamps, self.router.nodes()),
-            backoff: Backoff::new(),
-        };
-        call.run_write(request, by_session).await.map_err(|error| error.of_write(&key))
+        let mut call = Call::new(self.clone(), request.request(), plan);
+        Box::pin(async move { call.answer_to::<R>().await })
     }
 }
 
 /// One call under way.
-struct Call<'a> {
-    shared: &'a Arc<Shared>,
+///
+/// A pipeline has thousands of them, so what they carry counts: it is moved in once, nothing is kept
+/// twice, and what only a failure needs is boxed.
+pub(crate) struct Call {
+    shared: Arc<Shared>,
+    request: Request,
+    class: Class,
+    level: ReadLevel,
     target: Target,
-    until: Instant,
-    total: Duration,
-    attempt: Duration,
+    by_session: bool,
+    /// Empty unless it is a write with one.
+    idempotency_key: String,
+    deadline: Option<Duration>,
+    until: Option<Instant>,
     retry: Retry,
     backoff: Backoff,
 }
 
-impl Call<'_> {
-    async fn run(mut self, mut request: Request, level: &ReadLevel) -> Result<Response> {
-        loop {
-            if let Some(read) = wire::read_options(&mut request) {
-                *read = level.options(&self.shared.tokens);
+/// How long a call and its attempts may take.
+struct Limits {
+    until: Instant,
+    total: Duration,
+    attempt: Duration,
+}
+
+impl Call {
+    /// Its time begins when it is first polled.
+    pub(crate) fn new(shared: Arc<Shared>, mut request: Request, plan: Plan) -> Self {
+        let class = wire::class(&request);
+        let Plan { deadline, until, level, key: mut idempotency_key, key_window, any_node } = plan;
+        let target = match class {
+            Class::Write => Target::Leader,
+            _ if any_node || !level.prefers_leader() => Target::Any,
+            _ => Target::Leader,
+        };
+        let sessions = matches!(shared.sessions.stamping, Stamping::Session { .. });
+        let by_session = class == Class::Write && sessions;
+        if let Some(slot) = wire::write_options(&mut request) {
+            let mut window = key_window;
+            if !by_session && idempotency_key.is_empty() {
+                idempotency_key = shared.random_key();
+                window = ONE_SHOT_WINDOW;
             }
-            let failure = match self.attempt(request.clone()).await {
-                Ok(response) => return Ok(response),
-                Err(failure) => failure,
-            };
-            match self.retry.failed(failure) {
-                Next::Again(pause) => self.wait(pause).await?,
-                Next::NewSession => self.wait(Pause::Backoff).await?,
-                Next::Fail(error) => return Err(error),
-            }
+            *slot = Some(v1::WriteOptions {
+                idempotency_window_ms: window.as_millis() as u64,
+                idempotency_key: idempotency_key.clone(),
+                session: None,
+            });
+        }
+        let stamps = Stamps { session: by_session, key: !idempotency_key.is_empty() };
+        let retry = Retry::new(class, stamps, shared.router.nodes());
+        let backoff = Backoff::new();
+        Self {
+            shared,
+            request,
+            class,
+            level,
+            target,
+            by_session,
+            idempotency_key,
+            deadline,
+            until,
+            retry,
+            backoff,
         }
     }
 
-    async fn run_write(mut self, request: Request, by_session: bool) -> Result<Response> {
-        let mut ticket = self.ticket(by_session).await?;
+    /// Runs it to its end.
+    pub(crate) async fn answer_to<R: Rpc>(&mut self) -> Result<R::Response> {
+        match self.run().await {
+            Ok(response) => R::response(response).ok_or_else(|| {
+                // Something was answered, so a write may have been applied.
+                let message = "the node gave an answer of another kind";
+                let error = Error::local(tonic::Code::Internal, reason::OUTCOME_UNKNOWN, message);
+                error.unknown(self.class)
+            }),
+            Err(error) if self.class == Class::Write => Err(error.of_write(&self.idempotency_key)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        let now = Instant::now();
+        let deadline = self.deadline.unwrap_or(self.shared.deadline);
+        let until = self.until.unwrap_or(now + deadline);
+        let total = until.saturating_duration_since(now);
+        let attempt = (total / 4).clamp(ATTEMPT_MIN, ATTEMPT_MAX);
+        Limits { until, total, attempt: self.shared.attempt_timeout.unwrap_or(attempt) }
+    }
+
+    async fn run(&mut self) -> Result<Response> {
+        let limits = self.limits();
+        let mut ticket = self.ticket(&limits).await?;
         loop {
-            let mut stamped = request.clone();
-            if let (Some(ticket), Some(Some(options))) =
-                (&ticket, wire::write_options(&mut stamped))
-            {
-                options.session = Some(ticket.stamp());
-            }
-            let failure = match self.attempt(stamped).await {
+            let failure = match self.attempt(ticket.as_ref(), &limits).await {
                 Ok(response) => return Ok(response),
                 Err(failure) => failure,
             };
             match self.retry.failed(failure) {
                 Next::Again(pause) => {
-                    self.wait(pause).await?;
+                    self.wait(pause, &limits).await?;
                     if seeded_bugs::is_on("retry-new-sequence") {
-                        ticket = self.ticket(by_session).await?;
+                        ticket = self.ticket(&limits).await?;
                     }
                 }
                 Next::NewSession => {
                     if let Some(ticket) = &ticket {
                         self.shared.sessions.expired(ticket.session.id);
                     }
-                    self.wait(Pause::Backoff).await?;
-                    ticket = self.ticket(by_session).await?;
+                    self.wait(Pause::Backoff, &limits).await?;
+                    ticket = self.ticket(&limits).await?;
                 }
                 Next::Fail(error) => return Err(error),
             }
         }
     }
 
-    async fn ticket(&self, by_session: bool) -> Result<Option<Ticket>> {
-        if !by_session {
+    async fn ticket(&self, limits: &Limits) -> Result<Option<Ticket>> {
+        if !self.by_session {
             return Ok(None);
         }
-        match self.shared.ticket(self.until).await {
+        match self.shared.ticket(limits.until).await {
             Ok(ticket) => Ok(Some(ticket)),
             // An earlier attempt, under a session that has ended since, may have been executed.
-            Err(_) if self.retry.is_unknown() => Err(self.retry.gave_up(self.total)),
+            Err(_) if self.retry.is_unknown() => Err(self.retry.gave_up(limits.total)),
             Err(error) => Err(error),
         }
     }
 
+    /// The request as it is sent now.
+    fn stamped(&self, ticket: Option<&Ticket>) -> Request {
+        let mut request = self.request.clone();
+        if let Some(ticket) = ticket
+            && let Some(Some(options)) = wire::write_options(&mut request)
+        {
+            options.session = Some(ticket.stamp());
+        }
+        if let Some(read) = wire::read_options(&mut request) {
+            *read = self.level.options(&self.shared.tokens);
+        }
+        request
+    }
+
     /// Sends it once.
-    async fn attempt(&self, request: Request) -> Result<Response, Failure> {
+    async fn attempt(
+        &self,
+        ticket: Option<&Ticket>,
+        limits: &Limits,
+    ) -> Result<Response, Box<Failure>> {
         let router = &self.shared.router;
         let node = router.pick(self.target);
-        let until = self.until.min(Instant::now() + self.attempt);
-        let reply = node.call(&self.shared.network, request, until).await;
+        let until = limits.until.min(Instant::now() + limits.attempt);
+        let reply = node.call(&self.shared.network, self.stamped(ticket), until).await;
         let failure = match reply {
             Reply::Answer(Response::Error(status)) => Failure::new(true, status),
             Reply::Answer(response) => {
@@ -232,7 +229,7 @@ impl Call<'_> {
             "attempt failed"
         );
         self.learn(&node, &failure);
-        Err(failure)
+        Err(Box::new(failure))
     }
 
     /// What a failure says about who to ask next.
@@ -265,14 +262,15 @@ impl Call<'_> {
     }
 
     /// Waits before the next attempt; fails if the deadline comes first.
-    async fn wait(&mut self, pause: Pause) -> Result<()> {
+    async fn wait(&mut self, pause: Pause, limits: &Limits) -> Result<()> {
         let random = self.shared.random_fraction();
         let again = Instant::now() + self.backoff.wait(pause, random);
-        if again >= self.until {
-            return Err(self.retry.gave_up(self.total));
+        if again >= limits.until {
+            return Err(self.retry.gave_up(limits.total));
         }
         if pause != Pause::None {
-            sleep_until(again).await;
+            // Boxed, as a timer is large and a call that is answered has none.
+            Box::pin(sleep_until(again)).await;
         }
         Ok(())
     }

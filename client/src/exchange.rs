@@ -23,7 +23,11 @@ use tally_proto::{
     v1::{self, stream_client::StreamClient},
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{
+        Notify,
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
     time::{Instant, timeout_at},
 };
 use tonic::{Code, transport::Channel};
@@ -36,6 +40,8 @@ const PACK_CALLS_MAX: usize = 1024;
 const PACK_BYTES_MAX: usize = 1024 * 1024;
 /// Calls that wait for the connection. Further callers wait for room here.
 const QUEUE_CALLS_MAX: usize = 8 * 1024;
+/// While calls run out of time, deadlines are looked at this rarely: one may be told this much late.
+const SWEEP_PAUSE: Duration = Duration::from_millis(5);
 
 /// What became of one call on one stream.
 #[derive(Debug)]
@@ -46,55 +52,73 @@ pub(crate) enum Reply {
     Broken { sent: bool, status: v1::CallStatus },
 }
 
-/// Answers one caller, whatever happens: dropped, it says that no answer can come any more.
+/// A caller that waits for an answer.
 #[derive(Debug)]
 struct Waiter {
-    reply: Option<oneshot::Sender<Reply>>,
+    reply: oneshot::Sender<Reply>,
+    until: Instant,
+    /// It was put into a pack.
     sent: bool,
 }
 
 impl Waiter {
-    fn answer(mut self, reply: Reply) {
-        if let Some(sender) = self.reply.take() {
-            // The caller may have left at its deadline.
-            let _ = sender.send(reply);
-        }
+    fn answer(self, reply: Reply) {
+        // The caller may be leaving.
+        let _ = self.reply.send(reply);
     }
 
-    fn has_left(&self) -> bool {
-        self.reply.as_ref().is_none_or(oneshot::Sender::is_closed)
-    }
-}
-
-impl Drop for Waiter {
-    fn drop(&mut self) {
-        if let Some(sender) = self.reply.take() {
-            let status = local(Code::Unavailable, "the stream ended");
-            let _ = sender.send(Reply::Broken { sent: self.sent, status });
-        }
+    /// Says that no answer will come.
+    fn give_up(self, status: v1::CallStatus) {
+        let sent = self.sent;
+        self.answer(Reply::Broken { sent, status });
     }
 }
 
-#[derive(Debug)]
-struct Queued {
-    call: v1::Call,
-    bytes: usize,
-    waiter: Waiter,
-}
-
-/// Calls in flight. A call enters and leaves under one lock, so "was it sent" has one answer.
+/// Calls under way, queued or sent. Whoever takes a waiter out answers it (an answer, the deadline,
+/// the end of the stream) or is the caller itself, who leaves; a queued call without a waiter is not
+/// sent. All of it happens under one lock, so "was it sent" has one answer.
+///
+/// # Deadlines
+/// A timer for each call costs more than the rest of what happens to it here. One task sleeps until
+/// the earliest deadline and looks through all calls then, so it wakes about once in the time that a
+/// call may take, or as often as [`SWEEP_PAUSE`] allows while calls do run out of time.
 #[derive(Debug, Default)]
-struct Pending(Mutex<PendingState>);
+struct Pending {
+    state: Mutex<PendingState>,
+    /// A deadline is earlier than what the sweep waits for, or the stream has ended.
+    earlier: Notify,
+}
 
 #[derive(Debug, Default)]
 struct PendingState {
     closed: bool,
     waiters: BTreeMap<u64, Waiter>,
+    /// When deadlines are looked at next; no deadline of a waiter is earlier, but for the pause.
+    sweep_at: Option<Instant>,
 }
 
 impl Pending {
     fn lock(&self) -> MutexGuard<'_, PendingState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets a caller wait; not if the stream has ended.
+    fn register(&self, id: u64, until: Instant) -> Option<oneshot::Receiver<Reply>> {
+        let (reply, answered) = oneshot::channel();
+        let mut state = self.lock();
+        if state.closed {
+            return None;
+        }
+        state.waiters.insert(id, Waiter { reply, until, sent: false });
+        let is_earliest = state.sweep_at.is_none_or(|at| until < at);
+        if is_earliest {
+            state.sweep_at = Some(until);
+        }
+        drop(state);
+        if is_earliest {
+            self.earlier.notify_one();
+        }
+        Some(answered)
     }
 
     fn complete(&self, answers: Vec<v1::Answer>) {
@@ -102,8 +126,8 @@ impl Pending {
         {
             let mut state = self.lock();
             for answer in answers {
-                if let (Some(waiter), Some(response)) =
-                    (state.waiters.remove(&answer.id), answer.response)
+                if let Some(response) = answer.response
+                    && let Some(waiter) = state.waiters.remove(&answer.id)
                 {
                     done.push((waiter, response));
                 }
@@ -114,14 +138,66 @@ impl Pending {
         }
     }
 
+    /// Answers those whose deadline has passed.
+    fn sweep(&self, now: Instant) {
+        let overdue = {
+            let mut state = self.lock();
+            let overdue = take_out(&mut state.waiters, |waiter| waiter.until <= now);
+            let earliest = state.waiters.values().map(|waiter| waiter.until).min();
+            state.sweep_at = earliest.map(|earliest| earliest.max(now + SWEEP_PAUSE));
+            overdue
+        };
+        for waiter in overdue {
+            waiter.give_up(local(Code::DeadlineExceeded, "no answer before the deadline"));
+        }
+    }
+
+    /// The sending side is gone: what is queued is never sent.
+    fn refuse_queued(&self) {
+        let queued = take_out(&mut self.lock().waiters, |waiter| !waiter.sent);
+        for waiter in queued {
+            waiter.give_up(local(Code::Unavailable, "the stream ended"));
+        }
+    }
+
+    /// No answer can come any more.
     fn close(&self, status: &v1::CallStatus) {
         let waiters = {
             let mut state = self.lock();
             state.closed = true;
             std::mem::take(&mut state.waiters)
         };
+        self.earlier.notify_one();
         for waiter in waiters.into_values() {
-            waiter.answer(Reply::Broken { sent: true, status: status.clone() });
+            waiter.give_up(status.clone());
+        }
+    }
+}
+
+fn take_out(waiters: &mut BTreeMap<u64, Waiter>, is_it: impl Fn(&Waiter) -> bool) -> Vec<Waiter> {
+    let ids: Vec<_> =
+        waiters.iter().filter(|(_, waiter)| is_it(waiter)).map(|(id, _)| *id).collect();
+    ids.into_iter().filter_map(|id| waiters.remove(&id)).collect()
+}
+
+/// Answers calls at their deadlines until the stream has ended.
+async fn sweep(pending: Arc<Pending>) {
+    loop {
+        let earlier = pending.earlier.notified();
+        let sweep_at = {
+            let state = pending.lock();
+            if state.closed {
+                return;
+            }
+            state.sweep_at
+        };
+        match sweep_at {
+            None => earlier.await,
+            Some(at) => {
+                if timeout_at(at, earlier).await.is_err() {
+                    pending.sweep(Instant::now());
+                }
+            }
         }
     }
 }
@@ -139,9 +215,9 @@ impl Exchange {
     pub(crate) fn open(channel: Channel) -> Self {
         let (queue, queued) = mpsc::channel(QUEUE_CALLS_MAX);
         let pending = Arc::new(Pending::default());
-        let packer =
-            Packer { queued, pending: pending.clone(), ready: Vec::new(), has_yielded: false };
-        tokio::spawn(run(channel, packer, pending.clone()));
+        let packer = Packer::new(queued, pending.clone());
+        tokio::spawn(run(channel, packer, Closing(pending.clone())));
+        tokio::spawn(sweep(pending.clone()));
         Self { queue, pending, next_id: AtomicU64::new(1) }
     }
 
@@ -150,9 +226,9 @@ impl Exchange {
         self.queue.is_closed() || self.pending.lock().closed
     }
 
-    /// Sends a call and waits for its answer, until then.
-    pub(crate) async fn call(&self, request: Request, until: Instant) -> Reply {
-        let (reply, answered) = oneshot::channel();
+    /// Queues a call, whose answer can be waited for until then. It is not asynchronous itself, so that
+    /// the future does not hold the request, too.
+    pub(crate) fn call(&self, request: Request, until: Instant) -> Calling {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let call = v1::Call {
             id,
@@ -160,22 +236,46 @@ impl Exchange {
             request_id: String::new(),
             request: Some(request),
         };
-        let bytes = call.encoded_len();
-        let queued = Queued { call, bytes, waiter: Waiter { reply: Some(reply), sent: false } };
-        let mut waiting = Waiting { pending: &self.pending, id, answered, done: false };
-        match timeout_at(until, self.queue.send(queued)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return not_sent(Code::Unavailable, "the stream has ended"),
-            Err(_) => return not_sent(Code::DeadlineExceeded, "too many calls were waiting"),
-        }
-        match timeout_at(until, &mut waiting.answered).await {
-            Ok(Ok(reply)) => {
-                waiting.done = true;
-                reply
+        let Some(answered) = self.pending.register(id, until) else {
+            return Calling::Ended;
+        };
+        let waiting = Waiting { pending: self.pending.clone(), id, answered, done: false };
+        match self.queue.try_send(Queued { bytes: call.encoded_len(), call }) {
+            Ok(()) => Calling::Queued(waiting),
+            Err(TrySendError::Closed(_)) => Calling::Ended,
+            Err(TrySendError::Full(queued)) => {
+                let queue = self.queue.clone();
+                Calling::Waits(Box::pin(async move {
+                    match timeout_at(until, queue.send(queued)).await {
+                        Ok(Ok(())) => waiting.reply().await,
+                        Ok(Err(_)) => not_sent(Code::Unavailable, ENDED),
+                        Err(_) => not_sent(Code::DeadlineExceeded, "too many calls were waiting"),
+                    }
+                }))
             }
-            // Nobody dropped the waiter's promise in an orderly way: assume the worst.
-            Ok(Err(_)) => Reply::Broken { sent: true, status: local(Code::Unknown, "no answer") },
-            Err(_) => waiting.leave(),
+        }
+    }
+}
+
+const ENDED: &str = "the stream has ended";
+
+/// A call that was made.
+pub(crate) enum Calling {
+    /// It is in the queue.
+    Queued(Waiting),
+    /// It waits for a place there.
+    Waits(Pin<Box<dyn Future<Output = Reply> + Send>>),
+    /// The stream takes no more calls.
+    Ended,
+}
+
+impl Calling {
+    /// What became of it.
+    pub(crate) async fn reply(self) -> Reply {
+        match self {
+            Self::Queued(waiting) => waiting.reply().await,
+            Self::Waits(reply) => reply.await,
+            Self::Ended => not_sent(Code::Unavailable, ENDED),
         }
     }
 }
@@ -194,40 +294,47 @@ fn milliseconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX).max(1)
 }
 
-/// A caller that waits. One that leaves, at its deadline or because its future was dropped, takes
-/// its entry with it, and a call that is still queued then is never sent.
-struct Waiting<'a> {
-    pending: &'a Pending,
+/// A caller that leaves before it was answered takes its waiter with it, and a call that is still
+/// queued then is never sent.
+pub(crate) struct Waiting {
+    pending: Arc<Pending>,
     id: u64,
     answered: oneshot::Receiver<Reply>,
     done: bool,
 }
 
-impl Waiting<'_> {
-    fn leave(mut self) -> Reply {
+impl Waiting {
+    async fn reply(mut self) -> Reply {
+        let reply = (&mut self.answered).await;
         self.done = true;
-        // Closed before the lock is taken: a packer that comes later sees it and leaves the call out.
-        self.answered.close();
-        let waiter = self.pending.lock().waiters.remove(&self.id);
-        if let Ok(reply) = self.answered.try_recv() {
-            return reply;
-        }
-        let status = local(Code::DeadlineExceeded, "no answer before the deadline");
-        Reply::Broken { sent: waiter.is_some(), status }
+        // A waiter is taken out to be answered, so this is a defect: assume the worst.
+        reply.unwrap_or_else(|_| Reply::Broken {
+            sent: true,
+            status: local(Code::Unknown, "no answer"),
+        })
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Waiting {
     fn drop(&mut self) {
         if !self.done {
-            self.answered.close();
             self.pending.lock().waiters.remove(&self.id);
         }
     }
 }
 
+/// Ends the waiting of all, also if the task that would say so is dropped.
+struct Closing(Arc<Pending>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close(&local(Code::Unavailable, "the stream ended"));
+    }
+}
+
 /// Runs the stream until it ends, then tells everybody who still waits.
-async fn run(channel: Channel, packer: Packer, pending: Arc<Pending>) {
+async fn run(channel: Channel, packer: Packer, closing: Closing) {
+    let pending = &closing.0;
     let mut client = StreamClient::new(channel)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -249,6 +356,12 @@ async fn run(channel: Channel, packer: Packer, pending: Arc<Pending>) {
     pending.close(&status);
 }
 
+#[derive(Debug)]
+struct Queued {
+    call: v1::Call,
+    bytes: usize,
+}
+
 /// The stream's sending side: makes a pack of what is queued whenever the connection wants one.
 struct Packer {
     queued: mpsc::Receiver<Queued>,
@@ -256,6 +369,14 @@ struct Packer {
     /// Taken from the queue, not yet in a pack.
     ready: Vec<Queued>,
     has_yielded: bool,
+}
+
+impl Drop for Packer {
+    fn drop(&mut self) {
+        // Closed first: a call that comes later finds no queue, one that came before is refused here.
+        self.queued.close();
+        self.pending.refuse_queued();
+    }
 }
 
 impl Stream for Packer {
@@ -292,12 +413,16 @@ impl Stream for Packer {
 }
 
 impl Packer {
+    fn new(queued: mpsc::Receiver<Queued>, pending: Arc<Pending>) -> Self {
+        Self { queued, pending, ready: Vec::new(), has_yielded: false }
+    }
+
     /// The next pack, empty if all callers have left; nothing if the stream has ended.
     fn pack(&mut self) -> Option<Vec<v1::Call>> {
         let mut state = self.pending.lock();
         if state.closed {
-            drop(state);
-            self.refuse_what_is_queued();
+            // The connection may hold on to this side of an ended stream: nobody must wait for that.
+            self.queued.close();
             return None;
         }
         let mut bytes = 0;
@@ -308,21 +433,13 @@ impl Packer {
         };
         let count = self.ready.iter().take_while(|queued| fits(queued)).count();
         let mut calls = Vec::with_capacity(count);
-        for Queued { call, mut waiter, .. } in self.ready.drain(..count) {
-            if !waiter.has_left() {
+        for Queued { call, .. } in self.ready.drain(..count) {
+            if let Some(waiter) = state.waiters.get_mut(&call.id) {
                 waiter.sent = true;
-                state.waiters.insert(call.id, waiter);
                 calls.push(call);
             }
         }
         Some(calls)
-    }
-
-    /// The connection may hold on to this side of an ended stream: nobody must wait for that.
-    fn refuse_what_is_queued(&mut self) {
-        self.ready.clear();
-        self.queued.close();
-        while self.queued.try_recv().is_ok() {}
     }
 }
 
@@ -330,78 +447,113 @@ impl Packer {
 mod tests {
     use super::*;
 
-    fn queued(id: u64) -> (Queued, oneshot::Receiver<Reply>) {
-        let (reply, answered) = oneshot::channel();
-        let call = v1::Call { id, ..Default::default() };
-        (Queued { call, bytes: 10, waiter: Waiter { reply: Some(reply), sent: false } }, answered)
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// A stream's sending side, and its queue.
+    struct Sending {
+        queue: mpsc::Sender<Queued>,
+        pending: Arc<Pending>,
     }
 
-    fn packer() -> (mpsc::Sender<Queued>, Packer) {
-        let (queue, queued) = mpsc::channel(QUEUE_CALLS_MAX);
-        let pending = Arc::new(Pending::default());
-        (queue, Packer { queued, pending, ready: Vec::new(), has_yielded: false })
+    impl Sending {
+        fn new() -> (Self, Packer) {
+            let (queue, queued) = mpsc::channel(QUEUE_CALLS_MAX);
+            let pending = Arc::new(Pending::default());
+            (Self { queue, pending: pending.clone() }, Packer::new(queued, pending))
+        }
+
+        fn call(&self, id: u64, bytes: usize, within: Duration) -> oneshot::Receiver<Reply> {
+            let answered = self.pending.register(id, Instant::now() + within).unwrap();
+            let call = v1::Call { id, ..Default::default() };
+            self.queue.try_send(Queued { call, bytes }).unwrap();
+            answered
+        }
     }
 
-    fn was_sent(answered: oneshot::Receiver<Reply>) -> bool {
-        match answered.blocking_recv() {
+    impl Packer {
+        fn take(&mut self) -> Option<Vec<u64>> {
+            while let Ok(queued) = self.queued.try_recv() {
+                self.ready.push(queued);
+            }
+            Some(self.pack()?.iter().map(|call| call.id).collect())
+        }
+    }
+
+    fn was_sent(mut answered: oneshot::Receiver<Reply>) -> bool {
+        match answered.try_recv() {
             Ok(Reply::Broken { sent, .. }) => sent,
             other => panic!("{other:?}"),
         }
     }
 
-    #[test]
-    fn what_was_in_a_pack_was_sent_even_if_nobody_says_goodbye() {
-        let (queue, mut packer) = packer();
-        let (first, first_answered) = queued(1);
-        let (second, second_answered) = queued(2);
-        packer.ready.push(first);
-        assert_eq!(packer.pack().map(|calls| calls.len()), Some(1));
-        queue.try_send(second).unwrap();
+    #[tokio::test]
+    async fn what_was_in_a_pack_was_sent_even_if_nobody_says_goodbye() {
+        let (sending, mut packer) = Sending::new();
+        let mut first = sending.call(1, 10, LONG);
+        assert_eq!(packer.take(), Some(vec![1]));
+        let second = sending.call(2, 10, LONG);
         drop(packer);
-        assert!(was_sent(first_answered));
-        assert!(!was_sent(second_answered));
+        assert!(!was_sent(second));
+        assert!(first.try_recv().is_err(), "its answer may still come");
+        drop(Closing(sending.pending));
+        assert!(was_sent(first));
     }
 
-    #[test]
-    fn an_ended_stream_sends_nothing_more() {
-        let (queue, mut packer) = packer();
-        let (sent, sent_answered) = queued(1);
-        packer.ready.push(sent);
-        assert!(packer.pack().is_some());
-        packer.pending.close(&local(Code::Unavailable, "ended"));
-        let (late, late_answered) = queued(2);
-        let (later, later_answered) = queued(3);
-        packer.ready.push(late);
-        queue.try_send(later).unwrap();
-        assert!(packer.pack().is_none());
-        assert!(was_sent(sent_answered));
-        assert!(!was_sent(late_answered) && !was_sent(later_answered));
-        assert!(queue.is_closed());
+    #[tokio::test]
+    async fn an_ended_stream_sends_nothing_more() {
+        let (sending, mut packer) = Sending::new();
+        let first = sending.call(1, 10, LONG);
+        assert_eq!(packer.take(), Some(vec![1]));
+        let second = sending.call(2, 10, LONG);
+        sending.pending.close(&local(Code::Unavailable, "ended"));
+        assert!(was_sent(first) && !was_sent(second));
+        assert_eq!(packer.take(), None);
+        assert!(sending.queue.is_closed());
+        assert!(sending.pending.register(3, Instant::now() + LONG).is_none());
     }
 
-    #[test]
-    fn who_has_left_is_not_sent() {
-        let (_queue, mut packer) = packer();
-        let (left, answered) = queued(1);
-        drop(answered);
-        packer.ready.push(left);
-        assert_eq!(packer.pack().map(|calls| calls.len()), Some(0));
-        assert!(packer.pending.lock().waiters.is_empty());
+    #[tokio::test]
+    async fn who_has_left_is_not_sent() {
+        let (sending, mut packer) = Sending::new();
+        let answered = sending.call(1, 10, LONG);
+        drop(Waiting { pending: sending.pending.clone(), id: 1, answered, done: false });
+        assert_eq!(packer.take(), Some(vec![]));
+        assert!(sending.pending.lock().waiters.is_empty());
     }
 
-    #[test]
-    fn packs_are_bounded() {
-        let (_queue, mut packer) = packer();
-        let mut answers = Vec::new();
-        for (id, bytes) in [(1, 2 * PACK_BYTES_MAX), (2, PACK_BYTES_MAX / 2), (3, PACK_BYTES_MAX)] {
-            let (mut call, answered) = queued(id);
-            call.bytes = bytes;
-            packer.ready.push(call);
-            answers.push(answered);
-        }
+    #[tokio::test]
+    async fn packs_are_bounded() {
+        let (sending, mut packer) = Sending::new();
+        let _answers: Vec<_> =
+            [(1, 2 * PACK_BYTES_MAX), (2, PACK_BYTES_MAX / 2), (3, PACK_BYTES_MAX)]
+                .map(|(id, bytes)| sending.call(id, bytes, LONG))
+                .into();
         for id in 1..=3 {
-            let calls = packer.pack().unwrap();
-            assert_eq!(calls.iter().map(|call| call.id).collect::<Vec<_>>(), [id]);
+            assert_eq!(packer.take(), Some(vec![id]));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_deadline_is_kept_whatever_comes_before_or_after() {
+        let (sending, mut packer) = Sending::new();
+        tokio::spawn(sweep(sending.pending.clone()));
+        let started = Instant::now();
+        let late = sending.call(1, 10, Duration::from_millis(300));
+        assert_eq!(packer.take(), Some(vec![1]));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        // Earlier than what the sweep waits for by now; never sent.
+        let early = sending.call(2, 10, Duration::from_millis(100));
+        assert!(matches!(early.await, Ok(Reply::Broken { sent: false, .. })));
+        assert_eq!(started.elapsed().as_millis(), 101);
+        assert_eq!(packer.take(), Some(vec![]));
+        assert!(matches!(late.await, Ok(Reply::Broken { sent: true, .. })));
+        assert_eq!(started.elapsed().as_millis(), 300);
+        // After a time without calls, too.
+        tokio::time::sleep(LONG).await;
+        assert_eq!(sending.pending.lock().sweep_at, None);
+        let started = Instant::now();
+        let last = sending.call(3, 10, Duration::from_millis(10));
+        assert!(matches!(last.await, Ok(Reply::Broken { sent: false, .. })));
+        assert_eq!(started.elapsed().as_millis(), 10);
     }
 }

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::Either;
 use tally_proto::{status::from_tonic, v1::CallStatus};
 use tokio::time::{Instant, timeout_at};
 use tonic::{
@@ -105,22 +106,28 @@ impl Node {
     }
 
     /// Sends one call and waits for its answer, until then.
-    pub(crate) async fn call(&self, network: &Network, request: Request, until: Instant) -> Reply {
-        let link = match self.open_link() {
-            Some(link) => link,
-            None => match timeout_at(until, self.connect(network)).await {
-                Ok(Ok(link)) => link,
-                Ok(Err(status)) => return Reply::Broken { sent: false, status },
-                Err(_) => {
-                    let message = format!("{}: no connection before the deadline", self.address);
-                    let status = local(Code::DeadlineExceeded, &message);
-                    return Reply::Broken { sent: false, status };
+    pub(crate) fn call(
+        &self,
+        network: &Network,
+        request: Request,
+        until: Instant,
+    ) -> impl Future<Output = Reply> + Send {
+        match self.open_link() {
+            Some(Link::Stream(exchange)) => Either::Left(exchange.call(request, until).reply()),
+            // Boxed, since it is large: a call over an open stream does not carry it around.
+            link => Either::Right(Box::pin(async move {
+                let link = match link {
+                    Some(link) => link,
+                    None => match self.connect_until(network, until).await {
+                        Ok(link) => link,
+                        Err(status) => return Reply::Broken { sent: false, status },
+                    },
+                };
+                match link {
+                    Link::Stream(exchange) => exchange.call(request, until).reply().await,
+                    Link::Unary(channel) => unary(channel, request, until).await,
                 }
-            },
-        };
-        match link {
-            Link::Stream(exchange) => exchange.call(request, until).await,
-            Link::Unary(channel) => unary(channel, request, until).await,
+            })),
         }
     }
 
@@ -135,6 +142,13 @@ impl Node {
             Some(Link::Stream(exchange)) if exchange.is_closed() => None,
             link => link.clone(),
         }
+    }
+
+    async fn connect_until(&self, network: &Network, until: Instant) -> Result<Link, CallStatus> {
+        timeout_at(until, self.connect(network)).await.unwrap_or_else(|_| {
+            let message = format!("{}: no connection before the deadline", self.address);
+            Err(local(Code::DeadlineExceeded, &message))
+        })
     }
 
     async fn connect(&self, network: &Network) -> Result<Link, CallStatus> {

@@ -91,7 +91,7 @@ pub(crate) struct Retry {
     attempts: u32,
     immediate: u32,
     unknown: bool,
-    last: Option<Failure>,
+    last: Option<Box<Failure>>,
 }
 
 impl Retry {
@@ -106,7 +106,7 @@ impl Retry {
     }
 
     /// Takes note of a failed attempt.
-    pub(crate) fn failed(&mut self, failure: Failure) -> Next {
+    pub(crate) fn failed(&mut self, failure: Box<Failure>) -> Next {
         self.attempts += 1;
         let next = match self.class {
             Class::Write => self.write_failed(&failure),
@@ -127,11 +127,11 @@ impl Retry {
 
     /// Keeps the failure that says most: an attempt that was only cut short by the deadline tells a
     /// caller less than the refusal before it. What is unknown is kept apart, and stays.
-    fn remember(&mut self, failure: Failure) {
+    fn remember(&mut self, failure: Box<Failure>) {
         let says_why = |failure: &Failure| {
             !matches!(failure.reason(), "" | reason::NOT_PROPOSED | reason::DEADLINE_EXCEEDED)
         };
-        if says_why(&failure) || !self.last.as_ref().is_some_and(says_why) {
+        if says_why(&failure) || !self.last.as_deref().is_some_and(says_why) {
             self.last = Some(failure);
         }
     }
@@ -232,7 +232,7 @@ impl Retry {
             Class::Write | Class::Change => Some(self.outcome_of_last()),
             Class::Read | Class::Control => None,
         };
-        Error::after(self.last.as_ref(), outcome, self.attempts, gave_up_after)
+        Error::after(self.last.as_deref(), outcome, self.attempts, gave_up_after)
     }
 
     /// Nothing is unknown from earlier attempts: the last one counts. SESSION_EXPIRED of a number

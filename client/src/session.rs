@@ -71,7 +71,8 @@ impl Session {
         }
     }
 
-    fn try_ticket(self: &Arc<Self>) -> Option<Ticket> {
+    /// Takes a number if there is room.
+    pub(crate) fn try_ticket(self: &Arc<Self>) -> Option<Ticket> {
         let mut numbers = self.lock();
         if numbers.answered.len() as u64 >= self.window {
             return None;

@@ -63,9 +63,13 @@ impl Shared {
     pub(crate) async fn ticket(self: &Arc<Self>, until: Instant) -> Result<Ticket> {
         let session = match self.sessions.current() {
             Some(session) => session,
-            None => self.open_session(until).await?,
+            None => Box::pin(self.open_session(until)).await?,
         };
-        timeout_at(until, session.ticket()).await.map_err(|_| {
+        if let Some(ticket) = session.try_ticket() {
+            return Ok(ticket);
+        }
+        // Boxed, as what follows is rare and a timer is large.
+        Box::pin(timeout_at(until, session.ticket())).await.map_err(|_| {
             let message = "as many writes as a session allows are unanswered";
             Error::local(Code::ResourceExhausted, reason::SESSION_WINDOW_FULL, message)
         })
@@ -86,7 +90,7 @@ impl Shared {
         };
         // If the answer is lost, another one is opened: the first one ends when it was idle.
         let request = v1::SessionsOpenRequest { idle_timeout_ms };
-        let opened = self.drive_aside(request, Plan::until(until)).await?;
+        let opened = self.drive(request, Plan::until(until)).await?;
         let session = Arc::new(Session::new(&opened));
         *self.sessions.lock() = Some(session.clone());
         tokio::spawn(keep_alive(Arc::downgrade(self), session.id));
@@ -97,7 +101,7 @@ impl Shared {
         let Some(session) = self.sessions.lock().take() else { return };
         let request = v1::SessionsCloseRequest { session_id: session.id };
         // Failing is harmless: the cluster ends an idle session by itself.
-        let _ = self.drive_aside(request, Plan::until(Instant::now() + CLOSE_TIMEOUT)).await;
+        let _ = self.drive(request, Plan::until(Instant::now() + CLOSE_TIMEOUT)).await;
     }
 }
 
@@ -124,7 +128,7 @@ async fn keep_alive(client: std::sync::Weak<Shared>, id: u64) {
             lowest_unanswered: session.lowest_unanswered(),
         };
         let until = Instant::now() + (session.idle_timeout / 3).min(client.deadline);
-        match client.drive_aside(request, Plan::until(until)).await {
+        match client.drive(request, Plan::until(until)).await {
             Ok(_) => session.renewed(),
             Err(error) if error.reason() == reason::SESSION_EXPIRED => client.sessions.expired(id),
             // The cluster's time stands still while it has no leader: there is time to try again.

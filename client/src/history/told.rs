@@ -23,7 +23,7 @@ pub trait Told {
 }
 
 fn header(header: &Header, record: &mut Record) {
-    record.consistency = match header.consistency.as_str() {
+    record.consistency = match header.consistency {
         "LINEARIZABLE" => Some(Level::Linearizable),
         "BOUNDED" => Some(Level::Bounded),
         "SESSION" => Some(Level::Session),

@@ -66,7 +66,7 @@ fn check(class: Class, stamps: Stamps, sequence: &[&Case]) {
     for case in sequence {
         let before = may_have_executed;
         may_have_executed = !(case.settles)(stamps) && (before || case.may_execute);
-        match retry.failed(case.failure.clone()) {
+        match retry.failed(Box::new(case.failure.clone())) {
             Next::Again(_) => {
                 let may_repeat = match class {
                     Class::Read | Class::Control => true,
@@ -128,7 +128,7 @@ fn no_sequence_of_failures_leads_to_a_false_claim() {
 fn other_nodes_are_asked_at_once_then_with_a_pause() {
     let mut retry = Retry::new(Class::Write, Stamps { session: true, key: false }, 3);
     let pauses: Vec<_> = (0..4)
-        .map(|_| match retry.failed(here(false, Code::Unavailable)) {
+        .map(|_| match retry.failed(Box::new(here(false, Code::Unavailable))) {
             Next::Again(pause) => pause,
             next => panic!("{next:?}"),
         })

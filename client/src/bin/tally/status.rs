@@ -111,7 +111,7 @@ fn row(node: &NodeInfo) -> Vec<String> {
     }
     vec![
         id,
-        node.role.clone(),
+        node.role.to_owned(),
         node.address.clone(),
         node.pid.to_string(),
         node.term.to_string(),
