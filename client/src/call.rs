@@ -117,6 +117,20 @@ impl<R> Write<R> {
         self.plan.deadline = Some(deadline);
         self
     }
+
+    /// How often it may be sent in all: as often as the deadline allows by default. With 1 it fails at
+    /// the first attempt that fails, e.g. for a caller that would rather be refused at once than wait
+    /// while the cluster is overloaded. The error's outcome is as true as ever.
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// client.counter("hits").add(1).max_attempts(1).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.plan.max_attempts = Some(attempts);
+        self
+    }
 }
 
 impl<R> Read<R> {
@@ -147,6 +161,20 @@ impl<R> Read<R> {
     /// ```
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.plan.deadline = Some(deadline);
+        self
+    }
+
+    /// How often it may be sent in all: as often as the deadline allows by default. With 1 it fails at
+    /// the first attempt that fails, e.g. for a caller that would rather be refused at once than wait
+    /// while the cluster is overloaded.
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// let hits = client.counter("hits").get().max_attempts(1).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.plan.max_attempts = Some(attempts);
         self
     }
 }

@@ -28,6 +28,7 @@ pub(crate) struct Plan {
     pub(crate) key_window: Duration,
     /// Asks whichever node this client has settled on.
     pub(crate) any_node: bool,
+    pub(crate) max_attempts: Option<u32>,
 }
 
 impl Plan {
@@ -85,7 +86,8 @@ impl Call {
     /// Its time begins when it is first polled.
     pub(crate) fn new(shared: Arc<Shared>, mut request: Request, plan: Plan) -> Self {
         let class = wire::class(&request);
-        let Plan { deadline, until, level, key: mut idempotency_key, key_window, any_node } = plan;
+        let Plan { deadline, until, level, key_window, any_node, max_attempts, .. } = plan;
+        let mut idempotency_key = plan.key;
         let target = match class {
             Class::Write => Target::Leader,
             _ if any_node || !level.prefers_leader() => Target::Any,
@@ -106,7 +108,7 @@ impl Call {
             });
         }
         let stamps = Stamps { session: by_session, key: !idempotency_key.is_empty() };
-        let retry = Retry::new(class, stamps, shared.router.nodes());
+        let retry = Retry::new(class, stamps, shared.router.nodes()).at_most(max_attempts);
         let backoff = Backoff::new();
         Self {
             shared,

@@ -88,6 +88,8 @@ pub(crate) struct Retry {
     stamps: Stamps,
     /// How many nodes there are to ask; that many attempts need no pause between them.
     nodes: u32,
+    /// At most this many attempts.
+    attempts_max: u32,
     attempts: u32,
     immediate: u32,
     unknown: bool,
@@ -97,7 +99,14 @@ pub(crate) struct Retry {
 impl Retry {
     pub(crate) fn new(class: Class, stamps: Stamps, nodes: usize) -> Self {
         let nodes = u32::try_from(nodes).unwrap_or(u32::MAX).max(1);
-        Self { class, stamps, nodes, attempts: 0, immediate: 0, unknown: false, last: None }
+        let attempts_max = u32::MAX;
+        let (attempts, immediate, unknown, last) = (0, 0, false, None);
+        Self { class, stamps, nodes, attempts_max, attempts, immediate, unknown, last }
+    }
+
+    /// Gives up after this many attempts.
+    pub(crate) fn at_most(self, attempts: Option<u32>) -> Self {
+        Self { attempts_max: attempts.unwrap_or(u32::MAX), ..self }
     }
 
     /// Some attempt may have been executed.
@@ -115,6 +124,9 @@ impl Retry {
         };
         self.remember(failure);
         match next {
+            Step::Again(_) | Step::NewSession if self.attempts >= self.attempts_max => {
+                Next::Fail(self.error(None))
+            }
             Step::Again(pause) => Next::Again(pause),
             Step::NewSession => Next::NewSession,
             Step::Fail => Next::Fail(self.error(None)),

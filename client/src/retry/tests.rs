@@ -125,6 +125,18 @@ fn no_sequence_of_failures_leads_to_a_false_claim() {
 }
 
 #[test]
+fn who_allows_few_attempts_is_told_at_the_last() {
+    let stamps = Stamps { session: true, key: false };
+    let mut retry = Retry::new(Class::Write, stamps, 3).at_most(Some(2));
+    assert!(matches!(retry.failed(Box::new(here(true, Code::Unavailable))), Next::Again(_)));
+    let Next::Fail(error) = retry.failed(Box::new(here(false, Code::Unavailable))) else {
+        panic!("two attempts were allowed");
+    };
+    assert_eq!(error.outcome(), Some(Outcome::Unknown), "the first may have been executed");
+    assert_eq!(error.attempts(), 2);
+}
+
+#[test]
 fn other_nodes_are_asked_at_once_then_with_a_pause() {
     let mut retry = Retry::new(Class::Write, Stamps { session: true, key: false }, 3);
     let pauses: Vec<_> = (0..4)

@@ -312,6 +312,10 @@ pub(crate) struct Bench {
     #[arg(long, default_value_t = 10_000, requires = "rate", value_name = "CALLS")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) in_flight: u32,
+    /// Send each operation at most this often (tally only): with 1 a refusal is counted as an error as
+    /// soon as it comes.
+    #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_attempts: Option<u32>,
     /// How long to measure.
     #[arg(long, default_value = "10s", value_name = "TIME")]
     pub(crate) duration: Time,

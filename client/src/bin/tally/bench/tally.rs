@@ -28,6 +28,7 @@ pub(crate) struct Target {
     clients: Vec<Client>,
     value: Bytes,
     level: ReadLevel,
+    max_attempts: u32,
     book: Arc<Book>,
 }
 
@@ -46,6 +47,7 @@ impl Target {
             clients,
             value: vec![b'v'; bench.value_size].into(),
             level: bench.read.read.clone(),
+            max_attempts: bench.max_attempts.unwrap_or(u32::MAX),
             book: Arc::new(Book::open(bench.history.history.as_deref())?),
         })
     }
@@ -59,17 +61,19 @@ impl Target {
         match step {
             Step::AddHot | Step::Add(_) => {
                 let name = if let Step::Add(item) = step { counter(item) } else { hot() };
-                let add = client.counter(&name).add(1);
+                let add = client.counter(&name).add(1).max_attempts(self.max_attempts);
                 book.call(lane, || Part::incr(name, 1).into(), add).await.map(drop)
             }
             Step::Put(item) => {
                 let put = client.keys().put(key(item), self.value.clone());
+                let put = put.max_attempts(self.max_attempts);
                 let request = || Part::put(key(item), self.value.clone()).into();
                 book.call(lane, request, put).await.map(drop)
             }
             Step::Get(item) => {
                 let request = || Request::from(Part::read(key(item))).level(&self.level);
                 let get = client.keys().get(key(item)).level(self.level.clone());
+                let get = get.max_attempts(self.max_attempts);
                 book.call(lane, request, get).await.map(drop)
             }
             Step::Transfer(from, to) => {
@@ -77,7 +81,8 @@ impl Target {
                 let transfer = client
                     .apply()
                     .then(Operation::counter_add(&from, -1).floor(0))
-                    .then(Operation::counter_add(&to, 1));
+                    .then(Operation::counter_add(&to, 1))
+                    .max_attempts(self.max_attempts);
                 let request = || Request::apply([Part::incr(from, -1).floor(0), Part::incr(to, 1)]);
                 book.call(lane, request, transfer).await.map(drop)
             }
