@@ -16,7 +16,7 @@ use super::{
 use crate::{
     consensus::{propose::Outcome, read::Provided},
     machine::{
-        codec::size_hint,
+        codec::size_hint_of,
         command::{Action, Answer, Command, CounterChange, KeyChange, Operation, OperationAnswer},
         limits,
     },
@@ -100,15 +100,17 @@ impl Api {
         action: Result<Action, Invalid>,
         options: Option<v1::WriteOptions>,
     ) -> Answered<Written> {
-        let command = self.command(call, action, options)?;
+        let action = action.map_err(|invalid| self.invalid(call, Kind::Write, &invalid))?;
+        let key = options.as_ref().map_or(0, |options| options.idempotency_key.len());
+        let size = size_hint_of(&action, key);
+        let admitted = self.consensus.admit(size, call.when_full, call.deadline).await;
+        let admission =
+            admitted.map_err(|refusal| self.write_error(call, &refusal.into(), false))?;
+        // Only now, as it makes a digest of the whole request: what is refused is to cost little.
+        let command = self.command(call, Ok(action), options)?;
         let facts = Facts::of(&command);
-        let size = size_hint(&command);
-        let outcome = match self.consensus.admit(size, call.when_full, call.deadline).await {
-            Ok(admission) => {
-                self.consensus.write(command, admission, call.deadline, &call.request_id).await
-            }
-            Err(refusal) => Err(refusal.into()),
-        };
+        let outcome =
+            self.consensus.write(command, admission, call.deadline, &call.request_id).await;
         self.written(call, facts, outcome)
     }
 

@@ -71,10 +71,15 @@ pub fn encode_batch(batch: &Batch) -> Bytes {
 
 /// About how many bytes a command takes in its entry.
 pub fn size_hint(command: &Command) -> usize {
+    let key = command.idempotency.as_ref().map_or(0, |idempotency| idempotency.key.len());
+    size_hint_of(&command.action, key)
+}
+
+/// The same of a command that is not made yet, from its action and the length of its key.
+pub fn size_hint_of(action: &Action, key_bytes: usize) -> usize {
     /// Fingerprint, session stamp and tags.
     const FIXED: usize = 64;
-    let key = command.idempotency.as_ref().map_or(0, |idempotency| idempotency.key.len());
-    let action = match &command.action {
+    let action = match action {
         Action::Single(operation) => operation_size_hint(operation),
         Action::Apply(step) => {
             let conditions = step.conditions.iter().map(|condition| {
@@ -90,7 +95,7 @@ pub fn size_hint(command: &Command) -> usize {
         }
         _ => 0,
     };
-    FIXED + key + action
+    FIXED + key_bytes + action
 }
 
 fn operation_size_hint(operation: &Operation) -> usize {

@@ -4,7 +4,7 @@ use tally_proto::peer::v1 as wire;
 use tally_proto::v1::NodeStatus;
 use tokio::time::Instant;
 
-use super::peers::{DialFailed, Peers};
+use super::peers::{DialFailed, Peers, Shared};
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -46,6 +46,7 @@ fn never_sent(status: &tonic::Status) -> bool {
 async fn timed<T>(
     peers: &Peers,
     node_id: u64,
+    connection: Shared,
     until: Instant,
     call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
 ) -> Result<T, AskError> {
@@ -54,7 +55,7 @@ async fn timed<T>(
         Ok(Err(status)) if never_sent(&status) => Err(AskError::NeverSent(status.to_string())),
         Ok(Err(status)) => Err(AskError::Transport(status.to_string())),
         Err(_) => {
-            peers.drop_control(node_id);
+            peers.drop_client(node_id, connection);
             Err(AskError::Transport("no answer in time".to_owned()))
         }
     }
@@ -74,8 +75,8 @@ pub async fn read_index(
         target_node_id: node_id,
         timeout_ms: ms_left(until),
     };
-    let mut client = peers.control(node_id, address);
-    match timed(peers, node_id, until, client.read_index(request)).await?.result {
+    let mut client = peers.client(node_id, address, Shared::Control);
+    match timed(peers, node_id, Shared::Control, until, client.read_index(request)).await?.result {
         Some(Answer::ReadIndex(log_id)) => Ok(log_id.index),
         Some(Answer::Refusal(refusal)) => Err(AskError::Refused(refusal)),
         None => Err(AskError::Transport("the answer is empty".to_owned())),
@@ -91,8 +92,8 @@ pub async fn highest_term(
 ) -> Result<u64, AskError> {
     let request =
         wire::TermRequest { cluster_id: peers.cluster_id_text(), target_node_id: node_id };
-    let mut client = peers.control(node_id, address);
-    Ok(timed(peers, node_id, until, client.term(request)).await?.term)
+    let mut client = peers.client(node_id, address, Shared::Control);
+    Ok(timed(peers, node_id, Shared::Control, until, client.term(request)).await?.term)
 }
 
 /// Forwards commands to the leader, once.
@@ -108,8 +109,8 @@ pub async fn propose(
         target_node_id: node_id,
         commands,
     };
-    let mut client = peers.control(node_id, address);
-    Ok(timed(peers, node_id, until, client.propose(request)).await?.results)
+    let mut client = peers.client(node_id, address, Shared::Forwarding);
+    Ok(timed(peers, node_id, Shared::Forwarding, until, client.propose(request)).await?.results)
 }
 
 /// Introduces this node to a peer.
@@ -120,8 +121,8 @@ pub async fn hello(
     request: wire::HelloRequest,
     until: Instant,
 ) -> Result<wire::HelloResponse, AskError> {
-    let mut client = peers.control(node_id, address);
-    timed(peers, node_id, until, client.hello(request)).await
+    let mut client = peers.client(node_id, address, Shared::Control);
+    timed(peers, node_id, Shared::Control, until, client.hello(request)).await
 }
 
 /// A peer's own line of the status table.
@@ -132,8 +133,8 @@ pub async fn status(
     until: Instant,
 ) -> Result<NodeStatus, AskError> {
     let request = wire::StatusRequest { cluster_id: peers.cluster_id_text() };
-    let mut client = peers.control(node_id, address);
-    timed(peers, node_id, until, client.status(request))
+    let mut client = peers.client(node_id, address, Shared::Control);
+    timed(peers, node_id, Shared::Control, until, client.status(request))
         .await?
         .node
         .ok_or_else(|| AskError::Transport("the answer is empty".to_owned()))

@@ -31,7 +31,7 @@ use tally_proto::peer::v1 as wire;
 
 use super::{
     SNAPSHOT_CHUNK_BYTES, convert,
-    peers::{Client, Peers},
+    peers::{Client, Peers, Shared},
 };
 use crate::{
     consensus::types::{Member, Snapshot, SnapshotData, TypeConfig, Vote},
@@ -117,7 +117,7 @@ fn is_purged(request: &AppendEntriesRequest<TypeConfig>, purged: Option<u64>) ->
 
 impl Connection {
     fn control(&self) -> Client {
-        self.peers.control(self.target, &self.address)
+        self.peers.client(self.target, &self.address, Shared::Control)
     }
 
     fn bulk(&mut self) -> Client {
@@ -136,7 +136,7 @@ impl Connection {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(RPCError::Unreachable(unreachable(status))),
             Err(_) => {
-                self.peers.drop_control(self.target);
+                self.peers.drop_client(self.target, Shared::Control);
                 Err(RPCError::Unreachable(unreachable("the peer did not answer in time")))
             }
         }
@@ -178,8 +178,10 @@ impl Connection {
                 }
                 Ok(Err(status)) => Err(RPCError::Unreachable(unreachable(status))),
                 Err(_) => {
-                    self.bulk = None;
-                    self.peers.drop_control(self.target);
+                    match is_heartbeat {
+                        true => self.peers.drop_client(self.target, Shared::Control),
+                        false => self.bulk = None,
+                    }
                     Err(RPCError::Unreachable(unreachable("the stream did not open in time")))
                 }
             }

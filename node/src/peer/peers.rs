@@ -44,9 +44,30 @@ struct Inner {
 
 #[derive(Default)]
 struct Peer {
-    /// Shared by all small messages, so that an election does not begin with a handshake.
     control: Option<(String, Client)>,
+    forwarding: Option<(String, Client)>,
     client_address: Option<String>,
+}
+
+impl Peer {
+    fn shared(&mut self, connection: Shared) -> &mut Option<(String, Client)> {
+        match connection {
+            Shared::Control => &mut self.control,
+            Shared::Forwarding => &mut self.forwarding,
+        }
+    }
+}
+
+/// The connections to a peer that all calls of a kind share, so that none begins with a handshake.
+/// (Entries and snapshots have one for each stream: see `network`.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shared {
+    /// Heartbeats, votes, questions: small, and late is as bad as lost.
+    Control,
+    /// Clients' writes, as large as they like and with deadlines as short: a heartbeat must neither
+    /// wait behind them nor lose its connection when one of them is given up. Many large ones at
+    /// followers cost a busy leader its quorum when they shared one.
+    Forwarding,
 }
 
 impl std::fmt::Debug for Peers {
@@ -104,28 +125,28 @@ impl Peers {
         lock(&self.inner.peers).get(&node_id)?.client_address.clone()
     }
 
-    /// The shared client of a peer, for small messages.
-    pub fn control(&self, node_id: u64, address: &str) -> Client {
+    /// A shared client of a peer.
+    pub fn client(&self, node_id: u64, address: &str, connection: Shared) -> Client {
         let mut peers = lock(&self.inner.peers);
-        let peer = peers.entry(node_id).or_default();
-        match &peer.control {
+        let shared = peers.entry(node_id).or_default().shared(connection);
+        match shared {
             Some((known, client)) if known == address => client.clone(),
             _ => {
                 let client = self.dial(address);
-                peer.control = Some((address.to_owned(), client.clone()));
+                *shared = Some((address.to_owned(), client.clone()));
                 client
             }
         }
     }
 
-    /// Forgets the shared connection of a peer after it failed to answer in time: a connection can
-    /// be dead for minutes before TCP says so.
-    pub fn drop_control(&self, node_id: u64) {
+    /// Forgets a shared connection of a peer after it failed to answer in time: a connection can be
+    /// dead for minutes before TCP says so.
+    pub fn drop_client(&self, node_id: u64, connection: Shared) {
         if seeded_bugs::is_on("leader-never-steps-down") {
             return;
         }
         if let Some(peer) = lock(&self.inner.peers).get_mut(&node_id) {
-            peer.control = None;
+            *peer.shared(connection) = None;
         }
     }
 
