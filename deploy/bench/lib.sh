@@ -249,7 +249,7 @@ cpu_model() { awk -F': ' '/^model name/ { print $2; exit }' /proc/cpuinfo; }
 memory_size() { awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo; }
 
 machine_line() {
-    printf '%s, %d cores, %s, %s, %s; load %s at the end.' "$(cpu_model)" "$(nproc)" "$(memory_size)" \
+    printf 'Commit %s; %s, %d cores, %s, %s, %s; load %s at the end.' "$(git rev-parse --short HEAD)" "$(cpu_model)" "$(nproc)" "$(memory_size)" \
         "$(uname -sr)" "$(stat -f -c %T "$scratch")" "$(cut -d' ' -f1-3 /proc/loadavg)"
 }
 

@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
 # Twice as much as the cluster can do: the peak by a closed loop, then an open loop at twice that rate,
-# unary so that it is refused and not slowed down. Prints one JSON object a load, and a verdict.
+# unary so that it is refused and not slowed down. Prints one JSON object a load, and a table.
 #
 #   deploy/bench/overload.sh [--seconds N] [--factor N] [--clients N] [--in-flight N]
-#                            [--deadline TIME] [--doc]
+#                            [--deadline TIME] [--limit WRITES] [--doc]
+#
+# Twice: with the default limits, under which all that the connections' streams carry is admitted and
+# waits; and with nodes that admit only so few writes (`--limit`) that this is what is short and not the
+# processors, which the client needs too: what is above it is refused, and how soon can be seen.
 #
 # Looked at meanwhile: throughput against the peak, time to a refusal, memory, the health services
 # (polled ten times a second during both, each probe of a process of its own), and the terms before and
@@ -21,10 +25,12 @@ connections=4
 in_flight=6000
 # With a short one the library's retries come on top of the load: an attempt gets a quarter of it.
 deadline=10s
+limit=4
 doc=no
 while (($#)); do
     case "$1" in
         --deadline) deadline=${2:?}; shift ;;
+        --limit) limit=${2:?}; shift ;;
         --doc) doc=yes ;;
         --seconds) seconds=${2:?}; shift ;;
         --factor) factor=${2:?}; shift ;;
@@ -61,45 +67,60 @@ bench() {
     "$tally" bench add-spread --transport unary --connections "$connections" --warmup 2s --json "$@" 2>>"$scratch/bench.log"
 }
 
-build target
-title "a cluster"
-start_tally
-# Thirty processes a second take a good part of a small machine, so they run beside the peak, too.
-: >"$scratch/polling"
-poll "" &
-pids+=("$!")
-pollers=("$!")
-poll tally.linearizable &
-pids+=("$!")
-pollers+=("$!")
-title "the peak, $clients callers"
-peak=$(bench --clients "$clients" --duration "${seconds}s")
-echo "$peak"
-rate=$(number ops_per_second "$peak")
-wanted=$(awk -v rate="$rate" -v factor="$factor" 'BEGIN { printf "%.0f", rate * factor }')
-before=$(term)
-title "$factor x the peak: $wanted operations a second"
-over=$(bench --deadline "$deadline" --rate "$wanted" --in-flight "$in_flight" --duration "${seconds}s")
-echo "$over"
-rm "$scratch/polling"
-wait "${pollers[@]}"
-after=$(term)
-title "again, without overload"
-again=$(bench --clients "$clients" --duration 5s)
-echo "$again"
-
-read -r failed asked <"$scratch/poll-empty"
-read -r failed_linearizable asked_linearizable <"$scratch/poll-tally.linearizable"
 # Over a number with awk: bash has no fractions.
 of() { awk -v a="$1" -v b="$2" "BEGIN { printf \"%.2f\", a / b }"; }
-figure() { number "$1" "$over"; }
-row "peak, operations a second" "$rate"
-row "$factor x the peak: done, a second" "$(figure ops_per_second), $(of "$(figure ops_per_second)" "$rate") x the peak"
-row "  failed; told after p50, p99 in µs" "$(figure errors); $(figure error_p50_us), $(figure error_p99_us)"
-row "  not started: too many were in flight" "$(figure not_started)"
-row "  memory of the largest node in MiB" "$(of "$(figure server_rss_max_bytes)" 1048576)"
-row "  health, empty service: not SERVING" "$failed of $asked"
-row "  health, tally.linearizable: not SERVING" "$failed_linearizable of $asked_linearizable"
-row "  term before, after" "$before, $after"
-row "afterwards, operations a second" "$(number ops_per_second "$again")"
+
+# A cluster of its own, at its peak and beyond. Arguments: what its rows begin with, callers at the peak,
+# and flags for the load beyond it.
+overload() {
+    local what=$1 clients=$2 peak over again rate wanted before after failed asked failed_linearizable asked_linearizable
+    local pollers=()
+    shift 2
+    title "a cluster: $what"
+    start_tally
+    # Thirty processes a second take a good part of a small machine, so they run beside the peak, too.
+    : >"$scratch/polling"
+    poll "" &
+    pids+=("$!")
+    pollers+=("$!")
+    poll tally.linearizable &
+    pids+=("$!")
+    pollers+=("$!")
+    title "the peak, $clients callers"
+    peak=$(bench --clients "$clients" --duration "${seconds}s")
+    echo "$peak"
+    rate=$(number ops_per_second "$peak")
+    wanted=$(awk -v rate="$rate" -v factor="$factor" 'BEGIN { printf "%.0f", rate * factor }')
+    before=$(term)
+    title "$factor x the peak: $wanted operations a second"
+    over=$(bench --deadline "$deadline" --rate "$wanted" --in-flight "$in_flight" --duration "${seconds}s" "$@")
+    echo "$over"
+    rm "$scratch/polling"
+    wait "${pollers[@]}"
+    after=$(term)
+    title "again, without overload"
+    again=$(bench --clients "$clients" --duration 5s)
+    echo "$again"
+    read -r failed asked <"$scratch/poll-empty"
+    read -r failed_linearizable asked_linearizable <"$scratch/poll-tally.linearizable"
+    figure() { number "$1" "$over"; }
+    row "$what: peak, operations a second" "$rate"
+    row "  $factor x the peak: done, a second" "$(figure ops_per_second), $(of "$(figure ops_per_second)" "$rate") x the peak"
+    row "  done after p50, p99 in µs" "$(figure p50_us), $(figure p99_us)"
+    row "  failed: why" "$(sed -nE 's/.*"error_reasons":\{([^}]*)\}.*/\1/p' <<<"$over" | tr -d '"')"
+    row "  told so after p50, p99 in µs" "$(figure error_p50_us), $(figure error_p99_us)"
+    row "  not started: too many were in flight" "$(figure not_started)"
+    row "  started late by p50, p99 in µs" "$(figure late_p50_us), $(figure late_p99_us)"
+    row "  memory of the largest node in MiB" "$(of "$(figure server_rss_max_bytes)" 1048576)"
+    row "  health, empty service: not SERVING" "$failed of $asked"
+    row "  health, tally.linearizable: not SERVING" "$failed_linearizable of $asked_linearizable"
+    row "  term before, after" "$before, $after"
+    row "  afterwards, operations a second" "$(number ops_per_second "$again")"
+    stop_all
+}
+
+build target
+overload "default limits" "$clients"
+serve_flags=(--writes-in-flight "$limit")
+overload "$limit writes admitted" "$limit" --max-attempts 1
 if [[ $doc == yes ]]; then write_doc overload deploy/bench/overload.sh; fi

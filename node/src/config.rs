@@ -38,6 +38,11 @@ pub struct Config {
     pub election_timeout_ms_max: u64,
     /// Entries that may be under way at once; more wait and share the next one.
     pub entries_in_flight: usize,
+    /// Writes that may wait or be under way at once. More are refused as unary calls, and wait on a
+    /// stream.
+    pub writes_in_flight: usize,
+    /// Bytes of those writes.
+    pub write_bytes_in_flight: usize,
     /// A snapshot is built when the log has grown by this many bytes since the last one.
     pub snapshot_after_log_bytes: u64,
     /// … or by this many entries.
@@ -101,6 +106,8 @@ impl Default for Config {
             election_timeout_ms_min: 180,
             election_timeout_ms_max: 300,
             entries_in_flight: 8,
+            writes_in_flight: 131_072,
+            write_bytes_in_flight: 64 * 1024 * 1024,
             snapshot_after_log_bytes: 256 * 1024 * 1024,
             snapshot_after_entries: 500_000,
             log_entries_kept: 10_000,
@@ -121,6 +128,17 @@ impl Default for Config {
         }
     }
 }
+
+/// The most that `writes_in_flight` may be: memory for their queue.
+const WRITES_IN_FLIGHT_MAX: usize = 1 << 20;
+
+/// The least that `write_bytes_in_flight` may be, so that the largest write finds room …
+const WRITE_BYTES_IN_FLIGHT_MIN: usize = 4 << 20;
+
+/// … and the most.
+const WRITE_BYTES_IN_FLIGHT_MAX: usize = 1 << 30;
+
+const _: () = assert!(WRITE_BYTES_IN_FLIGHT_MIN >= 2 * limits::REQUEST_BYTES_MAX);
 
 /// What is wrong with a configuration: the key, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -199,6 +217,15 @@ impl Config {
         check(self.worker_threads <= 1024, "worker_threads", || "must be at most 1024".to_owned())?;
         check((1..=1024).contains(&self.entries_in_flight), "entries_in_flight", || {
             "must be 1 to 1024".to_owned()
+        })?;
+        check(
+            (1..=WRITES_IN_FLIGHT_MAX).contains(&self.writes_in_flight),
+            "writes_in_flight",
+            || format!("must be 1 to {WRITES_IN_FLIGHT_MAX}"),
+        )?;
+        let bytes = WRITE_BYTES_IN_FLIGHT_MIN..=WRITE_BYTES_IN_FLIGHT_MAX;
+        check(bytes.contains(&self.write_bytes_in_flight), "write_bytes_in_flight", || {
+            format!("must be {} to {}", bytes.start(), bytes.end())
         })?;
         check(self.log_segment_bytes >= 8 * 1024 * 1024, "log_segment_bytes", || {
             "must be at least 8388608 (8 MiB), so that the largest entry fits".to_owned()
@@ -344,7 +371,7 @@ mod tests {
     #[test]
     fn each_check_names_its_key() {
         type Breaks = fn(&mut Config);
-        let broken: [(&str, Breaks); 7] = [
+        let broken: [(&str, Breaks); 9] = [
             ("client_listen", |config| config.client_listen = "7401".into()),
             ("peer_advertise", |config| config.peer_listen = "0.0.0.0:7501".into()),
             ("initial_cluster", |config| {
@@ -353,6 +380,8 @@ mod tests {
             ("election_timeout_ms_min", |config| config.election_timeout_ms_min = 100),
             ("election_timeout_ms_max", |config| config.election_timeout_ms_max = 180),
             ("entries_in_flight", |config| config.entries_in_flight = 0),
+            ("writes_in_flight", |config| config.writes_in_flight = 0),
+            ("write_bytes_in_flight", |config| config.write_bytes_in_flight = 1 << 20),
             ("worker_threads", |config| config.worker_threads = 2000),
         ];
         for (key, breaks) in broken {

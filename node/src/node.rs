@@ -271,6 +271,8 @@ impl Node {
             fatal: Arc::clone(&env.fatal),
             election_timeout_max,
             entries_in_flight: config.entries_in_flight,
+            writes_in_flight: config.writes_in_flight,
+            write_bytes_in_flight: config.write_bytes_in_flight,
             disk_nearly_full: disk_nearly_full.clone(),
         });
 

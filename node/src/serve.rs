@@ -66,6 +66,10 @@ arguments! {
     election_timeout_ms_max: u64 = "TALLY_ELECTION_TIMEOUT_MS_MAX",
     /// Log entries that may be under way at once.
     entries_in_flight: usize = "TALLY_ENTRIES_IN_FLIGHT",
+    /// Writes that may wait or be under way at once; more are refused, or wait on their streams.
+    writes_in_flight: usize = "TALLY_WRITES_IN_FLIGHT",
+    /// Bytes of those writes.
+    write_bytes_in_flight: usize = "TALLY_WRITE_BYTES_IN_FLIGHT",
     /// Build a snapshot after so many bytes of log.
     snapshot_after_log_bytes: u64 = "TALLY_SNAPSHOT_AFTER_LOG_BYTES",
     /// Build a snapshot after so many entries.

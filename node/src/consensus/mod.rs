@@ -10,6 +10,7 @@
 //! What is absent here: nothing in this module knows gRPC's services or status codes (`api` does),
 //! nor what a counter is (`machine` does), nor how bytes reach a disk (`storage` does).
 
+mod admission;
 pub mod apply;
 pub(crate) mod confirm;
 pub mod error;
@@ -38,11 +39,13 @@ use std::{
 
 use tally_proto::{peer::v1 as wire, seeded_bugs};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 
+pub use self::admission::{Admission, WhenFull};
 use self::{
+    admission::Room,
     error::{Error, LeaderHint, Limit, NotProposed, Unknown},
     leader::{Leader, Leadership},
     log_time::LogTime,
@@ -56,7 +59,7 @@ use self::{
 };
 use crate::{
     env::{Clock, Fatal},
-    machine::{codec, command::Command, limits, query},
+    machine::{codec, command::Command, query},
     peer::{
         ask::{self, AskError},
         peers::Peers,
@@ -64,35 +67,8 @@ use crate::{
     storage::state::StateStore,
 };
 
-/// At most this many writes wait or are being replicated on one node.
-pub const WRITES_IN_FLIGHT_MAX: usize = 131_072;
-
-/// At most this many of their bytes.
-pub const WRITE_BYTES_IN_FLIGHT_MAX: usize = 64 * 1024 * 1024;
-
 /// How long to wait before a leader that can't be reached is looked for again.
 const REDIAL_DELAY: Duration = Duration::from_millis(20);
-
-const _: () = {
-    assert!(WRITES_IN_FLIGHT_MAX > limits::SESSION_WINDOW as usize);
-    assert!(WRITE_BYTES_IN_FLIGHT_MAX > 16 * limits::REQUEST_BYTES_MAX);
-};
-
-/// What a write does when a queue is full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WhenFull {
-    /// Refuse: overload is an answer.
-    Refuse,
-    /// Wait: the caller stops reading its stream meanwhile.
-    Wait,
-}
-
-/// Room for one write, given back when it is dropped.
-#[derive(Debug)]
-pub struct Admission {
-    _place: OwnedSemaphorePermit,
-    _bytes: OwnedSemaphorePermit,
-}
 
 /// A write that was decided before it was proposed, with who is to learn it.
 pub struct DecidedAtOnce {
@@ -116,8 +92,7 @@ struct Inner {
     peers: Peers,
     clock: Arc<dyn Clock>,
     queue: mpsc::Sender<Proposal>,
-    places: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
+    room: Room,
     election_timeout_max: Duration,
     /// True while the disk is nearly full.
     disk_nearly_full: watch::Receiver<bool>,
@@ -151,6 +126,10 @@ pub struct Foundation {
     pub election_timeout_max: Duration,
     /// Entries that are under way at once.
     pub entries_in_flight: usize,
+    /// Writes that wait or are under way at once.
+    pub writes_in_flight: usize,
+    /// … and their bytes.
+    pub write_bytes_in_flight: usize,
     /// True while the disk is nearly full.
     pub disk_nearly_full: watch::Receiver<bool>,
 }
@@ -173,6 +152,8 @@ impl Consensus {
             fatal,
             election_timeout_max,
             entries_in_flight,
+            writes_in_flight,
+            write_bytes_in_flight,
             disk_nearly_full,
         } = foundation;
         let leadership = Leadership::new(&raft, peers.clone());
@@ -184,7 +165,7 @@ impl Consensus {
             election_timeout_max,
         );
         let reads = Reads::new(read_index, Arc::clone(&state), applied.clone(), Arc::clone(&clock));
-        let (queue, proposals) = mpsc::channel(WRITES_IN_FLIGHT_MAX);
+        let (queue, proposals) = mpsc::channel(writes_in_flight);
         let (quorum_lost_sender, quorum_lost) = watch::channel(false);
         let proposer = Proposer {
             raft: raft.clone(),
@@ -217,8 +198,7 @@ impl Consensus {
                 peers,
                 clock,
                 queue,
-                places: Arc::new(Semaphore::new(WRITES_IN_FLIGHT_MAX)),
-                bytes: Arc::new(Semaphore::new(WRITE_BYTES_IN_FLIGHT_MAX)),
+                room: Room::new(writes_in_flight, write_bytes_in_flight),
                 election_timeout_max,
                 disk_nearly_full,
                 session_loads: guard::SessionLoads::default(),
@@ -295,8 +275,7 @@ impl Consensus {
 
     /// Waits until no write is under way, or the time is over.
     pub async fn drain(&self, until: Instant) {
-        let all = u32::try_from(WRITES_IN_FLIGHT_MAX).expect("the limit fits");
-        let _ = tokio::time::timeout_at(until, self.inner.places.acquire_many(all)).await;
+        let _ = tokio::time::timeout_at(until, self.inner.room.all_free()).await;
     }
 
     /// Room for one write.
@@ -310,37 +289,7 @@ impl Consensus {
         if self.is_shutting_down() {
             return Err(NotProposed::ShuttingDown);
         }
-        let places = Arc::clone(&self.inner.places);
-        let bytes = Arc::clone(&self.inner.bytes);
-        let size = u32::try_from(size_bytes).unwrap_or(u32::MAX);
-        match when_full {
-            WhenFull::Refuse => {
-                let place = places.try_acquire_owned().map_err(|_| NotProposed::Overloaded {
-                    limit: Limit::InFlight,
-                    message: format!("at most {WRITES_IN_FLIGHT_MAX} writes may be under way"),
-                })?;
-                let bytes =
-                    bytes.try_acquire_many_owned(size).map_err(|_| NotProposed::Overloaded {
-                        limit: Limit::InFlightBytes,
-                        message: format!(
-                            "at most {WRITE_BYTES_IN_FLIGHT_MAX} bytes of writes may be under way"
-                        ),
-                    })?;
-                Ok(Admission { _place: place, _bytes: bytes })
-            }
-            WhenFull::Wait => {
-                let both = async {
-                    let place = places.acquire_owned().await.ok()?;
-                    let bytes = bytes.acquire_many_owned(size).await.ok()?;
-                    Some(Admission { _place: place, _bytes: bytes })
-                };
-                match tokio::time::timeout_at(deadline, both).await {
-                    Ok(Some(admission)) => Ok(admission),
-                    Ok(None) => Err(NotProposed::ShuttingDown),
-                    Err(_) => Err(NotProposed::Deadline),
-                }
-            }
-        }
+        self.inner.room.admit(size_bytes, when_full, deadline).await
     }
 
     /// Room for one write, if there is some at once.
@@ -348,10 +297,7 @@ impl Consensus {
         if self.is_shutting_down() {
             return None;
         }
-        let place = Arc::clone(&self.inner.places).try_acquire_owned().ok()?;
-        let size = u32::try_from(size_bytes).unwrap_or(u32::MAX);
-        let bytes = Arc::clone(&self.inner.bytes).try_acquire_many_owned(size).ok()?;
-        Some(Admission { _place: place, _bytes: bytes })
+        self.inner.room.admit_now(size_bytes).ok()
     }
 
     /// Runs one write: here if this node leads, else forwarded once to the leader.
@@ -464,11 +410,7 @@ impl Consensus {
         match self.inner.queue.try_send(proposal) {
             Ok(()) => None,
             Err(mpsc::error::TrySendError::Full(proposal)) => {
-                let refusal = NotProposed::Overloaded {
-                    limit: Limit::InFlight,
-                    message: format!("at most {WRITES_IN_FLIGHT_MAX} writes may be under way"),
-                };
-                Some((refusal, proposal))
+                Some((self.inner.room.too_many(), proposal))
             }
             Err(mpsc::error::TrySendError::Closed(proposal)) => {
                 Some((NotProposed::ShuttingDown, proposal))

@@ -1,0 +1,127 @@
+//! Room for writes: how many, and how many of their bytes, may wait or be under way on one node.
+//!
+//! What is admitted waits in a queue, so the limits bound memory and, with what the node does a second,
+//! how long a write waits. Beyond them unary calls are refused at once, and streams are read no further.
+
+use std::sync::Arc;
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+
+use super::error::{Limit, NotProposed};
+
+/// What a write does when a queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Refuse: overload is an answer.
+    Refuse,
+    /// Wait: the caller stops reading its stream meanwhile.
+    Wait,
+}
+
+/// Room for one write, given back when it is dropped.
+#[derive(Debug)]
+pub struct Admission {
+    _place: OwnedSemaphorePermit,
+    _bytes: OwnedSemaphorePermit,
+}
+
+/// The room there is.
+#[derive(Debug)]
+pub(super) struct Room {
+    places: Arc<Semaphore>,
+    places_max: usize,
+    bytes: Arc<Semaphore>,
+    bytes_max: usize,
+}
+
+impl Room {
+    /// For so many writes, of so many bytes together.
+    pub(super) fn new(places_max: usize, bytes_max: usize) -> Room {
+        let places = Arc::new(Semaphore::new(places_max));
+        let bytes = Arc::new(Semaphore::new(bytes_max));
+        Room { places, places_max, bytes, bytes_max }
+    }
+
+    /// Room for one write.
+    pub(super) async fn admit(
+        &self,
+        size_bytes: usize,
+        when_full: WhenFull,
+        deadline: Instant,
+    ) -> Result<Admission, NotProposed> {
+        match when_full {
+            WhenFull::Refuse => self.admit_now(size_bytes),
+            WhenFull::Wait => {
+                let both = async {
+                    let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
+                    let bytes = Arc::clone(&self.bytes);
+                    let bytes = bytes.acquire_many_owned(permits(size_bytes)).await.ok()?;
+                    Some(Admission { _place: place, _bytes: bytes })
+                };
+                match tokio::time::timeout_at(deadline, both).await {
+                    Ok(Some(admission)) => Ok(admission),
+                    Ok(None) => Err(NotProposed::ShuttingDown),
+                    Err(_) => Err(NotProposed::Deadline),
+                }
+            }
+        }
+    }
+
+    /// Room for one write, or that there is none at once.
+    pub(super) fn admit_now(&self, size_bytes: usize) -> Result<Admission, NotProposed> {
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        let place = place.map_err(|_| self.too_many())?;
+        let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(permits(size_bytes));
+        let bytes = bytes.map_err(|_| NotProposed::Overloaded {
+            limit: Limit::InFlightBytes,
+            message: format!("at most {} bytes of writes may be under way", self.bytes_max),
+        })?;
+        Ok(Admission { _place: place, _bytes: bytes })
+    }
+
+    /// Why a write is refused when all places are taken.
+    pub(super) fn too_many(&self) -> NotProposed {
+        NotProposed::Overloaded {
+            limit: Limit::InFlight,
+            message: format!("at most {} writes may be under way", self.places_max),
+        }
+    }
+
+    /// Waits until all of it is free.
+    pub(super) async fn all_free(&self) {
+        let all = permits(self.places_max);
+        drop(self.places.acquire_many(all).await);
+    }
+}
+
+fn permits(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(refused: Result<Admission, NotProposed>) -> &'static str {
+        match refused {
+            Err(NotProposed::Overloaded { limit, .. }) => limit.reason(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn each_limit_refuses_by_its_name_and_gives_back_what_it_took() {
+        let room = Room::new(2, 100);
+        let first = room.admit_now(90).unwrap();
+        assert_eq!(reason(room.admit_now(20)), tally_proto::reason::TOO_MANY_BYTES_IN_FLIGHT);
+        // The place that it had taken before it found no bytes is free again.
+        let second = room.admit_now(10).unwrap();
+        assert_eq!(reason(room.admit_now(0)), tally_proto::reason::TOO_MANY_IN_FLIGHT);
+        drop((first, second));
+        room.all_free().await;
+        room.admit_now(100).unwrap();
+    }
+}
