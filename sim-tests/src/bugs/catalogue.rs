@@ -282,7 +282,7 @@ pub const BUGS: &[Bug] = &[
         name: "retry-new-sequence",
         family: Family::Apply,
         breaks: "a write keeps its number through all attempts",
-        place: "client/src/drive.rs: Call::run_write",
+        place: "client/src/drive.rs: Call::run",
         hint: "An attempt that is executed and whose answer is lost or late (cut links, short \
                attempt timeouts): the next counts again. Session clients only.",
     },
@@ -411,7 +411,7 @@ pub const BUGS: &[Bug] = &[
         name: "leader-never-steps-down",
         family: Family::Membership,
         breaks: "a leader that hears nobody stops being followed",
-        place: "node/src/peer/peers.rs: Peers::drop_control; node/src/peer/peers.rs: Peers::dial; \
+        place: "node/src/peer/peers.rs: Peers::drop_client; node/src/peer/peers.rs: Peers::dial; \
                 node/src/node.rs: serve_peers",
         hint: "A leader that is deaf and not mute: nothing reaches it from other nodes, its own \
                messages arrive. It keeps its old connections and its heartbeats go on, so nobody \
