@@ -118,7 +118,8 @@ impl<R> Write<R> {
         self
     }
 
-    /// How often it may be sent in all: as often as the deadline allows by default. With 1 it fails at
+    /// How often it may be sent in all, at least once: as often as the deadline allows by default. (A
+    /// write that opens the session first waits for that as long as ever.) With 1 it fails at
     /// the first attempt that fails, e.g. for a caller that would rather be refused at once than wait
     /// while the cluster is overloaded. The error's outcome is as true as ever.
     ///

@@ -29,7 +29,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) const ONE_SHOT_WINDOW: Duration = Duration::from_secs(60);
 
 /// A client of one cluster. Clones share one session, one set of connections and one token; make
-/// one client for a process and clone it for each task.
+/// one client for a process and clone it for each task. Its connections, and the deadlines of calls
+/// over them, live in the tokio runtime in which the first call was made.
 ///
 /// ```no_run
 /// # async fn example() -> tally_client::Result<()> {

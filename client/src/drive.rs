@@ -156,6 +156,12 @@ impl Call {
                 Ok(response) => return Ok(response),
                 Err(failure) => failure,
             };
+            if let Some(ticket) = &ticket
+                && failure.reason() == reason::SESSION_EXPIRED
+            {
+                // Whatever becomes of this call, the next one needs another session.
+                self.shared.sessions.expired(ticket.session.id);
+            }
             match self.retry.failed(failure) {
                 Next::Again(pause) => {
                     self.wait(pause, &limits).await?;
@@ -164,9 +170,6 @@ impl Call {
                     }
                 }
                 Next::NewSession => {
-                    if let Some(ticket) = &ticket {
-                        self.shared.sessions.expired(ticket.session.id);
-                    }
                     self.wait(Pause::Backoff, &limits).await?;
                     ticket = self.ticket(&limits).await?;
                 }

@@ -81,7 +81,8 @@ impl Waiter {
 /// # Deadlines
 /// A timer for each call costs more than the rest of what happens to it here. One task sleeps until
 /// the earliest deadline and looks through all calls then, so it wakes about once in the time that a
-/// call may take, or as often as [`SWEEP_PAUSE`] allows while calls do run out of time.
+/// call may take, or as often as [`SWEEP_PAUSE`] allows while calls do run out of time. (It is a task
+/// of the runtime in which the stream was opened: one that is no longer driven keeps no deadlines.)
 #[derive(Debug, Default)]
 struct Pending {
     state: Mutex<PendingState>,
@@ -126,15 +127,16 @@ impl Pending {
         {
             let mut state = self.lock();
             for answer in answers {
-                if let Some(response) = answer.response
-                    && let Some(waiter) = state.waiters.remove(&answer.id)
-                {
-                    done.push((waiter, response));
+                if let Some(waiter) = state.waiters.remove(&answer.id) {
+                    done.push((waiter, answer.response));
                 }
             }
         }
         for (waiter, response) in done {
-            waiter.answer(Reply::Answer(response));
+            match response {
+                Some(response) => waiter.answer(Reply::Answer(response)),
+                None => waiter.give_up(local(Code::Internal, "the node's answer is empty")),
+            }
         }
     }
 
@@ -245,11 +247,19 @@ impl Exchange {
             Err(TrySendError::Closed(_)) => Calling::Ended,
             Err(TrySendError::Full(queued)) => {
                 let queue = self.queue.clone();
-                Calling::Waits(Box::pin(async move {
+                let sending = async move {
                     match timeout_at(until, queue.send(queued)).await {
-                        Ok(Ok(())) => waiting.reply().await,
+                        Ok(Ok(())) => std::future::pending().await,
                         Ok(Err(_)) => not_sent(Code::Unavailable, ENDED),
                         Err(_) => not_sent(Code::DeadlineExceeded, "too many calls were waiting"),
+                    }
+                };
+                // The end of the stream is told to those without a place, too.
+                Calling::Waits(Box::pin(async move {
+                    tokio::select! {
+                        biased;
+                        reply = waiting.reply() => reply,
+                        reply = sending => reply,
                     }
                 }))
             }

@@ -177,6 +177,18 @@ async fn an_expired_session_is_replaced_for_a_number_never_sent() {
 }
 
 #[tokio::test]
+async fn a_write_that_may_not_be_sent_again_still_leaves_its_ended_session() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client();
+    client.counter("hits").add(1).await.unwrap();
+    cluster.script(0, [Act::ExpireSessions]);
+    let error = client.counter("hits").add(1).max_attempts(1).await.unwrap_err();
+    assert_eq!(error.reason(), reason::SESSION_EXPIRED);
+    assert_eq!(error.outcome(), Some(Outcome::NotApplied));
+    assert_eq!(client.counter("hits").add(1).max_attempts(1).await.unwrap().value, 2);
+}
+
+#[tokio::test]
 async fn an_expired_session_leaves_a_number_that_was_sent_unknown() {
     for act in [Act::ExecuteExpireAndBreak, Act::Break] {
         let cluster = Cluster::start(1).await;

@@ -1,7 +1,8 @@
 //! Room for writes: how many, and how many of their bytes, may wait or be under way on one node.
 //!
 //! What is admitted waits in a queue, so the limits bound memory and, with what the node does a second,
-//! how long a write waits. Beyond them unary calls are refused at once, and streams are read no further.
+//! how long a write waits. Beyond them unary and forwarded writes are refused at once; those of streams
+//! wait for room in their order, within the limits of their stream (`api::stream`).
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use super::error::{Limit, NotProposed};
 pub enum WhenFull {
     /// Refuse: overload is an answer.
     Refuse,
-    /// Wait: the caller stops reading its stream meanwhile.
+    /// Wait for room, until the deadline.
     Wait,
 }
 

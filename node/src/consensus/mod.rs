@@ -67,6 +67,9 @@ use crate::{
     storage::state::StateStore,
 };
 
+/// Commands of the node itself (ticks, the cluster's first) that may be in the queue.
+const OWN_COMMANDS_MAX: usize = 8;
+
 /// How long to wait before a leader that can't be reached is looked for again.
 const REDIAL_DELAY: Duration = Duration::from_millis(20);
 
@@ -165,7 +168,8 @@ impl Consensus {
             election_timeout_max,
         );
         let reads = Reads::new(read_index, Arc::clone(&state), applied.clone(), Arc::clone(&clock));
-        let (queue, proposals) = mpsc::channel(writes_in_flight);
+        // What is admitted finds a place, also beside the node's own commands, which take no room.
+        let (queue, proposals) = mpsc::channel(writes_in_flight + OWN_COMMANDS_MAX);
         let (quorum_lost_sender, quorum_lost) = watch::channel(false);
         let proposer = Proposer {
             raft: raft.clone(),

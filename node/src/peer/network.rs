@@ -67,15 +67,36 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     type Network = Connection;
 
     async fn new_client(&mut self, target: u64, member: &Member) -> Connection {
+        self.connection(target, member, Appends::Entries)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, member: &Member) -> Connection {
+        self.connection(target, member, Appends::Heartbeats)
+    }
+}
+
+impl NetworkFactory {
+    fn connection(&self, target: u64, member: &Member, appends: Appends) -> Connection {
         Connection {
             peers: self.peers.clone(),
             purged: Arc::clone(&self.purged),
             target,
             address: member.peer_address.clone(),
+            appends,
             bulk: None,
             append_answer_timeout: self.append_answer_timeout,
         }
     }
+}
+
+/// What the appends of a connection are. It can't be told from a request: replication, too, begins
+/// without entries when it has only a commit index to tell, and goes on with megabytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Appends {
+    /// They keep a leader: over the control connection, and whatever the follower needs.
+    Heartbeats,
+    /// They bring entries: over a connection of their own, until those are purged.
+    Entries,
 }
 
 /// One peer, as openraft sees it.
@@ -84,6 +105,7 @@ pub struct Connection {
     purged: PurgedUpTo,
     target: u64,
     address: String,
+    appends: Appends,
     /// Entries and snapshots travel on a connection of their own, so that a heartbeat or a vote
     /// never waits behind a megabyte.
     bulk: Option<Client>,
@@ -141,12 +163,13 @@ impl Connection {
             }
         }
     }
+
     /// Opens a stream of appends; one of replication ends in an error when it asks for what is purged.
     fn open_append<'s, S>(
         &'s mut self,
         mut requests: S,
         option: RPCOption,
-        replicates: bool,
+        appends: Appends,
     ) -> BoxFuture<'s, Opened<'s>>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
@@ -155,8 +178,11 @@ impl Connection {
             let Some(first) = requests.next().await else {
                 return Ok(stream::empty().boxed());
             };
-            let is_heartbeat = first.entries.is_empty();
-            let mut client = if is_heartbeat { self.control() } else { self.bulk() };
+            let mut client = match appends {
+                Appends::Heartbeats => self.control(),
+                Appends::Entries => self.bulk(),
+            };
+            let purged = (appends == Appends::Entries).then(|| Arc::clone(&self.purged));
 
             let progress = Arc::new(Progress::default());
             let outgoing = Outgoing {
@@ -165,7 +191,7 @@ impl Connection {
                 held: None,
                 hold: None,
                 ended: false,
-                purged: replicates.then(|| Arc::clone(&self.purged)),
+                purged,
                 progress: Arc::clone(&progress),
                 cluster_id: self.peers.cluster_id_text(),
                 target: self.target,
@@ -178,9 +204,11 @@ impl Connection {
                 }
                 Ok(Err(status)) => Err(RPCError::Unreachable(unreachable(status))),
                 Err(_) => {
-                    match is_heartbeat {
-                        true => self.peers.drop_client(self.target, Shared::Control),
-                        false => self.bulk = None,
+                    match appends {
+                        Appends::Heartbeats => {
+                            self.peers.drop_client(self.target, Shared::Control);
+                        }
+                        Appends::Entries => self.bulk = None,
                     }
                     Err(RPCError::Unreachable(unreachable("the stream did not open in time")))
                 }
@@ -303,9 +331,8 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        // A heartbeat is empty on purpose, whatever the follower needs.
         let requests = Box::pin(stream::once(async move { request }));
-        let mut answers = self.open_append(requests, option, false).await?;
+        let mut answers = self.open_append(requests, option, Appends::Heartbeats).await?;
         match answers.next().await {
             Some(answer) => answer.map(AppendEntriesResponse::from),
             None => Err(RPCError::Network(network_error("the peer closed the stream"))),
@@ -326,7 +353,8 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
-        self.open_append(requests, option, true)
+        let appends = self.appends;
+        self.open_append(requests, option, appends)
     }
 
     async fn vote(
