@@ -84,6 +84,7 @@ impl NetworkFactory {
             address: member.peer_address.clone(),
             appends,
             bulk: None,
+            progress: Arc::default(),
             append_answer_timeout: self.append_answer_timeout,
         }
     }
@@ -109,6 +110,8 @@ pub struct Connection {
     /// Entries and snapshots travel on a connection of their own, so that a heartbeat or a vote
     /// never waits behind a megabyte.
     bulk: Option<Client>,
+    /// How the last stream of appends went.
+    progress: Arc<Progress>,
     append_answer_timeout: Duration,
 }
 
@@ -178,6 +181,11 @@ impl Connection {
             let Some(first) = requests.next().await else {
                 return Ok(stream::empty().boxed());
             };
+            if self.progress.owes_an_answer.load(Ordering::Relaxed) {
+                // It may be dead, and would take the next requests as silently. What it holds may still
+                // arrive, behind what is sent from here on: `PeerService::append` expects that.
+                self.bulk = None;
+            }
             let mut client = match appends {
                 Appends::Heartbeats => self.control(),
                 Appends::Entries => self.bulk(),
@@ -185,6 +193,7 @@ impl Connection {
             let purged = (appends == Appends::Entries).then(|| Arc::clone(&self.purged));
 
             let progress = Arc::new(Progress::default());
+            self.progress = Arc::clone(&progress);
             let outgoing = Outgoing {
                 first: Some(first),
                 requests,
@@ -321,6 +330,8 @@ struct Progress {
     sent: AtomicU64,
     /// It ended because the next entries are purged.
     met_purged: AtomicBool,
+    /// It ended because an answer did not come.
+    owes_an_answer: AtomicBool,
 }
 
 impl RaftNetworkV2<TypeConfig> for Connection {
@@ -463,6 +474,7 @@ fn timed_answers(
                     // Nothing is owed: an idle stream may stay silent.
                     Err(_) if progress.sent.load(Ordering::Relaxed) == answered => {}
                     Err(_) => {
+                        progress.owes_an_answer.store(true, Ordering::Relaxed);
                         let error = network_error("the peer owes an answer for too long");
                         return Some((Err(RPCError::Network(error)), None));
                     }
