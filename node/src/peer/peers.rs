@@ -65,8 +65,7 @@ pub enum Shared {
     /// Heartbeats, votes, questions: small, and late is as bad as lost.
     Control,
     /// Clients' writes, as large as they like and with deadlines as short: a heartbeat must neither
-    /// wait behind them nor lose its connection when one of them is given up. Many large ones at
-    /// followers cost a busy leader its quorum when they shared one.
+    /// wait behind them nor lose its connection when one of them is given up.
     Forwarding,
 }
 
