@@ -1,6 +1,8 @@
 //! `tallyd`: runs one node (`serve`), or a small cluster on this machine (`dev`), or asks a node how
 //! it is (`health`).
 
+mod allocator;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -10,9 +12,6 @@ const _: () = assert!(
     !tally_proto::seeded_bugs::COMPILED,
     "the shipped binaries are never built with seeded bugs"
 );
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 #[command(
@@ -36,6 +35,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    allocator::configure();
     match Arguments::parse().command {
         Command::Dev(arguments) => dev::run(arguments),
         Command::Serve(arguments) => serve::run(*arguments),
