@@ -23,17 +23,31 @@ pub(super) fn configure() {
 
 #[cfg(test)]
 mod tests {
+    use std::{env, process::Command};
+
     use super::*;
+
+    const VARIABLE: &str = "MIMALLOC_PURGE_DELAY";
 
     /// The number above is a position in a C enumeration: a release that moves it must not go unseen.
     #[test]
     #[allow(unsafe_code, reason = "as above")]
     fn the_option_is_the_purge_delay() {
-        // SAFETY: this is the only test of this program, and nothing here has set an option before.
-        let before = unsafe { libmimalloc_sys::mi_option_get(PURGE_DELAY) };
-        assert_eq!(before, 1000, "mimalloc's own purge delay");
+        // SAFETY: nothing else in this program reads or sets an option.
+        let get = || unsafe { libmimalloc_sys::mi_option_get(PURGE_DELAY) };
+        let asked = env::var(VARIABLE).ok().map(|asked| asked.parse().expect("milliseconds"));
+        assert_eq!(get(), asked.unwrap_or(1000), "what it is without us");
         configure();
-        // SAFETY: as above.
-        assert_eq!(unsafe { libmimalloc_sys::mi_option_get(PURGE_DELAY) }, PURGE_DELAY_MS);
+        assert_eq!(get(), asked.unwrap_or(PURGE_DELAY_MS));
+    }
+
+    /// The allocator reads the environment before `main`, so it takes another process.
+    #[test]
+    fn the_environment_wins() {
+        let test = ["--exact", "allocator::tests::the_option_is_the_purge_delay"];
+        let itself = env::current_exe().expect("a test has a file");
+        let output = Command::new(itself).args(test).env(VARIABLE, "1234").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
     }
 }
