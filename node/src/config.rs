@@ -47,8 +47,10 @@ pub struct Config {
     pub snapshot_after_log_bytes: u64,
     /// … or by this many entries.
     pub snapshot_after_entries: u64,
-    /// Entries that are kept behind a snapshot, for followers that are a little behind.
+    /// Entries that are kept behind a snapshot, for followers that are a little behind …
     pub log_entries_kept: u64,
+    /// … and at most so many bytes of segments.
+    pub log_bytes_kept: u64,
     /// Size of one segment of the log, in bytes. At least 8 MiB.
     pub log_segment_bytes: u64,
     /// Recent log entries kept in memory, in bytes.
@@ -111,6 +113,7 @@ impl Default for Config {
             snapshot_after_log_bytes: 256 * 1024 * 1024,
             snapshot_after_entries: 500_000,
             log_entries_kept: 10_000,
+            log_bytes_kept: 512 * 1024 * 1024,
             log_segment_bytes: 16 * 1024 * 1024,
             log_cache_bytes: 64 * 1024 * 1024,
             dirty_bytes_max: 64 * 1024 * 1024,

@@ -139,6 +139,11 @@ impl Node {
         let mut options = WalOptions::new(env.random.next_u128() as u64);
         options.segment_bytes = config.log_segment_bytes;
         options.cache_bytes = usize::try_from(config.log_cache_bytes).unwrap_or(usize::MAX);
+        // As many as a snapshot gives up, which is as many as the log needs until the next one: a
+        // new segment is written twice, and first with zeros. The disk holds no more by this than it
+        // did right before the snapshot.
+        let segments = config.snapshot_after_log_bytes.div_ceil(config.log_segment_bytes);
+        options.spare_segments = usize::try_from(segments).unwrap_or(usize::MAX);
         let opened = Wal::open(Arc::clone(&env.disk), options, Arc::clone(&env.fatal)).await?;
         let (log, writer, recovered) = opened;
         env.threads.run_blocking("tally-log", Box::pin(writer.run()));
@@ -299,6 +304,8 @@ impl Node {
             node_id: config.node_id,
             appended_bytes,
             state: Arc::clone(&state),
+            log: log.clone(),
+            log_bytes_kept: config.log_bytes_kept,
             guard: Arc::clone(&guard),
             after_bytes: config.snapshot_after_log_bytes,
             after_entries: config.snapshot_after_entries,

@@ -1,5 +1,6 @@
 //! When a node builds a snapshot: each time that the log has grown by so many bytes or entries since the
-//! last one. openraft purges behind it.
+//! last one. openraft purges behind it, down to so many entries; what is left of large ones is purged
+//! here, down to so many bytes.
 //!
 //! The voters take turns. All of them count the same entries and bytes, so they would all build at the
 //! same moment, while writes need a majority of them at their best. So their first ones lie apart, by a
@@ -15,11 +16,14 @@ use std::{
     time::Duration,
 };
 
-use openraft::async_runtime::WatchReceiver;
+use openraft::{async_runtime::WatchReceiver, errors::Fatal};
 use tokio::time::MissedTickBehavior;
 
-use super::types::Raft;
-use crate::{storage::state::StateStore, storage_guard::StorageGuard};
+use super::types::{Raft, TypeConfig};
+use crate::{
+    storage::{state::StateStore, wal::Wal},
+    storage_guard::StorageGuard,
+};
 
 /// How often it is looked whether a snapshot is due.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -34,6 +38,10 @@ pub struct SnapshotBuilds {
     pub appended_bytes: Arc<AtomicU64>,
     /// The state, which knows the last snapshot.
     pub state: Arc<StateStore>,
+    /// The log, which is purged behind the last snapshot.
+    pub log: Wal,
+    /// Bytes of it that are kept there.
+    pub log_bytes_kept: u64,
     /// Whether there is room for one.
     pub guard: Arc<StorageGuard>,
     /// Bytes of a round.
@@ -60,6 +68,9 @@ impl SnapshotBuilds {
             interval.tick().await;
             let applied = self.state.applied().map_or(0, |applied| applied.index);
             let current = self.state.current_snapshot();
+            if self.purge_beyond_bytes().await.is_err() {
+                return;
+            }
             let last = current.as_ref().map(|snapshot| snapshot.last_log_id.index).max(tried);
             if applied <= last.unwrap_or(0) {
                 continue;
@@ -83,6 +94,20 @@ impl SnapshotBuilds {
                 return;
             }
         }
+    }
+
+    /// Has Raft purge the oldest entries that a snapshot holds, where the log has more bytes than are to
+    /// be kept. Raft does so once no follower is in the middle of being sent them; one that needs them
+    /// later gets the snapshot.
+    async fn purge_beyond_bytes(&self) -> Result<(), Fatal<TypeConfig>> {
+        let held = self.state.purge_limit().map(|held| held.index);
+        let Some(upto) = self.log.index_behind(self.log_bytes_kept).min(held) else {
+            return Ok(());
+        };
+        if self.log.purged().is_some_and(|purged| upto <= purged.index) {
+            return Ok(());
+        }
+        self.raft.trigger().purge_log(upto).await
     }
 
     fn turn(&self) -> Turn {

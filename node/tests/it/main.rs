@@ -9,6 +9,7 @@ mod errors;
 mod exactly_once;
 mod hostile;
 mod invalid;
+mod large_values;
 mod network;
 mod quorum;
 mod reads;

@@ -168,6 +168,16 @@ impl Wal {
             .await
     }
 
+    /// Index of the entry to purge up to so that `bytes` of segments stay, in whole ones: at least the
+    /// one that is written. None where there are no more.
+    pub fn index_behind(&self, bytes: u64) -> Option<u64> {
+        let shared = &self.inner.shared;
+        let segments = (bytes / shared.options.segment_bytes).max(1);
+        let state = shared.state();
+        let (newest, _) = state.salts.last_key_value()?;
+        state.log.last_before((newest + 1).checked_sub(segments)?)
+    }
+
     /// Returns when all that was asked for before is durable.
     pub async fn flush(&self) -> io::Result<()> {
         let (done, wait) = completion();

@@ -131,6 +131,14 @@ impl Log {
         }
     }
 
+    /// Index of the last entry that lies before this segment: one entry's frame is behind that of the
+    /// entry before it, and what is not durable yet will lie behind all of them.
+    pub(super) fn last_before(&self, segment: u64) -> Option<u64> {
+        let lies_before = |slot: &Slot| slot.place.is_some_and(|place| place.segment < segment);
+        let count = self.slots.partition_point(lies_before) as u64;
+        (self.start() + count).checked_sub(1).filter(|_| count > 0)
+    }
+
     /// Notes where an entry is, unless it was truncated or purged meanwhile.
     pub(super) fn place(&mut self, index: u64, stamp: u64, place: Place) {
         let start = self.start();

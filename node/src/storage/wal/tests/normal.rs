@@ -1,6 +1,6 @@
 //! What the log does while nothing goes wrong.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::harness::*;
 use crate::storage::{
@@ -70,6 +70,37 @@ async fn a_purge_gives_segments_back_and_a_jump_goes_on_behind_itself() {
     let log = open(&disk).await.unwrap();
     assert_eq!(log.recovered.purged, Some(id(7, 1000)));
     assert_eq!(read_all(&log.wal).await.entries, [entry(7, 1001, 0, 3)]);
+}
+
+#[tokio::test]
+async fn all_but_so_many_bytes_can_be_purged_in_whole_segments() {
+    let disk = SimulatedDisk::new(1);
+    // Without the seals of pauses, so that the last segment has room for what comes behind.
+    let options = WalOptions { seal_after: Duration::from_secs(60), ..options() };
+    let segment = options.segment_bytes;
+    let log = open_with(Arc::new(disk.mount()), options).await.unwrap();
+    assert_eq!(log.wal.index_behind(0), None);
+    for n in 0..380 {
+        append(&log.wal, vec![entry(1, n, 0, 300)]).await.unwrap();
+    }
+    assert_eq!(log.wal.index_behind(100 * segment), None, "there are not that many");
+    let one = log.wal.index_behind(segment).unwrap();
+    assert_eq!(log.wal.index_behind(0), Some(one), "the newest one is being written");
+    let three = log.wal.index_behind(4 * segment - 1).unwrap();
+    assert!(three < one && one < 379, "{three}, {one}");
+
+    log.wal.purge(id(1, three)).await.unwrap();
+    log.wal.flush().await.unwrap();
+    // The three, the next one, and one spare.
+    assert!(log.wal.disk_bytes() <= 5 * segment, "{}", log.wal.disk_bytes());
+    assert_eq!(log.wal.index_behind(3 * segment), None, "that is what is left");
+    assert_eq!(log.wal.index_behind(segment), Some(one));
+    log.wal.close().await.unwrap();
+    let log = open(&disk).await.unwrap();
+    assert_eq!(log.wal.index_behind(segment), Some(one), "a restart knows it, too");
+    // What is not durable yet will lie in the newest segment or behind it.
+    log.wal.append(vec![entry(1, 380, 0, 300)], Box::new(|_| ())).await.unwrap();
+    assert_eq!(log.wal.index_behind(segment), Some(one));
 }
 
 #[tokio::test]
