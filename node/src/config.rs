@@ -109,7 +109,7 @@ impl Default for Config {
             election_timeout_ms_max: 300,
             entries_in_flight: 8,
             writes_in_flight: 131_072,
-            write_bytes_in_flight: 64 * 1024 * 1024,
+            write_bytes_in_flight: 16 * 1024 * 1024,
             snapshot_after_log_bytes: 256 * 1024 * 1024,
             snapshot_after_entries: 500_000,
             log_entries_kept: 10_000,
