@@ -185,6 +185,7 @@ head_line
 for peer in "${peers[@]}"; do
     title "$peer"
     prepared=()
+    [[ $quick == yes ]] || fill_page_cache
     start_tally
     if [[ $peer == tally ]] || "start_$peer"; then
         "compare_$peer"

@@ -20,12 +20,13 @@ keys=1000000
 sessions=100000
 idempotency_keys=1000000
 small=100000
+quick=no
 seconds=10
 doc=no
 results=target/bench/growth.jsonl
 while (($#)); do
     case "$1" in
-        --quick) counters=100000 keys=10000 sessions=1000 idempotency_keys=10000 small=1000 seconds=2 ;;
+        --quick) quick=yes counters=100000 keys=10000 sessions=1000 idempotency_keys=10000 small=1000 seconds=2 ;;
         --doc) doc=yes ;;
         --counters) counters=${2:?}; shift ;;
         --keys) keys=${2:?}; shift ;;
@@ -96,6 +97,7 @@ snapshot() {
 build target
 # The clients that measure have sessions, too.
 serve_flags=(--sessions-max $((sessions * 2 + 1000)))
+[[ $quick == yes ]] || fill_page_cache
 start_tally
 title "small: $small counters"
 fill --counters "$small"

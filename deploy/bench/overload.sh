@@ -76,6 +76,7 @@ overload() {
     local what=$1 clients=$2 peak over again rate wanted before after failed asked failed_linearizable asked_linearizable
     local pollers=()
     shift 2
+    fill_page_cache
     title "a cluster: $what"
     start_tally
     # Thirty processes a second take a good part of a small machine, so they run beside the peak, too.

@@ -202,7 +202,7 @@ def machine(head):
     text = ", ".join(f"{name} {version}" for name, version in versions.items())
     return (
         f"{at.get('cpu')}, {at.get('cores')} cores, {at.get('memory')}, {at.get('kernel')}, "
-        f"{at.get('filesystem')}; load {at.get('load')} before the first run. {text}. "
+        f"{at.get('filesystem')}; {at.get('host')}; load {at.get('load')} before the first run. {text}. "
         f"{head.get('runs')} runs of {head.get('seconds')} s each after a warm-up, the systems of a "
         "case in turn; medians, with the lowest and the highest. Three nodes a system, clients on the "
         "same machine; values of 256 bytes; spread over "
