@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench -p tally-node --bench micro [-- NAME]     nanoseconds an operation
 //! deploy/bench/instructions.sh [--update]               instructions an operation, compared
+//! cargo bench -p tally-node --bench micro -- --encodings  a log entry in other encodings
 //! ```
 //!
 //! Seconds differ from machine to machine and from minute to minute; instructions hardly do. So the
@@ -10,6 +11,7 @@
 
 #![allow(missing_docs)]
 
+mod encodings;
 mod workloads;
 
 use std::io::Write as _;
@@ -34,10 +36,11 @@ fn main() {
                 std::process::exit(2);
             }
         },
+        ["--encodings"] => encodings::compare(),
         [] => ALL.iter().for_each(time),
         [part] => ALL.iter().filter(|it| it.name.contains(part)).for_each(time),
         _ => {
-            line("usage: micro [NAME | --list | --once NAME]");
+            line("usage: micro [NAME | --list | --once NAME | --encodings]");
             std::process::exit(2);
         }
     }

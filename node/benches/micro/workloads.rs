@@ -33,8 +33,8 @@ pub(crate) struct Workload {
 }
 
 /// Commands in one log entry, and calls in one pack: what gathers under load.
-const COMMANDS: u64 = 64;
-const ENTRIES: u64 = 64;
+pub(crate) const COMMANDS: u64 = 64;
+pub(crate) const ENTRIES: u64 = 64;
 const OPERATIONS: u32 = (COMMANDS * ENTRIES) as u32;
 /// Counters and keys that are there before.
 const ITEMS: u64 = 10_000;
@@ -71,11 +71,11 @@ fn hot(_: u64) -> Operation {
     add("bench/hot".to_owned())
 }
 
-fn spread(number: u64) -> Operation {
+pub(crate) fn spread(number: u64) -> Operation {
     add(format!("bench/c/{:08}", number * STRIDE % ITEMS))
 }
 
-fn put(number: u64) -> Operation {
+pub(crate) fn put(number: u64) -> Operation {
     Operation::KeyPut {
         key: format!("bench/k/{:08}", number * STRIDE % ITEMS),
         value: Bytes::from_static(VALUE),
@@ -133,7 +133,7 @@ fn state() -> MemoryView {
     state
 }
 
-fn batches(operation: fn(u64) -> Operation) -> Vec<Batch> {
+pub(crate) fn batches(operation: fn(u64) -> Operation) -> Vec<Batch> {
     let numbers = |entry: u64| entry * COMMANDS..(entry + 1) * COMMANDS;
     let of = |number: u64| command(SESSION, number + 1, operation(number));
     (0..ENTRIES).map(|entry| batch(2 + entry, numbers(entry).map(of).collect())).collect()
@@ -166,7 +166,7 @@ fn decode_entry() -> Prepared {
     })
 }
 
-fn pack(entry: u64) -> v1::StreamExchangeRequest {
+pub(crate) fn pack(entry: u64) -> v1::StreamExchangeRequest {
     let call = |number: u64| {
         let session = v1::SessionStamp {
             session_id: SESSION,
