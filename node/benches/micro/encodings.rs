@@ -77,7 +77,8 @@ fn row<T: PartialEq>(what: &str, encoding: &Encoding<T>, values: &[T]) {
     assert!(back == values, "{} loses something", encoding.name);
     let commands = (COMMANDS * values.len() as u64) as f64;
     let bytes = encoded.iter().map(Vec::len).sum::<usize>() as f64 / commands;
-    let write = median(|| values.iter().for_each(|value| drop(black_box((encoding.encode)(value)))));
+    let write =
+        median(|| values.iter().for_each(|value| drop(black_box((encoding.encode)(value)))));
     let read =
         median(|| encoded.iter().for_each(|bytes| drop(black_box((encoding.decode)(bytes)))));
     let name = encoding.name;
