@@ -22,7 +22,6 @@ cd "$(dirname "$0")/../.."
 
 usage() { sed -n '5,6p' "$0" | cut -c5- >&2; exit 2; }
 
-quick=no
 doc=yes
 only=()
 runs=3
@@ -185,7 +184,7 @@ head_line
 for peer in "${peers[@]}"; do
     title "$peer"
     prepared=()
-    [[ $quick == yes ]] || fill_page_cache
+    fill_page_cache
     start_tally
     if [[ $peer == tally ]] || "start_$peer"; then
         "compare_$peer"

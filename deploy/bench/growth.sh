@@ -20,7 +20,6 @@ keys=1000000
 sessions=100000
 idempotency_keys=1000000
 small=100000
-quick=no
 seconds=10
 doc=no
 results=target/bench/growth.jsonl
@@ -97,7 +96,7 @@ snapshot() {
 build target
 # The clients that measure have sessions, too.
 serve_flags=(--sessions-max $((sessions * 2 + 1000)))
-[[ $quick == yes ]] || fill_page_cache
+fill_page_cache
 start_tally
 title "small: $small counters"
 fill --counters "$small"

@@ -109,9 +109,8 @@ program() {
 
 # --- Memory -----------------------------------------------------------------------------------
 # Some hosts take a virtual machine's free memory back: what was free for two seconds is given away
-# (virtio-balloon's free page reporting), and each page that is taken again costs. Where this was measured,
-# 64 MiB of a new file take 280 ms of CPU time then, and 20 otherwise; threads of nodes stand still, and a
-# load costs by what ran before it. A machine that has been up for a while has no such pages, since its
+# (virtio-balloon's free page reporting), and a page that is taken again costs ten times as much as another.
+# Threads of nodes stand still for it, and a load costs by what ran before it. A machine that has been up for a while has no such pages, since its
 # page cache holds all memory.
 
 # Whether this is such a machine: VIRTIO_BALLOON_F_REPORTING is the sixth feature.
@@ -123,10 +122,13 @@ host_takes_free_memory() {
     return 1
 }
 
+# Whether this is a short try: its figures mean little, so it does not wait for the page cache.
+quick=no
+
 # On such a machine: has the page cache hold all memory, by reading a file of holes. To be called before
 # a cluster starts; the pages are taken from the cache then, and cost what they always do.
 fill_page_cache() {
-    host_takes_free_memory || return 0
+    if [[ $quick == yes ]] || ! host_takes_free_memory; then return 0; fi
     title "filling the page cache"
     truncate -s "$(awk '/^MemTotal/ { print $2 - 1048576 }' /proc/meminfo)K" "$scratch/holes"
     cat "$scratch/holes" >/dev/null
@@ -134,10 +136,12 @@ fill_page_cache() {
 
 # Said beside the figures.
 memory_line() {
-    if host_takes_free_memory; then
-        echo "the host takes free memory back, so the page cache was filled before each cluster"
+    if ! host_takes_free_memory; then
+        echo "no free page reporting"
+    elif [[ $quick == yes ]]; then
+        echo "the host takes free memory back, and the page cache was not filled"
     else
-        echo "the host leaves free memory alone"
+        echo "the host takes free memory back, so the page cache was filled before each cluster"
     fi
 }
 

@@ -74,9 +74,9 @@ arguments! {
     snapshot_after_log_bytes: u64 = "TALLY_SNAPSHOT_AFTER_LOG_BYTES",
     /// Build a snapshot after so many entries.
     snapshot_after_entries: u64 = "TALLY_SNAPSHOT_AFTER_ENTRIES",
-    /// Entries kept behind a snapshot …
+    /// Entries kept behind a snapshot.
     log_entries_kept: u64 = "TALLY_LOG_ENTRIES_KEPT",
-    /// … and at most so many bytes of segments.
+    /// Bytes of segments that these may take at most.
     log_bytes_kept: u64 = "TALLY_LOG_BYTES_KEPT",
     /// Size of a segment of the log, in bytes.
     log_segment_bytes: u64 = "TALLY_LOG_SEGMENT_BYTES",

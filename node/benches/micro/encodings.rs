@@ -11,7 +11,7 @@ use tally_proto::v1;
 use tokio::time::Instant;
 
 use crate::{
-    RUNS, line,
+    RUNS, line, sorted_times,
     workloads::{COMMANDS, ENTRIES, batches, pack, put, spread},
 };
 
@@ -91,13 +91,10 @@ fn row<T: PartialEq>(what: &str, encoding: &Encoding<T>, values: &[T]) {
 
 /// Nanoseconds that the work takes.
 fn median(work: impl Fn()) -> f64 {
-    let mut times: Vec<_> = (0..RUNS)
-        .map(|_| {
-            let began = Instant::now();
-            work();
-            began.elapsed().as_nanos()
-        })
-        .collect();
-    times.sort_unstable();
-    times[RUNS / 2] as f64
+    let times = sorted_times(|| {
+        let began = Instant::now();
+        work();
+        began.elapsed()
+    });
+    times[RUNS / 2].as_nanos() as f64
 }

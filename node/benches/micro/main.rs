@@ -14,7 +14,7 @@
 mod encodings;
 mod workloads;
 
-use std::io::Write as _;
+use std::{io::Write as _, time::Duration};
 
 use tokio::time::Instant;
 
@@ -53,20 +53,25 @@ fn measured_section(work: &mut dyn FnMut()) {
 }
 
 fn time(workload: &Workload) {
-    let mut times: Vec<_> = (0..RUNS)
-        .map(|_| {
-            let mut work = (workload.prepare)();
-            let began = Instant::now();
-            measured_section(&mut *work);
-            began.elapsed().as_nanos() as f64 / f64::from(workload.operations)
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    let (least, median, most) = (times[0], times[RUNS / 2], times[RUNS - 1]);
+    let times = sorted_times(|| {
+        let mut work = (workload.prepare)();
+        let began = Instant::now();
+        measured_section(&mut *work);
+        began.elapsed()
+    });
+    let of = |run: usize| times[run].as_nanos() as f64 / f64::from(workload.operations);
+    let (least, median, most) = (of(0), of(RUNS / 2), of(RUNS - 1));
     line(&format!(
         "{:<20} {median:>9.0} ns an operation  ({least:.0} to {most:.0}, {RUNS} runs)",
         workload.name
     ));
+}
+
+/// What [`RUNS`] runs took, the fastest first.
+fn sorted_times(run: impl FnMut() -> Duration) -> Vec<Duration> {
+    let mut times: Vec<_> = std::iter::repeat_with(run).take(RUNS).collect();
+    times.sort_unstable();
+    times
 }
 
 fn line(text: &str) {
