@@ -109,9 +109,9 @@ program() {
 
 # --- Memory -----------------------------------------------------------------------------------
 # Some hosts take a virtual machine's free memory back: what was free for two seconds is given away
-# (virtio-balloon's free page reporting), and a page that is taken again costs ten times as much as another.
-# Threads of nodes stand still for it, and a load costs by what ran before it. A machine that has been up for a while has no such pages, since its
-# page cache holds all memory.
+# (virtio-balloon's free page reporting), and a page that is taken again costs ten times as much as
+# another. Threads of nodes stand still for it, and a load costs by what ran before it. A machine that has
+# been up for a while has no such pages, since its page cache holds all memory.
 
 # Whether this is such a machine: VIRTIO_BALLOON_F_REPORTING is the sixth feature.
 host_takes_free_memory() {
