@@ -53,12 +53,10 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// Removes a file.
     async fn remove_file(&self, path: &str) -> io::Result<()>;
 
-    /// The same, without blocking the thread: giving back hundreds of megabytes takes a file system a
-    /// tenth of a second. If the future is dropped it happens at any later time, so only for a name that
-    /// is never used again.
-    async fn remove_file_aside(&self, path: &str) -> io::Result<()> {
-        self.remove_file(path).await
-    }
+    /// The same, piece by piece and without blocking the thread, as others' syncs may wait for a file
+    /// system that gives back hundreds of megabytes. A crash may leave a shorter file. If the future is
+    /// dropped it happens at any later time, so only for a name that is never used again.
+    async fn remove_file_aside(&self, path: &str) -> io::Result<()>;
 
     /// Removes a directory with everything in it; a missing one is fine.
     async fn remove_dir_all(&self, path: &str) -> io::Result<()>;

