@@ -44,7 +44,7 @@ pub struct Env {
     pub clock: Arc<dyn Clock>,
     /// Randomness for ids.
     pub random: Arc<dyn Random>,
-    /// Where the log writer runs.
+    /// Where the log writer and the state store's upkeep run.
     pub threads: Arc<dyn Threads>,
     /// Ends the node at once, without running another line of its code. Called when going on could
     /// break a promise: a failed fsync, a broken invariant of storage.

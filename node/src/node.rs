@@ -186,13 +186,14 @@ impl Node {
         drop_conflicting_entries(&log, &state, env.observer.as_deref()).await?;
         let mut running = Vec::new();
         let flush_interval = Duration::from_millis(config.flush_interval_ms);
-        let (flushed, flush_guard) = (Arc::clone(&state), Arc::clone(&guard));
-        running.push(tokio::spawn(async move {
+        let (snapshot_requests, upkeep) = state.upkeep(flush_interval);
+        let flush_guard = Arc::clone(&guard);
+        let may_begin = async move {
             if local_reads_only {
                 flush_guard.wait_held().await;
             }
-            flushed.run_flusher(flush_interval).await;
-        }));
+        };
+        env.threads.run_blocking("tally-state", Box::pin(upkeep.run(may_begin)));
 
         let election_timeout_max = Duration::from_millis(config.election_timeout_ms_max);
         let peers = Peers::new(config.node_id, Arc::clone(&env.network), election_timeout_max);
@@ -242,6 +243,7 @@ impl Node {
         let (applied_sender, applied) = watch::channel(0);
         let machine = StateMachine::new(
             Arc::clone(&state),
+            snapshot_requests,
             log.clone(),
             applied_sender,
             env.observer.clone(),

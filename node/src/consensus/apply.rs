@@ -33,7 +33,7 @@ use crate::{
     storage::{
         log_id::LogId as StorageLogId,
         snapshot::{Membership, SnapshotInfo, reader::SnapshotError},
-        state::{StateError, StateStore},
+        state::{SnapshotRequests, StateError, StateStore},
         wal::Wal,
     },
 };
@@ -56,6 +56,7 @@ const PAUSE_AFTER_FULL_DISK: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct StateMachine {
     state: Arc<StateStore>,
+    snapshots: SnapshotRequests,
     log: Wal,
     applied: Arc<watch::Sender<u64>>,
     observer: Option<Arc<dyn Observer>>,
@@ -73,12 +74,14 @@ impl StateMachine {
     /// Over the state; `applied` tells those who wait how far it is.
     pub fn new(
         state: Arc<StateStore>,
+        snapshots: SnapshotRequests,
         log: Wal,
         applied: watch::Sender<u64>,
         observer: Option<Arc<dyn Observer>>,
     ) -> Self {
         StateMachine {
             state,
+            snapshots,
             log,
             applied: Arc::new(applied),
             observer,
@@ -282,7 +285,7 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         let info = loop {
-            match self.state.build_snapshot().await {
+            match self.snapshots.build().await {
                 Ok(info) => break info,
                 // The writes went first. openraft can't be told that there is none, so: again.
                 Err(StateError::SnapshotAbandoned) => {

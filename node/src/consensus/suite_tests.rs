@@ -11,6 +11,7 @@ use std::{
     io,
     ops::RangeBounds,
     sync::{Arc, Mutex, atomic::AtomicU64},
+    time::Duration,
 };
 
 use futures_util::Stream;
@@ -251,7 +252,10 @@ async fn build(
     let state = StateStore::open(disk, stores, StateOptions::default(), hooks, None)
         .await
         .expect("the state opens");
-    let machine = StateMachine::new(Arc::clone(&state), log.clone(), watch::channel(0).0, None);
+    let (snapshots, upkeep) = state.upkeep(Duration::from_secs(3600));
+    tokio::spawn(upkeep.run(async {}));
+    let applied = watch::channel(0).0;
+    let machine = StateMachine::new(Arc::clone(&state), snapshots, log.clone(), applied, None);
     let machine = SuiteMachine { inner: machine, state: Arc::clone(&state) };
     let inner = LogStore::new(log.clone(), state, Arc::new(AtomicU64::new(0)), None);
     let log = SuiteLog { inner, log, begun_behind: Arc::default(), purged_as: Arc::default() };

@@ -53,6 +53,7 @@ mod open;
 mod snapshots;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
 use std::{
     fmt, io,
@@ -67,7 +68,11 @@ use tokio::sync::{Mutex, Notify};
 
 use self::core::Core;
 use self::layout::STATE_DIR;
-pub use self::{core::StateView, error::StateError};
+pub use self::{
+    core::StateView,
+    error::StateError,
+    upkeep::{SnapshotRequests, Upkeep},
+};
 use super::{byte_store::StoreFactory, disk::Disk, log_id::LogId, snapshot::Membership};
 use crate::machine::view::Writes;
 

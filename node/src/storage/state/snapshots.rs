@@ -40,8 +40,9 @@ pub(super) struct Snapshots {
     leases: Mutex<BTreeMap<LogId, Arc<()>>>,
     incoming: Incoming,
     next_incoming: AtomicU64,
-    /// Installs that wait for a build to give way: its snapshot would be older than theirs.
-    installs: AtomicU64,
+    /// Those that wait for a build to give way: installs, as its snapshot would be older than theirs,
+    /// and the end of the process.
+    urgent: AtomicU64,
 }
 
 impl Snapshots {
@@ -50,9 +51,9 @@ impl Snapshots {
     }
 
     /// Makes a build that runs give way for as long as the guard lives.
-    pub(super) fn install_waits(&self) -> InstallWaits<'_> {
-        self.installs.fetch_add(1, Ordering::SeqCst);
-        InstallWaits(self)
+    pub(super) fn give_way(&self) -> GivesWay<'_> {
+        self.urgent.fetch_add(1, Ordering::SeqCst);
+        GivesWay(self)
     }
 
     pub(super) fn set_current(&self, info: SnapshotInfo) {
@@ -66,12 +67,12 @@ impl Snapshots {
     }
 }
 
-/// See [`Snapshots::install_waits`].
-pub(super) struct InstallWaits<'a>(&'a Snapshots);
+/// See [`Snapshots::give_way`].
+pub(super) struct GivesWay<'a>(&'a Snapshots);
 
-impl Drop for InstallWaits<'_> {
+impl Drop for GivesWay<'_> {
     fn drop(&mut self) {
-        self.0.installs.fetch_sub(1, Ordering::SeqCst);
+        self.0.urgent.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -151,10 +152,10 @@ impl StateStore {
         file.finish().await.map_err(io)
     }
 
-    /// Commits that find no room, and an install, are more urgent than a snapshot.
+    /// Commits that find no room, an install, and the end are more urgent than a snapshot.
     fn check_build(&self) -> Result<(), StateError> {
         let full = self.dirty_bytes() >= self.options.dirty_bytes_max;
-        match full || self.snapshots.installs.load(Ordering::SeqCst) > 0 {
+        match full || self.snapshots.urgent.load(Ordering::SeqCst) > 0 {
             true => Err(StateError::SnapshotAbandoned),
             false => Ok(()),
         }

@@ -6,6 +6,7 @@ mod random;
 mod real;
 mod recovery;
 mod together;
+mod upkeep;
 
 use std::{
     collections::BTreeMap,
