@@ -1,8 +1,9 @@
 //! Room for writes: how many, and how many of their bytes, may wait or be under way on one node.
 //!
 //! What is admitted waits in a queue, so the limits bound memory and, with what the node does a second,
-//! how long a write waits. Beyond them unary and forwarded writes are refused at once; those of streams
-//! wait for room in their order, within the limits of their stream (`api::stream`).
+//! how long a write waits. Beyond them unary writes are refused at once; those of streams wait for room in
+//! their order, within the limits of their stream (`api::stream`). A forwarded write does at the leader
+//! what it did before; those that wait there have room at the node that they came to, which bounds them.
 
 use std::sync::Arc;
 
@@ -25,8 +26,16 @@ pub enum WhenFull {
 /// Room for one write, given back when it is dropped.
 #[derive(Debug)]
 pub struct Admission {
+    when_full: WhenFull,
     _place: OwnedSemaphorePermit,
     _bytes: OwnedSemaphorePermit,
+}
+
+impl Admission {
+    /// What it would have done without room.
+    pub(super) fn when_full(&self) -> WhenFull {
+        self.when_full
+    }
 }
 
 /// The room there is.
@@ -60,7 +69,7 @@ impl Room {
                     let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
                     let bytes = Arc::clone(&self.bytes);
                     let bytes = bytes.acquire_many_owned(permits(size_bytes)).await.ok()?;
-                    Some(Admission { _place: place, _bytes: bytes })
+                    Some(Admission { when_full, _place: place, _bytes: bytes })
                 };
                 match tokio::time::timeout_at(deadline, both).await {
                     Ok(Some(admission)) => Ok(admission),
@@ -80,7 +89,7 @@ impl Room {
             limit: Limit::InFlightBytes,
             message: format!("at most {} bytes of writes may be under way", self.bytes_max),
         })?;
-        Ok(Admission { _place: place, _bytes: bytes })
+        Ok(Admission { when_full: WhenFull::Refuse, _place: place, _bytes: bytes })
     }
 
     /// Why a write is refused when all places are taken.

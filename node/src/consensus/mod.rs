@@ -341,9 +341,14 @@ impl Consensus {
                     return self.write_here(command, Some(admission), deadline).await;
                 }
                 Some(Leader::There { node_id, peer_address, .. }) if !self.quorum_lost() => {
-                    let forwarded =
-                        self.forward(&command, node_id, &peer_address, deadline, request_id).await;
-                    if let Some(outcome) = forwarded {
+                    let forwarded = wire::ForwardedCommand {
+                        command: codec::encode_command(&command),
+                        request_id: request_id.to_string(),
+                        deadline_ms: ask::ms_left(deadline),
+                        waits_for_room: admission.when_full() == WhenFull::Wait,
+                    };
+                    let outcome = self.forward(forwarded, node_id, &peer_address, deadline).await;
+                    if let Some(outcome) = outcome {
                         return outcome;
                     }
                 }
@@ -442,17 +447,11 @@ impl Consensus {
     /// connection could be made, so that the write never left.
     async fn forward(
         &self,
-        command: &Command,
+        forwarded: wire::ForwardedCommand,
         leader: u64,
         peer_address: &str,
         deadline: Instant,
-        request_id: &(dyn std::fmt::Display + Sync),
     ) -> Option<Outcome> {
-        let forwarded = wire::ForwardedCommand {
-            command: codec::encode_command(command),
-            request_id: request_id.to_string(),
-            deadline_ms: ask::ms_left(deadline),
-        };
         let peers = &self.inner.peers;
         let mut quorum_lost = self.inner.quorum_lost.clone();
         let asking = ask::propose(peers, leader, peer_address, vec![forwarded], deadline);
@@ -536,7 +535,12 @@ impl Consensus {
 
 /// A refusal as it goes to the peer that forwarded.
 pub(crate) fn refusal_to_wire(refusal: &NotProposed) -> wire::Refusal {
-    let mut answer = wire::Refusal { message: refusal.to_string(), ..wire::Refusal::default() };
+    // Without the reason, which the other side puts in front of it again.
+    let message = match refusal {
+        NotProposed::Overloaded { message, .. } => message.clone(),
+        _ => refusal.to_string(),
+    };
+    let mut answer = wire::Refusal { message, ..wire::Refusal::default() };
     let reason = match refusal {
         NotProposed::NotLeader(hint) => {
             if let Some(hint) = hint {

@@ -344,7 +344,11 @@ async fn run(consensus: &Consensus, forwarded: wire::ForwardedCommand) -> wire::
     let patience = Duration::from_millis(u64::from(forwarded.deadline_ms));
     let deadline = Instant::now() + patience;
     // The same door as for the leader's own callers, so that its limits count both.
-    let admitted = consensus.admit(size_hint(&command), WhenFull::Refuse, deadline).await;
+    let when_full = match forwarded.waits_for_room {
+        true => WhenFull::Wait,
+        false => WhenFull::Refuse,
+    };
+    let admitted = consensus.admit(size_hint(&command), when_full, deadline).await;
     let outcome = match admitted {
         Ok(admission) => consensus.write_here(command, Some(admission), deadline).await,
         Err(refusal) => Err(refusal.into()),

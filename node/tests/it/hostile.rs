@@ -261,6 +261,7 @@ async fn a_forwarded_write_is_not_forwarded_again() {
             command: tally_node::machine::codec::encode_command(&command),
             request_id: "forwarded".into(),
             deadline_ms: 1_000,
+            ..Default::default()
         }],
     };
     let mut client = PeerClient::new(channel_to(&cluster.peer_address(follower)));

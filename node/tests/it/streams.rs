@@ -49,6 +49,32 @@ async fn every_call_of_many_packs_is_answered_by_its_id() {
     assert_eq!(now.counter.expect("it").value, 4096 - 4096 / 3);
 }
 
+/// What waits for room does so at whichever node it came to; only unary writes are refused.
+#[tokio::test]
+async fn no_write_of_a_stream_is_refused_for_want_of_room_at_the_leader() {
+    const ADDS: u64 = 200;
+    let cluster = Cluster::start_with(3, |config| config.writes_in_flight = 2).await;
+    let streams = cluster.ids().into_iter().map(|id| {
+        let channel = cluster.channel(id);
+        tokio::spawn(async move {
+            let mut stream = Exchange::open(&channel).await;
+            stream.send((1..=ADDS).map(|id| call(id, add("a", 1))).collect()).await;
+            for _ in 0..ADDS {
+                let answer = stream.next().await.expect("the stream lives").expect("it lives");
+                match answer.response.expect("a response") {
+                    Response::CountersAdd(_) => {}
+                    other => panic!("call {}: {other:?}", answer.id),
+                }
+            }
+        })
+    });
+    for stream in streams.collect::<Vec<_>>() {
+        stream.await.expect("all were answered");
+    }
+    let now = unary(&cluster.channel(1), get("a")).await.expect("it is there");
+    assert_eq!(answer!(CountersGet, now).counter.expect("it").value, 3 * ADDS as i64);
+}
+
 #[tokio::test]
 async fn a_call_without_a_request_fails_alone() {
     let cluster = Cluster::start(1).await;
