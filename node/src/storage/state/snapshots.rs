@@ -39,7 +39,7 @@ pub(super) struct Snapshots {
     /// Files that are being read, with what their readers share.
     leases: Mutex<BTreeMap<LogId, Arc<()>>>,
     incoming: Incoming,
-    next_incoming: AtomicU64,
+    next_temporary: AtomicU64,
     /// Those that wait for a build to give way: installs, as its snapshot would be older than theirs,
     /// and the end of the process.
     urgent: AtomicU64,
@@ -54,6 +54,12 @@ impl Snapshots {
     pub(super) fn give_way(&self) -> GivesWay<'_> {
         self.urgent.fetch_add(1, Ordering::SeqCst);
         GivesWay(self)
+    }
+
+    /// A name that no other file of this process has. What is left of it is removed by the next start.
+    fn temporary(&self, what: &str) -> String {
+        let number = self.next_temporary.fetch_add(1, Ordering::SeqCst);
+        format!("{SNAPSHOT_DIR}/{what}-{number}.tmp")
     }
 
     pub(super) fn set_current(&self, info: SnapshotInfo) {
@@ -89,7 +95,7 @@ impl StateStore {
     /// Makes a snapshot of everything applied by now (or later, but at one log id), durable when
     /// this returns. Flushes meanwhile wait, commits do not.
     ///
-    /// May be cancelled; what it wrote is then removed by the next one.
+    /// May be cancelled; what it wrote is then removed by the next one, or by the next start.
     pub async fn build_snapshot(&self) -> Result<SnapshotInfo, StateError> {
         let mut writer = self.writer.lock().await;
         let before = seeded_bugs::is_on("snapshot-newer-data").then(|| self.core().flushed.clone());
@@ -111,8 +117,12 @@ impl StateStore {
         let size = match written {
             Ok(size) => size,
             Err(error) => {
-                // It means nothing without its name, and the next build removes it as well.
-                let _ = remove_if_there(self.disk.as_ref(), BUILD_TMP).await;
+                // It means nothing without its name. Whoever it gave way to does not wait for that.
+                let aside = self.snapshots.temporary("abandoned");
+                if self.disk.rename(BUILD_TMP, &aside).await.is_ok() {
+                    drop(writer);
+                    let _ = self.disk.remove_file_aside(&aside).await;
+                }
                 return Err(error);
             }
         };
@@ -206,8 +216,7 @@ impl StateStore {
 
     /// Begins to receive a snapshot from another node.
     pub async fn begin_receive(&self) -> Result<SnapshotReceiver, StateError> {
-        let number = self.snapshots.next_incoming.fetch_add(1, Ordering::SeqCst);
-        let path = format!("{SNAPSHOT_DIR}/incoming-{number}.tmp");
+        let path = self.snapshots.temporary("incoming");
         let live = self.snapshots.incoming.clone();
         lock(&live).insert(path.clone());
         let name = IncomingName { path, live };
