@@ -24,6 +24,10 @@ use super::{
 /// has it, too.
 const NAP: Duration = Duration::from_micros(200);
 
+/// … and while there is no room for all that is due: then only what was answered meanwhile can start, and
+/// looking for it more often takes from the machine what is measured.
+const NAP_WITHOUT_ROOM: Duration = Duration::from_millis(1);
+
 /// When the operations of a run are to start.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Schedule {
@@ -118,11 +122,13 @@ pub(super) fn dispatch(
     let mut next = 0;
     while next < schedule.end && shared.phase() != STOP {
         let due = schedule.due(began.elapsed());
+        let mut nap = NAP;
         while next < due {
             let (number, step) = (next, choice.next());
             next += 1;
             let measured = schedule.is_measured(number);
             let Ok(place) = room.clone().try_acquire_owned() else {
+                nap = NAP_WITHOUT_ROOM;
                 if measured {
                     shared.recorder.not_started();
                 }
@@ -140,7 +146,7 @@ pub(super) fn dispatch(
         }
         let wait = schedule.at(next).saturating_sub(began.elapsed());
         #[expect(clippy::disallowed_methods, reason = "this thread is no part of a simulation")]
-        std::thread::sleep(wait.max(NAP));
+        std::thread::sleep(wait.max(nap));
     }
     drop(lanes);
     runtime.block_on(async {
