@@ -11,6 +11,8 @@
 # waits; and with nodes that admit only so few writes (`--limit`) that this is what is short and not the
 # processors, which the client needs too: what is above it is refused, and how soon can be seen.
 #
+# First, what one caller gets beside a client that pipelines.
+#
 # Looked at meanwhile: throughput against the peak, time to a refusal, memory, the health services
 # (polled ten times a second during both, each probe of a process of its own), and the terms before and
 # after.
@@ -133,7 +135,36 @@ overload() {
     stop_all
 }
 
+# What one caller, with one call under way, gets beside a client that keeps thousands under way. Both add
+# to counters of the same names, and meet at the same leader.
+fairness() {
+    local alone beside greedy
+    lone() { "$tally" bench add-spread --clients 1 --warmup 1s --duration "${seconds}s" --json 2>>"$scratch/bench.log"; }
+    waited() { echo "$(number p50_us "$1"), $(number p99_us "$1")"; }
+    fill_page_cache
+    title "one caller beside a greedy client"
+    start_tally
+    alone=$(lone)
+    echo "$alone"
+    # It begins before the caller and ends after it.
+    "$tally" bench add-spread --clients 64 --depth 256 --warmup 1s --duration "$((seconds + 4))s" --json \
+        >"$scratch/greedy.json" 2>>"$scratch/bench.log" &
+    greedy=$!
+    pids+=("$greedy")
+    sleep 2
+    beside=$(lone)
+    echo "$beside"
+    wait "$greedy"
+    cat "$scratch/greedy.json"
+    row "one caller alone: p50, p99 in µs" "$(waited "$alone")"
+    row "  beside 16,384 writes of another client" "$(waited "$beside")"
+    row "  which waits itself" "$(waited "$(cat "$scratch/greedy.json")")"
+    row "  and does, a second" "$(number ops_per_second "$(cat "$scratch/greedy.json")")"
+    stop_all
+}
+
 build target
+fairness
 overload "default limits" "$clients"
 serve_flags=(--writes-in-flight "$limit")
 overload "$limit writes admitted" "$limit" --max-attempts 1
