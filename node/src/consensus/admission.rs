@@ -3,7 +3,8 @@
 //! What is admitted waits in a queue, so the limits bound memory and, with what the node does a second,
 //! how long a write waits. Beyond them unary writes are refused at once; those of streams wait for room in
 //! their order, within the limits of their stream (`api::stream`). A forwarded write does at the leader
-//! what it did before; those that wait there have room at the node that they came to, which bounds them.
+//! what it did before; those that wait there have room at the node that they came to, which bounds them: by as
+//! much again for each other node.
 
 use std::sync::Arc;
 

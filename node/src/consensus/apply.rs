@@ -46,7 +46,7 @@ const ENTRIES_PER_COMMIT_MAX: usize = 64;
 /// meanwhile, heartbeats included, and a node that is silent for an election timeout loses its leadership.
 const COMMIT_BYTES: usize = 64 << 10;
 
-/// How long a snapshot waits that gave way to writes.
+/// How long a snapshot waits that gave way.
 const PAUSE_AFTER_ABANDONED: Duration = Duration::from_millis(500);
 
 /// … and one that found no room: the flushes between two attempts need what there is.
@@ -287,9 +287,11 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
         let info = loop {
             match self.snapshots.build().await {
                 Ok(info) => break info,
-                // The writes went first. openraft can't be told that there is none, so: again.
+                // Something else went first. openraft can't be told that there is none, so: again.
                 Err(StateError::SnapshotAbandoned) => {
-                    tracing::info!("a snapshot gave way to writes and is begun again");
+                    tracing::info!(
+                        "a snapshot gave way to something more urgent and is begun again"
+                    );
                     tokio::time::sleep(PAUSE_AFTER_ABANDONED).await;
                 }
                 // What was written is removed, and a full disk is no reason to end.

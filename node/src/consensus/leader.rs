@@ -99,6 +99,17 @@ impl Leadership {
         }
     }
 
+    /// Waits until this node does not lead; at once if it does not.
+    pub async fn lost(&self) {
+        // Not the whole metrics, which change with every entry.
+        let mut metrics = self.raft.server_metrics();
+        while metrics.borrow_watched().state == ServerState::Leader {
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// What to tell a client about the leader.
     pub fn hint(&self) -> Option<LeaderHint> {
         let metrics = self.metrics.borrow_watched();

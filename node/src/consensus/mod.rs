@@ -296,6 +296,22 @@ impl Consensus {
         self.inner.room.admit(size_bytes, when_full, deadline).await
     }
 
+    /// Room for a forwarded write that waits for some, which only a leader has for it.
+    ///
+    /// Elsewhere it would wait behind writes that look for a leader themselves; and two nodes that are full
+    /// of writes for each other, as after a change of leader, would wait for each other.
+    pub async fn admit_while_leading(
+        &self,
+        size_bytes: usize,
+        until: Instant,
+    ) -> Result<Admission, NotProposed> {
+        tokio::select! {
+            biased;
+            () = self.leadership().lost() => Err(NotProposed::NotLeader(self.leadership().hint())),
+            admitted = self.admit(size_bytes, WhenFull::Wait, until) => admitted,
+        }
+    }
+
     /// Room for one write, if there is some at once.
     pub fn try_admit(&self, size_bytes: usize) -> Option<Admission> {
         if self.is_shutting_down() {

@@ -31,6 +31,9 @@ use crate::{
 /// At most this many commands in one forwarded message.
 const FORWARDED_MAX: usize = 1024;
 
+/// How much of a forwarded write's deadline is left for its answer, where it waited for room in vain.
+const TIME_FOR_ANSWER_MAX: Duration = Duration::from_millis(100);
+
 /// The peer port's service. It answers introductions from the start, and Raft's messages once the
 /// node takes part.
 #[derive(Clone)]
@@ -344,11 +347,15 @@ async fn run(consensus: &Consensus, forwarded: wire::ForwardedCommand) -> wire::
     let patience = Duration::from_millis(u64::from(forwarded.deadline_ms));
     let deadline = Instant::now() + patience;
     // The same door as for the leader's own callers, so that its limits count both.
-    let when_full = match forwarded.waits_for_room {
-        true => WhenFull::Wait,
-        false => WhenFull::Refuse,
+    let size = size_hint(&command);
+    let admitted = match forwarded.waits_for_room {
+        false => consensus.admit(size, WhenFull::Refuse, deadline).await,
+        // The answer that there was none has to arrive before the deadline.
+        true => {
+            let for_answer = (patience / 10).min(TIME_FOR_ANSWER_MAX);
+            consensus.admit_while_leading(size, deadline - for_answer).await
+        }
     };
-    let admitted = consensus.admit(size_hint(&command), when_full, deadline).await;
     let outcome = match admitted {
         Ok(admission) => consensus.write_here(command, Some(admission), deadline).await,
         Err(refusal) => Err(refusal.into()),

@@ -126,6 +126,19 @@ async fn a_large_file_is_removed_aside() {
     .await;
 }
 
+/// An operator may hold a snapshot by a second name while he copies it.
+#[tokio::test]
+async fn a_file_with_a_second_name_keeps_its_bytes_when_it_is_removed_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = RealDisk::new(dir.path().to_path_buf()).unwrap();
+    let mut file = disk.open("large", OpenMode::CreateNew).await.unwrap();
+    file.write_at(0, &vec![7; 3 << 20]).await.unwrap();
+    std::fs::hard_link(dir.path().join("large"), dir.path().join("held")).unwrap();
+    disk.remove_file_aside("large").await.unwrap();
+    assert_eq!(disk.list("").await.unwrap(), ["held"]);
+    assert_eq!(file.len().await.unwrap(), 3 << 20);
+}
+
 /// What a crash may leave of a file that was being removed.
 #[tokio::test]
 async fn a_crash_may_leave_a_part_of_a_file_that_is_removed_aside() {

@@ -75,6 +75,56 @@ async fn no_write_of_a_stream_is_refused_for_want_of_room_at_the_leader() {
     assert_eq!(answer!(CountersGet, now).counter.expect("it").value, 3 * ADDS as i64);
 }
 
+/// Adds over a stream at one node, each under a key until it is applied. Says what took the longest.
+async fn add_over_a_stream(channel: tonic::transport::Channel, who: u64, adds: u64) -> Duration {
+    let keyed = |id| {
+        let key = format!("{who}-{id}");
+        call(id, add_with("a", 1, |request| request.options = under_key(&key)))
+    };
+    let mut stream = Exchange::open(&channel).await;
+    let mut sent: BTreeMap<u64, Instant> = (1..=adds).map(|id| (id, Instant::now())).collect();
+    stream.send((1..=adds).map(keyed).collect()).await;
+    let mut longest = Duration::ZERO;
+    while !sent.is_empty() {
+        let answer = stream.next().await.expect("the stream lives").expect("the stream lives");
+        let asked = sent.remove(&answer.id).expect("it was asked");
+        longest = longest.max(asked.elapsed());
+        if let Response::Error(_) = answer.response.expect("a response") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            sent.insert(answer.id, Instant::now());
+            stream.send(vec![keyed(answer.id)]).await;
+        }
+    }
+    longest
+}
+
+/// Nodes that are full of writes for each other, as each was the leader of the other, must not wait for
+/// each other.
+#[tokio::test]
+async fn streams_whose_writes_wait_for_room_survive_changes_of_leader() {
+    const ADDS: u64 = 400;
+    let cluster = Cluster::start_with(3, |config| config.writes_in_flight = 2).await;
+    let ids = cluster.ids();
+    let streams: Vec<_> = (ids.iter())
+        .map(|id| tokio::spawn(add_over_a_stream(cluster.channel(*id), *id, ADDS)))
+        .collect();
+    for turn in 0..4 {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let leader = cluster.leader().await;
+        let to = ids[(leader as usize + turn % 2) % ids.len()];
+        let consensus = cluster.node(leader).consensus();
+        // It may be another's by now; then the next turn moves it.
+        let _ = consensus.transfer_leader(Some(to), Duration::from_secs(1)).await;
+    }
+    for stream in streams {
+        let longest = stream.await.expect("all were applied");
+        // A call's default deadline is what a circle would wait for.
+        assert!(longest < Duration::from_secs(8), "{longest:?}");
+    }
+    let now = unary(&cluster.channel(1), get("a")).await.expect("it is there");
+    assert_eq!(answer!(CountersGet, now).counter.expect("it").value, 3 * ADDS as i64);
+}
+
 #[tokio::test]
 async fn a_call_without_a_request_fails_alone() {
     let cluster = Cluster::start(1).await;

@@ -11,8 +11,9 @@ pub enum StateError {
     /// process ends.
     #[error("the state store failed: {0}")]
     Fatal(String),
-    /// Writes came faster than the snapshot was built, and writes go first. Try again later.
-    #[error("the snapshot was abandoned: the writes of the meantime no longer fit in memory")]
+    /// Something more urgent was next: writes that came faster than it was built and no longer fit in
+    /// memory, an install, or the end of the process. Try again later.
+    #[error("the snapshot was abandoned for something more urgent")]
     SnapshotAbandoned,
     /// The disk is too full for a flush. What was committed stays in memory (and in the log); a
     /// later flush writes it.

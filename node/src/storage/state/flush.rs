@@ -26,8 +26,8 @@ async fn let_go(frozen: Frozen) {
 impl StateStore {
     /// Flushes every `interval`, and at once when the dirty map is full or a replay would take long.
     /// Without room on the disk it tries again and again: commits wait when the map is full, and
-    /// writes are refused by then. Ends when storage has failed. [`StateStore::upkeep`] runs it; without
-    /// it [`StateStore::wait_for_room`] waits for ever.
+    /// writes are refused by then. Ends when storage has failed. [`super::Upkeep`] runs it; without it
+    /// [`StateStore::wait_for_room`] waits for ever.
     pub async fn run_flusher(self: Arc<Self>, interval: Duration) {
         loop {
             tokio::select! {
@@ -138,7 +138,7 @@ impl StateStore {
     /// Flushes and gives the byte store back, at the end of a process that ends well. Nothing else
     /// is called after it.
     pub async fn close(&self) -> Result<(), StateError> {
-        let _giving_way = self.snapshots.give_way();
+        let _giving_way = self.snapshots.make_builds_give_way();
         let mut writer = self.writer.lock().await;
         let flushed = self.flush(&mut writer).await;
         if matches!(flushed, Err(StateError::Fatal(_))) {

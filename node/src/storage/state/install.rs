@@ -40,7 +40,7 @@ impl StateStore {
         &self,
         received: ReceivedSnapshot,
     ) -> Result<SnapshotInfo, StateError> {
-        let waits = self.snapshots.give_way();
+        let waits = self.snapshots.make_builds_give_way();
         let mut writer = self.writer.lock().await;
         drop(waits);
         self.check()?;

@@ -50,10 +50,10 @@ impl Snapshots {
         Snapshots { current: Mutex::new(current), ..Snapshots::default() }
     }
 
-    /// Makes a build that runs give way for as long as the guard lives.
-    pub(super) fn give_way(&self) -> GivesWay<'_> {
+    /// Makes builds give way for as long as the guard lives.
+    pub(super) fn make_builds_give_way(&self) -> BuildsGiveWay<'_> {
         self.urgent.fetch_add(1, Ordering::SeqCst);
-        GivesWay(self)
+        BuildsGiveWay(self)
     }
 
     /// A name that no other file of this process has. What is left of it is removed by the next start.
@@ -73,10 +73,10 @@ impl Snapshots {
     }
 }
 
-/// See [`Snapshots::give_way`].
-pub(super) struct GivesWay<'a>(&'a Snapshots);
+/// See [`Snapshots::make_builds_give_way`].
+pub(super) struct BuildsGiveWay<'a>(&'a Snapshots);
 
-impl Drop for GivesWay<'_> {
+impl Drop for BuildsGiveWay<'_> {
     fn drop(&mut self) {
         self.0.urgent.fetch_sub(1, Ordering::SeqCst);
     }
@@ -116,13 +116,19 @@ impl StateStore {
         let written = self.write_snapshot(store.as_ref(), &meta, last_log_id).await;
         let size = match written {
             Ok(size) => size,
-            Err(error) => {
-                // It means nothing without its name. Whoever it gave way to does not wait for that.
+            // What was written means nothing without its name.
+            Err(error @ StateError::SnapshotAbandoned) => {
+                // Whoever it gave way to does not wait for its removal.
                 let aside = self.snapshots.temporary("abandoned");
                 if self.disk.rename(BUILD_TMP, &aside).await.is_ok() {
                     drop(writer);
                     let _ = self.disk.remove_file_aside(&aside).await;
                 }
+                return Err(error);
+            }
+            Err(error) => {
+                // Whoever is next may need the room.
+                let _ = remove_if_there(self.disk.as_ref(), BUILD_TMP).await;
                 return Err(error);
             }
         };

@@ -19,6 +19,7 @@ pub struct Upkeep {
     state: Arc<StateStore>,
     flush_interval: Duration,
     requests: mpsc::Receiver<Answer>,
+    /// Carries nothing: that it is closed is what counts, which `requests` only tells whoever waits for one.
     stop: watch::Receiver<Option<Infallible>>,
 }
 
@@ -56,8 +57,7 @@ impl SnapshotRequests {
 }
 
 impl Upkeep {
-    /// Runs from when `may_begin` is over until nobody could ask for a snapshot any more, or storage has
-    /// failed. What it is cancelled in (a flush, a build) is made good by the next one.
+    /// Runs from when `may_begin` is over until nobody could ask for a snapshot any more. What it is cancelled in (a flush, a build) is made good by the next one.
     pub async fn run(self, may_begin: impl Future<Output = ()>) {
         let Upkeep { state, flush_interval, mut requests, mut stop } = self;
         let builds = async {
