@@ -40,7 +40,6 @@ done
 mkdir -p "$(dirname "$results")"
 : >"$results"
 
-number() { sed -nE "s/.*\"$1\":([0-9.]+).*/\1/p" <<<"$2"; }
 rss() { awk '/^VmRSS/ { printf "%.0f", $2 / 1024 }' "/proc/$1/status"; }
 disk() { du -sm "$scratch/data/tally1" | cut -f1; }
 # In milliseconds.

@@ -107,6 +107,9 @@ program() {
     [[ -x $CACHE/$package/bin/$name ]] && echo "$CACHE/$package/bin/$name"
 }
 
+# A figure by its name, out of a line of JSON.
+number() { sed -nE "s/.*\"$1\":([0-9.]+).*/\1/p" <<<"$2"; }
+
 # --- Memory -----------------------------------------------------------------------------------
 # Some hosts take a virtual machine's free memory back: what was free for two seconds is given away
 # (virtio-balloon's free page reporting), and a page that is taken again costs ten times as much as

@@ -67,8 +67,6 @@ term() {
     "$tally" status --json | grep -oE '"term":[0-9]+' | cut -d: -f2 | sort -n | tail -n 1
 }
 
-number() { sed -nE "s/.*\"$1\":([0-9.]+).*/\1/p" <<<"$2"; }
-
 bench() {
     "$tally" bench add-spread --transport unary --connections "$connections" --warmup 2s --json "$@" 2>>"$scratch/bench.log"
 }
@@ -155,11 +153,12 @@ fairness() {
     beside=$(lone)
     echo "$beside"
     wait "$greedy"
-    cat "$scratch/greedy.json"
+    greedy=$(cat "$scratch/greedy.json")
+    echo "$greedy"
     row "one caller alone: p50, p99 in µs" "$(waited "$alone")"
     row "  beside 16,384 writes of another client" "$(waited "$beside")"
-    row "  which waits itself" "$(waited "$(cat "$scratch/greedy.json")")"
-    row "  and does, a second" "$(number ops_per_second "$(cat "$scratch/greedy.json")")"
+    row "  which waits itself" "$(waited "$greedy")"
+    row "  and does, a second" "$(number ops_per_second "$greedy")"
     stop_all
 }
 

@@ -8,7 +8,7 @@ use super::{StateStore, Writer, core::Frozen, error::StateError, meta::META_KEY}
 use crate::storage::byte_store::{ByteStore, Records};
 
 /// What is done for each record of a flush, which may be hundreds of thousands, is done for so many
-/// and then lets others run: they would wait for tens of milliseconds otherwise.
+/// and then lets others run: the end of the upkeep, or what else is on the thread of whoever closes it.
 const PIECE_RECORDS: usize = 512;
 
 /// How long a flush waits that found no room on the disk.

@@ -57,7 +57,8 @@ impl SnapshotRequests {
 }
 
 impl Upkeep {
-    /// Runs from when `may_begin` is over until nobody could ask for a snapshot any more. What it is cancelled in (a flush, a build) is made good by the next one.
+    /// Runs from when `may_begin` is over until nobody could ask for a snapshot any more. What it is
+    /// cancelled in (a flush, a build) is made good by the next one.
     pub async fn run(self, may_begin: impl Future<Output = ()>) {
         let Upkeep { state, flush_interval, mut requests, mut stop } = self;
         let builds = async {

@@ -106,6 +106,19 @@ fn commit(state: &StateStore, index: u64) {
     state.commit(effect(index), id(index), membership);
 }
 
+/// Enough large records that a build takes several pieces.
+fn big(index: u64) -> Writes {
+    let mut writes = effect(index);
+    writes.put(format!("big {}", index % 9).into(), vec![index as u8; 100_000].into());
+    writes
+}
+
+async fn build_has_begun(node: &Node) {
+    while node.disk.read("snap/build.tmp").is_none() {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// What the state is after entries 1 to `upto`.
 fn model(upto: u64) -> Records {
     let mut records = Records::new();

@@ -134,13 +134,6 @@ async fn what_is_inserted_and_deleted_between_two_flushes_leaves_nothing() {
     assert_eq!(state.view().get(b"a"), None);
 }
 
-/// Enough large records that a build takes several pieces.
-fn big(index: u64) -> Writes {
-    let mut writes = effect(index);
-    writes.put(format!("big {}", index % 9).into(), vec![index as u8; 100_000].into());
-    writes
-}
-
 #[tokio::test]
 async fn a_snapshot_built_while_commits_go_on_is_the_state_at_its_log_id() {
     let node = Node::new(23);
@@ -204,9 +197,7 @@ async fn a_build_gives_way_to_writes() {
         let state = state.clone();
         async move { state.build_snapshot().await }
     });
-    while node.disk.read("snap/build.tmp").is_none() {
-        tokio::task::yield_now().await;
-    }
+    build_has_begun(&node).await;
     for index in 21..=40 {
         state.wait_for_room().await.unwrap();
         state.commit(big(index), id(index), None);
@@ -280,9 +271,7 @@ async fn an_install_makes_a_build_give_way() {
         let state = state.clone();
         async move { state.build_snapshot().await }
     });
-    while node.disk.read("snap/build.tmp").is_none() {
-        tokio::task::yield_now().await;
-    }
+    build_has_begun(&node).await;
     state.install_snapshot(received).await.unwrap();
     assert!(matches!(building.await.unwrap(), Err(StateError::SnapshotAbandoned)));
     assert_eq!(check_whole(&state), 40);

@@ -10,11 +10,7 @@ use crate::storage::{snapshot::SnapshotInfo, state::SnapshotRequests};
 /// A state that takes some pieces to go through, and its upkeep, as a task.
 async fn start(node: &Node) -> (Arc<StateStore>, SnapshotRequests, JoinHandle<()>) {
     let state = node.open(None).await.unwrap();
-    for index in 1..=20 {
-        let mut writes = effect(index);
-        writes.put(format!("big {}", index % 9).into(), vec![7; 100_000].into());
-        state.commit(writes, id(index), None);
-    }
+    (1..=20).for_each(|index| state.commit(big(index), id(index), None));
     let (requests, upkeep) = state.upkeep(Duration::from_secs(3600));
     (state, requests, tokio::spawn(upkeep.run(async {})))
 }
@@ -25,9 +21,7 @@ async fn begin_build(
 ) -> JoinHandle<Result<SnapshotInfo, StateError>> {
     let requests = requests.clone();
     let asking = tokio::spawn(async move { requests.build().await });
-    while node.disk.read("snap/build.tmp").is_none() {
-        tokio::task::yield_now().await;
-    }
+    build_has_begun(node).await;
     asking
 }
 
