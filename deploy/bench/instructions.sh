@@ -50,7 +50,7 @@ count() {
 {
     echo "# Instructions an operation of the micro-benchmarks, counted by deploy/bench/instructions.sh."
     echo "# $(rustc --version); $(uname -m)"
-    "$program" --list | while read -r name operations; do
+    "$program" --operations | while read -r name operations; do
         echo "$name $(($(count "$name") / operations))"
     done
 } >"$scratch/counts"

@@ -110,6 +110,25 @@ program() {
 # A figure by its name, out of a line of JSON.
 number() { sed -nE "s/.*\"$1\":([0-9.]+).*/\1/p" <<<"$2"; }
 
+# Such a figure for people: whole, with a comma before each three digits. `none` if there is none.
+grouped() {
+    local it
+    it=$(number "$1" "$2")
+    [[ -n $it ]] || { echo none; return; }
+    sed -E ':more; s/^([0-9]+)([0-9]{3})/\1,\2/; t more' <<<"${it%%.*}"
+}
+
+# Times of such a line in milliseconds, by their names (p50, late_p99), with a comma between them.
+millis() {
+    local name it all='' line=$1
+    shift
+    for name in "$@"; do
+        it=$(number "${name}_us" "$line")
+        all+=${all:+, }$(awk -v us="${it:-none}" 'BEGIN { if (us == "none") print us; else printf us < 10000 ? "%.2f" : "%.1f", us / 1000 }')
+    done
+    echo "$all"
+}
+
 # --- Memory -----------------------------------------------------------------------------------
 # Some hosts take a virtual machine's free memory back: what was free for two seconds is given away
 # (virtio-balloon's free page reporting), and a page that is taken again costs ten times as much as

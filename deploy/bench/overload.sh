@@ -74,11 +74,19 @@ bench() {
 # Over a number with awk: bash has no fractions.
 of() { awk -v a="$1" -v b="$2" "BEGIN { printf \"%.2f\", a / b }"; }
 
+# The lowest and the highest of a time in milliseconds, of all rounds.
+range() {
+    local it all
+    all=$(for it in "${by_ratio[@]}"; do number "$1" "$it"; done | sort -n)
+    [[ -n $all ]] || { echo none; return; }
+    awk 'NR == 1 { printf "%.1f to ", $1 / 1000 } END { printf "%.1f", $1 / 1000 }' <<<"$all"
+}
+
 # A cluster of its own, at its peak and beyond. Arguments: what its rows begin with, callers at the peak,
 # and flags for the load beyond it.
 overload() {
-    local what=$1 clients=$2 round peak over again rate ratio wanted before after
-    local failed asked failed_linearizable asked_linearizable
+    local what=$1 clients=$2 round peak over again rate ratio wanted before after memory=()
+    local why failed asked failed_linearizable asked_linearizable
     local pollers=() by_ratio=()
     shift 2
     fill_page_cache
@@ -104,6 +112,7 @@ overload() {
         echo "$over"
         ratio=$(of "$(number ops_per_second "$over")" "$rate")
         by_ratio+=("$ratio $rate $over")
+        memory+=("$(of "$(number server_rss_max_bytes "$over")" 1048576)")
     done
     rm "$scratch/polling"
     wait "${pollers[@]}"
@@ -115,21 +124,23 @@ overload() {
     read -r failed_linearizable asked_linearizable <"$scratch/poll-tally.linearizable"
     mapfile -t by_ratio < <(printf '%s\n' "${by_ratio[@]}" | sort -n)
     read -r ratio rate over <<<"${by_ratio[rounds / 2]}"
-    figure() { number "$1" "$over"; }
-    row "$what: peak, operations a second" "$rate"
+    figure() { grouped "$1" "$over"; }
+    row "$what: peak, operations a second" "${rate%.*}"
     row "  $factor x the peak: done, a second" "$(figure ops_per_second)"
     row "  of the peak: the middle of $rounds rounds, the lowest, the highest" \
         "**$ratio**, ${by_ratio[0]%% *}, ${by_ratio[-1]%% *}"
-    row "  done after p50, p99 in µs" "$(figure p50_us), $(figure p99_us)"
-    row "  failed: why" "$(sed -nE 's/.*"error_reasons":\{([^}]*)\}.*/\1/p' <<<"$over" | tr -d '"')"
-    row "  told so after p50, p99 in µs" "$(figure error_p50_us), $(figure error_p99_us)"
+    row "  done after p50, p99 in ms" "$(millis "$over" p50 p99)"
+    why=$(sed -nE 's/.*"error_reasons":\{([^}]*)\}.*/\1/p' <<<"$over" | tr -d '"')
+    row "  failed: why" "${why:-none}"
+    row "  told so after p50, p99 in ms: in this round" "$(millis "$over" error_p50 error_p99)"
+    row "    the lowest and the highest p50, and p99, of all rounds" "$(range error_p50_us), $(range error_p99_us)"
     row "  not started: too many were in flight" "$(figure not_started)"
-    row "  started late by p50, p99 in µs" "$(figure late_p50_us), $(figure late_p99_us)"
-    row "  memory of the largest node in MiB" "$(of "$(figure server_rss_max_bytes)" 1048576)"
+    row "  started late by p50, p99 in ms" "$(millis "$over" late_p50 late_p99)"
+    row "  memory of the largest node in MiB, round by round" "${memory[*]}"
     row "  health, empty service: not SERVING" "$failed of $asked"
     row "  health, tally.linearizable: not SERVING" "$failed_linearizable of $asked_linearizable"
     row "  term before, after" "$before, $after"
-    row "  afterwards, operations a second" "$(number ops_per_second "$again")"
+    row "  afterwards, operations a second" "$(grouped ops_per_second "$again")"
     stop_all
 }
 
@@ -138,7 +149,7 @@ overload() {
 fairness() {
     local alone beside greedy
     lone() { "$tally" bench add-spread --clients 1 --warmup 1s --duration "${seconds}s" --json 2>>"$scratch/bench.log"; }
-    waited() { echo "$(number p50_us "$1"), $(number p99_us "$1")"; }
+    waited() { millis "$1" p50 p99; }
     fill_page_cache
     title "one caller beside a greedy client"
     start_tally
@@ -155,10 +166,10 @@ fairness() {
     wait "$greedy"
     greedy=$(cat "$scratch/greedy.json")
     echo "$greedy"
-    row "one caller alone: p50, p99 in µs" "$(waited "$alone")"
+    row "one caller alone: p50, p99 in ms" "$(waited "$alone")"
     row "  beside 16,384 writes of another client" "$(waited "$beside")"
     row "  which waits itself" "$(waited "$greedy")"
-    row "  and does, a second" "$(number ops_per_second "$greedy")"
+    row "  and does, a second" "$(grouped ops_per_second "$greedy")"
     stop_all
 }
 

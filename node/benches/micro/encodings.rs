@@ -3,7 +3,7 @@
 //!
 //! protobuf is what clients send for the same calls: no fingerprint of 32 bytes, and no type of its own.
 
-use std::{hint::black_box, io::Cursor};
+use std::{hint::black_box, io::Cursor, time::Duration};
 
 use prost::Message as _;
 use tally_node::machine::{codec, command::Batch};
@@ -11,9 +11,12 @@ use tally_proto::v1;
 use tokio::time::Instant;
 
 use crate::{
-    RUNS, line, sorted_times,
+    line,
     workloads::{COMMANDS, ENTRIES, batches, pack, put, spread},
 };
+
+/// Times each of them is measured.
+const RUNS: usize = 15;
 
 /// One way to write something and to read it again.
 struct Encoding<T> {
@@ -89,12 +92,14 @@ fn row<T: PartialEq>(what: &str, encoding: &Encoding<T>, values: &[T]) {
     ));
 }
 
-/// Nanoseconds that the work takes.
+/// Nanoseconds that the work takes, the middle of [`RUNS`].
 fn median(work: impl Fn()) -> f64 {
-    let times = sorted_times(|| {
+    let run = || {
         let began = Instant::now();
         work();
         began.elapsed()
-    });
+    };
+    let mut times: Vec<Duration> = std::iter::repeat_with(run).take(RUNS).collect();
+    times.sort_unstable();
     times[RUNS / 2].as_nanos() as f64
 }

@@ -1,6 +1,6 @@
 //! The workloads: fixed work over fixed data, the same in every run.
 
-use std::{hint::black_box, sync::Arc, time::Duration};
+use std::{fmt, hint::black_box, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -30,6 +30,12 @@ pub(crate) struct Workload {
     /// Operations in one run of it.
     pub(crate) operations: u32,
     pub(crate) prepare: fn() -> Prepared,
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
 }
 
 /// Commands in one log entry, and calls in one pack: what gathers under load.

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tally_proto::seeded_bugs;
+use tokio::time::Instant;
 
 use super::{StateStore, Writer, core::Frozen, error::StateError, meta::META_KEY};
 use crate::storage::byte_store::{ByteStore, Records};
@@ -69,6 +70,7 @@ impl StateStore {
     }
 
     async fn write_frozen(&self, _writer: &mut Writer) -> Result<(), StateError> {
+        let began = Instant::now();
         let (frozen, store, cache) = {
             let core = self.core();
             let frozen = core.frozen.clone().expect("there is something to flush");
@@ -107,6 +109,8 @@ impl StateStore {
                 tokio::task::yield_now().await;
             }
         }
+        let (records, elapsed) = (frozen.records.len(), began.elapsed());
+        tracing::debug!(records, elapsed_ms = elapsed.as_millis() as u64, "flushed the state");
         drop(self.core_mut().thaw());
         let_go(frozen).await;
         Ok(())

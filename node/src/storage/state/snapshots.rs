@@ -11,6 +11,7 @@ use std::{
 };
 
 use tally_proto::seeded_bugs;
+use tokio::time::Instant;
 
 use super::{
     StateStore,
@@ -97,6 +98,7 @@ impl StateStore {
     ///
     /// May be cancelled; what it wrote is then removed by the next one, or by the next start.
     pub async fn build_snapshot(&self) -> Result<SnapshotInfo, StateError> {
+        let began = Instant::now();
         let mut writer = self.writer.lock().await;
         let before = seeded_bugs::is_on("snapshot-newer-data").then(|| self.core().flushed.clone());
         self.flush(&mut writer).await?;
@@ -137,6 +139,10 @@ impl StateStore {
         let info = SnapshotInfo { last_log_id, membership: meta.membership, path, size };
         self.snapshots.set_current(info.clone());
         drop(writer);
+        // One line for some hundred thousand entries: how large the state has grown and how long a
+        // build takes by now.
+        let elapsed_ms = began.elapsed().as_millis() as u64;
+        tracing::info!(index = last_log_id.index, bytes = size, elapsed_ms, "built a snapshot");
         self.remove_older_snapshots().await;
         Ok(info)
     }

@@ -5,7 +5,7 @@ use tally_client::ReadLevel;
 
 use super::{run::Measured, workload::name};
 use crate::{
-    args::{Bench, Workload},
+    args::{Bench, TargetName, Workload},
     load::{grouped, micros},
     status::bytes,
 };
@@ -49,9 +49,13 @@ fn described(bench: &Bench) -> Map<String, Value> {
     let mut put = |name: &str, value: Value| result.insert(name.to_owned(), value);
     put("target", json!(name(&bench.target)));
     put("workload", json!(name(&bench.workload)));
-    put("transport", json!(name(&bench.transport)));
+    if bench.target == TargetName::Tally {
+        put("transport", json!(name(&bench.transport)));
+    }
     put("clients", json!(bench.clients));
-    put("connections", json!(bench.connections));
+    if shares_connections(bench.target) {
+        put("connections", json!(bench.connections));
+    }
     match bench.rate {
         Some(rate) => {
             put("rate", json!(rate));
@@ -61,14 +65,39 @@ fn described(bench: &Bench) -> Map<String, Value> {
             put("depth", json!(bench.depth));
         }
     }
-    if matches!(bench.workload, Workload::Get | Workload::Mixed) {
-        put("read", json!(level(&bench.read.read)));
+    if matches!(bench.workload, Workload::Get | Workload::Mixed)
+        && let Some(read) = read(bench)
+    {
+        put("read", json!(read));
     }
     if bench.workload != Workload::AddHot {
         put("spread", json!(bench.spread));
     }
     put("value_size", json!(bench.value_size));
     result
+}
+
+/// Whether the callers share the connections that were asked for, as everywhere but with Redis.
+fn shares_connections(target: TargetName) -> bool {
+    match target {
+        #[cfg(feature = "peers")]
+        TargetName::Redis => false,
+        _ => true,
+    }
+}
+
+/// What reads promise, where it can be chosen: in the words of whom is asked.
+fn read(bench: &Bench) -> Option<String> {
+    match bench.target {
+        TargetName::Tally => Some(level(&bench.read.read)),
+        #[cfg(feature = "peers")]
+        TargetName::Etcd if bench.read.read == ReadLevel::Linearizable => {
+            Some("linearizable".to_owned())
+        }
+        #[cfg(feature = "peers")]
+        TargetName::Etcd => Some("serializable".to_owned()),
+        _ => None,
+    }
 }
 
 /// A level as it is given on the command line.

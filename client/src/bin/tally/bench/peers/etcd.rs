@@ -1,7 +1,8 @@
 //! etcd, over its v3 gRPC API. It has no counters: an add reads the number and puts the next one in
-//! a transaction that compares the revision, again and again until it wins.
+//! a transaction that compares the revision, again and again until it wins. A transfer does so with two.
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use prost::Message;
 use tally_client::ReadLevel;
 use tonic::{
@@ -18,7 +19,7 @@ use crate::{
     args::Bench,
     bench::{
         target::Failed,
-        workload::{Step, counter, hot, key},
+        workload::{Step, account, counter, hot, key},
     },
     output::Failure,
 };
@@ -56,8 +57,8 @@ impl Target {
     pub(crate) async fn perform(&self, caller: usize, step: Step) -> Result<(), Failed> {
         let channel = &self.channels[caller % self.channels.len()];
         match step {
-            Step::AddHot => add(channel, hot()).await,
-            Step::Add(item) => add(channel, counter(item)).await,
+            Step::AddHot => add(channel, &[(hot(), 1)]).await,
+            Step::Add(item) => add(channel, &[(counter(item), 1)]).await,
             Step::Put(item) => {
                 let put = PutRequest { key: key(item).into_bytes(), value: self.value.clone() };
                 call::<_, PutResponse>(channel, PUT, put).await.map(drop)
@@ -71,36 +72,41 @@ impl Target {
                 }
                 Ok(())
             }
-            Step::Transfer(..) => Err(Failed::unsupported()),
+            Step::Transfer(from, to) => {
+                add(channel, &[(account(from), -1), (account(to), 1)]).await
+            }
         }
     }
 }
 
-async fn add(channel: &Channel, name: String) -> Result<(), Failed> {
-    let name = name.into_bytes();
+/// The revision at which a key was last changed, and the number in it. One that does not exist was
+/// changed at revision 0.
+async fn read_number(channel: &Channel, name: &str) -> Result<(i64, i64), Failed> {
+    let range = RangeRequest { key: name.as_bytes().to_vec(), serializable: false };
+    let found: RangeResponse = call(channel, RANGE, range).await?;
+    let Some(stored) = found.kvs.first() else { return Ok((0, 0)) };
+    let text = std::str::from_utf8(&stored.value).ok();
+    let number = text.and_then(|text| text.parse().ok());
+    Ok((stored.mod_revision, number.ok_or_else(|| Failed::because("NOT_A_NUMBER"))?))
+}
+
+/// Adds to all of these, or to none.
+async fn add(channel: &Channel, amounts: &[(String, i64)]) -> Result<(), Failed> {
     for _ in 0..ROUNDS_MAX {
-        let range = RangeRequest { key: name.clone(), serializable: false };
-        let found: RangeResponse = call(channel, RANGE, range).await?;
-        // A key that does not exist was last changed at revision 0.
-        let (revision, number) = match found.kvs.first() {
-            None => (0, 0),
-            Some(stored) => {
-                let text = std::str::from_utf8(&stored.value).ok();
-                let number = text.and_then(|text| text.parse::<i64>().ok());
-                (stored.mod_revision, number.ok_or_else(|| Failed::because("NOT_A_NUMBER"))?)
-            }
-        };
-        let put = PutRequest { key: name.clone(), value: (number + 1).to_string().into() };
-        let compare = Compare {
-            target: CompareTarget::Mod as i32,
-            key: name.clone(),
-            compared: Some(Compared::ModRevision(revision)),
-        };
-        let txn = TxnRequest {
-            compare: vec![compare],
-            success: vec![RequestOp { request: Some(Request::Put(put)) }],
-        };
-        let decided: TxnResponse = call(channel, TXN, txn).await?;
+        let reads = amounts.iter().map(|(name, _)| read_number(channel, name));
+        let found = try_join_all(reads).await?;
+        let mut transaction = TxnRequest { compare: Vec::new(), success: Vec::new() };
+        for ((name, amount), (revision, number)) in amounts.iter().zip(found) {
+            let name = name.clone().into_bytes();
+            transaction.compare.push(Compare {
+                target: CompareTarget::Mod as i32,
+                key: name.clone(),
+                compared: Some(Compared::ModRevision(revision)),
+            });
+            let put = PutRequest { key: name, value: (number + amount).to_string().into() };
+            transaction.success.push(RequestOp { request: Some(Request::Put(put)) });
+        }
+        let decided: TxnResponse = call(channel, TXN, transaction).await?;
         if decided.succeeded {
             return Ok(());
         }
