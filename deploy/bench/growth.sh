@@ -5,7 +5,7 @@
 #   deploy/bench/growth.sh [--quick] [--counters N] [--keys N] [--sessions N] [--idempotency-keys N]
 #                          [--seconds N] [--serve FLAG=VALUE]... [--results FILE] [--doc NAME]
 #
-#   --serve   a flag for every node, for example --serve=--state-cache-bytes=2147483648
+#   --serve   a flag for every node, for example --state-cache-bytes=2147483648
 #   --doc     write the table into docs/performance.md, between the markers of this name
 #   --quick   a hundredth of everything, 2 s a load: does it all work?
 #
@@ -37,7 +37,6 @@ while (($#)); do
         --quick) quick=yes counters=100000 keys=10000 sessions=1000 idempotency_keys=10000 small=1000 small_keys=1000 seconds=2 flushes_seconds=4 ;;
         --doc) doc=${2:?}; shift ;;
         --serve) serve_flags+=("${2:?}"); shift ;;
-        --serve=*) serve_flags+=("${1#--serve=}") ;;
         --counters) counters=${2:?}; shift ;;
         --keys) keys=${2:?}; shift ;;
         --sessions) sessions=${2:?}; shift ;;
@@ -72,13 +71,16 @@ disk_written() {
     awk '{ printf "%.0f", $7 * 512 }' "/sys/dev/block/$device/stat" 2>/dev/null || true
 }
 
-# A closed loop over names all of which are there. Arguments: what it is, its workload and spread, and more.
+# A closed loop over names all of which are there. Arguments: what it is, its workload and spread. The
+# warm-up is a load of its own, so that what the disk writes is of the operations that count.
 load() {
     local what=$1 workload=$2 spread=$3 figures before after written=""
-    shift 3
-    bench "$workload" --clients 256 --spread "$spread" --duration 2s --warmup 0ms "$@" >/dev/null
+    closed() {
+        bench "$workload" --clients 256 --depth 16 --spread "$spread" --no-prepare --warmup 0ms --duration "$1"
+    }
+    closed 2s >/dev/null
     before=$(disk_written)
-    figures=$(bench "$workload" --clients 256 --spread "$spread" --duration "${seconds}s" --warmup 0ms "$@")
+    figures=$(closed "${seconds}s")
     after=$(disk_written)
     keep "$what, $workload" "$figures"
     if [[ -n $after ]]; then
@@ -91,9 +93,9 @@ load() {
 
 # Adds, puts and reads. Arguments: what it is, counters, keys.
 loads() {
-    load "$1" put "$3" --depth 16
-    load "$1" get "$3" --depth 16 --no-prepare
-    load "$1" add-spread "$2" --depth 16
+    load "$1" put "$3"
+    load "$1" get "$3"
+    load "$1" add-spread "$2"
 }
 
 # How many flushes a node's log tells of.
@@ -111,7 +113,7 @@ flushing() {
     row "puts at a fixed rate, half of what 64 callers do" "$(grouped rate "$figures") a second for $flushes_seconds s"
     row "  flushes of node 1 meanwhile" "$((after - before))"
     row "  p50, p99, p99.9, max in ms" "$(millis "$figures" p50 p99 p999 max)"
-    row "  p99.9, of p50; at most 10 wanted" "$(awk -v a="$(number p999_us "$figures")" -v b="$(number p50_us "$figures")" 'BEGIN { printf "%.1f", a / b }')"
+    row "  p99.9, of p50; at most 10 wanted" "$(of "$(number p999_us "$figures")" "$(number p50_us "$figures")")"
 }
 
 fill() { "$tally" fill --for-bench --deadline 60s "$@" 2>>"$scratch/bench.log"; }
@@ -120,7 +122,7 @@ fill() { "$tally" fill --for-bench --deadline 60s "$@" 2>>"$scratch/bench.log"; 
 state() {
     row "$1: memory of node 1, 2, 3 in MiB, the most so far" "$(most_memory "${tally_pid[1]}") $(most_memory "${tally_pid[2]}") $(most_memory "${tally_pid[3]}")"
     row "$1: disk of node 1 in MiB: state, snapshots, log" "$(disk state) $(disk snap) $(disk wal)"
-    row "  its state, of the names and values alone" "$(awk -v a="$(disk state)" -v b="$2" 'BEGIN { printf "%.2f", a * 1048576 / b }')"
+    row "  its state, of the names and values alone" "$(of $(($(disk state) * 1048576)) "$2")"
 }
 
 # Stops one node and starts it again: how long until it serves linearizable reads.
@@ -174,7 +176,7 @@ fill --sessions "$sessions" --idempotency-keys "$idempotency_keys"
 row "small is" "$small counters, $small_keys keys"
 row "large is" "$counters counters, $keys keys, $sessions sessions, $idempotency_keys idempotency keys"
 loads "large" "$counters" "$keys"
-row "add-spread, small to large; at most 1.5 wanted" "$(awk -v a="$small_rate" -v b="$rate" 'BEGIN { printf "%.2f", a / b }')"
+row "add-spread, small to large; at most 1.5 wanted" "$(of "$small_rate" "$rate")"
 state "large" $((counters * counter_bytes + keys * key_bytes))
 "$tally" status | tail -n 1
 

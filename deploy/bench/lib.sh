@@ -118,6 +118,9 @@ grouped() {
     sed -E ':more; s/^([0-9]+)([0-9]{3})/\1,\2/; t more' <<<"${it%%.*}"
 }
 
+# One number over another, by awk: bash has no fractions.
+of() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.2f", a / b }'; }
+
 # Times of such a line in milliseconds, by their names (p50, late_p99), with a comma between them.
 millis() {
     local name it all='' line=$1

@@ -71,9 +71,6 @@ bench() {
     "$tally" bench add-spread --transport unary --connections "$connections" --warmup 2s --json "$@" 2>>"$scratch/bench.log"
 }
 
-# Over a number with awk: bash has no fractions.
-of() { awk -v a="$1" -v b="$2" "BEGIN { printf \"%.2f\", a / b }"; }
-
 # The lowest and the highest of a time in milliseconds, of all rounds.
 range() {
     local it all

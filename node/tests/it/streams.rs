@@ -283,7 +283,7 @@ async fn a_write_whose_caller_went_away_keeps_its_room_until_it_is_answered() {
     drop(calls);
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!is_idle_within(10).await, "writes are under way that nobody waits for");
-    assert!(is_idle_within(10_000).await, "and they end");
+    assert!(is_idle_within(5_000).await, "and they end");
 }
 
 #[tokio::test]
