@@ -58,7 +58,7 @@ use self::{
     types::Raft,
 };
 use crate::{
-    env::{Clock, Fatal},
+    env::{Clock, Fatal, Observer},
     machine::{codec, command::Command, query},
     peer::{
         ask::{self, AskError},
@@ -123,6 +123,8 @@ pub struct Foundation {
     pub peers: Peers,
     /// Clocks.
     pub clock: Arc<dyn Clock>,
+    /// Sees rounds for reads, in simulations.
+    pub observer: Option<Arc<dyn Observer>>,
     /// Ends the node.
     pub fatal: Fatal,
     /// Upper end of the election timeout.
@@ -152,6 +154,7 @@ impl Consensus {
             applied,
             peers,
             clock,
+            observer,
             fatal,
             election_timeout_max,
             entries_in_flight,
@@ -166,6 +169,7 @@ impl Consensus {
             peers.clone(),
             Arc::clone(&clock),
             election_timeout_max,
+            observer,
         );
         let reads = Reads::new(read_index, Arc::clone(&state), applied.clone(), Arc::clone(&clock));
         // What is admitted finds a place, also beside the node's own commands, which take no room.

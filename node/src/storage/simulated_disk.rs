@@ -79,6 +79,8 @@ pub struct DiskCounts {
     pub entries_lost: u64,
     /// Operations that a fault made fail.
     pub errors: u64,
+    /// Of these, writes and syncs that failed with room on the disk: nobody may go on after one.
+    pub io_errors: u64,
 }
 
 /// A handle to a simulated disk; clones are handles to the same disk.
@@ -372,12 +374,14 @@ impl State {
     fn write_fails(&mut self) -> bool {
         let fails = take_one(&mut self.fail_writes) || chance(&mut self.rng, self.write_error_rate);
         self.counts.errors += u64::from(fails);
+        self.counts.io_errors += u64::from(fails);
         fails
     }
 
     fn sync_fails(&mut self) -> bool {
         let fails = take_one(&mut self.fail_syncs) || chance(&mut self.rng, self.sync_error_rate);
         self.counts.errors += u64::from(fails);
+        self.counts.io_errors += u64::from(fails);
         fails
     }
 
