@@ -103,7 +103,7 @@ struct Seen {
     /// Up to where a node's log was purged since it was last looked at.
     purged: BTreeMap<u64, u64>,
     promises: BTreeMap<u64, Promises>,
-    /// The disk of each node, and the errors that it had had when the node last opened its log.
+    /// The disk of each node, and the errors of its log that it had had when the node last opened its log.
     disks: BTreeMap<u64, (SimulatedDisk, u64)>,
     voters: BTreeMap<u64, VotersInLog>,
 }
@@ -213,7 +213,7 @@ impl Observer for OfNode {
                 // What it purged just before it died can't be judged by what it holds now.
                 seen.purged.remove(&self.node);
                 if let Some((disk, errors)) = seen.disks.get_mut(&self.node) {
-                    *errors = disk.counts().io_errors;
+                    *errors = disk.counts().log_errors;
                 }
                 seen.counts.torn_tails += u64::from(cut_bytes > 0);
                 trace_event!(&host, "opens its log, cutting {cut_bytes} bytes");
@@ -302,13 +302,13 @@ impl Seen {
         self.violations.push(what);
     }
 
-    /// After a failed write or sync a node must end before it calls anything durable.
+    /// After a failed write or sync of its log a node must end before it calls anything durable.
     fn acknowledges(&mut self, node: u64, what: &str) {
         let Some((disk, before)) = self.disks.get(&node) else { return };
-        let errors = disk.counts().io_errors;
+        let errors = disk.counts().log_errors;
         if errors > *before {
             self.violated(format!(
-                "node {node} calls {what} durable, after {} failed writes and syncs of its disk",
+                "node {node} calls {what} durable, after {} failed writes and syncs of its log",
                 errors - before
             ));
         }
