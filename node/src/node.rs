@@ -194,6 +194,7 @@ impl Node {
         }
 
         let (hooks_log, hooks_guard) = (log.clone(), Arc::clone(&guard));
+        let room_guard = Arc::clone(&guard);
         let (jumping_log, jumps_seen_by) = (log.clone(), env.observer.clone());
         let measured: Arc<OnceLock<Weak<StateStore>>> = Arc::default();
         let hooks_state = Arc::clone(&measured);
@@ -209,6 +210,10 @@ impl Node {
                     let state_bytes = state.and_then(|state| state.size_bytes().ok());
                     guard.make_room_to_flush(state_bytes).await
                 })
+            }),
+            room_for: Arc::new(move |bytes| {
+                let guard = Arc::clone(&room_guard);
+                Box::pin(async move { guard.has_room_for(bytes).await })
             }),
             log_reaches: Arc::new(move |log_id| {
                 let (log, observer) = (jumping_log.clone(), jumps_seen_by.clone());

@@ -198,6 +198,11 @@ impl Peers {
         tokio::time::timeout_at(until, known).await.is_ok()
     }
 
+    /// How long it may take to connect, and so how long a silent connection is believed in.
+    pub fn connect_timeout(&self) -> Duration {
+        self.inner.connect_timeout
+    }
+
     /// Learns the incarnation of a peer.
     pub fn set_incarnation(&self, node_id: u64, incarnation: &str) {
         let mut incarnations = lock(&self.inner.incarnations);
