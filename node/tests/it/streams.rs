@@ -279,7 +279,9 @@ async fn a_write_whose_caller_went_away_keeps_its_room_until_it_is_answered() {
     // The node reads the frames of one connection in their order: when it answers what was asked after the
     // calls were dropped, it knows that their callers have gone.
     for _ in 0..2 {
-        unary(&channel, get_at("a", at_level(v1::ReadLevel::Local))).await.expect("the node answers");
+        unary(&channel, get_at("a", at_level(v1::ReadLevel::Local)))
+            .await
+            .expect("the node answers");
     }
     assert!(is_full(), "writes are under way that nobody waits for");
     cluster.syncs(1).open();
