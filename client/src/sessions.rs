@@ -52,6 +52,11 @@ impl Sessions {
         self.lock().clone()
     }
 
+    /// The cluster that knew the session is gone; the next write opens another.
+    pub(crate) fn forget(&self) {
+        self.lock().take();
+    }
+
     /// This session has ended; the next write opens another.
     pub(crate) fn expired(&self, id: u64) {
         self.lock().take_if(|session| session.id == id);

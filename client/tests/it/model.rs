@@ -9,6 +9,7 @@ use tonic::Code;
 
 #[derive(Debug, Default)]
 pub(crate) struct Model {
+    pub(crate) cluster_id: String,
     pub(crate) counters: BTreeMap<String, i64>,
     pub(crate) keys: BTreeMap<String, Bytes>,
     pub(crate) log_index: u64,
@@ -146,8 +147,18 @@ impl Model {
         let before = self.counters.get(&add.name).copied().unwrap_or_default();
         let after = before + add.delta;
         if add.bounds.and_then(|bounds| bounds.floor).is_some_and(|floor| after < floor) {
+            let outcome = v1::WriteOutcome {
+                outcome: v1::Outcome::NotApplied as i32,
+                decided_in_apply: true,
+                replayed: false,
+            };
             let why = reason::BELOW_FLOOR;
-            return refusal(Code::FailedPrecondition, why, v1::Outcome::NotApplied, true);
+            return Response::Error(
+                StatusBuilder::new(Code::FailedPrecondition, why, why)
+                    .detail(&outcome)
+                    .detail(&v1::AnswerState { header: Some(self.header()) })
+                    .build(),
+            );
         }
         self.counters.insert(add.name.clone(), after);
         Response::CountersAdd(v1::CountersAddResponse {
@@ -166,9 +177,11 @@ impl Model {
 
     pub(crate) fn header(&self) -> v1::ResponseHeader {
         v1::ResponseHeader {
-            cluster_id: "fake".into(),
+            cluster_id: self.cluster_id.clone(),
             applied_index: self.log_index,
-            session_token: self.log_index.to_be_bytes().to_vec().into(),
+            session_token: [&self.log_index.to_be_bytes(), self.cluster_id.as_bytes()]
+                .concat()
+                .into(),
             ..Default::default()
         }
     }
