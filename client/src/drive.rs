@@ -70,6 +70,7 @@ pub(crate) struct Call {
     by_session: bool,
     /// Empty unless it is a write with one.
     idempotency_key: String,
+    key_was_chosen: bool,
     deadline: Option<Duration>,
     until: Option<Instant>,
     retry: Retry,
@@ -109,6 +110,7 @@ impl Call {
         let class = wire::class(&request);
         let Plan { deadline, until, level, key_window, any_node, max_attempts, .. } = plan;
         let mut idempotency_key = plan.key;
+        let key_was_chosen = !idempotency_key.is_empty();
         let target = if any_node { Target::Any } else { Target::Leader };
         let sessions = matches!(shared.sessions.stamping, Stamping::Session { .. });
         let by_session = class == Class::Write && sessions;
@@ -135,6 +137,7 @@ impl Call {
             target,
             by_session,
             idempotency_key,
+            key_was_chosen,
             deadline,
             until,
             retry,
@@ -154,7 +157,9 @@ impl Call {
                 let error = Error::local(tonic::Code::Internal, reason::OUTCOME_UNKNOWN, message);
                 error.unknown(self.class)
             }),
-            Err(error) if self.class == Class::Write => Err(error.of_write(&self.idempotency_key)),
+            Err(error) if self.class == Class::Write => {
+                Err(error.of_write(&self.idempotency_key, self.key_was_chosen))
+            }
             Err(error) => Err(error),
         }
     }
@@ -427,5 +432,5 @@ pub(crate) fn check_size<R: prost::Message>(request: &R, is_write: bool) -> Resu
     }
     let message = format!("the request is {size} bytes; REQUEST_BYTES_MAX is {REQUEST_BYTES_MAX}");
     let error = Error::local(tonic::Code::InvalidArgument, reason::REQUEST_BYTES_MAX, message);
-    Err(if is_write { error.of_write("") } else { error })
+    Err(if is_write { error.of_write("", false) } else { error })
 }

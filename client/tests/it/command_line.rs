@@ -109,6 +109,24 @@ async fn not_applied_is_four() {
 }
 
 #[tokio::test]
+async fn four_speaks_of_this_call_and_not_of_a_key_that_was_chosen() {
+    let cluster = Cluster::start(1).await;
+    cluster.elect(9);
+    let arguments = ["counter", "add", "stock", "-1", "--deadline", "300ms"];
+    let keyed = [&arguments[..], &["--idempotency-key", "order-1"]].concat();
+    let run = tally(&cluster, &keyed).await;
+    assert_eq!(run.exit, 4);
+    assert!(run.stderr.contains("Nothing was done by this call; an earlier one"), "{}", run.stderr);
+    assert!(!run.stderr.contains("It was not applied"), "{}", run.stderr);
+    let run = tally(&cluster, &[&keyed[..], &["--json"]].concat()).await;
+    let error = &run.json()["error"];
+    assert_eq!((run.exit, &error["outcome"]), (4, &"NOT_APPLIED".into()));
+    assert_eq!(error["this_call_only"], true);
+    let run = tally(&cluster, &[&arguments[..], &["--json"]].concat()).await;
+    assert_eq!((run.exit, &run.json()["error"]["this_call_only"]), (4, &Value::Null));
+}
+
+#[tokio::test]
 async fn unknown_is_five_and_names_the_key_that_settles_it() {
     let cluster = Cluster::start(1).await;
     let refused = refusal(Code::Unavailable, reason::NO_QUORUM, v1::Outcome::NotApplied, false);

@@ -16,7 +16,8 @@ pub(crate) const DEFAULT_ENDPOINTS: &str = "127.0.0.1:7401,127.0.0.1:7402,127.0.
   1  demo only: the audit found something lost or counted twice
   2  the command line is wrong
   3  refused: decided by the cluster, sending the same again gets the same
-  4  not applied: sending it again is safe
+  4  not applied by this call: sending it again is safe. Under an --idempotency-key that you chose,
+     an earlier call may have been applied: send it again under the same key to know
   5  unknown: it may have been applied; send it again only with the same --idempotency-key")]
 pub(crate) struct Arguments {
     /// Addresses of some nodes, separated by commas.

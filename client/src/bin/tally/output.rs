@@ -100,6 +100,9 @@ fn describe(error: &Error) -> Value {
     if let Some(key) = error.idempotency_key() {
         put("idempotency_key", json!(key));
     }
+    if error.speaks_of_this_call_only() {
+        put("this_call_only", json!(true));
+    }
     if let Some(leader) = error.leader() {
         let leader =
             json!({ "node_id": leader.node_id, "address": leader.address, "term": leader.term });
@@ -191,6 +194,10 @@ fn text(error: &Error) -> String {
         }
         (Some(Outcome::Unknown), None) => {
             text += "\nThe outcome is UNKNOWN: it may have been applied, or may still be.";
+        }
+        (Some(Outcome::NotApplied), _) if error.speaks_of_this_call_only() => {
+            text += "\nNothing was done by this call; an earlier one under this key may have been \
+                     applied: send it\nagain under the same key to know.";
         }
         (Some(Outcome::NotApplied), _) if exit(error) == Exit::NotApplied => {
             text += "\nIt was not applied; sending it again is safe.";
