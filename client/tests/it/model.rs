@@ -107,6 +107,20 @@ impl Model {
                     StatusBuilder::new(Code::NotFound, reason::COUNTER_NOT_FOUND, "no").build(),
                 ),
             },
+            Request::CountersList(list) => {
+                let has_prefix = |(name, _): &(&String, &i64)| name.starts_with(&list.prefix);
+                let counters = self.counters.iter().filter(has_prefix);
+                let counter = |(name, value): (&String, &i64)| v1::Counter {
+                    name: name.clone(),
+                    value: *value,
+                    ..Default::default()
+                };
+                Response::CountersList(v1::CountersListResponse {
+                    header: Some(self.header()),
+                    counters: counters.map(counter).collect(),
+                    next_page_token: String::new(),
+                })
+            }
             Request::KeysPut(put) => {
                 let existed = self.keys.insert(put.key, put.value).is_some();
                 Response::KeysPut(v1::KeysPutResponse {

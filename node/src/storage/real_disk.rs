@@ -107,6 +107,13 @@ impl RealDisk {
 pub fn create_dir_durably(path: &Path) -> io::Result<()> {
     let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
     let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+    if let Some(present) = path.ancestors().nth(missing.len())
+        && present.metadata().is_ok_and(|metadata| !metadata.is_dir())
+    {
+        let (at, kind) = (present.display(), io::ErrorKind::NotADirectory);
+        let why = format!("{at} is a file, not a directory: move it away, or name another place");
+        return Err(io::Error::new(kind, why));
+    }
     fs::create_dir_all(path)?;
     for made in &missing {
         sync_directory(parent(made))?;

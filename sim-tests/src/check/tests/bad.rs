@@ -268,7 +268,7 @@ fn an_effect_of_calls_of_which_none_was_proposed() {
         under_one_key([not_proposed(1, 0, 1, add()), not_proposed(2, 10, 11, add())]);
     let history = [first, second, get(3, 20, 21, value(1, 1), 1)];
     breaks(Rule::UnexplainedRevision, &history);
-    breaks(Rule::WrongSum, &history);
+    breaks(Rule::NotLinearizable, &history);
 }
 
 #[test]
