@@ -322,6 +322,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_in_the_place_of_a_directory_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        for root in [file.clone(), file.join("a/b")] {
+            let refused = RealDisk::new(root).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::NotADirectory);
+            let told = format!("{} is a file, not a directory", file.display());
+            assert!(refused.to_string().contains(&told), "{refused}");
+        }
+    }
+
+    #[test]
     fn a_second_process_is_told_who_holds_the_directory() {
         let dir = tempfile::tempdir().unwrap();
         let disk = RealDisk::new(dir.path().join("a/b")).unwrap();
