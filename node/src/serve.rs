@@ -1,6 +1,10 @@
 //! `tallyd serve`: one node as a process.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
@@ -127,6 +131,17 @@ impl Arguments {
     }
 }
 
+/// How a process ends whose work was to print. A reader that has gone away wants no more.
+pub fn printed(written: io::Result<()>) -> ExitCode {
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let _ = writeln!(io::stderr(), "tallyd: the output could not be written: {error}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
 /// Runs one node until it is told to stop.
 pub fn run(arguments: Arguments) -> ExitCode {
     let config = match arguments.config() {
@@ -138,8 +153,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
     };
     let printed = toml::to_string(&config).expect("the configuration has only plain values");
     if arguments.print_config {
-        print!("{printed}");
-        return ExitCode::SUCCESS;
+        let mut stdout = io::stdout().lock();
+        return self::printed(stdout.write_all(printed.as_bytes()).and_then(|()| stdout.flush()));
     }
     if let Some(parent) = arguments.exit_with_parent {
         let signal = Some(rustix::process::Signal::TERM);

@@ -83,12 +83,9 @@ async fn a_session_read_carries_the_newest_token() {
         .nodes
         .iter()
         .find_map(|node| node.seen.lock().unwrap().read_options.last().cloned().flatten());
-    assert_eq!(sent.unwrap().session_token, {
-        let text = newest.to_string();
-        let bytes: Vec<u8> =
-            (0..8).map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap()).collect();
-        bytes
-    });
+    let sent = sent.unwrap().session_token;
+    let text: String = sent.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(text, newest.to_string());
 }
 
 #[tokio::test]

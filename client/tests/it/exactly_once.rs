@@ -270,3 +270,50 @@ async fn a_full_key_table_settles_nothing_without_a_session() {
         assert_eq!(error.outcome(), Some(outcome), "one shot: {one_shot}");
     }
 }
+
+#[tokio::test]
+async fn a_refusal_that_was_not_proposed_says_nothing_of_earlier_calls_under_a_chosen_key() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client();
+    let add = || {
+        let add = client.counter("hits").add(1).idempotency_key("order-1");
+        add.deadline(Duration::from_millis(200))
+    };
+    cluster.script(0, [Act::ExecuteAndBreak]);
+    cluster.script(0, (0..1000).map(|_| Act::Silence));
+    assert_eq!(add().await.unwrap_err().outcome(), Some(Outcome::Unknown));
+
+    cluster.nodes[0].script.lock().unwrap().clear();
+    cluster.elect(9);
+    let error = add().await.unwrap_err();
+    assert_eq!(error.outcome(), Some(Outcome::NotApplied));
+    assert!(error.speaks_of_this_call_only());
+    assert!(error.to_string().contains("an earlier one"), "{error}");
+    // A key of the library's own has no earlier call.
+    let own = client.counter("hits").add(1).deadline(Duration::from_millis(200));
+    let error = own.await.unwrap_err();
+    assert!(!error.speaks_of_this_call_only(), "{error}");
+
+    cluster.elect(0);
+    assert!(add().await.unwrap().write.replayed);
+}
+
+#[tokio::test]
+async fn only_a_decision_under_the_key_speaks_of_the_key() {
+    let refused = |why, decided| {
+        Act::Refuse(refusal(Code::FailedPrecondition, why, v1::Outcome::NotApplied, decided).into())
+    };
+    for (act, this_call_only) in [
+        (refused(reason::BELOW_FLOOR, true), false),
+        (refused(reason::IDEMPOTENCY_KEY_REUSED, true), false),
+        // The table was full, so the key is not remembered, whatever a session remembers.
+        (refused(reason::DEDUP_TABLE_FULL, true), true),
+        (refused("name", false), true),
+    ] {
+        let cluster = Cluster::start(1).await;
+        cluster.script(0, [act.clone()]);
+        let client = cluster.client();
+        let error = client.counter("hits").add(1).idempotency_key("k").await.unwrap_err();
+        assert_eq!(error.speaks_of_this_call_only(), this_call_only, "{act:?}");
+    }
+}

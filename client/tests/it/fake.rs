@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -56,6 +56,8 @@ pub(crate) enum Act {
     Refuse(Box<Response>),
     /// Answers when the test says so.
     Slow,
+    /// Answers as a node did that did not know its cluster: without saying of which state.
+    AnswerUntold,
     /// Drops all sessions, then does what a healthy leader does.
     ExpireSessions,
     /// Executes it, drops all sessions, and breaks the stream.
@@ -78,6 +80,10 @@ pub(crate) struct Node {
     pub(crate) id: u64,
     pub(crate) address: String,
     pub(crate) script: Mutex<VecDeque<Act>>,
+    /// What it says to the next reads instead of answering.
+    pub(crate) refuses_reads: Mutex<VecDeque<Response>>,
+    /// It never reaches the state of a token.
+    pub(crate) is_behind: AtomicBool,
     pub(crate) seen: Mutex<Seen>,
     shared: Arc<Shared>,
 }
@@ -121,7 +127,12 @@ impl Drop for Cluster {
 
 impl Cluster {
     pub(crate) async fn start(nodes: usize) -> Self {
-        let model = Model { window: 65_536, idle_timeout_ms: 3_600_000, ..Default::default() };
+        let model = Model {
+            cluster_id: "fake".into(),
+            window: 65_536,
+            idle_timeout_ms: 3_600_000,
+            ..Default::default()
+        };
         let shared = Arc::new(Shared {
             model: Mutex::new(model),
             leader: AtomicUsize::new(0),
@@ -138,6 +149,8 @@ impl Cluster {
                 id,
                 address,
                 script: Mutex::default(),
+                refuses_reads: Mutex::default(),
+                is_behind: AtomicBool::new(false),
                 seen: Mutex::default(),
                 shared: shared.clone(),
             });
@@ -228,7 +241,9 @@ impl Node {
 
     fn not_leader(&self, is_write: bool) -> Response {
         let leader = self.shared.leader.load(Ordering::SeqCst);
-        let mut error = StatusBuilder::new(Code::Unavailable, reason::NOT_LEADER, "not leader");
+        let header = Some(self.shared.model.lock().unwrap().header());
+        let mut error = StatusBuilder::new(Code::Unavailable, reason::NOT_LEADER, "not leader")
+            .detail(&v1::AnswerState { header });
         if is_write {
             error = error.outcome(v1::Outcome::NotApplied);
         }
@@ -245,6 +260,19 @@ impl Node {
     async fn put_off(&self) {
         let mut hurried = self.shared.hurried.subscribe();
         hurried.wait_for(|hurried| *hurried).await.map(|_| ()).unwrap();
+    }
+
+    fn refuse_token(&self, token: &[u8]) -> Option<Response> {
+        let header = self.shared.model.lock().unwrap().header();
+        let (code, why) = if token[8..] != header.session_token[8..] {
+            (Code::FailedPrecondition, reason::TOKEN_OF_ANOTHER_CLUSTER)
+        } else if self.is_behind.load(Ordering::SeqCst) {
+            (Code::Unavailable, reason::TOKEN_NOT_REACHED)
+        } else {
+            return None;
+        };
+        let state = v1::AnswerState { header: Some(header) };
+        Some(Response::Error(StatusBuilder::new(code, why, why).detail(&state).build()))
     }
 
     fn execute(&self, request: Request) -> Response {
@@ -287,6 +315,15 @@ impl Node {
                 v1::ReadLevel::Linearizable
             };
             drop(seen);
+            if let Some(refusal) = self.refuses_reads.lock().unwrap().pop_front() {
+                return Then::Say(refusal);
+            }
+            if let Request::CountersGet(get) = &request
+                && level == v1::ReadLevel::Session
+                && let Some(refusal) = self.refuse_token(&get.read.clone().unwrap().session_token)
+            {
+                return Then::Say(refusal);
+            }
             let needs_leader = level != v1::ReadLevel::Local && level != v1::ReadLevel::Session;
             if needs_leader && !self.leads() {
                 return Then::Say(self.not_leader(false));
@@ -313,6 +350,15 @@ impl Node {
     fn perform(self: &Arc<Self>, act: Act, request: Request) -> Then {
         match act {
             Act::Answer => Then::Say(self.execute(request)),
+            Act::AnswerUntold => match self.execute(request) {
+                Response::CountersAdd(added) => {
+                    Then::Say(Response::CountersAdd(v1::CountersAddResponse {
+                        header: Some(Default::default()),
+                        ..added
+                    }))
+                }
+                other => panic!("{other:?}"),
+            },
             Act::ExecuteAndBreak => {
                 self.execute(request);
                 Then::Break

@@ -9,6 +9,7 @@ use tonic::Code;
 
 #[derive(Debug, Default)]
 pub(crate) struct Model {
+    pub(crate) cluster_id: String,
     pub(crate) counters: BTreeMap<String, i64>,
     pub(crate) keys: BTreeMap<String, Bytes>,
     pub(crate) log_index: u64,
@@ -115,6 +116,20 @@ impl Model {
                     StatusBuilder::new(Code::NotFound, reason::COUNTER_NOT_FOUND, "no").build(),
                 ),
             },
+            Request::CountersList(list) => {
+                let has_prefix = |(name, _): &(&String, &i64)| name.starts_with(&list.prefix);
+                let counters = self.counters.iter().filter(has_prefix);
+                let counter = |(name, value): (&String, &i64)| v1::Counter {
+                    name: name.clone(),
+                    value: *value,
+                    ..Default::default()
+                };
+                Response::CountersList(v1::CountersListResponse {
+                    header: Some(self.header()),
+                    counters: counters.map(counter).collect(),
+                    next_page_token: String::new(),
+                })
+            }
             Request::KeysPut(put) => {
                 let existed = self.keys.insert(put.key, put.value).is_some();
                 Response::KeysPut(v1::KeysPutResponse {
@@ -155,8 +170,18 @@ impl Model {
         let before = self.counters.get(&add.name).copied().unwrap_or_default();
         let after = before + add.delta;
         if add.bounds.and_then(|bounds| bounds.floor).is_some_and(|floor| after < floor) {
+            let outcome = v1::WriteOutcome {
+                outcome: v1::Outcome::NotApplied as i32,
+                decided_in_apply: true,
+                ..v1::WriteOutcome::default()
+            };
             let why = reason::BELOW_FLOOR;
-            return refusal(Code::FailedPrecondition, why, v1::Outcome::NotApplied, true);
+            return Response::Error(
+                StatusBuilder::new(Code::FailedPrecondition, why, why)
+                    .detail(&outcome)
+                    .detail(&v1::AnswerState { header: Some(self.header()) })
+                    .build(),
+            );
         }
         self.counters.insert(add.name.clone(), after);
         Response::CountersAdd(v1::CountersAddResponse {
@@ -175,9 +200,11 @@ impl Model {
 
     pub(crate) fn header(&self) -> v1::ResponseHeader {
         v1::ResponseHeader {
-            cluster_id: "fake".into(),
+            cluster_id: self.cluster_id.clone(),
             applied_index: self.log_index,
-            session_token: self.log_index.to_be_bytes().to_vec().into(),
+            session_token: [&self.log_index.to_be_bytes(), self.cluster_id.as_bytes()]
+                .concat()
+                .into(),
             ..Default::default()
         }
     }

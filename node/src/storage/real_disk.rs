@@ -107,6 +107,13 @@ impl RealDisk {
 pub fn create_dir_durably(path: &Path) -> io::Result<()> {
     let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
     let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+    if let Some(present) = path.ancestors().nth(missing.len())
+        && present.metadata().is_ok_and(|metadata| !metadata.is_dir())
+    {
+        let (at, kind) = (present.display(), io::ErrorKind::NotADirectory);
+        let why = format!("{at} is a file, not a directory: move it away, or name another place");
+        return Err(io::Error::new(kind, why));
+    }
     fs::create_dir_all(path)?;
     for made in &missing {
         sync_directory(parent(made))?;
@@ -313,6 +320,19 @@ impl File for RealFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_in_the_place_of_a_directory_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        for root in [file.clone(), file.join("a/b")] {
+            let refused = RealDisk::new(root).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::NotADirectory);
+            let told = format!("{} is a file, not a directory", file.display());
+            assert!(refused.to_string().contains(&told), "{refused}");
+        }
+    }
 
     #[test]
     fn a_second_process_is_told_who_holds_the_directory() {

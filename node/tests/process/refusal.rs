@@ -126,3 +126,17 @@ async fn wiped_voter() {
     book.add(&client, "hits").await.expect("the other two go on");
     book.audit(&client).await;
 }
+
+#[tokio::test]
+async fn an_output_that_takes_nothing_is_told_of() {
+    for arguments in
+        [&["--help"][..], &["--version"], &["serve", "--help"], &["serve", "--print-config"]]
+    {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut command = tokio::process::Command::from(Command::new(TALLYD));
+        let output = command.args(arguments).stdout(full).kill_on_drop(true).output();
+        let output = output.await.expect("the node can be started");
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", said(&output));
+        assert!(said(&output).contains("No space left"), "{arguments:?}: {}", said(&output));
+    }
+}
