@@ -300,6 +300,13 @@ impl Error {
         self.0.details.retry_after
     }
 
+    /// The revision of the store at which a refusal was decided in apply; of a stored refusal, at the
+    /// time of the first. `None` for what was refused before.
+    #[doc = example!("assert_eq!(error.decided_at_revision(), None);")]
+    pub fn decided_at_revision(&self) -> Option<u64> {
+        self.0.details.outcome.as_ref()?.decided_at_revision
+    }
+
     /// The header that the answer would have had. Its token covers the state that refused.
     #[doc = example!("if let Some(header) = error.header() { eprintln!(\"{}\", header.node_id); }")]
     pub fn header(&self) -> Option<Header> {

@@ -15,6 +15,7 @@ pub mod identity;
 pub mod machine;
 pub mod node;
 pub mod peer;
+mod roster;
 mod seeded;
 pub mod serve;
 pub mod storage;

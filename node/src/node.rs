@@ -14,16 +14,15 @@
 //! [`Env`](crate::env::Env) only.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use openraft::async_runtime::WatchReceiver;
 use tally_proto::seeded_bugs;
 use tokio::{
     sync::{mpsc, watch},
@@ -48,13 +47,15 @@ use crate::{
     machine::query,
     peer::{
         PEER_FRAME_BYTES_MAX, PEER_MESSAGE_BYTES_MAX,
-        hello::{Greeter, NotWelcome},
+        hello::{self, Admission, Greeter, NotWelcome, Roster},
         network::NetworkFactory,
         peers::Peers,
         service::PeerService,
     },
+    roster::Members,
     storage::{
-        state::{StateError, StateHooks, StateOptions, StateStore},
+        snapshot::reader::SnapshotError,
+        state::{LogExtent, StateError, StateHooks, StateOptions, StateStore},
         wal::{self, SpaceState, Wal, WalError, WalOptions},
     },
     storage_guard::StorageGuard,
@@ -96,6 +97,45 @@ pub enum NodeError {
     Io(#[from] io::Error),
 }
 
+impl NodeError {
+    /// Whether only a person can mend it. Else the system failed in a way that may be over at the next
+    /// start (an I/O error, a full disk, no descriptors left).
+    pub fn needs_a_person(&self) -> bool {
+        let system = match self {
+            NodeError::Identity(IdentityError::Io(error))
+            | NodeError::Wal(WalError::Io { source: error, .. })
+            | NodeError::State(
+                StateError::Io { source: error, .. }
+                | StateError::Snapshot(SnapshotError::Io { source: error, .. }),
+            )
+            | NodeError::Listen { error, .. }
+            | NodeError::Io(error) => error,
+            NodeError::State(StateError::Fatal(_)) | NodeError::Raft(_) => return false,
+            NodeError::Identity(_)
+            | NodeError::Wal(_)
+            | NodeError::State(_)
+            | NodeError::NotWelcome(_) => return true,
+        };
+        system_error_needs_a_person(system)
+    }
+}
+
+/// The same of an error of the system: a path, an address or a permission that is wrong stays wrong.
+pub fn system_error_needs_a_person(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::PermissionDenied
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::AlreadyExists
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::AddrInUse
+            | io::ErrorKind::ResourceBusy
+            | io::ErrorKind::AddrNotAvailable
+    )
+}
+
 /// Entries that are purged from the log together, as each purge is a record in it.
 const PURGE_BATCH_MAX: u64 = 256;
 
@@ -119,7 +159,7 @@ pub struct Node {
 impl Node {
     /// Starts a node. When this returns it answers on both ports; it may still look for a leader.
     pub async fn start(config: Config, env: Env) -> Result<Node, NodeError> {
-        let incarnation = env.random.next_u128();
+        let (incarnation, nonce) = (env.random.next_u128(), env.random.next_u128());
         let identity = Identity::open(Arc::clone(&env.disk), config.node_id, incarnation).await?;
         let identity = Arc::new(identity);
 
@@ -144,6 +184,10 @@ impl Node {
         // did right before the snapshot.
         let segments = config.snapshot_after_log_bytes.div_ceil(config.log_segment_bytes);
         options.spare_segments = usize::try_from(segments).unwrap_or(usize::MAX);
+        options.owner = Some(identity.incarnation_number()?);
+        if !seeded_bugs::is_on("lost-log-accepted") {
+            options.sequence_min = identity.log_sequence().await;
+        }
         let opened = Wal::open(Arc::clone(&env.disk), options, Arc::clone(&env.fatal)).await?;
         let (log, writer, recovered) = opened;
         env.threads.run_blocking("tally-log", Box::pin(writer.run()));
@@ -152,6 +196,7 @@ impl Node {
         }
 
         let (hooks_log, hooks_guard) = (log.clone(), Arc::clone(&guard));
+        let (jumping_log, jumps_seen_by) = (log.clone(), env.observer.clone());
         let measured: Arc<OnceLock<Weak<StateStore>>> = Arc::default();
         let hooks_state = Arc::clone(&measured);
         let hooks = StateHooks {
@@ -167,6 +212,10 @@ impl Node {
                     guard.make_room_to_flush(state_bytes).await
                 })
             }),
+            log_reaches: Arc::new(move |log_id| {
+                let (log, observer) = (jumping_log.clone(), jumps_seen_by.clone());
+                Box::pin(async move { reach(&log, log_id.into(), observer.as_deref()).await })
+            }),
             fatal: Arc::clone(&env.fatal),
         };
         let options = StateOptions {
@@ -179,11 +228,19 @@ impl Node {
             Arc::clone(&env.stores),
             options,
             hooks,
-            recovered.purged.map(Into::into),
+            LogExtent {
+                purged: recovered.purged.map(Into::into),
+                last: recovered.last.map(Into::into),
+            },
         )
         .await?;
+        // Log and state fit each other: a run begins.
+        identity.begin_run(recovered.next_sequence, nonce).await?;
         measured.get_or_init(|| Arc::downgrade(&state));
-        drop_conflicting_entries(&log, &state, env.observer.as_deref()).await?;
+        if let Some(applied) = state.applied() {
+            // What the state has applied is committed, so where the log has another entry it gives way.
+            reach(&log, applied.into(), env.observer.as_deref()).await?;
+        }
         let mut running = Vec::new();
         let flush_interval = Duration::from_millis(config.flush_interval_ms);
         let (snapshot_requests, upkeep) = state.upkeep(flush_interval);
@@ -196,23 +253,24 @@ impl Node {
         env.threads.run_blocking("tally-state", Box::pin(upkeep.run(may_begin)));
 
         let election_timeout_max = Duration::from_millis(config.election_timeout_ms_max);
-        let peers = Peers::new(config.node_id, Arc::clone(&env.network), election_timeout_max);
+        let network = Arc::clone(&env.network);
+        let incarnation = identity.incarnation();
+        let peers = Peers::new(config.node_id, incarnation, network, election_timeout_max);
+        for (id, incarnation) in identity.known().await {
+            peers.set_incarnation(id, &incarnation);
+        }
         learn_known_cluster(&peers, &identity, &state).await?;
 
         let started_empty = recovered.last.is_none() && state.applied().is_none();
-        let needed = if config.initial_cluster.0.is_empty() {
-            1
-        } else {
-            // Itself and these make a majority of the first members.
-            config.initial_cluster.0.len() / 2
-        };
-        let greeter = Greeter::new(
-            Arc::clone(&identity),
-            peers.clone(),
-            config.client_address(),
-            started_empty,
-            needed,
-        );
+        let greeter = Greeter::new(hello::Foundation {
+            identity: Arc::clone(&identity),
+            peers: peers.clone(),
+            log: log.clone(),
+            client_address: config.client_address(),
+            admission: admission(&config, started_empty),
+        });
+        let members = Members::new(config.initial_cluster.0.clone(), Arc::clone(&state));
+        greeter.set_roster(Arc::clone(&members) as Arc<dyn Roster>);
 
         let (stop, stopped) = watch::channel(false);
         let service = PeerService::new(Arc::clone(&greeter));
@@ -226,13 +284,10 @@ impl Node {
             peers_stopped,
         ));
 
-        let members = Arc::new(Mutex::new(config.initial_cluster.0.clone()));
         let (refuse, mut refused) = mpsc::channel(1);
-        let known_members = Arc::clone(&members);
-        running.push(tokio::spawn(Arc::clone(&greeter).run(
-            move || known_members.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            move |reason| drop(refuse.try_send(reason)),
-        )));
+        running.push(tokio::spawn(Arc::clone(&greeter).run(election_timeout_max, move |reason| {
+            drop(refuse.try_send(reason));
+        })));
         tokio::select! {
             biased;
             Some(reason) = refused.recv() => return Err(reason.into()),
@@ -241,10 +296,10 @@ impl Node {
 
         let appended_bytes = Arc::new(AtomicU64::new(0));
         let (applied_sender, applied) = watch::channel(0);
+        let applied_seen = applied.clone();
         let machine = StateMachine::new(
             Arc::clone(&state),
             snapshot_requests,
-            log.clone(),
             applied_sender,
             env.observer.clone(),
         );
@@ -263,10 +318,13 @@ impl Node {
                 env.observer.clone(),
             ),
             machine,
-            started_empty,
             local_reads_only,
         )
         .await?;
+        if started_empty && !greeter.has_met_a_cluster() {
+            form_cluster(&config, &raft).await;
+        }
+        members.follow(raft.clone());
 
         let (disk_sender, disk_nearly_full) = watch::channel(!guard.is_held());
         let consensus = Consensus::start(Foundation {
@@ -293,8 +351,12 @@ impl Node {
         let has_segment = move || *space.borrow() == SpaceState::Ok;
         running.push(tokio::spawn(Arc::clone(&guard).watch(has_segment, disk_sender)));
         running.push(tokio::spawn(hand_over_when_full(consensus.clone(), disk_nearly_full)));
-        running.push(tokio::spawn(follow_membership(raft.clone(), members)));
-        running.push(tokio::spawn(follow_cluster_id(consensus.clone(), identity, env.clone())));
+        running.push(tokio::spawn(follow_cluster_id(
+            consensus.clone(),
+            identity,
+            applied_seen,
+            env.clone(),
+        )));
         running.push(tokio::spawn(tasks::create_cluster(
             consensus.clone(),
             Arc::clone(&env.random),
@@ -324,6 +386,7 @@ impl Node {
                 peer_address: config.peer_address(),
                 pid: env.threads.process_id(),
                 report: Arc::clone(&report) as Arc<dyn SelfReport>,
+                greeter,
                 stopping: stopped.clone(),
             },
         );
@@ -443,25 +506,34 @@ async fn tell_what_was_found(
     Ok(())
 }
 
-/// A crash between the steps of a snapshot's installation may leave a state that is ahead of the
-/// log, and entries in the log that another leader has overruled. What the state has applied is
-/// committed, so where the two differ the log gives way, from that index on.
-async fn drop_conflicting_entries(
-    log: &Wal,
-    state: &StateStore,
-    observer: Option<&dyn Observer>,
-) -> io::Result<()> {
-    let Some(applied) = state.applied() else { return Ok(()) };
-    let applied = wal::LogId::from(applied);
-    if log.log_id(applied.index).is_some_and(|in_log| in_log != applied) {
-        tracing::warn!(%applied, "the log holds overruled entries; it goes on behind the state");
+/// Makes the log reach a committed entry, durably: where it has another entry there, or none, it jumps.
+async fn reach(log: &Wal, entry: wal::LogId, observer: Option<&dyn Observer>) -> io::Result<()> {
+    let is_behind = log.purged().is_none_or(|purged| purged.index < entry.index);
+    if is_behind && log.log_id(entry.index) != Some(entry) {
+        tracing::info!(%entry, "the log goes on behind an entry that it does not have");
         if let Some(observer) = observer {
-            observer.observe(Event::Purged { index: applied.index, jump: true });
+            observer.observe(Event::Purged { index: entry.index, jump: true });
         }
-        log.purge(applied).await?;
-        log.flush().await?;
+        log.purge(entry).await?;
     }
-    Ok(())
+    // Also where it has the entry: others that conflict with it were truncated before.
+    log.flush().await
+}
+
+/// When a node takes part.
+fn admission(config: &Config, started_empty: bool) -> Admission {
+    let first = &config.initial_cluster.0;
+    if !started_empty {
+        return Admission::WithData;
+    }
+    if first.is_empty() {
+        return Admission::Joins;
+    }
+    let others: BTreeSet<u64> = first.keys().copied().filter(|id| *id != config.node_id).collect();
+    // Itself and these make a majority.
+    let majority = first.len() / 2;
+    let needed = if config.form_without_all { majority } else { others.len() };
+    Admission::Forms { others, needed }
 }
 
 async fn listen(
@@ -527,7 +599,6 @@ async fn start_raft(
     peers: &Peers,
     log: LogStore,
     machine: StateMachine,
-    started_empty: bool,
     local_reads_only: bool,
 ) -> Result<Raft, NodeError> {
     let wrong = |error: &dyn std::fmt::Display| NodeError::Raft(error.to_string());
@@ -561,46 +632,34 @@ async fn start_raft(
     let purged_log = log.log().clone();
     let purged = Arc::new(move || purged_log.purged().map(|purged| purged.index));
     let network = NetworkFactory::new(peers.clone(), purged, append_timeout);
-    let raft = Raft::new(config.node_id, raft_config, network, log, machine)
+    Raft::new(config.node_id, raft_config, network, log, machine)
         .await
-        .map_err(|error| wrong(&error))?;
-    if started_empty && !config.initial_cluster.0.is_empty() {
-        let members: BTreeMap<u64, Member> = config
-            .initial_cluster
-            .0
-            .iter()
-            .map(|(id, address)| (*id, Member { peer_address: address.clone() }))
-            .collect();
-        // Every first member writes the same first entry, so it does not matter who is first. One
-        // that was already reached by a leader has a log, and is told so here.
-        if let Err(error) = raft.initialize(members).await {
-            tracing::info!(%error, "the cluster is formed already");
-        }
-    }
-    Ok(raft)
+        .map_err(|error| wrong(&error))
 }
 
-/// Keeps the list of whom to greet in step with the membership.
-async fn follow_membership(raft: Raft, members: Arc<Mutex<BTreeMap<u64, String>>>) {
-    // Not the whole metrics, which change with every entry.
-    let mut metrics = raft.server_metrics();
-    loop {
-        let now: BTreeMap<u64, String> = {
-            let metrics = metrics.borrow_watched();
-            let membership = metrics.membership_config.membership();
-            membership.nodes().map(|(id, member)| (*id, member.peer_address.clone())).collect()
-        };
-        if !now.is_empty() {
-            *members.lock().unwrap_or_else(PoisonError::into_inner) = now;
-        }
-        if metrics.changed().await.is_err() {
-            return;
-        }
+/// Writes the first entry of a cluster that is being formed.
+///
+/// Every first member writes the same one, so it does not matter who is first. One that was already
+/// reached by a leader has a log, and is told so here.
+async fn form_cluster(config: &Config, raft: &Raft) {
+    let first = config.initial_cluster.0.iter();
+    let members: BTreeMap<u64, Member> =
+        first.map(|(id, address)| (*id, Member { peer_address: address.clone() })).collect();
+    if members.is_empty() {
+        return;
+    }
+    if let Err(error) = raft.initialize(members).await {
+        tracing::info!(%error, "the cluster is formed already");
     }
 }
 
 /// Once the state knows the cluster's id, so do the peers' messages and the identity file.
-async fn follow_cluster_id(consensus: Consensus, identity: Arc<Identity>, env: Env) {
+async fn follow_cluster_id(
+    consensus: Consensus,
+    identity: Arc<Identity>,
+    mut applied: watch::Receiver<u64>,
+    env: Env,
+) {
     loop {
         let cluster_id = query::meta(&consensus.state().view()).cluster_id;
         if cluster_id != 0 {
@@ -612,10 +671,17 @@ async fn follow_cluster_id(consensus: Consensus, identity: Arc<Identity>, env: E
                     (env.fatal)(error.to_string());
                     return;
                 }
-                Err(error) => tracing::warn!(%error, "the cluster id could not be stored yet"),
+                Err(error) => {
+                    tracing::warn!(%error, "the cluster id could not be stored yet");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
             }
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        // A node that has applied something and does not know its cluster gives answers without a token.
+        if applied.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -17,7 +17,11 @@ struct Case {
 }
 
 fn node(code: Code, reason: &str, outcome: v1::Outcome, decided_in_apply: bool) -> Failure {
-    let outcome = v1::WriteOutcome { outcome: outcome as i32, decided_in_apply, replayed: false };
+    let outcome = v1::WriteOutcome {
+        outcome: outcome as i32,
+        decided_in_apply,
+        ..v1::WriteOutcome::default()
+    };
     Failure::new(true, StatusBuilder::new(code, reason, reason).detail(&outcome).build())
 }
 

@@ -31,8 +31,11 @@ pub(crate) struct Session {
 }
 
 pub(crate) fn refusal(code: Code, why: &str, outcome: v1::Outcome, decided: bool) -> Response {
-    let detail =
-        v1::WriteOutcome { outcome: outcome as i32, decided_in_apply: decided, replayed: false };
+    let detail = v1::WriteOutcome {
+        outcome: outcome as i32,
+        decided_in_apply: decided,
+        ..v1::WriteOutcome::default()
+    };
     Response::Error(StatusBuilder::new(code, why, why).detail(&detail).build())
 }
 
@@ -164,7 +167,7 @@ impl Model {
             let outcome = v1::WriteOutcome {
                 outcome: v1::Outcome::NotApplied as i32,
                 decided_in_apply: true,
-                replayed: false,
+                ..v1::WriteOutcome::default()
             };
             let why = reason::BELOW_FLOOR;
             return Response::Error(

@@ -246,7 +246,9 @@ impl Api {
     ) -> Option<(v1::Call, Room)> {
         // An upper bound of the request's own size.
         let is_small = size <= limits::REQUEST_BYTES_MAX;
-        if !is_small || self.consensus.leadership().term_as_leader().is_none() {
+        let can_be_here = self.consensus.leadership().term_as_leader().is_some()
+            && self.consensus.is_cluster_known();
+        if !is_small || !can_be_here {
             return Some((call, room));
         }
         let Some(admission) = self.consensus.try_admit(size) else { return Some((call, room)) };

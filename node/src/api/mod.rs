@@ -31,10 +31,14 @@ use std::{
 use tally_proto::v1::{self, CallStatus};
 use tokio::{sync::watch, time::Instant};
 
-use crate::consensus::{
-    Consensus, WhenFull,
-    leader::Role,
-    read::{Ground, Provided, Staleness},
+use crate::{
+    consensus::{
+        Consensus, WhenFull,
+        leader::Role,
+        propose::Applied,
+        read::{Ground, Provided, Staleness},
+    },
+    peer::{hello::Greeter, peers::format_cluster_id},
 };
 
 /// Deadline of a request that brings none.
@@ -80,6 +84,8 @@ pub struct NodeFacts {
     pub pid: u32,
     /// What changes.
     pub report: Arc<dyn SelfReport>,
+    /// Meets other nodes.
+    pub greeter: Arc<Greeter>,
     /// The node stops: calls that were read are answered, further ones are not read.
     pub stopping: watch::Receiver<bool>,
 }
@@ -142,7 +148,22 @@ impl Api {
         Call { deadline: Instant::now() + patience.min(DEADLINE_MAX), request_id, when_full }
     }
 
-    /// The header of an answer.
+    /// The header of an answer to a write: the state after the entry that answered it, and the leader
+    /// that knows it, which is not this node if the write was forwarded.
+    pub(crate) fn write_header(&self, applied: &Applied) -> v1::ResponseHeader {
+        let (index, revision) = (applied.log_index, applied.revision);
+        let mut header = self.header(Provided::Linearizable, None, index, revision);
+        if let Some(leader) = &applied.leader {
+            header.cluster_id = format_cluster_id(leader.cluster_id);
+            header.node_id = leader.node_id;
+            header.term = leader.term;
+            header.session_token = token::encode(leader.cluster_id, index);
+            header.set_role(v1::Role::Leader);
+        }
+        header
+    }
+
+    /// The header of an answer from one state of this node.
     pub(crate) fn header(
         &self,
         provided: Provided,
@@ -159,7 +180,8 @@ impl Api {
             applied_index,
             revision,
             staleness_ms_max: staleness.map(|staleness| staleness.ms_max),
-            // Before the cluster has its id there is nothing that a token could be bound to.
+            // A node that has not learned its cluster yet has nothing that a token could be bound to. It
+            // answers reads and refusals only: a write waits for the cluster's id (`Consensus`).
             session_token: peers
                 .cluster_id()
                 .map(|cluster_id| token::encode(cluster_id, applied_index))

@@ -136,6 +136,7 @@ impl Api {
             outcome: outcome as i32,
             decided_in_apply: is_remembered(refusal, has_session),
             replayed: reply.replayed,
+            decided_at_revision: Some(reply.revision),
         });
         status = refusal_details(status, refusal);
         self.finish(call, status, Some(header))

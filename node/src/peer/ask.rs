@@ -125,6 +125,22 @@ pub async fn hello(
     timed(peers, node_id, Shared::Control, until, client.hello(request)).await
 }
 
+/// Introduces this node to whoever answers at an address, on a connection of its own.
+pub async fn hello_at(
+    peers: &Peers,
+    address: &str,
+    request: wire::HelloRequest,
+    until: Instant,
+) -> Result<wire::HelloResponse, String> {
+    // Nobody has the id 0, so that the call is meant for no known directory.
+    let mut client = peers.dial(0, address);
+    match tokio::time::timeout_at(until, client.hello(request)).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(status.message().to_owned()),
+        Err(_) => Err("no answer in time".to_owned()),
+    }
+}
+
 /// A peer's own line of the status table.
 pub async fn status(
     peers: &Peers,

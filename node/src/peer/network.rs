@@ -146,9 +146,8 @@ impl Connection {
     }
 
     fn bulk(&mut self) -> Client {
-        let peers = &self.peers;
-        let address = &self.address;
-        self.bulk.get_or_insert_with(|| peers.dial(address)).clone()
+        let (peers, target, address) = (&self.peers, self.target, &self.address);
+        self.bulk.get_or_insert_with(|| peers.dial(target, address)).clone()
     }
 
     /// Runs one small call with its deadline.

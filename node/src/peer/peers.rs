@@ -9,7 +9,12 @@ use std::{
 
 use hyper_util::rt::TokioIo;
 use tally_proto::{peer::v1::peer_client::PeerClient, seeded_bugs};
-use tonic::transport::{Channel, Endpoint, Uri};
+use tokio::{sync::Notify, time::Instant};
+use tonic::{
+    metadata::{AsciiMetadataValue, MetadataMap},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint, Uri},
+};
 
 use super::PEER_MESSAGE_BYTES_MAX;
 use crate::env::Network;
@@ -25,7 +30,45 @@ const KEEPALIVE: Duration = Duration::from_millis(1000);
 pub struct DialFailed(#[source] io::Error);
 
 /// A client of one peer.
-pub type Client = PeerClient<Channel>;
+pub type Client = PeerClient<InterceptedService<Channel, Stamp>>;
+
+/// Who calls: node id and incarnation.
+const FROM: &str = "tally-from";
+
+/// The incarnation that a call is meant for.
+const TO: &str = "tally-to";
+
+type Incarnations = Arc<Mutex<BTreeMap<u64, String>>>;
+
+/// Puts on every call who makes it and which data directory it is meant for.
+///
+/// An id and an address are not enough to know a peer by: a node of another cluster that has no
+/// cluster id yet may have both. Its incarnation it can't have, so it refuses what is meant for the
+/// node that was there before, at its door ([`Peers::check_stamp`]).
+#[derive(Debug, Clone)]
+pub struct Stamp {
+    from: Option<AsciiMetadataValue>,
+    target: u64,
+    incarnations: Incarnations,
+}
+
+impl Interceptor for Stamp {
+    fn call(
+        &mut self,
+        mut request: tonic::Request<()>,
+    ) -> Result<tonic::Request<()>, tonic::Status> {
+        let metadata = request.metadata_mut();
+        if let Some(from) = &self.from {
+            metadata.insert(FROM, from.clone());
+        }
+        let incarnations = lock(&self.incarnations);
+        let to = incarnations.get(&self.target).and_then(|to| to.parse().ok());
+        if let Some(to) = to {
+            metadata.insert(TO, to);
+        }
+        Ok(request)
+    }
+}
 
 /// What this node knows of its peers. Cheap to clone.
 #[derive(Clone)]
@@ -35,10 +78,14 @@ pub struct Peers {
 
 struct Inner {
     node_id: u64,
+    incarnation: String,
+    /// Of the peers that are known.
+    incarnations: Incarnations,
     network: Arc<dyn Network>,
     connect_timeout: Duration,
     /// Id of the cluster, once known; never changes then. As a number and as it is written.
     cluster_id: OnceLock<(u128, String)>,
+    cluster_known: Notify,
     peers: Mutex<BTreeMap<u64, Peer>>,
 }
 
@@ -47,6 +94,10 @@ struct Peer {
     control: Option<(String, Client)>,
     forwarding: Option<(String, Client)>,
     client_address: Option<String>,
+    /// Why it can't be reached though somebody answers, if so.
+    trouble: Option<String>,
+    /// What was last warned of.
+    warned: String,
 }
 
 impl Peer {
@@ -77,13 +128,21 @@ impl std::fmt::Debug for Peers {
 
 impl Peers {
     /// Nobody is known yet.
-    pub fn new(node_id: u64, network: Arc<dyn Network>, connect_timeout: Duration) -> Self {
+    pub fn new(
+        node_id: u64,
+        incarnation: &str,
+        network: Arc<dyn Network>,
+        connect_timeout: Duration,
+    ) -> Self {
         Peers {
             inner: Arc::new(Inner {
                 node_id,
+                incarnation: incarnation.to_owned(),
+                incarnations: Arc::default(),
                 network,
                 connect_timeout,
                 cluster_id: OnceLock::new(),
+                cluster_known: Notify::new(),
                 peers: Mutex::new(BTreeMap::new()),
             }),
         }
@@ -108,6 +167,88 @@ impl Peers {
     pub fn set_cluster_id(&self, id: u128) {
         let (known, _) = self.inner.cluster_id.get_or_init(|| (id, format_cluster_id(id)));
         assert_eq!(*known, id, "the cluster id changed");
+        self.inner.cluster_known.notify_waiters();
+    }
+
+    /// Waits until the cluster's id is known; false if it is not by then.
+    pub async fn wait_cluster_known(&self, until: Instant) -> bool {
+        let known = async {
+            loop {
+                let mut learned = std::pin::pin!(self.inner.cluster_known.notified());
+                // Registered before looking, so that what is learned in between is not missed.
+                learned.as_mut().enable();
+                if self.inner.cluster_id.get().is_some() {
+                    return;
+                }
+                learned.await;
+            }
+        };
+        tokio::time::timeout_at(until, known).await.is_ok()
+    }
+
+    /// Learns the incarnation of a peer.
+    pub fn set_incarnation(&self, node_id: u64, incarnation: &str) {
+        let mut incarnations = lock(&self.inner.incarnations);
+        if incarnations.get(&node_id).is_none_or(|known| known != incarnation) {
+            incarnations.insert(node_id, incarnation.to_owned());
+        }
+    }
+
+    /// Whether a call is meant for this node's data directory, and comes from one that is known or not
+    /// known yet. A call without a stamp comes from somebody who knows nobody yet.
+    pub fn check_stamp(&self, metadata: &MetadataMap) -> Result<(), String> {
+        let text = |key| metadata.get(key).and_then(|value| value.to_str().ok());
+        if seeded_bugs::is_on("wiped-disk-votes") {
+            return Ok(());
+        }
+        if text(TO).is_some_and(|to| to != self.inner.incarnation) {
+            return Err("this is not the data directory that the call is meant for".to_owned());
+        }
+        let Some((id, incarnation)) = text(FROM).and_then(|from| from.split_once(':')) else {
+            return Ok(());
+        };
+        let Ok(id) = id.parse::<u64>() else { return Ok(()) };
+        match lock(&self.inner.incarnations).get(&id) {
+            Some(known) if known != incarnation => {
+                Err(format!("node {id} is known with another data directory"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Why a peer can't be reached though somebody answers at its address.
+    pub fn trouble(&self, node_id: u64) -> Option<String> {
+        lock(&self.inner.peers).get(&node_id)?.trouble.clone()
+    }
+
+    /// Somebody else answers at a peer's address. Its shared connections are given up, as the next ones
+    /// may lead elsewhere.
+    pub fn set_trouble(&self, node_id: u64, trouble: &str) {
+        self.warn_of(node_id, trouble);
+        let mut peers = lock(&self.inner.peers);
+        let peer = peers.entry(node_id).or_default();
+        peer.trouble = Some(trouble.to_owned());
+        (peer.control, peer.forwarding) = (None, None);
+    }
+
+    /// Nobody else answers at the peer's address any more.
+    pub fn clear_trouble(&self, node_id: u64) {
+        let mut peers = lock(&self.inner.peers);
+        let Some(peer) = peers.get_mut(&node_id) else { return };
+        if peer.trouble.take().is_some() {
+            peer.warned.clear();
+            tracing::info!(node = node_id, "nobody else answers at the node's address any more");
+        }
+    }
+
+    /// Warns of something about a peer, once for as long as it is the same.
+    pub fn warn_of(&self, node_id: u64, what: &str) {
+        let mut peers = lock(&self.inner.peers);
+        let peer = peers.entry(node_id).or_default();
+        if peer.warned != what {
+            tracing::warn!(node = node_id, "{what}");
+            peer.warned = what.to_owned();
+        }
     }
 
     /// Learns a peer's client address.
@@ -131,7 +272,7 @@ impl Peers {
         match shared {
             Some((known, client)) if known == address => client.clone(),
             _ => {
-                let client = self.dial(address);
+                let client = self.dial(node_id, address);
                 *shared = Some((address.to_owned(), client.clone()));
                 client
             }
@@ -150,7 +291,7 @@ impl Peers {
     }
 
     /// A client with a connection of its own, made when first used.
-    pub fn dial(&self, address: &str) -> Client {
+    pub fn dial(&self, node_id: u64, address: &str) -> Client {
         let network = Arc::clone(&self.inner.network);
         let timeout = self.inner.connect_timeout;
         let target = address.to_owned();
@@ -176,7 +317,12 @@ impl Peers {
             .initial_stream_window_size(4 * 1024 * 1024)
             .initial_connection_window_size(8 * 1024 * 1024)
             .connect_with_connector_lazy(connector);
-        PeerClient::new(channel)
+        let stamp = Stamp {
+            from: format!("{}:{}", self.inner.node_id, self.inner.incarnation).parse().ok(),
+            target: node_id,
+            incarnations: Arc::clone(&self.inner.incarnations),
+        };
+        PeerClient::with_interceptor(channel, stamp)
             .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX)
     }

@@ -98,6 +98,18 @@ struct Member {
     simulated: Option<Simulated>,
 }
 
+impl Member {
+    fn new(config: Config) -> Member {
+        Member {
+            config,
+            running: None,
+            free_bytes: Arc::default(),
+            fatal: Arc::default(),
+            simulated: None,
+        }
+    }
+}
+
 /// Storage that survives its node, and forgets what was not synced when the power is cut.
 pub(crate) struct Simulated {
     pub(crate) disk: SimulatedDisk,
@@ -131,9 +143,15 @@ impl Cluster {
         cluster
     }
 
-    async fn start_all(&mut self) {
+    pub(crate) async fn start_all(&mut self) {
+        let ids = self.ids();
+        self.start_these(&ids).await;
+    }
+
+    /// Starts these nodes together.
+    pub(crate) async fn start_these(&mut self, ids: &[u64]) {
         let mut starting = Vec::new();
-        for id in self.ids() {
+        for id in ids.iter().copied() {
             starting.push((id, self.launch(id)));
         }
         for (id, launched) in starting {
@@ -169,16 +187,26 @@ impl Cluster {
             };
             change(&mut config);
             config.validate().expect("the test's configuration is valid");
-            let member = Member {
-                config,
-                running: None,
-                free_bytes: Arc::default(),
-                fatal: Arc::default(),
-                simulated: None,
-            };
-            nodes.insert(*id, member);
+            nodes.insert(*id, Member::new(config));
         }
         Cluster { nodes, switchboard, _dir: dir }
+    }
+
+    /// Configures one more node, which waits to be added when it is started.
+    pub(crate) fn add(&mut self, id: u64) {
+        let address = free_address();
+        self.switchboard.name(&address, id);
+        let any = self.nodes.values().next().expect("there are nodes").config.clone();
+        let config = Config {
+            node_id: id,
+            data_dir: self._dir.path().join(format!("node-{id}")),
+            client_listen: free_address(),
+            peer_listen: address,
+            initial_cluster: InitialCluster::default(),
+            ..any
+        };
+        let before = self.nodes.insert(id, Member::new(config));
+        assert!(before.is_none(), "an id is never used twice");
     }
 
     /// Started over simulated storage, so that [`Cluster::cut_power`] can be called.
@@ -240,7 +268,10 @@ impl Cluster {
     }
 
     /// Begins to start a node. Several must be under way before the first of them can run.
-    fn launch(&mut self, id: u64) -> impl Future<Output = Result<Node, NodeError>> + use<> {
+    pub(crate) fn launch(
+        &mut self,
+        id: u64,
+    ) -> impl Future<Output = Result<Node, NodeError>> + use<> {
         let member = self.nodes.get_mut(&id).expect("a node of this cluster");
         let env = environment(member, &self.switchboard);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -294,6 +325,14 @@ impl Cluster {
         let running = member.running.as_mut().expect("the node runs");
         let node = running.node.take().expect("the node runs");
         running.runtime.as_ref().expect("the node runs").spawn(node.shutdown())
+    }
+
+    /// Whether a node has been told that it must not run.
+    pub(crate) async fn is_refused(&mut self, id: u64) -> bool {
+        let member = self.nodes.get_mut(&id).expect("a node of this cluster");
+        let running = member.running.as_mut().expect("the node runs");
+        let node = running.node.as_mut().expect("the node runs");
+        tokio::time::timeout(Duration::ZERO, node.refused()).await.is_ok()
     }
 
     /// Why a node is refused by its peers.

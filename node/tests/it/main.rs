@@ -4,12 +4,15 @@
 
 mod client;
 mod cluster;
+mod directories;
 mod disk;
 mod errors;
 mod exactly_once;
+mod headers;
 mod hostile;
 mod invalid;
 mod large_values;
+mod members;
 mod network;
 mod quorum;
 mod reads;

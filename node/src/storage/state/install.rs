@@ -27,15 +27,19 @@ impl StateStore {
     /// Makes a received snapshot the state: durable when this returns. Everything that was there
     /// before is gone, and readers see the old state or the new one.
     ///
-    /// The caller sees to it that no commit happens meanwhile, and syncs the log's jump to the
-    /// snapshot before it tells anybody. Cancelled while the pointer is written, it ends the
-    /// process: memory and disk would be of two different states.
+    /// The caller sees to it that no commit happens meanwhile. Cancelled while the pointer is written,
+    /// it ends the process: memory and disk would be of two different states.
     ///
     /// The steps, and what a crash after each of them leaves:
-    /// 1. the file gets its name: the old state; the next start rolls forward to the snapshot;
+    /// 1. the file gets its name: the old state. The next start removes the file, unless the log has
+    ///    its last entry: then it may roll forward to it;
     /// 2. a new generation is filled and flushed: the same, and the next start removes the copy;
-    /// 3. the pointer names it: the new state;
-    /// 4. memory, then the old generation and older snapshots: the next start removes those.
+    /// 3. the log jumps to the snapshot, durably: the old state is behind where the log begins now, so
+    ///    the next start makes the new state of the snapshot, whose file is durable since step 1;
+    /// 4. the pointer names the new generation: the new state;
+    /// 5. memory, then the old generation and older snapshots: the next start removes those.
+    ///
+    /// The log's jump comes before the pointer, so that the state is ahead of its log after no step.
     pub async fn install_snapshot(
         &self,
         received: ReceivedSnapshot,
@@ -66,6 +70,10 @@ impl StateStore {
         if seeded_bugs::is_on("install-merges") {
             let merged = self.add_old_records(store.as_ref()).await;
             merged.map_err(|error| self.fail(format!("installing: {error}")))?;
+        }
+        if !seeded_bugs::is_on("install-before-jump") {
+            let reached = (self.hooks.log_reaches)(snapshot).await;
+            reached.map_err(|error| self.fail(format!("the log's jump: {error}")))?;
         }
         let swap = Swap(self);
         let written = write_pointer(self.disk.as_ref(), generation).await;

@@ -20,7 +20,8 @@
 //! - **Never ahead of its own log.** A flush first waits until the log has synced everything up to
 //!   the applied id that it will hold. A leader applies what its followers made durable before its
 //!   own sync returns; a store that kept such an entry through a power cut would be at an entry
-//!   that its log does not have.
+//!   that its log does not have. An install has the log jump to the snapshot first. So a state that
+//!   is ahead of its log says that the log was lost, or is an older copy, and is refused.
 //! - **The log may be purged up to [`StateStore::purge_limit`]** and no further: to there, both the
 //!   newest snapshot and the byte store are durable. So whichever of the two is damaged, the other
 //!   one and the rest of the log still make the whole state.
@@ -116,6 +117,9 @@ pub struct StateHooks {
     /// Whether the disk has room for a flush; makes some where it can. Without room the flush is put
     /// off ([`StateError::NoRoomToFlush`]): one that meets a full disk half-way ends the process.
     pub room_to_flush: Arc<dyn Fn() -> BoxFuture<'static, io::Result<bool>> + Send + Sync>,
+    /// Makes the log reach this entry, durably, before a snapshot that ends there becomes the state:
+    /// by a jump where the log has another entry there, or none.
+    pub log_reaches: Arc<dyn Fn(LogId) -> BoxFuture<'static, io::Result<()>> + Send + Sync>,
     /// Storage can't be trusted any more: ends the process, and does not return there. A test's may
     /// return; then the call that failed answers [`StateError::Fatal`], and a read panics.
     pub fatal: Arc<dyn Fn(String) + Send + Sync>,
@@ -124,6 +128,21 @@ pub struct StateHooks {
 impl fmt::Debug for StateHooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StateHooks").finish_non_exhaustive()
+    }
+}
+
+/// How far the log reaches when the state is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogExtent {
+    /// The last entry that it no longer has: a state below it can't be completed by a replay.
+    pub purged: Option<LogId>,
+    /// Its last entry, or `purged` where there is none: a state is never above it.
+    pub last: Option<LogId>,
+}
+
+impl LogExtent {
+    fn has(&self, log_id: LogId) -> bool {
+        self.last.is_some_and(|last| log_id.index <= last.index)
     }
 }
 

@@ -111,7 +111,9 @@ impl Wal {
                 Ok(())
             })
             .await?;
-        durable(wait).await
+        durable(wait).await?;
+        self.inner.shared.saved_term.fetch_max(ballot.term, Ordering::AcqRel);
+        Ok(())
     }
 
     /// Keeps a hint of what is committed. It reaches the disk behind everything asked for before it,
@@ -284,6 +286,11 @@ impl Wal {
     /// The last entry, or the last purged one where there is none.
     pub fn last(&self) -> Option<LogId> {
         self.inner.shared.state().log.last
+    }
+
+    /// The highest term of a vote that is durable.
+    pub fn saved_term(&self) -> u64 {
+        self.inner.shared.saved_term.load(Ordering::Acquire)
     }
 
     /// The last vote asked for.
