@@ -76,7 +76,7 @@ impl Shared {
         // Boxed, as what follows is rare and a timer is large.
         Box::pin(timeout_at(until, session.ticket())).await.map_err(|_| {
             let message = "as many writes as a session allows are unanswered";
-            Error::local(Code::ResourceExhausted, reason::SESSION_WINDOW_FULL, message)
+            Error::local(Code::FailedPrecondition, reason::SESSION_WINDOW_FULL, message)
         })
     }
 

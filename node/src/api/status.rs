@@ -12,12 +12,16 @@ use tonic::Code;
 
 use super::{Api, Call};
 use crate::{
-    consensus::error::{Error, LeaderHint, NotProposed, ReadError, Unknown},
+    consensus::error::{Error, LeaderHint, Limit, NotProposed, ReadError, Unknown},
     machine::command::{Found, Refusal, Reply, StepPart},
 };
 
 /// How long a refused caller should wait before trying again.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// Not RESOURCE_EXHAUSTED: time does not make room in a session's window, its own client does, by
+/// answers to lower numbers. One that only waits and sends the same again does so until its session ends.
+const SESSION_WINDOW_FULL: Code = Code::FailedPrecondition;
 
 /// A field of a request that is not as it must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,12 +105,15 @@ impl Api {
             NotProposed::NotLeader(_) => (Code::Unavailable, reason::NOT_LEADER),
             NotProposed::NoQuorum { .. } => (Code::Unavailable, reason::NO_QUORUM),
             NotProposed::ShuttingDown => (Code::Unavailable, reason::SHUTTING_DOWN),
+            NotProposed::Overloaded { limit: Limit::SessionWindow, .. } => {
+                (SESSION_WINDOW_FULL, reason::SESSION_WINDOW_FULL)
+            }
             NotProposed::Overloaded { limit, .. } => (Code::ResourceExhausted, limit.reason()),
             NotProposed::Deadline => (Code::DeadlineExceeded, reason::NOT_PROPOSED),
         };
         let mut status =
             StatusBuilder::new(code, name, refusal.to_string()).outcome(v1::Outcome::NotApplied);
-        if !matches!(refusal, NotProposed::Deadline) {
+        if !matches!(refusal, NotProposed::Deadline) && code != SESSION_WINDOW_FULL {
             status = status.retry_after(RETRY_AFTER);
         }
         let hint = match refusal {
@@ -252,9 +259,7 @@ fn refusal_code(refusal: &Refusal) -> (Code, &'static str) {
         Refusal::SessionTableFull { .. } => (Code::ResourceExhausted, reason::SESSION_TABLE_FULL),
         Refusal::SequenceReused { .. } => (Code::InvalidArgument, reason::SEQUENCE_REUSED),
         Refusal::SequenceTooOld { .. } => (Code::FailedPrecondition, reason::SEQUENCE_TOO_OLD),
-        Refusal::SequenceOutOfWindow { .. } => {
-            (Code::ResourceExhausted, reason::SESSION_WINDOW_FULL)
-        }
+        Refusal::SequenceOutOfWindow { .. } => (SESSION_WINDOW_FULL, reason::SESSION_WINDOW_FULL),
         Refusal::SessionExpired { .. } => (Code::FailedPrecondition, reason::SESSION_EXPIRED),
     }
 }
