@@ -38,6 +38,7 @@ use crate::{
         Consensus, Foundation,
         apply::StateMachine,
         log_store::LogStore,
+        raft_config::raft_config,
         snapshots::SnapshotBuilds,
         tasks,
         types::{Member, Raft},
@@ -136,9 +137,6 @@ pub fn system_error_needs_a_person(error: &io::Error) -> bool {
     )
 }
 
-/// Entries that are purged from the log together, as each purge is a record in it.
-const PURGE_BATCH_MAX: u64 = 256;
-
 /// A running node.
 #[derive(Debug)]
 pub struct Node {
@@ -196,6 +194,7 @@ impl Node {
         }
 
         let (hooks_log, hooks_guard) = (log.clone(), Arc::clone(&guard));
+        let room_guard = Arc::clone(&guard);
         let (jumping_log, jumps_seen_by) = (log.clone(), env.observer.clone());
         let measured: Arc<OnceLock<Weak<StateStore>>> = Arc::default();
         let hooks_state = Arc::clone(&measured);
@@ -211,6 +210,10 @@ impl Node {
                     let state_bytes = state.and_then(|state| state.size_bytes().ok());
                     guard.make_room_to_flush(state_bytes).await
                 })
+            }),
+            room_for: Arc::new(move |bytes| {
+                let guard = Arc::clone(&room_guard);
+                Box::pin(async move { guard.has_room_for(bytes).await })
             }),
             log_reaches: Arc::new(move |log_id| {
                 let (log, observer) = (jumping_log.clone(), jumps_seen_by.clone());
@@ -602,31 +605,7 @@ async fn start_raft(
     local_reads_only: bool,
 ) -> Result<Raft, NodeError> {
     let wrong = |error: &dyn std::fmt::Display| NodeError::Raft(error.to_string());
-    let raft_config = openraft::Config {
-        cluster_name: "tally".to_owned(),
-        heartbeat_interval: config.heartbeat_interval_ms,
-        election_timeout_min: config.election_timeout_ms_min,
-        election_timeout_max: config.election_timeout_ms_max,
-        // Without it, a node that was cut off comes back with a higher term and ends a good
-        // leader's reign.
-        enable_pre_vote: Some(true),
-        enable_elect: !local_reads_only,
-        // A restarted leader may have lost the unsynced tail of its log, entries that its followers
-        // committed; in its old term it would use their (term, index) again for others.
-        enable_leader_restore: Some(seeded_bugs::is_on("leader-restored")),
-        // Snapshots are triggered by this node: the log's growth is counted in bytes too.
-        snapshot_policy: openraft::SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: config.log_entries_kept,
-        // Never more than what is kept on purpose.
-        purge_batch_size: config.log_entries_kept.clamp(1, PURGE_BATCH_MAX),
-        // A follower that lags by less than the log holds gets entries, not a snapshot.
-        replication_lag_threshold: u64::MAX / 2,
-        install_snapshot_timeout: 60_000,
-        max_payload_entries: 256,
-        max_append_entries: Some(256),
-        api_channel_size: Some(4096),
-        ..openraft::Config::default()
-    };
+    let raft_config = raft_config(config, !local_reads_only);
     let raft_config = Arc::new(raft_config.validate().map_err(|error| wrong(&error))?);
     let append_timeout = Duration::from_millis(4 * config.election_timeout_ms_max);
     let purged_log = log.log().clone();

@@ -1,4 +1,7 @@
 //! Nodes that speak the real protocol over real sockets and misbehave as they are told to.
+//!
+//! What they put off happens when the test says so, and deadlines that a test is about pass when it lets
+//! them ([`Cluster::let_deadline_pass`]): no test waits for a time and hopes that enough was done in it.
 
 use std::{
     collections::VecDeque,
@@ -24,7 +27,11 @@ use tally_proto::{
         stream_server::{Stream as StreamService, StreamServer},
     },
 };
-use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Code, Status, Streaming};
 
@@ -41,14 +48,14 @@ pub(crate) enum Act {
     Break,
     /// Executes it and says nothing.
     ExecuteSilently,
-    /// Executes it after this time; says at once that the outcome is unknown.
-    ExecuteLater(Duration),
+    /// Executes it when the test says so; says at once that the outcome is unknown.
+    ExecuteLater,
     /// Neither executes nor answers.
     Silence,
     /// Executes nothing and answers with this.
     Refuse(Box<Response>),
-    /// Answers after this time.
-    Slow(Duration),
+    /// Answers when the test says so.
+    Slow,
     /// Answers as a node did that did not know its cluster: without saying of which state.
     AnswerUntold,
     /// Drops all sessions, then does what a healthy leader does.
@@ -87,6 +94,23 @@ pub(crate) struct Shared {
     pub(crate) leader: AtomicUsize,
     addresses: Mutex<Vec<String>>,
     pub(crate) term: AtomicUsize,
+    /// What was put off is done now.
+    hurried: watch::Sender<bool>,
+}
+
+/// Longest time that anything in these tests may take which must happen at all.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A deadline by which no test ends, however slow the machine is.
+pub(crate) const FAR: Duration = Duration::from_secs(60);
+
+/// Waits until something is so.
+pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(tokio::time::Instant::now() < until, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 pub(crate) struct Cluster {
@@ -114,6 +138,7 @@ impl Cluster {
             leader: AtomicUsize::new(0),
             addresses: Mutex::default(),
             term: AtomicUsize::new(1),
+            hurried: watch::Sender::new(false),
         });
         let mut cluster = Self { nodes: Vec::new(), shared: shared.clone(), tasks: Vec::new() };
         for id in 1..=nodes as u64 {
@@ -150,7 +175,7 @@ impl Cluster {
     }
 
     pub(crate) fn client(&self) -> Client {
-        self.builder().deadline(Duration::from_secs(5)).build().unwrap()
+        self.builder().deadline(FAR).build().unwrap()
     }
 
     pub(crate) fn model(&self) -> MutexGuard<'_, Model> {
@@ -173,13 +198,38 @@ impl Cluster {
     pub(crate) fn writes(&self) -> usize {
         self.nodes.iter().map(|node| node.seen.lock().unwrap().writes).sum()
     }
+
+    /// Waits until the nodes have seen so many writes.
+    pub(crate) async fn has_seen(&self, writes: usize) {
+        eventually(&format!("{writes} writes came"), || self.writes() >= writes).await;
+    }
+
+    /// Does what the nodes have put off.
+    pub(crate) fn hurry(&self) {
+        self.shared.hurried.send_replace(true);
+    }
+
+    /// Lets the deadline of a call pass, once the nodes have seen so many writes: by a clock that goes
+    /// on only while nothing else can, so that no machine is too slow.
+    pub(crate) async fn let_deadline_pass<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = T> + Send + 'static,
+        writes: usize,
+    ) -> T {
+        let call = tokio::spawn(call);
+        self.has_seen(writes).await;
+        tokio::time::pause();
+        let ended = call.await.unwrap();
+        tokio::time::resume();
+        ended
+    }
 }
 
 /// What is done with the stream after a call.
 #[allow(clippy::large_enum_variant)]
 enum Then {
     Say(Response),
-    SayLater(Duration, Request),
+    SayLater(Request),
     Nothing,
     Break,
 }
@@ -205,6 +255,11 @@ impl Node {
             });
         }
         Response::Error(error.build())
+    }
+
+    async fn put_off(&self) {
+        let mut hurried = self.shared.hurried.subscribe();
+        hurried.wait_for(|hurried| *hurried).await.map(|_| ()).unwrap();
     }
 
     fn refuse_token(&self, token: &[u8]) -> Option<Response> {
@@ -313,10 +368,10 @@ impl Node {
                 self.execute(request);
                 Then::Nothing
             }
-            Act::ExecuteLater(delay) => {
+            Act::ExecuteLater => {
                 let node = self.clone();
                 tokio::spawn(async move {
-                    tokio::time::sleep(delay).await;
+                    node.put_off().await;
                     node.execute(request);
                 });
                 let why = reason::OUTCOME_UNKNOWN;
@@ -324,7 +379,7 @@ impl Node {
             }
             Act::Silence => Then::Nothing,
             Act::Refuse(response) => Then::Say(*response),
-            Act::Slow(delay) => Then::SayLater(delay, request),
+            Act::Slow => Then::SayLater(request),
             Act::ExpireSessions => {
                 self.shared.model.lock().unwrap().sessions.clear();
                 Then::Say(self.execute(request))
@@ -365,10 +420,10 @@ impl StreamService for Handle {
                         Then::Say(response) => {
                             answers.push(v1::Answer { id: call.id, response: Some(response) });
                         }
-                        Then::SayLater(delay, request) => {
+                        Then::SayLater(request) => {
                             let (node, say) = (node.clone(), say.clone());
                             tokio::spawn(async move {
-                                tokio::time::sleep(delay).await;
+                                node.put_off().await;
                                 let response = Some(node.execute(request));
                                 let answers = vec![v1::Answer { id: call.id, response }];
                                 let _ = say.send(Ok(v1::StreamExchangeResponse { answers })).await;

@@ -1,6 +1,6 @@
 //! What the fake cluster agrees on: counters, keys, sessions and the answers that it remembers.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use tally_client::proto as v1;
@@ -37,6 +37,12 @@ pub(crate) fn refusal(code: Code, why: &str, outcome: v1::Outcome, decided: bool
         ..v1::WriteOutcome::default()
     };
     Response::Error(StatusBuilder::new(code, why, why).detail(&detail).build())
+}
+
+/// The same with a request to wait for so long: a client that has less time left ends there.
+pub(crate) fn refusal_for(wait: Duration, code: Code, why: &str, outcome: v1::Outcome) -> Response {
+    let detail = v1::WriteOutcome { outcome: outcome as i32, ..Default::default() };
+    Response::Error(StatusBuilder::new(code, why, why).detail(&detail).retry_after(wait).build())
 }
 
 impl Model {

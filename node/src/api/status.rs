@@ -152,7 +152,9 @@ impl Api {
     /// A read that could not be given what it asked for.
     pub(crate) fn read_error(&self, call: &Call, error: &ReadError) -> CallStatus {
         let (code, name) = match error {
-            ReadError::NoQuorum { .. } => (Code::Unavailable, reason::NO_QUORUM),
+            ReadError::NoQuorum { .. } | ReadError::NotCatchingUp { .. } => {
+                (Code::Unavailable, reason::NO_QUORUM)
+            }
             ReadError::ShuttingDown => (Code::Unavailable, reason::SHUTTING_DOWN),
             ReadError::StalenessBoundExceeded { .. } => {
                 (Code::FailedPrecondition, reason::STALENESS_BOUND_EXCEEDED)

@@ -20,6 +20,7 @@ pub mod log_store;
 pub mod log_time;
 pub mod members;
 pub mod propose;
+pub mod raft_config;
 pub mod read;
 pub mod read_index;
 pub mod runtime;

@@ -246,6 +246,7 @@ async fn build(
             Box::pin(async move { synced.flush().await })
         }),
         room_to_flush: Arc::new(|| Box::pin(async { Ok(true) })),
+        room_for: Arc::new(|_| Box::pin(async { Ok(true) })),
         log_reaches: Arc::new(|_| Box::pin(async { Ok(()) })),
         fatal,
     };

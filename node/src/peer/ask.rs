@@ -50,12 +50,17 @@ async fn timed<T>(
     until: Instant,
     call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
 ) -> Result<T, AskError> {
+    let began = Instant::now();
     match tokio::time::timeout_at(until, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) if never_sent(&status) => Err(AskError::NeverSent(status.to_string())),
         Ok(Err(status)) => Err(AskError::Transport(status.to_string())),
         Err(_) => {
-            peers.drop_client(node_id, connection);
+            // A client's deadline may be far too short to say anything of the connection, which others
+            // share. One that is dead is found by its keepalive.
+            if connection == Shared::Control || began.elapsed() >= peers.connect_timeout() {
+                peers.drop_client(node_id, connection);
+            }
             Err(AskError::Transport("no answer in time".to_owned()))
         }
     }

@@ -9,7 +9,10 @@ use std::{
 
 use hyper_util::rt::TokioIo;
 use tally_proto::{peer::v1::peer_client::PeerClient, seeded_bugs};
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tonic::{
     metadata::{AsciiMetadataValue, MetadataMap},
     service::{Interceptor, interceptor::InterceptedService},
@@ -22,6 +25,11 @@ use crate::env::Network;
 /// A connection that says nothing for this long is probed, and given up after as long again: a
 /// silent peer must not look like a slow one.
 const KEEPALIVE: Duration = Duration::from_millis(1000);
+
+/// So long without an answer is a silence: the least time after which TCP sends again on Linux, so below it no
+/// connection has begun to back off. A busy peer that misses one heartbeat and answers the next has not
+/// been silent.
+const SILENCE: Duration = Duration::from_millis(200);
 
 /// No connection could be made. Kept apart from every other failure because it proves that nothing
 /// was sent.
@@ -94,6 +102,10 @@ struct Peer {
     control: Option<(String, Client)>,
     forwarding: Option<(String, Client)>,
     client_address: Option<String>,
+    /// Since when no heartbeat was answered.
+    silent_since: Option<Instant>,
+    /// Counts how often it came back after a silence.
+    came_back: Option<watch::Sender<u64>>,
     /// Why it can't be reached though somebody answers, if so.
     trouble: Option<String>,
     /// What was last warned of.
@@ -186,6 +198,11 @@ impl Peers {
         tokio::time::timeout_at(until, known).await.is_ok()
     }
 
+    /// How long it may take to connect, and so how long a silent connection is believed in.
+    pub fn connect_timeout(&self) -> Duration {
+        self.inner.connect_timeout
+    }
+
     /// Learns the incarnation of a peer.
     pub fn set_incarnation(&self, node_id: u64, incarnation: &str) {
         let mut incarnations = lock(&self.inner.incarnations);
@@ -265,6 +282,31 @@ impl Peers {
         lock(&self.inner.peers).get(&node_id)?.client_address.clone()
     }
 
+    /// A heartbeat, or another call of Raft on the control connection, was not answered.
+    pub fn not_answered(&self, node_id: u64) {
+        let mut peers = lock(&self.inner.peers);
+        peers.entry(node_id).or_default().silent_since.get_or_insert_with(Instant::now);
+    }
+
+    /// … was answered. After a silence the peer has come back: see [`Peers::comings_back`].
+    pub fn answered(&self, node_id: u64) {
+        let mut peers = lock(&self.inner.peers);
+        let Some(peer) = peers.get_mut(&node_id) else { return };
+        if peer.silent_since.take().is_some_and(|since| since.elapsed() >= SILENCE)
+            && let Some(came_back) = &peer.came_back
+        {
+            came_back.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Changes when a peer has come back after a silence. A connection from before it may still wait for
+    /// TCP's next retransmission, which is up to twice the silence away, while new ones come through.
+    pub fn comings_back(&self, node_id: u64) -> watch::Receiver<u64> {
+        let mut peers = lock(&self.inner.peers);
+        let peer = peers.entry(node_id).or_default();
+        peer.came_back.get_or_insert_with(|| watch::Sender::new(0)).subscribe()
+    }
+
     /// A shared client of a peer.
     pub fn client(&self, node_id: u64, address: &str, connection: Shared) -> Client {
         let mut peers = lock(&self.inner.peers);
@@ -336,4 +378,72 @@ pub fn format_cluster_id(id: u128) -> String {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing below can panic half-way through a change, so a poisoned lock still guards the truth.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::{Connection, Listener};
+
+    struct NoNetwork;
+
+    #[async_trait::async_trait]
+    impl Network for NoNetwork {
+        async fn listen(&self, _: &str) -> io::Result<Box<dyn Listener>> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        async fn connect(&self, _: &str) -> io::Result<Connection> {
+            Err(io::ErrorKind::ConnectionRefused.into())
+        }
+    }
+
+    fn peers() -> Peers {
+        Peers::new(1, "own", Arc::new(NoNetwork), Duration::from_secs(1))
+    }
+
+    /// Missed heartbeats alone must not end streams: a busy peer misses one now and then, and a slow disk
+    /// none.
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_comes_back_after_a_silence_and_not_after_one_missed_heartbeat() {
+        let peers = peers();
+        let comings_back = peers.comings_back(2);
+        let mut count = comings_back.clone();
+        peers.answered(2);
+        peers.not_answered(2);
+        tokio::time::sleep(SILENCE / 2).await;
+        peers.not_answered(2);
+        peers.answered(2);
+        assert!(!count.has_changed().unwrap(), "it was late once");
+        for _ in 0..3 {
+            peers.not_answered(2);
+            tokio::time::sleep(SILENCE / 2).await;
+        }
+        assert!(!count.has_changed().unwrap(), "it is still silent");
+        peers.answered(2);
+        assert!(count.has_changed().unwrap());
+        count.borrow_and_update();
+        peers.answered(2);
+        assert!(!count.has_changed().unwrap(), "once for each silence");
+    }
+
+    #[test]
+    fn a_call_for_another_directory_or_from_one_is_told() {
+        let peers = peers();
+        peers.set_incarnation(2, "two");
+        let stamped = |from: &str, to: Option<&str>| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert(FROM, from.parse().unwrap());
+            if let Some(to) = to {
+                metadata.insert(TO, to.parse().unwrap());
+            }
+            peers.check_stamp(&metadata).is_ok()
+        };
+        assert!(stamped("2:two", Some("own")));
+        assert!(stamped("2:two", None), "who does not know this node yet says nothing of it");
+        assert!(stamped("3:anything", Some("own")), "somebody new");
+        assert!(!stamped("2:other", Some("own")), "not the node 2 that was met");
+        assert!(!stamped("2:two", Some("other")), "not meant for this directory");
+        assert!(peers.check_stamp(&MetadataMap::new()).is_ok());
+    }
 }

@@ -261,6 +261,11 @@ impl Peer for PeerService {
         let announced = crate::storage::log_id::LogId::new(convert::term_of(last), last.index);
 
         let state = consensus.state();
+        // What can't be installed need not be received: the leader asks again.
+        if !state.has_room_for(head.size_bytes).await.map_err(stopped)? {
+            let reason = "the disk has no room for the snapshot";
+            return Err(Status::resource_exhausted(reason));
+        }
         let mut receiver = state.begin_receive().await.map_err(stopped)?;
         while let Some(message) = parts.message().await? {
             match message.part {

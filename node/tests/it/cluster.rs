@@ -29,7 +29,7 @@ use tokio::{runtime::Runtime, time::Instant};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
-    disk::GaugedDisk,
+    disk::{Gate, GaugedDisk},
     network::{CutNetwork, Switchboard},
 };
 
@@ -41,7 +41,7 @@ pub(crate) const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(450);
 pub(crate) const NO_QUORUM_WITHIN: Duration = Duration::from_millis(2 * 450 + 250);
 
 /// Longest time that anything in these tests may take which must happen at all.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Panics on threads of nodes.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
@@ -93,6 +93,7 @@ struct Member {
     config: Config,
     running: Option<Running>,
     free_bytes: Arc<Mutex<Option<u64>>>,
+    syncs: Gate,
     fatal: Arc<Mutex<Vec<String>>>,
     /// In place of real files, where a test cuts the power.
     simulated: Option<Simulated>,
@@ -104,6 +105,7 @@ impl Member {
             config,
             running: None,
             free_bytes: Arc::default(),
+            syncs: Gate::default(),
             fatal: Arc::default(),
             simulated: None,
         }
@@ -354,6 +356,11 @@ impl Cluster {
         *self.nodes[&id].free_bytes.lock().unwrap_or_else(PoisonError::into_inner) = free;
     }
 
+    /// What the syncs of a node's log pass through.
+    pub(crate) fn syncs(&self, id: u64) -> &Gate {
+        &self.nodes[&id].syncs
+    }
+
     fn running_ids(&self) -> Vec<u64> {
         let running = self.nodes.iter().filter(|(_, member)| member.running.is_some());
         running.map(|(id, _)| *id).collect()
@@ -461,7 +468,8 @@ fn environment(member: &Member, switchboard: &Arc<Switchboard>) -> Env {
         env.disk = Arc::new(simulated.disk.mount());
         env.stores = Arc::new(simulated.stores.clone());
     }
-    env.disk = Arc::new(GaugedDisk { real: env.disk, free: Arc::clone(&member.free_bytes) });
+    let (free, syncs) = (Arc::clone(&member.free_bytes), member.syncs.clone());
+    env.disk = Arc::new(GaugedDisk { real: env.disk, free, syncs });
     let fatal = Arc::clone(&member.fatal);
     env.fatal = Arc::new(move |reason| {
         fatal.lock().unwrap_or_else(PoisonError::into_inner).push(reason);

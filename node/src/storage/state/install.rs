@@ -9,6 +9,7 @@ use super::{
     StateStore,
     core::Core,
     error::StateError,
+    flush::PAUSE_WITHOUT_ROOM,
     layout::{generation_path, remove_if_there, snapshot_path, write_pointer},
     meta::{FIRST_KEY, META_KEY, Meta},
 };
@@ -56,6 +57,7 @@ impl StateStore {
             let _ = remove_if_there(self.disk.as_ref(), &name.path).await;
             return Err(StateError::SnapshotBehind { snapshot, applied });
         }
+        self.wait_for_room_to_install(info.size).await?;
         let path = snapshot_path(snapshot);
         self.adopt(&name.path, &path).await?;
         let info = SnapshotInfo { path, ..info };
@@ -97,6 +99,29 @@ impl StateStore {
         drop(writer);
         self.remove_older_snapshots().await;
         Ok(info)
+    }
+
+    /// A new generation takes about as much as the snapshot's file. One that meets a full disk half-way would
+    /// end the process; until there is room, the old state serves what it can.
+    async fn wait_for_room_to_install(&self, bytes: u64) -> Result<(), StateError> {
+        let mut is_told = false;
+        loop {
+            let has_room = (self.hooks.room_for)(bytes).await;
+            let has_room =
+                has_room.map_err(|error| self.fail(format!("looking for room: {error}")))?;
+            if has_room {
+                return Ok(());
+            }
+            if !is_told {
+                tracing::error!(
+                    bytes,
+                    "the disk has no room to install a snapshot: waiting for some"
+                );
+                is_told = true;
+            }
+            self.check()?;
+            tokio::time::sleep(PAUSE_WITHOUT_ROOM).await;
+        }
     }
 
     /// Adds what the state has and a new generation lacks: what only a seeded bug does.

@@ -16,7 +16,10 @@
 //!
 //! What is damaged is renamed, never deleted.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, atomic::AtomicU32},
+};
 
 use tokio::sync::{Mutex, Notify};
 
@@ -65,6 +68,8 @@ impl StateStore {
             snapshots: Snapshots::new(snapshot),
             flush_wanted: Notify::new(),
             room: Notify::new(),
+            abandoned: AtomicU32::new(0),
+            building: false.into(),
             failed: false.into(),
             closed: false.into(),
             disk,

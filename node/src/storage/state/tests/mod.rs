@@ -56,6 +56,7 @@ impl Node {
         StateHooks {
             wait_log_synced: Arc::new(|_| Box::pin(async { Ok::<(), io::Error>(()) })),
             room_to_flush: Arc::new(|| Box::pin(async { Ok(true) })),
+            room_for: Arc::new(|_| Box::pin(async { Ok(true) })),
             log_reaches: Arc::new(|_| Box::pin(async { Ok(()) })),
             fatal: Arc::new(move |reason| fatal.lock().unwrap().push(reason)),
         }
