@@ -116,9 +116,21 @@ pub enum RequestId {
     Made(u64, u64),
 }
 
+impl RequestId {
+    /// As its caller knows it.
+    pub fn exact(&self) -> String {
+        match self {
+            RequestId::Given(id) => id.clone(),
+            RequestId::Made(..) => self.to_string(),
+        }
+    }
+}
+
+/// For logs: what a caller made up can't begin another line.
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            RequestId::Given(id) if id.contains(char::is_control) => write!(f, "{id:?}"),
             RequestId::Given(id) => f.write_str(id),
             RequestId::Made(node, number) => write!(f, "n{node}-{number}"),
         }
@@ -222,3 +234,16 @@ pub(crate) fn role_to_wire(role: Role) -> v1::Role {
 
 /// What an operation gives.
 pub type Answered<T> = Result<T, CallStatus>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_id_is_one_word_of_a_log_line() {
+        let given = RequestId::Given("r-1\n2026 ERROR forged\u{1b}[2J".to_owned());
+        assert_eq!(given.to_string(), r#""r-1\n2026 ERROR forged\u{1b}[2J""#);
+        assert_eq!(given.exact(), "r-1\n2026 ERROR forged\u{1b}[2J");
+        assert_eq!(RequestId::Given("order 1".to_owned()).to_string(), "order 1");
+    }
+}

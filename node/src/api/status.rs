@@ -214,7 +214,7 @@ impl Api {
         let header = header.unwrap_or_else(|| self.local_header());
         status
             .detail(&v1::AnswerState { header: Some(header) })
-            .detail(&v1::RequestId { id: call.request_id.to_string() })
+            .detail(&v1::RequestId { id: call.request_id.exact() })
             .build()
     }
 }
