@@ -8,15 +8,11 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use tally_proto::{peer::v1::peer_client::PeerClient, seeded_bugs};
+use tally_proto::{http2::PEER, peer::v1::peer_client::PeerClient, seeded_bugs};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::PEER_MESSAGE_BYTES_MAX;
 use crate::env::Network;
-
-/// A connection that says nothing for this long is probed, and given up after as long again: a
-/// silent peer must not look like a slow one.
-const KEEPALIVE: Duration = Duration::from_millis(1000);
 
 /// No connection could be made. Kept apart from every other failure because it proves that nothing
 /// was sent.
@@ -168,14 +164,9 @@ impl Peers {
         // The connector decides where to; the URI is only what HTTP/2 wants to be told.
         let mut endpoint = Endpoint::from_static("http://peer.tally");
         if !seeded_bugs::is_on("leader-never-steps-down") {
-            endpoint = endpoint.http2_keep_alive_interval(KEEPALIVE);
+            endpoint = endpoint.http2_keep_alive_interval(PEER.keepalive_interval);
         }
-        let channel = endpoint
-            .keep_alive_timeout(KEEPALIVE)
-            .keep_alive_while_idle(true)
-            .initial_stream_window_size(4 * 1024 * 1024)
-            .initial_connection_window_size(8 * 1024 * 1024)
-            .connect_with_connector_lazy(connector);
+        let channel = PEER.apply(endpoint).connect_with_connector_lazy(connector);
         PeerClient::new(channel)
             .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX)
