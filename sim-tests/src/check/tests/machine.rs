@@ -133,6 +133,7 @@ fn told(answer: &OperationAnswer, op: Op) -> Answer {
             before: Some(change.value_before),
             applied_delta: (op == Op::Incr).then_some(change.delta_applied),
             existed: Some(change.existed),
+            created: None,
             previous_version: None,
             floor: Some(change.bounds.floor),
             ceiling: Some(change.bounds.ceiling),
