@@ -29,7 +29,7 @@ use tokio::{
     task::JoinHandle,
     time::Instant,
 };
-use tonic::{service::Routes, transport::Server};
+use tonic::service::Routes;
 
 use crate::{
     api::{self, Api, NodeFacts, SelfReport},
@@ -47,12 +47,13 @@ use crate::{
     identity::{Identity, IdentityError},
     machine::query,
     peer::{
-        PEER_FRAME_BYTES_MAX, PEER_MESSAGE_BYTES_MAX,
+        self,
         hello::{self, Admission, Greeter, NotWelcome, Roster},
         network::NetworkFactory,
         peers::Peers,
         service::PeerService,
     },
+    port::{Slots, room::NodeRoom},
     roster::Members,
     storage::{
         snapshot::reader::SnapshotError,
@@ -137,6 +138,9 @@ pub fn system_error_needs_a_person(error: &io::Error) -> bool {
     )
 }
 
+/// With room for fewer connections of clients than this a node says so when it starts.
+const CLIENT_CONNECTIONS_FEW: usize = 500;
+
 /// A running node.
 #[derive(Debug)]
 pub struct Node {
@@ -149,6 +153,8 @@ pub struct Node {
     stop_peers: watch::Sender<bool>,
     client_server: JoinHandle<()>,
     peer_server: JoinHandle<()>,
+    slots: Arc<Slots>,
+    room: Arc<NodeRoom>,
     tasks: Vec<JoinHandle<()>>,
     refused: mpsc::Receiver<NotWelcome>,
     shutdown_grace: Duration,
@@ -280,10 +286,18 @@ impl Node {
         let listener = listen(&env, "peer_listen", &config.peer_listen).await?;
         let peer_address = listener.local_address();
         let (stop_peers, peers_stopped) = watch::channel(false);
-        let peer_server = tokio::spawn(serve_peers(
+        let sockets = env.network.sockets();
+        if sockets.clients_max < CLIENT_CONNECTIONS_FEW {
+            tracing::warn!(
+                clients_max = sockets.clients_max,
+                "few file descriptors: raise the limit on open files of this process"
+            );
+        }
+        let peer_server = tokio::spawn(peer::server::serve(
             service.clone(),
             listener,
             Arc::clone(&env.clock),
+            Slots::new(sockets.peers_max),
             peers_stopped,
         ));
 
@@ -344,11 +358,13 @@ impl Node {
             disk_nearly_full: disk_nearly_full.clone(),
         });
 
+        let slots = Slots::new(sockets.clients_max);
         let report = Arc::new(Report {
             log: log.clone(),
             state: Arc::clone(&state),
             guard: Arc::clone(&guard),
             local_reads_only: AtomicBool::new(local_reads_only),
+            slots: Arc::clone(&slots),
         });
         let space = log.space();
         let has_segment = move || *space.borrow() == SpaceState::Ok;
@@ -407,12 +423,16 @@ impl Node {
         }
         let (health, health_service) = tonic_health::server::health_reporter();
         let routes = Routes::new(health_service);
-        let serving = api::server::serve(api.clone(), listener, health, routes, stopped);
-        let client_server = tokio::spawn(async move {
-            if let Err(error) = serving.await {
-                tracing::error!(%error, "the client port's server ended");
-            }
-        });
+        let room = NodeRoom::new();
+        let client_server = tokio::spawn(api::server::serve(
+            api.clone(),
+            listener,
+            health,
+            routes,
+            Arc::clone(&slots),
+            Arc::clone(&room),
+            stopped,
+        ));
 
         Ok(Node {
             consensus,
@@ -424,6 +444,8 @@ impl Node {
             stop_peers,
             client_server,
             peer_server,
+            slots,
+            room,
             tasks: running,
             refused,
             shutdown_grace: Duration::from_millis(config.shutdown_grace_ms),
@@ -450,6 +472,16 @@ impl Node {
         &self.api
     }
 
+    /// Connections to the client port.
+    pub fn client_connections(&self) -> usize {
+        self.slots.used()
+    }
+
+    /// Bytes of clients' requests, and of answers to them, that are held now and are not small.
+    pub fn held_bytes(&self) -> (usize, usize) {
+        self.room.held_bytes()
+    }
+
     /// Waits until peers refuse this node; never returns otherwise.
     pub async fn refused(&mut self) -> NotWelcome {
         match self.refused.recv().await {
@@ -473,7 +505,11 @@ impl Node {
         self.consensus.drain(until).await;
         tracing::debug!("no write is under way");
         let _ = self.stop.send(true);
-        let _ = tokio::time::timeout_at(until, self.client_server).await;
+        let mut client_server = self.client_server;
+        if tokio::time::timeout_at(until, &mut client_server).await.is_err() {
+            tracing::info!("calls that are under way are given up");
+            client_server.abort();
+        }
         tracing::debug!("the client port is closed");
         for task in &self.tasks {
             task.abort();
@@ -549,34 +585,6 @@ async fn listen(
         address: address.to_owned(),
         error,
     })
-}
-
-async fn serve_peers(
-    service: PeerService,
-    listener: Box<dyn crate::env::Listener>,
-    clock: Arc<dyn crate::env::Clock>,
-    mut stop: watch::Receiver<bool>,
-) {
-    let service = tally_proto::peer::v1::peer_server::PeerServer::new(service)
-        .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
-    let served = Server::builder()
-        .layer(api::date::layer(clock))
-        .http2_keepalive_interval(
-            (!seeded_bugs::is_on("leader-never-steps-down")).then_some(Duration::from_secs(1)),
-        )
-        .http2_keepalive_timeout(Some(Duration::from_secs(1)))
-        .initial_stream_window_size(4 * 1024 * 1024)
-        .initial_connection_window_size(8 * 1024 * 1024)
-        .max_frame_size(PEER_FRAME_BYTES_MAX)
-        .add_service(service)
-        .serve_with_incoming_shutdown(api::server::incoming(listener), async move {
-            let _ = stop.wait_for(|stop| *stop).await;
-        })
-        .await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the peer port's server ended");
-    }
 }
 
 /// A restarted node knows its cluster from its own files.
@@ -682,6 +690,7 @@ struct Report {
     state: Arc<StateStore>,
     guard: Arc<StorageGuard>,
     local_reads_only: AtomicBool,
+    slots: Arc<Slots>,
 }
 
 impl SelfReport for Report {
@@ -698,6 +707,12 @@ impl SelfReport for Report {
     }
 
     fn note(&self) -> String {
+        if self.slots.refused_lately() {
+            return format!(
+                "clients' connections are refused: it can have {} at once",
+                self.slots.max()
+            );
+        }
         String::new()
     }
 

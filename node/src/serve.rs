@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     EXIT_FATAL, EXIT_REFUSED,
     config::{Config, InitialCluster, LogFormat},
+    descriptors,
     env::Env,
     node::{Node, system_error_needs_a_person},
     storage::real_disk::RealDisk,
@@ -174,6 +175,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
     let one_line = printed.trim().replace('\n', "; ");
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %one_line, "starting");
 
+    descriptors::raise_limit();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.worker_threads(config.worker_threads()).enable_all();
     // An entry's answers wake many calls at once. With tokio's LIFO slot the first of them to end wakes

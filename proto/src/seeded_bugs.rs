@@ -13,12 +13,15 @@ pub const COMPILED: bool = cfg!(feature = "seeded-bugs");
 #[cfg(feature = "seeded-bugs")]
 thread_local! {
     static ON: std::cell::Cell<Option<&'static str>> = const { std::cell::Cell::new(None) };
+    static ACTED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
 /// Whether this thread's simulation runs with this bug.
 #[cfg(feature = "seeded-bugs")]
 pub fn is_on(name: &str) -> bool {
-    ON.get() == Some(name)
+    let is_on = ON.get() == Some(name);
+    ACTED.set(ACTED.get() + u64::from(is_on));
+    is_on
 }
 
 /// Whether this thread's simulation runs with this bug: never in this build.
@@ -32,4 +35,14 @@ pub const fn is_on(_name: &str) -> bool {
 #[cfg(feature = "seeded-bugs")]
 pub fn switch_on(name: Option<&'static str>) {
     ON.set(name);
+    ACTED.set(0);
+}
+
+/// How often the line of the bug that is on was reached on this thread since it was switched on: one
+/// that is never reached can't be caught, and proves nothing.
+pub fn acted() -> u64 {
+    #[cfg(feature = "seeded-bugs")]
+    return ACTED.get();
+    #[cfg(not(feature = "seeded-bugs"))]
+    0
 }

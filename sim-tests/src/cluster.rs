@@ -162,6 +162,10 @@ pub struct Machine {
     wires: Wires,
     stores: SimulatedStores,
     store_latency_us: Arc<AtomicU64>,
+    /// Writes and flushes of its stores that are to fail …
+    store_failures: Arc<AtomicU64>,
+    /// … and those that did.
+    store_errors: Arc<AtomicU64>,
     wall_clock: Arc<WallClock>,
     boots: Cell<u64>,
     condition: RefCell<Condition>,
@@ -298,13 +302,17 @@ impl Cluster {
         };
         let store_latency_us = Arc::new(AtomicU64::new(0));
         let latency = Arc::clone(&store_latency_us);
+        let store_failures = Arc::new(AtomicU64::new(0));
+        let store_errors = Arc::new(AtomicU64::new(0));
+        let (fail, failed) = (Arc::clone(&store_failures), Arc::clone(&store_errors));
         let disk = SimulatedDisk::new(seed);
         let below = disk.clone();
         let stores = SimulatedStores::with_hook(
             mix(seed, &[1]),
-            Arc::new(move |_| {
+            Arc::new(move |step| {
                 let pause = Duration::from_micros(latency.load(Ordering::Relaxed));
                 let below = below.clone();
+                let (fail, failed) = (Arc::clone(&fail), Arc::clone(&failed));
                 Box::pin(async move {
                     if !pause.is_zero() {
                         tokio::time::sleep(pause).await;
@@ -312,6 +320,13 @@ impl Cluster {
                     // They lie on the same disk, so its power fails between their steps as well.
                     if below.step_elsewhere().is_err() {
                         std::future::pending().await
+                    }
+                    let may_fail = matches!(step, "store write" | "store flush");
+                    let left = fail.load(Ordering::Relaxed);
+                    if may_fail && left > 0 {
+                        fail.store(left - 1, Ordering::Relaxed);
+                        failed.fetch_add(1, Ordering::Relaxed);
+                        return Err(std::io::Error::other("an error of the simulated store"));
                     }
                     Ok(())
                 })
@@ -324,6 +339,8 @@ impl Cluster {
             wires: self.shared.wires.clone(),
             stores,
             store_latency_us,
+            store_failures,
+            store_errors,
             wall_clock: Arc::default(),
             boots: Cell::new(0),
             condition: RefCell::new(Condition::Starting),
@@ -377,6 +394,21 @@ impl Machine {
     /// Time that changes of its state's stores take.
     pub fn set_store_latency(&self, latency: Duration) {
         self.store_latency_us.store(latency.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// Lets the next write or flush of its state's store fail.
+    pub fn fail_store(&self) {
+        self.store_failures.store(1, Ordering::Relaxed);
+    }
+
+    /// Errors that its disk and its stores have had.
+    pub fn io_errors(&self) -> u64 {
+        self.disk.counts().errors + self.store_errors.load(Ordering::Relaxed)
+    }
+
+    /// Errors that its state's stores have had.
+    pub fn store_errors(&self) -> u64 {
+        self.store_errors.load(Ordering::Relaxed)
     }
 
     /// The present run of its process.

@@ -12,6 +12,9 @@ use tally_node::{config::Config, storage::simulated_disk::Latency};
 
 use crate::env::mix;
 
+const HOUR_MS: u64 = 3_600_000;
+const DAY_MS: u64 = 24 * HOUR_MS;
+
 /// The knobs of one seed.
 #[derive(Debug, Clone, Serialize)]
 pub struct Knobs {
@@ -63,6 +66,18 @@ pub struct Knobs {
     pub resends: f64,
     /// Open sessions that the cluster admits.
     pub sessions_max: u64,
+    /// Idle time of a session that asks for none, in ms.
+    pub session_idle_ms: u64,
+    /// Window of an idempotency key, in ms.
+    pub idempotency_window_ms: u64,
+    /// Bytes of remembered idempotency keys.
+    pub idempotency_bytes_max: u64,
+    /// Writes that a node lets wait or be under way at once.
+    pub writes_in_flight: usize,
+    /// Clients that do without the library.
+    pub raw_clients: u64,
+    /// Share of calls that their callers give up without a word.
+    pub abandoned: f64,
     /// Which families of faults are on.
     pub faults: Families,
     /// Mean time between two faults, in ms.
@@ -98,7 +113,7 @@ impl Knobs {
         // Many users who seldom ask are as much load as few who often do, and more of them wait
         // together when nothing is answered.
         let clients = log_uniform(rng, 2, 16);
-        Knobs {
+        let mut knobs = Knobs {
             nodes,
             heartbeat_ms,
             election_ms_min,
@@ -127,9 +142,46 @@ impl Knobs {
             hot: rng.random_range(0.1..0.7),
             resends: *[0.0, 0.05, 0.2].choose(rng).expect("not empty"),
             sessions_max: *[16, 64, 100_000].choose(rng).expect("not empty"),
+            session_idle_ms: HOUR_MS,
+            idempotency_window_ms: DAY_MS,
+            idempotency_bytes_max: 1 << 30,
+            writes_in_flight: 4096,
+            raw_clients: 0,
+            abandoned: 0.0,
             faults: Families::draw(rng),
             fault_every_ms: log_uniform(rng, 600, 4000),
+        };
+        knobs.draw_ends(rng);
+        knobs
+    }
+
+    /// Promises that end, and tables that are full, while users work.
+    fn draw_ends(&mut self, rng: &mut SmallRng) {
+        self.raw_clients = *[0, 1, 2, 3].choose(rng).expect("not empty");
+        self.abandoned = *[0.0, 0.02, 0.1].choose(rng).expect("not empty");
+        self.session_idle_ms = *[2_000, 6_000, HOUR_MS].choose(rng).expect("not empty");
+        if rng.random_bool(0.3) {
+            self.sessions_max = rng.random_range(3..=12);
         }
+        if self.sessions_max <= 16 {
+            // What is left behind gives its place back in time for those who come in the end.
+            self.session_idle_ms = self.session_idle_ms.min(6_000);
+        }
+        self.idempotency_window_ms = *[3_000, 9_000, DAY_MS].choose(rng).expect("not empty");
+        self.idempotency_bytes_max =
+            *[1_500, 20_000, 1 << 30, 1 << 30].choose(rng).expect("not empty");
+        self.writes_in_flight = *[2, 8, 4096, 4096].choose(rng).expect("not empty");
+        if rng.random_bool(0.2) {
+            // Values so large that a snapshot has many blocks and is sent in many chunks.
+            self.value_bytes_max = 60_000;
+            self.segment_bytes = self.segment_bytes.max(4 << 20);
+        }
+    }
+
+    /// Whether keys are remembered for longer than any call of the library may last and any message
+    /// be on its way: only then is a write under one key applied once, however often it is sent.
+    pub fn keys_outlive_calls(&self) -> bool {
+        self.idempotency_window_ms == DAY_MS
     }
 
     /// A quiet cluster of three, for scenarios that bring their own faults.
@@ -143,6 +195,11 @@ impl Knobs {
             latency_ms_max: 10,
             disk_sync_us: 2_000,
             sessions_max: 100_000,
+            session_idle_ms: HOUR_MS,
+            idempotency_window_ms: DAY_MS,
+            idempotency_bytes_max: 1 << 30,
+            writes_in_flight: 4096,
+            abandoned: 0.0,
             deadline_ms: 3_000,
             short_deadlines: 0.0,
             faults: Families::default(),
@@ -164,6 +221,10 @@ impl Knobs {
         config.state_cache_bytes = 64 * 1024;
         config.disk_reserve_bytes = 64 * 1024;
         config.sessions_max = self.sessions_max;
+        config.session_idle_ms = self.session_idle_ms;
+        config.idempotency_window_ms = self.idempotency_window_ms;
+        config.idempotency_bytes_max = self.idempotency_bytes_max;
+        config.writes_in_flight = self.writes_in_flight;
         config.shutdown_grace_ms = 1_500;
     }
 

@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod env;
 pub mod faults;
 pub mod invariants;
+pub mod kinds;
 pub mod knobs;
 pub mod run;
 pub mod scenarios;

@@ -7,7 +7,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     panic::AssertUnwindSafe,
     rc::Rc,
     sync::{
@@ -35,6 +35,7 @@ use crate::{
         reach::{self, Reach},
     },
     invariants::{Invariants, NodeCounts},
+    kinds::{self, Counts},
     knobs::Knobs,
     scenarios::Scenario,
     trace::{self, Detail, Keep, Recorded},
@@ -106,9 +107,11 @@ pub struct Outcome {
     /// What was violated; empty if all is well.
     pub violations: Vec<Violation>,
     /// How often things happened.
-    pub counts: BTreeMap<&'static str, u64>,
+    pub counts: Counts,
     /// Checks of the history that ended without a verdict: neither passed nor failed.
     pub undecided: u64,
+    /// How often the line of the bug that is switched on was reached.
+    pub acted: u64,
     /// What became of its faults.
     pub faults: Vec<Done>,
     /// Simulated time.
@@ -125,8 +128,9 @@ impl Outcome {
             seed,
             knobs: Knobs::draw(seed),
             violations: Vec::new(),
-            counts: BTreeMap::new(),
+            counts: Counts::new(),
             undecided: 0,
+            acted: 0,
             faults: Vec::new(),
             simulated_ms: 0,
             trace: Recorded::default(),
@@ -231,14 +235,16 @@ fn on_this_thread(seed: u64, options: &Options, progress: &Arc<AtomicU64>) -> Ou
         progress.store(OVER, Ordering::Relaxed);
         run.into_outcome()
     }));
+    let acted = tally_proto::seeded_bugs::acted();
     match ran {
-        Ok(outcome) => outcome,
+        Ok(outcome) => Outcome { acted, ..outcome },
         Err(_) => {
             let what = LAST_PANIC.with_borrow_mut(Option::take).unwrap_or_default();
             trace_event!("panic", "{what}");
             Outcome {
                 violations: vec![Violation { kind: "panic".to_owned(), what, at_ms: 0 }],
                 trace: trace::recorded(),
+                acted,
                 ..Outcome::empty(seed)
             }
         }
@@ -361,6 +367,8 @@ impl Run<'_> {
         self.invariants.look(&self.cluster, self.now_ms, with_states);
         let safety = self.invariants.take_violations();
         self.violate("safety", safety);
+        let wrong = self.workload.take_wrong();
+        self.violate("history", wrong);
         let failures = self.injector.take_failures();
         self.violate("liveness", failures);
         if self.now_ms.is_multiple_of(reach::LOOK_EVERY_MS) {
@@ -454,7 +462,7 @@ impl Run<'_> {
                 ("session reads checked", verdict.counts.session_reads),
                 ("sums of transfers checked", verdict.counts.transfer_sums),
             ] {
-                counts.insert(name, count);
+                counts.insert(name.to_owned(), count);
             }
             undecided = verdict.counts.undecided;
         }
@@ -464,6 +472,7 @@ impl Run<'_> {
             violations: self.violations,
             counts,
             undecided,
+            acted: 0,
             faults: self.injector.done().to_vec(),
             simulated_ms: self.now_ms,
             trace: trace::recorded(),
@@ -493,7 +502,7 @@ impl Run<'_> {
         doubts
     }
 
-    fn counts(&self, records: &[Record]) -> BTreeMap<&'static str, u64> {
+    fn counts(&self, records: &[Record]) -> Counts {
         let NodeCounts {
             elections,
             applied,
@@ -507,12 +516,16 @@ impl Run<'_> {
         let disks =
             self.cluster.ids().into_iter().map(|id| self.cluster.machine(id).disk().counts());
         let disks: Vec<_> = disks.collect();
+        let stores =
+            self.cluster.ids().into_iter().map(|id| self.cluster.machine(id).store_errors());
+        let stores: Vec<u64> = stores.collect();
         let of = |is: &dyn Fn(&Record) -> bool| records.iter().filter(|r| is(r)).count() as u64;
         let with_reason = |reason: &str| of(&|r| r.reason.as_deref() == Some(reason));
         let faults = |fate: fn(&Fate) -> bool| {
             self.injector.done().iter().filter(|done| fate(&done.fate)).count() as u64
         };
-        BTreeMap::from([
+        let mut counts = kinds::of_records(records);
+        let all = [
             ("elections", elections),
             ("entries applied", applied),
             ("logs truncated", truncations),
@@ -524,6 +537,7 @@ impl Run<'_> {
             ("sectors lost in power cuts", disks.iter().map(|disk| disk.sectors_lost).sum()),
             ("sectors torn in power cuts", disks.iter().map(|disk| disk.sectors_torn).sum()),
             ("disk errors", disks.iter().map(|disk| disk.errors).sum()),
+            ("errors of the state's store", stores.iter().sum()),
             ("calls", records.len() as u64),
             ("writes acknowledged", of(&|r| !r.is_read() && r.status == Status::Ok)),
             ("writes refused", of(&|r| !r.is_read() && r.status == Status::Fail)),
@@ -536,7 +550,12 @@ impl Run<'_> {
             ("conditions failed", with_reason("CONDITION_FAILED")),
             ("faults installed", faults(|fate| *fate == Fate::Installed)),
             ("faults skipped", faults(|fate| *fate != Fate::Installed)),
-        ])
+        ];
+        counts.extend(all.map(|(name, count)| (name.to_owned(), count)));
+        for (name, count) in self.workload.happened() {
+            *counts.entry(name).or_default() += count;
+        }
+        counts
     }
 }
 

@@ -123,6 +123,9 @@ pub struct Answer {
     /// the store if it changed nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
+    /// Of a read: the revision that created the item.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<u64>,
     /// The counter's value before a write; 0 if it did not exist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<i64>,

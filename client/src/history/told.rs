@@ -53,6 +53,7 @@ fn counter_change(change: &CounterChange, op: Op) -> Answer {
         before: Some(change.value_before),
         applied_delta: (op == Op::Incr).then_some(change.delta_applied),
         existed: Some(change.existed),
+        created: None,
         previous_version: None,
         floor: Some(change.floor),
         ceiling: Some(change.ceiling),
@@ -63,6 +64,7 @@ fn counter_value(counter: &CounterValue) -> Answer {
     Answer {
         value: Some(Some(Scalar::Int(counter.value))),
         version: Some(counter.modified_revision),
+        created: Some(counter.created_revision),
         floor: Some(counter.floor),
         ceiling: Some(counter.ceiling),
         ..Answer::default()
@@ -84,6 +86,7 @@ fn key_value(item: &KeyValue) -> Answer {
     Answer {
         value: Some(Some(Scalar::from(&*item.value))),
         version: Some(item.modified_revision),
+        created: Some(item.created_revision),
         ..Answer::default()
     }
 }

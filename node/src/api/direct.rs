@@ -19,7 +19,7 @@ use std::{
 
 use tally_proto::v1::{self, answer::Response};
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, mpsc},
+    sync::{Notify, mpsc},
     time::Instant,
 };
 
@@ -34,6 +34,7 @@ use crate::{
         propose::{Answerer, Outcome, Ticket, at_deadline, gone},
     },
     machine::limits,
+    port::room::{Held, Place},
 };
 
 /// How often deadlines are looked at: a write that has passed its own is answered this much later at
@@ -43,9 +44,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
 /// Room that a call takes until it is answered.
 #[derive(Debug)]
 pub(super) struct Room {
-    pub(super) place: OwnedSemaphorePermit,
-    pub(super) bytes: OwnedSemaphorePermit,
-    pub(super) answer: OwnedSemaphorePermit,
+    pub(super) place: Place,
+    pub(super) bytes: Held,
+    pub(super) answer: Held,
 }
 
 /// One write under way.

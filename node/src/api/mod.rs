@@ -6,6 +6,7 @@
 //! the same methods. Requests become commands in [`convert`], and the wire's types end there; errors
 //! become statuses in [`status`], and nowhere else.
 
+mod answer_bytes;
 pub mod cluster;
 pub mod convert;
 pub(crate) mod date;
@@ -28,6 +29,7 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderMap;
 use tally_proto::v1::{self, CallStatus};
 use tokio::{sync::watch, time::Instant};
 
@@ -140,6 +142,14 @@ impl fmt::Display for RequestId {
 /// Longest request id that is kept, in bytes; the rest is cut.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
+/// When a unary call must be answered that has just begun: with its headers.
+pub(crate) fn answer_by(headers: &HeaderMap, deadline_default: Duration) -> Instant {
+    let asked = headers.get("grpc-timeout").and_then(|value| value.to_str().ok());
+    let asked = asked.and_then(unary::parse_grpc_timeout).filter(|asked| !asked.is_zero());
+    let patience = asked.map_or(deadline_default, |asked| unary::in_time(asked.min(DEADLINE_MAX)));
+    Instant::now() + patience
+}
+
 impl Api {
     /// Over a running node.
     pub fn new(consensus: Consensus, node: NodeFacts) -> Self {
@@ -149,6 +159,11 @@ impl Api {
     /// The facts of one call.
     pub fn call(&self, asked: Option<Duration>, request_id: &str, when_full: WhenFull) -> Call {
         let patience = asked.filter(|asked| !asked.is_zero()).unwrap_or(DEADLINE_DEFAULT);
+        self.call_until(Instant::now() + patience.min(DEADLINE_MAX), request_id, when_full)
+    }
+
+    /// The facts of one call that began a while ago.
+    fn call_until(&self, deadline: Instant, request_id: &str, when_full: WhenFull) -> Call {
         let request_id = if request_id.is_empty() {
             let number = self.next_request.fetch_add(1, Ordering::Relaxed);
             RequestId::Made(self.node.node_id, number)
@@ -157,7 +172,7 @@ impl Api {
             let end = (0..=end).rev().find(|end| request_id.is_char_boundary(*end)).unwrap_or(0);
             RequestId::Given(request_id[..end].to_owned())
         };
-        Call { deadline: Instant::now() + patience.min(DEADLINE_MAX), request_id, when_full }
+        Call { deadline, request_id, when_full }
     }
 
     /// The header of an answer to a write: the state after the entry that answered it, and the leader

@@ -14,6 +14,7 @@ use super::{Api, Call};
 use crate::{
     consensus::error::{Error, LeaderHint, Limit, NotProposed, ReadError, Unknown},
     machine::command::{Found, Refusal, Reply, StepPart},
+    port::room::{ANSWER_BYTES_MAX, NODE_ANSWER_BYTES_MAX},
 };
 
 /// How long a refused caller should wait before trying again.
@@ -175,6 +176,18 @@ impl Api {
         }
         let hint = self.consensus.leadership().hint();
         self.finish(call, self.with_leader(status, hint), None)
+    }
+
+    /// A call whose answer found no room before its deadline: earlier ones are not read.
+    pub(crate) fn no_room_for_answer(&self, call: &Call, kind: Kind) -> CallStatus {
+        let message = format!(
+            "at most {ANSWER_BYTES_MAX} bytes of answers may wait on a connection, and \
+             {NODE_ANSWER_BYTES_MAX} on the node, and earlier ones are not read"
+        );
+        let status =
+            StatusBuilder::new(Code::ResourceExhausted, reason::TOO_MANY_BYTES_IN_FLIGHT, message);
+        let status = with_outcome(status.retry_after(RETRY_AFTER), kind, v1::Outcome::NotApplied);
+        self.finish(call, status, None)
     }
 
     /// A Get of what does not exist.

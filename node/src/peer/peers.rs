@@ -8,7 +8,7 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use tally_proto::{peer::v1::peer_client::PeerClient, seeded_bugs};
+use tally_proto::{http2::PEER, peer::v1::peer_client::PeerClient, seeded_bugs};
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -21,10 +21,6 @@ use tonic::{
 
 use super::PEER_MESSAGE_BYTES_MAX;
 use crate::env::Network;
-
-/// A connection that says nothing for this long is probed, and given up after as long again: a
-/// silent peer must not look like a slow one.
-const KEEPALIVE: Duration = Duration::from_millis(1000);
 
 /// So long without an answer is a silence: the least time after which TCP sends again on Linux, so below it no
 /// connection has begun to back off. A busy peer that misses one heartbeat and answers the next has not
@@ -351,14 +347,9 @@ impl Peers {
         // The connector decides where to; the URI is only what HTTP/2 wants to be told.
         let mut endpoint = Endpoint::from_static("http://peer.tally");
         if !seeded_bugs::is_on("leader-never-steps-down") {
-            endpoint = endpoint.http2_keep_alive_interval(KEEPALIVE);
+            endpoint = endpoint.http2_keep_alive_interval(PEER.keepalive_interval);
         }
-        let channel = endpoint
-            .keep_alive_timeout(KEEPALIVE)
-            .keep_alive_while_idle(true)
-            .initial_stream_window_size(4 * 1024 * 1024)
-            .initial_connection_window_size(8 * 1024 * 1024)
-            .connect_with_connector_lazy(connector);
+        let channel = PEER.apply(endpoint).connect_with_connector_lazy(connector);
         let stamp = Stamp {
             from: format!("{}:{}", self.inner.node_id, self.inner.incarnation).parse().ok(),
             target: node_id,

@@ -40,6 +40,9 @@ pub(crate) const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(450);
 /// for a busy machine.
 pub(crate) const NO_QUORUM_WITHIN: Duration = Duration::from_millis(2 * 450 + 250);
 
+/// A machine on which a sleeping task wakes this late says nothing of how long a node took.
+pub(crate) const TOO_LATE_TO_JUDGE: Duration = Duration::from_millis(50);
+
 /// Longest time that anything in these tests may take which must happen at all.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -356,6 +359,11 @@ impl Cluster {
         *self.nodes[&id].free_bytes.lock().unwrap_or_else(PoisonError::into_inner) = free;
     }
 
+    /// Index of the last entry in a node's log, durable or not.
+    pub(crate) fn last_log_index(&self, id: u64) -> u64 {
+        self.node(id).consensus().leadership().metrics().last_log_index.unwrap_or_default()
+    }
+
     /// What the syncs of a node's log pass through.
     pub(crate) fn syncs(&self, id: u64) -> &Gate {
         &self.nodes[&id].syncs
@@ -475,6 +483,25 @@ fn environment(member: &Member, switchboard: &Arc<Switchboard>) -> Env {
         fatal.lock().unwrap_or_else(PoisonError::into_inner).push(reason);
     });
     env
+}
+
+/// How late this machine is: the longest that a sleeping task overslept while something was awaited.
+pub(crate) async fn how_late<T>(awaited: impl Future<Output = T>) -> (T, Duration) {
+    const NAP: Duration = Duration::from_millis(10);
+    let mut late = Duration::ZERO;
+    let watch = async {
+        loop {
+            let asleep = Instant::now();
+            tokio::time::sleep(NAP).await;
+            late = late.max(asleep.elapsed().saturating_sub(NAP));
+        }
+    };
+    let result = tokio::select! {
+        biased;
+        result = awaited => result,
+        () = watch => unreachable!("it watches for ever"),
+    };
+    (result, late)
 }
 
 /// Waits until something is so.

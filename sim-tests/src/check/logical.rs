@@ -145,7 +145,8 @@ impl Names {
 }
 
 /// Refusals that the state decides.
-const DECIDED: [&str; 5] = [
+const DECIDED: [&str; 6] = [
+    reason::ANSWER_TOO_LARGE,
     reason::BELOW_FLOOR,
     reason::ABOVE_CEILING,
     reason::OVERFLOW,

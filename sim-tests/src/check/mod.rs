@@ -18,8 +18,8 @@
 //! `model.rs` is the store's semantics for one item, written a second time.
 //!
 //! A violation is certain. What could not be decided within a stated budget is counted as undecided
-//! and is not a pass. What is left out: pages of lists and scans, which no operation of a history
-//! stands for, and the limits that only the size of an answer decides (`ANSWER_TOO_LARGE`).
+//! and is not a pass. A page of a list or scan is judged as the batch read that it is: whoever records
+//! it names all that it covers.
 //!
 //! ```
 //! use tally_client::history::Record;

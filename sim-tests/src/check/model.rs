@@ -78,6 +78,8 @@ pub(super) struct Item {
     pub(super) ceiling: Option<i64>,
     /// The revision that last changed it.
     pub(super) version: u64,
+    /// The one that created it, if that is known.
+    pub(super) created: Option<u64>,
 }
 
 /// What is known of a counter or key at one point.
@@ -108,7 +110,7 @@ impl Slot {
     /// Without the revision: for the check that does not believe in revisions.
     pub(super) fn without_version(mut self) -> Self {
         if let Self::There(item) = &mut self {
-            item.version = 0;
+            (item.version, item.created) = (0, None);
         }
         self
     }
@@ -119,7 +121,7 @@ impl std::fmt::Display for Slot {
         match self {
             Self::Unseen => write!(f, "unknown"),
             Self::Absent => write!(f, "absent"),
-            Self::There(Item { value, floor, ceiling, version }) => {
+            Self::There(Item { value, floor, ceiling, version, .. }) => {
                 write!(f, "{value}")?;
                 if let Some(floor) = floor {
                     write!(f, ", floor {floor}")?;
@@ -230,8 +232,9 @@ pub(super) fn run(act: &Act, slot: &Slot, revision: u64) -> Result<Ran, &'static
         Slot::There(item) => (Some(&item.value), item.floor, item.ceiling),
     };
     let present = value.and_then(Value::int).unwrap_or(0);
+    let created = slot.item().map_or(Some(revision), |item| item.created);
     let store = |value: Value, floor, ceiling| {
-        let after = Slot::There(Item { value, floor, ceiling, version: revision });
+        let after = Slot::There(Item { value, floor, ceiling, version: revision, created });
         Ok(Ran { after, mutated: true })
     };
     match act {
@@ -270,6 +273,18 @@ pub(super) fn run(act: &Act, slot: &Slot, revision: u64) -> Result<Ran, &'static
     }
 }
 
+/// The reads of one atomic step return at most this many bytes together …
+pub(super) const STEP_READ_BYTES_MAX: usize = 16 * 1024;
+
+/// … of which the read of this item is so many.
+pub(super) fn bytes_read(act: &Act, slot: &Slot) -> usize {
+    match (act, slot.item().map(|item| &item.value)) {
+        (Act::Read, Some(Value::Int(_))) => 8,
+        (Act::Read, Some(Value::Bytes(bytes))) => bytes.len(),
+        _ => 0,
+    }
+}
+
 /// What is known of an item after a write of which it is unknown what it met.
 fn blind(act: &Act, revision: u64) -> Slot {
     match act {
@@ -279,6 +294,7 @@ fn blind(act: &Act, revision: u64) -> Slot {
             floor: None,
             ceiling: None,
             version: revision,
+            created: None,
         }),
         Act::Delete { .. } => Slot::Absent,
         _ => Slot::Unseen,
@@ -383,6 +399,12 @@ pub(super) fn agrees(
     if let Some(told) = answer.previous_version.filter(|told| *told != before.version()) {
         return differs("the revision before,", &told, &before.version());
     }
+    let created = ran.after.item().and_then(|item| item.created);
+    if let (Some(told), Some(is)) = (answer.created, created)
+        && told != is
+    {
+        return differs("the revision that created it,", &told, &is);
+    }
     // What a write says of its own revision decides where it is placed, and is checked there.
     match answer.version.filter(|told| *act == Act::Read && *told != ran.after.version()) {
         Some(told) => differs("the revision", &told, &ran.after.version()),
@@ -411,7 +433,8 @@ pub(super) fn learn(act: &Act, ran: &Ran, answer: &Answer, revision: u64) -> Slo
         _ => revision,
     };
     let (floor, ceiling) = (answer.floor.flatten(), answer.ceiling.flatten());
-    Slot::There(Item { value, floor, ceiling, version })
+    let created = answer.created.filter(|_| *act == Act::Read);
+    Slot::There(Item { value, floor, ceiling, version, created })
 }
 
 #[cfg(test)]
@@ -430,7 +453,13 @@ mod tests {
     #[test]
     fn bounds_as_the_semantics_page_has_them() {
         let there = |value, floor, ceiling| {
-            Slot::There(Item { value: Value::Int(value), floor, ceiling, version: 1 })
+            Slot::There(Item {
+                value: Value::Int(value),
+                floor,
+                ceiling,
+                version: 1,
+                created: Some(1),
+            })
         };
         let incr = |delta, floor, saturate| Act::Incr {
             delta,

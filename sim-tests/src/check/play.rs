@@ -7,7 +7,7 @@ use tally_proto::reason;
 
 use super::{
     logical::{Deed, History, Logical, Outcome, Place, When, makes_revision},
-    model::{Act, Slot, Value, agrees, learn, run},
+    model::{Act, STEP_READ_BYTES_MAX, Slot, Value, agrees, bytes_read, learn, run},
 };
 
 /// Why a state does not explain an operation, and on which items it would have to be another one.
@@ -106,7 +106,13 @@ pub(super) fn play(
         }
         _ => {}
     }
+    let mut bytes = 0;
     for (index, deed) in operation.deeds().iter().enumerate() {
+        bytes += bytes_read(&deed.act, &state.get(deed.name));
+        if operation.record.part.op == Op::Apply && bytes > STEP_READ_BYTES_MAX {
+            let message = format!("part {index}: it succeeded, but read {bytes} bytes by then");
+            return mismatch(names(operation), message);
+        }
         play_deed(history, deed, state).map_err(|mut wrong| {
             if operation.record.part.op == Op::Apply {
                 wrong.message = format!("part {index}: {}", wrong.message);
@@ -202,12 +208,16 @@ fn refuses(
     };
     let below = |name| state.get(name);
     let mut scratch = Overlay::new(&below, state.revision);
+    let mut bytes = 0;
     for (index, deed) in branch.iter().enumerate() {
         let before = scratch.get(deed.name);
         if before.is_unseen() {
             return Ok(());
         }
-        match run(&deed.act, &before, scratch.revision + 1) {
+        bytes += bytes_read(&deed.act, &before);
+        let ran = run(&deed.act, &before, scratch.revision + 1);
+        let too_large = record.part.op == Op::Apply && bytes > STEP_READ_BYTES_MAX;
+        match if too_large { Err(reason::ANSWER_TOO_LARGE) } else { ran } {
             Ok(ran) => {
                 scratch.revision += u64::from(ran.mutated);
                 scratch.changed.insert(deed.name, ran.after);

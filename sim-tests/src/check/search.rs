@@ -14,6 +14,13 @@
 //!   that touch the items of that answer.
 //! - Writes that always succeed, to items that nobody looks at later, are alike: one stands for all.
 //! - Choices that lead to a state which failed before (kept as 128-bit hashes).
+//! - Choices that contradict what a later answer says of the very revision (`pins.rs`).
+//!
+//! **In leaps first.** Where an answer is wrong, the choice made last often has nothing to do with it,
+//! and trying all others in its place leads to the same wrong answer again. So the search first goes
+//! back to the last choice that touches an item of the wrong answer, or that has such an alternative.
+//! That may leap over a solution. So what it finds counts, and what it doesn't find proves nothing:
+//! then everything is tried from the beginning, step by step.
 //!
 //! Which choice is tried first decides nothing but the time: those that the next look at an item
 //! asks for, then those that nobody sees.
@@ -24,8 +31,9 @@ use std::{
 };
 
 mod choices;
+mod pins;
 
-use self::choices::is_plain;
+use self::{choices::is_plain, pins::Pins};
 use super::{
     Rule,
     logical::{Deed, History, Outcome, Place},
@@ -36,6 +44,8 @@ use super::{
 
 /// Operations played, those that are played again included.
 const BUDGET: u64 = 3_000_000;
+/// Of these, so many in leaps: see [`Search::leap`].
+const BUDGET_IN_LEAPS: u64 = 1_000_000;
 /// Failed states that are remembered.
 const MEMO_MAX: usize = 200_000;
 
@@ -72,6 +82,8 @@ struct Frame {
     choices: Vec<Choice>,
     tried: usize,
     signature: u128,
+    /// Items of the answers that went wrong below it.
+    conflict: BTreeSet<usize>,
 }
 
 /// Where the search could not go on.
@@ -110,6 +122,8 @@ pub(super) struct Search<'h, 'a> {
     plain: Vec<bool>,
     /// Revisions reached, ascending, with the time at which somebody first knew of it or a later one.
     known_at: Vec<(u64, u64)>,
+    /// What answers say of single revisions.
+    pins: Pins,
     memo: BTreeSet<u128>,
     played: u64,
     /// How far it came, and what was wrong with which entry.
@@ -150,6 +164,7 @@ impl<'h, 'a> Search<'h, 'a> {
             doubtful: Vec::new(),
             plain: vec![true; history.names.len()],
             known_at: known_at(history, &entries),
+            pins: Pins::new(history, &entries),
             entries,
             memo: BTreeSet::new(),
             played: 0,
@@ -174,10 +189,16 @@ impl<'h, 'a> Search<'h, 'a> {
     }
 
     pub(super) fn run(&mut self) -> End {
+        if !self.classes.is_empty() {
+            if self.leap() {
+                return End::Explained;
+            }
+            self.start_again();
+        }
         loop {
             match self.advance() {
                 Ok(true) => return End::Explained,
-                Ok(false) => self.open_frame(),
+                Ok(false) => drop(self.open_frame()),
                 Err(wrong) => {
                     let (next, revision) = (self.next, self.revision);
                     self.note(Dead { reached: next, revision, entry: next, wrong: Some(wrong) });
@@ -190,6 +211,91 @@ impl<'h, 'a> Search<'h, 'a> {
                 return self.give_up();
             }
         }
+    }
+
+    /// Looks for a solution in leaps; true if it has one.
+    fn leap(&mut self) -> bool {
+        while self.played <= BUDGET_IN_LEAPS {
+            let conflict = match self.advance() {
+                Ok(true) => return true,
+                Ok(false) => {
+                    let wanted = self.open_frame();
+                    let has_choice =
+                        self.frames.last().is_some_and(|frame| !frame.choices.is_empty());
+                    if has_choice {
+                        None
+                    } else {
+                        let mut names = wanted.unwrap_or_default();
+                        names.extend(self.pins.changed_by(self.revision + 1));
+                        if names.is_empty() {
+                            // Anything may be in the way.
+                            names.extend(&self.doubtful);
+                        }
+                        Some(names)
+                    }
+                }
+                Err(wrong) => Some(wrong.names.into_iter().collect()),
+            };
+            if let Some(conflict) = conflict {
+                self.go_back(conflict);
+            }
+            if !self.choose() {
+                return false;
+            }
+        }
+        false
+    }
+
+    /// Drops the innermost frames that a wrong answer on these items has nothing to do with.
+    fn go_back(&mut self, mut conflict: BTreeSet<usize>) {
+        while let Some(frame) = self.frames.last() {
+            let touches =
+                |choice: &Choice| self.names_of(*choice).any(|name| conflict.contains(&name));
+            let last = frame.tried.saturating_sub(1);
+            let is_concerned = frame.choices[last.min(frame.choices.len())..].iter().any(touches);
+            let has_more = frame.tried < frame.choices.len();
+            if is_concerned && has_more {
+                break;
+            }
+            let own: Vec<usize> = match frame.choices.get(last) {
+                Some(choice) if is_concerned => self.names_of(*choice).collect(),
+                _ => Vec::new(),
+            };
+            let Some(frame) = self.frames.pop() else { return };
+            if let Some(Choice::Write { operation, .. }) =
+                frame.tried.checked_sub(1).map(|tried| frame.choices[tried])
+            {
+                self.used.remove(&operation);
+            }
+            self.undo(frame.mark);
+            conflict.extend(own);
+            conflict.extend(frame.conflict);
+        }
+        if let Some(frame) = self.frames.last_mut() {
+            frame.conflict.extend(conflict);
+        }
+    }
+
+    /// Items that a choice looks at or changes.
+    fn names_of(&self, choice: Choice) -> impl Iterator<Item = usize> {
+        let operation = match choice {
+            Choice::Write { operation, .. } => Some(&self.history.operations[operation]),
+            Choice::Nobody => None,
+        };
+        operation.into_iter().flat_map(|operation| {
+            let conditions = operation.when.iter().map(|when| when.name);
+            conditions.chain(operation.possible().map(|deed| deed.name))
+        })
+    }
+
+    fn start_again(&mut self) {
+        self.undo(Mark { log: 0, next: 0, revision: self.history.base });
+        self.frames.clear();
+        self.used.clear();
+        self.memo.clear();
+        self.deepest = None;
+        self.guessed = false;
+        self.played = 0;
     }
 
     /// Plays until the next revision without a writer (false) or the end (true).
@@ -253,12 +359,15 @@ impl<'h, 'a> Search<'h, 'a> {
         }
     }
 
-    /// At a revision without a writer: what may have made it, the most likely first.
-    fn open_frame(&mut self) {
+    /// At a revision without a writer: what may have made it, the most likely first. Returns the
+    /// items of the answer that is wrong unless somebody made it.
+    fn open_frame(&mut self) -> Option<BTreeSet<usize>> {
         let signature = self.signature();
         let mut choices = Vec::new();
+        let mut wanted = None;
         if !self.memo.contains(&signature) {
             let without = self.without();
+            wanted = without.as_ref().map(|(_, wrong)| wrong.names.iter().copied().collect());
             choices = self.choices(without.as_ref());
             if choices.is_empty() {
                 let (reached, revision) = (self.next, self.revision);
@@ -267,7 +376,9 @@ impl<'h, 'a> Search<'h, 'a> {
                 self.note(Dead { reached, revision, entry, wrong });
             }
         }
-        self.frames.push(Frame { mark: self.mark(), choices, tried: 0, signature });
+        let (mark, conflict) = (self.mark(), BTreeSet::new());
+        self.frames.push(Frame { mark, choices, tried: 0, signature, conflict });
+        wanted
     }
 
     /// Makes the next choice of the innermost frame that has one left.
@@ -320,7 +431,9 @@ impl<'h, 'a> Search<'h, 'a> {
             self.write(BTreeMap::from([(deed.name, ran.after)]));
         }
         let width = self.revision - mark.revision;
-        if width == 0 || width > room {
+        let changes: Vec<_> =
+            self.log[mark.log..].iter().map(|change| (change.name, change.revision)).collect();
+        if width == 0 || width > room || !self.pins.allow(mark.revision, self.revision, &changes) {
             self.undo(mark);
             return false;
         }

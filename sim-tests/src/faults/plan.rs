@@ -81,6 +81,8 @@ pub enum Fault {
     SyncError(Target),
     /// The next write fails.
     WriteError(Target),
+    /// The next write or flush of the state's store fails.
+    StoreError(Target),
     /// The disk is full.
     FullDisk(Target),
     /// One bit of the disk flips, then the power fails. The file and the bit are drawn from this.
@@ -281,13 +283,14 @@ fn install_step(rng: &mut SmallRng) -> u64 {
 }
 
 fn disk(rng: &mut SmallRng, _: &Knobs) -> Fault {
-    match rng.random_range(0..10) {
+    match rng.random_range(0..12) {
         0..3 => Fault::SlowDisk(target(rng), rng.random_range(20..800)),
         3..5 => Fault::SyncError(target(rng)),
         5 => Fault::WriteError(target(rng)),
         6 => Fault::FullDisk(target(rng)),
         7..9 => Fault::BitRot(target(rng), rng.random()),
-        _ => Fault::LoseDisk(target(rng)),
+        9 => Fault::LoseDisk(target(rng)),
+        _ => Fault::StoreError(target(rng)),
     }
 }
 

@@ -5,6 +5,9 @@
 //! records it ([`tally_client::history`]). Users may share a client, as tasks of a service do. Who
 //! asks what is drawn from the seed; nothing here judges an answer.
 
+mod pages;
+mod raw;
+mod step;
 mod user;
 mod write;
 
@@ -23,7 +26,7 @@ use tally_client::{
 use tally_proto::seeded_bugs;
 use turmoil::Sim;
 
-use self::{user::User, write::Write};
+use self::{raw::Raw, user::User, write::Write};
 use crate::{
     cluster::Cluster,
     env::{mix, simulated_now},
@@ -41,6 +44,10 @@ const ACCOUNT_UNITS: i64 = 50;
 const STOCKS: u64 = 2;
 /// Their ceiling; the floor is 0.
 const STOCK_CEILING: i64 = 40;
+/// Counters with values near the ends of what fits in 64 bits.
+const FAR: u64 = 2;
+/// Number of the first client that does without the library.
+const RAW: u64 = 500;
 /// Number of the one who reads everything in the end.
 const AUDITOR: u64 = 2_000;
 /// Writes remembered for sending again.
@@ -70,6 +77,10 @@ struct Shared {
 struct Book {
     recorder: Recorder,
     calls: Cell<u64>,
+    /// What clients saw at once to be wrong.
+    wrong: RefCell<Vec<String>>,
+    /// What no record stands for.
+    happened: RefCell<BTreeMap<String, u64>>,
 }
 
 impl Book {
@@ -84,6 +95,19 @@ impl Book {
         }
         pending.finish(result);
     }
+
+    /// The same for what the library's types do not hold.
+    fn finish_told<T: Told>(&self, pending: Pending, told: T) {
+        pending.finish(&Ok::<T, tally_client::Error>(told));
+    }
+
+    fn wrong(&self, what: String) {
+        self.wrong.borrow_mut().push(what);
+    }
+
+    fn happened(&self, what: &str) {
+        *self.happened.borrow_mut().entry(what.to_owned()).or_default() += 1;
+    }
 }
 
 impl Workload {
@@ -92,7 +116,12 @@ impl Workload {
         let recorder = Recorder::in_memory(|| simulated_ns().unwrap_or(0));
         let shared = Shared {
             knobs: knobs.clone(),
-            book: Rc::new(Book { recorder, calls: Cell::new(0) }),
+            book: Rc::new(Book {
+                recorder,
+                calls: Cell::new(0),
+                wrong: RefCell::default(),
+                happened: RefCell::default(),
+            }),
             stop: Cell::new(false),
             ready: Cell::new(false),
             running: Cell::new(0),
@@ -123,6 +152,16 @@ impl Workload {
     /// What was recorded.
     pub fn records(&self) -> Vec<history::Record> {
         self.shared.book.recorder.records()
+    }
+
+    /// What clients saw at once to be wrong, since it was last asked for.
+    pub fn take_wrong(&self) -> Vec<String> {
+        std::mem::take(&mut self.shared.book.wrong.borrow_mut())
+    }
+
+    /// How often something happened that no record stands for.
+    pub fn happened(&self) -> BTreeMap<String, u64> {
+        self.shared.book.happened.borrow().clone()
     }
 
     /// How many calls users have made.
@@ -168,7 +207,8 @@ impl Workload {
         let knobs = &self.shared.knobs;
         let hot = (0..knobs.hot_counters).map(hot);
         let spread = (0..knobs.spread).map(counter);
-        hot.chain(spread).chain((0..STOCKS).map(stock)).chain((0..ACCOUNTS).map(account)).collect()
+        let few = (0..STOCKS).map(stock).chain((0..ACCOUNTS).map(account)).chain((0..FAR).map(far));
+        hot.chain(spread).chain(few).collect()
     }
 
     fn keys(&self) -> Vec<String> {
@@ -203,6 +243,13 @@ impl Workload {
             };
             tasks.push(tokio::task::spawn_local(user.live()));
         }
+        for raw in (0..knobs.raw_clients).filter(|raw| raw % HOSTS.len() as u64 == host) {
+            self.shared.running.set(self.shared.running.get() + 1);
+            let number = RAW + raw;
+            let rng = SmallRng::seed_from_u64(mix(self.shared.seed, &[0x4a3, number]));
+            let raw = Raw::new(number, self.clone(), cluster.clone(), rng);
+            tasks.push(tokio::task::spawn_local(raw.live()));
+        }
         for task in tasks {
             task.await.expect("a user does not panic");
         }
@@ -228,7 +275,7 @@ impl Workload {
         if rng.random_bool(0.3) {
             builder = builder.transport(Transport::Unary);
         }
-        builder = if rng.random_bool(0.15) {
+        builder = if rng.random_bool(0.15) && knobs.keys_outlive_calls() {
             builder.one_shot()
         } else if rng.random_bool(0.2) {
             // As short as the service allows: it must be renewed while things break.
@@ -270,6 +317,10 @@ fn stock(at: u64) -> String {
 
 fn account(at: u64) -> String {
     format!("account-{at}")
+}
+
+fn far(at: u64) -> String {
+    format!("far-{at}")
 }
 
 fn key(at: u64) -> String {

@@ -11,7 +11,10 @@ use tally_client::{
 };
 
 use super::{
-    ACCOUNTS, RESENDABLE_MAX, STOCKS, Workload, account, counter, hot, key, stock,
+    ACCOUNTS, FAR, RESENDABLE_MAX, STOCKS, Workload, account, counter, far, hot, key,
+    pages::{Asked, Got, Item},
+    step::{Names, Step},
+    stock,
     write::{KeyExpect, Write},
 };
 use crate::{env::simulated_ms, trace_event};
@@ -84,6 +87,9 @@ impl User {
     }
 
     async fn read(&mut self) {
+        if self.rng.random_bool(0.08) {
+            return self.read_pages().await;
+        }
         let (level, deadline) = (self.level(), self.deadline());
         let book = self.workload.shared.book.clone();
         let began = simulated_ms();
@@ -126,6 +132,57 @@ impl User {
         self.tell(began, &what);
     }
 
+    /// A list or scan to its end, while others write.
+    async fn read_pages(&mut self) {
+        let book = self.workload.shared.book.clone();
+        let (level, deadline) = (self.level(), self.deadline());
+        let is_list = self.rng.random_bool(0.5);
+        let prefixes: &[&str] = if is_list {
+            &["counter-", "counter-0", "hot-", "account-", "far-"]
+        } else {
+            &["key-", "key-0"]
+        };
+        let prefix = *prefixes.choose(&mut self.rng).expect("not empty");
+        let all = if is_list { self.workload.counters() } else { self.workload.keys() };
+        let mut names: Vec<String> =
+            all.into_iter().filter(|name| name.starts_with(prefix)).collect();
+        names.sort_unstable();
+        let size = self.rng.random_range(1..=7);
+        let keys_only = !is_list && self.rng.random_bool(0.3);
+        let mut asked = Asked { names, after: None, size, keys_only };
+        let mut token = None;
+        let mut pages = 0;
+        loop {
+            let began = simulated_ms();
+            let request = Request::batch_get(Vec::<String>::new()).level(&level);
+            let pending = book.begin(self.number, request);
+            let next = if is_list {
+                let mut list = self.client.counters().list().prefix(prefix).page_size(size);
+                if let Some(token) = token {
+                    list = list.page_token(token);
+                }
+                let result = list.level(level.clone()).deadline(deadline).await;
+                page_told(&book, pending, &asked, result)
+            } else {
+                let mut scan = self.client.keys().scan().prefix(prefix).page_size(size);
+                if keys_only {
+                    scan = scan.keys_only();
+                }
+                if let Some(token) = token {
+                    scan = scan.page_token(token);
+                }
+                let result = scan.level(level.clone()).deadline(deadline).await;
+                page_told(&book, pending, &asked, result)
+            };
+            pages += 1;
+            self.tell(began, &format!("page {pages} of {prefix} after {:?}", asked.after));
+            let Some((last, next)) = next else { return };
+            (asked.after, token) = (Some(last), Some(next));
+            let think = self.rng.random_range(0..40);
+            tokio::time::sleep(Duration::from_millis(think)).await;
+        }
+    }
+
     fn tell(&self, began: Option<u64>, what: &str) {
         let took = simulated_ms().unwrap_or(0) - began.unwrap_or(0);
         trace_event!(&format!("user-{}", self.number), "{what} ({took} ms)");
@@ -142,8 +199,9 @@ impl User {
         }
         let write = self.draw_write();
         self.writes += 1;
-        let idem =
-            self.rng.random_bool(0.15).then(|| format!("key-{}-{}", self.number, self.writes));
+        let may_have_key = shared.knobs.keys_outlive_calls();
+        let idem = (self.rng.random_bool(0.15) && may_have_key)
+            .then(|| format!("key-{}-{}", self.number, self.writes));
         if let Some(idem) = &idem {
             let mut resendable = shared.resendable.borrow_mut();
             if resendable.len() == RESENDABLE_MAX {
@@ -156,7 +214,17 @@ impl User {
     }
 
     fn draw_write(&mut self) -> Write {
-        match self.rng.random_range(0..20) {
+        match self.rng.random_range(0..26) {
+            20..24 => Write::Step(Step::draw(self)),
+            24 => Write::Set { name: self.far_counter(), value: self.near_the_end() },
+            25 => Write::Add {
+                name: self.far_counter(),
+                delta: self.near_the_end(),
+                floor: None,
+                ceiling: None,
+                saturate: self.rng.random_bool(0.3),
+                must_exist: false,
+            },
             0..8 => {
                 let name = self.counter_name();
                 let is_account = name.starts_with("account");
@@ -234,6 +302,20 @@ impl User {
         }
     }
 
+    fn far_counter(&mut self) -> String {
+        far(self.rng.random_range(0..FAR))
+    }
+
+    /// A number within reach of one end of what fits in 64 bits, or a small one.
+    fn near_the_end(&mut self) -> i64 {
+        let little = self.rng.random_range(0..5);
+        match self.rng.random_range(0..5) {
+            0 | 1 => i64::MAX - little,
+            2 | 3 => i64::MIN + little,
+            _ => little - 2,
+        }
+    }
+
     fn spread_counter(&mut self) -> String {
         counter(self.rng.random_range(0..self.workload.shared.knobs.spread))
     }
@@ -247,6 +329,8 @@ impl User {
         if let Some(idem) = &idem {
             request = request.idem(idem.clone());
         }
+        let gives_up = self.rng.random_bool(self.workload.shared.knobs.abandoned);
+        let gives_up = gives_up.then(|| Duration::from_millis(self.rng.random_range(1..60)));
         let pending = book.begin(self.number, request);
         macro_rules! outcome {
             ($call:expr, $what:expr) => {{
@@ -254,10 +338,20 @@ impl User {
                 if let Some(idem) = &idem {
                     call = call.idempotency_key(idem.clone());
                 }
-                let result = call.await;
-                let told = brief(&result, $what);
-                book.finish(pending, &result);
-                told
+                let call = std::future::IntoFuture::into_future(call);
+                let result = match gives_up {
+                    None => Some(call.await),
+                    Some(after) => tokio::time::timeout(after, call).await.ok(),
+                };
+                match result {
+                    Some(result) => {
+                        let told = brief(&result, $what);
+                        book.finish(pending, &result);
+                        told
+                    }
+                    // Nobody waits for it any more; it may happen all the same.
+                    None => "given up".to_owned(),
+                }
             }};
         }
         let told = match write.clone() {
@@ -322,6 +416,7 @@ impl User {
                     .then(Operation::key_put(order, "ordered"));
                 outcome!(call, |applied| applied.revision)
             }
+            Write::Step(step) => outcome!(step.call(&client), |applied| applied.revision),
             Write::Branching { name, limit } => {
                 let call = client
                     .apply()
@@ -348,4 +443,58 @@ fn brief<T, V: std::fmt::Display>(
             None => error.reason().to_owned(),
         },
     }
+}
+
+impl Names for User {
+    fn counter(&mut self) -> String {
+        match self.rng.random_range(0..4) {
+            0 => stock(self.rng.random_range(0..STOCKS)),
+            1 => self.far_counter(),
+            _ => self.spread_counter(),
+        }
+    }
+
+    fn key(&mut self) -> String {
+        self.key_name()
+    }
+
+    fn rng(&mut self) -> &mut SmallRng {
+        &mut self.rng
+    }
+
+    fn known(&self, name: &str) -> Option<(i64, u64)> {
+        self.known.get(name).copied()
+    }
+
+    fn value(&mut self) -> String {
+        self.writes += 1;
+        let bytes_max = self.workload.shared.knobs.value_bytes_max;
+        let bytes = self.rng.random_range(0..=bytes_max);
+        let mut value = format!("{}/{}", self.number, self.writes);
+        value.extend(std::iter::repeat_n('.', bytes));
+        value
+    }
+}
+
+/// Records a page. Its last name and the token of the next one, if there is one.
+fn page_told<T: Item>(
+    book: &super::Book,
+    pending: tally_client::history::Pending,
+    asked: &Asked,
+    result: tally_client::Result<tally_client::Page<T>>,
+) -> Option<(String, String)> {
+    let page = match &result {
+        Ok(page) => page,
+        Err(_) => {
+            book.finish(pending, &result.map(|_| tally_client::CounterValue::default()));
+            return None;
+        }
+    };
+    let got = Got { asked, page };
+    if let Some(wrong) = got.wrong() {
+        book.wrong(wrong);
+    }
+    book.happened(if asked.after.is_some() { "later pages" } else { "first pages" });
+    book.finish_told(pending, got);
+    Some((page.items.last()?.name().to_owned(), page.next_page_token.clone()?))
 }

@@ -5,6 +5,8 @@ use tally_client::{
     history::{self, Kind, Part, Request},
 };
 
+use super::step::Step;
+
 /// A write, so that it can be sent again as it was.
 #[derive(Debug, Clone)]
 pub(super) enum Write {
@@ -55,6 +57,7 @@ pub(super) enum Write {
         name: String,
         limit: i64,
     },
+    Step(Step),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +78,10 @@ impl Write {
             let bytes = value.len();
             value.truncate(end);
             *value += &format!(" ({bytes} bytes)");
+        }
+        if let Write::Step(step) = &short {
+            let (when, then, otherwise) = (step.when.len(), step.then.len(), step.otherwise.len());
+            return format!("Step of {then} (else {otherwise}) under {when} conditions");
         }
         format!("{short:?}")
     }
@@ -117,6 +124,16 @@ impl Write {
             }
             Write::Order { stock, order } => {
                 Request::apply([Part::incr(stock, -1), Part::put(order, "ordered")])
+            }
+            Write::Step(step) => {
+                let mut request = Request::apply(step.then);
+                for when in step.when {
+                    request = request.when(when);
+                }
+                for part in step.otherwise {
+                    request = request.otherwise(part);
+                }
+                request
             }
             Write::Branching { name, limit } => Request::apply([Part::incr(&name, 3)])
                 .when(history::Condition::value(

@@ -68,18 +68,27 @@ pub(crate) fn bugs(arguments: &BugsArguments) -> Result<bool, String> {
         named(bug.name)?;
         let scenario = SHOWN_IN.iter().find(|(name, _)| *name == bug.name).map(|(_, it)| *it);
         let place = scenario.map_or(String::new(), |scenario| format!(" of `{scenario}`"));
+        let mut acted = 0;
         for tried in 0..arguments.seeds {
             let mut seed = Seed::new(arguments.from + tried, arguments.seconds);
             seed.bug = Some(bug.name.to_owned());
             seed.scenario = scenario.map(str::to_owned);
-            if let Some((kind, what)) = shows(&mut seed)? {
+            let (shown, its_acts) = shows(&mut seed)?;
+            acted += its_acts;
+            if let Some((kind, what)) = shown {
                 let what: String = what.chars().take(110).collect();
                 let nth = tried + 1;
-                println!("{:<28} caught by seed {nth:>3}{place}: {kind}: {what}", bug.name);
+                println!(
+                    "{:<28} caught by seed {nth:>3}{place}, acted {acted} times: {kind}: {what}",
+                    bug.name
+                );
                 return Ok(true);
             }
         }
-        println!("{:<28} NOT CAUGHT in {} seeds{place}", bug.name, arguments.seeds);
+        println!(
+            "{:<28} NOT CAUGHT in {} seeds{place}, acted {acted} times",
+            bug.name, arguments.seeds
+        );
         missed.lock().unwrap_or_else(PoisonError::into_inner).push(bug.name);
         Ok(true)
     })?;
@@ -93,8 +102,11 @@ pub(crate) fn bugs(arguments: &BugsArguments) -> Result<bool, String> {
     Ok(missed.is_empty())
 }
 
-/// Runs a seed; says how it shows that something is wrong, if it does.
-fn shows(seed: &mut Seed) -> Result<Option<(String, String)>, String> {
+type Shown = Option<(String, String)>;
+
+/// Runs a seed; says how it shows that something is wrong, if it does, and how often the bug's line
+/// was reached until then.
+fn shows(seed: &mut Seed) -> Result<(Shown, u64), String> {
     let two_runs = seed.bug.as_deref() == Some(SHOWN_BY_TWO_RUNS);
     if two_runs {
         seed.detail = DetailName::Everything;
@@ -104,8 +116,9 @@ fn shows(seed: &mut Seed) -> Result<Option<(String, String)>, String> {
         let again = seed.spawn()?;
         let differ = (report.lines, report.digest) != (again.lines, again.digest);
         let what = format!("two runs differ: {} and {} lines", report.lines, again.lines);
-        return Ok(differ.then(|| ("determinism".to_owned(), what)));
+        let shown = differ.then(|| ("determinism".to_owned(), what));
+        return Ok((shown, report.acted));
     }
     let first = report.violations.into_iter().next();
-    Ok(first.map(|violation| (violation.kind, violation.what)))
+    Ok((first.map(|violation| (violation.kind, violation.what)), report.acted))
 }

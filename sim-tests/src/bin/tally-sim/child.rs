@@ -103,6 +103,8 @@ pub(crate) struct Report {
     /// Numbers of the faults that were installed, each with what it is.
     pub(crate) faults: Vec<(usize, String)>,
     pub(crate) undecided: u64,
+    /// How often the line of the bug that was switched on was reached.
+    pub(crate) acted: u64,
     pub(crate) simulated_ms: u64,
     pub(crate) lines: u64,
     pub(crate) digest: u64,
@@ -227,7 +229,8 @@ pub(crate) fn seed(arguments: &Seed) -> Result<(), String> {
     let report = Report {
         seed: outcome.seed,
         violations: outcome.violations,
-        counts: outcome.counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
+        counts: outcome.counts,
+        acted: outcome.acted,
         faults: outcome
             .faults
             .iter()

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use tally_proto::reason;
+
 use super::{Class, Event, NOT_TOLD, Search, Steps};
 use crate::check::{
     logical::{Deed, Logical, Outcome, Place, makes_revision},
@@ -15,7 +17,9 @@ impl<'a> Search<'a> {
         let refused = operation.outcome == Outcome::Refused;
         let alone = operation.possible().count() == 1 && operation.when.is_empty();
         let Some((first, last)) = deeds.first().zip(deeds.last()) else { return };
-        if refused && (!alone || first.act.expects_version()) {
+        // How much a step reads is no matter of one item.
+        let too_large = operation.record.reason.as_deref() == Some(reason::ANSWER_TOO_LARGE);
+        if refused && (!alone || too_large || first.act.expects_version()) {
             return;
         }
         let is_pure = refused || deeds.iter().all(|deed| makes_revision(deed) == Some(false));

@@ -213,6 +213,11 @@ impl Injector {
                 self.cluster.machine(id).disk().fail_writes(1);
                 Ok(())
             }
+            Fault::StoreError(target) => {
+                let id = self.resolve_running(target)?;
+                self.cluster.machine(id).fail_store();
+                Ok(())
+            }
             Fault::FullDisk(target) => {
                 let id = self.resolve(target)?;
                 self.cluster.machine(id).disk().set_capacity(Some(0));

@@ -281,7 +281,7 @@ impl Injector {
                 continue;
             }
             trace_event!(&host_of(id), "ended itself: {reason}");
-            let errors = machine.disk().counts().errors;
+            let errors = machine.io_errors();
             let errors_before = self.errors_seen.insert(id, errors).unwrap_or(0);
             let explained = errors > errors_before || machine.life().lost_power();
             self.cluster.cut_power(sim, id);
