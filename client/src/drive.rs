@@ -279,12 +279,12 @@ impl Call {
         let until = limits.until.min(Instant::now() + limits.attempt);
         let Stamped { request, covers, .. } = stamped;
         let failure = match node.call(&self.shared.network, request, until).await {
-            Reply::Answer(Response::Error(status)) => self.refused(node, status),
+            Reply::Answer(Response::Error(status)) => Box::new(self.refused(node, status)),
             Reply::Answer(response) => match self.answered(node, &response, covers) {
                 Ok(()) => return Ok(response),
                 Err(failure) => failure,
             },
-            Reply::Broken { sent, status } => Failure::new(sent, status),
+            Reply::Broken { sent, status } => Box::new(Failure::new(sent, status)),
         };
         tracing::debug!(
             node = node.address,
@@ -294,7 +294,7 @@ impl Call {
             "attempt failed"
         );
         self.learn(node, &failure);
-        Err(Box::new(failure))
+        Err(failure)
     }
 
     /// Takes note of an answer, unless it is one of another cluster.
@@ -303,14 +303,14 @@ impl Call {
         node: &Node,
         response: &Response,
         covers: Option<u64>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Box<Failure>> {
         let Shared { tokens, router, .. } = &*self.shared;
         let header = wire::header(response);
         if let Some(header) = header {
             if tokens.saw(header) {
                 router.saw_header(header);
             } else if !self.any_cluster {
-                return Err(self.of_another_cluster(node, &header.cluster_id, None));
+                return Err(Box::new(self.of_another_cluster(node, &header.cluster_id, None)));
             }
         }
         let is_told = header.is_some_and(|header| !header.session_token.is_empty());
@@ -411,10 +411,9 @@ impl Shared {
             let reply = node.call(&network, request.request(), until).await;
             if let (Some(shared), Reply::Answer(Response::ClusterStatus(status))) =
                 (client.upgrade(), reply)
+                && status.header.as_ref().is_none_or(|header| shared.tokens.saw(header))
             {
-                if status.header.as_ref().is_none_or(|header| shared.tokens.saw(header)) {
-                    shared.router.saw_members(&status);
-                }
+                shared.router.saw_members(&status);
             }
         });
     }

@@ -186,6 +186,16 @@ impl Cluster {
         self.model().counters.get(counter).copied().unwrap_or_default()
     }
 
+    /// Made anew at the same addresses: another cluster.
+    pub(crate) fn make_anew(&self, counters: &[(&str, i64)]) {
+        let mut model = self.model();
+        model.cluster_id += "-new";
+        model.log_index = 1;
+        model.sessions.clear();
+        model.counters = counters.iter().map(|(name, value)| (name.to_string(), *value)).collect();
+        self.shared.term.store(1, Ordering::SeqCst);
+    }
+
     pub(crate) fn elect(&self, index: usize) {
         self.shared.term.fetch_add(1, Ordering::SeqCst);
         self.shared.leader.store(index, Ordering::SeqCst);

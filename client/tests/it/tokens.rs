@@ -88,13 +88,7 @@ async fn a_cluster_that_is_gone_is_told_of_once() {
     client.counter("hits").add(1).await.unwrap();
     cluster.shared.term.store(40, Ordering::SeqCst);
     client.counter("hits").add(1).await.unwrap();
-    // Made anew at the same addresses.
-    cluster.shared.term.store(1, Ordering::SeqCst);
-    let mut model = cluster.model();
-    (model.cluster_id, model.log_index) = ("new".into(), 1);
-    model.counters = [("hits".to_owned(), 7)].into();
-    model.sessions.clear();
-    drop(model);
+    cluster.make_anew(&[("hits", 7)]);
     let before = reads(&cluster);
     let error = session_read(&client).await.unwrap_err();
     assert_eq!(error.reason(), reason::TOKEN_OF_ANOTHER_CLUSTER);
@@ -112,14 +106,12 @@ async fn who_only_writes_learns_of_a_new_cluster_too() {
     let cluster = Cluster::start(2).await;
     let client = cluster.client();
     client.counter("hits").add(1).await.unwrap();
-    let mut model = cluster.model();
-    (model.cluster_id, model.log_index) = ("new".into(), 1000);
-    model.counters.clear();
-    drop(model);
+    cluster.make_anew(&[]);
     let error = client.counter("hits").add(1).await.unwrap_err();
-    assert!(error.message().contains("is of cluster new"), "{error}");
-    assert_eq!(error.outcome(), Some(tally_client::Outcome::Unknown), "it was executed there");
-    assert_eq!(client.counter("hits").add(1).await.unwrap().value, 2);
+    assert!(error.message().contains("is of cluster fake-new"), "{error}");
+    // Its session was not there, so nothing was executed.
+    assert_eq!(error.outcome(), Some(tally_client::Outcome::NotApplied));
+    assert_eq!(client.counter("hits").add(1).await.unwrap().value, 1);
 }
 
 #[tokio::test]
