@@ -20,7 +20,7 @@ use std::{collections::BTreeMap, io, sync::Arc};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use crate::storage::disk::{Disk, OpenMode};
+use crate::storage::disk::{Disk, OpenMode, open_patiently};
 
 /// Format of the data directory that this version writes and reads.
 pub const DATA_FORMAT: u32 = 1;
@@ -336,7 +336,7 @@ async fn write(disk: &dyn Disk, content: &Content) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = disk.open(NEW_FILE, OpenMode::CreateNew).await?;
+    let mut file = open_patiently(disk, NEW_FILE, OpenMode::CreateNew).await?;
     file.write_at(0, &bytes).await?;
     file.sync().await?;
     drop(file);

@@ -19,8 +19,10 @@ use crate::{
     port::{self, Port, Shape, Slots, room, room::NodeRoom},
 };
 
-/// Longest request. One that announces more is refused when it says so.
-const MESSAGE_BYTES_MAX: usize = limits::REQUEST_BYTES_MAX;
+/// Longest message of a unary call: one that announces more is refused when it says so. A little above
+/// the API's own limit: fields of a newer client, which are skipped, do not count there, and who is just
+/// above it gets the API's error, with all of its details.
+const MESSAGE_BYTES_MAX: usize = limits::REQUEST_BYTES_MAX + 4 * 1024;
 
 /// Longest pack of a stream: it may hold many calls, each within the limit.
 const PACK_BYTES_MAX: usize = 4 * limits::REQUEST_BYTES_MAX;

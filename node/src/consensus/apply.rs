@@ -32,6 +32,7 @@ use crate::{
     peer::convert,
     seeded,
     storage::{
+        disk::{is_exhausted, is_full},
         log_id::LogId as StorageLogId,
         snapshot::{Membership, SnapshotInfo, reader::SnapshotError},
         state::{SnapshotRequests, StateError, StateStore},
@@ -296,9 +297,9 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
                 }
                 // What was written is removed, and a full disk is no reason to end.
                 Err(StateError::Snapshot(SnapshotError::Io { source, .. }))
-                    if source.kind() == io::ErrorKind::StorageFull =>
+                    if is_full(&source) || is_exhausted(&source) =>
                 {
-                    tracing::warn!("there is no room for a snapshot; it is begun again later");
+                    tracing::warn!(error = %source, "a snapshot finds no room; it is begun again later");
                     tokio::time::sleep(PAUSE_AFTER_FULL_DISK).await;
                 }
                 Err(StateError::NoRoomToFlush) => tokio::time::sleep(PAUSE_AFTER_FULL_DISK).await,

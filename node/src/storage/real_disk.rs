@@ -18,7 +18,7 @@ use std::{
 use async_trait::async_trait;
 use rustix::fs::{FallocateFlags, FlockOperation};
 
-use super::disk::{Disk, File, OpenMode};
+use super::disk::{Disk, File, OpenMode, is_exhausted, pause_without};
 
 /// Bytes of zeros written at once while space is allocated.
 const ZERO_BYTES: usize = 256 * 1024;
@@ -158,6 +158,19 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     fs::File::open(path)?.sync_all()
 }
 
+/// Opens something as soon as there is a descriptor for it.
+async fn opened<T>(path: &Path, mut open: impl FnMut() -> io::Result<T> + Send) -> io::Result<T> {
+    let mut pauses = 0;
+    loop {
+        match open() {
+            Err(error) if is_exhausted(&error) => {
+                pause_without(&mut pauses, &path.display().to_string(), &error).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
 #[async_trait]
 impl Disk for RealDisk {
     async fn create_dir_all(&self, path: &str) -> io::Result<()> {
@@ -166,7 +179,8 @@ impl Disk for RealDisk {
 
     async fn list(&self, path: &str) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in fs::read_dir(self.path(path))? {
+        let directory = self.path(path);
+        for entry in opened(&directory, || fs::read_dir(&directory)).await? {
             let name = entry?.file_name();
             names.push(name.into_string().map_err(|name| {
                 io::Error::new(
@@ -211,7 +225,9 @@ impl Disk for RealDisk {
     }
 
     async fn sync_dir(&self, path: &str) -> io::Result<()> {
-        sync_directory(&self.path(path))
+        let path = self.path(path);
+        let directory = opened(&path, || fs::File::open(&path)).await?;
+        directory.sync_all()
     }
 
     async fn hold_space(&self, path: &str, bytes: u64) -> io::Result<()> {

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::storage::{
     byte_store::ByteStore,
-    disk::OpenMode,
+    disk::{OpenMode, open_patiently},
     log_id::LogId,
     snapshot::{
         SnapshotInfo,
@@ -251,9 +251,7 @@ impl StateStore {
             let mut leases = lock(&self.snapshots.leases);
             (info.clone(), leases.entry(info.last_log_id).or_default().clone())
         };
-        let file = self
-            .disk
-            .open(&info.path, OpenMode::Read)
+        let file = open_patiently(self.disk.as_ref(), &info.path, OpenMode::Read)
             .await
             .map_err(|source| SnapshotError::Io { path: info.path.clone(), source })?;
         Ok(Some(SnapshotReader { info, file, offset: 0, _lease: lease }))
