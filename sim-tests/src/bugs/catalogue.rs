@@ -189,7 +189,7 @@ pub const BUGS: &[Bug] = &[
         name: "leader-restored",
         family: Family::Durability,
         breaks: "a restarted leader wins a new term before it leads",
-        place: "node/src/node.rs: start_raft",
+        place: "node/src/consensus/raft_config.rs: raft_config",
         hint: "A leader whose followers sync faster than it does (slow disk) commits through them, \
                loses its unsynced tail in a power cut, and is back within one election timeout. It \
                uses the same index and term again for other entries: log matching, lost writes.",
@@ -409,7 +409,8 @@ pub const BUGS: &[Bug] = &[
         name: "wiped-disk-votes",
         family: Family::Membership,
         breaks: "a voter that lost its disk does not come back under its old id",
-        place: "node/src/peer/hello.rs: Greeter::learn; node/src/peer/hello.rs: Greeter::answer",
+        place: "node/src/peer/hello.rs: Greeter::compare; node/src/peer/hello.rs: Greeter::answer; \
+                node/src/peer/peers.rs: Peers::check_stamp",
         hint: "A lost disk under the same node id, without the operator replacing the node. With a \
                write that this node and the leader alone held: it helps a node without it to win. \
                If the leader that knew its log still leads, its core task panics (openraft, \
@@ -443,7 +444,7 @@ pub const BUGS: &[Bug] = &[
         family: Family::Membership,
         breaks: "a leader that hears nobody stops being followed",
         place: "node/src/peer/peers.rs: Peers::drop_client; node/src/peer/peers.rs: Peers::dial; \
-                node/src/node.rs: serve_peers",
+                node/src/peer/server.rs: serve",
         hint: "A leader that is deaf and not mute: nothing reaches it from other nodes, its own \
                messages arrive. It keeps its old connections and its heartbeats go on, so nobody \
                else is elected, and it can commit nothing; if answers were lost, also after the \
