@@ -76,7 +76,9 @@ impl<R> Write<R> {
 
     /// A name that the application chose for this write, e.g. an order number, of up to 128 bytes.
     /// The same key with the same request is applied once, also when another process sends it
-    /// again; with another request it is refused.
+    /// again; with another request it is refused. If this call fails before the cluster has decided
+    /// anything, its outcome says nothing of earlier calls under the key
+    /// ([`Error::speaks_of_this_call_only`](crate::Error::speaks_of_this_call_only)).
     ///
     /// ```no_run
     /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {

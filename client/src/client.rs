@@ -123,7 +123,9 @@ impl Client {
     }
 
     /// The token of the newest state that this client has seen. Another process that reads at
-    /// session level with it sees at least that state.
+    /// session level with it sees at least that state. Nothing if there is no token that covers all that
+    /// was seen: before the first answer, or when a node acknowledged a write without a token. The next
+    /// linearizable read brings one.
     ///
     /// ```no_run
     /// # fn example(client: tally_client::Client) {

@@ -32,7 +32,15 @@ pub enum ReadLevel {
         allow_fallback: bool,
     },
     /// Own writes are seen and reads never go back, on any node. Without a token: what this client
-    /// has seen so far.
+    /// has seen so far. If it has no token that covers all of that (nothing was seen yet, or a node
+    /// acknowledged a write without saying of which state), the read is linearizable instead: it is never
+    /// weaker than asked for.
+    ///
+    /// A node that is of another cluster, or does not reach the token's state in time, is no reason to
+    /// fail: every other node is asked first. When all that answer are of another cluster, this client's
+    /// is gone. The caller is told so once ([`TOKEN_OF_ANOTHER_CLUSTER`]); then the client begins anew.
+    ///
+    /// [`TOKEN_OF_ANOTHER_CLUSTER`]: crate::reason::TOKEN_OF_ANOTHER_CLUSTER
     Session(Option<SessionToken>),
     /// What the asked node has, at once, also without a quorum.
     Local,
@@ -66,11 +74,6 @@ impl ReadLevel {
         Self::Session(None)
     }
 
-    /// Only the leader answers without a detour.
-    pub(crate) fn prefers_leader(&self) -> bool {
-        matches!(self, Self::Linearizable)
-    }
-
     pub(crate) fn options(&self, tokens: &TokenKeeper) -> Option<ReadOptions> {
         let mut options = ReadOptions::default();
         let level = match self {
@@ -86,8 +89,8 @@ impl ReadLevel {
                     options.session_token = token.0;
                     v1::ReadLevel::Session
                 }
-                // Nothing was seen yet, so there is nothing that a read could go back behind; the
-                // strongest level is the one that can't be wrong.
+                // Nothing was seen yet, or no token covers all that was: a linearizable read sees it in
+                // any case, and brings a token that covers it.
                 None => return None,
             },
             Self::Local => v1::ReadLevel::Local,

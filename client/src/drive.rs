@@ -11,6 +11,7 @@ use crate::{
     consistency::ReadLevel,
     error::{Error, Result},
     exchange::Reply,
+    node::Node,
     retry::{Backoff, Failure, Next, Pause, Retry, Stamps},
     routing::Target,
     session::Ticket,
@@ -69,10 +70,31 @@ pub(crate) struct Call {
     by_session: bool,
     /// Empty unless it is a write with one.
     idempotency_key: String,
+    key_was_chosen: bool,
     deadline: Option<Duration>,
     until: Option<Instant>,
     retry: Retry,
     backoff: Backoff,
+    /// Nodes that are of another cluster or lack the state asked for: the others are asked instead.
+    asked: Option<Box<Asked>>,
+    /// What a node says counts, whichever cluster it is of.
+    any_cluster: bool,
+}
+
+/// Whom not to ask again.
+struct Asked {
+    nodes: Vec<Arc<Node>>,
+    /// Headers of the cluster that this client had seen when the first of them answered.
+    heard: u64,
+}
+
+/// A request as it is sent once.
+struct Stamped {
+    request: Request,
+    /// A read that need not be linearizable: any node can answer it without asking the leader.
+    any_state: bool,
+    /// A linearizable read covers this many of the answers that came without a token.
+    covers: Option<u64>,
 }
 
 /// How long a call and its attempts may take.
@@ -88,11 +110,8 @@ impl Call {
         let class = wire::class(&request);
         let Plan { deadline, until, level, key_window, any_node, max_attempts, .. } = plan;
         let mut idempotency_key = plan.key;
-        let target = match class {
-            Class::Write => Target::Leader,
-            _ if any_node || !level.prefers_leader() => Target::Any,
-            _ => Target::Leader,
-        };
+        let key_was_chosen = !idempotency_key.is_empty();
+        let target = if any_node { Target::Any } else { Target::Leader };
         let sessions = matches!(shared.sessions.stamping, Stamping::Session { .. });
         let by_session = class == Class::Write && sessions;
         if let Some(slot) = wire::write_options(&mut request) {
@@ -118,10 +137,14 @@ impl Call {
             target,
             by_session,
             idempotency_key,
+            key_was_chosen,
             deadline,
             until,
             retry,
             backoff,
+            asked: None,
+            // Who asks for the state of a node wants to see that one, above all if it is a wrong one.
+            any_cluster: any_node,
         }
     }
 
@@ -134,7 +157,9 @@ impl Call {
                 let error = Error::local(tonic::Code::Internal, reason::OUTCOME_UNKNOWN, message);
                 error.unknown(self.class)
             }),
-            Err(error) if self.class == Class::Write => Err(error.of_write(&self.idempotency_key)),
+            Err(error) if self.class == Class::Write => {
+                Err(error.of_write(&self.idempotency_key, self.key_was_chosen))
+            }
             Err(error) => Err(error),
         }
     }
@@ -152,7 +177,9 @@ impl Call {
         let limits = self.limits();
         let mut ticket = self.ticket(&limits).await?;
         loop {
-            let failure = match self.attempt(ticket.as_ref(), &limits).await {
+            let stamped = self.stamped(ticket.as_ref());
+            let Some(node) = self.node(&stamped) else { return Err(self.asked_all(None)) };
+            let failure = match self.attempt(&node, stamped, &limits).await {
                 Ok(response) => return Ok(response),
                 Err(failure) => failure,
             };
@@ -163,6 +190,14 @@ impl Call {
                 self.shared.sessions.expired(ticket.session.id);
             }
             match self.retry.failed(failure) {
+                Next::Another => {
+                    let heard = || self.shared.tokens.heard();
+                    let asked = self.asked.get_or_insert_with(|| {
+                        Box::new(Asked { nodes: Vec::new(), heard: heard() })
+                    });
+                    asked.nodes.push(node);
+                    self.wait(Pause::None, &limits).await?;
+                }
                 Next::Again(pause) => {
                     self.wait(pause, &limits).await?;
                     if seeded_bugs::is_on("retry-new-sequence") {
@@ -190,41 +225,66 @@ impl Call {
         }
     }
 
+    /// Whom to ask: the leader if it is known, for what only it can do without a detour.
+    fn node(&self, request: &Stamped) -> Option<Arc<Node>> {
+        let router = &self.shared.router;
+        match &self.asked {
+            Some(asked) => router.pick_other(&asked.nodes),
+            None if request.any_state => Some(router.pick(Target::Any)),
+            None => Some(router.pick(self.target)),
+        }
+    }
+
+    /// Tells the caller that there is nobody left to ask, or no time. If all that answered are of another
+    /// cluster, then this client's is gone, and the next call begins anew: once told is enough.
+    fn asked_all(&self, deadline: Option<Duration>) -> Error {
+        // A token that the caller brought may be another cluster's though this client's is the right one.
+        let brought = matches!(self.level, ReadLevel::Session(Some(_)));
+        if let Some(asked) = &self.asked
+            && self.retry.all_name_another_cluster()
+            && !brought
+            && self.shared.tokens.forget(asked.heard)
+        {
+            self.shared.router.forget();
+            self.shared.sessions.forget();
+        }
+        deadline.map_or_else(|| self.retry.asked_all(), |after| self.retry.gave_up(after))
+    }
+
     /// The request as it is sent now.
-    fn stamped(&self, ticket: Option<&Ticket>) -> Request {
+    fn stamped(&self, ticket: Option<&Ticket>) -> Stamped {
         let mut request = self.request.clone();
         if let Some(ticket) = ticket
             && let Some(Some(options)) = wire::write_options(&mut request)
         {
             options.session = Some(ticket.stamp());
         }
-        if let Some(read) = wire::read_options(&mut request) {
+        let mut stamped = Stamped { request, any_state: false, covers: None };
+        if let Some(read) = wire::read_options(&mut stamped.request) {
+            let untold = self.shared.tokens.untold();
             *read = self.level.options(&self.shared.tokens);
+            stamped.any_state = read.is_some();
+            stamped.covers = read.is_none().then_some(untold);
         }
-        request
+        stamped
     }
 
     /// Sends it once.
     async fn attempt(
         &self,
-        ticket: Option<&Ticket>,
+        node: &Arc<Node>,
+        stamped: Stamped,
         limits: &Limits,
     ) -> Result<Response, Box<Failure>> {
-        let router = &self.shared.router;
-        let node = router.pick(self.target);
         let until = limits.until.min(Instant::now() + limits.attempt);
-        let reply = node.call(&self.shared.network, self.stamped(ticket), until).await;
-        let failure = match reply {
-            Reply::Answer(Response::Error(status)) => Failure::new(true, status),
-            Reply::Answer(response) => {
-                if let Some(header) = wire::header(&response) {
-                    self.shared.tokens.saw(header);
-                    router.saw_header(header);
-                }
-                self.shared.discover();
-                return Ok(response);
-            }
-            Reply::Broken { sent, status } => Failure::new(sent, status),
+        let Stamped { request, covers, .. } = stamped;
+        let failure = match node.call(&self.shared.network, request, until).await {
+            Reply::Answer(Response::Error(status)) => Box::new(self.refused(node, status)),
+            Reply::Answer(response) => match self.answered(node, &response, covers) {
+                Ok(()) => return Ok(response),
+                Err(failure) => failure,
+            },
+            Reply::Broken { sent, status } => Box::new(Failure::new(sent, status)),
         };
         tracing::debug!(
             node = node.address,
@@ -233,35 +293,88 @@ impl Call {
             message = failure.status.message,
             "attempt failed"
         );
-        self.learn(&node, &failure);
-        Err(Box::new(failure))
+        self.learn(node, &failure);
+        Err(failure)
+    }
+
+    /// Takes note of an answer, unless it is one of another cluster.
+    fn answered(
+        &self,
+        node: &Node,
+        response: &Response,
+        covers: Option<u64>,
+    ) -> Result<(), Box<Failure>> {
+        let Shared { tokens, router, .. } = &*self.shared;
+        let header = wire::header(response);
+        if let Some(header) = header {
+            if tokens.saw(header) {
+                router.saw_header(header);
+            } else if !self.any_cluster {
+                return Err(Box::new(self.of_another_cluster(node, &header.cluster_id, None)));
+            }
+        }
+        let is_told = header.is_some_and(|header| !header.session_token.is_empty());
+        match (covers, self.class) {
+            (Some(untold), _) if is_told => tokens.covered(untold),
+            (_, Class::Read | Class::Write) if !is_told => tokens.saw_untold(),
+            _ => {}
+        }
+        self.shared.discover();
+        Ok(())
+    }
+
+    /// Takes note of a node's refusal.
+    fn refused(&self, node: &Node, status: v1::CallStatus) -> Failure {
+        let failure = Failure::new(true, status);
+        let tokens = &self.shared.tokens;
+        let header = failure.details.header.as_ref();
+        if failure.reason() == reason::TOKEN_OF_ANOTHER_CLUSTER {
+            return failure;
+        }
+        if let Some(header) = header
+            && !tokens.saw(header)
+            && !self.any_cluster
+        {
+            let cluster_id = header.cluster_id.clone();
+            return self.of_another_cluster(node, &cluster_id, Some(failure));
+        }
+        // A refusal that the state decided shows that state.
+        let shows = failure.is_decided() || failure.is_not_found();
+        if shows && header.is_none_or(|header| header.session_token.is_empty()) {
+            tokens.saw_untold();
+        }
+        failure
+    }
+
+    fn of_another_cluster(&self, node: &Node, theirs: &str, said: Option<Failure>) -> Failure {
+        let (address, ours) = (&node.address, self.shared.tokens.cluster_id());
+        let message = format!("{address} is of cluster {theirs}; this client's cluster is {ours}");
+        tracing::warn!(node = address, theirs, ours, "a node is of another cluster");
+        Failure::of_another_cluster(said, message)
     }
 
     /// What a failure says about who to ask next.
-    fn learn(&self, node: &crate::node::Node, failure: &Failure) {
+    fn learn(&self, node: &Node, failure: &Failure) {
         let router = &self.shared.router;
-        if let Some(header) = &failure.details.header {
-            if failure.reason() == reason::TOKEN_OF_ANOTHER_CLUSTER {
-                // The caller is told once that its reads went back; then they go on from here.
-                self.shared.tokens.forget();
-            }
-            self.shared.tokens.saw(header);
-        }
-        let is_decided =
-            failure.details.outcome.as_ref().is_some_and(|outcome| outcome.decided_in_apply);
         match failure.reason() {
-            _ if is_decided => {}
+            _ if failure.is_decided() => {}
             // Not a node's answer: it is down, cut off or too slow.
             "" => router.failed(node),
             reason::NOT_LEADER
             | reason::NO_QUORUM
             | reason::SHUTTING_DOWN
             | reason::OUTCOME_UNKNOWN
-            | reason::STALENESS_BOUND_EXCEEDED
-            | reason::TOKEN_NOT_REACHED => router.failed(node),
+            | reason::ANOTHER_CLUSTER => router.failed(node),
+            reason::STALENESS_BOUND_EXCEEDED
+            | reason::TOKEN_NOT_REACHED
+            | reason::TOKEN_OF_ANOTHER_CLUSTER => router.avoid(node),
             _ => {}
         }
-        if let Some(hint) = &failure.details.leader {
+        // Its header says whose leader that is.
+        let cluster = failure.details.header.as_ref().map_or("", |header| &header.cluster_id);
+        if let Some(hint) = &failure.details.leader
+            && self.shared.tokens.is_cluster(cluster)
+        {
             router.saw_hint(hint);
         }
     }
@@ -271,7 +384,7 @@ impl Call {
         let random = self.shared.random_fraction();
         let again = Instant::now() + self.backoff.wait(pause, random);
         if again >= limits.until {
-            return Err(self.retry.gave_up(limits.total));
+            return Err(self.asked_all(Some(limits.total)));
         }
         if pause != Pause::None {
             // Boxed, as a timer is large and a call that is answered has none.
@@ -298,6 +411,7 @@ impl Shared {
             let reply = node.call(&network, request.request(), until).await;
             if let (Some(shared), Reply::Answer(Response::ClusterStatus(status))) =
                 (client.upgrade(), reply)
+                && status.header.as_ref().is_none_or(|header| shared.tokens.saw(header))
             {
                 shared.router.saw_members(&status);
             }
@@ -317,5 +431,5 @@ pub(crate) fn check_size<R: prost::Message>(request: &R, is_write: bool) -> Resu
     }
     let message = format!("the request is {size} bytes; REQUEST_BYTES_MAX is {REQUEST_BYTES_MAX}");
     let error = Error::local(tonic::Code::InvalidArgument, reason::REQUEST_BYTES_MAX, message);
-    Err(if is_write { error.of_write("") } else { error })
+    Err(if is_write { error.of_write("", false) } else { error })
 }

@@ -17,7 +17,11 @@ use crate::{answer::Header, retry::Failure, wire::Class};
 /// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What became of a write that failed. It speaks for all attempts that the library made.
+/// What became of a write that failed. It speaks for all attempts that the library made at this call.
+///
+/// Under an idempotency key that the caller chose there may have been earlier calls, perhaps of another
+/// process. Of them only an answer speaks that the cluster decided under the key:
+/// [`Error::speaks_of_this_call_only`].
 ///
 /// ```no_run
 /// # async fn example(client: tally_client::Client) {
@@ -35,7 +39,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Outcome {
-    /// Nothing was applied and nothing will be.
+    /// This call applied nothing and nothing will come of it.
     NotApplied,
     /// It may have been applied, or may still be. Sending it again is safe only under the same
     /// idempotency key.
@@ -73,6 +77,8 @@ struct Inner {
     decided: bool,
     attempts: u32,
     idempotency_key: Option<String>,
+    /// The caller chose the key, so others may have used it.
+    key_was_chosen: bool,
     details: Details,
 }
 
@@ -87,6 +93,7 @@ impl Error {
             decided: false,
             attempts: 0,
             idempotency_key: None,
+            key_was_chosen: false,
             details: Details::default(),
         }))
     }
@@ -132,12 +139,14 @@ impl Error {
             decided,
             attempts,
             idempotency_key: None,
+            key_was_chosen: false,
             details,
         }))
     }
 
-    pub(crate) fn of_write(mut self, idempotency_key: &str) -> Self {
+    pub(crate) fn of_write(mut self, idempotency_key: &str, was_chosen: bool) -> Self {
         self.0.outcome.get_or_insert(Outcome::NotApplied);
+        self.0.key_was_chosen = was_chosen;
         if !idempotency_key.is_empty() {
             self.0.idempotency_key = Some(idempotency_key.to_owned());
         }
@@ -153,6 +162,10 @@ impl Error {
     fn describe(&self) -> String {
         let Inner { reason, message, outcome, .. } = &*self.0;
         match outcome {
+            Some(outcome) if self.speaks_of_this_call_only() => format!(
+                "{message} [{reason}, outcome {outcome} by this call; an earlier one under the same \
+                 key may have been applied]"
+            ),
             Some(outcome) => format!("{message} [{reason}, outcome {outcome}]"),
             None => format!("{message} [{reason}]"),
         }
@@ -185,6 +198,17 @@ impl Error {
     #[doc = example!("if !error.is_decided() { /* trying again later can help */ }")]
     pub fn is_decided(&self) -> bool {
         self.0.decided
+    }
+
+    /// [`Outcome::NotApplied`] of a write under an idempotency key that its caller chose says only that
+    /// nothing was done by this call: an earlier one under the key may have been applied, or may still
+    /// be. The refusal was not decided under the key. Send the same request again under the same key to
+    /// know. False for a key that the library made, since no earlier call can have had it.
+    #[doc = example!("if error.speaks_of_this_call_only() { /* send it again under the same key */ }")]
+    pub fn speaks_of_this_call_only(&self) -> bool {
+        // A full table decides, but can't remember the key.
+        let decided = self.0.decided && self.0.reason != reason::DEDUP_TABLE_FULL;
+        self.0.outcome == Some(Outcome::NotApplied) && self.0.key_was_chosen && !decided
     }
 
     /// The gRPC code.
@@ -274,6 +298,13 @@ impl Error {
     #[doc = example!("if let Some(pause) = error.retry_after() { eprintln!(\"{pause:?}\"); }")]
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.details.retry_after
+    }
+
+    /// The revision of the store at which a refusal was decided in apply; of a stored refusal, at the
+    /// time of the first. `None` for what was refused before.
+    #[doc = example!("assert_eq!(error.decided_at_revision(), None);")]
+    pub fn decided_at_revision(&self) -> Option<u64> {
+        self.0.details.outcome.as_ref()?.decided_at_revision
     }
 
     /// The header that the answer would have had. Its token covers the state that refused.

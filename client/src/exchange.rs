@@ -38,8 +38,9 @@ use crate::wire::{MESSAGE_BYTES_MAX, Request, Response};
 const PACK_CALLS_MAX: usize = 1024;
 /// A pack is not filled above this, so that a small call does not wait behind many large ones.
 const PACK_BYTES_MAX: usize = 1024 * 1024;
-/// Calls that wait for the connection. Further callers wait for room here.
-const QUEUE_CALLS_MAX: usize = 8 * 1024;
+/// Calls that wait for the connection. Further callers wait for room here. No more than a node that stood
+/// still can take at once.
+const QUEUE_CALLS_MAX: usize = tally_proto::http2::SMALL_PACKS_WAITING_MAX;
 /// While calls run out of time, deadlines are looked at this rarely: one may be told this much late.
 const SWEEP_PAUSE: Duration = Duration::from_millis(5);
 

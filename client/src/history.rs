@@ -23,7 +23,7 @@
 //! | `when`, `else_ops`, `branch` | of an `apply` with conditions: they, what runs if one fails, and which branch ran (`then`, `else`) |
 //! | `idem` | the logical write: equal `idem` is the same write sent again on purpose, which must count once |
 //! | `call`, `ret` | nanoseconds on one clock, the same for all clients; `ret` is `null` if nothing came back |
-//! | `status` | `ok`; `fail`: certainly no effect; `unknown`: it may have been applied, or may still be |
+//! | `status` | `ok`; `fail`: this call certainly had no effect; `unknown`: it may have been applied, or may still be |
 //! | `result` | `value` after the operation (`null`: absent) and `version`, the revision that made it; more in [`Answer`] |
 //!
 //! All other fields say what the answer claimed about itself; a checker may ignore them. See
@@ -65,7 +65,8 @@ use crate::{Branch, ReadLevel};
 pub enum Status {
     /// It was answered.
     Ok,
-    /// It certainly had no effect.
+    /// It certainly had no effect. Of other calls of the same logical write that says nothing, unless
+    /// the state decided it.
     Fail,
     /// It may have been applied, or may still be.
     Unknown,

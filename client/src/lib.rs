@@ -26,7 +26,9 @@
 //! A write ends in one of two ways: applied, with the answer, or an [`Error`] whose
 //! [`outcome`](Error::outcome) says [`Outcome::NotApplied`] or [`Outcome::Unknown`]. That verdict
 //! speaks for all attempts: once one of them may have been executed, only a refusal which the
-//! cluster decided under the same number can say otherwise.
+//! cluster decided under the same number can say otherwise. It speaks of this call: under an
+//! idempotency key of your own an earlier call may have been applied
+//! ([`Error::speaks_of_this_call_only`]).
 
 #![deny(missing_docs)]
 

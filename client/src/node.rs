@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::future::Either;
-use tally_proto::{status::from_tonic, v1::CallStatus};
+use tally_proto::{http2::LIBRARY, status::from_tonic, v1::CallStatus};
 use tokio::time::{Instant, timeout_at};
 use tonic::{
     Code,
@@ -80,10 +80,6 @@ pub(crate) struct Network {
 
 /// A connection is made within this time, or another node is tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// A silent peer is asked whether it lives, also over a path that drops everything.
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
-/// Large enough that flow control never paces a pack of answers on a local network.
-const WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -175,13 +171,10 @@ impl Node {
 
 fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
     let uri = format!("http://{address}");
-    Ok(Endpoint::from_shared(uri)?
+    let endpoint = Endpoint::from_shared(uri)?
         .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
-        .keep_alive_while_idle(true)
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES))
+        .http2_keep_alive_interval(LIBRARY.keepalive_interval);
+    Ok(LIBRARY.apply(endpoint))
 }
 
 /// "Connection refused" says more than "transport error".

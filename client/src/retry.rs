@@ -4,10 +4,17 @@
 //! log, later refusals such as "not leader" say nothing about that attempt. Only a refusal that was
 //! decided in apply *under the same session number or idempotency key* does: it occupies that
 //! number or key, so the earlier attempt can never execute.
+//!
+//! A node of another cluster, and one that does not have the state asked for, says nothing of what the
+//! others would: each is asked before the caller is told.
 
 use std::time::Duration;
 
-use tally_proto::{reason, seeded_bugs, status::Details, v1};
+use tally_proto::{
+    reason, seeded_bugs,
+    status::{Details, StatusBuilder},
+    v1,
+};
 use tonic::Code;
 
 use crate::{error::Error, error::Outcome, wire::Class};
@@ -21,12 +28,34 @@ pub(crate) struct Failure {
     pub(crate) status: v1::CallStatus,
     /// Its details; empty if no node of ours made it.
     pub(crate) details: Details,
+    /// A node of another cluster made it.
+    of_another_cluster: bool,
 }
 
 impl Failure {
     pub(crate) fn new(sent: bool, status: v1::CallStatus) -> Self {
         let details = Details::parse_call(&status);
-        Self { sent, status, details }
+        Self { sent, status, details, of_another_cluster: false }
+    }
+
+    /// A node of another cluster answered. What it did there, it did to another store: it may have
+    /// executed the write, and has decided nothing about this cluster's numbers and keys.
+    pub(crate) fn of_another_cluster(said: Option<Self>, message: String) -> Self {
+        let executed = said.as_ref().is_none_or(|said| {
+            said.reason() != reason::SESSION_EXPIRED && said.outcome() == Outcome::Unknown
+        });
+        let outcome = if executed { v1::Outcome::Unknown } else { v1::Outcome::NotApplied };
+        let header = said.and_then(|said| said.details.header);
+        let status = StatusBuilder::new(Code::FailedPrecondition, reason::ANOTHER_CLUSTER, message)
+            .outcome(outcome)
+            .detail(&v1::AnswerState { header })
+            .build();
+        Self { of_another_cluster: true, ..Self::new(true, status) }
+    }
+
+    /// The node is of another cluster, or the token is, as far as it can tell.
+    fn names_another_cluster(&self) -> bool {
+        self.of_another_cluster || self.reason() == reason::TOKEN_OF_ANOTHER_CLUSTER
     }
 
     pub(crate) fn reason(&self) -> &str {
@@ -47,8 +76,14 @@ impl Failure {
         }
     }
 
-    fn decided_in_apply(&self) -> bool {
+    /// Decided in apply, under the stamps that the write carried.
+    pub(crate) fn is_decided(&self) -> bool {
         self.details.outcome.as_ref().is_some_and(|outcome| outcome.decided_in_apply)
+    }
+
+    /// What was to be read does not exist.
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.code() == Code::NotFound
     }
 }
 
@@ -64,6 +99,8 @@ pub(crate) struct Stamps {
 pub(crate) enum Next {
     /// Send it again under the same stamps.
     Again(Pause),
+    /// Send it to a node that has not said this yet; if there is none, tell the caller.
+    Another,
     /// Its number certainly never executed and never will: send it under a new session.
     NewSession,
     /// Tell the caller.
@@ -93,6 +130,10 @@ pub(crate) struct Retry {
     attempts: u32,
     immediate: u32,
     unknown: bool,
+    /// A node said that the cluster is another one.
+    another_cluster: bool,
+    /// A node said something else.
+    this_cluster: bool,
     last: Option<Box<Failure>>,
 }
 
@@ -101,7 +142,19 @@ impl Retry {
         let nodes = u32::try_from(nodes).unwrap_or(u32::MAX).max(1);
         let attempts_max = u32::MAX;
         let (attempts, immediate, unknown, last) = (0, 0, false, None);
-        Self { class, stamps, nodes, attempts_max, attempts, immediate, unknown, last }
+        let (another_cluster, this_cluster) = (false, false);
+        Self {
+            class,
+            stamps,
+            nodes,
+            attempts_max,
+            attempts,
+            immediate,
+            unknown,
+            another_cluster,
+            this_cluster,
+            last,
+        }
     }
 
     /// Gives up after this many attempts.
@@ -117,6 +170,11 @@ impl Retry {
     /// Takes note of a failed attempt.
     pub(crate) fn failed(&mut self, failure: Box<Failure>) -> Next {
         self.attempts += 1;
+        if failure.names_another_cluster() {
+            self.another_cluster = true;
+        } else if !failure.reason().is_empty() {
+            self.this_cluster = true;
+        }
         let next = match self.class {
             Class::Write => self.write_failed(&failure),
             Class::Change => self.change_failed(&failure),
@@ -124,9 +182,12 @@ impl Retry {
         };
         self.remember(failure);
         match next {
-            Step::Again(_) | Step::NewSession if self.attempts >= self.attempts_max => {
+            Step::Again(_) | Step::Another | Step::NewSession
+                if self.attempts >= self.attempts_max =>
+            {
                 Next::Fail(self.error(None))
             }
+            Step::Another => Next::Another,
             Step::Again(pause) => Next::Again(pause),
             Step::NewSession => Next::NewSession,
             Step::Fail => Next::Fail(self.error(None)),
@@ -138,14 +199,27 @@ impl Retry {
     }
 
     /// Keeps the failure that says most: an attempt that was only cut short by the deadline tells a
-    /// caller less than the refusal before it. What is unknown is kept apart, and stays.
+    /// caller less than the refusal before it, and one of another cluster less than one of this. What is
+    /// unknown is kept apart, and stays.
     fn remember(&mut self, failure: Box<Failure>) {
-        let says_why = |failure: &Failure| {
-            !matches!(failure.reason(), "" | reason::NOT_PROPOSED | reason::DEADLINE_EXCEEDED)
+        let worth = |failure: &Failure| match failure.reason() {
+            "" | reason::NOT_PROPOSED | reason::DEADLINE_EXCEEDED => 0,
+            _ if failure.names_another_cluster() => 1,
+            _ => 2,
         };
-        if says_why(&failure) || !self.last.as_deref().is_some_and(says_why) {
+        if self.last.as_deref().is_none_or(|last| worth(last) <= worth(&failure)) {
             self.last = Some(failure);
         }
+    }
+
+    /// All nodes that answered say that the cluster is another one.
+    pub(crate) fn all_name_another_cluster(&self) -> bool {
+        self.another_cluster && !self.this_cluster
+    }
+
+    /// There is nobody left to ask.
+    pub(crate) fn asked_all(&self) -> Error {
+        self.error(None)
     }
 
     /// The deadline has passed.
@@ -181,7 +255,7 @@ impl Retry {
 
     /// The refusal speaks for all attempts, not only for the one that it answers.
     fn decides(&self, failure: &Failure) -> bool {
-        if !failure.decided_in_apply() || failure.outcome() != Outcome::NotApplied {
+        if !failure.is_decided() || failure.outcome() != Outcome::NotApplied {
             return false;
         }
         if failure.reason() == reason::DEDUP_TABLE_FULL && !self.stamps.session {
@@ -202,7 +276,10 @@ impl Retry {
 
     /// Whether another attempt can help, given that it is allowed.
     fn step(&mut self, failure: &Failure) -> Step {
-        if failure.decided_in_apply() {
+        if failure.names_another_cluster() {
+            return Step::Another;
+        }
+        if failure.is_decided() {
             return Step::Fail;
         }
         match failure.reason() {
@@ -212,9 +289,7 @@ impl Retry {
             | reason::OUTCOME_UNKNOWN
             | reason::SESSION_WINDOW_FULL => Step::Again(pause(failure)),
             reason::SHUTTING_DOWN => self.elsewhere(),
-            reason::STALENESS_BOUND_EXCEEDED | reason::TOKEN_NOT_REACHED => {
-                if self.attempts < self.nodes { Step::Again(Pause::None) } else { Step::Fail }
-            }
+            reason::STALENESS_BOUND_EXCEEDED | reason::TOKEN_NOT_REACHED => Step::Another,
             reason::SESSION_TABLE_FULL | reason::DEDUP_TABLE_FULL => Step::Fail,
             "" if !failure.sent => self.elsewhere(),
             _ => match failure.code() {
@@ -262,6 +337,7 @@ impl Retry {
 
 enum Step {
     Again(Pause),
+    Another,
     NewSession,
     Fail,
     /// Fail, and nothing that happened before is open any more.

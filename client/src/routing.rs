@@ -86,6 +86,30 @@ impl Router {
         }
     }
 
+    /// A node that was not asked yet: the leader first, then the endpoints.
+    pub(crate) fn pick_other(&self, asked: &[Arc<Node>]) -> Option<Arc<Node>> {
+        let state = self.lock();
+        let leader = state.leader.as_ref().map(|leader| &leader.node);
+        let (behind, ahead) = self.endpoints.split_at(state.cursor);
+        let all = leader.into_iter().chain(ahead).chain(behind);
+        let was_asked = |node: &Node| asked.iter().any(|asked| asked.address == node.address);
+        all.into_iter().find(|node| !was_asked(node)).cloned()
+    }
+
+    /// All that was known of the cluster is of one that is gone: its terms count for nothing.
+    pub(crate) fn forget(&self) {
+        let mut state = self.lock();
+        *state = State { cursor: state.cursor, ..State::default() };
+    }
+
+    /// This node may lead, but is behind: ask another endpoint next time.
+    pub(crate) fn avoid(&self, node: &Node) {
+        let mut state = self.lock();
+        if self.endpoints[state.cursor].address == node.address {
+            state.cursor = (state.cursor + 1) % self.endpoints.len();
+        }
+    }
+
     /// This node did not do what was asked of it: ask another next time.
     pub(crate) fn failed(&self, node: &Node) {
         let mut state = self.lock();
@@ -96,9 +120,8 @@ impl Router {
                 until: Instant::now() + DISTRUST,
             });
         }
-        if self.endpoints[state.cursor].address == node.address {
-            state.cursor = (state.cursor + 1) % self.endpoints.len();
-        }
+        drop(state);
+        self.avoid(node);
     }
 
     /// A node refused and said who leads.
@@ -246,6 +269,28 @@ mod tests {
             asked.push(node.address.clone());
         }
         assert_eq!(asked, ["a:1", "b:1", "c:1", "a:1"]);
+    }
+
+    #[tokio::test]
+    async fn each_other_node_is_picked_once_and_the_leader_first() {
+        let router = router();
+        router.saw_hint(&hint("d:1", 4));
+        let mut asked = vec![router.pick(Target::Any)];
+        router.avoid(&asked[0]);
+        while let Some(node) = router.pick_other(&asked) {
+            asked.push(node);
+        }
+        let asked: Vec<_> = asked.iter().map(|node| node.address.as_str()).collect();
+        assert_eq!(asked, ["a:1", "d:1", "b:1", "c:1"]);
+    }
+
+    #[tokio::test]
+    async fn a_new_cluster_has_terms_of_its_own() {
+        let router = router();
+        router.saw_hint(&hint("b:1", 40));
+        router.forget();
+        router.saw_hint(&hint("c:1", 1));
+        assert_eq!(router.pick(Target::Leader).address, "c:1");
     }
 
     #[tokio::test]

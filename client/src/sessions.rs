@@ -52,6 +52,11 @@ impl Sessions {
         self.lock().clone()
     }
 
+    /// The cluster that knew the session is gone; the next write opens another.
+    pub(crate) fn forget(&self) {
+        self.lock().take();
+    }
+
     /// This session has ended; the next write opens another.
     pub(crate) fn expired(&self, id: u64) {
         self.lock().take_if(|session| session.id == id);
@@ -71,7 +76,7 @@ impl Shared {
         // Boxed, as what follows is rare and a timer is large.
         Box::pin(timeout_at(until, session.ticket())).await.map_err(|_| {
             let message = "as many writes as a session allows are unanswered";
-            Error::local(Code::ResourceExhausted, reason::SESSION_WINDOW_FULL, message)
+            Error::local(Code::FailedPrecondition, reason::SESSION_WINDOW_FULL, message)
         })
     }
 

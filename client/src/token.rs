@@ -3,7 +3,10 @@
 use std::{
     fmt,
     str::FromStr,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -56,41 +59,112 @@ impl serde::Serialize for SessionToken {
     }
 }
 
-/// Keeps the token of the newest state that any answer has shown.
+/// Keeps the token of the newest state that any answer has shown, and whose it is.
+///
+/// # What a session read may rely on
+/// Claim: what [`newest`](Self::newest) gives covers every state that this client was shown and every
+/// write that was acknowledged to it before, or is nothing.
+///
+/// 1. The token only rises: all of it is of one cluster, whose nodes apply one log, so that the higher
+///    applied index is the newer state. A header of another cluster never replaces it.
+/// 2. An answer without a token (from a node that does not know its cluster yet, in releases that sent
+///    such answers) shows a state that nothing here covers. It is counted, and from then on there is no
+///    token: a session read is linearizable instead.
+/// 3. A linearizable read that began after that answer covers it, so its token does as well.
 #[derive(Debug, Default)]
-pub(crate) struct TokenKeeper(Mutex<Kept>);
+pub(crate) struct TokenKeeper {
+    kept: Mutex<Kept>,
+    /// Answers so far that showed a state without its token.
+    untold: AtomicU64,
+}
 
 #[derive(Debug, Default)]
 struct Kept {
+    /// Empty until a node has named it.
     cluster_id: String,
     applied_index: u64,
     token: Bytes,
+    /// So many of the untold states are covered by the token.
+    covered: u64,
+    /// Headers of the cluster so far: whether it has been heard of since.
+    heard: u64,
 }
 
 impl TokenKeeper {
-    pub(crate) fn saw(&self, header: &ResponseHeader) {
-        if header.session_token.is_empty() {
-            return;
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of a header. False if it is one of another cluster: then nothing is.
+    pub(crate) fn saw(&self, header: &ResponseHeader) -> bool {
+        if header.cluster_id.is_empty() {
+            return true;
         }
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = !kept.token.is_empty() && kept.cluster_id == header.cluster_id;
-        if !known {
+        let mut kept = self.lock();
+        if kept.cluster_id.is_empty() {
             kept.cluster_id.clone_from(&header.cluster_id);
+        } else if kept.cluster_id != header.cluster_id {
+            return false;
         }
-        if !known || kept.applied_index < header.applied_index {
+        kept.heard += 1;
+        let is_newer = kept.token.is_empty() || kept.applied_index < header.applied_index;
+        if is_newer && !header.session_token.is_empty() {
             kept.applied_index = header.applied_index;
             kept.token = header.session_token.clone();
         }
+        true
     }
 
-    /// The cluster was restored, or is another one: what was seen before can't be waited for.
-    pub(crate) fn forget(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Kept::default();
+    /// Nothing speaks against a node's being of this client's cluster.
+    pub(crate) fn is_cluster(&self, id: &str) -> bool {
+        let kept = self.lock();
+        id.is_empty() || kept.cluster_id.is_empty() || kept.cluster_id == id
     }
 
+    /// The cluster that this client talks to, once a node has named it.
+    pub(crate) fn cluster_id(&self) -> String {
+        self.lock().cluster_id.clone()
+    }
+
+    /// An answer showed a state, and no token came with it.
+    pub(crate) fn saw_untold(&self) {
+        self.untold.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How many such answers there were: what a linearizable read that begins now will cover.
+    pub(crate) fn untold(&self) -> u64 {
+        self.untold.load(Ordering::SeqCst)
+    }
+
+    /// A linearizable read that began when there were so many has brought a token.
+    pub(crate) fn covered(&self, untold: u64) {
+        if untold > 0 {
+            let mut kept = self.lock();
+            kept.covered = kept.covered.max(untold);
+        }
+    }
+
+    /// Headers of the cluster so far.
+    pub(crate) fn heard(&self) -> u64 {
+        self.lock().heard
+    }
+
+    /// The cluster was restored, or is another one: what was seen before can't be waited for. Not if
+    /// somebody has heard of the cluster since there were so many headers: then it is there.
+    pub(crate) fn forget(&self, heard: u64) -> bool {
+        let mut kept = self.lock();
+        if kept.heard != heard {
+            return false;
+        }
+        *kept = Kept { covered: self.untold(), heard: heard + 1, ..Kept::default() };
+        true
+    }
+
+    /// The newest token, if it covers all that was shown.
     pub(crate) fn newest(&self) -> Option<SessionToken> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        (!kept.token.is_empty()).then(|| SessionToken(kept.token.clone()))
+        let kept = self.lock();
+        let covers_all = kept.covered >= self.untold();
+        (covers_all && !kept.token.is_empty()).then(|| SessionToken(kept.token.clone()))
     }
 }
 
@@ -107,18 +181,55 @@ mod tests {
         }
     }
 
+    fn newest(keeper: &TokenKeeper) -> Option<Bytes> {
+        keeper.newest().map(|token| token.0)
+    }
+
     #[test]
-    fn keeps_the_highest_of_its_cluster() {
+    fn keeps_the_highest_of_its_cluster_and_none_of_another() {
         let keeper = TokenKeeper::default();
         assert_eq!(keeper.newest(), None);
-        for (cluster, index, newest) in
-            [("a", 5, "a5"), ("a", 3, "a5"), ("a", 9, "a9"), ("b", 2, "b2"), ("b", 1, "b2")]
-        {
-            keeper.saw(&header(cluster, index));
-            assert_eq!(keeper.newest().unwrap().0, newest.as_bytes());
+        for (cluster, index, is_ours, kept) in [
+            ("a", 5, true, "a5"),
+            ("a", 3, true, "a5"),
+            ("b", 7, false, "a5"),
+            ("a", 9, true, "a9"),
+            ("b", 20, false, "a9"),
+        ] {
+            assert_eq!(keeper.saw(&header(cluster, index)), is_ours, "{cluster}{index}");
+            assert_eq!(newest(&keeper).unwrap(), kept.as_bytes());
         }
-        keeper.forget();
+        assert!(keeper.forget(keeper.heard()));
+        assert_eq!((keeper.newest(), keeper.cluster_id()), (None, String::new()));
+        assert!(keeper.saw(&header("b", 2)));
+        assert_eq!(newest(&keeper).unwrap(), b"b2".as_slice());
+    }
+
+    #[test]
+    fn a_cluster_that_was_heard_of_since_is_not_forgotten() {
+        let keeper = TokenKeeper::default();
+        keeper.saw(&header("a", 5));
+        let heard = keeper.heard();
+        keeper.saw(&header("a", 5));
+        assert!(!keeper.forget(heard));
+        assert_eq!(newest(&keeper).unwrap(), b"a5".as_slice());
+    }
+
+    #[test]
+    fn what_came_without_a_token_is_covered_by_a_linearizable_read_that_began_later() {
+        let keeper = TokenKeeper::default();
+        keeper.saw(&header("a", 5));
+        let before = keeper.untold();
+        keeper.saw_untold();
         assert_eq!(keeper.newest(), None);
+        // One that began before does not cover it, nor does any other answer.
+        keeper.saw(&header("a", 6));
+        keeper.covered(before);
+        assert_eq!(keeper.newest(), None);
+        let after = keeper.untold();
+        keeper.saw(&header("a", 8));
+        keeper.covered(after);
+        assert_eq!(newest(&keeper).unwrap(), b"a8".as_slice());
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub struct Config {
     /// with empty directories; ignored by a node that has one. Empty on a node that will be added
     /// as a learner.
     pub initial_cluster: InitialCluster,
+    /// Form the cluster when a majority of `initial_cluster` is there. Without it every first member
+    /// must be seen: else two nodes of three that lost their data would form a new, empty cluster.
+    pub form_without_all: bool,
     /// Heartbeats of a leader, in ms.
     pub heartbeat_interval_ms: u64,
     /// A follower that hears nothing for a random time between this, in ms, …
@@ -104,6 +107,7 @@ impl Default for Config {
             client_advertise: String::new(),
             peer_advertise: String::new(),
             initial_cluster: InitialCluster::default(),
+            form_without_all: false,
             heartbeat_interval_ms: 60,
             election_timeout_ms_min: 180,
             election_timeout_ms_max: 300,

@@ -18,9 +18,9 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use tally_proto::gathered::Gathered;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tonic::transport::server::Connected;
 
 use crate::{
+    descriptors::Sockets,
     machine::command::Reply,
     storage::{
         byte_store::StoreFactory,
@@ -160,6 +160,11 @@ pub trait Network: Send + Sync + 'static {
     /// Listens on an address.
     async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>>;
 
+    /// How many connections there may be.
+    fn sockets(&self) -> Sockets {
+        Sockets::MANY
+    }
+
     /// Connects to an address.
     async fn connect(&self, address: &str) -> io::Result<Connection>;
 }
@@ -193,12 +198,6 @@ impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Connection")
     }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
 }
 
 impl AsyncRead for Connection {
@@ -282,6 +281,10 @@ struct RealNetwork;
 
 #[async_trait]
 impl Network for RealNetwork {
+    fn sockets(&self) -> Sockets {
+        Sockets::of_this_process()
+    }
+
     async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>> {
         Ok(Box::new(RealListener(tokio::net::TcpListener::bind(address).await?)))
     }

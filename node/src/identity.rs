@@ -8,13 +8,19 @@
 //! Under its old id it could vote twice in one term, or help to elect a leader that lacks entries
 //! which it had acknowledged. Peers remember the incarnation that they first met under an id, and a
 //! node that meets a peer which remembers another one refuses to run.
+//!
+//! The same holds for a part of a directory that is lost, or put back from an older copy. So each
+//! start is written down before the node takes part: where its log had got to, which is how a log that
+//! is gone or older is told ([`Identity::log_sequence`]), and a number with a random nonce, which the
+//! peers remember too, so that a whole directory that is put back from a copy made before its last
+//! start is told by them ([`Start`]). `docs/storage-format.md` has the table of what is seen by whom.
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use crate::storage::disk::{Disk, OpenMode};
+use crate::storage::disk::{Disk, OpenMode, open_patiently};
 
 /// Format of the data directory that this version writes and reads.
 pub const DATA_FORMAT: u32 = 1;
@@ -34,6 +40,31 @@ struct Content {
     cluster_id: Option<String>,
     #[serde(default)]
     peers: BTreeMap<u64, String>,
+    /// This directory's last start.
+    #[serde(default)]
+    start: Start,
+    /// Sequence of the log's next frame when it was last opened; none before it first was.
+    #[serde(default)]
+    log_sequence: Option<u64>,
+    /// The last start of each peer that introduced itself.
+    #[serde(default)]
+    peer_starts: BTreeMap<u64, Start>,
+    /// The node has been a member of its cluster.
+    #[serde(default)]
+    was_member: bool,
+    /// … and is none any more, by a membership at this log index.
+    #[serde(default)]
+    removed_at: Option<u64>,
+}
+
+/// One start of a node on its directory: how many there were, and a nonce, so that two directories
+/// that both count their n-th start (one of them a copy) are told from each other.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// 1 for the first; 0 before it.
+    pub number: u64,
+    /// Random bits in hexadecimal.
+    pub nonce: String,
 }
 
 /// Why a directory can't be used by this node.
@@ -67,13 +98,23 @@ pub enum IdentityError {
     },
     /// It belongs to another cluster.
     #[error(
-        "{FILE}: the data directory belongs to cluster {own}, and the peers are of cluster {theirs}. Check the addresses, or use an empty directory with a new node id; nothing was changed"
+        "{FILE}: the data directory belongs to cluster {own}, and the state in it is of cluster {theirs}: the directory was put together from two. Put this node's own state/ and snap/ back, or use an empty directory with a new node id"
     )]
     AnotherCluster {
         /// The directory's.
         own: String,
-        /// The peers'.
+        /// The state's.
         theirs: String,
+    },
+    /// The node was taken out of its cluster.
+    #[error(
+        "node {node_id} was removed from its cluster (by log entry {at}) and serves nothing. An id is never used again: to add this machine anew, start it with an empty directory and a new node id. Its data was not touched"
+    )]
+    Removed {
+        /// The node.
+        node_id: u64,
+        /// Log index of the membership that lacks it.
+        at: u64,
     },
     /// There is data without an identity.
     #[error(
@@ -112,6 +153,11 @@ impl Identity {
                     incarnation: format!("{new_incarnation:032x}"),
                     cluster_id: None,
                     peers: BTreeMap::new(),
+                    start: Start::default(),
+                    log_sequence: None,
+                    peer_starts: BTreeMap::new(),
+                    was_member: false,
+                    removed_at: None,
                 };
                 write(&*disk, &content).await?;
                 content
@@ -120,6 +166,9 @@ impl Identity {
         if content.node_id != node_id {
             let owner = content.node_id;
             return Err(IdentityError::AnotherNode { owner, asked: node_id });
+        }
+        if let Some(at) = content.removed_at {
+            return Err(IdentityError::Removed { node_id, at });
         }
         let incarnation = content.incarnation.clone();
         Ok(Identity { disk, node_id, incarnation, content: Mutex::new(content) })
@@ -133,6 +182,54 @@ impl Identity {
     /// The directory's incarnation.
     pub fn incarnation(&self) -> &str {
         &self.incarnation
+    }
+
+    /// The directory's incarnation as a number.
+    pub fn incarnation_number(&self) -> Result<u128, IdentityError> {
+        u128::from_str_radix(&self.incarnation, 16)
+            .map_err(|error| IdentityError::Damaged(format!("incarnation: {error}")))
+    }
+
+    /// Where the log had got to when it was last opened; none if it never was.
+    pub async fn log_sequence(&self) -> Option<u64> {
+        self.content.lock().await.log_sequence
+    }
+
+    /// Writes down, durably, that a run begins whose log is at a sequence. To be called once the log is
+    /// open and before the node takes part in anything: a crash before it leaves a log that is further
+    /// than is written here, which is what a run leaves too.
+    pub async fn begin_run(&self, log_sequence: u64, nonce: u128) -> io::Result<()> {
+        let mut content = self.content.lock().await;
+        content.start = Start { number: content.start.number + 1, nonce: format!("{nonce:032x}") };
+        content.log_sequence = Some(log_sequence);
+        write(&*self.disk, &content).await
+    }
+
+    /// The present run.
+    pub async fn start(&self) -> Start {
+        self.content.lock().await.start.clone()
+    }
+
+    /// Remembers, durably, that the node is a member of its cluster.
+    pub async fn joined(&self) -> io::Result<()> {
+        let mut content = self.content.lock().await;
+        if content.was_member {
+            return Ok(());
+        }
+        content.was_member = true;
+        write(&*self.disk, &content).await
+    }
+
+    /// Whether the node was ever seen to be a member.
+    pub async fn was_member(&self) -> bool {
+        self.content.lock().await.was_member
+    }
+
+    /// Remembers, durably, that the node was removed: it does not start again.
+    pub async fn removed(&self, at: u64) -> io::Result<()> {
+        let mut content = self.content.lock().await;
+        content.removed_at = Some(at);
+        write(&*self.disk, &content).await
     }
 
     /// The cluster, once known.
@@ -166,6 +263,24 @@ impl Identity {
         content.peers.insert(node_id, incarnation.to_owned());
         write(&*self.disk, &content).await?;
         Ok(incarnation.to_owned())
+    }
+
+    /// Remembers, durably, a start of a peer, if it is later than the one known, and says which one is
+    /// known. Of two with one number the first is kept: the other is of a copy.
+    pub async fn saw_start(&self, node_id: u64, start: Start) -> io::Result<Start> {
+        let mut content = self.content.lock().await;
+        let known = content.peer_starts.get(&node_id);
+        if let Some(known) = known.filter(|known| known.number >= start.number) {
+            return Ok(known.clone());
+        }
+        content.peer_starts.insert(node_id, start.clone());
+        write(&*self.disk, &content).await?;
+        Ok(start)
+    }
+
+    /// The last starts of peers that are known.
+    pub async fn peer_starts(&self) -> BTreeMap<u64, Start> {
+        self.content.lock().await.peer_starts.clone()
     }
 
     /// The incarnations that are known.
@@ -221,7 +336,7 @@ async fn write(disk: &dyn Disk, content: &Content) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = disk.open(NEW_FILE, OpenMode::CreateNew).await?;
+    let mut file = open_patiently(disk, NEW_FILE, OpenMode::CreateNew).await?;
     file.write_at(0, &bytes).await?;
     file.sync().await?;
     drop(file);

@@ -3,11 +3,12 @@
 //! Read `ARCHITECTURE.md` for the map. In short: [`node`] puts everything together; [`api`] is the
 //! client port; [`consensus`] is the only way to change the state and to read it with a promise;
 //! [`machine`] is what the state means; [`storage`] is what survives a power cut; [`peer`] is the
-//! transport between nodes; [`env`] is everything that comes from outside.
+//! transport between nodes; `port` accepts and bounds the connections to both; [`env`] is everything that comes from outside.
 
 pub mod api;
 pub mod config;
 pub mod consensus;
+pub mod descriptors;
 pub mod dev;
 pub mod env;
 pub mod health;
@@ -15,6 +16,8 @@ pub mod identity;
 pub mod machine;
 pub mod node;
 pub mod peer;
+mod port;
+mod roster;
 mod seeded;
 pub mod serve;
 pub mod storage;

@@ -3,10 +3,13 @@
 
 mod allocator;
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
-use tally_node::{dev, health, serve};
+use tally_node::{dev, health, serve, serve::printed};
 
 const _: () = assert!(
     !tally_proto::seeded_bugs::COMPILED,
@@ -34,9 +37,22 @@ enum Command {
     Health(health::Arguments),
 }
 
+/// Says what clap has to say: help to standard output, a mistake to standard error.
+fn not_run(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::from(2);
+    }
+    printed(error.print().and_then(|()| io::stdout().flush()))
+}
+
 fn main() -> ExitCode {
     allocator::configure();
-    match Arguments::parse().command {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return not_run(&error),
+    };
+    match arguments.command {
         Command::Dev(arguments) => dev::run(arguments),
         Command::Serve(arguments) => serve::run(*arguments),
         Command::Health(arguments) => health::run(arguments),

@@ -14,23 +14,22 @@
 //! [`Env`](crate::env::Env) only.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use openraft::async_runtime::WatchReceiver;
 use tally_proto::seeded_bugs;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
     time::Instant,
 };
-use tonic::{service::Routes, transport::Server};
+use tonic::service::Routes;
 
 use crate::{
     api::{self, Api, NodeFacts, SelfReport},
@@ -39,6 +38,7 @@ use crate::{
         Consensus, Foundation,
         apply::StateMachine,
         log_store::LogStore,
+        raft_config::raft_config,
         snapshots::SnapshotBuilds,
         tasks,
         types::{Member, Raft},
@@ -47,14 +47,17 @@ use crate::{
     identity::{Identity, IdentityError},
     machine::query,
     peer::{
-        PEER_FRAME_BYTES_MAX, PEER_MESSAGE_BYTES_MAX,
-        hello::{Greeter, NotWelcome},
+        self,
+        hello::{self, Admission, Greeter, NotWelcome, Roster},
         network::NetworkFactory,
         peers::Peers,
         service::PeerService,
     },
+    port::{Slots, room::NodeRoom},
+    roster::Members,
     storage::{
-        state::{StateError, StateHooks, StateOptions, StateStore},
+        snapshot::reader::SnapshotError,
+        state::{LogExtent, StateError, StateHooks, StateOptions, StateStore},
         wal::{self, SpaceState, Wal, WalError, WalOptions},
     },
     storage_guard::StorageGuard,
@@ -96,8 +99,47 @@ pub enum NodeError {
     Io(#[from] io::Error),
 }
 
-/// Entries that are purged from the log together, as each purge is a record in it.
-const PURGE_BATCH_MAX: u64 = 256;
+impl NodeError {
+    /// Whether only a person can mend it. Else the system failed in a way that may be over at the next
+    /// start (an I/O error, a full disk, no descriptors left).
+    pub fn needs_a_person(&self) -> bool {
+        let system = match self {
+            NodeError::Identity(IdentityError::Io(error))
+            | NodeError::Wal(WalError::Io { source: error, .. })
+            | NodeError::State(
+                StateError::Io { source: error, .. }
+                | StateError::Snapshot(SnapshotError::Io { source: error, .. }),
+            )
+            | NodeError::Listen { error, .. }
+            | NodeError::Io(error) => error,
+            NodeError::State(StateError::Fatal(_)) | NodeError::Raft(_) => return false,
+            NodeError::Identity(_)
+            | NodeError::Wal(_)
+            | NodeError::State(_)
+            | NodeError::NotWelcome(_) => return true,
+        };
+        system_error_needs_a_person(system)
+    }
+}
+
+/// The same of an error of the system: a path, an address or a permission that is wrong stays wrong.
+pub fn system_error_needs_a_person(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::PermissionDenied
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::AlreadyExists
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::AddrInUse
+            | io::ErrorKind::ResourceBusy
+            | io::ErrorKind::AddrNotAvailable
+    )
+}
+
+/// With room for fewer connections of clients than this a node says so when it starts.
+const CLIENT_CONNECTIONS_FEW: usize = 500;
 
 /// A running node.
 #[derive(Debug)]
@@ -111,6 +153,8 @@ pub struct Node {
     stop_peers: watch::Sender<bool>,
     client_server: JoinHandle<()>,
     peer_server: JoinHandle<()>,
+    slots: Arc<Slots>,
+    room: Arc<NodeRoom>,
     tasks: Vec<JoinHandle<()>>,
     refused: mpsc::Receiver<NotWelcome>,
     shutdown_grace: Duration,
@@ -119,7 +163,7 @@ pub struct Node {
 impl Node {
     /// Starts a node. When this returns it answers on both ports; it may still look for a leader.
     pub async fn start(config: Config, env: Env) -> Result<Node, NodeError> {
-        let incarnation = env.random.next_u128();
+        let (incarnation, nonce) = (env.random.next_u128(), env.random.next_u128());
         let identity = Identity::open(Arc::clone(&env.disk), config.node_id, incarnation).await?;
         let identity = Arc::new(identity);
 
@@ -144,6 +188,10 @@ impl Node {
         // did right before the snapshot.
         let segments = config.snapshot_after_log_bytes.div_ceil(config.log_segment_bytes);
         options.spare_segments = usize::try_from(segments).unwrap_or(usize::MAX);
+        options.owner = Some(identity.incarnation_number()?);
+        if !seeded_bugs::is_on("lost-log-accepted") {
+            options.sequence_min = identity.log_sequence().await;
+        }
         let opened = Wal::open(Arc::clone(&env.disk), options, Arc::clone(&env.fatal)).await?;
         let (log, writer, recovered) = opened;
         env.threads.run_blocking("tally-log", Box::pin(writer.run()));
@@ -152,6 +200,8 @@ impl Node {
         }
 
         let (hooks_log, hooks_guard) = (log.clone(), Arc::clone(&guard));
+        let room_guard = Arc::clone(&guard);
+        let (jumping_log, jumps_seen_by) = (log.clone(), env.observer.clone());
         let measured: Arc<OnceLock<Weak<StateStore>>> = Arc::default();
         let hooks_state = Arc::clone(&measured);
         let hooks = StateHooks {
@@ -167,6 +217,14 @@ impl Node {
                     guard.make_room_to_flush(state_bytes).await
                 })
             }),
+            room_for: Arc::new(move |bytes| {
+                let guard = Arc::clone(&room_guard);
+                Box::pin(async move { guard.has_room_for(bytes).await })
+            }),
+            log_reaches: Arc::new(move |log_id| {
+                let (log, observer) = (jumping_log.clone(), jumps_seen_by.clone());
+                Box::pin(async move { reach(&log, log_id.into(), observer.as_deref()).await })
+            }),
             fatal: Arc::clone(&env.fatal),
         };
         let options = StateOptions {
@@ -179,11 +237,19 @@ impl Node {
             Arc::clone(&env.stores),
             options,
             hooks,
-            recovered.purged.map(Into::into),
+            LogExtent {
+                purged: recovered.purged.map(Into::into),
+                last: recovered.last.map(Into::into),
+            },
         )
         .await?;
+        // Log and state fit each other: a run begins.
+        identity.begin_run(recovered.next_sequence, nonce).await?;
         measured.get_or_init(|| Arc::downgrade(&state));
-        drop_conflicting_entries(&log, &state, env.observer.as_deref()).await?;
+        if let Some(applied) = state.applied() {
+            // What the state has applied is committed, so where the log has another entry it gives way.
+            reach(&log, applied.into(), env.observer.as_deref()).await?;
+        }
         let mut running = Vec::new();
         let flush_interval = Duration::from_millis(config.flush_interval_ms);
         let (snapshot_requests, upkeep) = state.upkeep(flush_interval);
@@ -196,43 +262,49 @@ impl Node {
         env.threads.run_blocking("tally-state", Box::pin(upkeep.run(may_begin)));
 
         let election_timeout_max = Duration::from_millis(config.election_timeout_ms_max);
-        let peers = Peers::new(config.node_id, Arc::clone(&env.network), election_timeout_max);
+        let network = Arc::clone(&env.network);
+        let incarnation = identity.incarnation();
+        let peers = Peers::new(config.node_id, incarnation, network, election_timeout_max);
+        for (id, incarnation) in identity.known().await {
+            peers.set_incarnation(id, &incarnation);
+        }
         learn_known_cluster(&peers, &identity, &state).await?;
 
         let started_empty = recovered.last.is_none() && state.applied().is_none();
-        let needed = if config.initial_cluster.0.is_empty() {
-            1
-        } else {
-            // Itself and these make a majority of the first members.
-            config.initial_cluster.0.len() / 2
-        };
-        let greeter = Greeter::new(
-            Arc::clone(&identity),
-            peers.clone(),
-            config.client_address(),
-            started_empty,
-            needed,
-        );
+        let greeter = Greeter::new(hello::Foundation {
+            identity: Arc::clone(&identity),
+            peers: peers.clone(),
+            log: log.clone(),
+            client_address: config.client_address(),
+            admission: admission(&config, started_empty),
+        });
+        let members = Members::new(config.initial_cluster.0.clone(), Arc::clone(&state));
+        greeter.set_roster(Arc::clone(&members) as Arc<dyn Roster>);
 
         let (stop, stopped) = watch::channel(false);
         let service = PeerService::new(Arc::clone(&greeter));
         let listener = listen(&env, "peer_listen", &config.peer_listen).await?;
         let peer_address = listener.local_address();
         let (stop_peers, peers_stopped) = watch::channel(false);
-        let peer_server = tokio::spawn(serve_peers(
+        let sockets = env.network.sockets();
+        if sockets.clients_max < CLIENT_CONNECTIONS_FEW {
+            tracing::warn!(
+                clients_max = sockets.clients_max,
+                "few file descriptors: raise the limit on open files of this process"
+            );
+        }
+        let peer_server = tokio::spawn(peer::server::serve(
             service.clone(),
             listener,
             Arc::clone(&env.clock),
+            Slots::new(sockets.peers_max),
             peers_stopped,
         ));
 
-        let members = Arc::new(Mutex::new(config.initial_cluster.0.clone()));
         let (refuse, mut refused) = mpsc::channel(1);
-        let known_members = Arc::clone(&members);
-        running.push(tokio::spawn(Arc::clone(&greeter).run(
-            move || known_members.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            move |reason| drop(refuse.try_send(reason)),
-        )));
+        running.push(tokio::spawn(Arc::clone(&greeter).run(election_timeout_max, move |reason| {
+            drop(refuse.try_send(reason));
+        })));
         tokio::select! {
             biased;
             Some(reason) = refused.recv() => return Err(reason.into()),
@@ -241,10 +313,10 @@ impl Node {
 
         let appended_bytes = Arc::new(AtomicU64::new(0));
         let (applied_sender, applied) = watch::channel(0);
+        let applied_seen = applied.clone();
         let machine = StateMachine::new(
             Arc::clone(&state),
             snapshot_requests,
-            log.clone(),
             applied_sender,
             env.observer.clone(),
         );
@@ -263,10 +335,13 @@ impl Node {
                 env.observer.clone(),
             ),
             machine,
-            started_empty,
             local_reads_only,
         )
         .await?;
+        if started_empty && !greeter.has_met_a_cluster() {
+            form_cluster(&config, &raft).await;
+        }
+        members.follow(raft.clone());
 
         let (disk_sender, disk_nearly_full) = watch::channel(!guard.is_held());
         let consensus = Consensus::start(Foundation {
@@ -284,18 +359,24 @@ impl Node {
             disk_nearly_full: disk_nearly_full.clone(),
         });
 
+        let slots = Slots::new(sockets.clients_max);
         let report = Arc::new(Report {
             log: log.clone(),
             state: Arc::clone(&state),
             guard: Arc::clone(&guard),
             local_reads_only: AtomicBool::new(local_reads_only),
+            slots: Arc::clone(&slots),
         });
         let space = log.space();
         let has_segment = move || *space.borrow() == SpaceState::Ok;
         running.push(tokio::spawn(Arc::clone(&guard).watch(has_segment, disk_sender)));
         running.push(tokio::spawn(hand_over_when_full(consensus.clone(), disk_nearly_full)));
-        running.push(tokio::spawn(follow_membership(raft.clone(), members)));
-        running.push(tokio::spawn(follow_cluster_id(consensus.clone(), identity, env.clone())));
+        running.push(tokio::spawn(follow_cluster_id(
+            consensus.clone(),
+            identity,
+            applied_seen,
+            env.clone(),
+        )));
         running.push(tokio::spawn(tasks::create_cluster(
             consensus.clone(),
             Arc::clone(&env.random),
@@ -325,6 +406,7 @@ impl Node {
                 peer_address: config.peer_address(),
                 pid: env.threads.process_id(),
                 report: Arc::clone(&report) as Arc<dyn SelfReport>,
+                greeter,
                 stopping: stopped.clone(),
             },
         );
@@ -342,12 +424,16 @@ impl Node {
         }
         let (health, health_service) = tonic_health::server::health_reporter();
         let routes = Routes::new(health_service);
-        let serving = api::server::serve(api.clone(), listener, health, routes, stopped);
-        let client_server = tokio::spawn(async move {
-            if let Err(error) = serving.await {
-                tracing::error!(%error, "the client port's server ended");
-            }
-        });
+        let room = NodeRoom::new();
+        let client_server = tokio::spawn(api::server::serve(
+            api.clone(),
+            listener,
+            health,
+            routes,
+            Arc::clone(&slots),
+            Arc::clone(&room),
+            stopped,
+        ));
 
         Ok(Node {
             consensus,
@@ -359,6 +445,8 @@ impl Node {
             stop_peers,
             client_server,
             peer_server,
+            slots,
+            room,
             tasks: running,
             refused,
             shutdown_grace: Duration::from_millis(config.shutdown_grace_ms),
@@ -385,6 +473,16 @@ impl Node {
         &self.api
     }
 
+    /// Connections to the client port.
+    pub fn client_connections(&self) -> usize {
+        self.slots.used()
+    }
+
+    /// Bytes of clients' requests, and of answers to them, that are held now and are not small.
+    pub fn held_bytes(&self) -> (usize, usize) {
+        self.room.held_bytes()
+    }
+
     /// Waits until peers refuse this node; never returns otherwise.
     pub async fn refused(&mut self) -> NotWelcome {
         match self.refused.recv().await {
@@ -408,7 +506,11 @@ impl Node {
         self.consensus.drain(until).await;
         tracing::debug!("no write is under way");
         let _ = self.stop.send(true);
-        let _ = tokio::time::timeout_at(until, self.client_server).await;
+        let mut client_server = self.client_server;
+        if tokio::time::timeout_at(until, &mut client_server).await.is_err() {
+            tracing::info!("calls that are under way are given up");
+            client_server.abort();
+        }
         tracing::debug!("the client port is closed");
         for task in &self.tasks {
             task.abort();
@@ -444,25 +546,34 @@ async fn tell_what_was_found(
     Ok(())
 }
 
-/// A crash between the steps of a snapshot's installation may leave a state that is ahead of the
-/// log, and entries in the log that another leader has overruled. What the state has applied is
-/// committed, so where the two differ the log gives way, from that index on.
-async fn drop_conflicting_entries(
-    log: &Wal,
-    state: &StateStore,
-    observer: Option<&dyn Observer>,
-) -> io::Result<()> {
-    let Some(applied) = state.applied() else { return Ok(()) };
-    let applied = wal::LogId::from(applied);
-    if log.log_id(applied.index).is_some_and(|in_log| in_log != applied) {
-        tracing::warn!(%applied, "the log holds overruled entries; it goes on behind the state");
+/// Makes the log reach a committed entry, durably: where it has another entry there, or none, it jumps.
+async fn reach(log: &Wal, entry: wal::LogId, observer: Option<&dyn Observer>) -> io::Result<()> {
+    let is_behind = log.purged().is_none_or(|purged| purged.index < entry.index);
+    if is_behind && log.log_id(entry.index) != Some(entry) {
+        tracing::info!(%entry, "the log goes on behind an entry that it does not have");
         if let Some(observer) = observer {
-            observer.observe(Event::Purged { index: applied.index, jump: true });
+            observer.observe(Event::Purged { index: entry.index, jump: true });
         }
-        log.purge(applied).await?;
-        log.flush().await?;
+        log.purge(entry).await?;
     }
-    Ok(())
+    // Also where it has the entry: others that conflict with it were truncated before.
+    log.flush().await
+}
+
+/// When a node takes part.
+fn admission(config: &Config, started_empty: bool) -> Admission {
+    let first = &config.initial_cluster.0;
+    if !started_empty {
+        return Admission::WithData;
+    }
+    if first.is_empty() {
+        return Admission::Joins;
+    }
+    let others: BTreeSet<u64> = first.keys().copied().filter(|id| *id != config.node_id).collect();
+    // Itself and these make a majority.
+    let majority = first.len() / 2;
+    let needed = if config.form_without_all { majority } else { others.len() };
+    Admission::Forms { others, needed }
 }
 
 async fn listen(
@@ -475,34 +586,6 @@ async fn listen(
         address: address.to_owned(),
         error,
     })
-}
-
-async fn serve_peers(
-    service: PeerService,
-    listener: Box<dyn crate::env::Listener>,
-    clock: Arc<dyn crate::env::Clock>,
-    mut stop: watch::Receiver<bool>,
-) {
-    let service = tally_proto::peer::v1::peer_server::PeerServer::new(service)
-        .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
-    let served = Server::builder()
-        .layer(api::date::layer(clock))
-        .http2_keepalive_interval(
-            (!seeded_bugs::is_on("leader-never-steps-down")).then_some(Duration::from_secs(1)),
-        )
-        .http2_keepalive_timeout(Some(Duration::from_secs(1)))
-        .initial_stream_window_size(4 * 1024 * 1024)
-        .initial_connection_window_size(8 * 1024 * 1024)
-        .max_frame_size(PEER_FRAME_BYTES_MAX)
-        .add_service(service)
-        .serve_with_incoming_shutdown(api::server::incoming(listener), async move {
-            let _ = stop.wait_for(|stop| *stop).await;
-        })
-        .await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the peer port's server ended");
-    }
 }
 
 /// A restarted node knows its cluster from its own files.
@@ -528,80 +611,43 @@ async fn start_raft(
     peers: &Peers,
     log: LogStore,
     machine: StateMachine,
-    started_empty: bool,
     local_reads_only: bool,
 ) -> Result<Raft, NodeError> {
     let wrong = |error: &dyn std::fmt::Display| NodeError::Raft(error.to_string());
-    let raft_config = openraft::Config {
-        cluster_name: "tally".to_owned(),
-        heartbeat_interval: config.heartbeat_interval_ms,
-        election_timeout_min: config.election_timeout_ms_min,
-        election_timeout_max: config.election_timeout_ms_max,
-        // Without it, a node that was cut off comes back with a higher term and ends a good
-        // leader's reign.
-        enable_pre_vote: Some(true),
-        enable_elect: !local_reads_only,
-        // A restarted leader may have lost the unsynced tail of its log, entries that its followers
-        // committed; in its old term it would use their (term, index) again for others.
-        enable_leader_restore: Some(seeded_bugs::is_on("leader-restored")),
-        // Snapshots are triggered by this node: the log's growth is counted in bytes too.
-        snapshot_policy: openraft::SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: config.log_entries_kept,
-        // Never more than what is kept on purpose.
-        purge_batch_size: config.log_entries_kept.clamp(1, PURGE_BATCH_MAX),
-        // A follower that lags by less than the log holds gets entries, not a snapshot.
-        replication_lag_threshold: u64::MAX / 2,
-        install_snapshot_timeout: 60_000,
-        max_payload_entries: 256,
-        max_append_entries: Some(256),
-        api_channel_size: Some(4096),
-        ..openraft::Config::default()
-    };
+    let raft_config = raft_config(config, !local_reads_only);
     let raft_config = Arc::new(raft_config.validate().map_err(|error| wrong(&error))?);
     let append_timeout = Duration::from_millis(4 * config.election_timeout_ms_max);
     let purged_log = log.log().clone();
     let purged = Arc::new(move || purged_log.purged().map(|purged| purged.index));
     let network = NetworkFactory::new(peers.clone(), purged, append_timeout);
-    let raft = Raft::new(config.node_id, raft_config, network, log, machine)
+    Raft::new(config.node_id, raft_config, network, log, machine)
         .await
-        .map_err(|error| wrong(&error))?;
-    if started_empty && !config.initial_cluster.0.is_empty() {
-        let members: BTreeMap<u64, Member> = config
-            .initial_cluster
-            .0
-            .iter()
-            .map(|(id, address)| (*id, Member { peer_address: address.clone() }))
-            .collect();
-        // Every first member writes the same first entry, so it does not matter who is first. One
-        // that was already reached by a leader has a log, and is told so here.
-        if let Err(error) = raft.initialize(members).await {
-            tracing::info!(%error, "the cluster is formed already");
-        }
-    }
-    Ok(raft)
+        .map_err(|error| wrong(&error))
 }
 
-/// Keeps the list of whom to greet in step with the membership.
-async fn follow_membership(raft: Raft, members: Arc<Mutex<BTreeMap<u64, String>>>) {
-    // Not the whole metrics, which change with every entry.
-    let mut metrics = raft.server_metrics();
-    loop {
-        let now: BTreeMap<u64, String> = {
-            let metrics = metrics.borrow_watched();
-            let membership = metrics.membership_config.membership();
-            membership.nodes().map(|(id, member)| (*id, member.peer_address.clone())).collect()
-        };
-        if !now.is_empty() {
-            *members.lock().unwrap_or_else(PoisonError::into_inner) = now;
-        }
-        if metrics.changed().await.is_err() {
-            return;
-        }
+/// Writes the first entry of a cluster that is being formed.
+///
+/// Every first member writes the same one, so it does not matter who is first. One that was already
+/// reached by a leader has a log, and is told so here.
+async fn form_cluster(config: &Config, raft: &Raft) {
+    let first = config.initial_cluster.0.iter();
+    let members: BTreeMap<u64, Member> =
+        first.map(|(id, address)| (*id, Member { peer_address: address.clone() })).collect();
+    if members.is_empty() {
+        return;
+    }
+    if let Err(error) = raft.initialize(members).await {
+        tracing::info!(%error, "the cluster is formed already");
     }
 }
 
 /// Once the state knows the cluster's id, so do the peers' messages and the identity file.
-async fn follow_cluster_id(consensus: Consensus, identity: Arc<Identity>, env: Env) {
+async fn follow_cluster_id(
+    consensus: Consensus,
+    identity: Arc<Identity>,
+    mut applied: watch::Receiver<u64>,
+    env: Env,
+) {
     loop {
         let cluster_id = query::meta(&consensus.state().view()).cluster_id;
         if cluster_id != 0 {
@@ -613,10 +659,17 @@ async fn follow_cluster_id(consensus: Consensus, identity: Arc<Identity>, env: E
                     (env.fatal)(error.to_string());
                     return;
                 }
-                Err(error) => tracing::warn!(%error, "the cluster id could not be stored yet"),
+                Err(error) => {
+                    tracing::warn!(%error, "the cluster id could not be stored yet");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
             }
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        // A node that has applied something and does not know its cluster gives answers without a token.
+        if applied.changed().await.is_err() {
+            return;
+        }
     }
 }
 
@@ -638,6 +691,7 @@ struct Report {
     state: Arc<StateStore>,
     guard: Arc<StorageGuard>,
     local_reads_only: AtomicBool,
+    slots: Arc<Slots>,
 }
 
 impl SelfReport for Report {
@@ -654,6 +708,12 @@ impl SelfReport for Report {
     }
 
     fn note(&self) -> String {
+        if self.slots.refused_lately() {
+            return format!(
+                "clients' connections are refused: it can have {} at once",
+                self.slots.max()
+            );
+        }
         String::new()
     }
 

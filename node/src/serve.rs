@@ -1,15 +1,20 @@
 //! `tallyd serve`: one node as a process.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    EXIT_REFUSED,
+    EXIT_FATAL, EXIT_REFUSED,
     config::{Config, InitialCluster, LogFormat},
+    descriptors,
     env::Env,
-    node::{Node, NodeError},
+    node::{Node, system_error_needs_a_person},
     storage::real_disk::RealDisk,
     telemetry,
 };
@@ -58,6 +63,8 @@ arguments! {
     peer_advertise: String = "TALLY_PEER_ADVERTISE",
     /// The first members, 1=host:port,2=host:port,... (peer ports); forms the cluster once.
     initial_cluster: InitialCluster = "TALLY_INITIAL_CLUSTER",
+    /// Form the cluster when a majority of the first members is there; without it all must be.
+    form_without_all: bool = "TALLY_FORM_WITHOUT_ALL",
     /// Heartbeats of a leader, in ms.
     heartbeat_interval_ms: u64 = "TALLY_HEARTBEAT_INTERVAL_MS",
     /// Lower end of the election timeout, in ms.
@@ -125,6 +132,17 @@ impl Arguments {
     }
 }
 
+/// How a process ends whose work was to print. A reader that has gone away wants no more.
+pub fn printed(written: io::Result<()>) -> ExitCode {
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let _ = writeln!(io::stderr(), "tallyd: the output could not be written: {error}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
 /// Runs one node until it is told to stop.
 pub fn run(arguments: Arguments) -> ExitCode {
     let config = match arguments.config() {
@@ -136,8 +154,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
     };
     let printed = toml::to_string(&config).expect("the configuration has only plain values");
     if arguments.print_config {
-        print!("{printed}");
-        return ExitCode::SUCCESS;
+        let mut stdout = io::stdout().lock();
+        return self::printed(stdout.write_all(printed.as_bytes()).and_then(|()| stdout.flush()));
     }
     if let Some(parent) = arguments.exit_with_parent {
         let signal = Some(rustix::process::Signal::TERM);
@@ -157,6 +175,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
     let one_line = printed.trim().replace('\n', "; ");
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %one_line, "starting");
 
+    descriptors::raise_limit();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.worker_threads(config.worker_threads()).enable_all();
     // An entry's answers wake many calls at once. With tokio's LIFO slot the first of them to end wakes
@@ -177,24 +196,33 @@ async fn serve(config: Config) -> ExitCode {
         eprintln!("tallyd: {problem}");
         ExitCode::from(u8::try_from(EXIT_REFUSED).expect("the code fits"))
     };
+    // What may be over at the next start ends with the code after which a supervisor starts again.
+    let failed = |problem: &dyn std::fmt::Display| {
+        refused(problem);
+        ExitCode::from(u8::try_from(EXIT_FATAL).expect("the code fits"))
+    };
+    let of_system = |error: &std::io::Error| match system_error_needs_a_person(error) {
+        true => refused(error),
+        false => failed(error),
+    };
     // Held until the process ends: two processes must never write one directory.
     let _lock = match RealDisk::new(config.data_dir.clone()).and_then(|disk| disk.lock()) {
         Ok(lock) => lock,
-        Err(error) => return refused(&error),
+        Err(error) => return of_system(&error),
     };
     let env = match Env::real(&config.data_dir, config.store_cache_bytes()) {
         Ok(env) => env,
-        Err(error) => return refused(&error),
+        Err(error) => return of_system(&error),
     };
     let mut stop = match stop_signals() {
         Ok(stop) => stop,
-        Err(error) => return refused(&error),
+        Err(error) => return of_system(&error),
     };
     let mut node = tokio::select! {
         started = Node::start(config, env) => match started {
             Ok(node) => node,
-            Err(NodeError::Raft(problem)) => return refused(&problem),
-            Err(problem) => return refused(&problem),
+            Err(problem) if problem.needs_a_person() => return refused(&problem),
+            Err(problem) => return failed(&problem),
         },
         () = stop.wait() => return ExitCode::SUCCESS,
     };

@@ -36,7 +36,7 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
-use crate::storage::disk::{Disk, OpenMode};
+use crate::storage::disk::{Disk, OpenMode, is_exhausted, is_full};
 
 const FILE: &str = "RESERVE";
 
@@ -247,7 +247,7 @@ impl StorageGuard {
                 Ok(())
             }
             // Somebody else was faster.
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(()),
+            Err(error) if is_full(&error) || is_exhausted(&error) => Ok(()),
             Err(error) => Err(error),
         }
     }

@@ -3,6 +3,7 @@
 //! Beside them, what both ends of a connection share.
 
 pub mod gathered;
+pub mod http2;
 pub mod reason;
 pub mod seeded_bugs;
 pub mod status;

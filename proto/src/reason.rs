@@ -61,6 +61,8 @@ pub const DEADLINE_EXCEEDED: &str = "DEADLINE_EXCEEDED";
 pub const MEMBERSHIP_REFUSED: &str = "MEMBERSHIP_REFUSED";
 /// This version has no such method.
 pub const UNIMPLEMENTED: &str = "UNIMPLEMENTED";
+/// The client library: all nodes that answered are of another cluster than those before.
+pub const ANOTHER_CLUSTER: &str = "ANOTHER_CLUSTER";
 /// The client library: no node answered a read.
 pub const NO_ANSWER: &str = "NO_ANSWER";
 /// The client library: the request is larger than a node takes, and was not sent.

@@ -304,6 +304,7 @@ mod tests {
                 outcome: v1::Outcome::NotApplied as i32,
                 decided_in_apply: true,
                 replayed: false,
+                decided_at_revision: Some(7),
             })
             .detail(&v1::BoundFailure { value: 1, bound: Some(0) })
             .detail(&v1::StepFailure {

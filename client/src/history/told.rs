@@ -175,6 +175,8 @@ impl Told for Batch<KeyValue> {
 pub(super) fn tell_error(error: &Error, record: &mut Record) {
     if let Some(on) = error.header() {
         header(&on, record);
+        // Where in the history it was decided, which other writes of its log entry may have followed.
+        record.revision = error.decided_at_revision().or(record.revision);
     }
     let missing = [reason::COUNTER_NOT_FOUND, reason::KEY_NOT_FOUND].contains(&error.reason());
     if record.is_read() && missing {

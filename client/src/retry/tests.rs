@@ -17,7 +17,11 @@ struct Case {
 }
 
 fn node(code: Code, reason: &str, outcome: v1::Outcome, decided_in_apply: bool) -> Failure {
-    let outcome = v1::WriteOutcome { outcome: outcome as i32, decided_in_apply, replayed: false };
+    let outcome = v1::WriteOutcome {
+        outcome: outcome as i32,
+        decided_in_apply,
+        ..v1::WriteOutcome::default()
+    };
     Failure::new(true, StatusBuilder::new(code, reason, reason).detail(&outcome).build())
 }
 
@@ -38,6 +42,7 @@ fn cases() -> Vec<Case> {
     let table = node(Code::ResourceExhausted, reason::DEDUP_TABLE_FULL, NotApplied, true);
     let old = node(Code::FailedPrecondition, reason::SEQUENCE_TOO_OLD, Unknown, true);
     let unknown = node(Code::Unavailable, reason::OUTCOME_UNKNOWN, Unknown, false);
+    let of_another = |said: Failure| Failure::of_another_cluster(Some(said), "b".into());
     let expired = node(Code::FailedPrecondition, reason::SESSION_EXPIRED, Unknown, true);
     vec![
         case("not sent", here(false, Code::Unavailable), false),
@@ -49,11 +54,23 @@ fn cases() -> Vec<Case> {
         refused(reason::SHUTTING_DOWN),
         case("full", full, false),
         case("invalid", invalid, false),
-        Case { settles: |stamps| stamps.session || stamps.key, ..case("floor", floor, false) },
+        Case {
+            settles: |stamps| stamps.session || stamps.key,
+            ..case("floor", floor.clone(), false)
+        },
         Case { settles: |stamps| stamps.session, ..case("table full", table, false) },
         case("too old", old, true),
-        case("unknown", unknown, true),
-        case("expired", expired, false),
+        case("unknown", unknown.clone(), true),
+        case("expired", expired.clone(), false),
+        case(
+            "behind",
+            node(Code::Unavailable, reason::TOKEN_NOT_REACHED, NotApplied, false),
+            false,
+        ),
+        case("another's answer", Failure::of_another_cluster(None, "b".into()), true),
+        case("another's floor", of_another(floor), false),
+        case("another's end", of_another(expired), false),
+        case("another's unknown", of_another(unknown), true),
     ]
 }
 
@@ -67,7 +84,7 @@ fn check(class: Class, stamps: Stamps, sequence: &[&Case]) {
         let before = may_have_executed;
         may_have_executed = !(case.settles)(stamps) && (before || case.may_execute);
         match retry.failed(Box::new(case.failure.clone())) {
-            Next::Again(_) => {
+            Next::Again(_) | Next::Another => {
                 let may_repeat = match class {
                     Class::Read | Class::Control => true,
                     Class::Write => stamps.session || stamps.key || !may_have_executed,
@@ -134,6 +151,39 @@ fn who_allows_few_attempts_is_told_at_the_last() {
     };
     assert_eq!(error.outcome(), Some(Outcome::Unknown), "the first may have been executed");
     assert_eq!(error.attempts(), 2);
+}
+
+/// What a read is told when nobody is left to ask, and whether its client forgets the cluster.
+fn asked_all(failures: &[Failure]) -> (String, bool) {
+    let mut retry = Retry::new(Class::Read, Stamps::default(), 3);
+    for failure in failures {
+        let next = retry.failed(Box::new(failure.clone()));
+        assert!(matches!(next, Next::Another | Next::Again(_)), "{next:?}");
+    }
+    (retry.asked_all().reason().to_owned(), retry.all_name_another_cluster())
+}
+
+#[test]
+fn only_when_all_that_answer_name_another_cluster_is_it_one() {
+    let not_applied = v1::Outcome::NotApplied;
+    let of = |reason| node(Code::FailedPrecondition, reason, not_applied, false);
+    let (another, behind) = (of(reason::TOKEN_OF_ANOTHER_CLUSTER), of(reason::TOKEN_NOT_REACHED));
+    let (silent, no_quorum) = (here(true, Code::Unavailable), of(reason::NO_QUORUM));
+    let answered = Failure::of_another_cluster(None, "b".into());
+    let token = reason::TOKEN_OF_ANOTHER_CLUSTER;
+    for (failures, reason, forgets) in [
+        (vec![&another], token, true),
+        (vec![&another, &silent, &another], token, true),
+        (vec![&answered, &silent], reason::ANOTHER_CLUSTER, true),
+        // One of this cluster is worth more, whenever it came.
+        (vec![&another, &behind], reason::TOKEN_NOT_REACHED, false),
+        (vec![&behind, &another], reason::TOKEN_NOT_REACHED, false),
+        (vec![&no_quorum, &another], reason::NO_QUORUM, false),
+        (vec![&silent], reason::NO_ANSWER, false),
+    ] {
+        let failures: Vec<_> = failures.into_iter().cloned().collect();
+        assert_eq!(asked_all(&failures), (reason.to_owned(), forgets), "{failures:?}");
+    }
 }
 
 #[test]

@@ -1,10 +1,9 @@
 //! Calls to a cluster in good health.
 
-use std::time::Duration;
-
 use tally_client::{Client, ReadLevel, Transport, reason};
+use tokio::time::Instant;
 
-use crate::fake::{Act, Cluster};
+use crate::fake::{Act, Cluster, eventually};
 
 #[tokio::test]
 async fn adds_and_reads_over_the_stream() {
@@ -84,12 +83,9 @@ async fn a_session_read_carries_the_newest_token() {
         .nodes
         .iter()
         .find_map(|node| node.seen.lock().unwrap().read_options.last().cloned().flatten());
-    assert_eq!(sent.unwrap().session_token, {
-        let text = newest.to_string();
-        let bytes: Vec<u8> =
-            (0..8).map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap()).collect();
-        bytes
-    });
+    let sent = sent.unwrap().session_token;
+    let text: String = sent.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(text, newest.to_string());
 }
 
 #[tokio::test]
@@ -101,13 +97,7 @@ async fn close_ends_the_session_and_so_does_drop() {
     assert_eq!(cluster.model().closed, 1);
     client.counter("hits").add(1).await.unwrap();
     drop(client);
-    for _ in 0..100 {
-        if cluster.model().closed == 2 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("the session is still open");
+    eventually("the session is closed", || cluster.model().closed == 2).await;
 }
 
 #[tokio::test]
@@ -115,8 +105,10 @@ async fn an_idle_session_is_renewed() {
     let cluster = Cluster::start(1).await;
     cluster.model().idle_timeout_ms = 300;
     let client = cluster.client();
+    let began = Instant::now();
     client.counter("hits").add(1).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(450)).await;
-    let renewals = cluster.model().renewals;
-    assert!((2..=5).contains(&renewals), "{renewals} renewals in 450 ms at 100 ms each");
+    let renewals = || cluster.model().renewals;
+    eventually("it is renewed again and again", || renewals() >= 3).await;
+    let most = began.elapsed().as_millis() / 100;
+    assert!(u128::from(renewals()) <= most, "{} renewals, {most} of 100 ms", renewals());
 }

@@ -1,14 +1,15 @@
 //! The binary: exit status, JSON, and what it says of an unknown outcome.
 
-use std::{io::Write as _, process::Stdio};
+use std::{io::Write as _, process::Stdio, time::Duration};
 
 use serde_json::Value;
 use tally_client::{proto as v1, reason};
+use tally_proto::{status::StatusBuilder, v1::answer::Response};
 use tonic::Code;
 
 use crate::{
     fake::{Act, Cluster},
-    model::refusal,
+    model::{refusal, refusal_for},
 };
 
 struct Run {
@@ -30,9 +31,19 @@ async fn tally(cluster: &Cluster, arguments: &[&str]) -> Run {
 }
 
 async fn with_input(cluster: &Cluster, arguments: &[&str], input: &str) -> Run {
+    run(cluster, arguments, input, Stdio::piped()).await
+}
+
+/// Runs `tally` with an output that takes nothing.
+async fn into_full(cluster: &Cluster, arguments: &[&str]) -> Run {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    run(cluster, arguments, "", full.into()).await
+}
+
+async fn run(cluster: &Cluster, arguments: &[&str], input: &str, stdout: Stdio) -> Run {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tally"));
     command.args(arguments).env("TALLY_ENDPOINTS", cluster.endpoints().join(","));
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(Stdio::piped()).stdout(stdout).stderr(Stdio::piped());
     let input = input.to_owned();
     let output = tokio::task::spawn_blocking(move || {
         let mut child = command.spawn().unwrap();
@@ -97,28 +108,51 @@ async fn a_decided_refusal_is_three() {
     assert!(run.stderr.contains(reason::COUNTER_NOT_FOUND), "{}", run.stderr);
 }
 
+/// A refusal that ends a command, as it asks to wait for longer than any command does here.
+fn not_applied_and_wait() -> Act {
+    let (why, not_applied) = (reason::NO_QUORUM, v1::Outcome::NotApplied);
+    let day = Duration::from_secs(86_400);
+    Act::Refuse(refusal_for(day, Code::Unavailable, why, not_applied).into())
+}
+
 #[tokio::test]
 async fn not_applied_is_four() {
     let cluster = Cluster::start(1).await;
-    cluster.elect(9);
-    let run = tally(&cluster, &["counter", "add", "hits", "--deadline", "300ms"]).await;
+    cluster.script(0, [not_applied_and_wait()]);
+    let run = tally(&cluster, &["counter", "add", "hits"]).await;
     assert_eq!(run.exit, 4);
     assert!(run.stderr.contains("sending it again is safe"), "{}", run.stderr);
+    cluster.elect(9);
     let run = tally(&cluster, &["counter", "get", "hits", "--deadline", "300ms", "--json"]).await;
     assert_eq!((run.exit, &run.json()["error"]["outcome"]), (4, &Value::Null));
 }
 
 #[tokio::test]
+async fn four_speaks_of_this_call_and_not_of_a_key_that_was_chosen() {
+    let cluster = Cluster::start(1).await;
+    cluster.elect(9);
+    let arguments = ["counter", "add", "stock", "-1", "--deadline", "300ms"];
+    let keyed = [&arguments[..], &["--idempotency-key", "order-1"]].concat();
+    let run = tally(&cluster, &keyed).await;
+    assert_eq!(run.exit, 4);
+    assert!(run.stderr.contains("Nothing was done by this call; an earlier one"), "{}", run.stderr);
+    assert!(!run.stderr.contains("It was not applied"), "{}", run.stderr);
+    let run = tally(&cluster, &[&keyed[..], &["--json"]].concat()).await;
+    let error = &run.json()["error"];
+    assert_eq!((run.exit, &error["outcome"]), (4, &"NOT_APPLIED".into()));
+    assert_eq!(error["this_call_only"], true);
+    let run = tally(&cluster, &[&arguments[..], &["--json"]].concat()).await;
+    assert_eq!((run.exit, &run.json()["error"]["this_call_only"]), (4, &Value::Null));
+}
+
+#[tokio::test]
 async fn unknown_is_five_and_names_the_key_that_settles_it() {
     let cluster = Cluster::start(1).await;
-    let refused = refusal(Code::Unavailable, reason::NO_QUORUM, v1::Outcome::NotApplied, false);
-    cluster.script(0, [Act::ExecuteAndBreak]);
-    cluster.script(0, (0..1000).map(|_| Act::Refuse(refused.clone().into())));
-    let run = tally(&cluster, &["counter", "add", "hits", "--deadline", "400ms"]).await;
+    cluster.script(0, [Act::ExecuteAndBreak, not_applied_and_wait()]);
+    let run = tally(&cluster, &["counter", "add", "hits"]).await;
     assert_eq!((run.exit, run.stdout.as_str()), (5, ""));
     let (_, behind) = run.stderr.split_once("--idempotency-key ").expect(&run.stderr);
     let key = behind.split(':').next().unwrap().to_owned();
-    cluster.nodes[0].script.lock().unwrap().clear();
     let again = ["counter", "add", "hits", "--idempotency-key", &key, "--json"];
     let run = tally(&cluster, &again).await;
     assert_eq!((run.exit, &run.json()["replayed"]), (0, &true.into()));
@@ -198,7 +232,8 @@ async fn a_bench_can_be_deep_and_knows_its_ground() {
     let run = tally(&cluster, &arguments.split(' ').collect::<Vec<_>>()).await;
     assert!(run.json()["operations"].as_u64().unwrap() > 0, "{}", run.stdout);
     let packs = cluster.nodes[0].seen.lock().unwrap().packs.clone();
-    assert!(packs.iter().any(|pack| *pack > 8), "calls of one caller travel together: {packs:?}");
+    // With one call each, two callers make packs of two at most.
+    assert!(packs.iter().any(|pack| *pack > 2), "calls of one caller travel together: {packs:?}");
 
     let directory = std::env::temp_dir();
     let mut arguments: Vec<_> =
@@ -243,4 +278,144 @@ async fn completions_are_made_for_shells() {
         let run = tally(&cluster, &["completions", shell]).await;
         assert!(run.exit == 0 && run.stdout.contains("idempotency-key"), "{shell}");
     }
+}
+
+#[tokio::test]
+async fn what_could_not_be_printed_is_six() {
+    let cluster = Cluster::start(1).await;
+    tally(&cluster, &["counter", "add", "hits", "1"]).await;
+    for arguments in [
+        "counter get hits",
+        "counter list --all",
+        "status",
+        "status --watch",
+        "completions bash",
+        "--help",
+        "counter add --help",
+        "--version",
+        "bench add-hot --clients 1 --duration 50ms --warmup 0ms",
+    ] {
+        for json in [&[][..], &["--json"]] {
+            let arguments: Vec<_> = arguments.split(' ').chain(json.iter().copied()).collect();
+            let run = into_full(&cluster, &arguments).await;
+            assert_eq!(run.exit, 6, "{arguments:?}: {}", run.stderr);
+            assert!(run.stderr.contains("No space left"), "{arguments:?}: {}", run.stderr);
+            assert!(!run.stderr.contains("APPLIED"), "{arguments:?}: {}", run.stderr);
+        }
+    }
+    // What failed keeps its own code, and is told where there is room.
+    let run = into_full(&cluster, &["counter", "get", "none", "--json"]).await;
+    assert_eq!(run.exit, 3);
+    assert!(run.stderr.contains(reason::COUNTER_NOT_FOUND), "{}", run.stderr);
+    let run = into_full(&cluster, &["counter", "get", "--json"]).await;
+    assert_eq!(run.exit, 2);
+    assert!(run.stderr.contains("Usage"), "{}", run.stderr);
+}
+
+#[tokio::test]
+async fn a_write_that_could_not_be_printed_does_not_look_like_one_that_was_not_done() {
+    let cluster = Cluster::start(1).await;
+    for (arguments, result) in [
+        ("counter add hits 5", "\n  5\n"),
+        ("counter add hits 5 --json", "\"value\":10"),
+        ("kv put k v", "revision"),
+        ("fill --idempotency-keys 1", "idempotency_keys: 1"),
+    ] {
+        let arguments: Vec<_> = arguments.split(' ').collect();
+        let run = into_full(&cluster, &arguments).await;
+        assert_eq!(run.exit, 6, "{arguments:?}: {}", run.stderr);
+        for told in ["WAS APPLIED", "No space left", result] {
+            assert!(run.stderr.contains(told), "{arguments:?}: {}", run.stderr);
+        }
+    }
+    assert_eq!(cluster.value("hits"), 10);
+}
+
+#[tokio::test]
+async fn a_closed_pipe_is_quiet() {
+    let cluster = Cluster::start(1).await;
+    for arguments in [
+        &["counter", "add", "hits", "1"][..],
+        &["counter", "list", "--all", "--json"],
+        &["status", "--watch"],
+        &["completions", "bash"],
+        &["--help"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let run = run(&cluster, arguments, "", writer.into()).await;
+        assert_eq!((run.exit, run.stderr.as_str()), (0, ""), "{arguments:?}");
+    }
+    assert_eq!(cluster.value("hits"), 1);
+}
+
+#[tokio::test]
+async fn a_name_can_forge_no_line_and_moves_no_cursor() {
+    let cluster = Cluster::start(1).await;
+    let name = "a/x  0\na/gold  1000000\u{1b}[2J";
+    tally(&cluster, &["counter", "add", name, "1"]).await;
+    tally(&cluster, &["counter", "add", "a/y z", "2"]).await;
+    let run = tally(&cluster, &["counter", "list", "a/"]).await;
+    let quoted = r#""a/x  0\na/gold  1000000\u{1b}[2J"  1"#;
+    assert_eq!(run.stdout, format!("{quoted}\na/y z  2\n"));
+    // Programs get it as it is.
+    let run = tally(&cluster, &["counter", "list", "a/", "--json"]).await;
+    assert_eq!(run.json()["items"][0]["name"], name);
+    // What a node says is not printed raw, and neither are wrong arguments.
+    let refused = StatusBuilder::new(Code::InvalidArgument, "name", format!("no {name}"))
+        .field("na\u{9b}me", format!("is {name}"))
+        .outcome(v1::Outcome::NotApplied)
+        .build();
+    cluster.script(0, [Act::Refuse(Response::Error(refused).into())]);
+    let refused = tally(&cluster, &["counter", "add", "hits"]).await;
+    assert_eq!(refused.exit, 3);
+    let wrong = tally(&cluster, &["counter", "add", "hits", name]).await;
+    assert_eq!(wrong.exit, 2);
+    for run in [refused, wrong] {
+        assert!(run.stderr.contains(r"\u{1b}[2J"), "{}", run.stderr);
+        assert!(!run.stderr.contains(['\u{1b}', '\u{9b}']), "{}", run.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_command_line_is_json_too_and_demands_no_endpoints() {
+    let cluster = Cluster::start(1).await;
+    for arguments in [
+        &["counter", "add", "--json"][..],
+        &["--json", "counter", "get", "hits", "--read", "strong"],
+        &["nothing", "--json"],
+    ] {
+        let run = tally(&cluster, arguments).await;
+        let error = &run.json()["error"];
+        assert_eq!((run.exit, &error["reason"]), (2, &"USAGE".into()), "{arguments:?}");
+        assert!(!error["message"].as_str().unwrap().is_empty(), "{arguments:?}");
+        assert_eq!(run.stderr, "", "{arguments:?}");
+    }
+    let run = tally(&cluster, &["counter", "add"]).await;
+    assert!(run.stderr.contains("Usage: tally counter add"), "{}", run.stderr);
+    assert!(!run.stderr.contains("--endpoints"), "{}", run.stderr);
+    // A name may look like the flag.
+    let run = tally(&cluster, &["counter", "add", "hits", "x", "--", "--json"]).await;
+    assert_eq!((run.exit, run.stdout.as_str()), (2, ""));
+}
+
+#[tokio::test]
+async fn an_open_loop_can_be_judged() {
+    let cluster = Cluster::start(1).await;
+    let file = std::env::temp_dir().join(format!("tally-open-{}.jsonl", std::process::id()));
+    let arguments = "bench add-spread --rate 200 --clients 4 --duration 300ms --warmup 0ms --json";
+    let mut arguments: Vec<_> = arguments.split(' ').collect();
+    arguments.extend(["--spread", "1", "--history", file.to_str().unwrap()]);
+    // The last look is a batch read, which the fake does not know: it ends as a failure of its own.
+    let look = refusal(Code::Internal, "none", v1::Outcome::NotApplied, false);
+    cluster.nodes[0].refuses_reads.lock().unwrap().push_back(look);
+    tally(&cluster, &arguments).await;
+    let history = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let records: Vec<Value> =
+        history.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let adds = records.iter().filter(|record| record["op"] == "incr");
+    let clients: std::collections::BTreeSet<_> =
+        adds.clone().map(|record| record["client"].as_u64().unwrap()).collect();
+    assert_eq!((adds.count(), clients), (60, (1..=4).collect()), "{history}");
 }

@@ -1,11 +1,14 @@
 //! Nodes that speak the real protocol over real sockets and misbehave as they are told to.
+//!
+//! What they put off happens when the test says so, and deadlines that a test is about pass when it lets
+//! them ([`Cluster::let_deadline_pass`]): no test waits for a time and hopes that enough was done in it.
 
 use std::{
     collections::VecDeque,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -24,7 +27,11 @@ use tally_proto::{
         stream_server::{Stream as StreamService, StreamServer},
     },
 };
-use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Code, Status, Streaming};
 
@@ -41,14 +48,16 @@ pub(crate) enum Act {
     Break,
     /// Executes it and says nothing.
     ExecuteSilently,
-    /// Executes it after this time; says at once that the outcome is unknown.
-    ExecuteLater(Duration),
+    /// Executes it when the test says so; says at once that the outcome is unknown.
+    ExecuteLater,
     /// Neither executes nor answers.
     Silence,
     /// Executes nothing and answers with this.
     Refuse(Box<Response>),
-    /// Answers after this time.
-    Slow(Duration),
+    /// Answers when the test says so.
+    Slow,
+    /// Answers as a node did that did not know its cluster: without saying of which state.
+    AnswerUntold,
     /// Drops all sessions, then does what a healthy leader does.
     ExpireSessions,
     /// Executes it, drops all sessions, and breaks the stream.
@@ -71,6 +80,10 @@ pub(crate) struct Node {
     pub(crate) id: u64,
     pub(crate) address: String,
     pub(crate) script: Mutex<VecDeque<Act>>,
+    /// What it says to the next reads instead of answering.
+    pub(crate) refuses_reads: Mutex<VecDeque<Response>>,
+    /// It never reaches the state of a token.
+    pub(crate) is_behind: AtomicBool,
     pub(crate) seen: Mutex<Seen>,
     shared: Arc<Shared>,
 }
@@ -81,6 +94,23 @@ pub(crate) struct Shared {
     pub(crate) leader: AtomicUsize,
     addresses: Mutex<Vec<String>>,
     pub(crate) term: AtomicUsize,
+    /// What was put off is done now.
+    hurried: watch::Sender<bool>,
+}
+
+/// Longest time that anything in these tests may take which must happen at all.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A deadline by which no test ends, however slow the machine is.
+pub(crate) const FAR: Duration = Duration::from_secs(60);
+
+/// Waits until something is so.
+pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(tokio::time::Instant::now() < until, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 pub(crate) struct Cluster {
@@ -97,12 +127,18 @@ impl Drop for Cluster {
 
 impl Cluster {
     pub(crate) async fn start(nodes: usize) -> Self {
-        let model = Model { window: 65_536, idle_timeout_ms: 3_600_000, ..Default::default() };
+        let model = Model {
+            cluster_id: "fake".into(),
+            window: 65_536,
+            idle_timeout_ms: 3_600_000,
+            ..Default::default()
+        };
         let shared = Arc::new(Shared {
             model: Mutex::new(model),
             leader: AtomicUsize::new(0),
             addresses: Mutex::default(),
             term: AtomicUsize::new(1),
+            hurried: watch::Sender::new(false),
         });
         let mut cluster = Self { nodes: Vec::new(), shared: shared.clone(), tasks: Vec::new() };
         for id in 1..=nodes as u64 {
@@ -113,6 +149,8 @@ impl Cluster {
                 id,
                 address,
                 script: Mutex::default(),
+                refuses_reads: Mutex::default(),
+                is_behind: AtomicBool::new(false),
                 seen: Mutex::default(),
                 shared: shared.clone(),
             });
@@ -137,7 +175,7 @@ impl Cluster {
     }
 
     pub(crate) fn client(&self) -> Client {
-        self.builder().deadline(Duration::from_secs(5)).build().unwrap()
+        self.builder().deadline(FAR).build().unwrap()
     }
 
     pub(crate) fn model(&self) -> MutexGuard<'_, Model> {
@@ -146,6 +184,16 @@ impl Cluster {
 
     pub(crate) fn value(&self, counter: &str) -> i64 {
         self.model().counters.get(counter).copied().unwrap_or_default()
+    }
+
+    /// Made anew at the same addresses: another cluster.
+    pub(crate) fn make_anew(&self, counters: &[(&str, i64)]) {
+        let mut model = self.model();
+        model.cluster_id += "-new";
+        model.log_index = 1;
+        model.sessions.clear();
+        model.counters = counters.iter().map(|(name, value)| (name.to_string(), *value)).collect();
+        self.shared.term.store(1, Ordering::SeqCst);
     }
 
     pub(crate) fn elect(&self, index: usize) {
@@ -160,13 +208,38 @@ impl Cluster {
     pub(crate) fn writes(&self) -> usize {
         self.nodes.iter().map(|node| node.seen.lock().unwrap().writes).sum()
     }
+
+    /// Waits until the nodes have seen so many writes.
+    pub(crate) async fn has_seen(&self, writes: usize) {
+        eventually(&format!("{writes} writes came"), || self.writes() >= writes).await;
+    }
+
+    /// Does what the nodes have put off.
+    pub(crate) fn hurry(&self) {
+        self.shared.hurried.send_replace(true);
+    }
+
+    /// Lets the deadline of a call pass, once the nodes have seen so many writes: by a clock that goes
+    /// on only while nothing else can, so that no machine is too slow.
+    pub(crate) async fn let_deadline_pass<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = T> + Send + 'static,
+        writes: usize,
+    ) -> T {
+        let call = tokio::spawn(call);
+        self.has_seen(writes).await;
+        tokio::time::pause();
+        let ended = call.await.unwrap();
+        tokio::time::resume();
+        ended
+    }
 }
 
 /// What is done with the stream after a call.
 #[allow(clippy::large_enum_variant)]
 enum Then {
     Say(Response),
-    SayLater(Duration, Request),
+    SayLater(Request),
     Nothing,
     Break,
 }
@@ -178,7 +251,9 @@ impl Node {
 
     fn not_leader(&self, is_write: bool) -> Response {
         let leader = self.shared.leader.load(Ordering::SeqCst);
-        let mut error = StatusBuilder::new(Code::Unavailable, reason::NOT_LEADER, "not leader");
+        let header = Some(self.shared.model.lock().unwrap().header());
+        let mut error = StatusBuilder::new(Code::Unavailable, reason::NOT_LEADER, "not leader")
+            .detail(&v1::AnswerState { header });
         if is_write {
             error = error.outcome(v1::Outcome::NotApplied);
         }
@@ -190,6 +265,24 @@ impl Node {
             });
         }
         Response::Error(error.build())
+    }
+
+    async fn put_off(&self) {
+        let mut hurried = self.shared.hurried.subscribe();
+        hurried.wait_for(|hurried| *hurried).await.map(|_| ()).unwrap();
+    }
+
+    fn refuse_token(&self, token: &[u8]) -> Option<Response> {
+        let header = self.shared.model.lock().unwrap().header();
+        let (code, why) = if token[8..] != header.session_token[8..] {
+            (Code::FailedPrecondition, reason::TOKEN_OF_ANOTHER_CLUSTER)
+        } else if self.is_behind.load(Ordering::SeqCst) {
+            (Code::Unavailable, reason::TOKEN_NOT_REACHED)
+        } else {
+            return None;
+        };
+        let state = v1::AnswerState { header: Some(header) };
+        Some(Response::Error(StatusBuilder::new(code, why, why).detail(&state).build()))
     }
 
     fn execute(&self, request: Request) -> Response {
@@ -232,6 +325,15 @@ impl Node {
                 v1::ReadLevel::Linearizable
             };
             drop(seen);
+            if let Some(refusal) = self.refuses_reads.lock().unwrap().pop_front() {
+                return Then::Say(refusal);
+            }
+            if let Request::CountersGet(get) = &request
+                && level == v1::ReadLevel::Session
+                && let Some(refusal) = self.refuse_token(&get.read.clone().unwrap().session_token)
+            {
+                return Then::Say(refusal);
+            }
             let needs_leader = level != v1::ReadLevel::Local && level != v1::ReadLevel::Session;
             if needs_leader && !self.leads() {
                 return Then::Say(self.not_leader(false));
@@ -258,6 +360,15 @@ impl Node {
     fn perform(self: &Arc<Self>, act: Act, request: Request) -> Then {
         match act {
             Act::Answer => Then::Say(self.execute(request)),
+            Act::AnswerUntold => match self.execute(request) {
+                Response::CountersAdd(added) => {
+                    Then::Say(Response::CountersAdd(v1::CountersAddResponse {
+                        header: Some(Default::default()),
+                        ..added
+                    }))
+                }
+                other => panic!("{other:?}"),
+            },
             Act::ExecuteAndBreak => {
                 self.execute(request);
                 Then::Break
@@ -267,10 +378,10 @@ impl Node {
                 self.execute(request);
                 Then::Nothing
             }
-            Act::ExecuteLater(delay) => {
+            Act::ExecuteLater => {
                 let node = self.clone();
                 tokio::spawn(async move {
-                    tokio::time::sleep(delay).await;
+                    node.put_off().await;
                     node.execute(request);
                 });
                 let why = reason::OUTCOME_UNKNOWN;
@@ -278,7 +389,7 @@ impl Node {
             }
             Act::Silence => Then::Nothing,
             Act::Refuse(response) => Then::Say(*response),
-            Act::Slow(delay) => Then::SayLater(delay, request),
+            Act::Slow => Then::SayLater(request),
             Act::ExpireSessions => {
                 self.shared.model.lock().unwrap().sessions.clear();
                 Then::Say(self.execute(request))
@@ -319,10 +430,10 @@ impl StreamService for Handle {
                         Then::Say(response) => {
                             answers.push(v1::Answer { id: call.id, response: Some(response) });
                         }
-                        Then::SayLater(delay, request) => {
+                        Then::SayLater(request) => {
                             let (node, say) = (node.clone(), say.clone());
                             tokio::spawn(async move {
-                                tokio::time::sleep(delay).await;
+                                node.put_off().await;
                                 let response = Some(node.execute(request));
                                 let answers = vec![v1::Answer { id: call.id, response }];
                                 let _ = say.send(Ok(v1::StreamExchangeResponse { answers })).await;

@@ -8,3 +8,4 @@ mod basics;
 mod command_line;
 mod exactly_once;
 mod pipelining;
+mod tokens;

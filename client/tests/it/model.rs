@@ -1,6 +1,6 @@
 //! What the fake cluster agrees on: counters, keys, sessions and the answers that it remembers.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use tally_client::proto as v1;
@@ -9,6 +9,7 @@ use tonic::Code;
 
 #[derive(Debug, Default)]
 pub(crate) struct Model {
+    pub(crate) cluster_id: String,
     pub(crate) counters: BTreeMap<String, i64>,
     pub(crate) keys: BTreeMap<String, Bytes>,
     pub(crate) log_index: u64,
@@ -30,9 +31,18 @@ pub(crate) struct Session {
 }
 
 pub(crate) fn refusal(code: Code, why: &str, outcome: v1::Outcome, decided: bool) -> Response {
-    let detail =
-        v1::WriteOutcome { outcome: outcome as i32, decided_in_apply: decided, replayed: false };
+    let detail = v1::WriteOutcome {
+        outcome: outcome as i32,
+        decided_in_apply: decided,
+        ..v1::WriteOutcome::default()
+    };
     Response::Error(StatusBuilder::new(code, why, why).detail(&detail).build())
+}
+
+/// The same with a request to wait for so long: a client that has less time left ends there.
+pub(crate) fn refusal_for(wait: Duration, code: Code, why: &str, outcome: v1::Outcome) -> Response {
+    let detail = v1::WriteOutcome { outcome: outcome as i32, ..Default::default() };
+    Response::Error(StatusBuilder::new(code, why, why).detail(&detail).retry_after(wait).build())
 }
 
 impl Model {
@@ -106,6 +116,20 @@ impl Model {
                     StatusBuilder::new(Code::NotFound, reason::COUNTER_NOT_FOUND, "no").build(),
                 ),
             },
+            Request::CountersList(list) => {
+                let has_prefix = |(name, _): &(&String, &i64)| name.starts_with(&list.prefix);
+                let counters = self.counters.iter().filter(has_prefix);
+                let counter = |(name, value): (&String, &i64)| v1::Counter {
+                    name: name.clone(),
+                    value: *value,
+                    ..Default::default()
+                };
+                Response::CountersList(v1::CountersListResponse {
+                    header: Some(self.header()),
+                    counters: counters.map(counter).collect(),
+                    next_page_token: String::new(),
+                })
+            }
             Request::KeysPut(put) => {
                 let existed = self.keys.insert(put.key, put.value).is_some();
                 Response::KeysPut(v1::KeysPutResponse {
@@ -146,8 +170,18 @@ impl Model {
         let before = self.counters.get(&add.name).copied().unwrap_or_default();
         let after = before + add.delta;
         if add.bounds.and_then(|bounds| bounds.floor).is_some_and(|floor| after < floor) {
+            let outcome = v1::WriteOutcome {
+                outcome: v1::Outcome::NotApplied as i32,
+                decided_in_apply: true,
+                ..v1::WriteOutcome::default()
+            };
             let why = reason::BELOW_FLOOR;
-            return refusal(Code::FailedPrecondition, why, v1::Outcome::NotApplied, true);
+            return Response::Error(
+                StatusBuilder::new(Code::FailedPrecondition, why, why)
+                    .detail(&outcome)
+                    .detail(&v1::AnswerState { header: Some(self.header()) })
+                    .build(),
+            );
         }
         self.counters.insert(add.name.clone(), after);
         Response::CountersAdd(v1::CountersAddResponse {
@@ -166,9 +200,11 @@ impl Model {
 
     pub(crate) fn header(&self) -> v1::ResponseHeader {
         v1::ResponseHeader {
-            cluster_id: "fake".into(),
+            cluster_id: self.cluster_id.clone(),
             applied_index: self.log_index,
-            session_token: self.log_index.to_be_bytes().to_vec().into(),
+            session_token: [&self.log_index.to_be_bytes(), self.cluster_id.as_bytes()]
+                .concat()
+                .into(),
             ..Default::default()
         }
     }

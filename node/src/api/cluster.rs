@@ -21,6 +21,9 @@ use crate::{
 /// How long a peer has to answer before the table says that it did not.
 const PEER_STATUS_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// How long the node at a new member's address has to answer, as it may just be starting.
+const PROBE_PATIENCE: Duration = Duration::from_millis(2000);
+
 /// How long a transfer of leadership may take.
 const TRANSFER_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -103,6 +106,7 @@ impl Api {
                             address: peers.client_address(id).unwrap_or_default(),
                             peer_address: member.peer_address,
                             reachable: false,
+                            note: peers.trouble(id).unwrap_or_default(),
                             ..v1::NodeStatus::default()
                         }
                     }
@@ -124,6 +128,9 @@ impl Api {
         let (code, name, outcome) = match error {
             MemberError::NotLeader => {
                 (Code::Unavailable, reason::NOT_LEADER, v1::Outcome::NotApplied)
+            }
+            MemberError::NoQuorum => {
+                (Code::Unavailable, reason::NO_QUORUM, v1::Outcome::NotApplied)
             }
             MemberError::Refused(_) => {
                 (Code::FailedPrecondition, reason::MEMBERSHIP_REFUSED, v1::Outcome::NotApplied)
@@ -172,7 +179,18 @@ impl Api {
             let invalid = Invalid::new("peer_address", "must be host:port");
             return Err(self.invalid(call, Kind::Write, &invalid));
         }
-        self.change(call, self.consensus.add_learner(node_id, request.peer_address)).await?;
+        let address = request.peer_address;
+        self.change(call, async {
+            self.consensus.must_lead()?;
+            if !self.consensus.is_member(node_id) {
+                // What is wrong with an address is better known before it is in the log.
+                let until = call.deadline.min(Instant::now() + PROBE_PATIENCE);
+                let probed = self.node.greeter.probe(node_id, &address, until).await;
+                probed.map_err(|reason| MemberError::Refused(reason.to_string()))?;
+            }
+            self.consensus.add_learner(node_id, address).await
+        })
+        .await?;
         Ok(v1::ClusterAddLearnerResponse { header: Some(self.member_header()) })
     }
 
@@ -192,7 +210,8 @@ impl Api {
         request: v1::ClusterRemoveRequest,
     ) -> Answered<v1::ClusterRemoveResponse> {
         let node_id = self.member_id(call, request.node_id)?;
-        self.change(call, self.consensus.remove(node_id)).await?;
+        let was_met = self.node.greeter.has_met(node_id).await;
+        self.change(call, self.consensus.remove(node_id, was_met)).await?;
         Ok(v1::ClusterRemoveResponse { header: Some(self.member_header()) })
     }
 

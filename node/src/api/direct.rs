@@ -19,7 +19,7 @@ use std::{
 
 use tally_proto::v1::{self, answer::Response};
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, mpsc},
+    sync::{Notify, mpsc},
     time::Instant,
 };
 
@@ -34,6 +34,7 @@ use crate::{
         propose::{Answerer, Outcome, Ticket, at_deadline, gone},
     },
     machine::limits,
+    port::room::{Held, Place},
 };
 
 /// How often deadlines are looked at: a write that has passed its own is answered this much later at
@@ -43,9 +44,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
 /// Room that a call takes until it is answered.
 #[derive(Debug)]
 pub(super) struct Room {
-    pub(super) place: OwnedSemaphorePermit,
-    pub(super) bytes: OwnedSemaphorePermit,
-    pub(super) answer: OwnedSemaphorePermit,
+    pub(super) place: Place,
+    pub(super) bytes: Held,
+    pub(super) answer: Held,
 }
 
 /// One write under way.
@@ -246,7 +247,9 @@ impl Api {
     ) -> Option<(v1::Call, Room)> {
         // An upper bound of the request's own size.
         let is_small = size <= limits::REQUEST_BYTES_MAX;
-        if !is_small || self.consensus.leadership().term_as_leader().is_none() {
+        let can_be_here = self.consensus.leadership().term_as_leader().is_some()
+            && self.consensus.is_cluster_known();
+        if !is_small || !can_be_here {
             return Some((call, room));
         }
         let Some(admission) = self.consensus.try_admit(size) else { return Some((call, room)) };

@@ -6,6 +6,7 @@
 //! the same methods. Requests become commands in [`convert`], and the wire's types end there; errors
 //! become statuses in [`status`], and nowhere else.
 
+mod answer_bytes;
 pub mod cluster;
 pub mod convert;
 pub(crate) mod date;
@@ -28,13 +29,18 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderMap;
 use tally_proto::v1::{self, CallStatus};
 use tokio::{sync::watch, time::Instant};
 
-use crate::consensus::{
-    Consensus, WhenFull,
-    leader::Role,
-    read::{Ground, Provided, Staleness},
+use crate::{
+    consensus::{
+        Consensus, WhenFull,
+        leader::Role,
+        propose::Applied,
+        read::{Ground, Provided, Staleness},
+    },
+    peer::{hello::Greeter, peers::format_cluster_id},
 };
 
 /// Deadline of a request that brings none.
@@ -80,6 +86,8 @@ pub struct NodeFacts {
     pub pid: u32,
     /// What changes.
     pub report: Arc<dyn SelfReport>,
+    /// Meets other nodes.
+    pub greeter: Arc<Greeter>,
     /// The node stops: calls that were read are answered, further ones are not read.
     pub stopping: watch::Receiver<bool>,
 }
@@ -110,9 +118,21 @@ pub enum RequestId {
     Made(u64, u64),
 }
 
+impl RequestId {
+    /// As its caller knows it.
+    pub fn exact(&self) -> String {
+        match self {
+            RequestId::Given(id) => id.clone(),
+            RequestId::Made(..) => self.to_string(),
+        }
+    }
+}
+
+/// For logs: what a caller made up can't begin another line.
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            RequestId::Given(id) if id.contains(char::is_control) => write!(f, "{id:?}"),
             RequestId::Given(id) => f.write_str(id),
             RequestId::Made(node, number) => write!(f, "n{node}-{number}"),
         }
@@ -121,6 +141,14 @@ impl fmt::Display for RequestId {
 
 /// Longest request id that is kept, in bytes; the rest is cut.
 const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// When a unary call must be answered that has just begun: with its headers.
+pub(crate) fn answer_by(headers: &HeaderMap, deadline_default: Duration) -> Instant {
+    let asked = headers.get("grpc-timeout").and_then(|value| value.to_str().ok());
+    let asked = asked.and_then(unary::parse_grpc_timeout).filter(|asked| !asked.is_zero());
+    let patience = asked.map_or(deadline_default, |asked| unary::in_time(asked.min(DEADLINE_MAX)));
+    Instant::now() + patience
+}
 
 impl Api {
     /// Over a running node.
@@ -131,6 +159,11 @@ impl Api {
     /// The facts of one call.
     pub fn call(&self, asked: Option<Duration>, request_id: &str, when_full: WhenFull) -> Call {
         let patience = asked.filter(|asked| !asked.is_zero()).unwrap_or(DEADLINE_DEFAULT);
+        self.call_until(Instant::now() + patience.min(DEADLINE_MAX), request_id, when_full)
+    }
+
+    /// The facts of one call that began a while ago.
+    fn call_until(&self, deadline: Instant, request_id: &str, when_full: WhenFull) -> Call {
         let request_id = if request_id.is_empty() {
             let number = self.next_request.fetch_add(1, Ordering::Relaxed);
             RequestId::Made(self.node.node_id, number)
@@ -139,10 +172,25 @@ impl Api {
             let end = (0..=end).rev().find(|end| request_id.is_char_boundary(*end)).unwrap_or(0);
             RequestId::Given(request_id[..end].to_owned())
         };
-        Call { deadline: Instant::now() + patience.min(DEADLINE_MAX), request_id, when_full }
+        Call { deadline, request_id, when_full }
     }
 
-    /// The header of an answer.
+    /// The header of an answer to a write: the state after the entry that answered it, and the leader
+    /// that knows it, which is not this node if the write was forwarded.
+    pub(crate) fn write_header(&self, applied: &Applied) -> v1::ResponseHeader {
+        let (index, revision) = (applied.log_index, applied.revision);
+        let mut header = self.header(Provided::Linearizable, None, index, revision);
+        if let Some(leader) = &applied.leader {
+            header.cluster_id = format_cluster_id(leader.cluster_id);
+            header.node_id = leader.node_id;
+            header.term = leader.term;
+            header.session_token = token::encode(leader.cluster_id, index);
+            header.set_role(v1::Role::Leader);
+        }
+        header
+    }
+
+    /// The header of an answer from one state of this node.
     pub(crate) fn header(
         &self,
         provided: Provided,
@@ -159,7 +207,8 @@ impl Api {
             applied_index,
             revision,
             staleness_ms_max: staleness.map(|staleness| staleness.ms_max),
-            // Before the cluster has its id there is nothing that a token could be bound to.
+            // A node that has not learned its cluster yet has nothing that a token could be bound to. It
+            // answers reads and refusals only: a write waits for the cluster's id (`Consensus`).
             session_token: peers
                 .cluster_id()
                 .map(|cluster_id| token::encode(cluster_id, applied_index))
@@ -200,3 +249,16 @@ pub(crate) fn role_to_wire(role: Role) -> v1::Role {
 
 /// What an operation gives.
 pub type Answered<T> = Result<T, CallStatus>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_id_is_one_word_of_a_log_line() {
+        let given = RequestId::Given("r-1\n2026 ERROR forged\u{1b}[2J".to_owned());
+        assert_eq!(given.to_string(), r#""r-1\n2026 ERROR forged\u{1b}[2J""#);
+        assert_eq!(given.exact(), "r-1\n2026 ERROR forged\u{1b}[2J");
+        assert_eq!(RequestId::Given("order 1".to_owned()).to_string(), "order 1");
+    }
+}

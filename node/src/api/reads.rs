@@ -1,12 +1,15 @@
 //! The reads: a permit first, then one look at the frozen state.
 
+use std::time::Duration;
+
 use sha2::{Digest, Sha256};
 use tally_proto::{reason, v1};
+use tokio::time::Instant;
 
 use super::{
     Answered, Api, Call, TOKEN_WAIT_DEFAULT, convert,
     status::{Invalid, Kind},
-    token::{self, BadToken},
+    token::{self, Token},
 };
 use crate::{
     consensus::{
@@ -24,7 +27,8 @@ impl Api {
         options: Option<v1::ReadOptions>,
     ) -> Answered<ReadPermit<'_>> {
         let level = self
-            .level(options.unwrap_or_default())
+            .level(call, options.unwrap_or_default())
+            .await
             .map_err(|invalid| self.invalid(call, Kind::Read, &invalid))?
             .map_err(|error| self.read_error(call, &error))?;
         tracing::debug!(request = %call.request_id, ?level, "a read");
@@ -36,7 +40,11 @@ impl Api {
     }
 
     /// The level that the request names.
-    fn level(&self, options: v1::ReadOptions) -> Result<Result<Level, ReadError>, Invalid> {
+    async fn level(
+        &self,
+        call: &Call,
+        options: v1::ReadOptions,
+    ) -> Result<Result<Level, ReadError>, Invalid> {
         let level = v1::ReadLevel::try_from(options.level).map_err(|_| {
             let description = format!("{} is not a value of this version's enum", options.level);
             Invalid::new("read.level", description)
@@ -69,23 +77,41 @@ impl Api {
                 }
             }
             v1::ReadLevel::Session => {
-                let cluster_id = self.consensus.peers().cluster_id().unwrap_or(0);
-                let index = match token::decode(&options.session_token, cluster_id) {
-                    Ok(index) => index,
-                    Err(BadToken::Malformed) => {
-                        return Err(Invalid::new("read.session_token", "is not a session token"));
-                    }
-                    Err(BadToken::OfAnotherCluster) => {
-                        return Ok(Err(ReadError::TokenOfAnotherCluster));
-                    }
+                let Some(token) = token::decode(&options.session_token) else {
+                    return Err(Invalid::new("read.session_token", "is not a session token"));
                 };
                 let wait = match options.wait_ms {
                     0 => TOKEN_WAIT_DEFAULT,
-                    ms => std::time::Duration::from_millis(ms),
+                    ms => Duration::from_millis(ms),
                 };
-                Level::Session { index, wait }
+                let left = match self.judge(&token, call.deadline.min(Instant::now() + wait)).await
+                {
+                    Ok(left) => left,
+                    Err(error) => return Ok(Err(error)),
+                };
+                Level::Session { index: token.index, wait: left }
             }
         }))
+    }
+
+    /// Whether a token is of this cluster, as soon as this node knows which that is: before, it can't
+    /// tell, and has applied nothing that the token could ask for. What is left of the wait.
+    async fn judge(&self, token: &Token, until: Instant) -> Result<Duration, ReadError> {
+        let started = Instant::now();
+        let peers = self.consensus.peers();
+        if !peers.wait_cluster_known(until).await {
+            return Err(ReadError::TokenNotReached {
+                token_index: token.index,
+                applied_index: self.consensus.state().applied().map_or(0, |applied| applied.index),
+                waited_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            });
+        }
+        match peers.cluster_id() {
+            Some(cluster_id) if token.is_of(cluster_id) => {
+                Ok(until.saturating_duration_since(Instant::now()))
+            }
+            _ => Err(ReadError::TokenOfAnotherCluster),
+        }
     }
 
     /// The header of an answer read under a permit.

@@ -2,25 +2,30 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::stream;
-use tally_proto::{PUBLIC_DESCRIPTORS, v1};
+use tally_proto::{PUBLIC_DESCRIPTORS, http2, v1};
 use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior},
 };
-use tonic::{service::Routes, transport::Server};
+use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
+use tower::ServiceBuilder;
 
 use super::{Api, layer::ExplainLayer};
 use crate::{
     consensus::Consensus,
-    env::{Connection, Listener},
+    env::Listener,
     machine::limits,
+    port::{self, Port, Shape, Slots, room, room::NodeRoom},
 };
 
-/// Where tonic stops reading a message. Above the API's own limit, so that a request between the
-/// two gets the API's error, which names the limit.
-const MESSAGE_BYTES_MAX: usize = 2 * limits::REQUEST_BYTES_MAX;
+/// Longest message of a unary call: one that announces more is refused when it says so. A little above
+/// the API's own limit: fields of a newer client, which are skipped, do not count there, and who is just
+/// above it gets the API's error, with all of its details.
+const MESSAGE_BYTES_MAX: usize = limits::REQUEST_BYTES_MAX + 4 * 1024;
+
+/// Longest pack of a stream: it may hold many calls, each within the limit.
+const PACK_BYTES_MAX: usize = 4 * limits::REQUEST_BYTES_MAX;
 
 /// Name of the health service that says whether linearizable reads work.
 pub const LINEARIZABLE_SERVICE: &str = "tally.linearizable";
@@ -31,20 +36,27 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(400);
 /// A round must have succeeded within this time.
 const PROBE_VALID: Duration = Duration::from_millis(1000);
 
-/// A client connection that says nothing for this long is probed, and closed after as long again.
-const KEEPALIVE: Duration = Duration::from_secs(20);
+const _: () = assert!(PACK_BYTES_MAX <= room::REQUEST_BYTES_MAX);
 
-/// Calls that one connection may have open.
-const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
+fn shape_of(path: &str) -> Shape {
+    match path {
+        "/tally.v1.Stream/Exchange" => Shape::Stream,
+        "/grpc.health.v1.Health/Watch" => Shape::Watch,
+        path if path.starts_with("/grpc.reflection.") => Shape::Watch,
+        _ => Shape::Unary,
+    }
+}
 
 /// Serves until told to stop, then lets the open calls end.
-pub async fn serve(
+pub(crate) async fn serve(
     api: Api,
     listener: Box<dyn Listener>,
     health: HealthReporter,
     health_service: Routes,
-    mut stop: watch::Receiver<bool>,
-) -> Result<(), tonic::transport::Error> {
+    slots: Arc<Slots>,
+    room: Arc<NodeRoom>,
+    stop: watch::Receiver<bool>,
+) {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(PUBLIC_DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -65,47 +77,26 @@ pub async fn serve(
         .add_service(limited!(cluster_server::ClusterServer))
         .add_service(
             v1::stream_server::StreamServer::new(api.clone())
-                // A pack may hold many calls, each within the API's limit.
-                .max_decoding_message_size(2 * MESSAGE_BYTES_MAX)
+                .max_decoding_message_size(PACK_BYTES_MAX)
                 .max_encoding_message_size(2 * limits::ANSWER_BYTES_MAX),
         )
         .add_service(reflection);
     let consensus = api.consensus.clone();
     let probe = tokio::spawn(probe(consensus, health));
     let dated = super::date::layer(Arc::clone(api.consensus.clock()));
-    let served = Server::builder()
-        .layer(dated)
-        .layer(ExplainLayer)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .initial_stream_window_size(1024 * 1024)
-        .initial_connection_window_size(2 * 1024 * 1024)
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming(listener), async move {
-            let _ = stop.wait_for(|stop| *stop).await;
-        })
-        .await;
+    let service = ServiceBuilder::new().layer(dated).layer(ExplainLayer).service(routes.prepare());
+    let port = Port {
+        name: "client",
+        http2: http2::CLIENT_PORT,
+        message_bytes_max: PACK_BYTES_MAX,
+        deadline_default: super::DEADLINE_DEFAULT,
+        shape_of,
+        slots,
+        room,
+        keeps_alive: true,
+    };
+    port::serve(port, service, listener, stop).await;
     probe.abort();
-    served
-}
-
-/// Connections as tonic takes them. A failed accept (out of file descriptors, most often) is logged
-/// and waited out; it must not end the server, nor spin.
-pub(crate) fn incoming(
-    listener: Box<dyn Listener>,
-) -> impl futures_util::Stream<Item = Result<Connection, std::io::Error>> {
-    stream::unfold(listener, |mut listener| async move {
-        loop {
-            match listener.accept().await {
-                Ok(connection) => return Some((Ok(connection), listener)),
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            }
-        }
-    })
 }
 
 /// Keeps both health services true: the process can answer LOCAL reads while it runs, and

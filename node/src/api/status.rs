@@ -12,12 +12,17 @@ use tonic::Code;
 
 use super::{Api, Call};
 use crate::{
-    consensus::error::{Error, LeaderHint, NotProposed, ReadError, Unknown},
+    consensus::error::{Error, LeaderHint, Limit, NotProposed, ReadError, Unknown},
     machine::command::{Found, Refusal, Reply, StepPart},
+    port::room::{ANSWER_BYTES_MAX, NODE_ANSWER_BYTES_MAX},
 };
 
 /// How long a refused caller should wait before trying again.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// Not RESOURCE_EXHAUSTED: time does not make room in a session's window, its own client does, by
+/// answers to lower numbers. One that only waits and sends the same again does so until its session ends.
+const SESSION_WINDOW_FULL: Code = Code::FailedPrecondition;
 
 /// A field of a request that is not as it must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,12 +106,15 @@ impl Api {
             NotProposed::NotLeader(_) => (Code::Unavailable, reason::NOT_LEADER),
             NotProposed::NoQuorum { .. } => (Code::Unavailable, reason::NO_QUORUM),
             NotProposed::ShuttingDown => (Code::Unavailable, reason::SHUTTING_DOWN),
+            NotProposed::Overloaded { limit: Limit::SessionWindow, .. } => {
+                (SESSION_WINDOW_FULL, reason::SESSION_WINDOW_FULL)
+            }
             NotProposed::Overloaded { limit, .. } => (Code::ResourceExhausted, limit.reason()),
             NotProposed::Deadline => (Code::DeadlineExceeded, reason::NOT_PROPOSED),
         };
         let mut status =
             StatusBuilder::new(code, name, refusal.to_string()).outcome(v1::Outcome::NotApplied);
-        if !matches!(refusal, NotProposed::Deadline) {
+        if !matches!(refusal, NotProposed::Deadline) && code != SESSION_WINDOW_FULL {
             status = status.retry_after(RETRY_AFTER);
         }
         let hint = match refusal {
@@ -136,6 +144,7 @@ impl Api {
             outcome: outcome as i32,
             decided_in_apply: is_remembered(refusal, has_session),
             replayed: reply.replayed,
+            decided_at_revision: Some(reply.revision),
         });
         status = refusal_details(status, refusal);
         self.finish(call, status, Some(header))
@@ -144,7 +153,9 @@ impl Api {
     /// A read that could not be given what it asked for.
     pub(crate) fn read_error(&self, call: &Call, error: &ReadError) -> CallStatus {
         let (code, name) = match error {
-            ReadError::NoQuorum { .. } => (Code::Unavailable, reason::NO_QUORUM),
+            ReadError::NoQuorum { .. } | ReadError::NotCatchingUp { .. } => {
+                (Code::Unavailable, reason::NO_QUORUM)
+            }
             ReadError::ShuttingDown => (Code::Unavailable, reason::SHUTTING_DOWN),
             ReadError::StalenessBoundExceeded { .. } => {
                 (Code::FailedPrecondition, reason::STALENESS_BOUND_EXCEEDED)
@@ -165,6 +176,18 @@ impl Api {
         }
         let hint = self.consensus.leadership().hint();
         self.finish(call, self.with_leader(status, hint), None)
+    }
+
+    /// A call whose answer found no room before its deadline: earlier ones are not read.
+    pub(crate) fn no_room_for_answer(&self, call: &Call, kind: Kind) -> CallStatus {
+        let message = format!(
+            "at most {ANSWER_BYTES_MAX} bytes of answers may wait on a connection, and \
+             {NODE_ANSWER_BYTES_MAX} on the node, and earlier ones are not read"
+        );
+        let status =
+            StatusBuilder::new(Code::ResourceExhausted, reason::TOO_MANY_BYTES_IN_FLIGHT, message);
+        let status = with_outcome(status.retry_after(RETRY_AFTER), kind, v1::Outcome::NotApplied);
+        self.finish(call, status, None)
     }
 
     /// A Get of what does not exist.
@@ -204,7 +227,7 @@ impl Api {
         let header = header.unwrap_or_else(|| self.local_header());
         status
             .detail(&v1::AnswerState { header: Some(header) })
-            .detail(&v1::RequestId { id: call.request_id.to_string() })
+            .detail(&v1::RequestId { id: call.request_id.exact() })
             .build()
     }
 }
@@ -251,9 +274,7 @@ fn refusal_code(refusal: &Refusal) -> (Code, &'static str) {
         Refusal::SessionTableFull { .. } => (Code::ResourceExhausted, reason::SESSION_TABLE_FULL),
         Refusal::SequenceReused { .. } => (Code::InvalidArgument, reason::SEQUENCE_REUSED),
         Refusal::SequenceTooOld { .. } => (Code::FailedPrecondition, reason::SEQUENCE_TOO_OLD),
-        Refusal::SequenceOutOfWindow { .. } => {
-            (Code::ResourceExhausted, reason::SESSION_WINDOW_FULL)
-        }
+        Refusal::SequenceOutOfWindow { .. } => (SESSION_WINDOW_FULL, reason::SESSION_WINDOW_FULL),
         Refusal::SessionExpired { .. } => (Code::FailedPrecondition, reason::SESSION_EXPIRED),
     }
 }

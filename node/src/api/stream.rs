@@ -1,13 +1,14 @@
 //! `Stream.Exchange`: many calls on one stream, answered in any order.
 //!
 //! # Back-pressure
-//! A stream may have [`CALLS_IN_FLIGHT_MAX`] calls and [`CALL_BYTES_IN_FLIGHT_MAX`] bytes of them
-//! under way. Above that the node stops reading it: HTTP/2's window fills, and the client waits.
+//! The streams of a connection may have [`CALLS_IN_FLIGHT_MAX`] calls and
+//! `room::REQUEST_BYTES_MAX` bytes of them under way. Above that, or above what the node has for all
+//! connections, it stops reading: HTTP/2's window fills, and the client waits.
 //! Nothing that was sent fails for that. A client that sends and never reads its answers fills the
 //! bounded queue of answers, then its calls stay under way, and so it stops itself.
 //!
 //! A small call can have a large answer, so each reserves room for its answer before it runs, and
-//! gives it back when the answer goes out: [`ANSWER_BYTES_IN_FLIGHT_MAX`] for the stream. A read of
+//! gives it back when the answer has gone out: `room::ANSWER_BYTES_MAX` for the connection. A read of
 //! one key reserves little at first; if the value turns out large, it is dropped, and read again
 //! once there is room for it.
 //!
@@ -24,31 +25,25 @@ use tally_proto::{
     status::StatusBuilder,
     v1::{self, CallStatus, answer::Response, call::Request},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tonic::{Code, Status, Streaming};
 
 use super::{
     Api,
+    answer_bytes::{ITEM_BYTES, SMALL_ANSWER_BYTES, answer_bytes_of},
     direct::{Flights, Landed, Room},
     status::Kind,
 };
-use crate::{consensus::WhenFull, machine::limits};
+use crate::{
+    consensus::WhenFull,
+    machine::limits,
+    port::room::{self, Along, ConnectionRoom, Held},
+};
 
-/// Calls of one stream that are under way at once: the window of one session, so that a client that
-/// uses all of it is not held up here first.
+/// Calls of one connection's streams that are under way at once: the window of one session, so that a
+/// client that uses all of it is not held up here first. As each takes room for an answer, there can't be
+/// more.
 pub const CALLS_IN_FLIGHT_MAX: usize = limits::SESSION_WINDOW as usize;
-
-/// Bytes of those calls.
-pub const CALL_BYTES_IN_FLIGHT_MAX: usize = 32 * 1024 * 1024;
-
-/// Bytes of answers, those under way included.
-pub const ANSWER_BYTES_IN_FLIGHT_MAX: usize = 64 * 1024 * 1024;
-
-/// What the answer of a plain write or of one counter is taken for.
-const SMALL_ANSWER_BYTES: usize = 1024;
-
-/// Bytes around the name, or the value, of one item in an answer.
-const ITEM_BYTES: usize = limits::NAME_BYTES_MAX + 128;
 
 /// Calls in one pack.
 pub const CALLS_PER_PACK_MAX: usize = 1024;
@@ -61,27 +56,31 @@ const PACK_BYTES_MAX: usize = 1024 * 1024;
 
 /// Answers that wait for the writer: each holds room for [`SMALL_ANSWER_BYTES`] at least, so there
 /// can't be more. Besides, the last word of a broken stream.
-const ANSWERS_QUEUED_MAX: usize = ANSWER_BYTES_IN_FLIGHT_MAX / SMALL_ANSWER_BYTES + 1;
+const ANSWERS_QUEUED_MAX: usize = CALLS_IN_FLIGHT_MAX + 1;
 
 const _: () = {
-    assert!(CALL_BYTES_IN_FLIGHT_MAX >= 2 * limits::REQUEST_BYTES_MAX);
-    assert!(ANSWER_BYTES_IN_FLIGHT_MAX >= 2 * limits::ANSWER_BYTES_MAX);
-    assert!(ANSWER_BYTES_IN_FLIGHT_MAX >= CALLS_IN_FLIGHT_MAX * SMALL_ANSWER_BYTES);
+    assert!(room::ANSWER_BYTES_MAX == CALLS_IN_FLIGHT_MAX * SMALL_ANSWER_BYTES);
+    assert!(room::NODE_CALLS_MAX >= 2 * CALLS_IN_FLIGHT_MAX);
 };
 
 /// The answers of one stream.
 pub type Answers = Pin<Box<dyn Stream<Item = Result<v1::StreamExchangeResponse, Status>> + Send>>;
 
 /// Starts one stream.
-pub fn exchange(api: Api, calls: Streaming<v1::StreamExchangeRequest>) -> Answers {
+pub(crate) fn exchange(
+    api: Api,
+    calls: Streaming<v1::StreamExchangeRequest>,
+    room: Arc<ConnectionRoom>,
+    along: Along,
+) -> Answers {
     let (answers, ready) = mpsc::channel(ANSWERS_QUEUED_MAX);
     let flights = Flights::new(answers.clone());
     let its_api = api.clone();
     tokio::spawn(async move {
-        read_calls(its_api, calls, answers, &flights).await;
+        read_calls(its_api, calls, answers, &flights, room).await;
         flights.close();
     });
-    packs(api, ready).boxed()
+    packs(api, ready, along).boxed()
 }
 
 #[expect(
@@ -91,9 +90,9 @@ pub fn exchange(api: Api, calls: Streaming<v1::StreamExchangeRequest>) -> Answer
 #[derive(Debug)]
 pub(super) enum Ready {
     /// An answer, with the room that it takes.
-    Answer(v1::Answer, OwnedSemaphorePermit),
+    Answer(v1::Answer, Held),
     /// A write whose answer is made when it goes out.
-    Landed(Box<Landed>, OwnedSemaphorePermit),
+    Landed(Box<Landed>, Held),
     /// The stream can't go on; the last thing it says.
     Broken(Status),
 }
@@ -111,9 +110,10 @@ impl Ready {
 fn packs(
     api: Api,
     ready: mpsc::Receiver<Ready>,
+    along: Along,
 ) -> impl Stream<Item = Result<v1::StreamExchangeResponse, Status>> {
-    let state = (api, ready, None::<Ready>, false);
-    stream::unfold(state, |(api, mut ready, mut left_over, ended)| async move {
+    let state = (api, ready, along, None::<Ready>, false);
+    stream::unfold(state, |(api, mut ready, along, mut left_over, ended)| async move {
         if ended {
             return None;
         }
@@ -121,9 +121,9 @@ fn packs(
             Some(first) => first,
             None => ready.recv().await?.made(&api),
         };
-        let mut answers = match first {
-            Ready::Answer(answer, _) => vec![answer],
-            Ready::Broken(status) => return Some((Err(status), (api, ready, None, true))),
+        let (mut answers, mut rooms) = match first {
+            Ready::Answer(answer, room) => (vec![answer], room),
+            Ready::Broken(status) => return Some((Err(status), (api, ready, along, None, true))),
             Ready::Landed(..) => unreachable!("it was just made"),
         };
         let mut size_bytes = answers[0].encoded_len();
@@ -137,6 +137,7 @@ fn packs(
                         break;
                     }
                     answers.push(answer);
+                    rooms.merge(room);
                 }
                 broken => {
                     left_over = Some(broken);
@@ -144,7 +145,9 @@ fn packs(
                 }
             }
         }
-        Some((Ok(v1::StreamExchangeResponse { answers }), (api, ready, left_over, false)))
+        // Until the network has its bytes.
+        along.put(rooms);
+        Some((Ok(v1::StreamExchangeResponse { answers }), (api, ready, along, left_over, false)))
     })
 }
 
@@ -154,10 +157,8 @@ async fn read_calls(
     mut packs: Streaming<v1::StreamExchangeRequest>,
     answers: mpsc::Sender<Ready>,
     flights: &Arc<Flights>,
+    connection: Arc<ConnectionRoom>,
 ) {
-    let places = Arc::new(Semaphore::new(CALLS_IN_FLIGHT_MAX));
-    let bytes = Arc::new(Semaphore::new(CALL_BYTES_IN_FLIGHT_MAX));
-    let answer_bytes = Arc::new(Semaphore::new(ANSWER_BYTES_IN_FLIGHT_MAX));
     let mut stopping = api.node.stopping.clone();
     loop {
         let next = tokio::select! {
@@ -192,49 +193,24 @@ async fn read_calls(
                 return;
             }
             let size = call.encoded_len();
-            let call_bytes = size.min(CALL_BYTES_IN_FLIGHT_MAX);
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let Some(bytes) = room(&bytes, call_bytes).await else { return };
-            let Some(answer) = room(&answer_bytes, answer_bytes_of(&call)).await else { return };
+            let place = connection.place().await;
+            let bytes = Arc::clone(&connection).request(size).await;
+            let answer = connection.answer(answer_bytes_of(&call)).await;
             let room = Room { place, bytes, answer };
             let Some((call, room)) = api.start(call, size, room, flights) else { continue };
             let Room { place, bytes, answer: reserved } = room;
-            let answer_bytes = Arc::clone(&answer_bytes);
+            let connection = Arc::clone(&connection);
             let api = api.clone();
             let answers = answers.clone();
             let flights = Arc::clone(flights);
             tokio::spawn(async move {
-                let answered = run_within(&api, call, reserved, &answer_bytes).await;
+                let answered = run_within(&api, call, reserved, &connection).await;
                 flights.end(id);
-                if let Some((answer, reserved)) = answered {
-                    let _ = answers.send(Ready::Answer(answer, reserved)).await;
-                }
+                let (answer, reserved) = answered;
+                let _ = answers.send(Ready::Answer(answer, reserved)).await;
                 drop((place, bytes));
             });
         }
-    }
-}
-
-async fn room(of: &Arc<Semaphore>, bytes: usize) -> Option<OwnedSemaphorePermit> {
-    let bytes = u32::try_from(bytes).expect("the limits fit");
-    Arc::clone(of).acquire_many_owned(bytes).await.ok()
-}
-
-/// Room that is reserved for a call's answer before it runs.
-fn answer_bytes_of(call: &v1::Call) -> usize {
-    match &call.request {
-        Some(Request::CountersList(_) | Request::KeysScan(_) | Request::KeysBatchGet(_)) => {
-            limits::ANSWER_BYTES_MAX
-        }
-        Some(Request::CountersBatchGet(request)) => {
-            SMALL_ANSWER_BYTES + request.names.len().min(limits::BATCH_GET_NAMES_MAX) * ITEM_BYTES
-        }
-        Some(Request::TransactionsApply(request)) => {
-            let results = request.operations.len().max(request.else_operations.len());
-            let results = results.min(limits::APPLY_OPERATIONS_MAX);
-            SMALL_ANSWER_BYTES + limits::APPLY_READ_BYTES_MAX + results * ITEM_BYTES
-        }
-        _ => SMALL_ANSWER_BYTES,
     }
 }
 
@@ -243,19 +219,19 @@ fn answer_bytes_of(call: &v1::Call) -> usize {
 async fn run_within(
     api: &Api,
     call: v1::Call,
-    reserved: OwnedSemaphorePermit,
-    answer_bytes: &Arc<Semaphore>,
-) -> Option<(v1::Answer, OwnedSemaphorePermit)> {
+    reserved: Held,
+    connection: &ConnectionRoom,
+) -> (v1::Answer, Held) {
     let again = matches!(&call.request, Some(Request::KeysGet(_))).then(|| call.clone());
     let answer = run(api, call).await;
     match again {
-        Some(again) if answer.encoded_len() > reserved.num_permits() => {
+        Some(again) if answer.encoded_len() > reserved.bytes() => {
             // Neither is held while it waits, so nobody waits for a waiter.
             drop((answer, reserved));
-            let reserved = room(answer_bytes, limits::VALUE_BYTES_MAX + ITEM_BYTES).await?;
-            Some((run(api, again).await, reserved))
+            let reserved = connection.answer(limits::VALUE_BYTES_MAX + ITEM_BYTES).await;
+            (run(api, again).await, reserved)
         }
-        _ => Some((answer, reserved)),
+        _ => (answer, reserved),
     }
 }
 

@@ -22,28 +22,34 @@ pub fn encode(cluster_id: u128, applied_index: u64) -> Bytes {
     bytes.freeze()
 }
 
-/// What is wrong with a token.
+/// What a token says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BadToken {
-    /// It is no token.
-    Malformed,
-    /// It is one of another cluster or epoch.
-    OfAnotherCluster,
+pub struct Token {
+    cluster_id: u128,
+    epoch: u64,
+    /// The applied index that a state must have.
+    pub index: u64,
 }
 
-/// The applied index of a token of this cluster and epoch.
-pub fn decode(token: &[u8], cluster_id: u128) -> Result<u64, BadToken> {
-    let token: &[u8; TOKEN_BYTES] = token.try_into().map_err(|_| BadToken::Malformed)?;
+impl Token {
+    /// Whether it is of a cluster, and of this restore epoch of it.
+    pub fn is_of(&self, cluster_id: u128) -> bool {
+        (self.cluster_id, self.epoch) == (cluster_id, RESTORE_EPOCH)
+    }
+}
+
+/// Reads a token; nothing if it is none.
+pub fn decode(token: &[u8]) -> Option<Token> {
+    let token: &[u8; TOKEN_BYTES] = token.try_into().ok()?;
     let (version, rest) = token.split_at(1);
     let (cluster, rest) = rest.split_at(16);
     let (epoch, index) = rest.split_at(8);
-    if version != [VERSION] {
-        return Err(BadToken::Malformed);
-    }
-    if cluster != cluster_id.to_be_bytes() || epoch != RESTORE_EPOCH.to_be_bytes() {
-        return Err(BadToken::OfAnotherCluster);
-    }
-    Ok(u64::from_be_bytes(index.try_into().map_err(|_| BadToken::Malformed)?))
+    Some(Token {
+        cluster_id: u128::from_be_bytes(cluster.try_into().ok()?),
+        epoch: u64::from_be_bytes(epoch.try_into().ok()?),
+        index: u64::from_be_bytes(index.try_into().ok()?),
+    })
+    .filter(|_| version == [VERSION])
 }
 
 #[cfg(test)]
@@ -53,9 +59,12 @@ mod tests {
     #[test]
     fn round_trip_and_refusals() {
         let token = encode(7, 42);
-        assert_eq!(decode(&token, 7), Ok(42));
-        assert_eq!(decode(&token, 8), Err(BadToken::OfAnotherCluster));
-        assert_eq!(decode(b"", 7), Err(BadToken::Malformed));
-        assert_eq!(decode(&[0; TOKEN_BYTES], 7), Err(BadToken::Malformed));
+        let token = decode(&token).expect("it is one");
+        assert_eq!(token.index, 42);
+        assert!(token.is_of(7));
+        assert!(!token.is_of(8));
+        assert!(!Token { epoch: RESTORE_EPOCH + 1, ..token }.is_of(7));
+        assert_eq!(decode(b""), None);
+        assert_eq!(decode(&[0; TOKEN_BYTES]), None);
     }
 }

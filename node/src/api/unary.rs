@@ -1,6 +1,6 @@
 //! The unary services: the same operations, one call each.
 
-use std::{pin::Pin, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use prost::Message;
 use tally_proto::{
@@ -13,11 +13,19 @@ use tally_proto::{
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Api, Call,
+    Api, Call, DEADLINE_DEFAULT, answer_by,
+    answer_bytes::{AnswerBytes, ITEM_BYTES},
     status::{Invalid, Kind},
     stream,
 };
-use crate::{consensus::WhenFull, machine::limits};
+use crate::{
+    consensus::WhenFull,
+    machine::limits,
+    port::{
+        SMALL_BYTES, connection as port,
+        room::{Along, ConnectionRoom, NodeRoom},
+    },
+};
 
 /// The header in which a caller names its request.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
@@ -28,9 +36,12 @@ impl Api {
         let metadata = request.metadata();
         let request_id =
             metadata.get(REQUEST_ID_HEADER).and_then(|id| id.to_str().ok()).unwrap_or_default();
-        let timeout = metadata.get("grpc-timeout").and_then(|value| value.to_str().ok());
-        let asked = timeout.and_then(parse_grpc_timeout).map(in_time);
-        let call = self.call(asked, request_id, WhenFull::Refuse);
+        let deadline = match request.extensions().get::<Arc<port::Call>>().map(|at| at.answer_by())
+        {
+            Some(Some(answer_by)) => answer_by,
+            _ => answer_by(metadata.as_ref(), DEADLINE_DEFAULT),
+        };
+        let call = self.call_until(deadline, request_id, WhenFull::Refuse);
         self.check_size(&call, request.get_ref(), kind).map_err(|error| to_tonic(&error))?;
         Ok(call)
     }
@@ -55,14 +66,14 @@ impl Api {
 /// How long a unary call may take here if its client gives it so long. A little less: at the
 /// deadline itself the client, and tonic on this side, cut the call and leave an error without
 /// details, which says nothing of what became of a write.
-fn in_time(asked: Duration) -> Duration {
+pub(super) fn in_time(asked: Duration) -> Duration {
     /// Room for the answer to get back.
     const ROOM_MAX: Duration = Duration::from_millis(20);
     asked - (asked / 10).min(ROOM_MAX)
 }
 
 /// `grpc-timeout`: at most eight digits and a unit.
-fn parse_grpc_timeout(text: &str) -> Option<Duration> {
+pub(super) fn parse_grpc_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let amount: u64 = digits.parse().ok()?;
     Some(match unit {
@@ -76,6 +87,46 @@ fn parse_grpc_timeout(text: &str) -> Option<Duration> {
     })
 }
 
+/// Runs one operation, with room for its answer before it runs if that may be large.
+async fn answered<Q: AnswerBytes, A: Message, F>(
+    api: &Api,
+    at: Option<Arc<port::Call>>,
+    call: &Call,
+    kind: Kind,
+    request: Q,
+    run: impl Fn(Q) -> F,
+) -> Result<Response<A>, Status>
+where
+    F: Future<Output = Result<A, CallStatus>>,
+{
+    let ended = |status: CallStatus| to_tonic(&status);
+    let Some(at) = at.filter(|_| request.answer_bytes() > SMALL_BYTES || Q::MAY_BE_LARGER) else {
+        return run(request).await.map(Response::new).map_err(ended);
+    };
+    let room = async |bytes| {
+        let room = tokio::time::timeout_at(call.deadline, at.room().answer(bytes)).await;
+        room.map_err(|_| ended(api.no_room_for_answer(call, kind)))
+    };
+    let mut again = Q::MAY_BE_LARGER.then(|| request.clone());
+    let mut bytes = request.answer_bytes();
+    let mut held = if bytes > SMALL_BYTES { Some(room(bytes).await?) } else { None };
+    let mut answer = run(request).await.map_err(ended)?;
+    if let Some(again) = again.take()
+        && answer.encoded_len() > SMALL_BYTES
+    {
+        // It is not held while room for it is waited for.
+        drop(answer);
+        bytes = limits::VALUE_BYTES_MAX + ITEM_BYTES;
+        held = Some(room(bytes).await?);
+        answer = run(again).await.map_err(ended)?;
+    }
+    let mut response = Response::new(answer);
+    if let Some(held) = held {
+        response.extensions_mut().insert(Along::with(held));
+    }
+    Ok(response)
+}
+
 /// One service: each method hands its message to the operation of the api.
 macro_rules! service {
     ($service:ident { $($method:ident => $operation:ident($request:ident, $kind:ident) -> $response:ident;)* }) => {
@@ -86,10 +137,9 @@ macro_rules! service {
                 request: Request<v1::$request>,
             ) -> Result<Response<v1::$response>, Status> {
                 let call = self.unary(&request, Kind::$kind)?;
-                match self.$operation(&call, request.into_inner()).await {
-                    Ok(response) => Ok(Response::new(response)),
-                    Err(status) => Err(to_tonic(&status)),
-                }
+                let at = request.extensions().get::<Arc<port::Call>>().cloned();
+                let request = request.into_inner();
+                answered(self, at, &call, Kind::$kind, request, |request| self.$operation(&call, request)).await
             })*
         }
     };
@@ -142,7 +192,17 @@ impl stream_server::Stream for Api {
         &self,
         request: Request<Streaming<v1::StreamExchangeRequest>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
-        Ok(Response::new(stream::exchange(self.clone(), request.into_inner())))
+        let at = request.extensions().get::<Arc<port::Call>>();
+        let room = match at {
+            Some(at) => Arc::clone(at.room()),
+            // Called in this process, without a port.
+            None => ConnectionRoom::new(NodeRoom::new()),
+        };
+        let along = Along::default();
+        let answers = stream::exchange(self.clone(), request.into_inner(), room, along.clone());
+        let mut response = Response::new(answers);
+        response.extensions_mut().insert(along);
+        Ok(response)
     }
 }
 

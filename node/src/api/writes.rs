@@ -14,7 +14,7 @@ use super::{
     status::{Invalid, Kind},
 };
 use crate::{
-    consensus::{propose::Outcome, read::Provided},
+    consensus::propose::Outcome,
     machine::{
         codec::size_hint_of,
         command::{Action, Answer, Command, CounterChange, KeyChange, Operation, OperationAnswer},
@@ -77,8 +77,8 @@ impl Api {
     /// What became of a write, as it is told.
     pub(super) fn written(&self, call: &Call, facts: Facts, outcome: Outcome) -> Answered<Written> {
         let applied = outcome.map_err(|error| self.write_error(call, &error, facts.can_repeat))?;
+        let header = self.write_header(&applied);
         let reply = applied.reply;
-        let header = self.header(Provided::Linearizable, None, applied.log_index, reply.revision);
         match reply.result {
             Ok(answer) => {
                 let revision = reply.revision;

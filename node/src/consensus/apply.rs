@@ -26,15 +26,16 @@ use crate::{
     machine::{
         self, codec,
         command::{Batch, Reply},
+        query,
         view::{Overlay, Writes},
     },
     peer::convert,
     seeded,
     storage::{
+        disk::{is_exhausted, is_full},
         log_id::LogId as StorageLogId,
         snapshot::{Membership, SnapshotInfo, reader::SnapshotError},
         state::{SnapshotRequests, StateError, StateStore},
-        wal::Wal,
     },
 };
 
@@ -57,7 +58,6 @@ const PAUSE_AFTER_FULL_DISK: Duration = Duration::from_secs(5);
 pub struct StateMachine {
     state: Arc<StateStore>,
     snapshots: SnapshotRequests,
-    log: Wal,
     applied: Arc<watch::Sender<u64>>,
     observer: Option<Arc<dyn Observer>>,
     #[cfg(feature = "seeded-bugs")]
@@ -75,14 +75,12 @@ impl StateMachine {
     pub fn new(
         state: Arc<StateStore>,
         snapshots: SnapshotRequests,
-        log: Wal,
         applied: watch::Sender<u64>,
         observer: Option<Arc<dyn Observer>>,
     ) -> Self {
         StateMachine {
             state,
             snapshots,
-            log,
             applied: Arc::new(applied),
             observer,
             #[cfg(feature = "seeded-bugs")]
@@ -131,7 +129,8 @@ impl StateMachine {
                     })?;
                     let mut overlay = Overlay::new(&view, &mut writes);
                     let index = entry.log_id.index;
-                    Replies(Arc::new(machine::apply(&mut overlay, index, &batch)))
+                    let replies = Arc::new(machine::apply(&mut overlay, index, &batch));
+                    Replies { replies, revision: query::meta(&overlay).revision }
                 }
             });
         }
@@ -145,7 +144,7 @@ impl StateMachine {
         if let Some(observer) = &self.observer {
             for (entry, replies) in entries.iter().zip(&replies) {
                 let (term, index) = (convert::term_of(&entry.log_id), entry.log_id.index);
-                observer.observe(Event::Applied { term, index, replies: &replies.0 });
+                observer.observe(Event::Applied { term, index, replies: &replies.replies });
             }
         }
         self.tell_applied();
@@ -161,11 +160,13 @@ fn payload_bytes(entry: &Entry) -> usize {
 }
 
 /// What a batch would be answered now. Only a seeded bug believes it.
-pub(super) fn foresee(state: &StateStore, batch: &Batch) -> (u64, Vec<Reply>) {
+pub(super) fn foresee(state: &StateStore, batch: &Batch) -> (u64, u64, Vec<Reply>) {
     let view = state.view();
     let index = view.applied().map_or(0, |applied| applied.index) + 1;
     let mut writes = Writes::default();
-    (index, machine::apply(&mut Overlay::new(&view, &mut writes), index, batch))
+    let mut overlay = Overlay::new(&view, &mut writes);
+    let replies = machine::apply(&mut overlay, index, batch);
+    (index, query::meta(&overlay).revision, replies)
 }
 
 /// A log id as storage knows it.
@@ -255,11 +256,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 return Err(io::Error::other("the local snapshot is ahead of the state"));
             }
         };
+        // Entries that conflict with the snapshot were truncated before it came here. That becomes
+        // durable together with the log's jump, before the state is the snapshot's
+        // (`StateHooks::log_reaches`): else the log could still have other entries after a power cut, at
+        // indexes that are committed.
         tracing::info!(last = ?meta.last_log_id, "installing a snapshot from the leader");
-        // Entries that conflict with the snapshot were truncated before it came here. That must be
-        // durable first: after a power cut the state would be the snapshot's, and the log would
-        // still have other entries at indexes that are committed.
-        self.log.flush().await?;
         self.observe(Event::SnapshotReceived {
             index: meta.last_log_id.as_ref().map_or(0, |last| last.index),
         });
@@ -296,9 +297,9 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
                 }
                 // What was written is removed, and a full disk is no reason to end.
                 Err(StateError::Snapshot(SnapshotError::Io { source, .. }))
-                    if source.kind() == io::ErrorKind::StorageFull =>
+                    if is_full(&source) || is_exhausted(&source) =>
                 {
-                    tracing::warn!("there is no room for a snapshot; it is begun again later");
+                    tracing::warn!(error = %source, "a snapshot finds no room; it is begun again later");
                     tokio::time::sleep(PAUSE_AFTER_FULL_DISK).await;
                 }
                 Err(StateError::NoRoomToFlush) => tokio::time::sleep(PAUSE_AFTER_FULL_DISK).await,

@@ -128,6 +128,19 @@ pub enum ReadError {
         /// How long was waited, in ms.
         waited_ms: u64,
     },
+    /// The read index is confirmed, and no entry on the way to it arrives.
+    #[error(
+        "this node has applied {applied} and does not get the entries up to the read index {index}: none \
+         for {waited_ms} ms"
+    )]
+    NotCatchingUp {
+        /// The read index.
+        index: u64,
+        /// Where this node is.
+        applied: u64,
+        /// How long was waited, in ms.
+        waited_ms: u64,
+    },
     /// The node is shutting down.
     #[error("the node is shutting down")]
     ShuttingDown,

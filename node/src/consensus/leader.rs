@@ -1,6 +1,6 @@
 //! Who leads: what Raft's metrics say, in the form that the rest asks for.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use openraft::{
     RaftMetrics, ServerState, async_runtime::WatchReceiver, type_config::alias::InstantOf,
@@ -149,6 +149,18 @@ impl Leadership {
         // A leader's message renews its vote.
         let heard = self.raft.with_raft_state(|state| state.vote_last_modified()).await;
         heard.ok().flatten().map(elapsed_since)
+    }
+
+    /// Of these nodes, those that this leader has not heard of for so long, or never; all if it does
+    /// not lead.
+    pub fn silent(&self, nodes: &BTreeSet<u64>, longest: Duration) -> BTreeSet<u64> {
+        let me = self.peers.node_id();
+        let metrics = self.metrics.borrow_watched();
+        let heard = |id: &u64| {
+            let acked = metrics.heartbeat.as_ref().and_then(|all| *all.get(id)?);
+            acked.is_some_and(|at| elapsed_since(at.into_inner()) <= longest)
+        };
+        nodes.iter().copied().filter(|id| *id != me && !heard(id)).collect()
     }
 
     fn is_only_voter(&self) -> bool {

@@ -3,7 +3,7 @@
 //! - What is purged must be held elsewhere, durably ([`StateStore::purge_limit`]). openraft purges
 //!   behind a snapshot, which the state store makes durable before it tells of it, so the rule holds
 //!   by construction; it is checked all the same, because breaking it would only show after a power
-//!   cut. A purge beyond the limit keeps the entries.
+//!   cut. A purge beyond the limit is an error that ends the node before anything is lost.
 //! - A read for replication ends at [`APPEND_BYTES_MAX`], so that a message between nodes does.
 
 use std::{
@@ -245,8 +245,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let applied = self.state.applied();
             upto = applied.map_or(upto, |applied| upto.max(applied.into()));
         } else if limit.is_none_or(|limit| wal::LogId::from(limit) < upto) {
-            tracing::error!(%upto, ?limit, "a purge beyond what is held durably is not done");
-            return Ok(());
+            // Ends the node, as openraft would go on as if it were done.
+            let held = format!("{limit:?} is held durably");
+            return Err(io::Error::other(format!(
+                "a purge up to {upto} was asked for, and {held}"
+            )));
         }
         if let Some(observer) = &self.observer {
             let jump = self.log.log_id(upto.index) != Some(upto);

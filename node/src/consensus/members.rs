@@ -26,6 +26,9 @@ pub enum MemberError {
     /// Only the leader changes the membership.
     #[error("this node is not the leader")]
     NotLeader,
+    /// No quorum is reached, so nothing was proposed.
+    #[error("no quorum confirms that this node leads")]
+    NoQuorum,
     /// The request does not fit the membership.
     #[error("{0}")]
     Refused(String),
@@ -66,11 +69,33 @@ fn members_of(metrics: &RaftMetrics<TypeConfig>) -> (BTreeSet<u64>, Vec<(u64, Me
 }
 
 impl Consensus {
-    fn must_lead(&self) -> Result<(), MemberError> {
+    /// Refuses what only a leader with a quorum can do.
+    pub fn must_lead(&self) -> Result<(), MemberError> {
         match self.leadership().term_as_leader() {
+            Some(_) if self.quorum_lost() => Err(MemberError::NoQuorum),
             Some(_) => Ok(()),
             None => Err(MemberError::NotLeader),
         }
+    }
+
+    /// Whether a node is a member, committed or not.
+    pub fn is_member(&self, node_id: u64) -> bool {
+        self.members().1.iter().any(|(id, _)| *id == node_id)
+    }
+
+    /// Refuses voters of whom no majority has been heard of lately: the change could never be
+    /// committed, or nothing after it.
+    fn must_have_quorum(&self, voters: &BTreeSet<u64>) -> Result<(), MemberError> {
+        let silent = self.leadership().silent(voters, self.no_quorum_after());
+        let heard = voters.len() - silent.len();
+        if 2 * heard > voters.len() {
+            return Ok(());
+        }
+        Err(MemberError::Refused(format!(
+            "it would leave no quorum: of the voters {voters:?} it would have, {silent:?} have not been \
+             heard of for {} ms",
+            self.no_quorum_after().as_millis()
+        )))
     }
 
     /// Ids of voters and of all members.
@@ -92,9 +117,7 @@ impl Consensus {
         self.confirm_leading(until).await.map_err(|error| match error {
             Unconfirmed::Stopped => MemberError::ShuttingDown,
             Unconfirmed::NotLeader => MemberError::NotLeader,
-            Unconfirmed::NoQuorum => {
-                MemberError::Unknown("no quorum confirms that this node leads".to_owned())
-            }
+            Unconfirmed::NoQuorum => MemberError::NoQuorum,
         })?;
         let metrics = self.leadership().metrics();
         let at = metrics.membership_config.log_id().as_ref().map_or(0, |log_id| log_id.index);
@@ -136,11 +159,21 @@ impl Consensus {
         if !members.iter().any(|(id, _)| *id == node_id) {
             return Err(MemberError::Refused(format!("node {node_id} is not a learner")));
         }
+        let is_silent = !self
+            .leadership()
+            .silent(&BTreeSet::from([node_id]), self.no_quorum_after())
+            .is_empty();
         let metrics = self.leadership().metrics();
         let matched = metrics
             .replication
-            .and_then(|replication| replication.get(&node_id).cloned().flatten())
-            .map_or(0, |log_id| log_id.index);
+            .and_then(|replication| replication.get(&node_id).cloned().flatten());
+        let Some(matched) = matched.filter(|_| !is_silent).map(|log_id| log_id.index) else {
+            return Err(MemberError::Refused(format!(
+                "node {node_id} has not been heard of for {} ms; as a voter it would be counted for \
+                 majorities that it can't help to reach",
+                self.no_quorum_after().as_millis()
+            )));
+        };
         let behind = self.leadership().commit_index().saturating_sub(matched);
         if behind > PROMOTION_LAG_MAX {
             return Err(MemberError::Refused(format!(
@@ -150,6 +183,9 @@ impl Consensus {
         if seeded_bugs::is_on("voter-swapped-in-one-step") {
             return self.swap_in(node_id, voters).await;
         }
+        let mut with_it = voters;
+        with_it.insert(node_id);
+        self.must_have_quorum(&with_it)?;
         let change = ChangeMembers::AddVoterIds(BTreeSet::from([node_id]));
         self.raft().change_membership(change, false).await?;
         Ok(())
@@ -171,11 +207,16 @@ impl Consensus {
         Ok(())
     }
 
-    /// Takes a member out.
-    pub async fn remove(&self, node_id: u64) -> Result<(), MemberError> {
+    /// Takes a member out. One that is none any more is removed already; one that was never met never
+    /// was one.
+    pub async fn remove(&self, node_id: u64, was_met: bool) -> Result<(), MemberError> {
         self.must_lead()?;
         let (voters, members) = self.members();
         if !members.iter().any(|(id, _)| *id == node_id) {
+            if !was_met {
+                let reason = format!("node {node_id} is no member, and was never met as one");
+                return Err(MemberError::Refused(reason));
+            }
             let is_member = |(id, _): &(u64, Member)| *id == node_id;
             return self.confirm(|_, members| !members.iter().any(is_member)).await;
         }
@@ -185,6 +226,8 @@ impl Consensus {
         }
         let ids = BTreeSet::from([node_id]);
         let change = if voters.contains(&node_id) {
+            let without_it = voters.into_iter().filter(|id| *id != node_id).collect();
+            self.must_have_quorum(&without_it)?;
             ChangeMembers::RemoveVoters(ids)
         } else {
             ChangeMembers::RemoveNodes(ids)

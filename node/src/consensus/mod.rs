@@ -20,6 +20,7 @@ pub mod log_store;
 pub mod log_time;
 pub mod members;
 pub mod propose;
+pub mod raft_config;
 pub mod read;
 pub mod read_index;
 pub mod runtime;
@@ -50,7 +51,7 @@ use self::{
     leader::{Leader, Leadership},
     log_time::LogTime,
     propose::{
-        Answerer, Applied, Outcome, Proposal, Proposer, Ticket, Waiter, await_outcome,
+        AnsweredBy, Answerer, Applied, Outcome, Proposal, Proposer, Ticket, Waiter, await_outcome,
         no_quorum_after,
     },
     read::Reads,
@@ -394,6 +395,9 @@ impl Consensus {
         deadline: Instant,
     ) -> Result<Applied, Error> {
         self.check_limits(&command)?;
+        if admission.is_some() {
+            self.wait_cluster_known(deadline).await?;
+        }
         if let Some(applied) = self.decide_before_proposing(&command) {
             return Ok(applied);
         }
@@ -407,6 +411,29 @@ impl Consensus {
             return Err(refusal.into());
         }
         await_outcome(answer, &ticket, deadline).await
+    }
+
+    /// A client's write waits until the cluster has its id, which is the first command of its first
+    /// leader: else its answer could bring no token, and a SESSION read after it might miss it.
+    async fn wait_cluster_known(&self, deadline: Instant) -> Result<(), NotProposed> {
+        if self.is_cluster_known() || seeded_bugs::is_on("write-before-cluster-known") {
+            return Ok(());
+        }
+        let patience = self.no_quorum_after();
+        let until = deadline.min(Instant::now() + patience);
+        if self.inner.peers.wait_cluster_known(until).await {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(NotProposed::Deadline);
+        }
+        let waited_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        Err(NotProposed::NoQuorum { waited_ms })
+    }
+
+    /// Whether this node knows which cluster it belongs to.
+    pub fn is_cluster_known(&self) -> bool {
+        self.inner.peers.cluster_id().is_some()
     }
 
     /// The same without waiting: the answerer learns the outcome, or is given back with it if the
@@ -460,7 +487,8 @@ impl Consensus {
         };
         let reply = reply?;
         let at = state.applied()?;
-        Some(Applied { reply, log_index: at.index, term: at.term })
+        let revision = query::meta(&state.view()).revision;
+        Some(Applied { reply, log_index: at.index, term: at.term, revision, leader: None })
     }
 
     /// Sends a write to the leader, once: a second hop could meet a third leader. `None` if no
@@ -506,10 +534,10 @@ impl Consensus {
             let reason = "one answer was expected".to_owned();
             return Some(Err(Unknown::Transport(reason).into()));
         };
-        Some(self.forwarded_result(result))
+        Some(self.forwarded_result(leader, result))
     }
 
-    fn forwarded_result(&self, result: wire::ForwardedResult) -> Outcome {
+    fn forwarded_result(&self, leader: u64, result: wire::ForwardedResult) -> Outcome {
         use wire::forwarded_result::Result as Forwarded;
 
         match result.result {
@@ -518,6 +546,10 @@ impl Consensus {
                     reply,
                     log_index: result.applied_index,
                     term: result.applied_term,
+                    revision: result.applied_revision,
+                    leader: u128::from_str_radix(&result.cluster_id, 16).ok().map(|cluster_id| {
+                        AnsweredBy { node_id: leader, term: result.leader_term, cluster_id }
+                    }),
                 }),
                 Err(error) => Err(Unknown::Transport(error.to_string()).into()),
             },

@@ -70,6 +70,22 @@ pub struct Applied {
     pub log_index: u64,
     /// Term of that entry.
     pub term: u64,
+    /// Revision of the store after that entry: what `log_index` is the state of. Other commands of the
+    /// entry may have changed more than this one did, and what is replayed was decided earlier.
+    pub revision: u64,
+    /// The leader that it was forwarded to, whose answer this is; `None` for this node's own.
+    pub leader: Option<AnsweredBy>,
+}
+
+/// The leader behind the answer to a forwarded write, as it says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnsweredBy {
+    /// Its id.
+    pub node_id: u64,
+    /// Its term when it answered.
+    pub term: u64,
+    /// Its cluster, which the node that forwarded may not know yet.
+    pub cluster_id: u128,
 }
 
 /// What a waiter gets.
@@ -271,9 +287,9 @@ impl Proposer {
             && place.semaphore().available_permits() + 1 == self.entries_in_flight
             && batch.commands.iter().all(writes)
         {
-            let (log_index, replies) = foresee(self.log_time.state(), &batch);
+            let (log_index, revision, replies) = foresee(self.log_time.state(), &batch);
             for (reply, waiter) in replies.into_iter().zip(waiters) {
-                waiter.send(Ok(Applied { reply, log_index, term }));
+                waiter.send(Ok(Applied { reply, log_index, term, revision, leader: None }));
             }
             tokio::spawn(async move {
                 drop(answer.await);
@@ -329,8 +345,9 @@ impl ByIndex {
         let log_index = self.index;
         for _ in 0..Self::LOOKS_MAX {
             if let Some(replies) = seeded::replies(self.node_id, log_index) {
-                for (reply, waiter) in replies.0.iter().cloned().zip(waiters) {
-                    waiter.send(Ok(Applied { reply, log_index, term }));
+                let revision = replies.revision;
+                for (reply, waiter) in replies.replies.iter().cloned().zip(waiters) {
+                    waiter.send(Ok(Applied { reply, log_index, term, revision, leader: None }));
                 }
                 return;
             }
@@ -363,14 +380,15 @@ fn deliver(
         Ok(Ok(response)) => {
             let term = response.log_id.leader_id.term;
             let log_index = response.log_id.index;
-            let replies = Arc::unwrap_or_clone(response.data.0);
+            let revision = response.data.revision;
+            let replies = Arc::unwrap_or_clone(response.data.replies);
             assert_eq!(
                 replies.len(),
                 waiters.len(),
                 "entry {log_index} has as many replies as commands"
             );
             for (reply, waiter) in replies.into_iter().zip(waiters) {
-                waiter.send(Ok(Applied { reply, log_index, term }));
+                waiter.send(Ok(Applied { reply, log_index, term, revision, leader: None }));
             }
         }
         Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {

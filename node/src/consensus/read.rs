@@ -181,7 +181,7 @@ impl Reads {
             self.proofs.learn(confirmed);
         }
         if !seeded_bugs::is_on("read-before-applied") {
-            self.wait_applied(confirmed.index, deadline).await?;
+            self.catch_up(confirmed.index, deadline).await?;
         }
         self.proofs.learn(confirmed);
         Ok(())
@@ -196,7 +196,9 @@ impl Reads {
         // Without a round of its own, another read's proof may still have come meanwhile.
         let ground = match self.prove(deadline).await {
             Ok(()) => Ground::ReadIndex,
-            Err(ReadError::NoQuorum { .. } | ReadError::Deadline) => Ground::EarlierReadIndex,
+            Err(
+                ReadError::NoQuorum { .. } | ReadError::NotCatchingUp { .. } | ReadError::Deadline,
+            ) => Ground::EarlierReadIndex,
             Err(other) => return Err(other),
         };
         let permit = self.freeze(Provided::Bounded, ground);
@@ -225,6 +227,25 @@ impl Reads {
             },
             other => other,
         })
+    }
+
+    /// Waits until the state has applied a read index, for as long as it gets nearer: a node that gets no
+    /// entries for as long as it looks for a leader has no quorum behind it that would be of use.
+    async fn catch_up(&self, index: u64, deadline: Instant) -> Result<(), ReadError> {
+        let patience = self.read_index.patience();
+        let mut applied = *self.applied.borrow();
+        while applied < index {
+            let until = deadline.min(Instant::now() + patience);
+            match self.wait_applied(applied + 1, until).await {
+                Err(ReadError::Deadline) if until < deadline => {
+                    let waited_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+                    return Err(ReadError::NotCatchingUp { index, applied, waited_ms });
+                }
+                waited => waited?,
+            }
+            applied = *self.applied.borrow();
+        }
+        Ok(())
     }
 
     /// Waits until the state has applied an index.

@@ -55,6 +55,11 @@ pub struct ReadIndex {
 }
 
 impl ReadIndex {
+    /// How long it is looked for a leader with a quorum.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
     /// A round that begins after this call. Where a round before it fails, the next would end too
     /// late for those who have waited through both: each waits for two election timeouts at most.
     pub async fn confirm(&self, deadline: Instant) -> Result<Confirmed, ReadError> {

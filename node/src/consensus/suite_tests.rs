@@ -40,7 +40,7 @@ use crate::{
         simulated_disk::SimulatedDisk,
         simulated_store::SimulatedStores,
         sled_store::{SledFactory, SledOptions},
-        state::{StateHooks, StateOptions, StateStore},
+        state::{LogExtent, StateHooks, StateOptions, StateStore},
         wal::{self, Wal, WalOptions},
     },
 };
@@ -246,16 +246,19 @@ async fn build(
             Box::pin(async move { synced.flush().await })
         }),
         room_to_flush: Arc::new(|| Box::pin(async { Ok(true) })),
+        room_for: Arc::new(|_| Box::pin(async { Ok(true) })),
+        log_reaches: Arc::new(|_| Box::pin(async { Ok(()) })),
         fatal,
     };
     assert_eq!(recovered.purged, None, "each test starts from nothing");
-    let state = StateStore::open(disk, stores, StateOptions::default(), hooks, None)
+    let log_extent = LogExtent { purged: None, last: None };
+    let state = StateStore::open(disk, stores, StateOptions::default(), hooks, log_extent)
         .await
         .expect("the state opens");
     let (snapshots, upkeep) = state.upkeep(Duration::from_secs(3600));
     tokio::spawn(upkeep.run(async {}));
     let applied = watch::channel(0).0;
-    let machine = StateMachine::new(Arc::clone(&state), snapshots, log.clone(), applied, None);
+    let machine = StateMachine::new(Arc::clone(&state), snapshots, applied, None);
     let machine = SuiteMachine { inner: machine, state: Arc::clone(&state) };
     let inner = LogStore::new(log.clone(), state, Arc::new(AtomicU64::new(0)), None);
     let log = SuiteLog { inner, log, begun_behind: Arc::default(), purged_as: Arc::default() };

@@ -90,8 +90,10 @@ pub async fn create_cluster(consensus: Consensus, random: Arc<dyn Random>, setti
         if consensus.leadership().term_as_leader().is_some() {
             let command = own_command(Action::CreateCluster { cluster_id, settings });
             let deadline = Instant::now() + OWN_COMMAND_DEADLINE;
-            if let Err(error) = consensus.write_here(command, None, deadline).await {
-                tracing::debug!(%error, "the cluster could not be given its id yet");
+            match consensus.write_here(command, None, deadline).await {
+                // Writes wait for it.
+                Ok(_) => continue,
+                Err(error) => tracing::debug!(%error, "the cluster could not be given its id yet"),
             }
         }
         tokio::time::sleep(CREATE_RETRY).await;

@@ -43,13 +43,18 @@ impl fmt::Display for EntryPayload {
     }
 }
 
-/// The replies to the commands of one entry, in their order; empty for entries without commands.
+/// What applying one entry leads to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Replies(pub Arc<Vec<Reply>>);
+pub struct Replies {
+    /// The replies to its commands, in their order; empty for entries without commands.
+    pub replies: Arc<Vec<Reply>>,
+    /// Revision of the store after the whole entry: the state that its log index names.
+    pub revision: u64,
+}
 
 impl fmt::Display for Replies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} replies", self.0.len())
+        write!(f, "{} replies", self.replies.len())
     }
 }
 

@@ -50,12 +50,17 @@ async fn timed<T>(
     until: Instant,
     call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
 ) -> Result<T, AskError> {
+    let began = Instant::now();
     match tokio::time::timeout_at(until, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) if never_sent(&status) => Err(AskError::NeverSent(status.to_string())),
         Ok(Err(status)) => Err(AskError::Transport(status.to_string())),
         Err(_) => {
-            peers.drop_client(node_id, connection);
+            // A client's deadline may be far too short to say anything of the connection, which others
+            // share. One that is dead is found by its keepalive.
+            if connection == Shared::Control || began.elapsed() >= peers.connect_timeout() {
+                peers.drop_client(node_id, connection);
+            }
             Err(AskError::Transport("no answer in time".to_owned()))
         }
     }
@@ -123,6 +128,22 @@ pub async fn hello(
 ) -> Result<wire::HelloResponse, AskError> {
     let mut client = peers.client(node_id, address, Shared::Control);
     timed(peers, node_id, Shared::Control, until, client.hello(request)).await
+}
+
+/// Introduces this node to whoever answers at an address, on a connection of its own.
+pub async fn hello_at(
+    peers: &Peers,
+    address: &str,
+    request: wire::HelloRequest,
+    until: Instant,
+) -> Result<wire::HelloResponse, String> {
+    // Nobody has the id 0, so that the call is meant for no known directory.
+    let mut client = peers.dial(0, address);
+    match tokio::time::timeout_at(until, client.hello(request)).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(status.message().to_owned()),
+        Err(_) => Err("no answer in time".to_owned()),
+    }
 }
 
 /// A peer's own line of the status table.

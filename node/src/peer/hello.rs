@@ -1,27 +1,48 @@
 //! How nodes meet: each introduces itself to each, again and again, and both learn the other's
-//! client address, cluster and incarnation.
+//! client address, cluster and incarnation, and what it has promised.
 //!
-//! Two mistakes end a node here, before they can cost an acknowledged write: addresses that lead to
-//! another cluster, and an empty directory under an id that a peer already met with another one (see
-//! `identity`). A node with an empty directory takes no part in Raft until it was introduced: to a
-//! majority of the first members, itself included, where it forms a cluster; to anybody, where it
-//! joins one. What nodes know of each other travels with every introduction, so that a second peer
-//! knows soon what the first was told.
+//! # What ends a node
+//! Only what proves that it must not run, said by a node that it knows ([`NotWelcome`]): that it comes
+//! with an empty, another or an older directory under a known id (see `identity`), or that it was
+//! removed. Whatever else another machine says ends nobody. An address that leads to another cluster or
+//! another node is a mistake of whoever wrote it, or a machine that got a used address: the peer that
+//! should be there is unreachable, warned of once, and shown in the status ([`Peers::trouble`]). Nothing
+//! is learned from strangers, so that they can't make a node remember wrong directories either.
+//!
+//! # Before a node takes part in Raft
+//! - One with data has greeted every member once: who was removed, or has forgotten something that a
+//!   peer remembers, learns it before it votes or serves. A peer that does not answer at once is not
+//!   waited for, as nobody knows whether it ever comes.
+//! - One that joins a cluster has been introduced to one of its nodes.
+//! - One that is to form a cluster has seen every first member. With a majority of them, two nodes of
+//!   three that were wiped would form a new cluster beside the old one and serve an empty store to its
+//!   clients. (`form_without_all` says that this is wanted.) One that meets a cluster which exists joins
+//!   that.
+//!
+//! # What nodes remember of each other
+//! The incarnation and the last start durably, and in memory the highest term and the furthest entry
+//! that a node said it holds, or that a leader has seen it acknowledge. It travels with every
+//! introduction, so that a second peer knows soon what the first was told. A node that comes back with
+//! less is an older copy of itself.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use tally_proto::{peer::v1 as wire, seeded_bugs};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{ask, peers::Peers};
-use crate::identity::Identity;
+use crate::{
+    identity::{Identity, Start},
+    storage::wal::Wal,
+};
 
 /// How often a node introduces itself to each peer.
 const INTERVAL: Duration = Duration::from_millis(1000);
@@ -31,6 +52,9 @@ const INTERVAL_WHILE_WAITING: Duration = Duration::from_millis(50);
 
 /// How long one introduction may take.
 const TIMEOUT: Duration = Duration::from_millis(1000);
+
+/// How often a node that waits says for whom.
+const WAITING_TOLD_EVERY: Duration = Duration::from_secs(5);
 
 /// Why a node must not run.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -50,71 +74,190 @@ pub enum NotWelcome {
         /// What it is.
         own: String,
     },
-    /// A peer is of another cluster.
+    /// Peers were told more than this directory knows.
     #[error(
-        "the peer at {address} is of cluster {theirs}, and this data directory of cluster {own}. \
-         Check the addresses; nothing was changed"
+        "the data directory of node {node_id} is an older copy of itself: node {peer} remembers that it \
+         {remembered}, and {now}. What it has acknowledged and voted for since the copy was made is lost \
+         to it. The way out: put the newer directory back; or remove node {node_id} from the cluster \
+         (Cluster.Remove) and add this machine, with an empty directory, under a new id \
+         (Cluster.AddLearner, then Promote)"
     )]
-    AnotherCluster {
-        /// The peer's address.
-        address: String,
-        /// Its cluster.
-        theirs: String,
-        /// This node's.
-        own: String,
+    OlderCopy {
+        /// The node.
+        node_id: u64,
+        /// Who remembers.
+        peer: u64,
+        /// What.
+        remembered: String,
+        /// What the directory has instead.
+        now: String,
     },
-    /// A peer's address leads to a node with another id.
+    /// The cluster has removed this node.
     #[error(
-        "the address {address} of node {expected} is answered by node {found}; check the addresses"
+        "node {node_id} was removed from its cluster (by log entry {at} or one before) and serves \
+         nothing. An id is never used again: to add this machine anew, start it with an empty directory \
+         and a new node id. Its data was not touched"
     )]
-    AnotherNode {
-        /// The peer's address.
-        address: String,
-        /// Who should be there.
-        expected: u64,
-        /// Who is.
-        found: u64,
+    Removed {
+        /// The node.
+        node_id: u64,
+        /// Log index of a committed membership that lacks it.
+        at: u64,
     },
 }
 
+/// Why an address is not that of a node which can be added.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotAddable {
+    /// Nobody answers there.
+    #[error("no node answers at {address} ({reason}); start node {node_id} there first")]
+    Silent {
+        /// Who should be there.
+        node_id: u64,
+        /// Where.
+        address: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// Somebody else answers.
+    #[error("the node at {address} is node {found}, not node {node_id}")]
+    AnotherNode {
+        /// Who should be there.
+        node_id: u64,
+        /// Where.
+        address: String,
+        /// Who is.
+        found: u64,
+    },
+    /// It belongs elsewhere.
+    #[error("the node at {address} is of cluster {theirs}")]
+    AnotherCluster {
+        /// Where.
+        address: String,
+        /// Whose it is.
+        theirs: String,
+    },
+    /// The id was met before, with another directory.
+    #[error(
+        "node {node_id} was met with another data directory before; an id is never used again, not \
+         with an emptied directory either"
+    )]
+    UsedId {
+        /// The id.
+        node_id: u64,
+    },
+}
+
+/// Who the members are, as the node that greets knows.
+pub trait Roster: Send + Sync + 'static {
+    /// Addresses of the peer ports of all members, committed or not; of the first members before there
+    /// is a membership. Empty on a node that waits to be added.
+    fn members(&self) -> BTreeMap<u64, String>;
+
+    /// The membership that is applied here: its log index, and who belongs to it.
+    fn applied(&self) -> Option<(u64, BTreeSet<u64>)>;
+
+    /// The last committed entry that a node has acknowledged, if this node leads and knows.
+    fn acknowledged(&self, node_id: u64) -> u64;
+}
+
+/// When an empty node takes part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admission {
+    /// It has data.
+    WithData,
+    /// It forms a cluster with these, of whom so many others must be there.
+    Forms {
+        /// The others.
+        others: BTreeSet<u64>,
+        /// How many of them.
+        needed: usize,
+    },
+    /// It waits to be added to a cluster.
+    Joins,
+}
+
+/// What a [`Greeter`] stands on.
+pub struct Foundation {
+    /// Whose directory this is.
+    pub identity: Arc<Identity>,
+    /// The peers.
+    pub peers: Peers,
+    /// The log, which says what the node has promised.
+    pub log: Wal,
+    /// Address of the client port.
+    pub client_address: String,
+    /// When the node takes part.
+    pub admission: Admission,
+}
+
+impl std::fmt::Debug for Foundation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Foundation")
+    }
+}
+
 /// Meets the peers.
-#[derive(Debug)]
 pub struct Greeter {
     identity: Arc<Identity>,
     peers: Peers,
+    log: Wal,
     client_address: String,
-    started_empty: bool,
-    /// How many other nodes must know this one before it takes part.
-    needed: usize,
+    admission: Admission,
+    roster: OnceLock<Arc<dyn Roster>>,
+    /// First members that answered, and were no strangers.
     met: Mutex<BTreeSet<u64>>,
+    /// A node of a cluster that exists has been met.
+    cluster_met: AtomicBool,
+    /// The highest that each node has said it has promised: term of its vote, entry that it holds.
+    told: Mutex<BTreeMap<u64, (u64, u64)>>,
     admitted: AtomicBool,
     changed: Notify,
 }
 
+impl std::fmt::Debug for Greeter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Greeter").field("admission", &self.admission).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Greeter {
-    /// A node with data is admitted at once; an empty one when `needed` others know it.
-    pub fn new(
-        identity: Arc<Identity>,
-        peers: Peers,
-        client_address: String,
-        started_empty: bool,
-        needed: usize,
-    ) -> Arc<Greeter> {
+    /// Nobody has been met yet.
+    pub fn new(foundation: Foundation) -> Arc<Greeter> {
+        let Foundation { identity, peers, log, client_address, admission } = foundation;
+        let alone = matches!(&admission, Admission::Forms { needed: 0, .. });
         Arc::new(Greeter {
             identity,
             peers,
+            log,
             client_address,
-            started_empty,
-            needed,
+            admission,
+            roster: OnceLock::new(),
             met: Mutex::default(),
-            admitted: AtomicBool::new(!started_empty || needed == 0),
+            cluster_met: AtomicBool::new(false),
+            told: Mutex::default(),
+            admitted: AtomicBool::new(alone),
             changed: Notify::new(),
         })
+    }
+
+    /// The peers.
+    pub fn peers(&self) -> &Peers {
+        &self.peers
     }
 
     /// The node may take part in Raft.
     pub fn is_admitted(&self) -> bool {
         self.admitted.load(Ordering::Acquire)
+    }
+
+    /// Whether a node of a cluster that exists has been met: an empty node joins that.
+    pub fn has_met_a_cluster(&self) -> bool {
+        self.cluster_met.load(Ordering::Acquire)
     }
 
     /// Waits until it may.
@@ -128,40 +271,169 @@ impl Greeter {
         }
     }
 
-    fn count(&self, node_id: u64) {
-        let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
-        met.insert(node_id);
-        if met.len() >= self.needed && !self.admitted.swap(true, Ordering::AcqRel) {
+    fn admit(&self) {
+        if !self.admitted.swap(true, Ordering::AcqRel) {
             self.changed.notify_waiters();
         }
     }
 
-    async fn known(&self) -> Vec<wire::KnownNode> {
-        let mut known = self.identity.known().await;
-        known.insert(self.identity.node_id(), self.identity.incarnation().to_owned());
-        known
-            .into_iter()
-            .map(|(node_id, incarnation)| wire::KnownNode { node_id, incarnation })
-            .collect()
+    fn is_empty(&self) -> bool {
+        self.admission != Admission::WithData && !self.is_admitted()
     }
 
-    /// Looks for this node in what a peer knows, and learns the rest.
-    async fn learn(&self, known: &[wire::KnownNode]) -> Result<(), NotWelcome> {
-        let own = self.identity.incarnation();
+    fn members(&self) -> BTreeMap<u64, String> {
+        self.roster.get().map(|roster| roster.members()).unwrap_or_default()
+    }
+
+    /// A node that is no stranger was met.
+    fn count(&self, node_id: u64, its_cluster: &str) {
+        if !its_cluster.is_empty() {
+            self.cluster_met.store(true, Ordering::Release);
+        }
+        let mut met = lock(&self.met);
+        met.insert(node_id);
+        let is_enough = match &self.admission {
+            // After its first round of greetings.
+            Admission::WithData => false,
+            Admission::Joins => true,
+            Admission::Forms { others, needed } => {
+                self.has_met_a_cluster() || met.intersection(others).count() >= *needed
+            }
+        };
+        if is_enough {
+            self.admit();
+        }
+    }
+
+    /// What this node has promised, from what is durable.
+    async fn promised(&self) -> wire::Promised {
+        let Start { number, nonce } = self.identity.start().await;
+        let committed = self.log.committed().map_or(0, |committed| committed.index);
+        let held_index = committed.min(self.log.synced_index().unwrap_or(0));
+        let vote_term = self.log.saved_term();
+        wire::Promised { start: number, start_nonce: nonce, vote_term, held_index }
+    }
+
+    async fn known(&self) -> Vec<wire::KnownNode> {
+        let incarnations = self.identity.known().await;
+        let starts = self.identity.peer_starts().await;
+        let told = lock(&self.told).clone();
+        let own = wire::KnownNode {
+            node_id: self.identity.node_id(),
+            incarnation: self.identity.incarnation().to_owned(),
+            promised: Some(self.promised().await),
+        };
+        let others = incarnations.into_iter().map(|(node_id, incarnation)| {
+            let start = starts.get(&node_id).cloned().unwrap_or_default();
+            let (vote_term, held_index) = told.get(&node_id).copied().unwrap_or_default();
+            let acknowledged = self.roster.get().map_or(0, |roster| roster.acknowledged(node_id));
+            let promised = wire::Promised {
+                start: start.number,
+                start_nonce: start.nonce,
+                vote_term,
+                held_index: held_index.max(acknowledged),
+            };
+            wire::KnownNode { node_id, incarnation, promised: Some(promised) }
+        });
+        others.chain([own]).collect()
+    }
+
+    /// Whether somebody is who this node takes it for: not met before, or with this directory.
+    async fn is_known(&self, node_id: u64, incarnation: &str) -> bool {
+        let known = self.identity.known().await;
+        known.get(&node_id).is_none_or(|known| known == incarnation)
+    }
+
+    /// Whether something may be remembered of a node: it belongs to the cluster, as far as this node
+    /// knows. One that waits to be added knows of nobody yet.
+    fn belongs(&self, node_id: u64) -> bool {
+        let members = self.members();
+        members.is_empty() || members.contains_key(&node_id)
+    }
+
+    /// Looks for this node in what a node that it knows remembers, and learns the rest.
+    async fn learn(&self, peer: u64, known: &[wire::KnownNode]) -> Result<(), NotWelcome> {
         for node in known {
-            if node.node_id != self.identity.node_id() {
-                if let Err(error) = self.identity.meet(node.node_id, &node.incarnation).await {
-                    tracing::warn!(%error, "a peer's incarnation could not be stored");
-                }
-            } else if node.incarnation != own && !seeded_bugs::is_on("wiped-disk-votes") {
-                return Err(NotWelcome::AnotherIncarnation {
-                    node_id: node.node_id,
-                    known: node.incarnation.clone(),
-                    own: own.to_owned(),
-                });
+            if node.node_id == self.identity.node_id() {
+                self.compare(peer, node).await?;
+            } else if self.belongs(node.node_id) {
+                self.remember(node).await;
             }
         }
         Ok(())
+    }
+
+    /// Remembers what is said of a node, unless it is of another directory than the one known.
+    async fn remember(&self, node: &wire::KnownNode) {
+        let id = node.node_id;
+        match self.identity.meet(id, &node.incarnation).await {
+            Ok(known) if known == node.incarnation => self.peers.set_incarnation(id, &known),
+            Ok(_) => return,
+            Err(error) => {
+                tracing::warn!(%error, "a peer's incarnation could not be stored");
+                return;
+            }
+        }
+        let Some(promised) = &node.promised else { return };
+        if promised.start > 0 {
+            let start = Start { number: promised.start, nonce: promised.start_nonce.clone() };
+            if let Err(error) = self.identity.saw_start(id, start).await {
+                tracing::warn!(%error, "a peer's start could not be stored");
+            }
+        }
+        let mut told = lock(&self.told);
+        let (vote_term, held_index) = told.entry(id).or_default();
+        *vote_term = promised.vote_term.max(*vote_term);
+        *held_index = promised.held_index.max(*held_index);
+    }
+
+    /// Compares what a peer remembers of this node with what it is.
+    async fn compare(&self, peer: u64, node: &wire::KnownNode) -> Result<(), NotWelcome> {
+        let (node_id, own) = (self.identity.node_id(), self.identity.incarnation());
+        if node.incarnation != own {
+            if seeded_bugs::is_on("wiped-disk-votes") {
+                return Ok(());
+            }
+            let known = node.incarnation.clone();
+            return Err(NotWelcome::AnotherIncarnation { node_id, known, own: own.to_owned() });
+        }
+        let Some(remembered) = &node.promised else { return Ok(()) };
+        if seeded_bugs::is_on("older-copy-votes") {
+            return Ok(());
+        }
+        let older = |remembered: String, now: String| {
+            Err(NotWelcome::OlderCopy { node_id, peer, remembered, now })
+        };
+        let start = self.identity.start().await;
+        if remembered.start > start.number
+            || remembered.start == start.number && remembered.start_nonce != start.nonce
+        {
+            return older(
+                format!("started for the {}th time", remembered.start),
+                format!("this is, by its own count, another {}th start", start.number),
+            );
+        }
+        // What was told in this run holds now; so does what an earlier run told, or it is lost.
+        let term = self.log.saved_term();
+        if remembered.vote_term > term {
+            return older(
+                format!("voted in term {}", remembered.vote_term),
+                format!("its log knows of no vote after term {term}"),
+            );
+        }
+        let last = self.log.last().map_or(0, |last| last.index);
+        if remembered.held_index > last {
+            return older(
+                format!("held the log up to committed entry {}", remembered.held_index),
+                format!("its log ends at {last}"),
+            );
+        }
+        Ok(())
+    }
+
+    fn is_another_cluster(&self, theirs: &str) -> bool {
+        let own = self.peers.cluster_id_text();
+        !own.is_empty() && !theirs.is_empty() && own != theirs
     }
 
     /// Answers a peer's introduction.
@@ -170,106 +442,225 @@ impl Greeter {
         request: wire::HelloRequest,
     ) -> Result<wire::HelloResponse, tonic::Status> {
         let own = self.peers.cluster_id_text();
-        if !own.is_empty() && !request.cluster_id.is_empty() && own != request.cluster_id {
-            tracing::warn!(
-                node = request.node_id,
-                cluster = request.cluster_id,
-                "a node of another cluster introduced itself"
-            );
-            // It is told where it is, so that it can end; nothing is learned from it.
-            return Ok(wire::HelloResponse {
-                cluster_id: own,
-                node_id: self.identity.node_id(),
-                ..wire::HelloResponse::default()
-            });
-        }
-        let known = self
-            .identity
-            .meet(request.node_id, &request.incarnation)
-            .await
-            .map_err(|error| tonic::Status::unavailable(error.to_string()))?;
-        if known == request.incarnation || seeded_bugs::is_on("wiped-disk-votes") {
-            self.peers.set_client_address(request.node_id, &request.client_address);
-            // The caller may be what this node waited for: a leader that greets its learner.
-            if self.learn(&request.known).await.is_ok() {
-                self.count(request.node_id);
-            }
-        } else {
-            tracing::warn!(
-                node = request.node_id,
-                "a node with another data directory than the one met before introduced itself"
-            );
-        }
-        Ok(wire::HelloResponse {
+        let node_id = self.identity.node_id();
+        let me = wire::HelloResponse {
             cluster_id: own,
+            node_id,
+            incarnation: self.identity.incarnation().to_owned(),
+            empty: self.is_empty(),
+            ..wire::HelloResponse::default()
+        };
+        if self.is_another_cluster(&request.cluster_id) {
+            let cluster = &request.cluster_id;
+            self.peers.warn_of(
+                request.node_id,
+                &format!("a node that says it is this one introduced itself, of cluster {cluster}"),
+            );
+            // It is told where it is; nothing is learned from it.
+            return Ok(me);
+        }
+        let mut not_a_member_as_of = 0;
+        if !self.is_known(request.node_id, &request.incarnation).await
+            && !seeded_bugs::is_on("wiped-disk-votes")
+        {
+            self.peers.warn_of(
+                request.node_id,
+                "a node with another data directory than the one met before introduced itself",
+            );
+        } else if self.belongs(request.node_id) {
+            let node = wire::KnownNode {
+                node_id: request.node_id,
+                incarnation: request.incarnation.clone(),
+                promised: request.promised.clone(),
+            };
+            // What was remembered before is what the answer has to say, so it is made first.
+            let known = self.known().await;
+            self.remember(&node).await;
+            self.peers.set_client_address(request.node_id, &request.client_address);
+            // The caller may be what this node waited for: a leader that greets its learner. What it
+            // knows of this node is looked at when it is greeted itself.
+            if self.learn(request.node_id, &request.known).await.is_ok() {
+                self.count(request.node_id, &request.cluster_id);
+            }
+            let client_address = self.client_address.clone();
+            let promised = Some(self.promised().await);
+            return Ok(wire::HelloResponse { client_address, known, promised, ..me });
+        } else if let Some((at, members)) = self.roster.get().and_then(|roster| roster.applied())
+            && !members.contains(&request.node_id)
+        {
+            not_a_member_as_of = at;
+        }
+        let client_address = self.client_address.clone();
+        let (known, promised) = (self.known().await, Some(self.promised().await));
+        Ok(wire::HelloResponse { client_address, known, promised, not_a_member_as_of, ..me })
+    }
+
+    async fn introduction(&self, target_node_id: u64) -> wire::HelloRequest {
+        wire::HelloRequest {
+            cluster_id: self.peers.cluster_id_text(),
             node_id: self.identity.node_id(),
             client_address: self.client_address.clone(),
             incarnation: self.identity.incarnation().to_owned(),
+            empty: self.is_empty(),
+            target_node_id,
             known: self.known().await,
-        })
+            promised: Some(self.promised().await),
+        }
     }
 
     /// Introduces this node to one peer.
-    async fn greet(&self, node_id: u64, address: &str) -> Result<(), NotWelcome> {
-        let own_cluster = self.peers.cluster_id_text();
-        let request = wire::HelloRequest {
-            cluster_id: own_cluster.clone(),
-            node_id: self.identity.node_id(),
-            client_address: self.client_address.clone(),
-            incarnation: self.identity.incarnation().to_owned(),
-            empty: self.started_empty,
-            target_node_id: node_id,
-            known: self.known().await,
-        };
-        let until = Instant::now() + TIMEOUT;
+    async fn greet(
+        &self,
+        node_id: u64,
+        address: &str,
+        timeout: Duration,
+    ) -> Result<(), NotWelcome> {
+        let request = self.introduction(node_id).await;
+        let until = Instant::now() + timeout;
         let response = match ask::hello(&self.peers, node_id, address, request, until).await {
             Ok(response) => response,
             Err(error) => {
                 tracing::trace!(peer = node_id, ?error, "a peer could not be greeted");
+                self.peers.clear_trouble(node_id);
                 return Ok(());
             }
         };
-        if !own_cluster.is_empty()
-            && !response.cluster_id.is_empty()
-            && own_cluster != response.cluster_id
+        let trouble = if self.is_another_cluster(&response.cluster_id) {
+            Some(format!("a node of cluster {} answers at {address}", response.cluster_id))
+        } else if response.node_id != node_id {
+            Some(format!("node {} answers at {address}", response.node_id))
+        } else if !self.is_known(node_id, &response.incarnation).await {
+            Some(format!("a node with another data directory answers at {address}"))
+        } else {
+            None
+        };
+        if let Some(trouble) = trouble {
+            self.peers.set_trouble(node_id, &trouble);
+            return Ok(());
+        }
+        self.peers.clear_trouble(node_id);
+        self.learn(node_id, &response.known).await?;
+        if let Some(roster) = self.roster.get()
+            && let Some((at, members)) = roster.applied()
+            && members.contains(&self.identity.node_id())
+            && response.not_a_member_as_of > at
         {
-            return Err(NotWelcome::AnotherCluster {
-                address: address.to_owned(),
-                theirs: response.cluster_id,
-                own: own_cluster,
-            });
+            let at = response.not_a_member_as_of;
+            return Err(NotWelcome::Removed { node_id: self.identity.node_id(), at });
         }
-        if response.node_id != node_id {
-            return Err(NotWelcome::AnotherNode {
-                address: address.to_owned(),
-                expected: node_id,
-                found: response.node_id,
-            });
-        }
-        self.learn(&response.known).await?;
+        let met = wire::KnownNode {
+            node_id,
+            incarnation: response.incarnation.clone(),
+            promised: response.promised.clone(),
+        };
+        self.remember(&met).await;
         self.peers.set_client_address(node_id, &response.client_address);
-        self.count(node_id);
+        self.count(node_id, &response.cluster_id);
         Ok(())
     }
 
-    /// Greets whoever is a member, for as long as the node runs.
-    pub async fn run(
-        self: Arc<Self>,
-        members: impl Fn() -> BTreeMap<u64, String> + Send,
-        refuse: impl Fn(NotWelcome) + Send,
-    ) {
+    /// Whether the node at an address can be added under an id, asked of itself.
+    pub async fn probe(
+        &self,
+        node_id: u64,
+        address: &str,
+        until: Instant,
+    ) -> Result<(), NotAddable> {
+        let address = address.to_owned();
+        let response = loop {
+            let request = self.introduction(node_id).await;
+            let attempt = until.min(Instant::now() + TIMEOUT);
+            match ask::hello_at(&self.peers, &address, request, attempt).await {
+                Ok(response) => break response,
+                Err(reason) if Instant::now() + INTERVAL_WHILE_WAITING >= until => {
+                    return Err(NotAddable::Silent { node_id, address, reason });
+                }
+                Err(_) => tokio::time::sleep(INTERVAL_WHILE_WAITING).await,
+            }
+        };
+        if self.is_another_cluster(&response.cluster_id) {
+            return Err(NotAddable::AnotherCluster { address, theirs: response.cluster_id });
+        }
+        if response.node_id != node_id {
+            return Err(NotAddable::AnotherNode { node_id, address, found: response.node_id });
+        }
+        if !self.is_known(node_id, &response.incarnation).await {
+            return Err(NotAddable::UsedId { node_id });
+        }
+        Ok(())
+    }
+
+    /// Whether a node with this id was ever met.
+    pub async fn has_met(&self, node_id: u64) -> bool {
+        self.identity.known().await.contains_key(&node_id)
+    }
+
+    /// Who the members are is known from here on.
+    pub fn set_roster(&self, roster: Arc<dyn Roster>) {
+        assert!(self.roster.set(roster).is_ok(), "a greeter gets its roster once");
+    }
+
+    /// Greets whoever is a member, for as long as the node runs, and says why it must not.
+    pub async fn run(self: Arc<Self>, first_round: Duration, refuse: impl Fn(NotWelcome) + Send) {
+        let mut timeout = first_round;
+        let mut told_at = Instant::now();
         loop {
-            for (node_id, address) in members() {
-                if node_id == self.identity.node_id() {
-                    continue;
+            let members = self.members();
+            let others = members.iter().filter(|(id, _)| **id != self.identity.node_id());
+            let greetings = others.map(|(id, address)| self.greet(*id, address, timeout));
+            let refused = join_all(greetings).await.into_iter().find_map(Result::err);
+            let refused = match refused {
+                None => self.look_at_membership().await,
+                refused => refused,
+            };
+            if let Some(reason) = refused {
+                if let NotWelcome::Removed { at, .. } = reason
+                    && let Err(error) = self.identity.removed(at).await
+                {
+                    tracing::warn!(%error, "that the node was removed could not be stored");
                 }
-                if let Err(reason) = self.greet(node_id, &address).await {
-                    refuse(reason);
-                    return;
-                }
+                refuse(reason);
+                return;
+            }
+            if self.admission == Admission::WithData {
+                self.admit();
+            }
+            timeout = TIMEOUT;
+            if !self.is_admitted() && told_at.elapsed() >= WAITING_TOLD_EVERY {
+                told_at = Instant::now();
+                self.say_for_whom_it_waits();
             }
             let pause = if self.is_admitted() { INTERVAL } else { INTERVAL_WHILE_WAITING };
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// Whether the node's own log says that it was removed. One that is still catching up was not a
+    /// member in what it has applied so far, and has not been seen to be one.
+    async fn look_at_membership(&self) -> Option<NotWelcome> {
+        let (at, members) = self.roster.get()?.applied()?;
+        let node_id = self.identity.node_id();
+        if members.contains(&node_id) {
+            if let Err(error) = self.identity.joined().await {
+                tracing::warn!(%error, "that the node is a member could not be stored");
+            }
+            return None;
+        }
+        self.identity.was_member().await.then_some(NotWelcome::Removed { node_id, at })
+    }
+
+    fn say_for_whom_it_waits(&self) {
+        let Admission::Forms { others, needed } = &self.admission else {
+            tracing::info!("waiting to be added to a cluster (Cluster.AddLearner)");
+            return;
+        };
+        let met = lock(&self.met).clone();
+        let missing: Vec<u64> = others.difference(&met).copied().collect();
+        tracing::warn!(
+            ?missing,
+            needed,
+            "waiting for first members: to form the cluster all of initial_cluster must be there (or a \
+             majority, with form_without_all)"
+        );
     }
 }

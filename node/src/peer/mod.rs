@@ -1,7 +1,7 @@
 //! The transport between nodes: who the peers are ([`peers`]), what this node asks of them
 //! ([`network`] for Raft, [`ask`] for the rest) and what it answers ([`service`]).
 //!
-//! Only this module and `api` speak gRPC; `node` starts their servers. Every message names the cluster and the node that it is
+//! Only this module and `api` speak gRPC; `port` serves both. Every message names the cluster and the node that it is
 //! meant for; one that is meant for another is refused before Raft sees it.
 
 pub mod ask;
@@ -9,15 +9,12 @@ pub mod convert;
 pub mod hello;
 pub mod network;
 pub mod peers;
+pub(crate) mod server;
 pub mod service;
 
 /// Largest message between nodes, in bytes. An append carries at most
 /// [`APPEND_BYTES_MAX`] or one entry, and an entry at most one request and its frame.
 pub const PEER_MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
-
-/// Longest HTTP/2 frame between nodes. With the default of 16 KiB a full log entry comes in 32 of them,
-/// each with a system call on either side.
-pub const PEER_FRAME_BYTES_MAX: u32 = 512 * 1024;
 
 /// An append message is cut here, unless its first entry alone is larger.
 pub const APPEND_BYTES_MAX: usize = 1024 * 1024;

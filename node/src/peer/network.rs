@@ -28,6 +28,7 @@ use openraft::{
     },
 };
 use tally_proto::peer::v1 as wire;
+use tokio::sync::watch;
 
 use super::{
     SNAPSHOT_CHUNK_BYTES, convert,
@@ -146,9 +147,8 @@ impl Connection {
     }
 
     fn bulk(&mut self) -> Client {
-        let peers = &self.peers;
-        let address = &self.address;
-        self.bulk.get_or_insert_with(|| peers.dial(address)).clone()
+        let (peers, target, address) = (&self.peers, self.target, &self.address);
+        self.bulk.get_or_insert_with(|| peers.dial(target, address)).clone()
     }
 
     /// Runs one small call with its deadline.
@@ -158,9 +158,16 @@ impl Connection {
         call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     ) -> Result<T, RPCError<TypeConfig>> {
         match tokio::time::timeout(deadline, call).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(RPCError::Unreachable(unreachable(status))),
+            Ok(Ok(response)) => {
+                self.peers.answered(self.target);
+                Ok(response.into_inner())
+            }
+            Ok(Err(status)) => {
+                self.peers.not_answered(self.target);
+                Err(RPCError::Unreachable(unreachable(status)))
+            }
             Err(_) => {
+                self.peers.not_answered(self.target);
                 self.peers.drop_client(self.target, Shared::Control);
                 Err(RPCError::Unreachable(unreachable("the peer did not answer in time")))
             }
@@ -194,6 +201,11 @@ impl Connection {
 
             let progress = Arc::new(Progress::default());
             self.progress = Arc::clone(&progress);
+            // From before the stream is opened: it must not miss that the peer comes back meanwhile.
+            let comings_back = match appends {
+                Appends::Heartbeats => None,
+                Appends::Entries => Some(self.peers.comings_back(self.target)),
+            };
             let outgoing = Outgoing {
                 first: Some(first),
                 requests,
@@ -209,12 +221,19 @@ impl Connection {
             match tokio::time::timeout(option.soft_ttl(), client.append(outgoing)).await {
                 Ok(Ok(response)) => {
                     let answers = response.into_inner();
-                    Ok(timed_answers(answers, progress, self.append_answer_timeout).boxed())
+                    let timeout = self.append_answer_timeout;
+                    Ok(timed_answers(answers, progress, timeout, comings_back).boxed())
                 }
-                Ok(Err(status)) => Err(RPCError::Unreachable(unreachable(status))),
+                Ok(Err(status)) => {
+                    if appends == Appends::Heartbeats {
+                        self.peers.not_answered(self.target);
+                    }
+                    Err(RPCError::Unreachable(unreachable(status)))
+                }
                 Err(_) => {
                     match appends {
                         Appends::Heartbeats => {
+                            self.peers.not_answered(self.target);
                             self.peers.drop_client(self.target, Shared::Control);
                         }
                         Appends::Entries => self.bulk = None,
@@ -330,7 +349,7 @@ struct Progress {
     sent: AtomicU64,
     /// It ended because the next entries are purged.
     met_purged: AtomicBool,
-    /// It ended because an answer did not come.
+    /// It ended because an answer did not come, or may be long in coming.
     owes_an_answer: AtomicBool,
 }
 
@@ -344,10 +363,16 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         let requests = Box::pin(stream::once(async move { request }));
         let mut answers = self.open_append(requests, option, Appends::Heartbeats).await?;
-        match answers.next().await {
+        let answer = match answers.next().await {
             Some(answer) => answer.map(AppendEntriesResponse::from),
             None => Err(RPCError::Network(network_error("the peer closed the stream"))),
+        };
+        drop(answers);
+        match &answer {
+            Ok(_) => self.peers.answered(self.target),
+            Err(_) => self.peers.not_answered(self.target),
         }
+        answer
     }
 
     fn stream_append<'s, S>(
@@ -457,19 +482,36 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     }
 }
 
-/// The answers of an append stream; one that is owed for too long ends it.
+/// The answers of an append stream; one that is owed for too long ends it, and so does the end of a silence,
+/// as the connection may be slower to notice that than a new one.
 fn timed_answers(
     answers: tonic::Streaming<wire::AppendResponse>,
     progress: Arc<Progress>,
     timeout: Duration,
+    comings_back: Option<watch::Receiver<u64>>,
 ) -> impl Stream<Item = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>> {
     let answered = 0_u64;
-    stream::unfold(Some((answers, answered)), move |state| {
+    stream::unfold(Some((answers, answered, comings_back)), move |state| {
         let progress = Arc::clone(&progress);
         async move {
-            let (mut answers, answered) = state?;
+            let (mut answers, answered, mut comings_back) = state?;
             let next = loop {
-                match tokio::time::timeout(timeout, answers.message()).await {
+                let came_back = async {
+                    match &mut comings_back {
+                        Some(comings_back) => comings_back.changed().await.is_ok(),
+                        None => std::future::pending().await,
+                    }
+                };
+                let next = tokio::select! {
+                    biased;
+                    next = tokio::time::timeout(timeout, answers.message()) => next,
+                    true = came_back => {
+                        progress.owes_an_answer.store(true, Ordering::Relaxed);
+                        let error = network_error("the peer has come back after a silence");
+                        return Some((Err(RPCError::Network(error)), None));
+                    }
+                };
+                match next {
                     Ok(next) => break next,
                     // Nothing is owed: an idle stream may stay silent.
                     Err(_) if progress.sent.load(Ordering::Relaxed) == answered => {}
@@ -484,7 +526,7 @@ fn timed_answers(
                 Ok(Some(response)) => {
                     let result = convert::append_result_from_wire(response)
                         .map_err(|error| RPCError::Network(network_error(error)));
-                    Some((result, Some((answers, answered + 1))))
+                    Some((result, Some((answers, answered + 1, comings_back))))
                 }
                 Ok(None) if progress.met_purged.load(Ordering::Relaxed) => {
                     let error = network_error("what the peer needs next is purged from the log");

@@ -8,15 +8,24 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use tally_proto::{peer::v1::peer_client::PeerClient, seeded_bugs};
-use tonic::transport::{Channel, Endpoint, Uri};
+use tally_proto::{http2::PEER, peer::v1::peer_client::PeerClient, seeded_bugs};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+use tonic::{
+    metadata::{AsciiMetadataValue, MetadataMap},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint, Uri},
+};
 
 use super::PEER_MESSAGE_BYTES_MAX;
 use crate::env::Network;
 
-/// A connection that says nothing for this long is probed, and given up after as long again: a
-/// silent peer must not look like a slow one.
-const KEEPALIVE: Duration = Duration::from_millis(1000);
+/// So long without an answer is a silence: the least time after which TCP sends again on Linux, so below it no
+/// connection has begun to back off. A busy peer that misses one heartbeat and answers the next has not
+/// been silent.
+const SILENCE: Duration = Duration::from_millis(200);
 
 /// No connection could be made. Kept apart from every other failure because it proves that nothing
 /// was sent.
@@ -25,7 +34,45 @@ const KEEPALIVE: Duration = Duration::from_millis(1000);
 pub struct DialFailed(#[source] io::Error);
 
 /// A client of one peer.
-pub type Client = PeerClient<Channel>;
+pub type Client = PeerClient<InterceptedService<Channel, Stamp>>;
+
+/// Who calls: node id and incarnation.
+const FROM: &str = "tally-from";
+
+/// The incarnation that a call is meant for.
+const TO: &str = "tally-to";
+
+type Incarnations = Arc<Mutex<BTreeMap<u64, String>>>;
+
+/// Puts on every call who makes it and which data directory it is meant for.
+///
+/// An id and an address are not enough to know a peer by: a node of another cluster that has no
+/// cluster id yet may have both. Its incarnation it can't have, so it refuses what is meant for the
+/// node that was there before, at its door ([`Peers::check_stamp`]).
+#[derive(Debug, Clone)]
+pub struct Stamp {
+    from: Option<AsciiMetadataValue>,
+    target: u64,
+    incarnations: Incarnations,
+}
+
+impl Interceptor for Stamp {
+    fn call(
+        &mut self,
+        mut request: tonic::Request<()>,
+    ) -> Result<tonic::Request<()>, tonic::Status> {
+        let metadata = request.metadata_mut();
+        if let Some(from) = &self.from {
+            metadata.insert(FROM, from.clone());
+        }
+        let incarnations = lock(&self.incarnations);
+        let to = incarnations.get(&self.target).and_then(|to| to.parse().ok());
+        if let Some(to) = to {
+            metadata.insert(TO, to);
+        }
+        Ok(request)
+    }
+}
 
 /// What this node knows of its peers. Cheap to clone.
 #[derive(Clone)]
@@ -35,10 +82,14 @@ pub struct Peers {
 
 struct Inner {
     node_id: u64,
+    incarnation: String,
+    /// Of the peers that are known.
+    incarnations: Incarnations,
     network: Arc<dyn Network>,
     connect_timeout: Duration,
     /// Id of the cluster, once known; never changes then. As a number and as it is written.
     cluster_id: OnceLock<(u128, String)>,
+    cluster_known: Notify,
     peers: Mutex<BTreeMap<u64, Peer>>,
 }
 
@@ -47,6 +98,14 @@ struct Peer {
     control: Option<(String, Client)>,
     forwarding: Option<(String, Client)>,
     client_address: Option<String>,
+    /// Since when no heartbeat was answered.
+    silent_since: Option<Instant>,
+    /// Counts how often it came back after a silence.
+    came_back: Option<watch::Sender<u64>>,
+    /// Why it can't be reached though somebody answers, if so.
+    trouble: Option<String>,
+    /// What was last warned of.
+    warned: String,
 }
 
 impl Peer {
@@ -77,13 +136,21 @@ impl std::fmt::Debug for Peers {
 
 impl Peers {
     /// Nobody is known yet.
-    pub fn new(node_id: u64, network: Arc<dyn Network>, connect_timeout: Duration) -> Self {
+    pub fn new(
+        node_id: u64,
+        incarnation: &str,
+        network: Arc<dyn Network>,
+        connect_timeout: Duration,
+    ) -> Self {
         Peers {
             inner: Arc::new(Inner {
                 node_id,
+                incarnation: incarnation.to_owned(),
+                incarnations: Arc::default(),
                 network,
                 connect_timeout,
                 cluster_id: OnceLock::new(),
+                cluster_known: Notify::new(),
                 peers: Mutex::new(BTreeMap::new()),
             }),
         }
@@ -108,6 +175,93 @@ impl Peers {
     pub fn set_cluster_id(&self, id: u128) {
         let (known, _) = self.inner.cluster_id.get_or_init(|| (id, format_cluster_id(id)));
         assert_eq!(*known, id, "the cluster id changed");
+        self.inner.cluster_known.notify_waiters();
+    }
+
+    /// Waits until the cluster's id is known; false if it is not by then.
+    pub async fn wait_cluster_known(&self, until: Instant) -> bool {
+        let known = async {
+            loop {
+                let mut learned = std::pin::pin!(self.inner.cluster_known.notified());
+                // Registered before looking, so that what is learned in between is not missed.
+                learned.as_mut().enable();
+                if self.inner.cluster_id.get().is_some() {
+                    return;
+                }
+                learned.await;
+            }
+        };
+        tokio::time::timeout_at(until, known).await.is_ok()
+    }
+
+    /// How long it may take to connect, and so how long a silent connection is believed in.
+    pub fn connect_timeout(&self) -> Duration {
+        self.inner.connect_timeout
+    }
+
+    /// Learns the incarnation of a peer.
+    pub fn set_incarnation(&self, node_id: u64, incarnation: &str) {
+        let mut incarnations = lock(&self.inner.incarnations);
+        if incarnations.get(&node_id).is_none_or(|known| known != incarnation) {
+            incarnations.insert(node_id, incarnation.to_owned());
+        }
+    }
+
+    /// Whether a call is meant for this node's data directory, and comes from one that is known or not
+    /// known yet. A call without a stamp comes from somebody who knows nobody yet.
+    pub fn check_stamp(&self, metadata: &MetadataMap) -> Result<(), String> {
+        let text = |key| metadata.get(key).and_then(|value| value.to_str().ok());
+        if seeded_bugs::is_on("wiped-disk-votes") {
+            return Ok(());
+        }
+        if text(TO).is_some_and(|to| to != self.inner.incarnation) {
+            return Err("this is not the data directory that the call is meant for".to_owned());
+        }
+        let Some((id, incarnation)) = text(FROM).and_then(|from| from.split_once(':')) else {
+            return Ok(());
+        };
+        let Ok(id) = id.parse::<u64>() else { return Ok(()) };
+        match lock(&self.inner.incarnations).get(&id) {
+            Some(known) if known != incarnation => {
+                Err(format!("node {id} is known with another data directory"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Why a peer can't be reached though somebody answers at its address.
+    pub fn trouble(&self, node_id: u64) -> Option<String> {
+        lock(&self.inner.peers).get(&node_id)?.trouble.clone()
+    }
+
+    /// Somebody else answers at a peer's address. Its shared connections are given up, as the next ones
+    /// may lead elsewhere.
+    pub fn set_trouble(&self, node_id: u64, trouble: &str) {
+        self.warn_of(node_id, trouble);
+        let mut peers = lock(&self.inner.peers);
+        let peer = peers.entry(node_id).or_default();
+        peer.trouble = Some(trouble.to_owned());
+        (peer.control, peer.forwarding) = (None, None);
+    }
+
+    /// Nobody else answers at the peer's address any more.
+    pub fn clear_trouble(&self, node_id: u64) {
+        let mut peers = lock(&self.inner.peers);
+        let Some(peer) = peers.get_mut(&node_id) else { return };
+        if peer.trouble.take().is_some() {
+            peer.warned.clear();
+            tracing::info!(node = node_id, "nobody else answers at the node's address any more");
+        }
+    }
+
+    /// Warns of something about a peer, once for as long as it is the same.
+    pub fn warn_of(&self, node_id: u64, what: &str) {
+        let mut peers = lock(&self.inner.peers);
+        let peer = peers.entry(node_id).or_default();
+        if peer.warned != what {
+            tracing::warn!(node = node_id, "{what}");
+            peer.warned = what.to_owned();
+        }
     }
 
     /// Learns a peer's client address.
@@ -124,6 +278,31 @@ impl Peers {
         lock(&self.inner.peers).get(&node_id)?.client_address.clone()
     }
 
+    /// A heartbeat, or another call of Raft on the control connection, was not answered.
+    pub fn not_answered(&self, node_id: u64) {
+        let mut peers = lock(&self.inner.peers);
+        peers.entry(node_id).or_default().silent_since.get_or_insert_with(Instant::now);
+    }
+
+    /// … was answered. After a silence the peer has come back: see [`Peers::comings_back`].
+    pub fn answered(&self, node_id: u64) {
+        let mut peers = lock(&self.inner.peers);
+        let Some(peer) = peers.get_mut(&node_id) else { return };
+        if peer.silent_since.take().is_some_and(|since| since.elapsed() >= SILENCE)
+            && let Some(came_back) = &peer.came_back
+        {
+            came_back.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Changes when a peer has come back after a silence. A connection from before it may still wait for
+    /// TCP's next retransmission, which is up to twice the silence away, while new ones come through.
+    pub fn comings_back(&self, node_id: u64) -> watch::Receiver<u64> {
+        let mut peers = lock(&self.inner.peers);
+        let peer = peers.entry(node_id).or_default();
+        peer.came_back.get_or_insert_with(|| watch::Sender::new(0)).subscribe()
+    }
+
     /// A shared client of a peer.
     pub fn client(&self, node_id: u64, address: &str, connection: Shared) -> Client {
         let mut peers = lock(&self.inner.peers);
@@ -131,7 +310,7 @@ impl Peers {
         match shared {
             Some((known, client)) if known == address => client.clone(),
             _ => {
-                let client = self.dial(address);
+                let client = self.dial(node_id, address);
                 *shared = Some((address.to_owned(), client.clone()));
                 client
             }
@@ -150,7 +329,7 @@ impl Peers {
     }
 
     /// A client with a connection of its own, made when first used.
-    pub fn dial(&self, address: &str) -> Client {
+    pub fn dial(&self, node_id: u64, address: &str) -> Client {
         let network = Arc::clone(&self.inner.network);
         let timeout = self.inner.connect_timeout;
         let target = address.to_owned();
@@ -168,15 +347,15 @@ impl Peers {
         // The connector decides where to; the URI is only what HTTP/2 wants to be told.
         let mut endpoint = Endpoint::from_static("http://peer.tally");
         if !seeded_bugs::is_on("leader-never-steps-down") {
-            endpoint = endpoint.http2_keep_alive_interval(KEEPALIVE);
+            endpoint = endpoint.http2_keep_alive_interval(PEER.keepalive_interval);
         }
-        let channel = endpoint
-            .keep_alive_timeout(KEEPALIVE)
-            .keep_alive_while_idle(true)
-            .initial_stream_window_size(4 * 1024 * 1024)
-            .initial_connection_window_size(8 * 1024 * 1024)
-            .connect_with_connector_lazy(connector);
-        PeerClient::new(channel)
+        let channel = PEER.apply(endpoint).connect_with_connector_lazy(connector);
+        let stamp = Stamp {
+            from: format!("{}:{}", self.inner.node_id, self.inner.incarnation).parse().ok(),
+            target: node_id,
+            incarnations: Arc::clone(&self.inner.incarnations),
+        };
+        PeerClient::with_interceptor(channel, stamp)
             .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX)
     }
@@ -190,4 +369,72 @@ pub fn format_cluster_id(id: u128) -> String {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing below can panic half-way through a change, so a poisoned lock still guards the truth.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::{Connection, Listener};
+
+    struct NoNetwork;
+
+    #[async_trait::async_trait]
+    impl Network for NoNetwork {
+        async fn listen(&self, _: &str) -> io::Result<Box<dyn Listener>> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        async fn connect(&self, _: &str) -> io::Result<Connection> {
+            Err(io::ErrorKind::ConnectionRefused.into())
+        }
+    }
+
+    fn peers() -> Peers {
+        Peers::new(1, "own", Arc::new(NoNetwork), Duration::from_secs(1))
+    }
+
+    /// Missed heartbeats alone must not end streams: a busy peer misses one now and then, and a slow disk
+    /// none.
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_comes_back_after_a_silence_and_not_after_one_missed_heartbeat() {
+        let peers = peers();
+        let comings_back = peers.comings_back(2);
+        let mut count = comings_back.clone();
+        peers.answered(2);
+        peers.not_answered(2);
+        tokio::time::sleep(SILENCE / 2).await;
+        peers.not_answered(2);
+        peers.answered(2);
+        assert!(!count.has_changed().unwrap(), "it was late once");
+        for _ in 0..3 {
+            peers.not_answered(2);
+            tokio::time::sleep(SILENCE / 2).await;
+        }
+        assert!(!count.has_changed().unwrap(), "it is still silent");
+        peers.answered(2);
+        assert!(count.has_changed().unwrap());
+        count.borrow_and_update();
+        peers.answered(2);
+        assert!(!count.has_changed().unwrap(), "once for each silence");
+    }
+
+    #[test]
+    fn a_call_for_another_directory_or_from_one_is_told() {
+        let peers = peers();
+        peers.set_incarnation(2, "two");
+        let stamped = |from: &str, to: Option<&str>| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert(FROM, from.parse().unwrap());
+            if let Some(to) = to {
+                metadata.insert(TO, to.parse().unwrap());
+            }
+            peers.check_stamp(&metadata).is_ok()
+        };
+        assert!(stamped("2:two", Some("own")));
+        assert!(stamped("2:two", None), "who does not know this node yet says nothing of it");
+        assert!(stamped("3:anything", Some("own")), "somebody new");
+        assert!(!stamped("2:other", Some("own")), "not the node 2 that was met");
+        assert!(!stamped("2:two", Some("other")), "not meant for this directory");
+        assert!(peers.check_stamp(&MetadataMap::new()).is_ok());
+    }
 }

@@ -13,7 +13,10 @@ use tally_proto::{
     seeded_bugs,
 };
 use tokio::time::Instant;
-use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue};
+use tonic::{
+    Request, Response, Status, Streaming,
+    metadata::{MetadataMap, MetadataValue},
+};
 
 use super::{ask::NOT_ACTED_ON, convert, hello::Greeter};
 use crate::{
@@ -76,16 +79,26 @@ impl PeerService {
         assert!(self.node.set(api).is_ok(), "a node starts to take part once");
     }
 
-    fn api(&self) -> Result<&Api, Status> {
+    /// The node, if the call is meant for this data directory and comes from one that is known.
+    fn api(&self, metadata: &MetadataMap) -> Result<&Api, Status> {
         if !self.greeter.is_admitted() {
             return Err(at_the_door(Status::unavailable("the node has not been introduced yet")));
         }
+        self.greeter
+            .peers()
+            .check_stamp(metadata)
+            .map_err(|reason| at_the_door(Status::failed_precondition(reason)))?;
         self.node.get().ok_or_else(|| at_the_door(Status::unavailable("the node is starting")))
     }
 
     /// The node, if a message is meant for it.
-    fn meant_for(&self, cluster_id: &str, target_node_id: u64) -> Result<&Consensus, Status> {
-        let consensus = &self.api()?.consensus;
+    fn meant_for(
+        &self,
+        metadata: &MetadataMap,
+        cluster_id: &str,
+        target_node_id: u64,
+    ) -> Result<&Consensus, Status> {
+        let consensus = &self.api(metadata)?.consensus;
         check_target(consensus, cluster_id, target_node_id)?;
         Ok(consensus)
     }
@@ -145,7 +158,7 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<wire::AppendRequest>>,
     ) -> Result<Response<AppendStream>, Status> {
-        let consensus = self.api()?.consensus.clone();
+        let consensus = self.api(request.metadata())?.consensus.clone();
         let raft = consensus.raft().clone();
         // The first message that is not for this node, or not readable, ends the stream: Raft's
         // order of messages allows no gap.
@@ -189,8 +202,8 @@ impl Peer for PeerService {
         &self,
         request: Request<wire::VoteRequest>,
     ) -> Result<Response<wire::VoteResponse>, Status> {
-        let request = request.into_inner();
-        let consensus = self.meant_for(&request.cluster_id, request.target_node_id)?;
+        let (metadata, _, request) = request.into_parts();
+        let consensus = self.meant_for(&metadata, &request.cluster_id, request.target_node_id)?;
         let vote = convert::vote_request_from_wire(&request).map_err(malformed)?;
         let response = consensus.raft().vote(vote).await.map_err(stopped)?;
         Ok(Response::new(convert::vote_response_to_wire(&response)))
@@ -200,11 +213,9 @@ impl Peer for PeerService {
         &self,
         request: Request<wire::PreVoteRequest>,
     ) -> Result<Response<wire::PreVoteResponse>, Status> {
-        let request = request
-            .into_inner()
-            .vote
-            .ok_or_else(|| malformed(convert::Malformed::Missing("vote")))?;
-        let consensus = self.meant_for(&request.cluster_id, request.target_node_id)?;
+        let (metadata, _, request) = request.into_parts();
+        let request = request.vote.ok_or_else(|| malformed(convert::Malformed::Missing("vote")))?;
+        let consensus = self.meant_for(&metadata, &request.cluster_id, request.target_node_id)?;
         let vote = convert::vote_request_from_wire(&request).map_err(malformed)?;
         let response = consensus.raft().pre_vote(vote).await.map_err(stopped)?;
         let vote = Some(convert::vote_response_to_wire(&response));
@@ -215,8 +226,8 @@ impl Peer for PeerService {
         &self,
         request: Request<wire::TransferLeaderRequest>,
     ) -> Result<Response<wire::TransferLeaderResponse>, Status> {
-        let request = request.into_inner();
-        let consensus = self.meant_for(&request.cluster_id, request.target_node_id)?;
+        let (metadata, _, request) = request.into_parts();
+        let consensus = self.meant_for(&metadata, &request.cluster_id, request.target_node_id)?;
         let from = convert::vote_from_wire(request.from_ballot.as_ref()).map_err(malformed)?;
         let last = request.last_log_id.as_ref().map(convert::log_id_from_wire);
         let transfer = TransferLeaderRequest::new(from, request.to_node_id, last);
@@ -235,12 +246,12 @@ impl Peer for PeerService {
     ) -> Result<Response<wire::InstallSnapshotResponse>, Status> {
         use wire::install_snapshot_request::Part;
 
-        let mut parts = request.into_inner();
+        let (metadata, _, mut parts) = request.into_parts();
         let head = match parts.message().await?.and_then(|message| message.part) {
             Some(Part::Head(head)) => head,
             _ => return Err(malformed(convert::Malformed::Missing("head"))),
         };
-        let consensus = self.meant_for(&head.cluster_id, head.target_node_id)?;
+        let consensus = self.meant_for(&metadata, &head.cluster_id, head.target_node_id)?;
         let vote = convert::vote_from_wire(head.ballot.as_ref()).map_err(malformed)?;
         let membership = convert::decode_stored_membership(&head.membership).map_err(malformed)?;
         let last_log_id = head.last_log_id.as_ref().map(convert::log_id_from_wire);
@@ -250,6 +261,11 @@ impl Peer for PeerService {
         let announced = crate::storage::log_id::LogId::new(convert::term_of(last), last.index);
 
         let state = consensus.state();
+        // What can't be installed need not be received: the leader asks again.
+        if !state.has_room_for(head.size_bytes).await.map_err(stopped)? {
+            let reason = "the disk has no room for the snapshot";
+            return Err(Status::resource_exhausted(reason));
+        }
         let mut receiver = state.begin_receive().await.map_err(stopped)?;
         while let Some(message) = parts.message().await? {
             match message.part {
@@ -274,8 +290,8 @@ impl Peer for PeerService {
         &self,
         request: Request<wire::TermRequest>,
     ) -> Result<Response<wire::TermResponse>, Status> {
-        let request = request.into_inner();
-        let consensus = self.meant_for(&request.cluster_id, request.target_node_id)?;
+        let (metadata, _, request) = request.into_parts();
+        let consensus = self.meant_for(&metadata, &request.cluster_id, request.target_node_id)?;
         // From Raft's own task, which grants votes: what it says now it has not outrun anywhere.
         let vote = consensus.raft().with_raft_state(|state| *state.vote_ref()).await;
         let term = vote.map_err(stopped)?.leader_id.term;
@@ -288,8 +304,8 @@ impl Peer for PeerService {
     ) -> Result<Response<wire::ReadIndexResponse>, Status> {
         use wire::read_index_response::Result as Answer;
 
-        let request = request.into_inner();
-        let consensus = self.meant_for(&request.cluster_id, request.target_node_id)?;
+        let (metadata, _, request) = request.into_parts();
+        let consensus = self.meant_for(&metadata, &request.cluster_id, request.target_node_id)?;
         // Never passed on: a node that does not lead says so, and the caller looks again.
         let until = Instant::now() + Duration::from_millis(u64::from(request.timeout_ms));
         let result = match consensus.confirm_leading(until).await {
@@ -310,8 +326,8 @@ impl Peer for PeerService {
         &self,
         request: Request<wire::ProposeRequest>,
     ) -> Result<Response<wire::ProposeResponse>, Status> {
-        let request = request.into_inner();
-        let consensus = self.meant_for(&request.cluster_id, request.target_node_id)?;
+        let (metadata, _, request) = request.into_parts();
+        let consensus = self.meant_for(&metadata, &request.cluster_id, request.target_node_id)?;
         if request.commands.len() > FORWARDED_MAX {
             return Err(malformed(format!("at most {FORWARDED_MAX} commands may be forwarded")));
         }
@@ -324,7 +340,7 @@ impl Peer for PeerService {
         &self,
         request: Request<wire::StatusRequest>,
     ) -> Result<Response<wire::StatusResponse>, Status> {
-        let api = self.api()?;
+        let api = self.api(request.metadata())?;
         check_target(&api.consensus, &request.get_ref().cluster_id, api.node.node_id)?;
         Ok(Response::new(wire::StatusResponse { node: Some(api.node_status()) }))
     }
@@ -365,6 +381,9 @@ async fn run(consensus: &Consensus, forwarded: wire::ForwardedCommand) -> wire::
         Ok(applied) => {
             result.applied_index = applied.log_index;
             result.applied_term = applied.term;
+            result.applied_revision = applied.revision;
+            result.leader_term = consensus.leadership().role().1;
+            result.cluster_id = consensus.peers().cluster_id_text();
             Answer::Reply(codec::encode_reply(&applied.reply))
         }
         Err(Error::NotProposed(refusal)) => Answer::Refusal(refusal_to_wire(&refusal)),

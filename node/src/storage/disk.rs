@@ -19,9 +19,10 @@
 //!
 //! Paths are relative to the node's data directory, with `/` between parts.
 
-use std::{fmt::Debug, io};
+use std::{fmt::Debug, io, time::Duration};
 
 use async_trait::async_trait;
+use rustix::io::Errno;
 
 /// How [`Disk::open`] opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +35,49 @@ pub enum OpenMode {
     CreateNew,
 }
 
+/// How long somebody waits who found no file descriptor.
+const PAUSE_WITHOUT_DESCRIPTOR: Duration = Duration::from_millis(50);
+
+/// … and how often he says so: about every ten seconds.
+const PAUSES_UNTOLD: u32 = 200;
+
+/// Whether the process or the machine has used up its file descriptors or its memory for them. A call
+/// that fails so while it opens or makes something has done nothing, and may be made again later, as on
+/// a full disk. It says nothing of the disk.
+pub fn is_exhausted(error: &io::Error) -> bool {
+    let used_up = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|raw| used_up.contains(&raw))
+}
+
+/// Whether there is no room on the disk.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Opens a file as soon as there is a descriptor for it.
+pub async fn open_patiently(
+    disk: &dyn Disk,
+    path: &str,
+    mode: OpenMode,
+) -> io::Result<Box<dyn File>> {
+    let mut pauses = 0;
+    loop {
+        match disk.open(path, mode).await {
+            Err(error) if is_exhausted(&error) => pause_without(&mut pauses, path, &error).await,
+            opened => return opened,
+        }
+    }
+}
+
+/// To be waited for before something is tried again that found no descriptor.
+pub(super) async fn pause_without(pauses: &mut u32, path: &str, error: &io::Error) {
+    if pauses.is_multiple_of(PAUSES_UNTOLD) {
+        tracing::error!(path, %error, "a file can't be opened; it is tried again");
+    }
+    *pauses = pauses.wrapping_add(1);
+    tokio::time::sleep(PAUSE_WITHOUT_DESCRIPTOR).await;
+}
+
 /// The files of one data directory.
 #[async_trait]
 pub trait Disk: Debug + Send + Sync + 'static {
@@ -44,7 +88,7 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// Names in a directory, sorted. A missing directory is `NotFound`.
     async fn list(&self, path: &str) -> io::Result<Vec<String>>;
 
-    /// Opens a file.
+    /// Opens a file. Where there is no descriptor for it (see [`is_exhausted`]) it has done nothing.
     async fn open(&self, path: &str, mode: OpenMode) -> io::Result<Box<dyn File>>;
 
     /// Renames a file over whatever has the new name.
@@ -61,7 +105,8 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// Removes a directory with everything in it; a missing one is fine.
     async fn remove_dir_all(&self, path: &str) -> io::Result<()>;
 
-    /// Makes the entries of a directory durable. `""` is the data directory itself.
+    /// Makes the entries of a directory durable. `""` is the data directory itself. Waits for a
+    /// descriptor if it needs one.
     async fn sync_dir(&self, path: &str) -> io::Result<()>;
 
     /// Holds so much space in a file whose bytes mean nothing, made where it is missing: the file is

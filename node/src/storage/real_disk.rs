@@ -18,7 +18,7 @@ use std::{
 use async_trait::async_trait;
 use rustix::fs::{FallocateFlags, FlockOperation};
 
-use super::disk::{Disk, File, OpenMode};
+use super::disk::{Disk, File, OpenMode, is_exhausted, pause_without};
 
 /// Bytes of zeros written at once while space is allocated.
 const ZERO_BYTES: usize = 256 * 1024;
@@ -107,6 +107,13 @@ impl RealDisk {
 pub fn create_dir_durably(path: &Path) -> io::Result<()> {
     let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
     let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+    if let Some(present) = path.ancestors().nth(missing.len())
+        && present.metadata().is_ok_and(|metadata| !metadata.is_dir())
+    {
+        let (at, kind) = (present.display(), io::ErrorKind::NotADirectory);
+        let why = format!("{at} is a file, not a directory: move it away, or name another place");
+        return Err(io::Error::new(kind, why));
+    }
     fs::create_dir_all(path)?;
     for made in &missing {
         sync_directory(parent(made))?;
@@ -151,6 +158,19 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     fs::File::open(path)?.sync_all()
 }
 
+/// Opens something as soon as there is a descriptor for it.
+async fn opened<T>(path: &Path, mut open: impl FnMut() -> io::Result<T> + Send) -> io::Result<T> {
+    let mut pauses = 0;
+    loop {
+        match open() {
+            Err(error) if is_exhausted(&error) => {
+                pause_without(&mut pauses, &path.display().to_string(), &error).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
 #[async_trait]
 impl Disk for RealDisk {
     async fn create_dir_all(&self, path: &str) -> io::Result<()> {
@@ -159,7 +179,8 @@ impl Disk for RealDisk {
 
     async fn list(&self, path: &str) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in fs::read_dir(self.path(path))? {
+        let directory = self.path(path);
+        for entry in opened(&directory, || fs::read_dir(&directory)).await? {
             let name = entry?.file_name();
             names.push(name.into_string().map_err(|name| {
                 io::Error::new(
@@ -204,7 +225,9 @@ impl Disk for RealDisk {
     }
 
     async fn sync_dir(&self, path: &str) -> io::Result<()> {
-        sync_directory(&self.path(path))
+        let path = self.path(path);
+        let directory = opened(&path, || fs::File::open(&path)).await?;
+        directory.sync_all()
     }
 
     async fn hold_space(&self, path: &str, bytes: u64) -> io::Result<()> {
@@ -313,6 +336,19 @@ impl File for RealFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_in_the_place_of_a_directory_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        for root in [file.clone(), file.join("a/b")] {
+            let refused = RealDisk::new(root).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::NotADirectory);
+            let told = format!("{} is a file, not a directory", file.display());
+            assert!(refused.to_string().contains(&told), "{refused}");
+        }
+    }
 
     #[test]
     fn a_second_process_is_told_who_holds_the_directory() {

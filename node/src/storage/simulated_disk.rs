@@ -255,6 +255,33 @@ impl SimulatedDisk {
         state.crash();
     }
 
+    /// What lies below a path is gone, durably, as where a volume is not mounted. False where there was
+    /// nothing. Only between two lives: files that are open stay as they are.
+    pub fn lose(&self, directory: &str) -> bool {
+        let mut state = self.state();
+        let below =
+            |path: &String| path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'));
+        let before = state.names.len();
+        state.names.retain(|path, _| !below(path));
+        state.durable.retain(|path, _| !below(path));
+        state.unsynced.retain(|path, _| !below(path));
+        state.names.len() < before
+    }
+
+    /// Puts all of another disk's files in the place of what is here, durably: a copy that was made by
+    /// [`Self::fork`] before. Only between two lives.
+    pub fn put_back(&self, copy: &SimulatedDisk) {
+        let copy = copy.fork(0);
+        let (names, durable) = {
+            let copy = copy.state();
+            (copy.names.clone(), copy.durable.clone())
+        };
+        let mut state = self.state();
+        state.unsynced.clear();
+        (state.names, state.durable) = (names, durable);
+        state.crash();
+    }
+
     /// What happened so far.
     pub fn counts(&self) -> DiskCounts {
         self.state().counts

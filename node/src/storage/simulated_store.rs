@@ -137,6 +137,34 @@ impl SimulatedStores {
         *content = Content { created: true, ..Content::default() };
     }
 
+    /// A copy of what is durable, without anything that happens to it later.
+    pub fn save(&self) -> Self {
+        let shared = self.lock();
+        let copy = Shared {
+            rng: SmallRng::seed_from_u64(0),
+            boot: 0,
+            next_id: shared.next_id,
+            names: shared.names.clone(),
+            removed: BTreeMap::new(),
+            stores: shared.stores.clone(),
+        };
+        let hook: IoHook = Arc::new(|_| Box::pin(std::future::ready(Ok(()))));
+        SimulatedStores { shared: Arc::new(Mutex::new(copy)), hook }
+    }
+
+    /// Puts what [`Self::save`] kept in the place of what is here. Only between two lives.
+    pub fn put_back(&self, saved: &SimulatedStores) {
+        let (names, stores) = {
+            let saved = saved.lock();
+            (saved.names.clone(), saved.stores.clone())
+        };
+        let mut shared = self.lock();
+        shared.boot += 1;
+        shared.next_id = shared.next_id.max(stores.keys().next_back().map_or(0, |last| last + 1));
+        shared.removed.clear();
+        (shared.names, shared.stores) = (names, stores);
+    }
+
     /// No stores any more, as after a replacement of the disk.
     pub fn wipe(&self) {
         let mut shared = self.lock();

@@ -29,7 +29,7 @@ use tokio::{runtime::Runtime, time::Instant};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
-    disk::GaugedDisk,
+    disk::{Gate, GaugedDisk},
     network::{CutNetwork, Switchboard},
 };
 
@@ -40,8 +40,11 @@ pub(crate) const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(450);
 /// for a busy machine.
 pub(crate) const NO_QUORUM_WITHIN: Duration = Duration::from_millis(2 * 450 + 250);
 
+/// A machine on which a sleeping task wakes this late says nothing of how long a node took.
+pub(crate) const TOO_LATE_TO_JUDGE: Duration = Duration::from_millis(50);
+
 /// Longest time that anything in these tests may take which must happen at all.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Panics on threads of nodes.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
@@ -93,9 +96,23 @@ struct Member {
     config: Config,
     running: Option<Running>,
     free_bytes: Arc<Mutex<Option<u64>>>,
+    syncs: Gate,
     fatal: Arc<Mutex<Vec<String>>>,
     /// In place of real files, where a test cuts the power.
     simulated: Option<Simulated>,
+}
+
+impl Member {
+    fn new(config: Config) -> Member {
+        Member {
+            config,
+            running: None,
+            free_bytes: Arc::default(),
+            syncs: Gate::default(),
+            fatal: Arc::default(),
+            simulated: None,
+        }
+    }
 }
 
 /// Storage that survives its node, and forgets what was not synced when the power is cut.
@@ -131,9 +148,15 @@ impl Cluster {
         cluster
     }
 
-    async fn start_all(&mut self) {
+    pub(crate) async fn start_all(&mut self) {
+        let ids = self.ids();
+        self.start_these(&ids).await;
+    }
+
+    /// Starts these nodes together.
+    pub(crate) async fn start_these(&mut self, ids: &[u64]) {
         let mut starting = Vec::new();
-        for id in self.ids() {
+        for id in ids.iter().copied() {
             starting.push((id, self.launch(id)));
         }
         for (id, launched) in starting {
@@ -169,16 +192,26 @@ impl Cluster {
             };
             change(&mut config);
             config.validate().expect("the test's configuration is valid");
-            let member = Member {
-                config,
-                running: None,
-                free_bytes: Arc::default(),
-                fatal: Arc::default(),
-                simulated: None,
-            };
-            nodes.insert(*id, member);
+            nodes.insert(*id, Member::new(config));
         }
         Cluster { nodes, switchboard, _dir: dir }
+    }
+
+    /// Configures one more node, which waits to be added when it is started.
+    pub(crate) fn add(&mut self, id: u64) {
+        let address = free_address();
+        self.switchboard.name(&address, id);
+        let any = self.nodes.values().next().expect("there are nodes").config.clone();
+        let config = Config {
+            node_id: id,
+            data_dir: self._dir.path().join(format!("node-{id}")),
+            client_listen: free_address(),
+            peer_listen: address,
+            initial_cluster: InitialCluster::default(),
+            ..any
+        };
+        let before = self.nodes.insert(id, Member::new(config));
+        assert!(before.is_none(), "an id is never used twice");
     }
 
     /// Started over simulated storage, so that [`Cluster::cut_power`] can be called.
@@ -240,7 +273,10 @@ impl Cluster {
     }
 
     /// Begins to start a node. Several must be under way before the first of them can run.
-    fn launch(&mut self, id: u64) -> impl Future<Output = Result<Node, NodeError>> + use<> {
+    pub(crate) fn launch(
+        &mut self,
+        id: u64,
+    ) -> impl Future<Output = Result<Node, NodeError>> + use<> {
         let member = self.nodes.get_mut(&id).expect("a node of this cluster");
         let env = environment(member, &self.switchboard);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -296,6 +332,14 @@ impl Cluster {
         running.runtime.as_ref().expect("the node runs").spawn(node.shutdown())
     }
 
+    /// Whether a node has been told that it must not run.
+    pub(crate) async fn is_refused(&mut self, id: u64) -> bool {
+        let member = self.nodes.get_mut(&id).expect("a node of this cluster");
+        let running = member.running.as_mut().expect("the node runs");
+        let node = running.node.as_mut().expect("the node runs");
+        tokio::time::timeout(Duration::ZERO, node.refused()).await.is_ok()
+    }
+
     /// Why a node is refused by its peers.
     pub(crate) async fn refused(&mut self, id: u64) -> String {
         let member = self.nodes.get_mut(&id).expect("a node of this cluster");
@@ -313,6 +357,16 @@ impl Cluster {
     /// Pretends that so much is free on a node's disk; `None` for the truth.
     pub(crate) fn set_free_bytes(&self, id: u64, free: Option<u64>) {
         *self.nodes[&id].free_bytes.lock().unwrap_or_else(PoisonError::into_inner) = free;
+    }
+
+    /// Index of the last entry in a node's log, durable or not.
+    pub(crate) fn last_log_index(&self, id: u64) -> u64 {
+        self.node(id).consensus().leadership().metrics().last_log_index.unwrap_or_default()
+    }
+
+    /// What the syncs of a node's log pass through.
+    pub(crate) fn syncs(&self, id: u64) -> &Gate {
+        &self.nodes[&id].syncs
     }
 
     fn running_ids(&self) -> Vec<u64> {
@@ -422,12 +476,32 @@ fn environment(member: &Member, switchboard: &Arc<Switchboard>) -> Env {
         env.disk = Arc::new(simulated.disk.mount());
         env.stores = Arc::new(simulated.stores.clone());
     }
-    env.disk = Arc::new(GaugedDisk { real: env.disk, free: Arc::clone(&member.free_bytes) });
+    let (free, syncs) = (Arc::clone(&member.free_bytes), member.syncs.clone());
+    env.disk = Arc::new(GaugedDisk { real: env.disk, free, syncs });
     let fatal = Arc::clone(&member.fatal);
     env.fatal = Arc::new(move |reason| {
         fatal.lock().unwrap_or_else(PoisonError::into_inner).push(reason);
     });
     env
+}
+
+/// How late this machine is: the longest that a sleeping task overslept while something was awaited.
+pub(crate) async fn how_late<T>(awaited: impl Future<Output = T>) -> (T, Duration) {
+    const NAP: Duration = Duration::from_millis(10);
+    let mut late = Duration::ZERO;
+    let watch = async {
+        loop {
+            let asleep = Instant::now();
+            tokio::time::sleep(NAP).await;
+            late = late.max(asleep.elapsed().saturating_sub(NAP));
+        }
+    };
+    let result = tokio::select! {
+        biased;
+        result = awaited => result,
+        () = watch => unreachable!("it watches for ever"),
+    };
+    (result, late)
 }
 
 /// Waits until something is so.

@@ -1,4 +1,4 @@
-//! A disk that can pretend how much of it is free.
+//! A disk that can pretend how much of it is free, and hold up whoever wants something durable.
 
 use std::{
     io,
@@ -6,13 +6,41 @@ use std::{
 };
 
 use tally_node::storage::disk::{Disk, File, OpenMode};
+use tokio::sync::watch;
 
-/// The real disk but for [`Disk::free_bytes`].
+/// The real disk but for [`Disk::free_bytes`] and, while the gate is shut, [`File::sync`].
 #[derive(Debug)]
 pub(crate) struct GaugedDisk {
     pub(crate) real: Arc<dyn Disk>,
     /// What to say; `None` for the truth.
     pub(crate) free: Arc<Mutex<Option<u64>>>,
+    pub(crate) syncs: Gate,
+}
+
+/// Open, or shut until the test opens it: what waits behind it waits for an event, however fast the
+/// machine is.
+#[derive(Debug, Clone)]
+pub(crate) struct Gate(watch::Sender<bool>);
+
+impl Default for Gate {
+    fn default() -> Self {
+        Gate(watch::Sender::new(true))
+    }
+}
+
+impl Gate {
+    pub(crate) fn shut(&self) {
+        self.0.send_replace(false);
+    }
+
+    pub(crate) fn open(&self) {
+        self.0.send_replace(true);
+    }
+
+    async fn pass(&self) {
+        let open = self.0.subscribe().wait_for(|is_open| *is_open).await.map(|_| ());
+        open.expect("the gate lives as long as whoever waits at it");
+    }
 }
 
 #[async_trait::async_trait]
@@ -26,7 +54,8 @@ impl Disk for GaugedDisk {
     }
 
     async fn open(&self, path: &str, mode: OpenMode) -> io::Result<Box<dyn File>> {
-        self.real.open(path, mode).await
+        let real = self.real.open(path, mode).await?;
+        Ok(Box::new(GaugedFile { real, syncs: self.syncs.clone() }))
     }
 
     async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -59,5 +88,43 @@ impl Disk for GaugedDisk {
             Some(free) => Ok(free),
             None => self.real.free_bytes().await,
         }
+    }
+}
+
+#[derive(Debug)]
+struct GaugedFile {
+    real: Box<dyn File>,
+    syncs: Gate,
+}
+
+#[async_trait::async_trait]
+impl File for GaugedFile {
+    async fn len(&self) -> io::Result<u64> {
+        self.real.len().await
+    }
+
+    async fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        self.real.read_at(offset, len).await
+    }
+
+    async fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.real.write_at(offset, bytes).await
+    }
+
+    async fn allocate(&mut self, len: u64) -> io::Result<()> {
+        self.real.allocate(len).await
+    }
+
+    async fn truncate(&mut self, len: u64) -> io::Result<()> {
+        self.real.truncate(len).await
+    }
+
+    async fn sync(&mut self) -> io::Result<()> {
+        self.syncs.pass().await;
+        self.real.sync().await
+    }
+
+    async fn sync_aside(&mut self) -> io::Result<()> {
+        self.real.sync_aside().await
     }
 }

@@ -90,7 +90,8 @@ async fn sequence_numbers_that_can_not_be_executed_are_refused() {
 
     let far = add_under("a", 1, under_session(stamp(id, 65_537)));
     let failure = fails_both_ways(&channel, far).await;
-    assert_eq!(failure.row(), (Code::ResourceExhausted, reason::SESSION_WINDOW_FULL, not_applied));
+    assert_eq!(failure.row(), (Code::FailedPrecondition, reason::SESSION_WINDOW_FULL, not_applied));
+    assert_eq!(failure.details.retry_after, None, "time alone does not make room");
     let outcome = failure.details.outcome.expect("it was a write");
     assert!(!outcome.decided_in_apply, "it may be executed once the window has moved");
 

@@ -144,7 +144,7 @@ async fn messages_that_are_too_large_are_refused_by_size() {
         let failure = Failure::from(failed.expect_err("it is too large"));
         let row = (Code::InvalidArgument, reason::INVALID_REQUEST, Some(Outcome::NotApplied));
         assert_eq!(failure.row(), row, "{size}: {failure:?}");
-        assert!(failure.message.contains("2097152") || failure.message.contains("4194304"));
+        assert!(failure.message.contains("2097152") || failure.message.contains("2101248"));
     }
     still_answers(&cluster).await;
 }

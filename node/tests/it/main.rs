@@ -2,14 +2,18 @@
 //! hand-made bytes, and across a network that can be cut. What is promised is in
 //! `docs/consistency.md` and `docs/exactly-once.md`; each module takes one part of it.
 
+mod bounds;
 mod client;
 mod cluster;
+mod directories;
 mod disk;
 mod errors;
 mod exactly_once;
+mod headers;
 mod hostile;
 mod invalid;
 mod large_values;
+mod members;
 mod network;
 mod quorum;
 mod reads;

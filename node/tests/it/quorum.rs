@@ -5,27 +5,38 @@ use std::time::Duration;
 
 use tally_proto::{
     reason,
-    v1::{self, Outcome, answer::Response, call::Request},
+    v1::{self, Outcome, call::Request},
 };
 use tokio::time::Instant;
 use tonic::{Code, transport::Channel};
 
 use crate::{
     client::{Asked, Exchange, Failure, fails_both_ways, streamed_asked, unary, unary_asked},
-    cluster::{Cluster, ELECTION_TIMEOUT_MAX, NO_QUORUM_WITHIN, eventually},
+    cluster::{
+        Cluster, ELECTION_TIMEOUT_MAX, NO_QUORUM_WITHIN, PATIENCE, TOO_LATE_TO_JUDGE, eventually,
+        how_late,
+    },
     requests::*,
 };
 
 const NOT_APPLIED: Option<Outcome> = Some(Outcome::NotApplied);
 const UNKNOWN: Option<Outcome> = Some(Outcome::Unknown);
 
-/// Sends a request that must fail within the time in which a missing quorum is to be noticed.
-async fn fails_in_time(channel: &Channel, request: Request) -> Failure {
+/// An answer that must come within the time in which a missing quorum is to be noticed, as far as this
+/// machine can tell: one that was not noticed shows in the answer too, which then is about the deadline.
+async fn in_time<T>(answer: impl Future<Output = T>) -> T {
     let began = Instant::now();
-    let failed = unary(channel, request).await;
+    let (answer, late) = how_late(answer).await;
     let took = began.elapsed();
+    let is_in_time = took < NO_QUORUM_WITHIN || late > TOO_LATE_TO_JUDGE;
+    assert!(is_in_time, "after {took:?}, and a sleeper woke {late:?} late at most");
+    answer
+}
+
+/// Sends a request that must fail within that time.
+async fn fails_in_time(channel: &Channel, request: Request) -> Failure {
+    let failed = in_time(unary(channel, request)).await;
     let failure = Failure::from(failed.expect_err("there is no quorum"));
-    assert!(took < NO_QUORUM_WITHIN, "an answer after {took:?}: {failure:?}");
     failure.assert_complete();
     failure
 }
@@ -41,19 +52,31 @@ async fn a_write_that_the_leader_proposed_alone_is_unknown() {
     let leader = cluster.leader().await;
     let channel = cluster.channel(leader);
     let id = session(&channel).await;
-    cluster.isolate(leader);
-
+    // The followers make nothing durable, so nothing is committed, and yet there is a quorum until all of
+    // these were proposed.
+    for follower in cluster.ids().into_iter().filter(|id| *id != leader) {
+        cluster.syncs(follower).shut();
+    }
+    let short = proposed_before_its_deadline(&channel).await;
     let plain = add("plain", 1);
     let keyed = add_with("keyed", 1, |add| add.options = under_key("order-1"));
     let stamped = add_with("stamped", 1, |add| add.options = under_session(stamp(id, 1)));
-    let short = Asked::within(Duration::from_millis(100));
-    let (plain, keyed, stamped, short) = tokio::join!(
-        fails_in_time(&channel, plain),
-        fails_in_time(&channel, keyed),
-        fails_in_time(&channel, stamped),
-        streamed_asked(&channel, add("short", 1), &short),
-    );
-    let short = Failure::from(short.expect_err("it can't be committed"));
+    let mut calls = Vec::new();
+    for request in [plain, keyed, stamped] {
+        let before = cluster.last_log_index(leader);
+        let channel = channel.clone();
+        calls.push(tokio::spawn(async move { unary(&channel, request).await }));
+        eventually("it is proposed", || cluster.last_log_index(leader) > before).await;
+    }
+    cluster.isolate(leader);
+    let mut failures = Vec::new();
+    for call in calls {
+        let ended = in_time(call).await.expect("it ends");
+        let failure = Failure::from(ended.expect_err("it can't be committed"));
+        failure.assert_complete();
+        failures.push(failure);
+    }
+    let [plain, keyed, stamped] = failures.try_into().expect("there are three");
     assert_eq!(plain.row(), (Code::Unknown, reason::OUTCOME_UNKNOWN, UNKNOWN));
     assert_eq!(plain.details.retry_after, None, "sending it again is not safe");
     for repeatable in [keyed, stamped] {
@@ -62,6 +85,20 @@ async fn a_write_that_the_leader_proposed_alone_is_unknown() {
     }
     assert_eq!(short.row(), (Code::DeadlineExceeded, reason::OUTCOME_UNKNOWN, UNKNOWN));
     short.assert_complete();
+}
+
+/// A write that was proposed and not committed when its deadline passed. Which deadline is long enough to
+/// be proposed depends on the machine.
+async fn proposed_before_its_deadline(channel: &Channel) -> Failure {
+    let mut deadline = Duration::from_millis(100);
+    loop {
+        let answer = streamed_asked(channel, add("short", 1), &Asked::within(deadline)).await;
+        let failure = Failure::from(answer.expect_err("it can't be committed"));
+        if failure.details.reason != reason::NOT_PROPOSED || deadline > PATIENCE {
+            return failure;
+        }
+        deadline *= 2;
+    }
 }
 
 #[tokio::test]
@@ -88,7 +125,7 @@ async fn a_leader_without_quorum_says_so_and_proposes_nothing() {
     // The others have a leader, and go on.
     let others: Vec<u64> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
     let other = cluster.channel(others[0]);
-    until_written(&other, add("a", 1)).await;
+    until_written(&other, "a").await;
     cluster.switchboard.mend();
     cluster.settled().await;
     let read = unary(&channel, get("a")).await.expect("the old leader follows now");
@@ -114,19 +151,14 @@ async fn reads_without_quorum(channel: &Channel, value: i64) {
     assert!(header.staleness_ms_max.is_some_and(|ms| ms > 1), "and how old it may be");
 }
 
-/// Sends a write until it is applied; it may be refused while a leader is elected.
-async fn until_written(channel: &Channel, request: Request) -> Response {
-    let until = Instant::now() + Duration::from_secs(10);
-    loop {
-        match unary(channel, request.clone()).await {
-            Ok(response) => return response,
-            Err(status) => {
-                let failure = Failure::from(status);
-                assert_eq!(failure.outcome(), NOT_APPLIED, "{failure:?}");
-                assert!(Instant::now() < until, "never written: {failure:?}");
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
+/// Adds one until it is applied; it may be refused, or left unknown, while a leader is elected.
+async fn until_written(channel: &Channel, counter: &str) {
+    let request = add_with(counter, 1, |add| add.options = under_key("until-written"));
+    let until = Instant::now() + PATIENCE;
+    while let Err(status) = unary(channel, request.clone()).await {
+        let failure = Failure::from(status);
+        assert!(Instant::now() < until, "never written: {failure:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -153,7 +185,7 @@ async fn a_follower_that_is_cut_off_says_so_in_time() {
     reads_without_quorum(&channel, 5).await;
     cluster.switchboard.mend();
     cluster.settled().await;
-    until_written(&channel, add("a", 1)).await;
+    until_written(&channel, "a").await;
 }
 
 #[tokio::test]
@@ -163,17 +195,15 @@ async fn a_follower_whose_leader_died_waits_for_another_or_says_why_not() {
     let channel = cluster.channel(follower);
     unary(&channel, add("a", 1)).await.expect("it is forwarded");
     cluster.kill(leader).await;
-    let began = Instant::now();
     let keyed = add_with("b", 1, |add| add.options = under_key("order-1"));
-    let failed = unary(&channel, keyed).await;
-    assert!(began.elapsed() < NO_QUORUM_WITHIN);
+    let failed = in_time(unary(&channel, keyed)).await;
     if let Err(status) = failed {
         let failure = Failure::from(status);
         assert_eq!(failure.code, Code::Unavailable, "sending it again is safe: {failure:?}");
         assert!(failure.details.retry_after.is_some());
         failure.assert_complete();
     }
-    until_written(&channel, add("a", 1)).await;
+    until_written(&channel, "a").await;
 }
 
 #[tokio::test]
@@ -211,17 +241,17 @@ async fn a_node_without_its_peers_answers_in_time() {
 
 #[tokio::test]
 async fn a_deadline_that_passes_in_the_queue_was_never_proposed() {
-    // One entry at a time: the first write holds the place, the others wait behind it.
-    let cluster = Cluster::start_with(3, |config| config.entries_in_flight = 1).await;
-    let leader = cluster.leader().await;
-    let channel = cluster.channel(leader);
-    unary(&channel, add("a", 1)).await.expect("there is a quorum");
-    cluster.isolate(leader);
+    // One entry at a time: the first write waits for the disk and holds the place, the others wait behind it.
+    let cluster = Cluster::start_with(1, |config| config.entries_in_flight = 1).await;
+    let channel = cluster.channel(1);
+    unary(&channel, add("a", 1)).await.expect("the node takes writes");
+    cluster.syncs(1).shut();
+    let before = cluster.last_log_index(1);
     let first = tokio::spawn({
         let channel = channel.clone();
         async move { unary(&channel, add("a", 1)).await }
     });
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    eventually("the first is proposed", || cluster.last_log_index(1) > before).await;
     let asked = Asked { timeout: Some(Duration::from_millis(80)), request_id: "mine".into() };
     let (one, other) = tokio::join!(
         unary_asked(&channel, add("a", 1), &asked),
@@ -239,8 +269,11 @@ async fn a_deadline_that_passes_in_the_queue_was_never_proposed() {
         failure.assert_complete();
         assert_eq!(failure.details.request_id.as_deref(), Some("mine"));
     }
-    let first = Failure::from(first.await.expect("it ends").expect_err("it was proposed"));
-    assert_eq!(first.row(), (Code::Unknown, reason::OUTCOME_UNKNOWN, UNKNOWN));
+    cluster.syncs(1).open();
+    let first = first.await.expect("it ends").expect("it is applied");
+    assert_eq!(answer!(CountersAdd, first).change.expect("a change").value, 2);
+    let now = answer!(CountersGet, unary(&channel, get("a")).await.expect("it is there"));
+    assert_eq!(now.counter.expect("it").value, 2, "the others were never proposed");
 }
 
 #[tokio::test]
@@ -279,22 +312,39 @@ async fn a_node_on_its_way_down_refuses_writes_and_says_so() {
 
 #[tokio::test]
 async fn a_shutdown_waits_for_what_is_under_way_and_refuses_the_rest() {
-    let mut cluster = Cluster::start_with(3, |config| config.shutdown_grace_ms = 2_000).await;
+    // Room for one write only, to see when it is under way; and more grace than anything here takes.
+    let mut cluster = Cluster::start_with(3, |config| {
+        config.writes_in_flight = 1;
+        config.shutdown_grace_ms = 60_000;
+    })
+    .await;
     let follower = cluster.follower().await;
     let channel = cluster.channel(follower);
     unary(&channel, add("a", 1)).await.expect("it is forwarded");
     let caught_up = unary(&channel, get("a")).await;
     caught_up.expect("it has applied it");
     let mut stream = Exchange::open(&channel).await;
-    // A write that waits for a silent leader is under way, and the shutdown waits for it.
-    cluster.isolate(follower);
+    // A write that waits for a leader whose disk stands still is under way, and the shutdown waits for it.
+    for id in cluster.ids() {
+        cluster.syncs(id).shut();
+    }
     let held = tokio::spawn({
         let channel = channel.clone();
-        async move { unary(&channel, add("a", 1)).await }
+        let keyed = add_with("a", 1, |add| add.options = under_key("order-1"));
+        async move {
+            loop {
+                match unary(&channel, keyed.clone()).await.map_err(Failure::from) {
+                    // Whoever looks for room takes some for a moment.
+                    Err(failure) if failure.details.reason == reason::TOO_MANY_IN_FLIGHT => {}
+                    ended => return ended,
+                }
+            }
+        }
     });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let consensus = cluster.node(follower).consensus().clone();
+    eventually("the write is under way", || consensus.try_admit(0).is_none()).await;
     let down = cluster.begin_shutdown(follower);
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    eventually("the node is on its way down", || consensus.is_shutting_down()).await;
     let failure = fails_both_ways(&channel, add("a", 1)).await;
     assert_eq!(failure.row(), (Code::Unavailable, reason::SHUTTING_DOWN, NOT_APPLIED));
     assert!(failure.details.retry_after.is_some());
@@ -302,8 +352,14 @@ async fn a_shutdown_waits_for_what_is_under_way_and_refuses_the_rest() {
     let local = answer!(CountersGet, local.expect("reads go on"));
     assert_eq!(local.counter.expect("it is there").value, 1);
 
-    let held = Failure::from(held.await.expect("it ends").expect_err("nobody answered it"));
-    assert_eq!(held.details.reason, reason::OUTCOME_UNKNOWN, "{held:?}");
+    assert!(!down.is_finished(), "a write is under way");
+    for id in cluster.ids() {
+        cluster.syncs(id).open();
+    }
+    // Where the leader heard of no quorum meanwhile, it can't say what became of it.
+    if let Err(failure) = held.await.expect("it ends") {
+        assert_eq!(failure.details.reason, reason::OUTCOME_UNKNOWN, "{failure:?}");
+    }
     assert!(matches!(stream.next().await, Ok(None)), "the stream ends in good order");
     down.await.expect("the shutdown ends");
 }
@@ -331,25 +387,25 @@ async fn a_full_disk_refuses_writes_but_not_deletes_and_recovers() {
 
 #[tokio::test]
 async fn too_many_bytes_under_way_are_refused_by_name() {
-    // A write waits for a leader for two election timeouts, and all of these have to arrive while the
-    // first still waits: the 900 ms of other tests were too short on a busy machine.
-    let cluster = Cluster::start_with(3, |config| config.election_timeout_ms_max = 4_000).await;
-    let follower = cluster.follower().await;
-    cluster.isolate(follower);
-    // Forwarded writes wait for a leader that does not answer, and hold their room meanwhile.
-    let mut waiting = tokio::task::JoinSet::new();
+    let cluster = Cluster::start(1).await;
+    // What is admitted waits for the disk, and holds its room meanwhile.
+    cluster.syncs(1).shut();
+    let mut calls = tokio::task::JoinSet::new();
     for _ in 0..2 {
-        let channel = cluster.channel(follower);
+        let channel = cluster.channel(1);
         for n in 0..12 {
             let channel = channel.clone();
             let request = put(&format!("k{n}"), vec![0; 1024 * 1024]);
-            waiting.spawn(async move { unary(&channel, request).await });
+            calls.spawn(async move { unary(&channel, request).await });
         }
     }
     let mut refused = 0;
-    while let Some(done) = waiting.join_next().await {
-        let failure = Failure::from(done.expect("no panic").expect_err("there is no leader"));
-        if failure.details.reason == reason::TOO_MANY_BYTES_IN_FLIGHT {
+    while let Some(done) = calls.join_next().await {
+        // From the first on that is refused, the others need not wait.
+        cluster.syncs(1).open();
+        if let Err(status) = done.expect("no panic") {
+            let failure = Failure::from(status);
+            assert_eq!(failure.details.reason, reason::TOO_MANY_BYTES_IN_FLIGHT);
             assert_eq!((failure.code, failure.outcome()), (Code::ResourceExhausted, NOT_APPLIED));
             assert!(failure.message.contains("16777216"), "it names the limit: {failure:?}");
             assert!(failure.details.retry_after.is_some());

@@ -87,7 +87,7 @@ async fn a_write_on_a_follower_is_forwarded_with_its_refusals() {
     let (at_leader, at_follower) = (cluster.channel(leader), cluster.channel(follower));
     let written = unary(&at_follower, add("a", 1)).await.expect("it is forwarded");
     let said = header(&written);
-    assert_eq!((said.node_id, said.role()), (follower, Role::Follower));
+    assert_eq!((said.node_id, said.role()), (leader, Role::Leader), "who knows the state");
     let refusal =
         compare_and_set("a", v1::counters_compare_and_set_request::Expect::ExpectValue(9), 1);
     let one = fails_both_ways(&at_leader, refusal.clone()).await;

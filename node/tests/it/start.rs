@@ -4,8 +4,6 @@
 
 use std::path::{Path, PathBuf};
 
-use tally_proto::v1::{self, call::Request};
-
 use crate::{
     client::unary,
     cluster::{Cluster, files},
@@ -154,29 +152,4 @@ async fn a_wiped_directory_under_a_known_id_is_refused() {
     }
     let leader = cluster.leader().await;
     unary(&cluster.channel(leader), add("a", 1)).await.expect("the others go on");
-}
-
-#[tokio::test]
-async fn addresses_of_another_cluster_end_the_node_and_harm_nobody() {
-    let (mut one, other) = tokio::join!(Cluster::start(1), Cluster::start(1));
-    unary(&one.channel(1), add("a", 1)).await.expect("it is applied");
-    unary(&other.channel(1), add("a", 2)).await.expect("it is applied");
-    // The first cluster gets a second member, at the address of the other cluster's node.
-    let learner = v1::ClusterAddLearnerRequest { node_id: 2, peer_address: other.peer_address(1) };
-    let added = unary(&one.channel(1), Request::ClusterAddLearner(learner)).await;
-    added.expect("whether the address is right can't be known yet");
-    let reason = one.refused(1).await;
-    for part in
-        ["is of cluster", "this data directory of cluster", "Check the addresses", "nothing"]
-    {
-        assert!(reason.contains(part), "{reason:?} says {part:?}");
-    }
-    // The other cluster learned nothing and goes on.
-    let read = answer!(CountersGet, unary(&other.channel(1), get("a")).await.expect("it is there"));
-    assert_eq!(read.counter.expect("it").value, 2);
-    let shown =
-        answer!(ClusterStatus, unary(&other.channel(1), status()).await.expect("it answers"));
-    assert_eq!(shown.nodes.len(), 1);
-    let met = std::fs::read_to_string(other.data_dir(1).join("IDENTITY")).expect("an identity");
-    assert!(!met.contains("\"2\""), "{met}");
 }

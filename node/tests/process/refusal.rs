@@ -1,6 +1,6 @@
 //! Directories and addresses that are not this node's to use: refused, with what to do about it.
 
-use std::process::{Command, ExitStatus, Output};
+use std::process::{Command, ExitStatus, Output, Stdio};
 
 use crate::support::{
     load::Book,
@@ -125,4 +125,19 @@ async fn wiped_voter() {
     assert_refused(status, &log, &["an empty or another data directory", "under a new id"]);
     book.add(&client, "hits").await.expect("the other two go on");
     book.audit(&client).await;
+}
+
+#[tokio::test]
+async fn an_output_that_takes_nothing_is_told_of() {
+    let print_config = ["serve", "--print-config", "--node-id", "1"];
+    for arguments in [&["--help"][..], &["--version"], &["serve", "--help"], &print_config] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut command = tokio::process::Command::from(Command::new(TALLYD));
+        command.args(arguments).stdout(full).stderr(Stdio::piped()).kill_on_drop(true);
+        let running = command.spawn().expect("the node can be started").wait_with_output();
+        let output = tokio::time::timeout(crate::support::PATIENCE, running).await;
+        let output = output.expect("it ends by itself").expect("it can be waited for");
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", said(&output));
+        assert!(said(&output).contains("No space left"), "{arguments:?}: {}", said(&output));
+    }
 }

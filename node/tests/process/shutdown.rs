@@ -79,6 +79,11 @@ async fn all_terminated() {
         cluster.leader().await;
     }
     load.stop().await;
+    for node in &cluster.nodes {
+        let log = node.log_text();
+        let errors: Vec<_> = log.lines().filter(|line| line.contains(" ERROR ")).collect();
+        assert!(errors.is_empty(), "a clean stop is no error, for node {}: {errors:#?}", node.id);
+    }
     book.report("all_terminated");
     cluster.assert_running();
     book.audit(&client).await;

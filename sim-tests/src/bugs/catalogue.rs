@@ -221,7 +221,7 @@ pub const BUGS: &[Bug] = &[
         name: "leader-restored",
         family: Family::Durability,
         breaks: "a restarted leader wins a new term before it leads",
-        place: "node/src/node.rs: start_raft",
+        place: "node/src/consensus/raft_config.rs: raft_config",
         hint: "A leader whose followers sync faster than it does (slow disk) commits through them, \
                loses its unsynced tail in a power cut, and is back within one election timeout. It \
                uses the same index and term again for other entries: log matching, lost writes.",
@@ -488,6 +488,14 @@ pub const BUGS: &[Bug] = &[
                state at the snapshot's index has another hash at once.",
     },
     Bug {
+        name: "install-before-jump",
+        family: Family::Snapshot,
+        breaks: "the log has jumped to a snapshot, durably, before the state is the snapshot's",
+        place: "node/src/storage/state/install.rs: StateStore::install_snapshot",
+        hint: "A crash between the pointer and the log's jump: the state is ahead of its log, which says \
+               that the log was lost, so the node does not start again.",
+    },
+    Bug {
         name: "install-not-atomic",
         family: Family::Snapshot,
         breaks: "after a crash during an install the state is the old one or the new one",
@@ -530,18 +538,42 @@ pub const BUGS: &[Bug] = &[
         name: "wiped-disk-votes",
         family: Family::Membership,
         breaks: "a voter that lost its disk does not come back under its old id",
-        place: "node/src/peer/hello.rs: Greeter::learn; node/src/peer/hello.rs: Greeter::answer",
+        place: "node/src/peer/hello.rs: Greeter::compare; node/src/peer/hello.rs: Greeter::answer; \
+                node/src/peer/peers.rs: Peers::check_stamp",
         hint: "A lost disk under the same node id, without the operator replacing the node. With a \
                write that this node and the leader alone held: it helps a node without it to win. \
                If the leader that knew its log still leads, its core task panics (openraft, \
                'follower log reversion').",
     },
     Bug {
+        name: "lost-log-accepted",
+        family: Family::Membership,
+        breaks: "a voter whose log is gone does not take part, though the rest of its directory is there",
+        place: "node/src/node.rs: Node::start; node/src/storage/state/open.rs: Opening::check_log",
+        hint: "A log that is lost and a state that is not. It votes, and acknowledges entries, with \
+               nothing that it had promised.",
+    },
+    Bug {
+        name: "older-copy-votes",
+        family: Family::Membership,
+        breaks: "a voter that is an older copy of itself does not take part, where a peer can tell it",
+        place: "node/src/peer/hello.rs: Greeter::compare",
+        hint: "A whole disk put back from a copy that was made before the node's last start.",
+    },
+    Bug {
+        name: "write-before-cluster-known",
+        family: Family::Reads,
+        breaks: "an acknowledged write brings a token, also in the first moments of a cluster",
+        place: "node/src/consensus/mod.rs: Consensus::wait_cluster_known",
+        hint: "Clients that ask before the cluster has its id: their writes are acknowledged without a \
+               token, so a SESSION read after them may miss them.",
+    },
+    Bug {
         name: "leader-never-steps-down",
         family: Family::Membership,
         breaks: "a leader that hears nobody stops being followed",
         place: "node/src/peer/peers.rs: Peers::drop_client; node/src/peer/peers.rs: Peers::dial; \
-                node/src/node.rs: serve_peers",
+                node/src/peer/server.rs: serve",
         hint: "A leader that is deaf and not mute: nothing reaches it from other nodes, its own \
                messages arrive. It keeps its old connections and its heartbeats go on, so nobody \
                else is elected, and it can commit nothing; if answers were lost, also after the \

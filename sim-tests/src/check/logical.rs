@@ -3,7 +3,8 @@
 //! **Argument.** A write under one `idem` must take effect at most once, after its first call. If
 //! one attempt was answered, all attempts share that answer's effect, so the effect was there when
 //! the first answer came back: the logical write lasts from its first call to its first answer. An
-//! attempt that certainly had no effect (it was never proposed) is not an attempt at all. If none
+//! attempt that certainly had no effect (it was never proposed) is not an attempt at all: it says
+//! nothing of the others, whenever it came. If none
 //! was answered and one is unknown, the whole is unknown. Every further answer, a refusal too, must
 //! be the first one again; two that were both not replayed were two executions.
 

@@ -9,6 +9,7 @@ mod speed;
 mod store;
 
 use tally_client::history::{Answer, Level, Part, Record, Status};
+use tally_proto::reason;
 
 use super::{Assumptions, Rule, Verdict, judge, judge_with};
 
@@ -34,6 +35,21 @@ fn refused(client: u64, call: u64, ret: u64, part: Part, reason: &str, revision:
     record.reason = Some(reason.to_owned());
     record.revision = Some(revision);
     record
+}
+
+/// It certainly had no effect, and the state had no part in that.
+fn not_proposed(client: u64, call: u64, ret: u64, part: Part) -> Record {
+    let mut record = refused(client, call, ret, part, reason::NO_QUORUM, 0);
+    record.revision = None;
+    record
+}
+
+/// Calls of one logical write, under a key that their callers chose.
+fn under_one_key<const N: usize>(mut calls: [Record; N]) -> [Record; N] {
+    for call in &mut calls {
+        call.idem = Some("order-1".into());
+    }
+    calls
 }
 
 /// An add to a counter without bounds.

@@ -89,6 +89,10 @@ pub enum Fault {
     BitRot(Target, u64),
     /// The disk is lost with all that is on it; the machine comes back empty.
     LoseDisk(Target),
+    /// The log is lost, and what lies beside it is not: a volume that is not mounted.
+    LoseLog(Target),
+    /// All of the disk is put back from a copy that was made before the node's last start.
+    OlderCopy(Target),
     /// The wall clock is wrong by so many ms.
     WrongClock(Target, i64),
     /// The wall clock gains so many µs a second.
@@ -283,13 +287,15 @@ fn install_step(rng: &mut SmallRng) -> u64 {
 }
 
 fn disk(rng: &mut SmallRng, _: &Knobs) -> Fault {
-    match rng.random_range(0..12) {
+    match rng.random_range(0..15) {
         0..3 => Fault::SlowDisk(target(rng), rng.random_range(20..800)),
         3..5 => Fault::SyncError(target(rng)),
         5 => Fault::WriteError(target(rng)),
         6 => Fault::FullDisk(target(rng)),
         7..9 => Fault::BitRot(target(rng), rng.random()),
         9 => Fault::LoseDisk(target(rng)),
+        10 => Fault::LoseLog(target(rng)),
+        11 | 12 => Fault::OlderCopy(target(rng)),
         _ => Fault::StoreError(target(rng)),
     }
 }

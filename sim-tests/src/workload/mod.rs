@@ -5,6 +5,7 @@
 //! records it ([`tally_client::history`]). Users may share a client, as tasks of a service do. Who
 //! asks what is drawn from the seed; nothing here judges an answer.
 
+mod early;
 mod pages;
 mod raw;
 mod step;
@@ -227,6 +228,9 @@ impl Workload {
         let users: Vec<u64> =
             (0..knobs.clients).filter(|user| user % HOSTS.len() as u64 == host).collect();
         if host == 0 {
+            for node in cluster.ids() {
+                tokio::task::spawn_local(self.clone().come_first(cluster.clone(), node));
+            }
             self.set_up(cluster).await;
             self.shared.ready.set(true);
         }

@@ -12,7 +12,7 @@ use tally_client::{
 use crate::{
     args,
     counter::with,
-    output::{Failure, Output},
+    output::{Failure, Output, word},
 };
 
 pub(crate) const HELP: &str = r#"Format: one JSON object; unknown fields are refused.
@@ -379,8 +379,7 @@ pub(crate) async fn run(
     for operation in otherwise {
         apply = apply.otherwise(operation);
     }
-    output.result(&with!(apply, &arguments.write).await?, show);
-    Ok(())
+    output.written(&with!(apply, &arguments.write).await?, show)
 }
 
 fn show(applied: &Applied) -> String {
@@ -394,9 +393,13 @@ fn show(applied: &Applied) -> String {
             OperationResult::CounterChange(change) => {
                 format!("{} -> {}", change.value_before, change.value)
             }
-            OperationResult::Counter(counter) => format!("{}  {}", counter.name, counter.value),
+            OperationResult::Counter(counter) => {
+                format!("{}  {}", word(&counter.name), counter.value)
+            }
             OperationResult::KeyChange(change) => format!("revision {}", change.revision),
-            OperationResult::Item(item) => format!("{}  {} bytes", item.key, item.value.len()),
+            OperationResult::Item(item) => {
+                format!("{}  {} bytes", word(&item.key), item.value.len())
+            }
             OperationResult::Missing => "does not exist".to_owned(),
         };
         text += &format!("\n  {index}: {result}");

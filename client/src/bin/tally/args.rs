@@ -1,9 +1,11 @@
 //! The arguments.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{ffi::OsString, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tally_client::{ReadLevel, Transport};
+
+use crate::output::escaped;
 
 /// Where a cluster that was started by hand usually is.
 pub(crate) const DEFAULT_ENDPOINTS: &str = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403";
@@ -16,17 +18,15 @@ pub(crate) const DEFAULT_ENDPOINTS: &str = "127.0.0.1:7401,127.0.0.1:7402,127.0.
   1  demo only: the audit found something lost or counted twice
   2  the command line is wrong
   3  refused: decided by the cluster, sending the same again gets the same
-  4  not applied: sending it again is safe
-  5  unknown: it may have been applied; send it again only with the same --idempotency-key")]
+  4  not applied by this call: sending it again is safe. Under an --idempotency-key that you chose,
+     an earlier call may have been applied: send it again under the same key to know
+  5  unknown: it may have been applied; send it again only with the same --idempotency-key
+  6  done, a write too, but the output could not be written")]
 pub(crate) struct Arguments {
-    /// Addresses of some nodes, separated by commas.
-    #[arg(
-        long,
-        global = true,
-        env = "TALLY_ENDPOINTS",
-        value_delimiter = ',',
-        default_value = DEFAULT_ENDPOINTS
-    )]
+    /// Addresses of some nodes, separated by commas. Default: those in the environment variable
+    /// TALLY_ENDPOINTS, else 127.0.0.1:7401, :7402 and :7403.
+    // Not clap's `env`: what comes from there it shows in usage lines, as if it were required.
+    #[arg(long, global = true, value_delimiter = ',')]
     pub(crate) endpoints: Vec<String>,
     /// Print one JSON object, also for an error. 64-bit integers are numbers.
     #[arg(long, global = true)]
@@ -36,6 +36,32 @@ pub(crate) struct Arguments {
     pub(crate) deadline: Time,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Arguments {
+    /// The arguments of this process.
+    pub(crate) fn understand(
+        arguments: impl IntoIterator<Item = OsString>,
+    ) -> Result<Self, clap::Error> {
+        let arguments: Vec<OsString> = arguments.into_iter().collect();
+        let mut arguments = Self::try_parse_from(&arguments).map_err(|error| {
+            // clap repeats what it does not understand as it is; it shall not move the cursor.
+            let plain = arguments.iter().map(|argument| escaped(&argument.to_string_lossy()));
+            Self::try_parse_from(plain).err().unwrap_or(error)
+        })?;
+        if arguments.endpoints.is_empty() {
+            let listed = std::env::var("TALLY_ENDPOINTS");
+            let listed = listed.as_deref().unwrap_or(DEFAULT_ENDPOINTS);
+            arguments.endpoints = listed.split(',').map(str::to_owned).collect();
+        }
+        Ok(arguments)
+    }
+}
+
+/// Whether this process, whose arguments are wrong, was asked for JSON.
+pub(crate) fn asks_for_json() -> bool {
+    let arguments = std::env::args_os().skip(1);
+    arguments.take_while(|argument| argument != "--").any(|argument| argument == "--json")
 }
 
 #[derive(Debug, Subcommand)]
@@ -305,7 +331,7 @@ pub(crate) struct Bench {
     pub(crate) connections: u32,
     /// Open loop: start so many operations a second, whether or not earlier ones are answered.
     /// Latency counts from the moment at which an operation was to start.
-    #[arg(long, value_name = "OPS_PER_S", value_parser = rate, conflicts_with_all = ["history", "depth"])]
+    #[arg(long, value_name = "OPS_PER_S", value_parser = rate, conflicts_with = "depth")]
     pub(crate) rate: Option<f64>,
     /// Open loop: at most so many operations in flight. One that would be too many is not started,
     /// and counted.

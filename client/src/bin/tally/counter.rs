@@ -1,11 +1,10 @@
 //! `tally counter`.
 
-use serde_json::json;
 use tally_client::{Client, CounterChange, CounterValue, counter::Expect};
 
 use crate::{
     args::{self, Counter},
-    output::{Failure, Output, line},
+    output::{Failure, Output, line, word},
 };
 
 /// Adds what every write can carry.
@@ -40,11 +39,11 @@ pub(crate) async fn run(client: &Client, command: &Counter, output: Output) -> R
             if *fail_if_missing {
                 add = add.fail_if_missing();
             }
-            output.result(&with!(add, write).await?, changed);
+            output.written(&with!(add, write).await?, changed)?;
         }
         Counter::Get { names, read } => get(client, names, read, output).await?,
         Counter::Set { name, value, write } => {
-            output.result(&with!(client.counter(name).set(*value), write).await?, changed);
+            output.written(&with!(client.counter(name).set(*value), write).await?, changed)?;
         }
         Counter::Cas { name, value, expect, write } => {
             let expect = match (expect.expect, expect.expect_revision) {
@@ -53,17 +52,17 @@ pub(crate) async fn run(client: &Client, command: &Counter, output: Output) -> R
                 _ => Expect::Absent,
             };
             let call = client.counter(name).compare_and_set(expect, *value);
-            output.result(&with!(call, write).await?, changed);
+            output.written(&with!(call, write).await?, changed)?;
         }
         Counter::Delete { name, write } => {
             let change = with!(client.counter(name).delete(), write).await?;
-            output.result(&change, |change| {
+            output.written(&change, |change| {
                 if change.existed {
                     format!("deleted; it was {}", change.value_before)
                 } else {
                     "it did not exist".to_owned()
                 }
-            });
+            })?;
         }
         Counter::List { prefix, pages, read } => list(client, prefix, pages, read, output).await?,
         Counter::Configure { name, floor, ceiling, write } => {
@@ -74,9 +73,9 @@ pub(crate) async fn run(client: &Client, command: &Counter, output: Output) -> R
             if let Some(ceiling) = ceiling {
                 configure = configure.ceiling(*ceiling);
             }
-            output.result(&with!(configure, write).await?, |change| {
+            output.written(&with!(configure, write).await?, |change| {
                 format!("{}{}", change.value, bounds(change.floor, change.ceiling))
-            });
+            })?;
         }
     }
     Ok(())
@@ -108,19 +107,17 @@ async fn get(
 ) -> Result<(), Failure> {
     if let [name] = names {
         let counter = client.counter(name).get().level(read.read.clone()).await?;
-        output.result(&counter, |counter| counter.value.to_string());
-        return Ok(());
+        return output.result(&counter, |counter| counter.value.to_string());
     }
     let batch = client.counters().batch_get(names).level(read.read.clone()).await?;
     output.result(&batch, |batch| {
-        let missing = batch.missing.iter().map(|name| format!("{name}  does not exist"));
+        let missing = batch.missing.iter().map(|name| format!("{}  does not exist", word(name)));
         batch.items.iter().map(row).chain(missing).collect::<Vec<_>>().join("\n")
-    });
-    Ok(())
+    })
 }
 
 fn row(counter: &CounterValue) -> String {
-    format!("{}  {}{}", counter.name, counter.value, bounds(counter.floor, counter.ceiling))
+    format!("{}  {}{}", word(&counter.name), counter.value, bounds(counter.floor, counter.ceiling))
 }
 
 async fn list(
@@ -137,18 +134,22 @@ async fn list(
             list = list.page_token(token);
         }
         let page = list.level(read.read.clone()).await?;
-        output.result(&page, |page| page.items.iter().map(row).collect::<Vec<_>>().join("\n"));
+        output.result(&page, |page| page.items.iter().map(row).collect::<Vec<_>>().join("\n"))?;
         token = page.next_page_token;
-        if !more(&token, pages, output) {
+        if !more(&token, pages, output)? {
             return Ok(());
         }
     }
 }
 
 /// Whether to read the next page; says how, if that is left to the user.
-pub(crate) fn more(token: &Option<String>, pages: &args::Pages, output: Output) -> bool {
+pub(crate) fn more(
+    token: &Option<String>,
+    pages: &args::Pages,
+    output: Output,
+) -> Result<bool, Failure> {
     if let (Some(token), false, false) = (token, pages.all, output.json) {
-        line(&format!("-- more: --page-token {}", json!(token).as_str().unwrap_or_default()));
+        line(&format!("-- more: --page-token {}", word(token)))?;
     }
-    token.is_some() && pages.all
+    Ok(token.is_some() && pages.all)
 }

@@ -112,7 +112,10 @@ pub(crate) async fn run(
         }
     }
     let (report, verdict) = result?;
-    output.result(&report, |report| show(report, &verdict));
+    let printed = output.result(&report, |report| show(report, &verdict));
+    if verdict.passed() {
+        printed?;
+    }
     Ok(if verdict.passed() { Exit::Done } else { Exit::AuditFailed })
 }
 

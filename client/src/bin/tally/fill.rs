@@ -93,8 +93,7 @@ pub(crate) async fn run(arguments: &Arguments, fill: &Fill, output: Output) -> R
     done("sessions", fill.sessions, took.await?);
 
     client.close().await;
-    output.result(&result, show);
-    Ok(())
+    output.written(&result, show)
 }
 
 fn show(result: &Map<String, Value>) -> String {

@@ -1,7 +1,7 @@
 //! `tally kv`.
 
 use std::{
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _},
     path::Path,
 };
 
@@ -10,7 +10,7 @@ use tally_client::{Client, KeyChange, KeyValue};
 use crate::{
     args::{self, Kv},
     counter::{more, with},
-    output::{Failure, Output},
+    output::{Failure, Output, print, word},
 };
 
 pub(crate) async fn run(client: &Client, command: &Kv, output: Output) -> Result<(), Failure> {
@@ -27,7 +27,7 @@ pub(crate) async fn run(client: &Client, command: &Kv, output: Output) -> Result
             if let Some(revision) = condition.if_revision {
                 put = put.if_revision(revision);
             }
-            output.result(&with!(put, write).await?, changed);
+            output.written(&with!(put, write).await?, changed)?;
         }
         Kv::Get { keys, read } => get(client, keys, read, output).await?,
         Kv::Delete { key, condition, write } => {
@@ -39,9 +39,9 @@ pub(crate) async fn run(client: &Client, command: &Kv, output: Output) -> Result
                 delete = delete.if_revision(revision);
             }
             let change = with!(delete, write).await?;
-            output.result(&change, |change| {
+            output.written(&change, |change| {
                 if change.existed { "deleted" } else { "it did not exist" }.to_owned()
-            });
+            })?;
         }
         Kv::Scan { prefix, start, end, keys_only, pages, read } => {
             let mut token = pages.page_token.clone();
@@ -58,9 +58,9 @@ pub(crate) async fn run(client: &Client, command: &Kv, output: Output) -> Result
                 output.result(&page, |page| {
                     let rows = page.items.iter().map(|item| row(item, *keys_only));
                     rows.collect::<Vec<_>>().join("\n")
-                });
+                })?;
                 token = page.next_page_token;
-                if !more(&token, pages, output) {
+                if !more(&token, pages, output)? {
                     return Ok(());
                 }
             }
@@ -88,14 +88,15 @@ fn changed(change: &KeyChange) -> String {
     format!("revision {}{remark}", change.revision)
 }
 
-/// One line for a value: text as it is if it is one line, else quoted.
+/// One line for a value: text as it is if that is clear, else quoted.
 fn row(item: &KeyValue, keys_only: bool) -> String {
+    let key = word(&item.key);
     if keys_only {
-        return item.key.clone();
+        return key.into_owned();
     }
     match std::str::from_utf8(&item.value) {
-        Ok(text) if !text.contains(char::is_control) => format!("{}  {text}", item.key),
-        _ => format!("{}  \"{}\"", item.key, item.value.escape_ascii()),
+        Ok(text) => format!("{key}  {}", word(text)),
+        _ => format!("{key}  \"{}\"", item.value.escape_ascii()),
     }
 }
 
@@ -108,19 +109,15 @@ async fn get(
     if let [key] = keys {
         let item = client.keys().get(key).level(read.read.clone()).await?;
         if output.json {
-            output.result(&item, |_| String::new());
-        } else {
-            let mut stdout = io::stdout();
-            stdout.write_all(&item.value)?;
-            stdout.flush()?;
+            return output.result(&item, |_| String::new());
         }
-        return Ok(());
+        return print(&item.value)
+            .map_err(|error| Failure::not_printed(&error, "the value could not be written"));
     }
     let batch = client.keys().batch_get(keys).level(read.read.clone()).await?;
     output.result(&batch, |batch| {
-        let missing = batch.missing.iter().map(|key| format!("{key}  does not exist"));
+        let missing = batch.missing.iter().map(|key| format!("{}  does not exist", word(key)));
         let items = batch.items.iter().map(|item| row(item, false));
         items.chain(missing).collect::<Vec<_>>().join("\n")
-    });
-    Ok(())
+    })
 }

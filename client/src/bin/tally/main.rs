@@ -19,7 +19,7 @@ mod status;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::CommandFactory as _;
 use tally_client::{Client, Transport};
 
 use crate::{
@@ -36,7 +36,10 @@ const _: () = assert!(
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::understand(std::env::args_os()) {
+        Ok(arguments) => arguments,
+        Err(error) => return Output { json: args::asks_for_json() }.usage(&error),
+    };
     let output = Output { json: arguments.json };
     let many_tasks = matches!(
         arguments.command,
@@ -71,8 +74,12 @@ async fn run(arguments: Arguments, output: Output) -> Result<Exit, Failure> {
     match &arguments.command {
         Command::Completions { shell } => {
             let mut command = Arguments::command();
-            clap_complete::generate(*shell, &mut command, "tally", &mut std::io::stdout());
-            Ok(Exit::Done)
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut command, "tally", &mut script);
+            let printed = output::print(&script);
+            printed
+                .map(|()| Exit::Done)
+                .map_err(|error| Failure::not_printed(&error, "the output could not be written"))
         }
         Command::Counter { command } => {
             counter::run(&client(&arguments)?, command, output).await.map(|()| Exit::Done)

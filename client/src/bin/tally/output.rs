@@ -1,6 +1,7 @@
 //! What is printed, and with which status the process exits.
 
 use std::{
+    borrow::Cow,
     io::{self, Write as _},
     process::ExitCode,
 };
@@ -19,6 +20,8 @@ pub(crate) enum Exit {
     Refused = 3,
     NotApplied = 4,
     Unknown = 5,
+    /// It was done, and what came of it could not be printed.
+    NotPrinted = 6,
 }
 
 impl From<Exit> for ExitCode {
@@ -33,24 +36,39 @@ pub(crate) struct Failure {
     exit: Exit,
     value: Value,
     text: String,
+    /// Standard output takes nothing: it is no use to print this there.
+    output_failed: bool,
 }
 
 impl Failure {
     pub(crate) fn usage(message: String) -> Self {
         let error = json!({ "code": "INVALID_ARGUMENT", "reason": "USAGE", "message": message });
-        Self { exit: Exit::Usage, value: json!({ "error": error }), text: message }
+        Self::new(Exit::Usage, json!({ "error": error }), message)
+    }
+
+    fn new(exit: Exit, value: Value, text: String) -> Self {
+        Self { exit, value, text, output_failed: false }
+    }
+
+    /// What was done could not be printed. A reader that has gone away wants no more, and is told
+    /// nothing.
+    pub(crate) fn not_printed(error: &io::Error, done: &str) -> Self {
+        let gone = error.kind() == io::ErrorKind::BrokenPipe;
+        let exit = if gone { Exit::Done } else { Exit::NotPrinted };
+        let text = if gone { String::new() } else { format!("{done}: {error}") };
+        Self { output_failed: true, ..Self::new(exit, Value::Null, text) }
     }
 
     /// The command could not do its work, and changed nothing.
     pub(crate) fn unable(message: String) -> Self {
         let error = json!({ "code": "UNAVAILABLE", "reason": "UNABLE", "message": message });
-        Self { exit: Exit::NotApplied, value: json!({ "error": error }), text: message }
+        Self::new(Exit::NotApplied, json!({ "error": error }), message)
     }
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { exit: exit(&error), value: json!({ "error": describe(&error) }), text: text(&error) }
+        Self::new(exit(&error), json!({ "error": describe(&error) }), text(&error))
     }
 }
 
@@ -99,6 +117,9 @@ fn describe(error: &Error) -> Value {
     let mut put = |name: &str, detail: Value| value[name] = detail;
     if let Some(key) = error.idempotency_key() {
         put("idempotency_key", json!(key));
+    }
+    if error.speaks_of_this_call_only() {
+        put("this_call_only", json!(true));
     }
     if let Some(leader) = error.leader() {
         let leader =
@@ -164,9 +185,9 @@ fn stored_instead(stored: &tally_client::proto::ConditionFailure) -> Value {
 
 /// What a person needs to know: above all whether it happened.
 fn text(error: &Error) -> String {
-    let mut text = format!("{} ({})", error.message(), error.reason());
+    let mut text = format!("{} ({})", escaped(error.message()), escaped(error.reason()));
     for (field, wrong) in error.fields() {
-        text += &format!("\n  {field}: {wrong}");
+        text += &format!("\n  {}: {}", escaped(field), escaped(wrong));
     }
     if let Some(stored) = error.condition() {
         text += &match stored.counter_value {
@@ -184,13 +205,18 @@ fn text(error: &Error) -> String {
         (Some(Outcome::Unknown), Some(key)) => {
             text += &format!(
                 "\nThe outcome is UNKNOWN: it may have been applied, or may still be. To find out, \
-                 or to make\nsure of it, run the same command with --idempotency-key {key}: under \
+                 or to make\nsure of it, run the same command with --idempotency-key {}: under \
                  that key it can't count\ntwice for as long as the cluster remembers it (at least a \
-                 minute)."
+                 minute).",
+                word(key)
             );
         }
         (Some(Outcome::Unknown), None) => {
             text += "\nThe outcome is UNKNOWN: it may have been applied, or may still be.";
+        }
+        (Some(Outcome::NotApplied), _) if error.speaks_of_this_call_only() => {
+            text += "\nNothing was done by this call; an earlier one under this key may have been \
+                     applied: send it\nagain under the same key to know.";
         }
         (Some(Outcome::NotApplied), _) if exit(error) == Exit::NotApplied => {
             text += "\nIt was not applied; sending it again is safe.";
@@ -208,35 +234,132 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Prints a result in one of its two forms.
-    pub(crate) fn result<T: Serialize>(self, value: &T, text: impl FnOnce(&T) -> String) {
+    /// Prints what was read, or measured, in one of its two forms.
+    pub(crate) fn result<T: Serialize>(
+        self,
+        value: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<(), Failure> {
+        let printed = self.print(&self.form(value, text));
+        printed.map_err(|error| Failure::not_printed(&error, "the output could not be written"))
+    }
+
+    /// Prints what came of a write. If it can't be, it is said on standard error: the write was done.
+    pub(crate) fn written<T: Serialize>(
+        self,
+        value: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<(), Failure> {
+        let form = self.form(value, text);
+        self.print(&form).map_err(|error| {
+            let done = format!(
+                "the write WAS APPLIED, and this could not be written to the output:\n  {}\nDo not \
+                 send it again to see it, but under the same --idempotency-key. Why it could not",
+                form.replace('\n', "\n  ")
+            );
+            Failure::not_printed(&error, &done)
+        })
+    }
+
+    fn form<T: Serialize>(self, value: &T, text: impl FnOnce(&T) -> String) -> String {
         if self.json {
-            match serde_json::to_string(value) {
-                Ok(json) => line(&json),
-                Err(error) => line(&format!("{{\"error\":{{\"message\":\"{error}\"}}}}")),
-            }
+            serde_json::to_string(value)
+                .unwrap_or_else(|error| format!("{{\"error\":{{\"message\":\"{error}\"}}}}"))
         } else {
-            let text = text(value);
-            if !text.is_empty() {
-                line(&text);
-            }
+            text(value)
         }
     }
 
-    /// Prints an error: JSON goes where results go.
+    fn print(self, form: &str) -> io::Result<()> {
+        if form.is_empty() { Ok(()) } else { print(format!("{form}\n").as_bytes()) }
+    }
+
+    /// Prints an error: JSON goes where results go, and to standard error if it can't.
     pub(crate) fn failure(self, failure: &Failure) -> ExitCode {
-        if self.json {
-            line(&failure.value.to_string());
-        } else {
+        let printed = self.json
+            && !failure.output_failed
+            && print(format!("{}\n", failure.value).as_bytes()).is_ok();
+        if !printed && !failure.text.is_empty() {
             let _ = writeln!(io::stderr(), "tally: {}", failure.text);
         }
         failure.exit.into()
     }
+
+    /// Says that the command line is wrong, or what was asked of the program itself.
+    pub(crate) fn usage(self, error: &clap::Error) -> ExitCode {
+        if !error.use_stderr() {
+            let printed = error.print().and_then(|()| io::stdout().flush());
+            let failed = printed
+                .map_err(|error| Failure::not_printed(&error, "the output could not be written"));
+            return failed.map_or_else(|failure| self.failure(&failure), |()| Exit::Done.into());
+        }
+        if self.json {
+            let text = error.render().to_string();
+            let text = text.strip_prefix("error: ").unwrap_or(&text).trim();
+            return self.failure(&Failure::usage(text.to_owned()));
+        }
+        // In colours, on a terminal.
+        let _ = error.print();
+        Exit::Usage.into()
+    }
 }
 
-/// Prints a line; a reader that has gone away is no reason to panic.
-pub(crate) fn line(text: &str) {
-    let _ = writeln!(io::stdout(), "{text}");
+/// Writes to standard output, through to its end: what was not flushed was not written.
+pub(crate) fn print(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.flush()
+}
+
+/// Prints a line of its own.
+pub(crate) fn line(text: &str) -> Result<(), Failure> {
+    print(format!("{text}\n").as_bytes())
+        .map_err(|error| Failure::not_printed(&error, "the output could not be written"))
+}
+
+/// It prints as itself, and moves nothing: no control character, and none of those that hide text or
+/// turn its direction.
+fn is_plain(letter: char) -> bool {
+    let moves = matches!(letter,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
+    !letter.is_control() && !moves
+}
+
+/// A text of somebody else's, on one line and without an effect on the terminal.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if is_plain(letter) {
+            escaped.push(letter)
+        } else {
+            escaped.extend(letter.escape_default())
+        }
+    }
+    escaped
+}
+
+/// A name, or a value, as a word of a line: as it is if nobody can take it for something else, in
+/// quotes and escaped otherwise. Two spaces are what columns are separated by.
+pub(crate) fn word(text: &str) -> Cow<'_, str> {
+    let is_clear = text.chars().all(is_plain)
+        && !text.is_empty()
+        && !text.contains("  ")
+        && !text.starts_with(['"', ' '])
+        && !text.ends_with(' ');
+    if is_clear {
+        return Cow::Borrowed(text);
+    }
+    let mut quoted = String::from('"');
+    for letter in text.chars() {
+        match letter {
+            '"' | '\\' => quoted.extend(['\\', letter]),
+            _ if is_plain(letter) => quoted.push(letter),
+            _ => quoted.extend(letter.escape_default()),
+        }
+    }
+    quoted.push('"');
+    Cow::Owned(quoted)
 }
 
 /// Prints to standard error, over the line before on a terminal.
@@ -265,8 +388,10 @@ pub(crate) fn note(text: &str) {
     progress_done();
 }
 
-/// Columns, aligned; the first row is the head.
+/// Columns, aligned; the first row is the head. What nodes say of themselves is escaped.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let escape = |row: &Vec<String>| row.iter().map(|cell| escaped(cell)).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(escape).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
@@ -288,6 +413,24 @@ mod tests {
         assert_eq!(code(Code::NotFound), "NOT_FOUND");
         assert_eq!(code(Code::DeadlineExceeded), "DEADLINE_EXCEEDED");
         assert_eq!(code(Code::Ok), "OK");
+    }
+
+    #[test]
+    fn words_can_be_taken_for_nothing_else() {
+        for plain in ["a/x", "page views", "größe", "e\u{301}", "a\\b", "x\"y", "日本"] {
+            assert_eq!(word(plain), plain);
+        }
+        for (name, quoted) in [
+            ("", r#""""#),
+            ("a/x  0\na/gold  1", r#""a/x  0\na/gold  1""#),
+            ("\u{1b}[2J", r#""\u{1b}[2J""#),
+            ("a\u{202e}b", r#""a\u{202e}b""#),
+            ("\"a\\n\"", r#""\"a\\n\"""#),
+            (" a", r#"" a""#),
+        ] {
+            assert_eq!(word(name), quoted);
+        }
+        assert_eq!(escaped("a\r\u{9b}b"), "a\\r\\u{9b}b");
     }
 
     #[test]

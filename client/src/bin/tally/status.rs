@@ -4,7 +4,7 @@ use tally_client::{Client, NodeInfo, Status};
 
 use crate::{
     args,
-    output::{Failure, Output, line, table},
+    output::{Failure, Output, line, table, word},
 };
 
 pub(crate) async fn run(
@@ -19,15 +19,14 @@ pub(crate) async fn run(
         }
         let status = call.await;
         let Some(every) = arguments.watch else {
-            output.result(&status?, show);
-            return Ok(());
+            return output.result(&status?, show);
         };
         match status {
             Ok(status) => {
                 if !output.json {
-                    line("\x1b[2J\x1b[H");
+                    line("\x1b[2J\x1b[H")?;
                 }
-                output.result(&status, show);
+                output.result(&status, show)?;
             }
             // Watching goes on through an outage: that is what it is for.
             Err(error) => {
@@ -61,7 +60,7 @@ fn show(status: &Status) -> String {
     let header = &status.header;
     let mut text = format!(
         "cluster {}, as node {} sees it; revision {}\n{}",
-        header.cluster_id,
+        word(&header.cluster_id),
         header.node_id,
         header.revision,
         table(&rows)

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::storage::{
     codec::Input,
-    disk::{Disk, File, OpenMode},
+    disk::{Disk, File, OpenMode, open_patiently},
 };
 
 /// Why a snapshot file can't be used.
@@ -66,8 +66,7 @@ pub struct SnapshotFile {
 impl SnapshotFile {
     /// Opens the file and checks its header.
     pub async fn open(disk: &dyn Disk, path: &str) -> Result<Self, SnapshotError> {
-        let file = disk
-            .open(path, OpenMode::Read)
+        let file = open_patiently(disk, path, OpenMode::Read)
             .await
             .map_err(|source| SnapshotError::Io { path: path.into(), source })?;
         let header = Header {

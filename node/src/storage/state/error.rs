@@ -60,6 +60,22 @@ pub enum StateError {
         /// Why no local snapshot helps.
         no_substitute: String,
     },
+    /// The log ends before the state: it was lost, or an older copy is in its place.
+    #[error(
+        "{path}: the state is after entry {applied}, and the log ends {log_end}. The state is never \
+         ahead of its own log, so the log was lost, or is an older copy: entries and a vote that this \
+         node has acknowledged are lost to it, and it must not serve or vote. Way out: put the newer log back; or remove this node from the \
+         cluster, move its data directory away and let it join again under a new id. Nothing was \
+         changed"
+    )]
+    AheadOfLog {
+        /// The state's directory.
+        path: String,
+        /// What the state is after.
+        applied: LogId,
+        /// Where the log ends.
+        log_end: String,
+    },
     /// The disk failed, or a store did for a reason that says nothing about its content.
     #[error("{path}: {source}")]
     Io {

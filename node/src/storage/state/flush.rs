@@ -12,8 +12,8 @@ use crate::storage::byte_store::{ByteStore, Records};
 /// and then lets others run: the end of the upkeep, or what else is on the thread of whoever closes it.
 const PIECE_RECORDS: usize = 512;
 
-/// How long a flush waits that found no room on the disk.
-const PAUSE_WITHOUT_ROOM: Duration = Duration::from_secs(1);
+/// How long a flush waits that found no room on the disk, or an install.
+pub(super) const PAUSE_WITHOUT_ROOM: Duration = Duration::from_secs(1);
 
 /// Drops what was frozen, unless somebody else still has it.
 async fn let_go(frozen: Frozen) {

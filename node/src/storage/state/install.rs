@@ -9,6 +9,7 @@ use super::{
     StateStore,
     core::Core,
     error::StateError,
+    flush::PAUSE_WITHOUT_ROOM,
     layout::{generation_path, remove_if_there, snapshot_path, write_pointer},
     meta::{FIRST_KEY, META_KEY, Meta},
 };
@@ -27,15 +28,19 @@ impl StateStore {
     /// Makes a received snapshot the state: durable when this returns. Everything that was there
     /// before is gone, and readers see the old state or the new one.
     ///
-    /// The caller sees to it that no commit happens meanwhile, and syncs the log's jump to the
-    /// snapshot before it tells anybody. Cancelled while the pointer is written, it ends the
-    /// process: memory and disk would be of two different states.
+    /// The caller sees to it that no commit happens meanwhile. Cancelled while the pointer is written,
+    /// it ends the process: memory and disk would be of two different states.
     ///
     /// The steps, and what a crash after each of them leaves:
-    /// 1. the file gets its name: the old state; the next start rolls forward to the snapshot;
+    /// 1. the file gets its name: the old state. The next start removes the file, unless the log has
+    ///    its last entry: then it may roll forward to it;
     /// 2. a new generation is filled and flushed: the same, and the next start removes the copy;
-    /// 3. the pointer names it: the new state;
-    /// 4. memory, then the old generation and older snapshots: the next start removes those.
+    /// 3. the log jumps to the snapshot, durably: the old state is behind where the log begins now, so
+    ///    the next start makes the new state of the snapshot, whose file is durable since step 1;
+    /// 4. the pointer names the new generation: the new state;
+    /// 5. memory, then the old generation and older snapshots: the next start removes those.
+    ///
+    /// The log's jump comes before the pointer, so that the state is ahead of its log after no step.
     pub async fn install_snapshot(
         &self,
         received: ReceivedSnapshot,
@@ -52,6 +57,7 @@ impl StateStore {
             let _ = remove_if_there(self.disk.as_ref(), &name.path).await;
             return Err(StateError::SnapshotBehind { snapshot, applied });
         }
+        self.wait_for_room_to_install(info.size).await?;
         let path = snapshot_path(snapshot);
         self.adopt(&name.path, &path).await?;
         let info = SnapshotInfo { path, ..info };
@@ -66,6 +72,10 @@ impl StateStore {
         if seeded_bugs::is_on("install-merges") {
             let merged = self.add_old_records(store.as_ref()).await;
             merged.map_err(|error| self.fail(format!("installing: {error}")))?;
+        }
+        if !seeded_bugs::is_on("install-before-jump") {
+            let reached = (self.hooks.log_reaches)(snapshot).await;
+            reached.map_err(|error| self.fail(format!("the log's jump: {error}")))?;
         }
         let swap = Swap(self);
         let written = write_pointer(self.disk.as_ref(), generation).await;
@@ -89,6 +99,29 @@ impl StateStore {
         drop(writer);
         self.remove_older_snapshots().await;
         Ok(info)
+    }
+
+    /// A new generation takes about as much as the snapshot's file. One that meets a full disk half-way would
+    /// end the process; until there is room, the old state serves what it can.
+    async fn wait_for_room_to_install(&self, bytes: u64) -> Result<(), StateError> {
+        let mut is_told = false;
+        loop {
+            let has_room = (self.hooks.room_for)(bytes).await;
+            let has_room =
+                has_room.map_err(|error| self.fail(format!("looking for room: {error}")))?;
+            if has_room {
+                return Ok(());
+            }
+            if !is_told {
+                tracing::error!(
+                    bytes,
+                    "the disk has no room to install a snapshot: waiting for some"
+                );
+                is_told = true;
+            }
+            self.check()?;
+            tokio::time::sleep(PAUSE_WITHOUT_ROOM).await;
+        }
     }
 
     /// Adds what the state has and a new generation lacks: what only a seeded bug does.

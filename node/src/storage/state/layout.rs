@@ -13,7 +13,7 @@
 use std::io;
 
 use crate::storage::{
-    disk::{Disk, OpenMode},
+    disk::{Disk, OpenMode, open_patiently},
     log_id::LogId,
 };
 
@@ -77,7 +77,7 @@ pub(super) async fn read_pointer(disk: &dyn Disk) -> io::Result<Pointer> {
 /// the new one.
 pub(super) async fn write_pointer(disk: &dyn Disk, generation: u64) -> io::Result<()> {
     remove_if_there(disk, POINTER_TMP).await?;
-    let mut file = disk.open(POINTER_TMP, OpenMode::CreateNew).await?;
+    let mut file = open_patiently(disk, POINTER_TMP, OpenMode::CreateNew).await?;
     file.write_at(0, format_pointer(generation).as_bytes()).await?;
     file.sync().await?;
     drop(file);

@@ -20,19 +20,22 @@
 //! - **Never ahead of its own log.** A flush first waits until the log has synced everything up to
 //!   the applied id that it will hold. A leader applies what its followers made durable before its
 //!   own sync returns; a store that kept such an entry through a power cut would be at an entry
-//!   that its log does not have.
+//!   that its log does not have. An install has the log jump to the snapshot first. So a state that
+//!   is ahead of its log says that the log was lost, or is an older copy, and is refused.
 //! - **The log may be purged up to [`StateStore::purge_limit`]** and no further: to there, both the
 //!   newest snapshot and the byte store are durable. So whichever of the two is damaged, the other
 //!   one and the rest of the log still make the whole state.
 //! - **Snapshots do not stop writes.** While one is built no flush happens, so the byte store stands
 //!   still and is the state at one log id; writes gather in the dirty map. If they fill it, the
-//!   snapshot is abandoned, never the writes.
+//!   snapshot is abandoned, and the next one gets more room ([`ABANDONED_MAX`]). Only where that was not
+//!   enough either do writes wait for it, as without snapshots the log would grow without end.
 //! - **Installing replaces.** The snapshot becomes a new generation beside the old one, and a rename
 //!   makes it the state.
 //!
 //! # Limits
 //!
-//! Memory: two dirty maps (one frozen) of [`StateOptions::dirty_bytes_max`], one commit above that,
+//! Memory: two dirty maps (one frozen) of [`StateOptions::dirty_bytes_max`], one commit above that, while a
+//! snapshot is built that was abandoned before as many of them more as it was abandoned ([`ABANDONED_MAX`]),
 //! the cache of records, and the room that an empty map keeps for as many records as the one before had
 //! (some 100 bytes each, at most 40 MiB). [`StateStore::wait_for_room`] before each commit is what keeps it so. A record counts by its own
 //! length: one that is a slice of a larger buffer keeps all of that buffer alive.
@@ -59,7 +62,7 @@ use std::{
     fmt, io,
     sync::{
         Arc, RwLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
@@ -81,6 +84,10 @@ use crate::machine::view::Writes;
 /// it is more. Measured on two cores with twice as many changes: 650,000 adds to 100,000 counters are
 /// applied in under 4 s; with ten million counters, most of which are not in the cache, 300,000 took 20 s.
 const CHANGES_MAX: usize = 1_000_000;
+
+/// A snapshot that fills the dirty map is abandoned so often in a row, and has as much room again each time.
+/// After that, commits that find no room wait for it.
+const ABANDONED_MAX: u32 = 3;
 
 /// How the state store behaves.
 #[derive(Debug, Clone)]
@@ -116,6 +123,11 @@ pub struct StateHooks {
     /// Whether the disk has room for a flush; makes some where it can. Without room the flush is put
     /// off ([`StateError::NoRoomToFlush`]): one that meets a full disk half-way ends the process.
     pub room_to_flush: Arc<dyn Fn() -> BoxFuture<'static, io::Result<bool>> + Send + Sync>,
+    /// Whether the disk has room for so many bytes besides what is held for flushes.
+    pub room_for: Arc<dyn Fn(u64) -> BoxFuture<'static, io::Result<bool>> + Send + Sync>,
+    /// Makes the log reach this entry, durably, before a snapshot that ends there becomes the state:
+    /// by a jump where the log has another entry there, or none.
+    pub log_reaches: Arc<dyn Fn(LogId) -> BoxFuture<'static, io::Result<()>> + Send + Sync>,
     /// Storage can't be trusted any more: ends the process, and does not return there. A test's may
     /// return; then the call that failed answers [`StateError::Fatal`], and a read panics.
     pub fatal: Arc<dyn Fn(String) + Send + Sync>,
@@ -124,6 +136,21 @@ pub struct StateHooks {
 impl fmt::Debug for StateHooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StateHooks").finish_non_exhaustive()
+    }
+}
+
+/// How far the log reaches when the state is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogExtent {
+    /// The last entry that it no longer has: a state below it can't be completed by a replay.
+    pub purged: Option<LogId>,
+    /// Its last entry, or `purged` where there is none: a state is never above it.
+    pub last: Option<LogId>,
+}
+
+impl LogExtent {
+    fn has(&self, log_id: LogId) -> bool {
+        self.last.is_some_and(|last| log_id.index <= last.index)
     }
 }
 
@@ -143,6 +170,10 @@ pub struct StateStore {
     flush_wanted: Notify,
     /// There is room in the dirty map.
     room: Notify,
+    /// Snapshots in a row that were abandoned for want of room in the dirty map.
+    abandoned: AtomicU32,
+    /// One is being built, so no flush makes room.
+    building: AtomicBool,
     failed: AtomicBool,
     /// Given back at the end of a process that ends well.
     closed: AtomicBool,
@@ -187,12 +218,26 @@ impl StateStore {
             // Registered before looking, so that room made in between is not missed.
             freed.as_mut().enable();
             self.check()?;
-            if self.core().dirty_bytes() < self.options.dirty_bytes_max {
+            if self.core().dirty_bytes() < self.dirty_bytes_max() {
                 return Ok(());
             }
             self.flush_wanted.notify_one();
             freed.await;
         }
+    }
+
+    /// How full the dirty map may be.
+    fn dirty_bytes_max(&self) -> usize {
+        let more = match self.building.load(Ordering::SeqCst) {
+            true => self.abandoned.load(Ordering::SeqCst).min(ABANDONED_MAX) as usize,
+            false => 0,
+        };
+        self.options.dirty_bytes_max.saturating_mul(1 + more)
+    }
+
+    /// Whether the disk has room for a file of this size, or for a state made of a snapshot of it.
+    pub async fn has_room_for(&self, bytes: u64) -> io::Result<bool> {
+        (self.hooks.room_for)(bytes).await
     }
 
     /// The state as it is now, held still while it is read.

@@ -7,19 +7,25 @@
 //! | generation | snapshot | outcome |
 //! |---|---|---|
 //! | good, not behind the log's begin | not newer | the generation |
-//! | good | newer (a crash during an install) | a new generation of the snapshot |
+//! | good | newer, and the log has its last entry (a crash during an install) | a new generation of the snapshot |
+//! | good | newer, and the log ends before (a crash early in an install) | the generation; the snapshot is removed |
+//! | good, ahead of the log's end | any | refused: the log was lost, or is an older copy |
 //! | damaged, missing, or behind the log's begin | reaches the log's begin | set aside; a new generation of the snapshot |
 //! | the same | none, but the log was never purged | set aside; an empty generation |
 //! | the same | does not reach | refused: nothing is moved, people decide |
 //!
 //! What is damaged is renamed, never deleted.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, atomic::AtomicU32},
+};
 
+use tally_proto::seeded_bugs;
 use tokio::sync::{Mutex, Notify};
 
 use super::{
-    StateHooks, StateOptions, StateStore, Writer,
+    LogExtent, StateHooks, StateOptions, StateStore, Writer,
     core::Core,
     error::StateError,
     install::{fill, fill_empty},
@@ -44,19 +50,18 @@ impl StateStore {
     /// Opens the state of a node, makes it if there is none, or rebuilds it from the local snapshot
     /// if it has to be.
     ///
-    /// `log_purged_upto` is the last entry that the log no longer has: a state below it can't be
-    /// completed by replaying the log.
     pub async fn open(
         disk: Arc<dyn Disk>,
         factory: Arc<dyn StoreFactory>,
         options: StateOptions,
         hooks: StateHooks,
-        log_purged_upto: Option<LogId>,
+        log: LogExtent,
     ) -> Result<Arc<Self>, StateError> {
-        let opening = Opening { disk: disk.as_ref(), factory: factory.as_ref(), log_purged_upto };
+        let opening = Opening { disk: disk.as_ref(), factory: factory.as_ref(), log };
         opening.make_directories().await.map_err(StateError::io(STATE_DIR))?;
-        let snapshot = opening.newest_snapshot().await?;
+        let (snapshot, beyond_log) = opening.newest_snapshot().await?;
         let (generation, store, meta) = opening.state(snapshot.as_ref()).await?;
+        opening.remove_unfinished(&beyond_log).await?;
         opening.remove_other_generations(generation).await;
         let state = Arc::new(StateStore {
             core: std::sync::RwLock::new(Core::new(store, options.cache(), meta)),
@@ -64,6 +69,8 @@ impl StateStore {
             snapshots: Snapshots::new(snapshot),
             flush_wanted: Notify::new(),
             room: Notify::new(),
+            abandoned: AtomicU32::new(0),
+            building: false.into(),
             failed: false.into(),
             closed: false.into(),
             disk,
@@ -80,7 +87,7 @@ impl StateStore {
 struct Opening<'a> {
     disk: &'a dyn Disk,
     factory: &'a dyn StoreFactory,
-    log_purged_upto: Option<LogId>,
+    log: LogExtent,
 }
 
 /// What the pointer leads to.
@@ -103,7 +110,10 @@ impl Opening<'_> {
 
     /// Removes unfinished files, and finds the newest snapshot that is whole. All of it is read:
     /// from here on the log is purged on the strength of it.
-    async fn newest_snapshot(&self) -> Result<Option<SnapshotInfo>, StateError> {
+    ///
+    /// One that ends behind the log's end is none: what this node builds is of its own state, which
+    /// the log has reached, and one that it receives counts from the log's jump on. Those come second.
+    async fn newest_snapshot(&self) -> Result<(Option<SnapshotInfo>, Vec<LogId>), StateError> {
         let io = StateError::io(SNAPSHOT_DIR);
         let names = self.disk.list(SNAPSHOT_DIR).await.map_err(&io)?;
         for name in names.iter().filter(|name| name.ends_with(".tmp")) {
@@ -112,13 +122,14 @@ impl Opening<'_> {
         let mut log_ids: Vec<LogId> =
             names.iter().filter_map(|name| parse_snapshot(name)).collect();
         log_ids.sort();
+        let beyond_log = log_ids.extract_if(.., |log_id| !self.log.has(*log_id)).collect();
         for log_id in log_ids.into_iter().rev() {
             let path = snapshot_path(log_id);
             match verify(self.disk, &path).await {
                 Ok(info) if info.last_log_id == log_id => {
                     // The last run may have crashed between the rename and the directory's sync.
                     self.disk.sync_dir(SNAPSHOT_DIR).await.map_err(&io)?;
-                    return Ok(Some(info));
+                    return Ok((Some(info), beyond_log));
                 }
                 Ok(info) => {
                     self.set_file_aside(&path, &format!("it is of {}", info.last_log_id)).await?;
@@ -129,7 +140,17 @@ impl Opening<'_> {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(None)
+        Ok((None, beyond_log))
+    }
+
+    /// Removes what an install that never got to the log's jump has left.
+    async fn remove_unfinished(&self, snapshots: &[LogId]) -> Result<(), StateError> {
+        for log_id in snapshots {
+            let path = snapshot_path(*log_id);
+            tracing::info!(path, "a snapshot whose install was cut short is removed");
+            self.disk.remove_file(&path).await.map_err(StateError::io(&path))?;
+        }
+        Ok(())
     }
 
     async fn set_file_aside(&self, path: &str, reason: &str) -> Result<(), StateError> {
@@ -146,12 +167,16 @@ impl Opening<'_> {
         let (path, reason) = match pointed {
             Pointed::Good(generation, store, meta) => {
                 let snapshot_at = snapshot.map(|snapshot| snapshot.last_log_id);
-                if meta.applied >= self.log_purged_upto && meta.applied >= snapshot_at {
+                if meta.applied >= self.log.purged && meta.applied >= snapshot_at {
+                    if let Err(error) = self.check_log(generation, &meta) {
+                        store.close().await;
+                        return Err(error);
+                    }
                     return Ok((generation, store, meta));
                 }
                 store.close().await;
                 drop(store);
-                if meta.applied >= self.log_purged_upto {
+                if meta.applied >= self.log.purged {
                     // A snapshot was being installed. The generation is fine, just old: replacing
                     // it loses nothing, and it is removed with the other left-overs.
                     return self.rebuild(snapshot).await;
@@ -211,6 +236,24 @@ impl Opening<'_> {
         }
     }
 
+    /// The state is never ahead of its log.
+    fn check_log(&self, generation: u64, meta: &Meta) -> Result<(), StateError> {
+        if seeded_bugs::is_on("lost-log-accepted") {
+            return Ok(());
+        }
+        match meta.applied {
+            Some(applied) if !self.log.has(applied) => Err(StateError::AheadOfLog {
+                path: generation_path(generation),
+                applied,
+                log_end: match self.log.last {
+                    Some(last) => format!("at {last}"),
+                    None => "before its first entry".into(),
+                },
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the local snapshot, or nothing at all, can stand in for the state.
     fn check_rebuild(
         &self,
@@ -219,7 +262,7 @@ impl Opening<'_> {
         snapshot: Option<&SnapshotInfo>,
     ) -> Result<(), StateError> {
         let snapshot = snapshot.map(|snapshot| snapshot.last_log_id);
-        if snapshot >= self.log_purged_upto {
+        if snapshot >= self.log.purged {
             return Ok(());
         }
         Err(StateError::Unrecoverable {
@@ -234,7 +277,7 @@ impl Opening<'_> {
             Some(log_id) => format!("ends at {log_id}"),
             None => "holds nothing".into(),
         };
-        let purged = self.log_purged_upto.expect("only a purged log leaves anything behind");
+        let purged = self.log.purged.expect("only a purged log leaves anything behind");
         format!("{what} {reaches}, and the log no longer has what is up to {purged}")
     }
 

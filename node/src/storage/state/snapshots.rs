@@ -14,7 +14,7 @@ use tally_proto::seeded_bugs;
 use tokio::time::Instant;
 
 use super::{
-    StateStore,
+    ABANDONED_MAX, StateStore,
     core::SESSION_KEYS,
     error::StateError,
     layout::{BUILD_TMP, SNAPSHOT_DIR, parse_snapshot, remove_if_there, snapshot_path},
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::storage::{
     byte_store::ByteStore,
-    disk::OpenMode,
+    disk::{OpenMode, open_patiently},
     log_id::LogId,
     snapshot::{
         SnapshotInfo,
@@ -74,6 +74,24 @@ impl Snapshots {
     }
 }
 
+/// Stands for a build under way, also one that is cancelled.
+struct Building<'a>(&'a StateStore);
+
+impl<'a> Building<'a> {
+    fn begin(state: &'a StateStore) -> Building<'a> {
+        state.building.store(true, Ordering::SeqCst);
+        // Whoever waits may have more room now.
+        state.room.notify_waiters();
+        Building(state)
+    }
+}
+
+impl Drop for Building<'_> {
+    fn drop(&mut self) {
+        self.0.building.store(false, Ordering::SeqCst);
+    }
+}
+
 /// See [`Snapshots::make_builds_give_way`].
 pub(super) struct BuildsGiveWay<'a>(&'a Snapshots);
 
@@ -115,9 +133,14 @@ impl StateStore {
         {
             return Ok(current);
         }
+        let building = Building::begin(self);
         let written = self.write_snapshot(store.as_ref(), &meta, last_log_id).await;
+        drop(building);
         let size = match written {
-            Ok(size) => size,
+            Ok(size) => {
+                self.abandoned.store(0, Ordering::SeqCst);
+                size
+            }
             // What was written means nothing without its name.
             Err(error @ StateError::SnapshotAbandoned) => {
                 // Whoever it gave way to does not wait for its removal.
@@ -176,11 +199,21 @@ impl StateStore {
 
     /// Commits that find no room, an install, and the end are more urgent than a snapshot.
     fn check_build(&self) -> Result<(), StateError> {
-        let full = self.dirty_bytes() >= self.options.dirty_bytes_max;
-        match full || self.snapshots.urgent.load(Ordering::SeqCst) > 0 {
-            true => Err(StateError::SnapshotAbandoned),
-            false => Ok(()),
+        if self.snapshots.urgent.load(Ordering::SeqCst) > 0 {
+            return Err(StateError::SnapshotAbandoned);
         }
+        let abandoned = self.abandoned.load(Ordering::SeqCst);
+        if abandoned < ABANDONED_MAX && self.dirty_bytes() >= self.dirty_bytes_max() {
+            self.abandoned.store(abandoned + 1, Ordering::SeqCst);
+            if abandoned + 1 == ABANDONED_MAX {
+                tracing::warn!(
+                    "writes filled the memory beside {ABANDONED_MAX} snapshots in a row: they wait for \
+                     the next one if they do so again"
+                );
+            }
+            return Err(StateError::SnapshotAbandoned);
+        }
+        Ok(())
     }
 
     /// Gives a complete, synced file its name, durably.
@@ -218,9 +251,7 @@ impl StateStore {
             let mut leases = lock(&self.snapshots.leases);
             (info.clone(), leases.entry(info.last_log_id).or_default().clone())
         };
-        let file = self
-            .disk
-            .open(&info.path, OpenMode::Read)
+        let file = open_patiently(self.disk.as_ref(), &info.path, OpenMode::Read)
             .await
             .map_err(|source| SnapshotError::Io { path: info.path.clone(), source })?;
         Ok(Some(SnapshotReader { info, file, offset: 0, _lease: lease }))

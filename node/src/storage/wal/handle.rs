@@ -16,7 +16,7 @@ use super::{
     types::{Ballot, Callback, Entry, Fatal, LogId, Recovered, SpaceState, WalError, WalOptions},
     writer::WalWriter,
 };
-use crate::storage::disk::{Disk, OpenMode};
+use crate::storage::disk::{Disk, OpenMode, open_patiently};
 
 /// Bytes read at once from a segment.
 const READ_BYTES_MAX: u64 = 1 << 20;
@@ -111,7 +111,9 @@ impl Wal {
                 Ok(())
             })
             .await?;
-        durable(wait).await
+        durable(wait).await?;
+        self.inner.shared.saved_term.fetch_max(ballot.term, Ordering::AcqRel);
+        Ok(())
     }
 
     /// Keeps a hint of what is committed. It reaches the disk behind everything asked for before it,
@@ -233,7 +235,7 @@ impl Wal {
         let gone = || !shared.state().log.is_at(run[0].0.index, *first);
         let salt = shared.state().salts.get(&first.segment).copied();
         let bytes = async {
-            let file = shared.disk.open(&path, OpenMode::Read).await?;
+            let file = open_patiently(shared.disk.as_ref(), &path, OpenMode::Read).await?;
             let len = last.offset + u64::from(last.bytes) - first.offset;
             file.read_at(first.offset, len as usize).await
         }
@@ -284,6 +286,11 @@ impl Wal {
     /// The last entry, or the last purged one where there is none.
     pub fn last(&self) -> Option<LogId> {
         self.inner.shared.state().log.last
+    }
+
+    /// The highest term of a vote that is durable.
+    pub fn saved_term(&self) -> u64 {
+        self.inner.shared.saved_term.load(Ordering::Acquire)
     }
 
     /// The last vote asked for.

@@ -12,6 +12,8 @@
 //! 5. A failed write or sync ends the process (the injected `fatal`), and nothing is acknowledged
 //!    after it.
 //! 6. A disk that runs full is not a failed write: see [`SpaceState`].
+//! 7. A log of another data directory ([`WalOptions::owner`]) is refused, and so is one that is gone or
+//!    ends before where it was when it was last opened ([`WalOptions::sequence_min`]).
 //!
 //! # On disk
 //! A directory of segments `00000001.wal`, `00000002.wal`, … of one fixed length, zero-filled before
@@ -20,7 +22,7 @@
 //! ```text
 //! segment  = header (8 KiB: two equal copies, one at 0, one at 4096) frame* rest
 //! header   = magic "TALLYWAL" · version u32 · bytes u64 · number u64 · salt u64
-//!            · first sequence u64 · chain u32 · crc32c u32
+//!            · first sequence u64 · chain u32 · crc32c u32 · owner u128 · crc32c u32
 //! frame    = crc32c u32 · length u32 · sequence u64 · durable up to u64 · chain u32
 //!            · payload crc32c u32 · salt u32 · kind u8 · 3 zero bytes
 //!            · payload · zeros up to a multiple of 8
@@ -54,11 +56,11 @@
 //! - Both header copies of the newest segment damaged, while the segment after it is not prepared
 //!   (a full disk).
 //! - A device that acknowledges a sync and loses it together with everything after it; the newest
-//!   files, or the whole directory, removed or replaced by older copies.
+//!   files removed, or all replaced by copies, that reach to where the log was last opened.
 //!
 //! # Leaves out
 //! Raft: terms and votes are checked only for not going back. Which cluster and node the directory
-//! belongs to. When to purge.
+//! belongs to, but for the owner that it is told. When to purge.
 //!
 //! # Threads
 //! [`WalWriter::run`] is the only one who writes: it drains a bounded queue, does one write and one

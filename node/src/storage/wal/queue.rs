@@ -88,6 +88,8 @@ pub(super) struct Shared {
     pub synced: watch::Sender<Synced>,
     pub space: watch::Sender<SpaceState>,
     pub disk_bytes: AtomicU64,
+    /// Highest term of a vote that is durable.
+    pub saved_term: AtomicU64,
 }
 
 /// What the writer is to do now.
@@ -106,6 +108,7 @@ fn stopped(why: &str) -> io::Error {
 impl Shared {
     pub(super) fn new(disk: Arc<dyn Disk>, options: WalOptions, state: State) -> Arc<Shared> {
         let end = state.log.end();
+        let saved_term = state.vote.map_or(0, |vote| vote.term);
         Arc::new(Shared {
             disk,
             options,
@@ -115,6 +118,7 @@ impl Shared {
             synced: watch::Sender::new(Synced { end, stopped: false }),
             space: watch::Sender::new(SpaceState::Ok),
             disk_bytes: AtomicU64::new(0),
+            saved_term: AtomicU64::new(saved_term),
         })
     }
 

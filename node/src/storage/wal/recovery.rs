@@ -53,6 +53,7 @@ impl Opened {
             purged: self.state.purged,
             last: self.state.last,
             cut_bytes: self.cut_bytes,
+            next_sequence: self.next_sequence,
         }
     }
 }
@@ -79,15 +80,16 @@ pub(super) async fn open(disk: &Arc<dyn Disk>, options: &WalOptions) -> Result<O
             options.segment_bytes
         )));
     }
-    make_directory(disk, &options.directory).await?;
     let found = find(disk, &options.directory).await?;
     let mut replay = Replay::new(options);
     for at in 0..found.row.len() {
         replay.segment(disk, &found.row, at).await?;
     }
     replay.check_whole(&found.row)?;
+    check_ours(options, &found.row, replay.next_sequence)?;
     // Judged; from here on the disk is changed.
     let directory = &options.directory;
+    make_directory(disk, directory).await?;
     if found.row.is_empty() {
         remove(disk, directory, &found.others).await?;
         return begin(disk, options).await;
@@ -95,6 +97,30 @@ pub(super) async fn open(disk: &Arc<dyn Disk>, options: &WalOptions) -> Result<O
     let file = replay.settle(disk, &found.row).await?;
     remove(disk, directory, &found.others).await?;
     replay.opened(file)
+}
+
+/// Whether this is the log that was here before, and of this data directory.
+///
+/// The sequence of frames only grows: an open makes durable what it accepts before it is told of, and
+/// whoever opened the log keeps what it had reached then. So an older copy is told from the log itself,
+/// if it was taken before that open; of a later one the log says nothing.
+fn check_ours(options: &WalOptions, row: &[Begun], next_sequence: u64) -> Result<(), WalError> {
+    for header in row.iter().map(|begun| &begun.header) {
+        if let (Some(found), Some(own)) = (header.owner, options.owner)
+            && found != own
+        {
+            let file = segment::path(&options.directory, header.number);
+            return Err(WalError::AnotherOwner { file, found, own });
+        }
+    }
+    let directory = options.directory.clone();
+    match options.sequence_min {
+        Some(_) if row.is_empty() => Err(WalError::Missing { directory }),
+        Some(expected) if next_sequence < expected => {
+            Err(WalError::Older { directory, found: next_sequence, expected })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Makes the directory and its name, and those above it, durable.
@@ -118,7 +144,10 @@ async fn remove(disk: &Arc<dyn Disk>, directory: &str, files: &[String]) -> Resu
 }
 
 async fn find(disk: &Arc<dyn Disk>, directory: &str) -> Result<Found, WalError> {
-    let names = doing(disk.list(directory).await, || format!("listing {directory}"))?;
+    let names = match disk.list(directory).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        listed => doing(listed, || format!("listing {directory}"))?,
+    };
     let mut found = Found::default();
     let mut blocks = BTreeMap::new();
     for name in names {
@@ -192,6 +221,7 @@ async fn begin(disk: &Arc<dyn Disk>, options: &WalOptions) -> Result<Opened, Wal
         salt: segment::salt(options.salt_seed, FIRST_SEGMENT),
         sequence: 1,
         chain: 0,
+        owner: options.owner,
     };
     let path = segment::path(&options.directory, FIRST_SEGMENT);
     let made = async {

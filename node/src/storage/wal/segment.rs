@@ -2,14 +2,17 @@
 
 use super::frame::Salt;
 
-/// Newest format version.
-pub(super) const VERSION: u32 = 1;
+/// Newest format version. Version 1 had no owner.
+pub(super) const VERSION: u32 = 2;
 /// Where frames begin. The header's two copies lie in different 4 KiB blocks, so that no single bad
 /// block makes a segment look like one that was never begun.
 pub(super) const FRAMES_START: u64 = 8192;
 const COPIES_AT: [usize; 2] = [0, 4096];
 const MAGIC: &[u8; 8] = b"TALLYWAL";
-const HEADER_BYTES: usize = 52;
+/// What every version has, its crc at the end.
+const COMMON_BYTES: usize = 52;
+/// … and behind it the owner with a crc of its own, seeded with the one before.
+const HEADER_BYTES: usize = COMMON_BYTES + 20;
 
 /// What a segment says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub(super) struct SegmentHeader {
     pub sequence: u64,
     /// Crc of the last frame of the segment before.
     pub chain: u32,
+    /// Incarnation of the data directory that it was made in; none in format version 1.
+    pub owner: Option<u128>,
 }
 
 /// What the header block of a segment file holds.
@@ -48,14 +53,20 @@ impl SegmentHeader {
         for at in COPIES_AT {
             let copy = &mut buf[start + at..start + at + HEADER_BYTES];
             copy[..8].copy_from_slice(MAGIC);
-            copy[8..12].copy_from_slice(&VERSION.to_le_bytes());
+            let version = if self.owner.is_some() { VERSION } else { 1 };
+            copy[8..12].copy_from_slice(&version.to_le_bytes());
             copy[12..20].copy_from_slice(&self.bytes.to_le_bytes());
             copy[20..28].copy_from_slice(&self.number.to_le_bytes());
             copy[28..36].copy_from_slice(&self.salt.to_le_bytes());
             copy[36..44].copy_from_slice(&self.sequence.to_le_bytes());
             copy[44..48].copy_from_slice(&self.chain.to_le_bytes());
             let crc = crc32c::crc32c(&copy[..48]);
-            copy[48..].copy_from_slice(&crc.to_le_bytes());
+            copy[48..COMMON_BYTES].copy_from_slice(&crc.to_le_bytes());
+            if let Some(owner) = self.owner {
+                copy[52..68].copy_from_slice(&owner.to_le_bytes());
+                let crc = crc32c::crc32c_append(crc, &copy[52..68]);
+                copy[68..].copy_from_slice(&crc.to_le_bytes());
+            }
         }
     }
 }
@@ -81,12 +92,18 @@ fn decode_copy(copy: &[u8]) -> Option<(u32, SegmentHeader)> {
     if copy[..8] != *MAGIC || u32_at(48) != crc32c::crc32c(&copy[..48]) {
         return None;
     }
+    let owner = match u32_at(8) {
+        2 if u32_at(68) != crc32c::crc32c_append(u32_at(48), &copy[52..68]) => return None,
+        2 => Some(u128::from_le_bytes(std::array::from_fn(|i| copy[52 + i]))),
+        _ => None,
+    };
     let header = SegmentHeader {
         bytes: u64_at(12),
         number: u64_at(20),
         salt: u64_at(28),
         sequence: u64_at(36),
         chain: u32_at(44),
+        owner,
     };
     Some((u32_at(8), header))
 }

@@ -7,7 +7,7 @@
 use std::{io, sync::Arc};
 
 use super::{segment, types::WalOptions};
-use crate::storage::disk::{Disk, File, OpenMode};
+use crate::storage::disk::{Disk, File, OpenMode, is_exhausted, is_full};
 
 /// Bytes allocated in one step, so that appends don't wait for a whole segment of zeros.
 const SLICE_BYTES: u64 = 1 << 20;
@@ -27,7 +27,7 @@ pub(super) enum Progress {
     Ready,
     /// More steps are needed.
     More,
-    /// The disk is full.
+    /// The disk is full, or there is no descriptor for a file.
     Full,
 }
 
@@ -78,7 +78,7 @@ impl Space {
             None => self.allocate_slice().await,
         };
         match done {
-            Err(error) if is_full(&error) => Ok(Progress::Full),
+            Err(error) if is_full(&error) || is_exhausted(&error) => Ok(Progress::Full),
             done => done,
         }
     }
@@ -86,11 +86,13 @@ impl Space {
     async fn reuse(&mut self, spare: u64) -> io::Result<Progress> {
         let directory = &self.options.directory;
         let path = segment::path(directory, self.next);
-        self.disk.rename(&segment::spare_path(directory, spare), &path).await?;
+        let spare = segment::spare_path(directory, spare);
+        // First what may find no descriptor: it has changed nothing then.
+        let mut file = self.disk.open(&spare, OpenMode::ReadWrite).await?;
+        self.disk.rename(&spare, &path).await?;
         self.spares.pop();
         // A file that was being allocated under that name has given way, with its space.
         self.partial = None;
-        let mut file = self.disk.open(&path, OpenMode::ReadWrite).await?;
         // The frames behind it may stay: they are of another salt.
         let blank = [0; segment::FRAMES_START as usize];
         file.write_at(0, &blank).await?;
@@ -142,8 +144,4 @@ impl Space {
         }
         self.disk.sync_dir(directory).await
     }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -72,6 +72,13 @@ pub struct WalOptions {
     pub seal_after: Duration,
     /// How often the writer tries again to get space while there is none.
     pub space_retry: Duration,
+    /// Incarnation of the data directory: written into each segment, so that those of another one are
+    /// told from ours. `None`, and segments of any owner are ours.
+    pub owner: Option<u128>,
+    /// The sequence that this log had reached when it was last opened. It was there, so a log that is
+    /// not, or does not reach so far, was lost or replaced by an older copy. `None` for one that may
+    /// begin.
+    pub sequence_min: Option<u64>,
     /// Seeds the salts of segments. Random in production: who can guess it could write payloads
     /// that look like frames.
     pub salt_seed: u64,
@@ -88,6 +95,8 @@ impl WalOptions {
             spare_segments: 4,
             seal_after: Duration::from_millis(5),
             space_retry: Duration::from_secs(1),
+            owner: None,
+            sequence_min: None,
             salt_seed,
         }
     }
@@ -122,6 +131,8 @@ pub struct Recovered {
     pub last: Option<LogId>,
     /// Bytes that were zeroed because the tail was torn; 0 where it was not.
     pub cut_bytes: u64,
+    /// Sequence of the next frame: what [`WalOptions::sequence_min`] is at the next open.
+    pub next_sequence: u64,
 }
 
 /// Why a log does not open.
@@ -141,6 +152,47 @@ pub enum WalError {
         offset: u64,
         /// What is wrong.
         reason: String,
+    },
+    /// The log is not there, and it was. Nothing was changed on disk.
+    #[error(
+        "the log in {directory}/ is gone: this node had one when it last started. Entries and a vote \
+         that it has acknowledged are lost to it, so it must not serve or vote. Way out: put the \
+         directory back (is a volume not mounted?); or remove this node from the cluster, move its \
+         data directory away and let it join again under a new id"
+    )]
+    Missing {
+        /// Its directory, below the data directory.
+        directory: String,
+    },
+    /// An older copy of the log is in its place. Nothing was changed on disk.
+    #[error(
+        "the log in {directory}/ is an older copy: it ends at frame {found}, and it had reached \
+         {expected} when this node last started. Entries and a vote that this node has acknowledged \
+         may be lost to it, so it must not serve or vote. Way out: put the newer one back; or remove \
+         this node from the cluster, move its data directory away and let it join again under a new id"
+    )]
+    Older {
+        /// Its directory, below the data directory.
+        directory: String,
+        /// Sequence of the next frame.
+        found: u64,
+        /// The least that it must be.
+        expected: u64,
+    },
+    /// A segment of another data directory is in its place. Nothing was changed on disk.
+    #[error(
+        "{file} was made in another data directory ({found:032x}, and this is {own:032x}): the log of \
+         another node, or of this one before it was set up anew. Its votes and entries are not this \
+         node's. Way out: put this node's own files back; or remove this node from the cluster, move \
+         its data directory away and let it join again under a new id"
+    )]
+    AnotherOwner {
+        /// The file, below the data directory.
+        file: String,
+        /// Whose it is.
+        found: u128,
+        /// Whose it should be.
+        own: u128,
     },
     /// Written by a newer program. Nothing was changed on disk.
     #[error(

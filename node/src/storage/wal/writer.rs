@@ -326,6 +326,7 @@ impl WalWriter {
             salt: segment::salt(self.shared.options.salt_seed, next.number),
             sequence: self.next_sequence,
             chain: self.chain,
+            owner: self.shared.options.owner,
         };
         self.shared.state().salts.insert(next.number, self.header.frame_salt());
         self.in_use.push(InUse { number: next.number, bytes: next.bytes, end: 0 });

@@ -309,3 +309,27 @@ fn a_page_that_leaves_an_item_out() {
     assert!(judge(&history(text("2", 2))).passed());
     breaks(Rule::WrongAnswer, &history(absent()));
 }
+
+#[test]
+fn an_effect_of_calls_of_which_none_was_proposed() {
+    let add = || Part::incr("hot", 1);
+    let [first, second] =
+        under_one_key([not_proposed(1, 0, 1, add()), not_proposed(2, 10, 11, add())]);
+    let history = [first, second, get(3, 20, 21, value(1, 1), 1)];
+    breaks(Rule::UnexplainedRevision, &history);
+    breaks(Rule::NotLinearizable, &history);
+}
+
+#[test]
+fn a_write_under_one_key_applied_twice_around_a_call_that_was_not_proposed() {
+    let add = || Part::incr("hot", 1);
+    let [first, second, third] = under_one_key([
+        unknown(1, 0, add()),
+        not_proposed(2, 10, 11, add()),
+        unknown(3, 20, add()),
+    ]);
+    let history =
+        [first, second, third, get(4, 30, 31, value(1, 1), 1), get(4, 40, 41, value(2, 2), 2)];
+    breaks(Rule::UnexplainedRevision, &history);
+    breaks(Rule::WrongSum, &history);
+}

@@ -208,3 +208,22 @@ fn many_unknown_writes_are_told_apart_by_the_revisions_that_reads_tell() {
     assert!(verdict.passed(), "{verdict:#?}");
     assert_eq!(verdict.counts.unknown_applied, WRITES);
 }
+
+#[test]
+fn a_call_that_was_not_proposed_says_nothing_of_an_earlier_one_under_its_key() {
+    let take = || Part::incr("hot", -1);
+    let other = || ok(9, 0, 1, Part::set("hot", 5), value(5, 1));
+    let calls = || under_one_key([unknown(1, 2, take()), not_proposed(2, 10, 11, take())]);
+    // The first was applied, before or after the second was refused; or was not.
+    for (seen, revision) in [(4, 2), (5, 1)] {
+        let [first, second] = calls();
+        let verdict =
+            good(&[other(), first, second, get(3, 20, 21, value(seen, revision), revision)]);
+        assert_eq!(verdict.counts.unknown_applied, u64::from(revision == 2));
+    }
+    // A third call under the key says what became of it: it was applied between the two.
+    let [first, second] = calls();
+    let mut third = add(3, 30, 31, take(), 5, 2);
+    (third.idem, third.replayed) = (Some("order-1".into()), Some(true));
+    good(&[other(), first, second, get(4, 5, 6, value(4, 2), 2), third]);
+}

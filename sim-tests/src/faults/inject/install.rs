@@ -20,6 +20,9 @@ use crate::{
 /// How long a machine that came back empty is left to try, before the operator replaces it.
 const REPLACE_AFTER_MS: u64 = 3_000;
 
+/// A copy of a disk is put back after this at the soonest: the node has started since, and told its peers.
+const PUT_BACK_AFTER_MS: u64 = 4_000;
+
 /// A machine whose power failed at a chosen moment stays down for so long at most.
 const DOWN_MS_MAX: u64 = 3_000;
 
@@ -247,6 +250,33 @@ impl Injector {
                 self.damaged.insert(id, "lost disk");
                 self.replace_at.insert(id, now_ms + RESTART_AFTER_MS + REPLACE_AFTER_MS);
                 self.restart_at.insert(id, now_ms + RESTART_AFTER_MS);
+                Ok(())
+            }
+            Fault::LoseLog(target) => {
+                let id = self.resolve_running(target)?;
+                self.may_damage()?;
+                self.cluster.cut_power(sim, id);
+                self.restart_at.insert(id, now_ms + RESTART_AFTER_MS);
+                if !self.cluster.machine(id).disk().lose("wal") {
+                    return Err("it had no log yet");
+                }
+                // It has forgotten its vote and what it acknowledged, and must take part in nothing.
+                self.invariants.loses_disk(id);
+                self.damaged.insert(id, "lost log");
+                Ok(())
+            }
+            Fault::OlderCopy(target) => {
+                let id = self.resolve_running(target)?;
+                self.may_damage()?;
+                if !self.copies.is_empty() {
+                    return Err("one copy at a time");
+                }
+                self.cluster.kill(sim, id);
+                let machine = self.cluster.machine(id);
+                let copy = (machine.disk().fork(planned.number as u64), machine.stores().save());
+                self.copies.insert(id, copy);
+                self.restart_at.insert(id, now_ms + RESTART_AFTER_MS);
+                self.undo.push((until.max(now_ms + PUT_BACK_AFTER_MS), Undo::PutBack(id)));
                 Ok(())
             }
             Fault::WrongClock(target, offset_ms) => {

@@ -20,7 +20,10 @@ mod until;
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
-use tally_node::storage::simulated_disk::CrashMode;
+use tally_node::storage::{
+    simulated_disk::{CrashMode, SimulatedDisk},
+    simulated_store::SimulatedStores,
+};
 use tally_proto::seeded_bugs;
 use turmoil::Sim;
 
@@ -76,7 +79,11 @@ enum Undo {
     DiskRoom(u64),
     MessageLatency,
     MessageLoss,
+    PutBack(u64),
 }
+
+/// What a disk holds, and the stores on it.
+type Copy = (SimulatedDisk, SimulatedStores);
 
 /// Breaks and mends.
 pub struct Injector {
@@ -100,6 +107,10 @@ pub struct Injector {
     second_cuts: Vec<(u64, u64, u64)>,
     /// Errors of each disk that were taken for the cause of an end.
     errors_seen: BTreeMap<u64, u64>,
+    /// Copies of disks that are to be put back.
+    copies: BTreeMap<u64, Copy>,
+    /// Nodes that were started on an older copy, each with a peer that can tell.
+    put_back: BTreeMap<u64, u64>,
     /// Damaged and not replaced yet.
     damaged: BTreeMap<u64, &'static str>,
     /// Ids of machines that were taken out of the cluster.
@@ -153,6 +164,8 @@ impl Injector {
             second_cuts: Vec::new(),
             cluster,
             errors_seen: BTreeMap::new(),
+            copies: BTreeMap::new(),
+            put_back: BTreeMap::new(),
             damaged: BTreeMap::new(),
             retired: Vec::new(),
             being_replaced: BTreeMap::new(),
@@ -220,6 +233,7 @@ impl Injector {
     /// Does what is due at this simulated millisecond.
     pub fn step(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
         self.links.set_now(now_ms);
+        self.watch_put_back(sim, now_ms);
         self.supervise(sim, now_ms);
         self.cut_second(sim, now_ms);
         self.follow_operator(sim);
@@ -375,8 +389,73 @@ impl Injector {
         }
     }
 
+    /// Puts an older copy of its disk back into a node's machine, where a peer that it reaches knows of a
+    /// start since: what that node has forgotten can be told from nothing else.
+    fn put_back(&mut self, sim: &mut Sim<'_>, id: u64) -> Result<(), &'static str> {
+        let (disk, stores) = self.copies.remove(&id).ok_or("there is no copy")?;
+        self.may_damage()?;
+        if !self.is_healthy(id) {
+            return Err("the node does not run");
+        }
+        let peer = self.who_knows_a_start_since(id, &disk).ok_or("nobody could tell")?;
+        self.cluster.cut_power(sim, id);
+        let machine = self.cluster.machine(id);
+        machine.disk().put_back(&disk);
+        machine.stores().put_back(&stores);
+        self.invariants.loses_disk(id);
+        self.damaged.insert(id, "older copy");
+        self.put_back.insert(id, peer);
+        trace_event!(&host_of(id), "has an older copy of its disk; node {peer} can tell");
+        self.cluster.restart(sim, id);
+        Ok(())
+    }
+
+    fn who_knows_a_start_since(&self, id: u64, copy: &SimulatedDisk) -> Option<u64> {
+        let identity = |disk: &SimulatedDisk| -> Option<serde_json::Value> {
+            serde_json::from_slice(disk.contents().get("IDENTITY")?).ok()
+        };
+        let of_copy = identity(copy)?["start"]["number"].as_u64()?;
+        let knows = |peer: &u64| {
+            let identity = identity(self.cluster.machine(*peer).disk());
+            let known =
+                identity.and_then(|it| it["peer_starts"][id.to_string()]["number"].as_u64());
+            known.is_some_and(|known| known > of_copy)
+        };
+        let mut others = self.others(id).into_iter();
+        others.find(|peer| self.can_tell(id, *peer) && knows(peer))
+    }
+
+    fn can_tell(&self, id: u64, peer: u64) -> bool {
+        self.is_healthy(peer)
+            && self.is_linked(id, peer)
+            && self.slow == 0
+            && self.losing == 0
+            && self.replacements_left > 0
+    }
+
+    /// A node that comes back as an older copy must learn so before it takes part, from a peer that can
+    /// tell it. Where another fault takes that peer away first, nobody could have told, and the machine is
+    /// switched off: the documentation names this as what is not seen.
+    fn watch_put_back(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
+        for (id, peer) in self.put_back.clone() {
+            let failed = matches!(self.cluster.machine(id).condition(), Condition::Failed(_));
+            if failed {
+                self.put_back.remove(&id);
+            } else if !self.can_tell(id, peer) || self.cluster.wires().is_stalled(now_ms) {
+                self.put_back.remove(&id);
+                self.cluster.cut_power(sim, id);
+                self.replace(sim, id);
+            }
+        }
+    }
+
     fn mend(&mut self, sim: &mut Sim<'_>, undo: Undo) {
         match undo {
+            Undo::PutBack(id) => {
+                if let Err(why) = self.put_back(sim, id) {
+                    trace_event!(&host_of(id), "its copy is not put back: {why}");
+                }
+            }
             Undo::Links(taken) => self.links.give_back(sim, &taken),
             Undo::Restart(id) => {
                 let down = matches!(

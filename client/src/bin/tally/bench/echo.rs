@@ -118,7 +118,7 @@ impl StreamService for Echo {
 /// `tally bench-echo-server`: prints its address, and answers until it is killed.
 pub(crate) async fn serve(value_size: usize) -> Result<(), Failure> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    line(&listener.local_addr()?.to_string());
+    line(&listener.local_addr()?.to_string())?;
     let value: Bytes = vec![b'v'; value_size].into();
     Server::builder()
         .add_service(KeysServer::new(Echo { value: value.clone() }))

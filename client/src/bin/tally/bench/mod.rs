@@ -64,8 +64,7 @@ pub(crate) async fn run(
     if !ratios.is_empty() {
         result.insert("ratios".to_owned(), Value::Object(ratios));
     }
-    output.result(&result, |result| figures::show(result) + &baseline::show(result));
-    Ok(())
+    output.result(&result, |result| figures::show(result) + &baseline::show(result))
 }
 
 #[cfg(test)]

@@ -72,12 +72,20 @@ struct Due {
 
 /// Makes the calls of one caller. They are futures of one task: what is started together, and answers
 /// that come in one pack, wake one task.
-async fn perform(shared: Arc<Shared>, caller: Caller, mut due: mpsc::UnboundedReceiver<Due>) {
+///
+/// A history calls the caller its client: it has many calls in flight, and what it was told before one
+/// began bounds that one.
+async fn perform(
+    shared: Arc<Shared>,
+    caller: Caller,
+    client: u64,
+    mut due: mpsc::UnboundedReceiver<Due>,
+) {
     let one = async |due: Due| {
         if due.measured {
             shared.recorder.started(due.scheduled.elapsed());
         }
-        let result = caller.perform(due.number + 1, due.step).await;
+        let result = caller.perform(client, due.step).await;
         let latency = due.scheduled.elapsed();
         match &result {
             _ if !due.measured => {}
@@ -112,9 +120,10 @@ pub(super) fn dispatch(
     let room = Arc::new(Semaphore::new(shared.bench.in_flight as usize));
     let (lanes, tasks): (Vec<_>, Vec<_>) = callers
         .into_iter()
-        .map(|caller| {
+        .zip(1..)
+        .map(|(caller, client)| {
             let (lane, due) = mpsc::unbounded_channel();
-            (lane, runtime.spawn(perform(shared.clone(), caller, due)))
+            (lane, runtime.spawn(perform(shared.clone(), caller, client, due)))
         })
         .unzip();
     let mut choice = Choice::new(&shared.bench, 0);

@@ -26,6 +26,9 @@ pub(super) const WARMUP: u8 = 0;
 pub(super) const MEASURE: u8 = 1;
 pub(super) const STOP: u8 = 2;
 
+/// How often it is looked whether anything has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
 /// What the callers share.
 pub(super) struct Shared {
     pub(super) bench: Bench,
@@ -89,6 +92,7 @@ pub(super) async fn run(
     let memory = watch(&shared, servers, began).await;
     // The open loop ends by itself, when all is started that was to start.
     if bench.rate.is_none() {
+        at_least_one(&shared).await;
         shared.enter(STOP);
     }
     let elapsed = began.elapsed();
@@ -101,6 +105,14 @@ pub(super) async fn run(
     }
     let usage = usage.map(|usage| usage.with_memory(memory));
     Ok(Measured { shared, operations, elapsed, usage, client_cpu })
+}
+
+/// A closed loop in which nothing ended has measured nothing, so it goes on until something has: its
+/// calls end by their own deadlines.
+async fn at_least_one(shared: &Shared) {
+    while shared.recorder.operations() + shared.recorder.errors() == 0 {
+        sleep(LOOK_AGAIN).await;
+    }
 }
 
 fn own_cpu() -> Option<Duration> {

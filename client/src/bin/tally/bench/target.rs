@@ -132,8 +132,7 @@ pub(crate) enum Caller {
 }
 
 impl Caller {
-    /// Does one step. `lane` is one more than the number of the call among those that are made at
-    /// once; a history calls it the client.
+    /// Does one step. A history calls `lane` the client: above 0, and one user of one client library.
     pub(crate) async fn perform(&self, lane: u64, step: Step) -> Result<(), Failed> {
         match self {
             Self::Tally(target, index) => {

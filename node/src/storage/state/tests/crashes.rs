@@ -226,3 +226,47 @@ async fn a_failing_disk_or_store_is_fatal_or_leaves_everything_as_it_was() {
         assert!([10, 20, 21, 40].contains(&check_whole(&state)), "failed at {fail}");
     }
 }
+
+/// The log's jump comes before the new state: at no step is the state ahead of its log, and a crash
+/// before the jump leaves the old state, with nothing in the way of the next install.
+#[tokio::test]
+async fn a_crash_in_an_install_never_leaves_a_state_ahead_of_its_log() {
+    let (info, bytes) = leader_snapshot().await;
+    let mut outcomes = std::collections::BTreeSet::new();
+    for seed in 0..SEEDS {
+        for stop in 0..40 {
+            let node = Node::new(seed);
+            let log = Arc::new(Mutex::new(LogExtent { purged: None, last: Some(id(11)) }));
+            let its_log = log.clone();
+            let hooks = StateHooks {
+                log_reaches: Arc::new(move |log_id| {
+                    *its_log.lock().unwrap() =
+                        LogExtent { purged: Some(log_id), last: Some(log_id) };
+                    Box::pin(async { Ok(()) })
+                }),
+                ..node.hooks()
+            };
+            let at_first = *log.lock().unwrap();
+            let state = node.open_behind(hooks, at_first).await.unwrap();
+            (1..=11).for_each(|index| commit(&state, index));
+            state.flush_now().await.unwrap();
+            let mut receiver = state.begin_receive().await.unwrap();
+            receiver.write(&bytes).await.unwrap();
+            let received = receiver.finish(info.last_log_id).await.unwrap();
+            node.steps.stop_at(Some(stop));
+            node.steps.run(async { drop(state.install_snapshot(received).await) }).await;
+            drop(state);
+            node.crash();
+            let log = *log.lock().unwrap();
+            let state = node.open_behind(node.hooks(), log).await.unwrap_or_else(|error| {
+                panic!("seed {seed}, step {stop}: {error}");
+            });
+            let applied = check_whole(&state);
+            assert_eq!(applied, if log.purged.is_some() { 40 } else { 11 }, "{seed}, {stop}");
+            let newest = state.current_snapshot().map(|snapshot| snapshot.last_log_id);
+            assert!(newest <= state.applied(), "a snapshot of what this log never had");
+            outcomes.insert(applied);
+        }
+    }
+    assert_eq!(outcomes.into_iter().collect::<Vec<_>>(), [11, 40]);
+}

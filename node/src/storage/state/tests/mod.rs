@@ -17,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{StateHooks, StateOptions, StateStore, error::StateError};
+use super::{LogExtent, StateHooks, StateOptions, StateStore, error::StateError};
 use crate::{
     machine::view::{Change, View, Writes},
     storage::{
@@ -56,6 +56,8 @@ impl Node {
         StateHooks {
             wait_log_synced: Arc::new(|_| Box::pin(async { Ok::<(), io::Error>(()) })),
             room_to_flush: Arc::new(|| Box::pin(async { Ok(true) })),
+            room_for: Arc::new(|_| Box::pin(async { Ok(true) })),
+            log_reaches: Arc::new(|_| Box::pin(async { Ok(()) })),
             fatal: Arc::new(move |reason| fatal.lock().unwrap().push(reason)),
         }
     }
@@ -69,9 +71,19 @@ impl Node {
         hooks: StateHooks,
         log_purged_upto: Option<LogId>,
     ) -> Result<Arc<StateStore>, StateError> {
+        // There is no log here; one that reaches as far as anybody asks.
+        let log = LogExtent { purged: log_purged_upto, last: Some(id(u64::MAX)) };
+        self.open_behind(hooks, log).await
+    }
+
+    async fn open_behind(
+        &self,
+        hooks: StateHooks,
+        log: LogExtent,
+    ) -> Result<Arc<StateStore>, StateError> {
         let disk = Arc::new(self.disk.mount());
         let stores = Arc::new(self.stores.clone());
-        StateStore::open(disk, stores, self.options.clone(), hooks, log_purged_upto).await
+        StateStore::open(disk, stores, self.options.clone(), hooks, log).await
     }
 
     fn crash(&self) {

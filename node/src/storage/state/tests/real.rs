@@ -16,7 +16,7 @@ async fn open(root: &Path, purged: Option<LogId>) -> Result<Arc<StateStore>, Sta
         Arc::new(SledFactory::new(root.into(), options)),
         StateOptions::default(),
         Node::new(0).hooks(),
-        purged,
+        LogExtent { purged, last: Some(id(u64::MAX)) },
     )
     .await
 }

@@ -188,3 +188,19 @@ async fn left_overs_are_removed() {
     assert_eq!(node.disk.names("snap"), ["1-10.snap"]);
     assert!(node.disk.list("state").await.unwrap().contains(&"CURRENT".into()));
 }
+
+/// The log was lost, or is an older copy: a state that is ahead of it must not be served.
+#[tokio::test]
+async fn a_state_ahead_of_its_log_is_refused() {
+    let node = node_at_20().await;
+    for last in [None, Some(id(19))] {
+        let log = LogExtent { purged: None, last };
+        let error = node.open_behind(node.hooks(), log).await.unwrap_err().to_string();
+        for part in ["1-20", "the log ends", "older copy", "Nothing was changed"] {
+            assert!(error.contains(part), "{error:?} lacks {part:?}");
+        }
+    }
+    assert_eq!(node.stores.list("state").await.unwrap(), ["00000001"]);
+    let log = LogExtent { purged: None, last: Some(id(20)) };
+    assert_eq!(check_whole(&node.open_behind(node.hooks(), log).await.unwrap()), 20);
+}

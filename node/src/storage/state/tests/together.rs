@@ -313,3 +313,50 @@ async fn a_cancelled_install_leaves_the_old_state_or_ends_the_process() {
     }
     assert!(went_on > 5 && ended > 2, "{went_on} went on, {ended} ended");
 }
+
+/// Writes that never pause would have a build abandoned for ever, and the log grow with it.
+#[tokio::test]
+async fn a_build_that_was_abandoned_gets_more_room_and_in_the_end_writes_wait_for_it() {
+    let mut node = Node::new(31);
+    node.options.dirty_bytes_max = 200_000;
+    let state = node.open(None).await.unwrap();
+    let flusher = tokio::spawn(state.clone().run_flusher(Duration::from_secs(3600)));
+    for index in 1..=20 {
+        state.wait_for_room().await.unwrap();
+        state.commit(big(index), id(index), None);
+    }
+    let writing = tokio::spawn({
+        let state = state.clone();
+        async move {
+            for index in 21.. {
+                state.wait_for_room().await.unwrap();
+                state.commit(big(index), id(index), None);
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    let (mut abandoned, mut highest) = (0, 0);
+    loop {
+        let building = state.build_snapshot();
+        tokio::pin!(building);
+        let built = loop {
+            tokio::select! {
+                biased;
+                built = &mut building => break built,
+                () = tokio::task::yield_now() => highest = state.dirty_bytes().max(highest),
+            }
+        };
+        match built {
+            Ok(_) => break,
+            Err(StateError::SnapshotAbandoned) => abandoned += 1,
+            Err(error) => panic!("{error}"),
+        }
+        assert!(abandoned <= super::super::ABANDONED_MAX, "it has no end");
+    }
+    writing.abort();
+    flusher.abort();
+    assert!(abandoned > 0, "the writes were too slow to show anything");
+    let limit = 200_000 * (1 + super::super::ABANDONED_MAX as usize) + 100_000;
+    assert!(highest < limit, "{highest} bytes of {limit}");
+    assert!(node.fatal.lock().unwrap().is_empty());
+}

@@ -1,12 +1,14 @@
 //! A full disk, failing writes and syncs, a full queue, and the end of the writer.
 
 use std::{
-    sync::{Arc, Mutex},
+    io,
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
 use super::harness::*;
 use crate::storage::{
+    disk::{Disk, File, OpenMode},
     simulated_disk::{CrashMode, Latency, SimulatedDisk},
     wal::{SpaceState, WalOptions},
 };
@@ -203,4 +205,106 @@ async fn what_an_open_found_survives_even_if_it_was_never_synced_before() {
     assert_eq!(log.wal.synced_index(), Some(0));
     disk.crash();
     assert_eq!(open(&disk).await.unwrap().recovered.last, Some(id(1, 0)));
+}
+
+/// A disk of a process that has no file descriptor left, while `is_exhausted` says so: what opens a file
+/// fails, what has one goes on.
+#[derive(Debug, Clone)]
+struct WithoutDescriptors {
+    disk: SimulatedDisk,
+    is_exhausted: Arc<std::sync::atomic::AtomicBool>,
+}
+
+#[async_trait::async_trait]
+impl Disk for WithoutDescriptors {
+    async fn create_dir_all(&self, path: &str) -> io::Result<()> {
+        self.disk.create_dir_all(path).await
+    }
+
+    async fn list(&self, path: &str) -> io::Result<Vec<String>> {
+        self.disk.list(path).await
+    }
+
+    async fn open(&self, path: &str, mode: OpenMode) -> io::Result<Box<dyn File>> {
+        if self.is_exhausted.load(Ordering::SeqCst) {
+            return Err(rustix::io::Errno::MFILE.into());
+        }
+        self.disk.open(path, mode).await
+    }
+
+    async fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to).await
+    }
+
+    async fn remove_file(&self, path: &str) -> io::Result<()> {
+        self.disk.remove_file(path).await
+    }
+
+    async fn remove_file_aside(&self, path: &str) -> io::Result<()> {
+        self.disk.remove_file_aside(path).await
+    }
+
+    async fn remove_dir_all(&self, path: &str) -> io::Result<()> {
+        self.disk.remove_dir_all(path).await
+    }
+
+    async fn sync_dir(&self, path: &str) -> io::Result<()> {
+        self.disk.sync_dir(path).await
+    }
+
+    async fn hold_space(&self, path: &str, bytes: u64) -> io::Result<()> {
+        self.disk.hold_space(path, bytes).await
+    }
+
+    async fn free_bytes(&self) -> io::Result<u64> {
+        self.disk.free_bytes().await
+    }
+}
+
+/// Once with new segments and once with spares: neither way to the next segment is half gone when there
+/// is no descriptor, and what was appended is read back, from files that have to be opened.
+#[tokio::test]
+async fn a_process_without_descriptors_is_told_ahead_and_heals_by_itself() {
+    for spares in [0, 4] {
+        let disk = SimulatedDisk::new(1);
+        let is_exhausted = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let without =
+            WithoutDescriptors { disk: disk.mount(), is_exhausted: Arc::clone(&is_exhausted) };
+        let options = WalOptions { spare_segments: spares, ..options() };
+        let log = open_with(Arc::new(without), options).await.unwrap();
+        let mut next = 0;
+        for _ in 0..200 {
+            append(&log.wal, vec![entry(1, next, 0, 300)]).await.unwrap();
+            next += 1;
+        }
+        log.wal.purge(id(1, next - 1)).await.unwrap();
+        log.wal.flush().await.unwrap();
+        let first = next;
+        is_exhausted.store(true, Ordering::SeqCst);
+        let mut space = log.wal.space();
+        // The next segment is there; the one after it can't be begun.
+        while *space.borrow() == SpaceState::Ok {
+            append(&log.wal, vec![entry(1, next, 0, 300)]).await.unwrap();
+            next += 1;
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(log.fatal.lock().unwrap().len(), 0, "nothing is lost for that");
+        is_exhausted.store(false, Ordering::SeqCst);
+        space.wait_for(|space| *space == SpaceState::Ok).await.unwrap();
+        for _ in 0..100 {
+            append(&log.wal, vec![entry(1, next, 0, 300)]).await.unwrap();
+            next += 1;
+        }
+
+        is_exhausted.store(true, Ordering::SeqCst);
+        let reading = log.wal.read(first..next, usize::MAX);
+        tokio::pin!(reading);
+        let early = tokio::time::timeout(Duration::from_millis(120), &mut reading).await;
+        assert!(early.is_err(), "a read waits for a descriptor");
+        is_exhausted.store(false, Ordering::SeqCst);
+        assert_eq!(reading.await.unwrap().len(), (next - first) as usize);
+        log.wal.close().await.unwrap();
+        disk.crash();
+        assert_eq!(open(&disk).await.unwrap().recovered.last, Some(id(1, next - 1)));
+    }
 }

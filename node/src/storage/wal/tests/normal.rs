@@ -13,7 +13,7 @@ use crate::storage::{
 async fn entries_are_readable_before_and_after_they_are_durable_and_after_a_restart() {
     let disk = SimulatedDisk::new(1);
     let log = open(&disk).await.unwrap();
-    assert_eq!(log.recovered, Recovered::default());
+    assert_eq!(log.recovered, Recovered { next_sequence: 1, ..Recovered::default() });
     let mut model = Model::default();
     for n in 0..100 {
         let some = vec![entry(1, n * 2, 0, 300), entry(1, n * 2 + 1, 0, 10)];

@@ -1,0 +1,86 @@
+//! How large an answer may be, before the call runs.
+
+use tally_proto::v1::{self, call::Request};
+
+use crate::machine::limits;
+
+/// What the answer of a plain write or of one counter is taken for.
+pub(super) const SMALL_ANSWER_BYTES: usize = 1024;
+
+/// Bytes around the name, or the value, of one item in an answer.
+pub(super) const ITEM_BYTES: usize = limits::NAME_BYTES_MAX + 128;
+
+/// A request that knows.
+pub(super) trait AnswerBytes: Clone {
+    /// The answer may be larger than is said: a value decides, which nobody knows before it is read.
+    const MAY_BE_LARGER: bool = false;
+
+    /// The most that its answer has.
+    fn answer_bytes(&self) -> usize {
+        SMALL_ANSWER_BYTES
+    }
+}
+
+macro_rules! small {
+    ($($request:ident),* $(,)?) => { $(impl AnswerBytes for v1::$request {})* };
+}
+
+small! {
+    CountersAddRequest, CountersGetRequest, CountersSetRequest, CountersCompareAndSetRequest,
+    CountersDeleteRequest, CountersConfigureRequest, KeysPutRequest, KeysDeleteRequest,
+    SessionsOpenRequest, SessionsRenewRequest, SessionsCloseRequest, ClusterStatusRequest,
+    ClusterAddLearnerRequest, ClusterPromoteRequest, ClusterRemoveRequest,
+    ClusterTransferLeaderRequest,
+}
+
+impl AnswerBytes for v1::KeysGetRequest {
+    const MAY_BE_LARGER: bool = true;
+}
+
+impl AnswerBytes for v1::KeysScanRequest {
+    fn answer_bytes(&self) -> usize {
+        limits::ANSWER_BYTES_MAX
+    }
+}
+
+impl AnswerBytes for v1::KeysBatchGetRequest {
+    fn answer_bytes(&self) -> usize {
+        limits::ANSWER_BYTES_MAX
+    }
+}
+
+impl AnswerBytes for v1::CountersListRequest {
+    fn answer_bytes(&self) -> usize {
+        let items = match self.page_size as usize {
+            0 => limits::PAGE_SIZE_DEFAULT,
+            asked => asked.min(limits::PAGE_SIZE_MAX),
+        };
+        (SMALL_ANSWER_BYTES + items * ITEM_BYTES).min(limits::ANSWER_BYTES_MAX)
+    }
+}
+
+impl AnswerBytes for v1::CountersBatchGetRequest {
+    fn answer_bytes(&self) -> usize {
+        SMALL_ANSWER_BYTES + self.names.len().min(limits::BATCH_GET_NAMES_MAX) * ITEM_BYTES
+    }
+}
+
+impl AnswerBytes for v1::TransactionsApplyRequest {
+    fn answer_bytes(&self) -> usize {
+        let results = self.operations.len().max(self.else_operations.len());
+        let results = results.min(limits::APPLY_OPERATIONS_MAX);
+        SMALL_ANSWER_BYTES + limits::APPLY_READ_BYTES_MAX + results * ITEM_BYTES
+    }
+}
+
+/// The most that the answer of a call of a stream has.
+pub(super) fn answer_bytes_of(call: &v1::Call) -> usize {
+    match &call.request {
+        Some(Request::CountersList(request)) => request.answer_bytes(),
+        Some(Request::KeysScan(request)) => request.answer_bytes(),
+        Some(Request::KeysBatchGet(request)) => request.answer_bytes(),
+        Some(Request::CountersBatchGet(request)) => request.answer_bytes(),
+        Some(Request::TransactionsApply(request)) => request.answer_bytes(),
+        _ => SMALL_ANSWER_BYTES,
+    }
+}

@@ -1,0 +1,82 @@
+//! File descriptors: how many the process may have, and who may use them.
+//!
+//! Each connection takes one, and so does each file. A node that has none left can't begin a segment of
+//! its log, and a node that can't do that is of no use. So what clients may take is bounded below what
+//! there is, and the rest is kept for log, state and snapshots, and for the other nodes.
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+/// Kept for the node itself: the log (its segment, the next one, and those that are read), the state's
+/// files, snapshots being built, sent and received, and what every process has. A node uses some 30.
+pub const OWN: usize = 64;
+
+/// Connections of other nodes, to and from them: at most so many, and an eighth of what there is. A
+/// cluster of five uses some 40 on each node.
+pub const PEERS_MAX: usize = 512;
+
+/// With fewer descriptors than this a node would have none to spare for clients.
+const PEERS_MIN: usize = 32;
+
+/// Connections of clients: at most so many, however many descriptors there are. They bound what can't be
+/// bounded for each connection by itself.
+pub const CLIENTS_MAX: usize = 16 * 1024;
+
+/// … and this many in any case, so that somebody can ask what is wrong.
+const CLIENTS_MIN: usize = 8;
+
+/// How many connections a node may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sockets {
+    /// To its client port.
+    pub clients_max: usize,
+    /// To its peer port.
+    pub peers_max: usize,
+}
+
+impl Sockets {
+    /// Where there is no limit.
+    pub const MANY: Sockets = Sockets { clients_max: CLIENTS_MAX, peers_max: PEERS_MAX };
+
+    /// Shares out so many descriptors.
+    pub fn of(descriptors: usize) -> Sockets {
+        let peers = (descriptors / 8).clamp(PEERS_MIN, PEERS_MAX);
+        // As many again are connections that this node makes.
+        let clients = descriptors.saturating_sub(OWN + peers);
+        Sockets { clients_max: clients.clamp(CLIENTS_MIN, CLIENTS_MAX), peers_max: peers / 2 }
+    }
+
+    /// What this process may have now.
+    pub fn of_this_process() -> Sockets {
+        match getrlimit(Resource::Nofile).current {
+            None => Sockets::MANY,
+            Some(limit) => Sockets::of(usize::try_from(limit).unwrap_or(usize::MAX)),
+        }
+    }
+}
+
+/// Lets this process have as many as it may allow itself. The lower limit that most systems begin with
+/// is for programs that can't work with high numbers.
+pub fn raise_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(%error, "the limit on open files could not be raised");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_never_get_what_the_node_needs() {
+        for descriptors in [112, 128, 256, 1024, 4096, 20_000, 1 << 20, usize::MAX] {
+            let Sockets { clients_max, peers_max } = Sockets::of(descriptors);
+            assert!(OWN + 2 * peers_max + clients_max <= descriptors, "{descriptors}");
+            assert!(clients_max >= CLIENTS_MIN && peers_max >= 16, "{descriptors}");
+        }
+        assert_eq!(Sockets::of(1 << 20), Sockets { peers_max: PEERS_MAX / 2, ..Sockets::MANY });
+    }
+}

@@ -1,0 +1,418 @@
+//! One connection: its calls, what a stop waits for, and when it is closed.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::{body::Incoming, rt::Executor, server::conn::http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::{Notify, watch},
+    time::{Instant, MissedTickBehavior},
+};
+use tonic::body::Body;
+use tower::Service;
+
+use super::{
+    Port, Shape,
+    answer::Answer,
+    request::{Never, Received},
+    room::{Along, ConnectionRoom},
+    slots::Slot,
+};
+use crate::{api, env::Connection};
+
+/// With fewer bytes than these nobody has begun HTTP/2.
+const PREFACE_BYTES: usize = 24;
+
+/// An answer that h2 holds for longer than this, since nobody reads it, closes its connection. (Large
+/// ones of unary calls go at their deadlines, without the others.) It may take half as long again.
+pub(crate) const UNREAD_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Answers are counted by when they were made, in so many steps, and this one.
+const UNREAD_STEPS: usize = 2;
+const AGES: usize = UNREAD_STEPS + 2;
+
+/// How often a connection is looked at.
+fn look_interval(port: &Port) -> Duration {
+    port.http2.handshake_time_max.min(UNREAD_TIME_MAX / UNREAD_STEPS as u32)
+}
+
+/// What a stop leaves for last answers to get out to a client that does not end its connection.
+const LINGER: Duration = Duration::from_millis(100);
+
+/// What a unary call may take beyond its deadline, for the answer that says so to get out.
+const DEADLINE_ROOM: Duration = Duration::from_millis(100);
+
+/// What the calls of one connection share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    room: Arc<ConnectionRoom>,
+    /// It has begun HTTP/2.
+    begun: AtomicBool,
+    /// The call that was just begun, until it has its task.
+    next: Mutex<Option<Arc<Call>>>,
+    /// Calls begun in all, and open now.
+    calls: AtomicUsize,
+    open: AtomicUsize,
+    /// Calls that a stop waits for.
+    awaited: AtomicUsize,
+    quiet: Notify,
+    /// Parts of answers that h2 holds, by when they were made.
+    unsent: [AtomicUsize; AGES],
+    now: AtomicUsize,
+}
+
+impl Shared {
+    fn new(room: Arc<ConnectionRoom>) -> Arc<Shared> {
+        Arc::new(Shared {
+            room,
+            begun: AtomicBool::new(false),
+            next: Mutex::default(),
+            calls: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+            awaited: AtomicUsize::new(0),
+            quiet: Notify::new(),
+            unsent: Default::default(),
+            now: AtomicUsize::new(0),
+        })
+    }
+
+    /// To be called at each look. True if some answer is held for longer than it may be.
+    fn grow_older(&self) -> bool {
+        let now = (self.now.load(Ordering::Relaxed) + 1) % AGES;
+        let oldest = (now + 1) % AGES;
+        let is_old = self.unsent[oldest].load(Ordering::Relaxed) > 0;
+        self.now.store(now, Ordering::Relaxed);
+        is_old
+    }
+
+    /// Waits until no call is awaited, and has not been for a while.
+    async fn wait_quiet(&self) {
+        loop {
+            let quiet = self.quiet.notified();
+            if self.awaited.load(Ordering::Acquire) > 0 {
+                quiet.await;
+                continue;
+            }
+            tokio::time::sleep(LINGER).await;
+            if self.awaited.load(Ordering::Acquire) == 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// A part of an answer that h2 holds.
+pub(super) struct Unsent {
+    call: Arc<Call>,
+    made: usize,
+}
+
+impl Drop for Unsent {
+    fn drop(&mut self) {
+        self.call.connection.unsent[self.made].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One call. In the extensions of its request.
+#[derive(Debug)]
+pub(crate) struct Call {
+    connection: Arc<Shared>,
+    shape: Shape,
+    message_bytes_max: usize,
+    /// When a unary call must be answered. It begins with the headers.
+    answer_by: Option<Instant>,
+    /// A stop waits for it.
+    is_awaited: AtomicBool,
+}
+
+impl Call {
+    pub(crate) fn room(&self) -> &Arc<ConnectionRoom> {
+        &self.connection.room
+    }
+
+    pub(crate) fn answer_by(&self) -> Option<Instant> {
+        self.answer_by
+    }
+
+    pub(super) fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    pub(super) fn message_bytes_max(&self) -> usize {
+        self.message_bytes_max
+    }
+
+    /// A message has come in whole.
+    pub(super) fn received(&self) {
+        if self.shape == Shape::Unary {
+            self.await_end();
+        }
+    }
+
+    fn await_end(&self) {
+        if !self.is_awaited.swap(true, Ordering::AcqRel) {
+            self.connection.awaited.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    pub(super) fn unsent(self: &Arc<Self>) -> Unsent {
+        let made = self.connection.now.load(Ordering::Relaxed);
+        self.connection.unsent[made].fetch_add(1, Ordering::Relaxed);
+        Unsent { call: Arc::clone(self), made }
+    }
+}
+
+/// A call that has its task, until that ends.
+struct Open(Arc<Call>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let shared = &self.0.connection;
+        shared.open.fetch_sub(1, Ordering::AcqRel);
+        let is_awaited = self.0.is_awaited.load(Ordering::Acquire);
+        if is_awaited && shared.awaited.fetch_sub(1, Ordering::AcqRel) == 1 {
+            shared.quiet.notify_waiters();
+        }
+    }
+}
+
+/// Gives each call its task, and ends it when it has outlived its deadline: h2 then resets the call and
+/// forgets what it holds for it.
+#[derive(Debug, Clone)]
+struct Tasks(Arc<Shared>);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
+    fn execute(&self, future: F) {
+        // hyper asks for the task right after it has asked the service for the future.
+        let call = self.0.next.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(call) = call else {
+            debug_assert!(false, "hyper began a task that is no call");
+            return;
+        };
+        let open = Open(Arc::clone(&call));
+        self.0.open.fetch_add(1, Ordering::AcqRel);
+        tokio::spawn(async move {
+            let _open = open;
+            match call.answer_by {
+                Some(by) => drop(tokio::time::timeout_at(by + DEADLINE_ROOM, future).await),
+                None => future.await,
+            }
+        });
+    }
+}
+
+/// The service of one connection.
+struct Calls<S> {
+    service: S,
+    port: Arc<Port>,
+    shared: Arc<Shared>,
+}
+
+impl<S> hyper::service::Service<Request<Incoming>> for Calls<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Never> + Clone,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Answer>;
+    type Error = Never;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Never>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let shape = (self.port.shape_of)(request.uri().path());
+        let answer_by = (shape == Shape::Unary)
+            .then(|| api::answer_by(request.headers(), self.port.deadline_default));
+        let call = Arc::new(Call {
+            connection: Arc::clone(&self.shared),
+            shape,
+            message_bytes_max: self.port.message_bytes_max,
+            answer_by,
+            is_awaited: AtomicBool::new(false),
+        });
+        if shape == Shape::Stream {
+            call.await_end();
+        }
+        self.shared.calls.fetch_add(1, Ordering::Relaxed);
+        let mut next = self.shared.next.lock().unwrap_or_else(PoisonError::into_inner);
+        *next = Some(Arc::clone(&call));
+        drop(next);
+        let received = Arc::clone(&call);
+        let mut request = request.map(|body| Body::new(Received::new(body, received)));
+        request.extensions_mut().insert(Arc::clone(&call));
+        // Routes are always ready.
+        let answering = self.service.clone().call(request);
+        Box::pin(async move {
+            let Ok(mut response) = answering.await;
+            let along = response.extensions_mut().remove::<Along>();
+            Ok(response.map(|body| Answer::new(body, call, along)))
+        })
+    }
+}
+
+/// Serves one connection until it ends.
+pub(super) async fn drive<S>(
+    connection: Connection,
+    slot: Slot,
+    service: S,
+    port: Arc<Port>,
+    mut stop: watch::Receiver<bool>,
+) where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Never> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    let _slot = slot;
+    let shared = Shared::new(ConnectionRoom::new(Arc::clone(&port.room)));
+    let io = TokioIo::new(Begins { connection, read: 0, shared: Arc::clone(&shared) });
+    let calls = Calls { service, port: Arc::clone(&port), shared: Arc::clone(&shared) };
+    let serving = builder(&port, &shared).serve_connection(io, calls);
+    let mut serving = std::pin::pin!(serving);
+    let interval = look_interval(&port);
+    let mut looks = tokio::time::interval_at(Instant::now() + interval, interval);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_stopping = false;
+    let (mut calls_before, mut idle) = (0, Duration::ZERO);
+    let why = loop {
+        tokio::select! {
+            biased;
+            ended = &mut serving => {
+                if let Err(error) = ended {
+                    tracing::debug!(port = port.name, %error, "a connection failed");
+                }
+                return;
+            }
+            _ = stop.wait_for(|stop| *stop), if !is_stopping => {
+                if !shared.begun.load(Ordering::Relaxed) {
+                    break "the port closes";
+                }
+                is_stopping = true;
+                serving.as_mut().graceful_shutdown();
+            }
+            () = shared.wait_quiet(), if is_stopping => break "the port closes",
+            _ = looks.tick() => {
+                if !shared.begun.load(Ordering::Relaxed) {
+                    break "it did not begin HTTP/2 in time";
+                }
+                if shared.grow_older() {
+                    break "it does not read its answers";
+                }
+                let calls = shared.calls.load(Ordering::Relaxed);
+                let is_idle = calls == calls_before && shared.open.load(Ordering::Relaxed) == 0;
+                calls_before = calls;
+                idle = if is_idle { idle + interval } else { Duration::ZERO };
+                if port.http2.idle_time_max.is_some_and(|max| idle >= max) {
+                    if idle >= port.http2.idle_time_max.unwrap_or_default() + 2 * interval {
+                        break "it is idle and does not go";
+                    }
+                    serving.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    };
+    tracing::debug!(port = port.name, why, "a connection is closed");
+}
+
+fn builder(port: &Port, shared: &Arc<Shared>) -> http2::Builder<Tasks> {
+    let http2 = &port.http2;
+    let mut builder = http2::Builder::new(Tasks(Arc::clone(shared)));
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(http2.calls_max)
+        .max_pending_accept_reset_streams(http2.pending_resets_max)
+        .max_local_error_reset_streams(http2.error_resets_max)
+        .adaptive_window(false)
+        .initial_stream_window_size(http2.call_window_bytes)
+        .initial_connection_window_size(http2.window_bytes)
+        .max_frame_size(http2.frame_bytes_max)
+        .max_send_buf_size(http2.send_buffer_bytes_max)
+        .max_header_list_size(http2.header_bytes_max)
+        .header_table_size(http2.header_table_bytes)
+        .keep_alive_interval(port.keeps_alive.then_some(http2.keepalive_interval))
+        .keep_alive_timeout(http2.keepalive_timeout)
+        // The node's own clock dates answers (`api::date`).
+        .auto_date_header(false);
+    builder
+}
+
+/// A connection that notes when HTTP/2 has begun on it.
+struct Begins {
+    connection: Connection,
+    read: usize,
+    shared: Arc<Shared>,
+}
+
+impl AsyncRead for Begins {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.connection).poll_read(context, buffer);
+        if self.read < PREFACE_BYTES {
+            self.read += buffer.filled().len() - before;
+            if self.read >= PREFACE_BYTES {
+                self.shared.begun.store(true, Ordering::Relaxed);
+            }
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Begins {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.connection).poll_write(context, bytes)
+    }
+
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.connection).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.connection).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_old_only_when_it_waited_the_whole_time() {
+        let shared = Shared::new(ConnectionRoom::new(super::super::room::NodeRoom::new()));
+        let call = Arc::new(Call {
+            connection: Arc::clone(&shared),
+            shape: Shape::Unary,
+            message_bytes_max: 0,
+            answer_by: None,
+            is_awaited: AtomicBool::new(false),
+        });
+        for begin in 0..2 * AGES {
+            let unsent = call.unsent();
+            for look in 0..UNREAD_STEPS {
+                assert!(!shared.grow_older(), "begun at {begin}, look {look}");
+            }
+            assert!(shared.grow_older(), "begun at {begin}");
+            drop(unsent);
+        }
+    }
+}

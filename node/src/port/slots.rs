@@ -1,0 +1,99 @@
+//! How many connections a port has at once, and what is told to the one that is too many.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::Instant,
+};
+
+use crate::env::Connection;
+
+/// For so long after a connection was refused the node's status says so.
+const REFUSED_LATELY: Duration = Duration::from_secs(60);
+
+/// A refused connection is closed after this, whether it has read the reason or not.
+const REFUSAL_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// Empty settings, and a GOAWAY (no call was looked at, ENHANCE_YOUR_CALM) with a text.
+const REFUSAL_TEXT: &[u8] = b"too many connections";
+const REFUSAL_HEAD: [u8; 26] = [
+    0, 0, 0, 4, 0, 0, 0, 0, 0, //
+    0, 0, 28, 7, 0, 0, 0, 0, 0, //
+    0, 0, 0, 0, 0, 0, 0, 11,
+];
+const _: () = assert!(REFUSAL_HEAD[11] as usize == 8 + REFUSAL_TEXT.len());
+
+/// The places of a port. Cheap to share.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    max: usize,
+    used: AtomicUsize,
+    refused: Mutex<Option<Instant>>,
+}
+
+/// One place, given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Slot(Arc<Slots>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.used.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Slots {
+    /// For so many connections.
+    pub(crate) fn new(max: usize) -> Arc<Slots> {
+        Arc::new(Slots { max, used: AtomicUsize::new(0), refused: Mutex::default() })
+    }
+
+    /// How many there may be.
+    pub(crate) fn max(&self) -> usize {
+        self.max
+    }
+
+    /// How many there are.
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Whether one was refused within the last minute.
+    pub(crate) fn refused_lately(&self) -> bool {
+        let refused = *self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.is_some_and(|at| at.elapsed() < REFUSED_LATELY)
+    }
+
+    /// A place, if there is one.
+    pub(crate) fn take(self: &Arc<Self>) -> Option<Slot> {
+        // Only the port's one task takes places, so this can't be too many between the two.
+        if self.used() >= self.max {
+            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            *refused = Some(Instant::now());
+            return None;
+        }
+        self.used.fetch_add(1, Ordering::Relaxed);
+        Some(Slot(Arc::clone(self)))
+    }
+}
+
+/// Says why, and closes.
+pub(super) async fn refuse(mut connection: Connection) {
+    let told = async {
+        connection.write_all(&REFUSAL_HEAD).await?;
+        connection.write_all(REFUSAL_TEXT).await?;
+        connection.shutdown().await?;
+        // What it has sent has to be read: the system drops what is under way to somebody whose bytes
+        // nobody wanted.
+        let mut sent = [0; 1024];
+        while connection.read(&mut sent).await? > 0 {}
+        Ok::<_, std::io::Error>(())
+    };
+    let _ = tokio::time::timeout(REFUSAL_TIME_MAX, told).await;
+}

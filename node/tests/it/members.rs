@@ -1,0 +1,200 @@
+//! Who may be added, promoted and removed, and what strangers at a member's address do to it: nothing.
+
+use std::time::Duration;
+
+use tally_proto::{
+    reason,
+    v1::{self, call::Request},
+};
+use tonic::Code;
+
+use crate::{
+    client::{Failure, unary},
+    cluster::{Cluster, ELECTION_TIMEOUT_MAX, eventually},
+    requests::*,
+};
+
+fn add_learner(node_id: u64, peer_address: String) -> Request {
+    Request::ClusterAddLearner(v1::ClusterAddLearnerRequest { node_id, peer_address })
+}
+
+fn promote(node_id: u64) -> Request {
+    Request::ClusterPromote(v1::ClusterPromoteRequest { node_id })
+}
+
+fn remove(node_id: u64) -> Request {
+    Request::ClusterRemove(v1::ClusterRemoveRequest { node_id })
+}
+
+/// Asks the leader, which must refuse with a reason that holds all of `parts`.
+async fn refused(cluster: &Cluster, request: Request, parts: &[&str]) {
+    let channel = cluster.channel(cluster.leader().await);
+    let failure = Failure::from(unary(&channel, request).await.expect_err("it is refused"));
+    let not_applied = Some(v1::Outcome::NotApplied);
+    let row = (Code::FailedPrecondition, reason::MEMBERSHIP_REFUSED, not_applied);
+    assert_eq!(failure.row(), row, "{failure:?}");
+    for part in parts {
+        assert!(failure.message.contains(part), "{:?} says {part:?}", failure.message);
+    }
+}
+
+async fn notes(cluster: &Cluster, asked: u64) -> Vec<(u64, bool, String)> {
+    let shown = unary(&cluster.channel(asked), status()).await.expect("status always answers");
+    let nodes = answer!(ClusterStatus, shown).nodes.into_iter();
+    nodes.map(|node| (node.id, node.reachable, node.note)).collect()
+}
+
+/// A node of another cluster at the address of one that is down; and one that has no cluster yet, under
+/// the very id. Both are strangers: nobody ends, nothing of the log reaches them, and the status says so.
+#[tokio::test]
+async fn a_stranger_at_a_members_address_harms_nobody() {
+    let mut cluster = Cluster::start(3).await;
+    let down = cluster.follower().await;
+    cluster.stop(down).await;
+    let asked = cluster.leader().await;
+    let others: Vec<u64> = cluster.ids().into_iter().filter(|id| *id != down).collect();
+    for is_formed in [true, false] {
+        let mut line = notes(&cluster, asked).await;
+        while line.iter().any(|(id, _, note)| *id == down && !note.is_empty()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            line = notes(&cluster, asked).await;
+        }
+        let mut stranger =
+            if is_formed { Cluster::prepare(1, |_| {}) } else { Cluster::prepare(3, |_| {}) };
+        let id = if is_formed { 1 } else { down };
+        stranger.config(id).peer_listen = cluster.peer_address(down);
+        let started = stranger.launch(id);
+        let started = tokio::spawn(started);
+        let mut noted = String::new();
+        for _ in 0..400 {
+            let line = notes(&cluster, asked).await.into_iter().find(|(id, ..)| *id == down);
+            let (_, reachable, note) = line.expect("it is still a member");
+            assert!(!reachable, "a stranger is not the member: {note}");
+            if !note.is_empty() {
+                noted = note;
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let expected = if is_formed { "of cluster" } else { "another data directory" };
+        assert!(noted.contains(expected) && noted.contains("answers at"), "{noted:?}");
+        for id in &others {
+            unary(&cluster.channel(*id), add("a", 1)).await.expect("two of three go on");
+            assert!(!cluster.is_refused(*id).await, "what a stranger says ends nobody");
+        }
+        if is_formed {
+            started.await.expect("it does not panic").expect("it is a cluster of its own");
+        } else {
+            assert!(!started.is_finished(), "it waits for its own first members");
+            started.abort();
+        }
+        stranger.kill(id).await;
+    }
+    cluster.start_node(down).await.expect("its address is its own again");
+    cluster.settled().await;
+    unary(&cluster.channel(down), add("a", 1)).await.expect("it takes part");
+    let mut lines = Vec::new();
+    for _ in 0..400 {
+        lines = notes(&cluster, asked).await;
+        if lines.iter().all(|(_, reachable, note)| *reachable && note.is_empty()) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the trouble is over: {lines:?}");
+}
+
+#[tokio::test]
+async fn only_a_new_node_of_no_other_cluster_is_added() {
+    let mut cluster = Cluster::start(3).await;
+    let other = Cluster::start(1).await;
+    refused(&cluster, add_learner(9, other.peer_address(1)), &["is of cluster"]).await;
+    refused(
+        &cluster,
+        add_learner(9, "127.0.0.1:1".to_owned()),
+        &["no node answers", "start node 9"],
+    )
+    .await;
+    let follower = cluster.follower().await;
+    let at_member = add_learner(9, cluster.peer_address(follower));
+    refused(&cluster, at_member, &[&format!("is node {follower}"), "not node 9"]).await;
+    let elsewhere = add_learner(follower, other.peer_address(1));
+    refused(&cluster, elsewhere, &["is a member at", "never used again"]).await;
+    cluster.add(9);
+    let starting = tokio::spawn(cluster.launch(9));
+    let channel = cluster.channel(cluster.leader().await);
+    let request = add_learner(9, cluster.peer_address(9));
+    unary(&channel, request.clone()).await.expect("it waits to be added");
+    unary(&channel, request).await.expect("asked again, it is so");
+    starting.await.expect("it does not panic").expect("it starts");
+    for id in cluster.ids().into_iter().filter(|id| *id != 9) {
+        assert!(!cluster.is_refused(id).await);
+    }
+}
+
+/// The id of the other cluster's only node is 1, which is a member here: so the same with another id.
+#[tokio::test]
+async fn a_node_of_another_cluster_is_not_added_under_its_own_id() {
+    let mut other = Cluster::prepare(9, |_| {});
+    let address = other.peer_address(9);
+    other.config(9).initial_cluster = format!("9={address}").parse().expect("a member");
+    other.start_node(9).await.expect("it is a cluster of its own");
+    unary(&other.channel(9), add("a", 1)).await.expect("it serves");
+    let cluster = Cluster::start(1).await;
+    refused(&cluster, add_learner(9, address), &["is of cluster"]).await;
+    unary(&other.channel(9), add("a", 1)).await.expect("it goes on");
+}
+
+#[tokio::test]
+async fn what_would_cost_the_quorum_is_refused() {
+    let mut cluster = Cluster::start(3).await;
+    refused(&cluster, remove(99), &["node 99", "no member"]).await;
+    refused(&cluster, promote(99), &["not a learner"]).await;
+
+    cluster.add(9);
+    let starting = tokio::spawn(cluster.launch(9));
+    let channel = cluster.channel(cluster.leader().await);
+    unary(&channel, add_learner(9, cluster.peer_address(9))).await.expect("it is added");
+    starting.await.expect("it does not panic").expect("it starts");
+    cluster.kill(9).await;
+    cluster.take_fatal(9);
+    tokio::time::sleep(3 * ELECTION_TIMEOUT_MAX).await;
+    refused(&cluster, promote(9), &["node 9", "has not been heard of"]).await;
+
+    let (leader, down) = (cluster.leader().await, cluster.follower().await);
+    let other = (1..=3).find(|id| ![leader, down].contains(id)).expect("there are three");
+    cluster.stop(down).await;
+    tokio::time::sleep(3 * ELECTION_TIMEOUT_MAX).await;
+    refused(&cluster, remove(other), &["would leave no quorum", &down.to_string()]).await;
+    let channel = cluster.channel(cluster.leader().await);
+    unary(&channel, remove(down)).await.expect("the one that is down can go");
+    unary(&channel, remove(down)).await.expect("asked again, it is so");
+    unary(&channel, add("a", 1)).await.expect("two of two go on");
+}
+
+/// Whether it ran or not when it was removed: it knows, serves nothing, and does not start again.
+#[tokio::test]
+async fn a_removed_node_says_so_and_serves_nothing() {
+    let mut cluster = Cluster::start(5).await;
+    let leader = cluster.leader().await;
+    let mut others = cluster.ids().into_iter().filter(|id| *id != leader);
+    let (runs, down) = (others.next().expect("five"), others.next().expect("five"));
+    drop(others);
+    cluster.stop(down).await;
+    for removed in [runs, down] {
+        let channel = cluster.channel(cluster.leader().await);
+        unary(&channel, remove(removed)).await.expect("three are left");
+    }
+    let reason = cluster.refused(runs).await;
+    assert!(reason.contains("was removed from its cluster"), "{reason}");
+    cluster.stop(runs).await;
+    for removed in [runs, down, down] {
+        let error = cluster.start_node(removed).await.expect_err("it serves nothing");
+        let text = error.to_string();
+        assert!(text.contains("was removed from its cluster"), "{text}");
+        assert!(text.contains("new node id") && error.needs_a_person(), "{text}");
+    }
+    eventually("the others go on", || true).await;
+    let channel = cluster.channel(cluster.leader().await);
+    unary(&channel, add("a", 1)).await.expect("three of three go on");
+}
