@@ -97,6 +97,8 @@ impl Told for Failed<'_> {
         if let Some(header) = details.header.clone() {
             tell_header(&header.into(), record);
         }
+        let decided_at = details.outcome.and_then(|outcome| outcome.decided_at_revision);
+        record.revision = decided_at.or(record.revision);
         if !is_write && details.reason == reason::COUNTER_NOT_FOUND {
             let absent = Answer { value: Some(None), version: Some(0), ..Answer::default() };
             record.part.result = Some(absent);
