@@ -172,7 +172,6 @@ fn changed(answer: v1::CountersAddResponse) -> CounterChange {
         ceiling: bounds.ceiling,
         write: answer.write.map(Into::into).unwrap_or_default(),
         header: answer.header.map(Into::into).unwrap_or_default(),
-        ..CounterChange::default()
     }
 }
 
