@@ -162,9 +162,9 @@ pub struct Machine {
     wires: Wires,
     stores: SimulatedStores,
     store_latency_us: Arc<AtomicU64>,
-    /// Writes and flushes of its stores that are to fail …
+    /// The step of its stores that is to fail, once; 0 for none …
     store_failures: Arc<AtomicU64>,
-    /// … and those that did.
+    /// … and how many did.
     store_errors: Arc<AtomicU64>,
     wall_clock: Arc<WallClock>,
     boots: Cell<u64>,
@@ -180,6 +180,15 @@ impl fmt::Debug for Machine {
             .field("id", &self.id)
             .field("condition", &self.condition)
             .finish_non_exhaustive()
+    }
+}
+
+/// A step of a store as a number; one that can't be made to fail is no step.
+fn failing(step: &str) -> u64 {
+    match step {
+        "store write" => 1,
+        "store flush" => 2,
+        _ => u64::MAX,
     }
 }
 
@@ -321,10 +330,8 @@ impl Cluster {
                     if below.step_elsewhere().is_err() {
                         std::future::pending().await
                     }
-                    let may_fail = matches!(step, "store write" | "store flush");
-                    let left = fail.load(Ordering::Relaxed);
-                    if may_fail && left > 0 {
-                        fail.store(left - 1, Ordering::Relaxed);
+                    if fail.load(Ordering::Relaxed) == failing(step) {
+                        fail.store(0, Ordering::Relaxed);
                         failed.fetch_add(1, Ordering::Relaxed);
                         return Err(std::io::Error::other("an error of the simulated store"));
                     }
@@ -396,9 +403,10 @@ impl Machine {
         self.store_latency_us.store(latency.as_micros() as u64, Ordering::Relaxed);
     }
 
-    /// Lets the next write or flush of its state's store fail.
-    pub fn fail_store(&self) {
-        self.store_failures.store(1, Ordering::Relaxed);
+    /// Lets the next flush of its state's store fail, or the next write to it.
+    pub fn fail_store(&self, flush: bool) {
+        let step = if flush { "store flush" } else { "store write" };
+        self.store_failures.store(failing(step), Ordering::Relaxed);
     }
 
     /// Errors that its disk and its stores have had.

@@ -288,6 +288,27 @@ pub const SCENARIOS: &[Scenario] = &[
         faults: &[(4_000, 12_000, Fault::Slow(120)), (20_000, 20_000, Fault::Slow(80))],
     },
     Scenario {
+        name: "reads-that-come-while-a-round-runs",
+        shows: "Linearizable reads at followers without a pause, and writes that are acknowledged while \
+                a round for earlier reads runs. A read that comes after such an acknowledgement must \
+                not share that round: its index was taken before the write. One follower's disk is \
+                slow, so that it lags.",
+        look_at: "the raw clients' `reads … in a row beside writes`, and the count of rounds that \
+                  several reads shared",
+        knobs: |knobs| {
+            watched_counter(knobs);
+            knobs.clients = 4;
+            knobs.raw_clients = 8;
+        },
+        faults: &[
+            (4_000, 12_000, Fault::SlowDisk(Target::Follower(0), 60)),
+            (4_000, 12_000, Fault::Slow(40)),
+            (18_000, 12_000, Fault::SlowDisk(Target::Follower(1), 150)),
+            (18_000, 12_000, Fault::Slow(100)),
+            (32_000, 12_000, Fault::Slow(200)),
+        ],
+    },
+    Scenario {
         name: "power-failures",
         shows: "All machines lose their power at once, in the middle of writes, again and again; then \
                 single ones. Of what was not synced some sectors survive, some do not, and some are \

@@ -42,6 +42,7 @@ pub const SHOWN_BY_TWO_RUNS: &str = "real-time-leaks-in";
 /// Bugs that need a situation which few seeds draw, and the scenario that brings it about.
 pub const SHOWN_IN: &[(&str, &str)] = &[
     ("staleness-from-reply", "slow-answers-do-not-make-it-younger"),
+    ("read-joins-running-round", "reads-that-come-while-a-round-runs"),
     ("install-not-atomic", "left-behind-again-and-again"),
     ("crash-keeps-unsynced", "power-failures"),
 ];

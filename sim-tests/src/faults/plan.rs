@@ -81,8 +81,8 @@ pub enum Fault {
     SyncError(Target),
     /// The next write fails.
     WriteError(Target),
-    /// The next write or flush of the state's store fails.
-    StoreError(Target),
+    /// The next flush of the state's store fails (true), or the next write to it.
+    StoreError(Target, bool),
     /// The disk is full.
     FullDisk(Target),
     /// One bit of the disk flips, then the power fails. The file and the bit are drawn from this.
@@ -296,7 +296,7 @@ fn disk(rng: &mut SmallRng, _: &Knobs) -> Fault {
         9 => Fault::LoseDisk(target(rng)),
         10 => Fault::LoseLog(target(rng)),
         11 | 12 => Fault::OlderCopy(target(rng)),
-        _ => Fault::StoreError(target(rng)),
+        _ => Fault::StoreError(target(rng), rng.random()),
     }
 }
 

@@ -34,6 +34,11 @@ use crate::{
 const BURST_MAX: usize = 8;
 /// Reads of a burst begin within this time of each other: within a round or two.
 const BURST_SPREAD_MS: u64 = 12;
+/// In a race, so many reads, one so many ms after the other, beside so many writes, each followed by a
+/// read.
+const RACE_READS: usize = 24;
+const RACE_READ_EVERY_MS: u64 = 5;
+const RACE_WRITES: usize = 4;
 /// A call that is not answered is given up after this.
 const PATIENCE_MS: u64 = 2_500;
 /// Numbers and keys whose promise is checked.
@@ -221,7 +226,8 @@ impl Raw {
         };
         self.calls += 1;
         match self.rng.random_range(0..20) {
-            0..7 => self.burst(channel).await,
+            0..5 => self.burst(channel).await,
+            5 | 6 => self.race(channel).await,
             7..10 => self.bounded(channel).await,
             10 => self.by_token(channel).await,
             11 | 12 => self.unstamped(channel).await,
@@ -377,28 +383,66 @@ impl Raw {
             return format!("adds once: {}", told(&added));
         }
         let count = self.rng.random_range(4..=12);
-        let book = self.workload.shared.book.clone();
-        let number = self.number;
-        let adds = (0..count).map(|_| {
-            let (book, name, channel) = (book.clone(), name.clone(), channel.clone());
-            async move {
-                let pending = book.begin(number, Part::incr(&name, 1));
-                let call = v1::CountersAddRequest { name, delta: 1, ..Default::default() };
-                match within(CountersClient::new(channel).add(patient(call))).await {
-                    Ok(answer) => {
-                        let change = changed(answer.into_inner());
-                        book.finish_told(pending, change);
-                    }
-                    Err(status) => {
-                        let details = Details::parse(&status);
-                        let failed = Failed { details: &details, is_write: true, idem: None };
-                        book.finish_told(pending, failed);
-                    }
-                }
-            }
-        });
+        let adds = (0..count).map(|_| self.add_once(channel.clone(), name.clone()));
+        let adds: Vec<_> = adds.collect();
         join_all(adds).await;
         format!("adds {count} at once")
+    }
+
+    /// One more, recorded, with neither session nor key; whether it was answered. The future holds
+    /// nothing of this client.
+    fn add_once(&self, channel: Channel, name: String) -> impl Future<Output = bool> + use<> {
+        let (book, number) = (self.workload.shared.book.clone(), self.number);
+        async move {
+            let pending = book.begin(number, Part::incr(&name, 1));
+            let call = v1::CountersAddRequest { name, delta: 1, ..Default::default() };
+            let answer = within(CountersClient::new(channel).add(patient(call))).await;
+            let is_answered = answer.is_ok();
+            match answer {
+                Ok(answer) => book.finish_told(pending, changed(answer.into_inner())),
+                Err(status) => {
+                    let details = Details::parse(&status);
+                    let failed = Failed { details: &details, is_write: true, idem: None };
+                    book.finish_told(pending, failed);
+                }
+            }
+            is_answered
+        }
+    }
+
+    /// Reads at one node without a pause, so that a round of its runs at any time; and at another node
+    /// writes, each followed by a read at the first, which comes while a round runs that began before
+    /// the write.
+    async fn race(&mut self, channel: Channel) -> String {
+        let writer = self.rng.random_range(0..self.cluster.addresses().len());
+        let Some(writer) = self.channel(writer).await else {
+            return "reaches no second node".to_owned();
+        };
+        let name = self.hot_name();
+        let at_once =
+            |raw: &mut Raw| raw.read(channel.clone(), name.clone(), ReadLevel::Linearizable);
+        let mut running = Vec::with_capacity(RACE_READS);
+        for at in 0..RACE_READS as u64 {
+            let read = at_once(self);
+            running.push(async move {
+                tokio::time::sleep(Duration::from_millis(RACE_READ_EVERY_MS * at)).await;
+                read.await.is_ok()
+            });
+        }
+        let mut pairs = Vec::with_capacity(RACE_WRITES);
+        for _ in 0..RACE_WRITES {
+            pairs.push((self.add_once(writer.clone(), name.clone()), at_once(self)));
+        }
+        let pairs = async move {
+            for (write, read) in pairs {
+                if write.await {
+                    let _ = read.await;
+                }
+            }
+        };
+        let (answered, ()) = futures_util::future::join(join_all(running), pairs).await;
+        let answered = answered.into_iter().filter(|answered| *answered).count();
+        format!("reads {RACE_READS} in a row beside writes: {answered} are answered")
     }
 
     async fn open(&mut self, channel: Channel, idle_ms: u64) -> Result<Session, Details> {

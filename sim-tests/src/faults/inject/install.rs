@@ -216,9 +216,9 @@ impl Injector {
                 self.cluster.machine(id).disk().fail_writes(1);
                 Ok(())
             }
-            Fault::StoreError(target) => {
+            Fault::StoreError(target, flush) => {
                 let id = self.resolve_running(target)?;
-                self.cluster.machine(id).fail_store();
+                self.cluster.machine(id).fail_store(flush);
                 Ok(())
             }
             Fault::FullDisk(target) => {
