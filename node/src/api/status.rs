@@ -174,11 +174,8 @@ impl Api {
             "at most {ANSWER_BYTES_MAX} bytes of answers may wait on a connection, and \
              {NODE_ANSWER_BYTES_MAX} on the node, and earlier ones are not read"
         );
-        let status = StatusBuilder::new(
-            Code::ResourceExhausted,
-            reason::TOO_MANY_BYTES_IN_FLIGHT,
-            message,
-        );
+        let status =
+            StatusBuilder::new(Code::ResourceExhausted, reason::TOO_MANY_BYTES_IN_FLIGHT, message);
         let status = with_outcome(status.retry_after(RETRY_AFTER), kind, v1::Outcome::NotApplied);
         self.finish(call, status, None)
     }

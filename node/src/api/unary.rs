@@ -36,7 +36,8 @@ impl Api {
         let metadata = request.metadata();
         let request_id =
             metadata.get(REQUEST_ID_HEADER).and_then(|id| id.to_str().ok()).unwrap_or_default();
-        let deadline = match request.extensions().get::<Arc<port::Call>>().map(|at| at.answer_by()) {
+        let deadline = match request.extensions().get::<Arc<port::Call>>().map(|at| at.answer_by())
+        {
             Some(Some(answer_by)) => answer_by,
             _ => answer_by(metadata.as_ref(), DEADLINE_DEFAULT),
         };

@@ -38,8 +38,8 @@ use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tonic::body::Body;
 use tower::Service;
 
-pub(crate) use self::slots::Slots;
 use self::room::NodeRoom;
+pub(crate) use self::slots::Slots;
 use crate::env::{Connection, Listener};
 
 /// What is not counted call by call, as there are only so many calls: most requests and answers are
@@ -53,7 +53,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// Connections that are told why they are refused, at once; further ones are just closed.
-const REFUSALS_MAX: usize = 16;
+const REFUSALS_MAX: usize = 4;
 
 /// How a call goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -123,7 +123,10 @@ impl Received {
     }
 
     /// Nothing has come; perhaps for too long.
-    fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_late(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let until = match (self.call.shape(), self.call.answer_by()) {
             (Shape::Unary, Some(deadline)) => deadline,
             _ if self.messages.is_between() => return Poll::Pending,

@@ -342,7 +342,8 @@ async fn calls_that_are_given_up_together_take_no_other_with_them() {
     let cluster = Cluster::start(1).await;
     let mut raw = Raw::connect(&cluster.client_address(1)).await;
     let (response, mut slow) = raw.call(PUT, Some(Duration::from_secs(50))).await;
-    let request = v1::KeysPutRequest { key: "k".into(), value: vec![7].into(), ..Default::default() };
+    let request =
+        v1::KeysPutRequest { key: "k".into(), value: vec![7].into(), ..Default::default() };
     for _ in 0..3 {
         // The client's own task sends when this one waits: all of them and their ends at once.
         let mut given_up = Vec::new();
