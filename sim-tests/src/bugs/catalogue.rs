@@ -412,7 +412,7 @@ pub const BUGS: &[Bug] = &[
         family: Family::Membership,
         breaks: "a leader that hears nobody stops being followed",
         place: "node/src/peer/peers.rs: Peers::drop_client; node/src/peer/peers.rs: Peers::dial; \
-                node/src/node.rs: serve_peers",
+                node/src/peer/server.rs: serve",
         hint: "A leader that is deaf and not mute: nothing reaches it from other nodes, its own \
                messages arrive. It keeps its old connections and its heartbeats go on, so nobody \
                else is elected, and it can commit nothing; if answers were lost, also after the \
