@@ -130,6 +130,13 @@ pub enum Event<'a> {
         /// What apply decided.
         replies: &'a [Reply],
     },
+    /// A round that confirms who leads gave these reads their read index.
+    ReadRound {
+        /// Reads that waited for it.
+        reads: usize,
+        /// This node led.
+        leading: bool,
+    },
     /// A snapshot was built.
     SnapshotBuilt {
         /// The last entry in it.

@@ -353,6 +353,7 @@ impl Node {
             applied,
             peers: peers.clone(),
             clock: Arc::clone(&env.clock),
+            observer: env.observer.clone(),
             fatal: Arc::clone(&env.fatal),
             election_timeout_max,
             entries_in_flight: config.entries_in_flight,

@@ -107,7 +107,7 @@ fn nothing_yet(counts: &mut Counts) {
         "steps: one name twice",
         "steps: refused after their first operation",
         "steps: refused in else",
-        "calls given up by their callers",
+        "writes given up by their callers",
         "bounded reads answered weaker, as allowed",
         "first pages",
         "later pages",
@@ -125,8 +125,8 @@ fn one(record: &Record, counts: &mut Counts) {
     if let Some(reason) = record.reason.as_deref().filter(|reason| REASONS.contains(reason)) {
         add(format!("told: {reason}"));
     }
-    if record.ret.is_none() && record.reason.is_none() {
-        add("calls given up by their callers".to_owned());
+    if record.ret.is_none() && record.reason.is_none() && !record.is_read() {
+        add("writes given up by their callers".to_owned());
     }
     if answered && record.is_read() {
         add(format!("answered at {:?}", record.level.unwrap_or(Level::Linearizable)));

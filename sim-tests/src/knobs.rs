@@ -171,10 +171,14 @@ impl Knobs {
         self.idempotency_bytes_max =
             *[1_500, 20_000, 1 << 30, 1 << 30].choose(rng).expect("not empty");
         self.writes_in_flight = *[2, 8, 4096, 4096].choose(rng).expect("not empty");
-        if rng.random_bool(0.2) {
+        if rng.random_bool(0.25) {
             // Values so large that a snapshot has many blocks and is sent in many chunks.
             self.value_bytes_max = 60_000;
             self.segment_bytes = self.segment_bytes.max(4 << 20);
+            self.spread = self.spread.max(30);
+            // … and so little log that whoever was away needs one.
+            self.snapshot_after_entries = self.snapshot_after_entries.min(120);
+            self.log_entries_kept = self.log_entries_kept.min(5);
         }
     }
 

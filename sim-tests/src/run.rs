@@ -20,6 +20,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tally_client::history::{Record, Status};
+use tally_proto::reason;
 use turmoil::Sim;
 
 use crate::{
@@ -453,6 +454,8 @@ impl Run<'_> {
                 .map(|violation| format!("{:?}: {}", violation.rule, violation.message))
                 .collect();
             self.violate("history", broken);
+            let claims = self.claims(&records);
+            self.violate("history", claims);
             for (name, count) in [
                 ("revisions explained", verdict.counts.revisions),
                 ("unknown writes that were applied", verdict.counts.unknown_applied),
@@ -478,6 +481,36 @@ impl Run<'_> {
             trace: trace::recorded(),
             records,
         }
+    }
+
+    /// What answers say of themselves and the history alone can't judge.
+    fn claims(&self, records: &[Record]) -> Vec<String> {
+        let of_numbers =
+            [reason::SEQUENCE_REUSED, reason::SEQUENCE_TOO_OLD, reason::SESSION_WINDOW_FULL];
+        let mut wrong = Vec::new();
+        for record in records {
+            let reason = record.reason.as_deref().unwrap_or_default();
+            if workload::uses_library(record.client) && of_numbers.contains(&reason) {
+                wrong.push(format!(
+                    "client {} was told {reason}, and the library uses each number once and in its \
+                     window",
+                    record.client
+                ));
+            }
+            // What an answer is of is one state.
+            if let (Some(applied), Some(revision)) = (record.applied, record.revision)
+                && record.is_read()
+                && self.invariants.revision_after(applied) != Some(revision)
+            {
+                wrong.push(format!(
+                    "client {} was told a state at applied index {applied} with revision {revision}; \
+                     after that entry it was {:?}",
+                    record.client,
+                    self.invariants.revision_after(applied)
+                ));
+            }
+        }
+        wrong
     }
 
     /// What shows that this run proves less than it seems to: the harness itself is wrong.
@@ -512,6 +545,9 @@ impl Run<'_> {
             torn_tails,
             states_compared,
             replays,
+            rounds_shared_leading,
+            rounds_shared_following,
+            large_installs,
         } = self.invariants.counts();
         let disks =
             self.cluster.ids().into_iter().map(|id| self.cluster.machine(id).disk().counts());
@@ -534,6 +570,9 @@ impl Run<'_> {
             ("torn tails cut", torn_tails),
             ("states compared", states_compared),
             ("remembered answers given", replays),
+            ("rounds shared by several reads at a leader", rounds_shared_leading),
+            ("rounds shared by several reads elsewhere", rounds_shared_following),
+            ("snapshots of several blocks installed", large_installs),
             ("sectors lost in power cuts", disks.iter().map(|disk| disk.sectors_lost).sum()),
             ("sectors torn in power cuts", disks.iter().map(|disk| disk.sectors_torn).sum()),
             ("disk errors", disks.iter().map(|disk| disk.errors).sum()),

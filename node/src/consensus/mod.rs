@@ -59,7 +59,7 @@ use self::{
     types::Raft,
 };
 use crate::{
-    env::{Clock, Fatal},
+    env::{Clock, Fatal, Observer},
     machine::{codec, command::Command, query},
     peer::{
         ask::{self, AskError},
@@ -124,6 +124,8 @@ pub struct Foundation {
     pub peers: Peers,
     /// Clocks.
     pub clock: Arc<dyn Clock>,
+    /// Sees rounds for reads, in simulations.
+    pub observer: Option<Arc<dyn Observer>>,
     /// Ends the node.
     pub fatal: Fatal,
     /// Upper end of the election timeout.
@@ -153,6 +155,7 @@ impl Consensus {
             applied,
             peers,
             clock,
+            observer,
             fatal,
             election_timeout_max,
             entries_in_flight,
@@ -167,6 +170,7 @@ impl Consensus {
             peers.clone(),
             Arc::clone(&clock),
             election_timeout_max,
+            observer,
         );
         let reads = Reads::new(read_index, Arc::clone(&state), applied.clone(), Arc::clone(&clock));
         // What is admitted finds a place, also beside the node's own commands, which take no room.

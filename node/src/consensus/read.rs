@@ -177,6 +177,9 @@ impl Reads {
     /// A read index by a round that begins now, applied.
     pub async fn prove(&self, deadline: Instant) -> Result<(), ReadError> {
         let confirmed = self.read_index.confirm(deadline).await?;
+        if seeded_bugs::is_on("proof-before-applied") {
+            self.proofs.learn(confirmed);
+        }
         if !seeded_bugs::is_on("read-before-applied") {
             self.catch_up(confirmed.index, deadline).await?;
         }

@@ -25,7 +25,7 @@ use super::{
     types::Raft,
 };
 use crate::{
-    env::Clock,
+    env::{Clock, Event, Observer},
     peer::ask::{self, AskError},
     peer::peers::Peers,
 };
@@ -90,6 +90,7 @@ pub(super) struct Rounds {
     clock: Arc<dyn Clock>,
     election_timeout_max: Duration,
     waiters: mpsc::Receiver<Waiter>,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl Rounds {
@@ -99,9 +100,11 @@ impl Rounds {
         peers: Peers,
         clock: Arc<dyn Clock>,
         election_timeout_max: Duration,
+        observer: Option<Arc<dyn Observer>>,
     ) -> (ReadIndex, Rounds) {
         let (sender, waiters) = mpsc::channel(WAITING_READS_MAX);
-        let rounds = Rounds { raft, leadership, peers, clock, election_timeout_max, waiters };
+        let rounds =
+            Rounds { raft, leadership, peers, clock, election_timeout_max, waiters, observer };
         (ReadIndex { waiters: sender, patience: no_quorum_after(election_timeout_max) }, rounds)
     }
 
@@ -114,6 +117,13 @@ impl Rounds {
                 continue;
             }
             let result = self.round().await;
+            if seeded_bugs::is_on("read-joins-running-round") {
+                waiting.extend(std::iter::from_fn(|| self.waiters.try_recv().ok()));
+            }
+            if let (Some(observer), Ok(_)) = (&self.observer, &result) {
+                let leading = self.leadership.term_as_leader().is_some();
+                observer.observe(Event::ReadRound { reads: waiting.len(), leading });
+            }
             for waiter in waiting.drain(..) {
                 let _ = waiter.send(result.clone());
             }

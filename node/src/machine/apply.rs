@@ -200,7 +200,12 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
     fn execute_and_remember_by_key(&mut self, command: &Command) -> Reply {
         self.begin();
         let result = self.execute(&command.action);
-        if result.is_err() {
+        let stays = matches!(&result, Err(Refusal::Step { .. }))
+            && seeded_bugs::is_on("refused-step-stays-half-done");
+        if stays {
+            self.commit();
+            self.begin();
+        } else if result.is_err() {
             self.roll_back();
             self.begin();
         }

@@ -131,7 +131,9 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         let record = CounterRecord {
             value,
             bounds,
-            created_revision: before.map_or(revision, |before| before.created_revision),
+            created_revision: before
+                .filter(|_| !seeded_bugs::is_on("created-revision-renewed"))
+                .map_or(revision, |before| before.created_revision),
             modified_revision: revision,
             modified_wall_time_ms: self.wall_time_ms,
         };
@@ -160,6 +162,11 @@ pub(super) fn foresee_refusal(
 /// What a failed condition says about a counter.
 pub(super) fn found(record: Option<CounterRecord>) -> Found {
     match record {
+        Some(CounterRecord { value, created_revision, .. })
+            if seeded_bugs::is_on("refusal-tells-another-revision") =>
+        {
+            Found::Counter { value, modified_revision: created_revision }
+        }
         Some(CounterRecord { value, modified_revision, .. }) => {
             Found::Counter { value, modified_revision }
         }
@@ -235,6 +242,9 @@ fn sum(value: i64, delta: i64, bounds: Bounds) -> (i64, Option<Obstacle>) {
     };
     let passed = if delta >= 0 { wide > i128::from(limit) } else { wide < i128::from(limit) };
     if passed {
+        if obstacle == Obstacle::Overflow && seeded_bugs::is_on("overflow-saturates") {
+            return (limit, None);
+        }
         return (limit, Some(obstacle));
     }
     let value = i64::try_from(wide).expect("what lies between two 64-bit values fits in 64 bits");

@@ -4,6 +4,7 @@
 //! there. A live key is never evicted: when the table is full, new keyed writes are refused.
 
 use bytes::Bytes;
+use tally_proto::seeded_bugs;
 
 use super::{
     command::{Fingerprint, IdempotencyKey, Kept, Refusal, Reply},
@@ -72,6 +73,10 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         let expires_at_ms = stored_at_ms.saturating_add(window_ms);
         let kept = Kept { until_log_time_ms: expires_at_ms, for_ms: window_ms };
         let reply = Reply { kept: Some(kept), ..reply.clone() }.as_stored();
+        let expires_at_ms = match seeded_bugs::is_on("key-forgotten-early") {
+            true => stored_at_ms.saturating_add(window_ms / 2),
+            false => expires_at_ms,
+        };
         let record = IdempotencyRecord { fingerprint, expires_at_ms, stored_at_ms, reply }.encode();
 
         let bytes = idempotency_entry_bytes(key.key.len(), record.len());

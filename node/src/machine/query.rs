@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use tally_proto::seeded_bugs;
 
 use super::{
     command::{
@@ -292,7 +293,11 @@ fn page<V: View + ?Sized, R: Record, T>(
     let (start, end) = scan_range(space, range);
     let mut page = Page { items: Vec::new(), more: false };
     let mut bytes = 0;
+    let mut skips = range.after.is_some() && seeded_bugs::is_on("page-skips-an-item");
     view.scan(&start, &end, &mut |key, value| {
+        if std::mem::take(&mut skips) {
+            return ControlFlow::Continue(());
+        }
         if page.items.len() >= limits.items_max {
             page.more = true;
             return ControlFlow::Break(());
@@ -322,7 +327,9 @@ fn scan_range(space: Space, range: Range<'_>) -> (Vec<u8>, Vec<u8>) {
     if let Some(after) = range.after {
         // The least key above a name is the name with a zero byte behind it.
         let mut above = encode(after);
-        above.push(0);
+        if !seeded_bugs::is_on("page-repeats-its-last") {
+            above.push(0);
+        }
         start = start.max(above);
     }
     if let Some(before) = range.end {

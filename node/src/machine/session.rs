@@ -81,6 +81,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         match self.overlay.get(&key) {
             Some(_) if seeded_bugs::is_on("dedup-at-leader-only") => Standing::New,
             Some(bytes) => Standing::Answered(decode_stored(&key, &bytes)),
+            None if seeded_bugs::is_on("late-number-too-old") => Standing::TooOld { watermark },
             None => Standing::New,
         }
     }
@@ -100,7 +101,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         let mut session = before;
         session.watermark = session.watermark.max(lowest_unanswered);
         let due_ms = self.meta.log_time_ms.saturating_add(session.idle_timeout_ms);
-        if session.expires_at_ms < due_ms {
+        if session.expires_at_ms < due_ms && !seeded_bugs::is_on("session-end-not-put-off") {
             self.overlay.delete(expiry_key(session_id, &session));
             let slack_ms = session.idle_timeout_ms / SESSION_REFRESH_DIVISOR;
             session.expires_at_ms = due_ms.saturating_add(slack_ms);

@@ -79,6 +79,9 @@ impl<R: Record> Cache<R> {
 
     fn roll_back(&mut self) {
         // Backwards: if a slot was written twice, what it held first wins.
+        if seeded_bugs::is_on("rolled-back-in-order") {
+            self.journal.reverse();
+        }
         for (at, slot) in self.journal.drain(..).rev() {
             self.slots[at].1 = slot;
         }

@@ -79,6 +79,9 @@ pub struct DiskCounts {
     pub entries_lost: u64,
     /// Operations that a fault made fail.
     pub errors: u64,
+    /// Of these, writes and syncs of the log's files that failed with room on the disk: nobody may go on
+    /// after one.
+    pub log_errors: u64,
 }
 
 /// A handle to a simulated disk; clones are handles to the same disk.
@@ -396,15 +399,17 @@ impl State {
         }
     }
 
-    fn write_fails(&mut self) -> bool {
+    fn write_fails(&mut self, of_log: bool) -> bool {
         let fails = take_one(&mut self.fail_writes) || chance(&mut self.rng, self.write_error_rate);
         self.counts.errors += u64::from(fails);
+        self.counts.log_errors += u64::from(fails && of_log);
         fails
     }
 
-    fn sync_fails(&mut self) -> bool {
+    fn sync_fails(&mut self, of_log: bool) -> bool {
         let fails = take_one(&mut self.fail_syncs) || chance(&mut self.rng, self.sync_error_rate);
         self.counts.errors += u64::from(fails);
+        self.counts.log_errors += u64::from(fails && of_log);
         fails
     }
 
@@ -657,6 +662,7 @@ impl Disk for SimulatedDisk {
             epoch: state.counts.crashes,
             content,
             writable: mode != OpenMode::Read,
+            of_log: is_of_log(path),
         }))
     }
 
@@ -714,7 +720,7 @@ impl Disk for SimulatedDisk {
             return Err(error(io::ErrorKind::NotFound, path));
         }
         end(fate)?;
-        if state.sync_fails() {
+        if state.sync_fails(is_of_log(path)) {
             return Err(io::Error::from_raw_os_error(EIO));
         }
         state.sync_names(path);
@@ -751,6 +757,12 @@ struct SimulatedFile {
     epoch: u64,
     content: Arc<Mutex<Content>>,
     writable: bool,
+    of_log: bool,
+}
+
+/// Whether a path is the log's directory or a file in it.
+fn is_of_log(path: &str) -> bool {
+    path == "wal" || path.starts_with("wal/")
 }
 
 impl SimulatedFile {
@@ -782,7 +794,7 @@ impl File for SimulatedFile {
         let grown =
             (offset + bytes.len() as u64).saturating_sub(lock(&self.content).bytes.len() as u64);
         state.check_room(grown)?;
-        let fails = state.write_fails();
+        let fails = state.write_fails(self.of_log);
         // After a failed write nothing is known about the bytes: they may be there.
         if !fails || state.rng.random_bool(0.5) {
             lock(&self.content).write(offset as usize, bytes);
@@ -814,7 +826,7 @@ impl File for SimulatedFile {
         let (mut state, fate) = self.enter(Step::Sync).await?;
         end(fate)?;
         let mut content = lock(&self.content);
-        if state.sync_fails() {
+        if state.sync_fails(self.of_log) {
             content.fail_sync();
             return Err(io::Error::from_raw_os_error(EIO));
         }

@@ -110,6 +110,38 @@ pub const BUGS: &[Bug] = &[
                lags. Shows as a read that goes back, or an answer whose applied index is below the \
                token's.",
     },
+    Bug {
+        name: "read-joins-running-round",
+        family: Family::Reads,
+        breaks: "a read is answered by a round that begins after it arrived",
+        place: "node/src/consensus/read_index.rs: run",
+        hint: "Reads that arrive at a node while its round for others runs, and writes acknowledged \
+               elsewhere between the begin of that round and their arrival: several linearizable reads \
+               at one follower, some milliseconds apart. Shows as a stale linearizable read.",
+    },
+    Bug {
+        name: "proof-before-applied",
+        family: Family::Reads,
+        breaks: "a proof of age counts once the state has applied its index",
+        place: "node/src/consensus/read.rs: Reads::prove",
+        hint: "A follower that asks for a read index and has not applied it yet, and another read there \
+               meanwhile with a bound, or any header: it claims to be as young as the question. Slow \
+               disks, or a follower that catches up.",
+    },
+    Bug {
+        name: "page-repeats-its-last",
+        family: Family::Reads,
+        breaks: "a page begins after the last item of the page before",
+        place: "node/src/machine/query.rs: scan_range",
+        hint: "A list or scan of more than one page.",
+    },
+    Bug {
+        name: "page-skips-an-item",
+        family: Family::Reads,
+        breaks: "no item between two pages is left out",
+        place: "node/src/machine/query.rs: page",
+        hint: "A list or scan of more than one page: the page shows as absent what is there.",
+    },
     // --- durability ------------------------------------------------------------------------
     Bug {
         name: "ack-before-fsync",
@@ -204,6 +236,22 @@ pub const BUGS: &[Bug] = &[
                restart the log lacks what the state has: the next append does not fit and the node \
                ends itself once ('can't follow'), with no fault to blame. It heals at the second \
                start.",
+    },
+    Bug {
+        name: "sync-error-overlooked",
+        family: Family::Durability,
+        breaks: "after a failed sync of its log a node acknowledges nothing any more",
+        place: "node/src/storage/wal/writer.rs: WalWriter::sync",
+        hint: "A sync that fails, and no power cut: shows at once, at the next entry or vote that the \
+               node calls durable.",
+    },
+    Bug {
+        name: "store-error-overlooked",
+        family: Family::Durability,
+        breaks: "a flush that failed is no flush",
+        place: "node/src/storage/state/flush.rs: StateStore::write_frozen",
+        hint: "An error when the state's store is flushed. The next write to that store finds that it \
+               failed.",
     },
     // --- apply and exactly-once ------------------------------------------------------------
     Bug {
@@ -355,6 +403,80 @@ pub const BUGS: &[Bug] = &[
                then, the first of them empty. Callers get answers to other writes; their own is \
                lost though acknowledged. Needs entries_in_flight of 2 or more, and load.",
     },
+    Bug {
+        name: "late-number-too-old",
+        family: Family::Apply,
+        breaks: "a number above the watermark without an answer executes, in whatever order numbers arrive",
+        place: "node/src/machine/session.rs: Work::standing",
+        hint: "Writes of one session that arrive out of order: several at once, or one that is sent \
+               again after a later one was answered. A live session's unanswered number is told \
+               SEQUENCE_TOO_OLD.",
+    },
+    Bug {
+        name: "session-end-not-put-off",
+        family: Family::Apply,
+        breaks: "a session ends one idle time after it was last used",
+        place: "node/src/machine/session.rs: Work::touch_session",
+        hint: "A session that is used for longer than its idle time: idle times of some seconds.",
+    },
+    Bug {
+        name: "key-forgotten-early",
+        family: Family::Apply,
+        breaks: "a key is remembered for as long as its answer says",
+        place: "node/src/machine/idempotency.rs: Work::remember_by_key",
+        hint: "A write sent again under its key in the second half of its window: windows of some \
+               seconds.",
+    },
+    Bug {
+        name: "created-revision-renewed",
+        family: Family::Apply,
+        breaks: "a write to what exists keeps the revision that created it",
+        place: "node/src/machine/counter.rs: Work::counter_write",
+        hint: "Any read of a counter that was written twice, if anybody compares that revision.",
+    },
+    Bug {
+        name: "refusal-tells-another-revision",
+        family: Family::Apply,
+        breaks: "a failed condition names the revision that last changed what it met",
+        place: "node/src/machine/counter.rs: found",
+        hint: "A failed compare-and-set, or a failed condition, on a counter that was written twice, if \
+               anybody compares the details.",
+    },
+    Bug {
+        name: "refused-step-stays-half-done",
+        family: Family::Apply,
+        breaks: "a step that is refused leaves nothing behind",
+        place: "node/src/machine/apply.rs: Work::execute_and_remember_by_key",
+        hint: "A step that is refused after its first operation has written.",
+    },
+    Bug {
+        name: "rolled-back-in-order",
+        family: Family::Apply,
+        breaks: "a step that is refused leaves everything as it was before its first operation",
+        place: "node/src/machine/work.rs: Cache::roll_back",
+        hint: "A step that writes one name twice and is refused after that.",
+    },
+    Bug {
+        name: "equal-is-not-at-most",
+        family: Family::Apply,
+        breaks: "a condition compares as it says",
+        place: "node/src/machine/transaction.rs: holds",
+        hint: "A condition with <= on a value or revision that is equal.",
+    },
+    Bug {
+        name: "step-reads-unbounded",
+        family: Family::Apply,
+        breaks: "what the reads of a step return together is bounded",
+        place: "node/src/machine/transaction.rs: Work::branch",
+        hint: "A step with several reads of large values.",
+    },
+    Bug {
+        name: "overflow-saturates",
+        family: Family::Apply,
+        breaks: "what does not fit in 64 bits is refused",
+        place: "node/src/machine/counter.rs: sum",
+        hint: "An add to a counter near the end of what fits.",
+    },
     // --- snapshots -------------------------------------------------------------------------
     Bug {
         name: "snapshot-newer-data",
@@ -390,6 +512,13 @@ pub const BUGS: &[Bug] = &[
         hint: "Counters or keys deleted (or answers forgotten, sessions ended) while a node was away \
                for so long that it gets a snapshot. They are back on that node: the state's hash, \
                reads there, lists.",
+    },
+    Bug {
+        name: "install-forgets-a-block",
+        family: Family::Snapshot,
+        breaks: "an installed snapshot has all of its blocks",
+        place: "node/src/storage/state/install.rs: fill",
+        hint: "The install of a snapshot of more than one block, 256 KiB: large values.",
     },
     // --- membership and liveness -----------------------------------------------------------
     Bug {

@@ -95,6 +95,7 @@ impl Observer for Watch {
             Event::LogOpened { .. }
             | Event::Found { .. }
             | Event::Applied { .. }
+            | Event::ReadRound { .. }
             | Event::SnapshotInstalled { .. } => None,
         };
         self.beside.observe(event);

@@ -23,7 +23,7 @@ mod promises;
 mod voters;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -31,6 +31,8 @@ use std::{
 use tally_node::{
     env::{Event, Observer},
     machine::query,
+    peer::SNAPSHOT_CHUNK_BYTES,
+    storage::simulated_disk::SimulatedDisk,
 };
 
 use self::{promises::Promises, voters::VotersInLog};
@@ -41,6 +43,9 @@ use crate::{
 
 /// Log time may be ahead of simulated time by this: each leader rounds to milliseconds.
 const LOG_TIME_ROUNDING_MS: u64 = 1_000;
+
+/// A snapshot above this has several blocks and is sent in several chunks.
+const LARGE_SNAPSHOT_BYTES: u64 = 2 * SNAPSHOT_CHUNK_BYTES as u64;
 
 /// How often things happened inside the nodes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -61,6 +66,12 @@ pub struct NodeCounts {
     pub states_compared: u64,
     /// Writes that were answered with a remembered answer.
     pub replays: u64,
+    /// Rounds for reads that several reads at a leader shared …
+    pub rounds_shared_leading: u64,
+    /// … and at another node.
+    pub rounds_shared_following: u64,
+    /// Installed snapshots of more than one block, each sent in more than one chunk.
+    pub large_installs: u64,
 }
 
 /// Sees all nodes.
@@ -79,15 +90,21 @@ struct Seen {
     /// Of each committed index: term, digest of the answers, and the highest term in which somebody
     /// led when it was first applied, which is at least the term that committed it.
     committed: BTreeMap<u64, (u64, u64, u64)>,
+    /// Revision of the store after each committed entry.
+    revisions: BTreeMap<u64, u64>,
     /// State hash at an applied index, and whose it was.
     states: BTreeMap<u64, (u64, [u8; 32])>,
     /// Applied index and revision of each node as last seen, with the boot they belong to.
     progress: BTreeMap<u64, (u64, u64, u64)>,
     /// Applied index in each node's flushed state, as last seen.
     flushed: BTreeMap<u64, u64>,
+    /// Nodes that have installed a snapshot since they were last looked at.
+    installed: BTreeSet<u64>,
     /// Up to where a node's log was purged since it was last looked at.
     purged: BTreeMap<u64, u64>,
     promises: BTreeMap<u64, Promises>,
+    /// The disk of each node, and the errors of its log that it had had when the node last opened its log.
+    disks: BTreeMap<u64, (SimulatedDisk, u64)>,
     voters: BTreeMap<u64, VotersInLog>,
 }
 
@@ -107,6 +124,11 @@ impl Invariants {
         std::mem::take(&mut self.seen().violations)
     }
 
+    /// Looks at this disk when the node calls something durable.
+    pub fn watch_disk(&self, node: u64, disk: SimulatedDisk) {
+        self.seen().disks.insert(node, (disk, 0));
+    }
+
     /// A machine lost its disk: it may never take part again.
     pub fn loses_disk(&self, node: u64) {
         self.seen().promises.entry(node).or_default().lose_disk();
@@ -115,6 +137,14 @@ impl Invariants {
     /// The highest index that was applied anywhere.
     pub fn committed(&self) -> u64 {
         self.seen().committed.keys().next_back().copied().unwrap_or(0)
+    }
+
+    /// Revision of the store after this entry and all before it, if it was applied anywhere.
+    pub fn revision_after(&self, applied: u64) -> Option<u64> {
+        if applied == 0 {
+            return Some(0);
+        }
+        self.seen().revisions.get(&applied).copied()
     }
 
     /// Looks at every running node at a simulated time. `with_states` also compares whole states,
@@ -138,6 +168,10 @@ impl Invariants {
             if seen.flushed.insert(id, flushed) != Some(flushed) {
                 let snapshot = consensus.state().current_snapshot();
                 seen.flushes(id, flushed, snapshot.map_or(0, |info| info.last_log_id.index));
+            }
+            if seen.installed.remove(&id) {
+                let size = consensus.state().current_snapshot().map_or(0, |info| info.size);
+                seen.counts.large_installs += u64::from(size > LARGE_SNAPSHOT_BYTES);
             }
             if let Some(purged) = seen.purged.remove(&id) {
                 let limit = consensus.state().purge_limit().map_or(0, |limit| limit.index);
@@ -178,6 +212,9 @@ impl Observer for OfNode {
             Event::LogOpened { cut_bytes, vote, last } => {
                 // What it purged just before it died can't be judged by what it holds now.
                 seen.purged.remove(&self.node);
+                if let Some((disk, errors)) = seen.disks.get_mut(&self.node) {
+                    *errors = disk.counts().log_errors;
+                }
                 seen.counts.torn_tails += u64::from(cut_bytes > 0);
                 trace_event!(&host, "opens its log, cutting {cut_bytes} bytes");
                 seen.voters.entry(self.node).or_default().forget();
@@ -190,6 +227,7 @@ impl Observer for OfNode {
                 seen.breaks_promise(&host, broken);
             }
             Event::VoteSaved(vote) => {
+                seen.acknowledges(self.node, "a vote");
                 let broken = seen.promises(self.node).voted(vote);
                 seen.breaks_promise(&host, broken);
             }
@@ -203,7 +241,10 @@ impl Observer for OfNode {
                     wrong.into_iter().for_each(|what| seen.violated(format!("{host}: {what}")));
                 }
             }
-            Event::AppendSynced { term, index } => seen.promises(self.node).synced(index, term),
+            Event::AppendSynced { term, index } => {
+                seen.acknowledges(self.node, "an entry");
+                seen.promises(self.node).synced(index, term);
+            }
             Event::Truncated { keep } => {
                 seen.counts.truncations += 1;
                 trace_event!(&host, "drops its log behind {keep}");
@@ -226,6 +267,18 @@ impl Observer for OfNode {
                 let _ = write!(digest, "{replies:?}");
                 trace_event!(&host, "applies {term}-{index}: {:016x}", digest.0);
                 seen.applied(&host, index, term, digest.0);
+                // (A remembered answer has the revision of its own time.)
+                let before = seen.revisions.range(..index).next_back().map_or(0, |(_, at)| *at);
+                let after = replies.iter().map(|reply| reply.revision).max().unwrap_or(0);
+                seen.revisions.entry(index).or_insert(before.max(after));
+            }
+            Event::ReadRound { reads, leading } => {
+                let shared = u64::from(reads > 1);
+                if leading {
+                    seen.counts.rounds_shared_leading += shared;
+                } else {
+                    seen.counts.rounds_shared_following += shared;
+                }
             }
             Event::SnapshotBuilt { index } => {
                 seen.counts.snapshots_built += 1;
@@ -236,6 +289,7 @@ impl Observer for OfNode {
             }
             Event::SnapshotInstalled { index } => {
                 seen.counts.snapshots_installed += 1;
+                seen.installed.insert(self.node);
                 trace_event!(&host, "has installed a snapshot at {index}");
             }
         }
@@ -246,6 +300,18 @@ impl Seen {
     fn violated(&mut self, what: String) {
         trace_event!("safety", "VIOLATED: {what}");
         self.violations.push(what);
+    }
+
+    /// After a failed write or sync of its log a node must end before it calls anything durable.
+    fn acknowledges(&mut self, node: u64, what: &str) {
+        let Some((disk, before)) = self.disks.get(&node) else { return };
+        let errors = disk.counts().log_errors;
+        if errors > *before {
+            self.violated(format!(
+                "node {node} calls {what} durable, after {} failed writes and syncs of its log",
+                errors - before
+            ));
+        }
     }
 
     fn promises(&mut self, node: u64) -> &mut Promises {

@@ -54,6 +54,11 @@ const AUDITOR: u64 = 2_000;
 /// Writes remembered for sending again.
 const RESENDABLE_MAX: usize = 32;
 
+/// Whether a client makes its calls through the library.
+pub fn uses_library(client: u64) -> bool {
+    !(RAW..2 * RAW).contains(&client)
+}
+
 /// A shared view on all users.
 #[derive(Debug, Clone)]
 pub struct Workload {

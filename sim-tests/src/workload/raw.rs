@@ -61,6 +61,8 @@ struct Kept {
     name: String,
     delta: i64,
     revision: u64,
+    /// What the history calls this execution.
+    idem: String,
     /// It is remembered at least until then, in simulated ms.
     until_ms: u64,
 }
@@ -340,7 +342,7 @@ impl Raw {
         &mut self,
         channel: Channel,
         call: v1::CountersAddRequest,
-        idem: impl Fn(Option<&CounterChange>) -> Option<String>,
+        idem: impl Fn(Result<&CounterChange, &Details>) -> Option<String>,
     ) -> Result<CounterChange, Details> {
         let book = self.workload.shared.book.clone();
         let pending = book.begin(self.number, Part::incr(&call.name, call.delta));
@@ -352,13 +354,13 @@ impl Raw {
                     self.token = Some((header.session_token.to_vec(), header.applied_index));
                 }
                 let change = changed(answer);
-                let idem = idem(Some(&change));
+                let idem = idem(Ok(&change));
                 book.finish_told(pending, Changed { change: &change, idem });
                 Ok(change)
             }
             Err(status) => {
                 let details = Details::parse(&status);
-                let idem = idem(None);
+                let idem = idem(Err(&details));
                 book.finish_told(pending, Failed { details: &details, is_write: true, idem });
                 Err(details)
             }
@@ -558,6 +560,7 @@ impl Raw {
             name: counter(1),
             delta: 1,
             revision: 0,
+            idem: String::new(),
             until_ms: 0,
         };
         let first = sure.clone().or(unsure).unwrap_or_else(new);
@@ -569,19 +572,25 @@ impl Raw {
             options: Some(options),
             ..Default::default()
         };
-        let known = sure.as_ref().map(|kept| kept.revision);
+        let known = sure.clone();
         let key = first.key.clone();
         // Each execution under a key is a logical write of its own; its repeats tell its revision. One
         // that repeats an attempt of unknown outcome is the same as that attempt.
-        let idem = move |change: Option<&CounterChange>| match change {
-            Some(change) if change.write.replayed && known != Some(change.revision) => {
-                Some(format!("{key}?"))
+        let idem = |result: Result<&CounterChange, &Details>| match (result, &known) {
+            (Ok(change), Some(known))
+                if change.write.replayed && known.revision == change.revision =>
+            {
+                Some(known.idem.clone())
             }
-            Some(change) => Some(format!("{key}@{}", change.revision)),
-            None => is_new.then(|| format!("{key}?")),
+            (Ok(change), _) if change.write.replayed => Some(format!("{key}?")),
+            (Ok(change), _) => Some(format!("{key}@{}", change.revision)),
+            (Err(details), _) => {
+                let replayed = details.outcome.is_some_and(|outcome| outcome.replayed);
+                (is_new || replayed).then(|| format!("{key}?"))
+            }
         };
         let began = now_ms();
-        let added = self.add(channel, call, idem).await;
+        let added = self.add(channel, call, &idem).await;
         let is_due = sure.as_ref().filter(|kept| now_ms() < kept.until_ms);
         self.kept.retain(|kept| kept.key != first.key);
         match &added {
@@ -603,6 +612,7 @@ impl Raw {
                 }
                 self.kept.push(Kept {
                     revision: change.revision,
+                    idem: idem(Ok(change)).unwrap_or_default(),
                     delta,
                     until_ms: began + change.write.kept_for_ms,
                     ..first.clone()

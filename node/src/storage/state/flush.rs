@@ -99,10 +99,10 @@ impl StateStore {
             .write(frozen.records.clone())
             .await
             .map_err(|error| self.fail(format!("writing to the byte store: {error}")))?;
-        store
-            .flush()
-            .await
-            .map_err(|error| self.fail(format!("flushing the byte store: {error}")))?;
+        let flushed = store.flush().await;
+        if !seeded_bugs::is_on("store-error-overlooked") {
+            flushed.map_err(|error| self.fail(format!("flushing the byte store: {error}")))?;
+        }
         if !seeded_bugs::is_on("record-cache-stale") {
             let mut records = frozen.records.iter();
             while cache.update(records.by_ref().take(PIECE_RECORDS)) == PIECE_RECORDS {

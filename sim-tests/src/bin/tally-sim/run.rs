@@ -66,6 +66,10 @@ pub(crate) struct DeterminismArguments {
 /// the hundred. Two of 120 did when this was set.
 const NOT_JUDGED_PERCENT_MAX: u64 = 5;
 
+/// Of all writes that callers waited for at most so many may end UNKNOWN: a node that says so where it
+/// could know would pass every other check. It was 5 when this was set.
+const UNKNOWN_PERCENT_MAX: u64 = 10;
+
 /// Sums over all seeds.
 #[derive(Debug, Default)]
 struct Total {
@@ -184,6 +188,16 @@ impl Total {
             let what = format!(
                 "{} of {} runs ended with a check that had no verdict, and at most {} % may",
                 self.not_judged, self.seeds, NOT_JUDGED_PERCENT_MAX
+            );
+            eprintln!("\n{what}");
+            self.failed.push((0, vec![what]));
+        }
+        let of = |name: &str| self.counts.get(name).copied().unwrap_or(0);
+        let unknown = of("writes unknown").saturating_sub(of("writes given up by their callers"));
+        let writes = of("writes acknowledged") + of("writes refused") + unknown;
+        if unknown * 100 > writes * UNKNOWN_PERCENT_MAX {
+            let what = format!(
+                "{unknown} of {writes} writes ended UNKNOWN, and at most {UNKNOWN_PERCENT_MAX} % may"
             );
             eprintln!("\n{what}");
             self.failed.push((0, vec![what]));

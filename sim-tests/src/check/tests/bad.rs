@@ -262,6 +262,55 @@ fn every_message_quotes_the_operations_concerned() {
 }
 
 #[test]
+fn another_created_revision() {
+    let created = |revision| Answer { created: Some(revision), ..value(2, 2) };
+    let written = [incr(1, 0, 1, 1, 0, 1), incr(1, 2, 3, 1, 1, 2)];
+    let with = |answer| [&written[..], &[get(1, 10, 11, answer, 2)]].concat();
+    assert!(judge(&with(created(1))).passed());
+    breaks(Rule::WrongAnswer, &with(created(2)));
+}
+
+/// A step that reads two keys of so many bytes together.
+fn reads_two(bytes: usize, refused: bool) -> Vec<Record> {
+    let long = "x".repeat(bytes / 2);
+    let mut step = several("apply", 1, 10, 11);
+    let read = |key: &str, version| Part { result: Some(text(&long, version)), ..Part::read(key) };
+    step.ops = vec![read("a", 1), read("b", 2)];
+    step.part.result = Some(written(2));
+    if refused {
+        step.status = Status::Fail;
+        step.reason = Some(reason::ANSWER_TOO_LARGE.to_owned());
+        step.revision = Some(2);
+        step.part.result = None;
+    }
+    vec![put(1, 0, 1, "a", &long, 1), put(1, 2, 3, "b", &long, 2), step]
+}
+
+#[test]
+fn a_step_that_reads_more_than_it_may() {
+    const LIMIT: usize = 16 * 1024;
+    assert!(judge(&reads_two(LIMIT, false)).passed());
+    assert!(judge(&reads_two(LIMIT + 2, true)).passed());
+    breaks(Rule::WrongAnswer, &reads_two(LIMIT + 2, false));
+    breaks(Rule::WrongAnswer, &reads_two(LIMIT, true));
+}
+
+#[test]
+fn a_page_that_leaves_an_item_out() {
+    let history = |middle: Answer| {
+        let mut page = several("batch_get", 2, 10, 11);
+        page.revision = Some(3);
+        let read = |key: &str, answer| Part { result: Some(answer), ..Part::read(key) };
+        page.ops = vec![read("a", text("1", 1)), read("b", middle), read("c", text("3", 3))];
+        let puts =
+            [put(1, 0, 1, "a", "1", 1), put(1, 2, 3, "b", "2", 2), put(1, 4, 5, "c", "3", 3)];
+        [&puts[..], &[page]].concat()
+    };
+    assert!(judge(&history(text("2", 2))).passed());
+    breaks(Rule::WrongAnswer, &history(absent()));
+}
+
+#[test]
 fn an_effect_of_calls_of_which_none_was_proposed() {
     let add = || Part::incr("hot", 1);
     let [first, second] =

@@ -186,6 +186,29 @@ fn a_history_without_revisions_is_judged_by_each_name_alone() {
     assert_eq!(rules(&history).1, [Rule::NotLinearizable, Rule::WrongSum]);
 }
 
+/// Which of many writes of unknown outcome made which revision: what later reads say of single
+/// revisions settles it, where trying all orders would take for ever.
+#[test]
+fn many_unknown_writes_are_told_apart_by_the_revisions_that_reads_tell() {
+    const WRITES: u64 = 24;
+    let mut history = Vec::new();
+    for at in 0..WRITES {
+        history.push(unknown(at, 0, Part::put(format!("key-{at:02}"), format!("{at}"))));
+    }
+    // All of them happened, in an order that looks like none, before anybody reads.
+    for at in 0..WRITES {
+        let revision = (at * 7) % WRITES + 1;
+        let key = format!("key-{at:02}");
+        let mut read =
+            ok(99, 100 + at, 101 + at, Part::read(key), text(&format!("{at}"), revision));
+        read.revision = Some(WRITES);
+        history.push(read);
+    }
+    let verdict = judge(&history);
+    assert!(verdict.passed(), "{verdict:#?}");
+    assert_eq!(verdict.counts.unknown_applied, WRITES);
+}
+
 #[test]
 fn a_call_that_was_not_proposed_says_nothing_of_an_earlier_one_under_its_key() {
     let take = || Part::incr("hot", -1);

@@ -133,14 +133,14 @@ fn told(answer: &OperationAnswer, op: Op) -> Answer {
             before: Some(change.value_before),
             applied_delta: (op == Op::Incr).then_some(change.delta_applied),
             existed: Some(change.existed),
-            created: None,
-            previous_version: None,
             floor: Some(change.bounds.floor),
             ceiling: Some(change.bounds.ceiling),
+            ..Answer::default()
         },
         OperationAnswer::CounterRead(Some(record)) => Answer {
             value: Some(Some(record.value.into())),
             version: Some(record.modified_revision),
+            created: Some(record.created_revision),
             floor: Some(record.bounds.floor),
             ceiling: Some(record.bounds.ceiling),
             ..Answer::default()
@@ -155,6 +155,7 @@ fn told(answer: &OperationAnswer, op: Op) -> Answer {
         OperationAnswer::KeyRead(Some(record)) => Answer {
             value: Some(Some(Scalar::from(&*record.value))),
             version: Some(record.modified_revision),
+            created: Some(record.created_revision),
             ..Answer::default()
         },
         OperationAnswer::CounterRead(None) | OperationAnswer::KeyRead(None) => absent,

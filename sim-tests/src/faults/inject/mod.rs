@@ -145,10 +145,10 @@ impl Injector {
         watched: (Traps, Invariants),
     ) -> Self {
         let next_id = cluster.ids().len() as u64 + 1;
-        for id in cluster.ids() {
-            set_up(&cluster, &knobs, id);
-        }
         let (traps, invariants) = watched;
+        for id in cluster.ids() {
+            set_up(&cluster, &knobs, &invariants, id);
+        }
         Injector {
             desk,
             client_hosts,
@@ -507,15 +507,16 @@ impl Injector {
         self.next_id += 1;
         self.replacements_left = self.replacements_left.saturating_sub(1);
         self.cluster.add(sim, new);
-        set_up(&self.cluster, &self.knobs, new);
+        set_up(&self.cluster, &self.knobs, &self.invariants, new);
         trace_event!(&host_of(new), "is a new machine, for the place of {}", host_of(old));
         self.being_replaced.insert(old, new);
         self.desk.ask(Task::Replace { old, new });
     }
 }
 
-fn set_up(cluster: &Cluster, knobs: &Knobs, id: u64) {
+fn set_up(cluster: &Cluster, knobs: &Knobs, invariants: &Invariants, id: u64) {
     let machine = cluster.machine(id);
+    invariants.watch_disk(id, machine.disk().clone());
     let keeps = seeded_bugs::is_on("crash-keeps-unsynced");
     machine.disk().set_crash_mode(if keeps { CrashMode::KeepAll } else { CrashMode::Harsh });
     machine.disk().set_latency(knobs.disk_latency());
