@@ -96,6 +96,9 @@ impl Told for Failed<'_> {
         record.idem.clone_from(idem);
         if let Some(header) = details.header.clone() {
             tell_header(&header.into(), record);
+            // Where in the history it was decided, which other writes of its log entry may have followed.
+            let decided = details.outcome.as_ref().and_then(|it| it.decided_at_revision);
+            record.revision = decided.or(record.revision);
         }
         if !is_write && details.reason == reason::COUNTER_NOT_FOUND {
             let absent = Answer { value: Some(None), version: Some(0), ..Answer::default() };
