@@ -497,10 +497,15 @@ impl Run<'_> {
                     record.client
                 ));
             }
-            // What an answer is of is one state.
+            // What an answer is of is one state. (A refused write tells instead at which revision it was
+            // decided, after which its log entry may have led to more.)
+            let refused = !record.is_read() && record.status != Status::Ok;
+            let is_of = |after: u64, told: u64| told == after || refused && told < after;
             if let (Some(applied), Some(revision)) = (record.applied, record.revision)
-                && record.is_read()
-                && self.invariants.revision_after(applied) != Some(revision)
+                && !self
+                    .invariants
+                    .revision_after(applied)
+                    .is_some_and(|after| is_of(after, revision))
             {
                 wrong.push(format!(
                     "client {} was told a state at applied index {applied} with revision {revision}; \

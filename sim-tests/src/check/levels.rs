@@ -178,6 +178,8 @@ fn nodes(history: &History<'_>, verdict: &mut Verdict) {
         record.is_read()
             && record.node.is_some()
             && record.revision.is_some()
+            // A token of the caller's own demands no more than its state.
+            && record.token.is_none()
             && (local_counts
                 || match record.consistency {
                     Some(Level::Linearizable) => true,

@@ -100,6 +100,8 @@ impl Told for Failed<'_> {
             let decided = details.outcome.as_ref().and_then(|it| it.decided_at_revision);
             record.revision = decided.or(record.revision);
         }
+        let decided_at = details.outcome.and_then(|outcome| outcome.decided_at_revision);
+        record.revision = decided_at.or(record.revision);
         if !is_write && details.reason == reason::COUNTER_NOT_FOUND {
             let absent = Answer { value: Some(None), version: Some(0), ..Answer::default() };
             record.part.result = Some(absent);
