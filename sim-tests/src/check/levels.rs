@@ -172,8 +172,7 @@ fn nodes(history: &History<'_>, verdict: &mut Verdict) {
     let local_counts = history.assumptions.local_never_falls;
     // Only reads: a write that was forwarded tells the revision that the leader gave it, which the
     // node that forwarded it may not have applied yet. And of them not the bounded ones: a node that
-    // was restarted may serve an older state, as long as it is within the bound. Nor those with a token
-    // of the caller's choice, which may be an older one.
+    // was restarted may serve an older state, as long as it is within the bound.
     let counts = |record: &Record| {
         record.is_read()
             && record.node.is_some()
@@ -181,11 +180,7 @@ fn nodes(history: &History<'_>, verdict: &mut Verdict) {
             // A token of the caller's own demands no more than its state.
             && record.token.is_none()
             && (local_counts
-                || match record.consistency {
-                    Some(Level::Linearizable) => true,
-                    Some(Level::Session) => record.token.is_none(),
-                    _ => false,
-                })
+                || matches!(record.consistency, Some(Level::Linearizable | Level::Session)))
     };
     let mut pairs: BTreeMap<(u64, u64), u64> = BTreeMap::new();
     for record in history.records.iter().filter(|record| counts(record)) {

@@ -96,10 +96,8 @@ impl Told for Failed<'_> {
         record.idem.clone_from(idem);
         if let Some(header) = details.header.clone() {
             tell_header(&header.into(), record);
-            // Where in the history it was decided, which other writes of its log entry may have followed.
-            let decided = details.outcome.as_ref().and_then(|it| it.decided_at_revision);
-            record.revision = decided.or(record.revision);
         }
+        // Where in the history it was decided, which other writes of its log entry may have followed.
         let decided_at = details.outcome.and_then(|outcome| outcome.decided_at_revision);
         record.revision = decided_at.or(record.revision);
         if !is_write && details.reason == reason::COUNTER_NOT_FOUND {
@@ -175,7 +173,6 @@ fn changed(answer: v1::CountersAddResponse) -> CounterChange {
         ceiling: bounds.ceiling,
         write: answer.write.map(Into::into).unwrap_or_default(),
         header: answer.header.map(Into::into).unwrap_or_default(),
-        ..CounterChange::default()
     }
 }
 
