@@ -6,15 +6,16 @@
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Kept for the node itself: the log (its segment, the next one, and those that are read), the state's
-/// files, snapshots being built, sent and received, and what every process has. A node uses some 30.
-pub const OWN: usize = 64;
+/// Kept for the node itself. The state's engine has 80 files open, and as many again while a snapshot is
+/// installed beside it; 32 are for the log (its segment, the next one, and those that are read),
+/// snapshots being built, sent and received, and what every process has.
+pub const OWN: usize = 2 * 80 + 32;
 
 /// Connections of other nodes, to and from them: at most so many, and an eighth of what there is. A
 /// cluster of five uses some 40 on each node.
 pub const PEERS_MAX: usize = 512;
 
-/// With fewer descriptors than this a node would have none to spare for clients.
+/// … and this many in any case.
 const PEERS_MIN: usize = 32;
 
 /// Connections of clients: at most so many, however many descriptors there are. They bound what can't be
@@ -23,6 +24,9 @@ pub const CLIENTS_MAX: usize = 16 * 1024;
 
 /// … and this many in any case, so that somebody can ask what is wrong.
 const CLIENTS_MIN: usize = 8;
+
+/// With fewer than this a node runs, but it may end where it would install a snapshot.
+pub const ENOUGH: usize = OWN + PEERS_MIN + CLIENTS_MIN;
 
 /// How many connections a node may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,11 +76,13 @@ mod tests {
 
     #[test]
     fn clients_never_get_what_the_node_needs() {
-        for descriptors in [112, 128, 256, 1024, 4096, 20_000, 1 << 20, usize::MAX] {
+        for descriptors in [ENOUGH, 256, 1024, 4096, 20_000, 1 << 20, usize::MAX] {
             let Sockets { clients_max, peers_max } = Sockets::of(descriptors);
             assert!(OWN + 2 * peers_max + clients_max <= descriptors, "{descriptors}");
             assert!(clients_max >= CLIENTS_MIN && peers_max >= 16, "{descriptors}");
         }
+        // Too few for everything at once; a cluster of three with its log open uses some 110.
+        assert_eq!(Sockets::of(128), Sockets { clients_max: 8, peers_max: 16 });
         assert_eq!(Sockets::of(1 << 20), Sockets { peers_max: PEERS_MAX / 2, ..Sockets::MANY });
     }
 }

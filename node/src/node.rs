@@ -43,6 +43,7 @@ use crate::{
         tasks,
         types::{Member, Raft},
     },
+    descriptors,
     env::{Env, Event, Observer},
     identity::{Identity, IdentityError},
     machine::query,
@@ -290,7 +291,9 @@ impl Node {
         if sockets.clients_max < CLIENT_CONNECTIONS_FEW {
             tracing::warn!(
                 clients_max = sockets.clients_max,
-                "few file descriptors: raise the limit on open files of this process"
+                wanted = descriptors::ENOUGH + CLIENT_CONNECTIONS_FEW,
+                "few file descriptors: raise the limit on open files of this process, or a snapshot \
+                 may not be installed, and few clients can connect"
             );
         }
         let peer_server = tokio::spawn(peer::server::serve(

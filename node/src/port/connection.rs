@@ -1,6 +1,7 @@
 //! One connection: its calls, what a stop waits for, and when it is closed.
 
 use std::{
+    convert::Infallible,
     future::Future,
     pin::Pin,
     sync::{
@@ -25,7 +26,7 @@ use tower::Service;
 use super::{
     Port, Shape,
     answer::Answer,
-    request::{Never, Received},
+    request::Received,
     room::{Along, ConnectionRoom},
     slots::Slot,
 };
@@ -221,12 +222,12 @@ struct Calls<S> {
 
 impl<S> hyper::service::Service<Request<Incoming>> for Calls<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Never> + Clone,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
     S::Future: Send + 'static,
 {
     type Response = Response<Answer>;
-    type Error = Never;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Never>> + Send>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let shape = (self.port.shape_of)(request.uri().path());
@@ -267,7 +268,10 @@ pub(super) async fn drive<S>(
     port: Arc<Port>,
     mut stop: watch::Receiver<bool>,
 ) where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Never> + Clone + Send + 'static,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
     S::Future: Send + 'static,
 {
     let _slot = slot;

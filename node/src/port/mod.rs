@@ -53,7 +53,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// Connections that are told why they are refused, at once; further ones are just closed.
-const REFUSALS_MAX: usize = 16;
+const REFUSALS_MAX: usize = 4;
 
 /// How a call goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,6 @@
 //! to waiting for the rest of it.
 
 use std::{
-    convert::Infallible,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -197,9 +196,6 @@ impl Body for Received {
         SizeHint::default()
     }
 }
-
-/// Keeps a type's name out of signatures that can't fail.
-pub(super) type Never = Infallible;
 
 #[cfg(test)]
 mod tests {

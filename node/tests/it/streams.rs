@@ -1,6 +1,9 @@
 //! `Stream.Exchange`: order, nonsense, back-pressure, and streams that end half-way.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use tally_proto::{
     reason,
@@ -49,53 +52,59 @@ async fn every_call_of_many_packs_is_answered_by_its_id() {
     assert_eq!(now.counter.expect("it").value, 4096 - 4096 / 3);
 }
 
+/// What a call may take in all where a test is about what it waits for: longer than the test does.
+const FAR_MS: u32 = 3 * PATIENCE.as_millis() as u32;
+
+/// Adds over a stream at one node, each under a key until it is applied. Says why any was not at first.
+///
+/// Some answer comes within [`PATIENCE`], however long the one takes that is behind all others on a slow
+/// machine; writes that wait for each other would wait until their deadlines.
+async fn add_over_a_stream(
+    channel: tonic::transport::Channel,
+    who: u64,
+    adds: u64,
+) -> BTreeSet<String> {
+    let keyed = |id| {
+        let key = format!("{who}-{id}");
+        let add = add_with("a", 1, |request| request.options = under_key(&key));
+        v1::Call { deadline_ms: FAR_MS, ..call(id, add) }
+    };
+    let mut stream = Exchange::open(&channel).await;
+    stream.send((1..=adds).map(keyed).collect()).await;
+    let mut unanswered: BTreeSet<u64> = (1..=adds).collect();
+    let mut reasons = BTreeSet::new();
+    while !unanswered.is_empty() {
+        let answer = tokio::time::timeout(PATIENCE, stream.next()).await.expect("it moves on");
+        let answer = answer.expect("the stream lives").expect("the stream lives");
+        match answer.response.expect("a response") {
+            Response::CountersAdd(_) => {
+                assert!(unanswered.remove(&answer.id), "call {} was answered before", answer.id);
+            }
+            Response::Error(status) => {
+                reasons.insert(Failure::from(status).details.reason);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                stream.send(vec![keyed(answer.id)]).await;
+            }
+            other => panic!("call {}: {other:?}", answer.id),
+        }
+    }
+    reasons
+}
+
 /// What waits for room does so at whichever node it came to; only unary writes are refused.
 #[tokio::test]
 async fn no_write_of_a_stream_is_refused_for_want_of_room_at_the_leader() {
     const ADDS: u64 = 200;
     let cluster = Cluster::start_with(3, |config| config.writes_in_flight = 2).await;
-    let streams = cluster.ids().into_iter().map(|id| {
-        let channel = cluster.channel(id);
-        tokio::spawn(async move {
-            let mut stream = Exchange::open(&channel).await;
-            stream.send((1..=ADDS).map(|id| call(id, add("a", 1))).collect()).await;
-            for _ in 0..ADDS {
-                let answer = stream.next().await.expect("the stream lives").expect("it lives");
-                match answer.response.expect("a response") {
-                    Response::CountersAdd(_) => {}
-                    other => panic!("call {}: {other:?}", answer.id),
-                }
-            }
-        })
-    });
-    for stream in streams.collect::<Vec<_>>() {
-        stream.await.expect("all were answered");
+    let streams: Vec<_> = (cluster.ids().into_iter())
+        .map(|id| tokio::spawn(add_over_a_stream(cluster.channel(id), id, ADDS)))
+        .collect();
+    for stream in streams {
+        let reasons = stream.await.expect("all were applied");
+        assert!(!reasons.contains(reason::TOO_MANY_IN_FLIGHT), "{reasons:?}");
     }
     let now = unary(&cluster.channel(1), get("a")).await.expect("it is there");
     assert_eq!(answer!(CountersGet, now).counter.expect("it").value, 3 * ADDS as i64);
-}
-
-/// Adds over a stream at one node, each under a key until it is applied. Says what took the longest.
-async fn add_over_a_stream(channel: tonic::transport::Channel, who: u64, adds: u64) -> Duration {
-    let keyed = |id| {
-        let key = format!("{who}-{id}");
-        call(id, add_with("a", 1, |request| request.options = under_key(&key)))
-    };
-    let mut stream = Exchange::open(&channel).await;
-    let mut sent: BTreeMap<u64, Instant> = (1..=adds).map(|id| (id, Instant::now())).collect();
-    stream.send((1..=adds).map(keyed).collect()).await;
-    let mut longest = Duration::ZERO;
-    while !sent.is_empty() {
-        let answer = stream.next().await.expect("the stream lives").expect("the stream lives");
-        let asked = sent.remove(&answer.id).expect("it was asked");
-        longest = longest.max(asked.elapsed());
-        if let Response::Error(_) = answer.response.expect("a response") {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            sent.insert(answer.id, Instant::now());
-            stream.send(vec![keyed(answer.id)]).await;
-        }
-    }
-    longest
 }
 
 /// Nodes that are full of writes for each other, as each was the leader of the other, must not wait for
@@ -117,9 +126,7 @@ async fn streams_whose_writes_wait_for_room_survive_changes_of_leader() {
         let _ = consensus.transfer_leader(Some(to), Duration::from_secs(1)).await;
     }
     for stream in streams {
-        let longest = stream.await.expect("all were applied");
-        // A call's default deadline is what a circle would wait for.
-        assert!(longest < Duration::from_secs(8), "{longest:?}");
+        stream.await.expect("all were applied");
     }
     let now = unary(&cluster.channel(1), get("a")).await.expect("it is there");
     assert_eq!(answer!(CountersGet, now).counter.expect("it").value, 3 * ADDS as i64);

@@ -81,8 +81,10 @@ impl Dev {
         }
     }
 
+    /// Has patience, as that of [`crate::support`]'s clusters has: on a busy machine an election can take
+    /// many times as long.
     fn client(&self) -> Client {
-        Client::builder(self.addresses.clone()).build().expect("well-formed")
+        Client::builder(self.addresses.clone()).deadline(PATIENCE).build().expect("well-formed")
     }
 
     fn pid(&self) -> u32 {

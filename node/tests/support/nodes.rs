@@ -91,6 +91,8 @@ pub(crate) struct Node {
     pub(crate) data: PathBuf,
     pub(crate) log: PathBuf,
     arguments: Vec<String>,
+    /// How many file descriptors it may have; `None` for as many as this process.
+    pub(crate) descriptors_max: Option<u32>,
     process: Option<Child>,
 }
 
@@ -99,7 +101,15 @@ impl Node {
     pub(crate) fn start(&mut self) {
         assert!(self.process.is_none(), "node {} runs already", self.id);
         let log = File::options().create(true).append(true).open(&self.log).expect("a log file");
-        let child = Command::new(TALLYD)
+        let mut command = match self.descriptors_max {
+            None => Command::new(TALLYD),
+            Some(max) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {max} && exec \"$@\""), "sh", TALLYD]);
+                shell
+            }
+        };
+        let child = command
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -227,7 +237,7 @@ impl Cluster {
             arguments.push(data.display().to_string());
             arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
             let log = dir.path().join(format!("node-{id}.log"));
-            Node { id, client, data, log, arguments, process: None }
+            Node { id, client, data, log, arguments, descriptors_max: None, process: None }
         });
         let nodes = nodes.collect();
         Cluster { nodes, dir }

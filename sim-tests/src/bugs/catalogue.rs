@@ -550,7 +550,8 @@ pub const BUGS: &[Bug] = &[
         name: "lost-log-accepted",
         family: Family::Membership,
         breaks: "a voter whose log is gone does not take part, though the rest of its directory is there",
-        place: "node/src/node.rs: Node::start; node/src/storage/state/open.rs: Opening::check_log",
+        place: "node/src/node.rs: Node::start; node/src/storage/state/open.rs: Opening::check_log; \
+                node/src/peer/hello.rs: Greeter::compare",
         hint: "A log that is lost and a state that is not. It votes, and acknowledges entries, with \
                nothing that it had promised.",
     },

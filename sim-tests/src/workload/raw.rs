@@ -102,6 +102,7 @@ impl Told for Failed<'_> {
         if let Some(header) = details.header.clone() {
             tell_header(&header.into(), record);
         }
+        // Where in the history it was decided, which other writes of its log entry may have followed.
         let decided_at = details.outcome.and_then(|outcome| outcome.decided_at_revision);
         record.revision = decided_at.or(record.revision);
         if !is_write && details.reason == reason::COUNTER_NOT_FOUND {
