@@ -206,7 +206,8 @@ pub struct Record {
     /// Log index of the last entry that the state includes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied: Option<u64>,
-    /// Revision of the store in that state; for a stored answer, when it was decided.
+    /// Revision of the store in that state. Of a refused write: the one at which it was decided, after
+    /// which others of its log entry may have changed more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<u64>,
 }
