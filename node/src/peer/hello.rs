@@ -441,13 +441,10 @@ impl Greeter {
         &self,
         request: wire::HelloRequest,
     ) -> Result<wire::HelloResponse, tonic::Status> {
-        let own = self.peers.cluster_id_text();
-        let node_id = self.identity.node_id();
-        let me = wire::HelloResponse {
-            cluster_id: own,
-            node_id,
+        let mut response = wire::HelloResponse {
+            cluster_id: self.peers.cluster_id_text(),
+            node_id: self.identity.node_id(),
             incarnation: self.identity.incarnation().to_owned(),
-            empty: self.is_empty(),
             ..wire::HelloResponse::default()
         };
         if self.is_another_cluster(&request.cluster_id) {
@@ -457,9 +454,10 @@ impl Greeter {
                 &format!("a node that says it is this one introduced itself, of cluster {cluster}"),
             );
             // It is told where it is; nothing is learned from it.
-            return Ok(me);
+            return Ok(response);
         }
-        let mut not_a_member_as_of = 0;
+        // What was remembered before is what the answer has to say, so it is made first.
+        response.known = self.known().await;
         if !self.is_known(request.node_id, &request.incarnation).await
             && !seeded_bugs::is_on("wiped-disk-votes")
         {
@@ -470,11 +468,9 @@ impl Greeter {
         } else if self.belongs(request.node_id) {
             let node = wire::KnownNode {
                 node_id: request.node_id,
-                incarnation: request.incarnation.clone(),
-                promised: request.promised.clone(),
+                incarnation: request.incarnation,
+                promised: request.promised,
             };
-            // What was remembered before is what the answer has to say, so it is made first.
-            let known = self.known().await;
             self.remember(&node).await;
             self.peers.set_client_address(request.node_id, &request.client_address);
             // The caller may be what this node waited for: a leader that greets its learner. What it
@@ -482,17 +478,14 @@ impl Greeter {
             if self.learn(request.node_id, &request.known).await.is_ok() {
                 self.count(request.node_id, &request.cluster_id);
             }
-            let client_address = self.client_address.clone();
-            let promised = Some(self.promised().await);
-            return Ok(wire::HelloResponse { client_address, known, promised, ..me });
         } else if let Some((at, members)) = self.roster.get().and_then(|roster| roster.applied())
             && !members.contains(&request.node_id)
         {
-            not_a_member_as_of = at;
+            response.not_a_member_as_of = at;
         }
-        let client_address = self.client_address.clone();
-        let (known, promised) = (self.known().await, Some(self.promised().await));
-        Ok(wire::HelloResponse { client_address, known, promised, not_a_member_as_of, ..me })
+        response.client_address.clone_from(&self.client_address);
+        response.promised = Some(self.promised().await);
+        Ok(response)
     }
 
     async fn introduction(&self, target_node_id: u64) -> wire::HelloRequest {
