@@ -1,4 +1,9 @@
-//! Which node to ask: the configured endpoints, the members that nodes told of, and the leader.
+//! Which node to ask: the leader, the configured endpoints, and the members that nodes told of.
+//!
+//! Endpoints come first, since whoever configured them knows that they can be reached from here; the
+//! addresses that members go by may be good within the cluster only. But members come and go, and a
+//! client that runs for months must not be lost with the last of its endpoints: so in each round
+//! through the endpoints one of the other members has its turn.
 
 use std::{
     collections::BTreeMap,
@@ -18,6 +23,10 @@ const DISTRUST: Duration = Duration::from_millis(500);
 /// Members are asked for at most this often.
 const DISCOVER_EVERY: Duration = Duration::from_millis(500);
 
+/// They are asked for this often though the leader is known: it may be the only one left of those that
+/// this client has heard of. With the next answer that comes, so an idle client asks for nothing.
+const REFRESH_EVERY: Duration = Duration::from_secs(60);
+
 /// Where a call wants to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -36,14 +45,36 @@ pub(crate) struct Router {
 #[derive(Debug, Default)]
 struct State {
     leader: Option<Leader>,
-    /// Nodes that are no configured endpoint, by address.
-    learned: BTreeMap<String, Arc<Node>>,
+    /// Nodes that are no configured endpoint: members, and leaders that were named.
+    others: Vec<Arc<Node>>,
     /// Addresses of members by id.
     members: BTreeMap<u64, String>,
-    /// The endpoint to ask when nothing better is known.
-    cursor: usize,
+    /// Whom to ask when nothing better is known.
+    turn: Turn,
     unreachable: Option<Unreachable>,
     discover_after: Option<Instant>,
+    refresh_after: Option<Instant>,
+}
+
+/// Whose turn it is: each endpoint once, then one of the others, and again.
+#[derive(Debug, Clone, Copy, Default)]
+struct Turn {
+    /// Of the endpoints; their number stands for one of the others.
+    endpoint: usize,
+    other: usize,
+}
+
+impl Turn {
+    fn next(self, endpoints: usize, others: usize) -> Turn {
+        let at = self.endpoint + 1;
+        match self.endpoint {
+            last if last >= endpoints => {
+                Turn { endpoint: 0, other: (self.other + 1) % others.max(1) }
+            }
+            _ if at == endpoints && others == 0 => Turn { endpoint: 0, other: 0 },
+            _ => Turn { endpoint: at, ..self },
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -64,8 +95,8 @@ impl Router {
     /// Starts at the endpoint of this number.
     pub(crate) fn new(endpoints: Vec<String>, start: usize) -> Self {
         let endpoints: Vec<_> = endpoints.into_iter().map(|at| Arc::new(Node::new(at))).collect();
-        let cursor = start % endpoints.len().max(1);
-        Self { endpoints, state: Mutex::new(State { cursor, ..State::default() }) }
+        let turn = Turn { endpoint: start % endpoints.len().max(1), other: 0 };
+        Self { endpoints, state: Mutex::new(State { turn, ..State::default() }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -77,21 +108,30 @@ impl Router {
         self.endpoints.len()
     }
 
+    fn in_turn<'a>(&'a self, state: &'a State) -> &'a Arc<Node> {
+        let Turn { endpoint, other } = state.turn;
+        // Others may have become fewer since.
+        let known = self.endpoints.get(endpoint).or_else(|| state.others.get(other));
+        known.unwrap_or(&self.endpoints[0])
+    }
+
     /// The node to send to.
     pub(crate) fn pick(&self, target: Target) -> Arc<Node> {
         let state = self.lock();
         match &state.leader {
             Some(leader) if target == Target::Leader => leader.node.clone(),
-            _ => self.endpoints[state.cursor].clone(),
+            _ => self.in_turn(&state).clone(),
         }
     }
 
-    /// A node that was not asked yet: the leader first, then the endpoints.
+    /// A node that was not asked yet: the leader first, then the endpoints, then whoever else is connected.
     pub(crate) fn pick_other(&self, asked: &[Arc<Node>]) -> Option<Arc<Node>> {
         let state = self.lock();
         let leader = state.leader.as_ref().map(|leader| &leader.node);
-        let (behind, ahead) = self.endpoints.split_at(state.cursor);
-        let all = leader.into_iter().chain(ahead).chain(behind);
+        let in_turn = state.turn.endpoint.min(self.endpoints.len());
+        let (behind, ahead) = self.endpoints.split_at(in_turn);
+        let others = state.others.iter().filter(|node| node.is_connected());
+        let all = leader.into_iter().chain(ahead).chain(behind).chain(others);
         let was_asked = |node: &Node| asked.iter().any(|asked| asked.address == node.address);
         all.into_iter().find(|node| !was_asked(node)).cloned()
     }
@@ -99,14 +139,15 @@ impl Router {
     /// All that was known of the cluster is of one that is gone: its terms count for nothing.
     pub(crate) fn forget(&self) {
         let mut state = self.lock();
-        *state = State { cursor: state.cursor, ..State::default() };
+        let turn = Turn { endpoint: state.turn.endpoint % self.endpoints.len(), other: 0 };
+        *state = State { turn, ..State::default() };
     }
 
-    /// This node may lead, but is behind: ask another endpoint next time.
+    /// This node may lead, but is behind: ask another one next time.
     pub(crate) fn avoid(&self, node: &Node) {
         let mut state = self.lock();
-        if self.endpoints[state.cursor].address == node.address {
-            state.cursor = (state.cursor + 1) % self.endpoints.len();
+        if self.in_turn(&state).address == node.address {
+            state.turn = state.turn.next(self.endpoints.len(), state.others.len());
         }
     }
 
@@ -150,21 +191,31 @@ impl Router {
     /// A node told of all members.
     pub(crate) fn saw_members(&self, status: &ClusterStatusResponse) {
         let mut state = self.lock();
-        for node in &status.nodes {
-            if !node.address.is_empty() {
-                state.members.insert(node.id, node.address.clone());
+        let state = &mut *state;
+        let with_address = status.nodes.iter().filter(|node| !node.address.is_empty());
+        let told: BTreeMap<u64, String> =
+            with_address.map(|node| (node.id, strip_scheme(&node.address).to_owned())).collect();
+        if !told.is_empty() {
+            state.others.retain(|node| told.values().any(|address| *address == node.address));
+            for address in told.values() {
+                self.node(state, address);
             }
+            state.members = told;
         }
+        state.refresh_after = Some(Instant::now() + REFRESH_EVERY);
         for node in status.nodes.iter().filter(|node| node.role() == Role::Leader) {
-            self.saw_leader(&mut state, node.id, &node.address, node.term);
+            self.saw_leader(state, node.id, &node.address, node.term);
         }
     }
 
-    /// Members should be asked for now: nobody knows who leads, and nobody asks already.
+    /// Members should be asked for now: nobody knows who leads, or what is known is old; and nobody asks
+    /// already.
     pub(crate) fn wants_members(&self) -> bool {
         let mut state = self.lock();
         let now = Instant::now();
-        if state.leader.is_some() || state.discover_after.is_some_and(|after| now < after) {
+        let is_fresh =
+            state.leader.is_some() && state.refresh_after.is_some_and(|after| now < after);
+        if is_fresh || state.discover_after.is_some_and(|after| now < after) {
             return false;
         }
         state.discover_after = Some(now + DISCOVER_EVERY);
@@ -192,8 +243,12 @@ impl Router {
             return node.clone();
         }
         // Only members that nodes name come in here, and a cluster has a handful of them.
-        let new = || Arc::new(Node::new(address.to_owned()));
-        state.learned.entry(address.to_owned()).or_insert_with(new).clone()
+        if let Some(node) = state.others.iter().find(|node| node.address == address) {
+            return node.clone();
+        }
+        let node = Arc::new(Node::new(address.to_owned()));
+        state.others.push(node.clone());
+        node
     }
 }
 
@@ -205,6 +260,8 @@ pub(crate) fn strip_scheme(endpoint: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use tally_proto::v1;
+
     use super::*;
 
     fn router() -> Router {
@@ -293,15 +350,62 @@ mod tests {
         assert_eq!(router.pick(Target::Leader).address, "c:1");
     }
 
+    fn members(addresses: &[&str]) -> ClusterStatusResponse {
+        let member = |(at, address): (usize, &&str)| v1::NodeStatus {
+            id: at as u64 + 1,
+            address: (*address).to_owned(),
+            ..Default::default()
+        };
+        let nodes = addresses.iter().enumerate().map(member).collect();
+        ClusterStatusResponse { nodes, ..Default::default() }
+    }
+
+    /// Whom a client asks if nobody answers.
+    fn asked_in_vain(router: &Router, times: usize) -> Vec<String> {
+        let ask = |_| {
+            let node = router.pick(Target::Any);
+            router.failed(&node);
+            node.address.clone()
+        };
+        (0..times).map(ask).collect()
+    }
+
     #[tokio::test]
-    async fn members_are_asked_for_rarely_and_only_without_a_leader() {
+    async fn other_members_have_a_turn_in_each_round_through_the_endpoints() {
+        let router = Router::new(vec!["a:1".into(), "b:1".into()], 1);
+        router.saw_members(&members(&["b:1", "http://d:1", "e:1"]));
+        let asked = asked_in_vain(&router, 8);
+        assert_eq!(asked, ["b:1", "d:1", "a:1", "b:1", "e:1", "a:1", "b:1", "d:1"]);
+    }
+
+    #[tokio::test]
+    async fn who_answers_is_asked_again_though_it_is_no_endpoint() {
+        let router = Router::new(vec!["a:1".into()], 0);
+        router.saw_members(&members(&["b:1"]));
+        asked_in_vain(&router, 1);
+        assert_eq!(router.pick(Target::Any).address, "b:1");
+        router.saw_members(&members(&["b:1", "c:1"]));
+        assert_eq!(router.pick(Target::Any).address, "b:1");
+        // And when it is a member no more, one that is known has its turn.
+        router.saw_members(&members(&["c:1"]));
+        assert_eq!(router.pick(Target::Any).address, "c:1");
+        router.forget();
+        assert_eq!(router.pick(Target::Any).address, "a:1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn members_are_asked_for_rarely_while_the_leader_is_known() {
         let router = router();
         assert!(router.wants_members());
         assert!(!router.wants_members());
         tokio::time::sleep(DISCOVER_EVERY).await;
         assert!(router.wants_members());
         router.saw_hint(&hint("b:1", 1));
-        tokio::time::sleep(DISCOVER_EVERY).await;
+        router.saw_members(&members(&["a:1", "b:1", "c:1"]));
+        tokio::time::sleep(REFRESH_EVERY - Duration::from_millis(1)).await;
+        assert!(!router.wants_members());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(router.wants_members());
         assert!(!router.wants_members());
     }
 }

@@ -3,7 +3,7 @@
 use tally_client::{Client, ReadLevel, Transport, reason};
 use tokio::time::Instant;
 
-use crate::fake::{Act, Cluster, eventually};
+use crate::fake::{Act, Cluster, FAR, eventually};
 
 #[tokio::test]
 async fn adds_and_reads_over_the_stream() {
@@ -31,6 +31,22 @@ async fn finds_the_leader_and_stays_with_it() {
     cluster.elect(1);
     client.counter("hits").add(1).await.unwrap();
     assert_eq!(cluster.nodes[1].seen.lock().unwrap().writes, 1);
+}
+
+#[tokio::test]
+async fn a_client_outlives_its_only_endpoint() {
+    let cluster = Cluster::start(3).await;
+    let client = Client::builder([cluster.nodes[0].address.clone()]).deadline(FAR).build().unwrap();
+    client.counter("hits").add(1).await.unwrap();
+    eventually("it asks who the members are", || {
+        cluster.nodes[0].seen.lock().unwrap().statuses > 0
+    })
+    .await;
+    client.counter("hits").add(1).await.unwrap();
+    cluster.end(0);
+    cluster.elect(2);
+    client.counter("hits").add(1).await.unwrap();
+    assert_eq!(cluster.value("hits"), 3);
 }
 
 #[tokio::test]

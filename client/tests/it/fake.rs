@@ -74,6 +74,8 @@ pub(crate) struct Seen {
     pub(crate) stamps: Vec<(u64, u64)>,
     pub(crate) keys: Vec<(String, u64)>,
     pub(crate) read_options: Vec<Option<v1::ReadOptions>>,
+    /// How often it was asked who the members are.
+    pub(crate) statuses: usize,
 }
 
 pub(crate) struct Node {
@@ -201,6 +203,12 @@ impl Cluster {
         self.shared.leader.store(index, Ordering::SeqCst);
     }
 
+    /// This node ends at the next write that reaches it, and is not started again.
+    pub(crate) fn end(&self, node: usize) {
+        self.tasks[node].abort();
+        self.script(node, [Act::Break]);
+    }
+
     pub(crate) fn script(&self, node: usize, acts: impl IntoIterator<Item = Act>) {
         self.nodes[node].script.lock().unwrap().extend(acts);
     }
@@ -313,6 +321,7 @@ impl Node {
 
     fn handle(self: &Arc<Self>, mut request: Request) -> Then {
         if let Request::ClusterStatus(_) = request {
+            self.seen.lock().unwrap().statuses += 1;
             return Then::Say(self.status());
         }
         let Some(options) = options(&mut request) else {

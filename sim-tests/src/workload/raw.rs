@@ -43,6 +43,8 @@ const RACE_WRITES: usize = 4;
 const PATIENCE_MS: u64 = 2_500;
 /// Numbers and keys whose promise is checked.
 const PROBES_MAX: usize = 6;
+/// At so many nodes it is tried to close a session; otherwise it ends by itself.
+const CLOSE_AT_MAX: usize = 3;
 /// Sessions opened in a row by one that means no good.
 const GREEDY_SESSIONS: u64 = 24;
 
@@ -436,9 +438,11 @@ impl Raw {
         }
         let pairs = async move {
             for (write, read) in pairs {
-                if write.await {
-                    let _ = read.await;
+                if !write.await {
+                    // It may be gone for good: the others would only wait as long.
+                    break;
                 }
+                let _ = read.await;
             }
         };
         let (answered, ()) = futures_util::future::join(join_all(running), pairs).await;
@@ -576,7 +580,8 @@ impl Raw {
 
     async fn close(&mut self) {
         let Some(session) = self.session.take() else { return };
-        for node in 0..self.cluster.addresses().len() {
+        // Of many nodes most may be gone for good, and each would be waited for.
+        for node in (0..self.cluster.addresses().len()).rev().take(CLOSE_AT_MAX) {
             let Some(channel) = self.channel(node).await else { continue };
             let request = v1::SessionsCloseRequest { session_id: session.id };
             if within(SessionsClient::new(channel).close(patient(request))).await.is_ok() {
