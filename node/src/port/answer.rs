@@ -39,12 +39,21 @@ pub(super) struct Answer {
 }
 
 /// The bytes of one answer on their way out.
-#[derive(Debug)]
-struct Going {
+#[derive(Debug, Default)]
+pub(super) struct Going {
+    /// Parts that h2 holds, and those that have gone.
     parts: AtomicUsize,
+    gone: AtomicUsize,
     sent: AtomicWaker,
     /// All of it is held until the last part has gone: the parts share one allocation.
     _room: Option<Held>,
+}
+
+impl Going {
+    /// How many parts have gone, which grows while somebody reads.
+    pub(super) fn gone(&self) -> usize {
+        self.gone.load(Ordering::Relaxed)
+    }
 }
 
 /// Some of them, as h2 holds them.
@@ -62,9 +71,9 @@ impl AsRef<[u8]> for Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        if let Some(going) = &self.going
-            && going.parts.fetch_sub(1, Ordering::AcqRel) == 1
-        {
+        let Some(going) = &self.going else { return };
+        going.gone.fetch_add(1, Ordering::Relaxed);
+        if going.parts.fetch_sub(1, Ordering::AcqRel) == 1 {
             going.sent.wake();
         }
     }
@@ -125,8 +134,11 @@ impl Body for Answer {
             Ok(data) => {
                 let room = this.along.as_ref().and_then(Along::take);
                 if room.is_some() || data.len() > SMALL_BYTES {
-                    let (parts, sent) = (AtomicUsize::new(0), AtomicWaker::new());
-                    this.going = Some(Arc::new(Going { parts, sent, _room: room }));
+                    let going = Arc::new(Going { _room: room, ..Going::default() });
+                    if this.call.shape() == Shape::Unary {
+                        this.call.watch(&going);
+                    }
+                    this.going = Some(going);
                 }
                 this.rest = data;
                 Poll::Ready(Some(Ok(Frame::data(this.part()))))

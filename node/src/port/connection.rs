@@ -5,7 +5,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::{Notify, watch},
+    task::AbortHandle,
     time::{Instant, MissedTickBehavior},
 };
 use tonic::body::Body;
@@ -25,7 +26,7 @@ use tower::Service;
 
 use super::{
     Port, Shape,
-    answer::Answer,
+    answer::{Answer, Going},
     request::Received,
     room::{Along, ConnectionRoom},
     slots::Slot,
@@ -35,8 +36,9 @@ use crate::{api, env::Connection};
 /// With fewer bytes than these nobody has begun HTTP/2.
 const PREFACE_BYTES: usize = 24;
 
-/// An answer that h2 holds for longer than this, since nobody reads it, closes its connection. (Large
-/// ones of unary calls go at their deadlines, without the others.) It may take half as long again.
+/// An answer that h2 holds for longer than this, since nobody reads it, closes its connection. Large
+/// ones of unary calls go without the others: at their deadlines, or, while the node has little room left
+/// for answers, when nothing of them has moved for this time. It may take half as long again.
 pub(crate) const UNREAD_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Answers are counted by when they were made, in so many steps, and this one.
@@ -71,6 +73,18 @@ pub(crate) struct Shared {
     /// Parts of answers that h2 holds, by when they were made.
     unsent: [AtomicUsize; AGES],
     now: AtomicUsize,
+    /// Large answers of unary calls.
+    large: Mutex<Vec<Large>>,
+}
+
+/// A large answer of a unary call, and whether it moves.
+#[derive(Debug)]
+struct Large {
+    going: Weak<Going>,
+    call: Weak<Call>,
+    /// Parts that had gone at the last look, and for how many looks it was no more.
+    gone: usize,
+    looks: usize,
 }
 
 impl Shared {
@@ -85,7 +99,25 @@ impl Shared {
             quiet: Notify::new(),
             unsent: Default::default(),
             now: AtomicUsize::new(0),
+            large: Mutex::default(),
         })
+    }
+
+    /// To be called at each look, with whether the node lacks room: ends the calls whose large answers
+    /// nobody reads. One that is read slowly keeps its time as long as it moves at all.
+    fn give_up_unread(&self, is_short: bool) {
+        let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
+        large.retain_mut(|answer| {
+            let Some(going) = answer.going.upgrade() else { return false };
+            let gone = going.gone();
+            answer.looks = if gone == answer.gone { answer.looks + 1 } else { 0 };
+            answer.gone = gone;
+            let is_unread = is_short && answer.looks > UNREAD_STEPS;
+            if is_unread && let Some(call) = answer.call.upgrade() {
+                call.task.get().inspect(|task| task.abort());
+            }
+            !is_unread
+        });
     }
 
     /// To be called at each look. True if some answer is held for longer than it may be.
@@ -135,6 +167,8 @@ pub(crate) struct Call {
     answer_by: Option<Instant>,
     /// A stop waits for it.
     is_awaited: AtomicBool,
+    /// Ends it: h2 resets it then.
+    task: OnceLock<AbortHandle>,
 }
 
 impl Call {
@@ -165,6 +199,15 @@ impl Call {
         if !self.is_awaited.swap(true, Ordering::AcqRel) {
             self.connection.awaited.fetch_add(1, Ordering::AcqRel);
         }
+    }
+
+    /// Its answer is a large one. Those that have gone are forgotten at the next look: there are no more
+    /// of them until then than a connection can carry.
+    pub(super) fn watch(self: &Arc<Self>, going: &Arc<Going>) {
+        let mut large = self.connection.large.lock().unwrap_or_else(PoisonError::into_inner);
+        large.retain(|answer| answer.going.strong_count() > 0);
+        let (going, call) = (Arc::downgrade(going), Arc::downgrade(self));
+        large.push(Large { going, call, gone: 0, looks: 0 });
     }
 
     pub(super) fn unsent(self: &Arc<Self>) -> Unsent {
@@ -203,13 +246,15 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
         };
         let open = Open(Arc::clone(&call));
         self.0.open.fetch_add(1, Ordering::AcqRel);
-        tokio::spawn(async move {
+        let begun = Arc::clone(&call);
+        let task = tokio::spawn(async move {
             let _open = open;
             match call.answer_by {
                 Some(by) => drop(tokio::time::timeout_at(by + DEADLINE_ROOM, future).await),
                 None => future.await,
             }
         });
+        let _ = begun.task.set(task.abort_handle());
     }
 }
 
@@ -239,6 +284,7 @@ where
             message_bytes_max: self.port.message_bytes_max,
             answer_by,
             is_awaited: AtomicBool::new(false),
+            task: OnceLock::new(),
         });
         if shape == Shape::Stream {
             call.await_end();
@@ -309,6 +355,7 @@ pub(super) async fn drive<S>(
                 if shared.grow_older() {
                     break "it does not read its answers";
                 }
+                shared.give_up_unread(shared.room.node().is_short());
                 let calls = shared.calls.load(Ordering::Relaxed);
                 let is_idle = calls == calls_before && shared.open.load(Ordering::Relaxed) == 0;
                 calls_before = calls;
@@ -409,6 +456,7 @@ mod tests {
             message_bytes_max: 0,
             answer_by: None,
             is_awaited: AtomicBool::new(false),
+            task: OnceLock::new(),
         });
         for begin in 0..2 * AGES {
             let unsent = call.unsent();

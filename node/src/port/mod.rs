@@ -11,7 +11,7 @@
 //! | calls | [`tally_proto::http2::Port::calls_max`] | connections times that | the deadline of a unary call |
 //! | requests being received, and calls of streams (above [`SMALL_BYTES`]) | [`room::REQUEST_BYTES_MAX`] | [`room::NODE_REQUEST_BYTES_MAX`] | the deadline; [`request::MESSAGE_TIME_MAX`] in a stream |
 //! | calls of streams | [`room::ANSWER_BYTES_MAX`], by their answers | [`room::NODE_CALLS_MAX`] | their deadlines |
-//! | answers that may be above [`SMALL_BYTES`] | [`room::ANSWER_BYTES_MAX`] | [`room::NODE_ANSWER_BYTES_MAX`] | the deadline of a unary call; [`connection::UNREAD_TIME_MAX`] in a stream |
+//! | answers that may be above [`SMALL_BYTES`] | [`room::ANSWER_BYTES_MAX`] | [`room::NODE_ANSWER_BYTES_MAX`] | the deadline of a unary call, or [`connection::UNREAD_TIME_MAX`] without moving while half the node's room is taken; that time in a stream |
 //! | answers up to that | calls times that | connections times that | [`connection::UNREAD_TIME_MAX`] |
 //! | what HTTP/2 has read and nobody took | [`tally_proto::http2::Port::window_bytes`] | connections times that | with its call |
 //!

@@ -3,8 +3,8 @@
 //! # Nobody waits for a waiter
 //! Room of the connection is taken first, then room of the node, each in the order of asking. Who has
 //! room for an answer never waits for room for a request. Who has room for a request may wait for room
-//! for an answer; that comes back when answers are read, when their deadlines pass, or when their
-//! connection is closed since it does not read.
+//! for an answer; that comes back when answers are read, when their deadlines pass, when their
+//! connection is closed since it does not read, or when they don't move while the node has little room left.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -44,6 +44,12 @@ impl NodeRoom {
             answers: Arc::new(Semaphore::new(NODE_ANSWER_BYTES_MAX)),
             calls: Arc::new(Semaphore::new(NODE_CALLS_MAX)),
         })
+    }
+
+    /// Less than half of the room for answers is left: whoever holds some and does nothing with it keeps
+    /// others out.
+    pub(super) fn is_short(&self) -> bool {
+        self.answers.available_permits() < NODE_ANSWER_BYTES_MAX / 2
     }
 
     /// Bytes of requests and of answers that are held now.
@@ -96,6 +102,10 @@ impl ConnectionRoom {
             requests: Arc::new(Semaphore::new(REQUEST_BYTES_MAX)),
             answers: Arc::new(Semaphore::new(ANSWER_BYTES_MAX)),
         })
+    }
+
+    pub(super) fn node(&self) -> &NodeRoom {
+        &self.node
     }
 
     /// Room for a request, or for a call of a stream.

@@ -160,6 +160,34 @@ async fn answers_that_nobody_reads_are_bounded_and_go_at_their_deadlines() {
     assert!(calls > 100, "those that found no room are told so: {calls}");
 }
 
+/// A few that read nothing can't keep the node's room for answers until their deadlines.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_nobody_reads_go_early_when_they_keep_others_out() {
+    let cluster = with_large_values().await;
+    let node = cluster.node(1);
+    let mut connections = Vec::new();
+    let far = Duration::from_secs(120);
+    let begin = Instant::now();
+    // More than half of what there is, so that there is still some for whoever comes.
+    for _ in 0..5 {
+        let mut raw = Raw::connect(&cluster.client_address(1)).await;
+        let mut unread = Vec::new();
+        for _ in 0..30 {
+            unread.push(raw.whole(SCAN, Some(far), &scan_all()).await);
+        }
+        connections.push((raw, unread));
+    }
+    eventually("they hold much", || node.held_bytes().1 > 4 * CONNECTION_ANSWER_BYTES_MAX).await;
+    still_answers(&cluster).await;
+    while node.held_bytes().1 > 4 * CONNECTION_ANSWER_BYTES_MAX {
+        assert!(begin.elapsed() < far / 2, "never: some of it is given up");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Their connections live: only what was not read has gone.
+    assert!(connections.iter().all(|(raw, _)| !raw.ended.is_finished()));
+    still_answers(&cluster).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_reads_gets_all_answers_however_many_there_are() {
     let cluster = with_large_values().await;
