@@ -49,9 +49,9 @@ struct Content {
     /// The last start of each peer that introduced itself.
     #[serde(default)]
     peer_starts: BTreeMap<u64, Start>,
-    /// The node has been a member of its cluster.
+    /// Log index of the membership by which the node was first seen to be a member of its cluster.
     #[serde(default)]
-    was_member: bool,
+    member_since: Option<u64>,
     /// … and is none any more, by a membership at this log index.
     #[serde(default)]
     removed_at: Option<u64>,
@@ -156,7 +156,7 @@ impl Identity {
                     start: Start::default(),
                     log_sequence: None,
                     peer_starts: BTreeMap::new(),
-                    was_member: false,
+                    member_since: None,
                     removed_at: None,
                 };
                 write(&*disk, &content).await?;
@@ -210,19 +210,24 @@ impl Identity {
         self.content.lock().await.start.clone()
     }
 
-    /// Remembers, durably, that the node is a member of its cluster.
-    pub async fn joined(&self) -> io::Result<()> {
+    /// A membership at this log index is applied here, of which the node is a member or not. Remembers,
+    /// durably, that it is one, and says whether it was removed: by a membership after the one that it
+    /// was a member by.
+    ///
+    /// One before that says nothing. A node that is still catching up has not been seen to be a member;
+    /// and one that has, and crashed, may start from a state that was flushed before it became one, since
+    /// this file is written at once and the state much later.
+    pub async fn saw_membership(&self, at: u64, is_member: bool) -> io::Result<bool> {
         let mut content = self.content.lock().await;
-        if content.was_member {
-            return Ok(());
+        match content.member_since {
+            Some(since) => Ok(!is_member && at > since),
+            None if is_member => {
+                content.member_since = Some(at);
+                write(&*self.disk, &content).await?;
+                Ok(false)
+            }
+            None => Ok(false),
         }
-        content.was_member = true;
-        write(&*self.disk, &content).await
-    }
-
-    /// Whether the node was ever seen to be a member.
-    pub async fn was_member(&self) -> bool {
-        self.content.lock().await.was_member
     }
 
     /// Remembers, durably, that the node was removed: it does not start again.
@@ -342,4 +347,30 @@ async fn write(disk: &dyn Disk, content: &Content) -> io::Result<()> {
     drop(file);
     disk.rename(NEW_FILE, FILE).await?;
     disk.sync_dir("").await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::simulated_disk::SimulatedDisk;
+
+    async fn opened(disk: &SimulatedDisk) -> Identity {
+        Identity::open(Arc::new(disk.mount()), 7, 1).await.expect("it opens")
+    }
+
+    /// A voter that crashed soon after it became one started from a state of before, in which it was no
+    /// member, took that for its removal, and never started again.
+    #[tokio::test]
+    async fn a_membership_of_before_is_no_removal() {
+        let disk = SimulatedDisk::new(1);
+        let identity = opened(&disk).await;
+        assert!(!identity.saw_membership(414, false).await.expect("it is stored"));
+        assert!(!identity.saw_membership(1787, true).await.expect("it is stored"));
+        assert!(!identity.saw_membership(1813, true).await.expect("it is stored"));
+
+        let identity = opened(&disk).await;
+        assert!(!identity.saw_membership(414, false).await.expect("it is stored"));
+        assert!(!identity.saw_membership(1819, true).await.expect("it is stored"));
+        assert!(identity.saw_membership(1820, false).await.expect("it is stored"));
+    }
 }

@@ -628,18 +628,17 @@ impl Greeter {
         }
     }
 
-    /// Whether the node's own log says that it was removed. One that is still catching up was not a
-    /// member in what it has applied so far, and has not been seen to be one.
+    /// Whether the node's own log says that it was removed.
     async fn look_at_membership(&self) -> Option<NotWelcome> {
         let (at, members) = self.roster.get()?.applied()?;
         let node_id = self.identity.node_id();
-        if members.contains(&node_id) {
-            if let Err(error) = self.identity.joined().await {
+        match self.identity.saw_membership(at, members.contains(&node_id)).await {
+            Ok(removed) => removed.then_some(NotWelcome::Removed { node_id, at }),
+            Err(error) => {
                 tracing::warn!(%error, "that the node is a member could not be stored");
+                None
             }
-            return None;
         }
-        self.identity.was_member().await.then_some(NotWelcome::Removed { node_id, at })
     }
 
     fn say_for_whom_it_waits(&self) {
