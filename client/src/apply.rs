@@ -451,18 +451,32 @@ impl Operation {
     pub fn if_revision(self, revision: u64) -> Self {
         self.with_condition(key_condition::Expect::Revision(revision))
     }
+
+    /// For a put or delete of a key: refuse the step unless the key exists with this value.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let release = Operation::key_delete("lock").if_value("me");
+    /// ```
+    #[must_use]
+    pub fn if_value(self, value: impl Into<Bytes>) -> Self {
+        self.with_condition(key_condition::Expect::Value(value.into()))
+    }
 }
 
 answers! {
     Write<v1::TransactionsApplyRequest> -> Applied:
-        |answer: v1::TransactionsApplyResponse| Applied {
-            branch: match answer.branch() {
-                v1::Branch::Else => Branch::Else,
-                _ => Branch::Then,
-            },
-            results: answer.results.into_iter().map(OperationResult::from).collect(),
-            revision: answer.revision,
-            write: answer.write.map(Into::into).unwrap_or_default(),
-            header: Header::of(answer.header),
+        |answer: v1::TransactionsApplyResponse| {
+            let change = answer.change.unwrap_or_default();
+            Applied {
+                branch: match change.branch() {
+                    v1::Branch::Else => Branch::Else,
+                    _ => Branch::Then,
+                },
+                results: change.results.into_iter().map(OperationResult::from).collect(),
+                revision: change.revision,
+                write: answer.write.map(Into::into).unwrap_or_default(),
+                header: Header::of(answer.header),
+            }
         };
 }

@@ -379,11 +379,7 @@ answers! {
             change(answer.change, answer.write, answer.header)
         };
     Write<v1::CountersDeleteRequest> -> CounterChange:
-        |answer: v1::CountersDeleteResponse| {
-            let mut deleted = change(answer.change, answer.write, answer.header);
-            deleted.existed = answer.deleted;
-            deleted
-        };
+        |answer: v1::CountersDeleteResponse| change(answer.change, answer.write, answer.header);
     Write<v1::CountersConfigureRequest> -> CounterChange:
         |answer: v1::CountersConfigureResponse| change(answer.change, answer.write, answer.header);
     Read<v1::CountersGetRequest> -> CounterValue:

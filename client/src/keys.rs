@@ -174,6 +174,19 @@ impl Put {
         self.request.condition = condition(key_condition::Expect::Revision(revision));
         self
     }
+
+    /// Only if the key exists with this value, byte for byte. A value that went away and came back is
+    /// the same here; a revision is not ([`Self::if_revision`]).
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// client.keys().put("lock", "you").if_value("me").await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn if_value(mut self, value: impl Into<Bytes>) -> Self {
+        self.request.condition = condition(key_condition::Expect::Value(value.into()));
+        self
+    }
 }
 
 impl Delete {
@@ -198,6 +211,19 @@ impl Delete {
     /// ```
     pub fn if_revision(mut self, revision: u64) -> Self {
         self.request.condition = condition(key_condition::Expect::Revision(revision));
+        self
+    }
+
+    /// Only if the key exists with this value, byte for byte. A value that went away and came back is
+    /// the same here; a revision is not ([`Self::if_revision`]).
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// client.keys().delete("lock").if_value("me").await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn if_value(mut self, value: impl Into<Bytes>) -> Self {
+        self.request.condition = condition(key_condition::Expect::Value(value.into()));
         self
     }
 }
@@ -283,23 +309,26 @@ fn items(items: Vec<v1::KeyValue>) -> Vec<KeyValue> {
     items.into_iter().map(|item| KeyValue::new(item, Header::default())).collect()
 }
 
+fn change(
+    change: Option<v1::KeyChange>,
+    write: Option<v1::WriteInfo>,
+    header: Option<v1::ResponseHeader>,
+) -> KeyChange {
+    let change = change.unwrap_or_default();
+    KeyChange {
+        revision: change.revision,
+        existed: change.existed,
+        previous_revision: change.previous_revision,
+        write: write.map(Into::into).unwrap_or_default(),
+        header: Header::of(header),
+    }
+}
+
 answers! {
     Write<v1::KeysPutRequest> -> KeyChange:
-        |answer: v1::KeysPutResponse| KeyChange {
-            revision: answer.revision,
-            existed: answer.existed,
-            previous_revision: answer.previous_revision,
-            write: answer.write.map(Into::into).unwrap_or_default(),
-            header: Header::of(answer.header),
-        };
+        |answer: v1::KeysPutResponse| change(answer.change, answer.write, answer.header);
     Write<v1::KeysDeleteRequest> -> KeyChange:
-        |answer: v1::KeysDeleteResponse| KeyChange {
-            revision: answer.revision,
-            existed: answer.deleted,
-            previous_revision: answer.previous_revision,
-            write: answer.write.map(Into::into).unwrap_or_default(),
-            header: Header::of(answer.header),
-        };
+        |answer: v1::KeysDeleteResponse| change(answer.change, answer.write, answer.header);
     Read<v1::KeysGetRequest> -> KeyValue:
         |answer: v1::KeysGetResponse| {
             KeyValue::new(answer.item.unwrap_or_default(), Header::of(answer.header))

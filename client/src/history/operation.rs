@@ -411,6 +411,18 @@ impl Part {
         Self { expect_version: Some(version), ..self }.conditional()
     }
 
+    /// Only if the key exists with this value.
+    ///
+    /// ```
+    /// # use tally_client::history::Part;
+    /// let part = Part::put("lock", "me").if_value("you");
+    /// assert_eq!(part.expect, Some(Some(b"you".as_slice().into())));
+    /// ```
+    #[must_use]
+    pub fn if_value(self, value: impl AsRef<[u8]>) -> Self {
+        Self { expect: Some(Some(value.as_ref().into())), ..self }.conditional()
+    }
+
     fn conditional(mut self) -> Self {
         if self.op == Op::Put {
             self.op = Op::Cas;

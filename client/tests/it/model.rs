@@ -134,8 +134,11 @@ impl Model {
                 let existed = self.keys.insert(put.key, put.value).is_some();
                 Response::KeysPut(v1::KeysPutResponse {
                     header: Some(self.header()),
-                    revision: self.log_index,
-                    existed,
+                    change: Some(v1::KeyChange {
+                        revision: self.log_index,
+                        existed,
+                        ..Default::default()
+                    }),
                     ..Default::default()
                 })
             }

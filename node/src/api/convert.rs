@@ -118,6 +118,7 @@ fn key_expectation(condition: Option<v1::KeyCondition>) -> Checked<KeyExpectatio
         Expect::Absent(true) => Ok(KeyExpectation::Absent),
         Expect::Present(true) => Ok(KeyExpectation::Present),
         Expect::Revision(revision) => Ok(KeyExpectation::Revision(revision)),
+        Expect::Value(bytes) => Ok(KeyExpectation::Value(value("condition.value", bytes)?)),
         Expect::Absent(false) => Err(Invalid::new("condition.absent", "must be true when given")),
         Expect::Present(false) => Err(Invalid::new("condition.present", "must be true when given")),
     }
@@ -322,7 +323,7 @@ pub(crate) fn counter_change_to_wire(change: &CounterChange) -> v1::CounterChang
     }
 }
 
-fn key_change_to_wire(change: &KeyChange) -> v1::KeyChange {
+pub(crate) fn key_change_to_wire(change: &KeyChange) -> v1::KeyChange {
     v1::KeyChange {
         revision: change.revision,
         existed: change.existed,

@@ -205,9 +205,11 @@ impl Api {
             .collect();
         Ok(v1::TransactionsApplyResponse {
             header: Some(written.header),
-            branch: branch as i32,
-            results,
-            revision: written.revision,
+            change: Some(v1::StepChange {
+                branch: branch as i32,
+                results,
+                revision: written.revision,
+            }),
             write: Some(written.write),
         })
     }
@@ -332,11 +334,12 @@ impl From<v1::KeysDeleteRequest> for Single {
     }
 }
 
-macro_rules! answers_of_counter_writes {
-    ($($response:ident),* $(,)?) => {
+/// All answers to writes have one shape: header, what changed, and what is kept of it.
+macro_rules! answers_of_writes {
+    ($($response:ident: $change:ident, $to_wire:ident);* $(;)?) => {
         $(impl From<Written> for v1::$response {
             fn from(written: Written) -> Self {
-                let change = convert::counter_change_to_wire(written.counter_change());
+                let change = convert::$to_wire(written.$change());
                 Self {
                     header: Some(written.header),
                     change: Some(change),
@@ -347,49 +350,14 @@ macro_rules! answers_of_counter_writes {
     };
 }
 
-answers_of_counter_writes! {
-    CountersAddResponse,
-    CountersSetResponse,
-    CountersCompareAndSetResponse,
-    CountersConfigureResponse,
-}
-
-impl From<Written> for v1::CountersDeleteResponse {
-    fn from(written: Written) -> Self {
-        let change = written.counter_change();
-        v1::CountersDeleteResponse {
-            deleted: change.existed,
-            change: Some(convert::counter_change_to_wire(change)),
-            header: Some(written.header),
-            write: Some(written.write),
-        }
-    }
-}
-
-impl From<Written> for v1::KeysPutResponse {
-    fn from(written: Written) -> Self {
-        let change = written.key_change();
-        v1::KeysPutResponse {
-            revision: change.revision,
-            existed: change.existed,
-            previous_revision: change.previous_revision,
-            header: Some(written.header),
-            write: Some(written.write),
-        }
-    }
-}
-
-impl From<Written> for v1::KeysDeleteResponse {
-    fn from(written: Written) -> Self {
-        let change = written.key_change();
-        v1::KeysDeleteResponse {
-            deleted: change.existed,
-            revision: change.revision,
-            previous_revision: change.previous_revision,
-            header: Some(written.header),
-            write: Some(written.write),
-        }
-    }
+answers_of_writes! {
+    CountersAddResponse: counter_change, counter_change_to_wire;
+    CountersSetResponse: counter_change, counter_change_to_wire;
+    CountersCompareAndSetResponse: counter_change, counter_change_to_wire;
+    CountersConfigureResponse: counter_change, counter_change_to_wire;
+    CountersDeleteResponse: counter_change, counter_change_to_wire;
+    KeysPutResponse: key_change, key_change_to_wire;
+    KeysDeleteResponse: key_change, key_change_to_wire;
 }
 
 /// How the answer to a write of one operation is made.

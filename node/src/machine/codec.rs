@@ -9,7 +9,7 @@
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::command::{Action, Batch, Command, Operation, Reply, Target, Test};
+use super::command::{Action, Batch, Command, KeyExpectation, Operation, Reply, Target, Test};
 
 /// Version of all formats in this file.
 pub const FORMAT_VERSION: u8 = 1;
@@ -109,9 +109,16 @@ fn operation_size_hint(operation: &Operation) -> usize {
             | Operation::CounterCompareAndSet { name, .. }
             | Operation::CounterDelete { name }
             | Operation::CounterConfigure { name, .. } => name.len(),
-            Operation::KeyPut { key, value, .. } => key.len() + value.len(),
-            Operation::KeyGet { key } | Operation::KeyDelete { key, .. } => key.len(),
+            Operation::KeyPut { key, value, expect } => {
+                key.len() + value.len() + expected_bytes(expect)
+            }
+            Operation::KeyGet { key } => key.len(),
+            Operation::KeyDelete { key, expect } => key.len() + expected_bytes(expect),
         }
+}
+
+fn expected_bytes(expect: &KeyExpectation) -> usize {
+    if let KeyExpectation::Value(value) = expect { value.len() } else { 0 }
 }
 
 /// Decodes a log entry.

@@ -220,7 +220,7 @@ pub enum CounterExpectation {
 }
 
 /// What a write on a key expects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum KeyExpectation {
     /// Nothing.
     #[default]
@@ -231,6 +231,8 @@ pub enum KeyExpectation {
     Present,
     /// This revision.
     Revision(u64),
+    /// The key exists and has this value.
+    Value(Bytes),
 }
 
 /// Several operations in one atomic step.

@@ -164,6 +164,7 @@ impl Display for KeyExpectation {
             KeyExpectation::Absent => write!(f, " absent"),
             KeyExpectation::Present => write!(f, " present"),
             KeyExpectation::Revision(revision) => write!(f, " revision={revision}"),
+            KeyExpectation::Value(value) => write!(f, " value={}", Value(value)),
         }
     }
 }

@@ -228,6 +228,10 @@ impl Canonical {
                 self.tag(4);
                 self.u64(*revision);
             }
+            KeyExpectation::Value(value) => {
+                self.tag(5);
+                self.bytes(value);
+            }
         }
     }
 
@@ -325,6 +329,7 @@ mod tests {
             put(b"\x01", KeyExpectation::Absent),
             put(b"", KeyExpectation::Present),
             put(b"", KeyExpectation::Revision(1)),
+            put(b"", KeyExpectation::Value(Bytes::from_static(b"x"))),
             Operation::KeyGet { key: name() },
             Operation::KeyDelete { key: name(), expect: KeyExpectation::Any },
         ];

@@ -14,7 +14,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         &mut self,
         key: &str,
         value: &Bytes,
-        expect: KeyExpectation,
+        expect: &KeyExpectation,
     ) -> Result<KeyChange, Refusal> {
         let before = self.key(key);
         check(key, before.as_ref(), expect)?;
@@ -32,7 +32,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
     pub(super) fn key_delete(
         &mut self,
         key: &str,
-        expect: KeyExpectation,
+        expect: &KeyExpectation,
     ) -> Result<KeyChange, Refusal> {
         let before = self.key(key);
         check(key, before.as_ref(), expect)?;
@@ -58,15 +58,16 @@ pub(super) fn found(record: Option<&KeyRecord>) -> Found {
     }
 }
 
-fn check(key: &str, before: Option<&KeyRecord>, expect: KeyExpectation) -> Result<(), Refusal> {
+fn check(key: &str, before: Option<&KeyRecord>, expect: &KeyExpectation) -> Result<(), Refusal> {
     let holds = match expect {
         KeyExpectation::Any => true,
         KeyExpectation::Absent => before.is_none(),
         KeyExpectation::Present => before.is_some(),
         // A missing key has revision 0, here as in the conditions of an atomic step.
         KeyExpectation::Revision(revision) => {
-            before.map_or(0, |before| before.modified_revision) == revision
+            before.map_or(0, |before| before.modified_revision) == *revision
         }
+        KeyExpectation::Value(value) => before.is_some_and(|before| before.value == *value),
     };
     if holds {
         return Ok(());

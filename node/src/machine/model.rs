@@ -304,12 +304,14 @@ impl Model {
             }
             Operation::KeyGet { key } => Ok(OperationAnswer::KeyRead(self.keys.get(key).cloned())),
             Operation::KeyPut { key, expect, .. } | Operation::KeyDelete { key, expect } => {
-                let before = self.keys.get(key).map(|key| key.modified_revision);
+                let stored = self.keys.get(key);
+                let before = stored.map(|key| key.modified_revision);
                 let holds = match expect {
                     KeyExpectation::Any => true,
                     KeyExpectation::Absent => before.is_none(),
                     KeyExpectation::Present => before.is_some(),
                     KeyExpectation::Revision(revision) => before.unwrap_or(0) == *revision,
+                    KeyExpectation::Value(value) => stored.is_some_and(|key| key.value == value),
                 };
                 if !holds {
                     let target = Target::Key(key.clone());

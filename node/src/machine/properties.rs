@@ -48,6 +48,7 @@ fn key_expectation() -> impl Strategy<Value = KeyExpectation> {
         1 => Just(KeyExpectation::Absent),
         1 => Just(KeyExpectation::Present),
         1 => (0..12u64).prop_map(KeyExpectation::Revision),
+        1 => value().prop_map(KeyExpectation::Value),
     ]
 }
 

@@ -371,5 +371,8 @@ fn key_expectation(words: &mut Words<'_>) -> KeyExpectation {
     if words.take("present") {
         return KeyExpectation::Present;
     }
+    if let Some(value) = words.option::<String>("value") {
+        return KeyExpectation::Value(value.into());
+    }
     words.option("revision").map_or(KeyExpectation::Any, KeyExpectation::Revision)
 }

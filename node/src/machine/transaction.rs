@@ -46,10 +46,10 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
                 CounterChanged(self.counter_configure(name, *bounds)?)
             }
             Operation::KeyPut { key, value, expect } => {
-                KeyChanged(self.key_put(key, value, *expect)?)
+                KeyChanged(self.key_put(key, value, expect)?)
             }
             Operation::KeyGet { key } => KeyRead(self.key(key)),
-            Operation::KeyDelete { key, expect } => KeyChanged(self.key_delete(key, *expect)?),
+            Operation::KeyDelete { key, expect } => KeyChanged(self.key_delete(key, expect)?),
         })
     }
 

@@ -151,6 +151,18 @@ fn key_rows() -> Vec<Row> {
             reason::CONDITION_FAILED,
             |failure| assert_eq!(found_value(failure), (1025, None), "above 1 KiB: the size only"),
         ),
+        row(
+            put_if("key", Expect::Value("odd".into())),
+            Code::Aborted,
+            reason::CONDITION_FAILED,
+            |failure| assert_eq!(found_value(failure), (3, Some(b"old".to_vec()))),
+        ),
+        row(
+            key_delete("none", condition_on_key(Expect::Value("".into()))),
+            Code::Aborted,
+            reason::CONDITION_FAILED,
+            |failure| assert_eq!(found_value(failure), (0, None), "a missing key has no value"),
+        ),
     ]
 }
 

@@ -149,6 +149,11 @@ fn values() -> Vec<Row> {
             "must be true",
         ),
         (
+            key_delete("k", condition_on_key(Expect::Value(vec![0; 1024 * 1024 + 1].into()))),
+            "condition.value",
+            "at most 1048576 bytes, has 1048577",
+        ),
+        (
             Request::SessionsOpen(v1::SessionsOpenRequest { idle_timeout_ms: 9_999 }),
             "idle_timeout_ms",
             "10000 to 86400000",

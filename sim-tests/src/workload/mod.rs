@@ -248,6 +248,7 @@ impl Workload {
                 workload: self.clone(),
                 rng: SmallRng::seed_from_u64(mix(self.shared.seed, &[0xacc, user])),
                 known: BTreeMap::new(),
+                texts: BTreeMap::new(),
                 writes: 0,
             };
             tasks.push(tokio::task::spawn_local(user.live()));

@@ -18,6 +18,8 @@ pub(super) trait Names {
     fn rng(&mut self) -> &mut SmallRng;
     /// Value and revision as last seen.
     fn known(&self, name: &str) -> Option<(i64, u64)>;
+    /// The value of a key as last seen.
+    fn text(&self, key: &str) -> Option<String>;
     /// A value that no other write stores.
     fn value(&mut self) -> String;
 }
@@ -124,10 +126,12 @@ fn part(names: &mut impl Names) -> Part {
 fn conditional(names: &mut impl Names, part: Part) -> Part {
     let is_put = part.op == Op::Put;
     let known = part.key.as_deref().and_then(|key| names.known(key));
-    match (known, names.rng().random_range(0..6)) {
-        (Some((_, revision)), 0) => part.if_version(revision),
-        (_, 1) => part.if_present(),
-        (_, 2) if is_put => part.if_absent(),
+    let text = part.key.as_deref().and_then(|key| names.text(key));
+    match (known, text, names.rng().random_range(0..7)) {
+        (Some((_, revision)), _, 0) => part.if_version(revision),
+        (_, _, 1) => part.if_present(),
+        (_, _, 2) if is_put => part.if_absent(),
+        (_, Some(text), 3) => part.if_value(text),
         _ => part,
     }
 }
@@ -247,6 +251,7 @@ fn operation_of(part: &Part) -> Operation {
 
 fn expecting(operation: Operation, part: &Part) -> Operation {
     match (&part.expect, part.expect_version, part.expect_present) {
+        (Some(Some(Scalar::Text(value))), ..) => operation.if_value(value.clone()),
         (Some(_), ..) => operation.if_absent(),
         (None, Some(revision), _) => operation.if_revision(revision),
         (None, None, true) => operation.if_present(),

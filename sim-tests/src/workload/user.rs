@@ -27,6 +27,8 @@ pub(super) struct User {
     pub(super) rng: SmallRng,
     /// Value (of a counter) and revision, as last seen, to base conditions on.
     pub(super) known: BTreeMap<String, (i64, u64)>,
+    /// The values of keys, as last seen.
+    pub(super) texts: BTreeMap<String, String>,
     pub(super) writes: u64,
 }
 
@@ -115,6 +117,8 @@ impl User {
                 let result = call.await;
                 if let Ok(item) = &result {
                     self.known.insert(name.clone(), (0, item.modified_revision));
+                    let text = String::from_utf8_lossy(&item.value).into_owned();
+                    self.texts.insert(name.clone(), text);
                 }
                 what = format!("read {name}: {}", brief(&result, |item| item.modified_revision));
                 book.finish(pending, &result);
@@ -266,10 +270,12 @@ impl User {
             }
             12..15 => {
                 let key = self.key_name();
-                let expect = match (self.known.get(&key), self.rng.random_range(0..6)) {
-                    (Some((_, revision)), 0 | 1) => KeyExpect::Revision(*revision),
-                    (_, 2) => KeyExpect::Absent,
-                    (_, 3) => KeyExpect::Present,
+                let text = self.texts.get(&key).cloned();
+                let expect = match (self.known.get(&key), text, self.rng.random_range(0..7)) {
+                    (Some((_, revision)), _, 0 | 1) => KeyExpect::Revision(*revision),
+                    (_, Some(text), 4) => KeyExpect::Value(text),
+                    (_, _, 2) => KeyExpect::Absent,
+                    (_, _, 3) => KeyExpect::Present,
                     _ => KeyExpect::Nothing,
                 };
                 // Unique, so that a read tells which write it saw. As long as it happens to be, so that
@@ -392,6 +398,7 @@ impl User {
                     KeyExpect::Absent => put.if_absent(),
                     KeyExpect::Present => put.if_present(),
                     KeyExpect::Revision(revision) => put.if_revision(revision),
+                    KeyExpect::Value(value) => put.if_value(value),
                 };
                 outcome!(put, |change| change.revision)
             }
@@ -464,6 +471,10 @@ impl Names for User {
 
     fn known(&self, name: &str) -> Option<(i64, u64)> {
         self.known.get(name).copied()
+    }
+
+    fn text(&self, key: &str) -> Option<String> {
+        self.texts.get(key).cloned()
     }
 
     fn value(&mut self) -> String {

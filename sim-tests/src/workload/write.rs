@@ -60,12 +60,13 @@ pub(super) enum Write {
     Step(Step),
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum KeyExpect {
     Nothing,
     Absent,
     Present,
     Revision(u64),
+    Value(String),
 }
 
 impl Write {
@@ -112,6 +113,7 @@ impl Write {
                     KeyExpect::Absent => part.if_absent(),
                     KeyExpect::Present => part.if_present(),
                     KeyExpect::Revision(revision) => part.if_version(revision),
+                    KeyExpect::Value(value) => part.if_value(value),
                 }
                 .into()
             }

@@ -31,9 +31,9 @@ Operations:
   {"counter_delete": {"name"}}
   {"counter_configure": {"name", "floor"?, "ceiling"?}}
   {"key_put": {"key", "value" or "value_base64",
-      "if_absent"? or "if_present"? or "if_revision"?}}
+      "if_absent"? or "if_present"? or "if_revision"? or "if_value"?}}
   {"key_get": {"key"}}
-  {"key_delete": {"key", "if_present"? or "if_revision"?}}
+  {"key_delete": {"key", "if_present"? or "if_revision"? or "if_value"?}}
 
 Example: take one unit of stock and write the order, or count who was turned away.
   tally apply --idempotency-key order-4711 <<'END'
@@ -220,6 +220,7 @@ struct Put {
     #[serde(default)]
     if_present: bool,
     if_revision: Option<u64>,
+    if_value: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -229,6 +230,7 @@ struct Delete {
     #[serde(default)]
     if_present: bool,
     if_revision: Option<u64>,
+    if_value: Option<String>,
 }
 
 impl Op {
@@ -268,12 +270,18 @@ impl Op {
                     _ => return Err("a put has a value or a value_base64".to_owned()),
                 };
                 let put_it = Operation::key_put(put.key, value);
-                conditional(put_it, put.if_absent, put.if_present, put.if_revision)?
+                {
+                    let Put { if_absent, if_present, if_revision, if_value, .. } = put;
+                    conditional(put_it, if_absent, if_present, if_revision, if_value)?
+                }
             }
             Self::KeyGet(get) => Operation::key_get(get.key),
             Self::KeyDelete(delete) => {
                 let delete_it = Operation::key_delete(delete.key);
-                conditional(delete_it, false, delete.if_present, delete.if_revision)?
+                {
+                    let Delete { if_present, if_revision, if_value, .. } = delete;
+                    conditional(delete_it, false, if_present, if_revision, if_value)?
+                }
             }
         })
     }
@@ -294,13 +302,15 @@ fn conditional(
     absent: bool,
     present: bool,
     revision: Option<u64>,
+    value: Option<String>,
 ) -> Result<Operation, String> {
-    match (absent, present, revision) {
-        (false, false, None) => Ok(operation),
-        (true, false, None) => Ok(operation.if_absent()),
-        (false, true, None) => Ok(operation.if_present()),
-        (false, false, Some(revision)) => Ok(operation.if_revision(revision)),
-        _ => Err("at most one of if_absent, if_present, if_revision".to_owned()),
+    match (absent, present, revision, value) {
+        (false, false, None, None) => Ok(operation),
+        (true, false, None, None) => Ok(operation.if_absent()),
+        (false, true, None, None) => Ok(operation.if_present()),
+        (false, false, Some(revision), None) => Ok(operation.if_revision(revision)),
+        (false, false, None, Some(value)) => Ok(operation.if_value(value)),
+        _ => Err("at most one of if_absent, if_present, if_revision, if_value".to_owned()),
     }
 }
 

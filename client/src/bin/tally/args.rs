@@ -206,7 +206,7 @@ pub(crate) enum Kv {
         #[arg(long)]
         file: Option<PathBuf>,
         /// Only if the key does not exist.
-        #[arg(long, conflicts_with_all = ["if_present", "if_revision"])]
+        #[arg(long, conflicts_with_all = ["if_present", "if_revision", "if_value"])]
         if_absent: bool,
         #[command(flatten)]
         condition: Condition,
@@ -256,6 +256,9 @@ pub(crate) struct Condition {
     /// Only if this revision was the last to change the key.
     #[arg(long, value_name = "REVISION", conflicts_with = "if_present")]
     pub(crate) if_revision: Option<u64>,
+    /// Only if the key has this value.
+    #[arg(long, value_name = "VALUE", conflicts_with_all = ["if_present", "if_revision"])]
+    pub(crate) if_value: Option<String>,
 }
 
 #[derive(Debug, Args)]

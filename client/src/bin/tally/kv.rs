@@ -27,6 +27,9 @@ pub(crate) async fn run(client: &Client, command: &Kv, output: Output) -> Result
             if let Some(revision) = condition.if_revision {
                 put = put.if_revision(revision);
             }
+            if let Some(value) = &condition.if_value {
+                put = put.if_value(value.clone());
+            }
             output.written(&with!(put, write).await?, changed)?;
         }
         Kv::Get { keys, read } => get(client, keys, read, output).await?,
@@ -37,6 +40,9 @@ pub(crate) async fn run(client: &Client, command: &Kv, output: Output) -> Result
             }
             if let Some(revision) = condition.if_revision {
                 delete = delete.if_revision(revision);
+            }
+            if let Some(value) = &condition.if_value {
+                delete = delete.if_value(value.clone());
             }
             let change = with!(delete, write).await?;
             output.written(&change, |change| {

@@ -48,6 +48,7 @@ fn operation(part: &Part) -> Operation {
     let bounds = command::Bounds { floor: part.floor, ceiling: part.ceiling };
     let key_expect = match (&part.expect, part.expect_version, part.expect_present) {
         (Some(None), _, _) => command::KeyExpectation::Absent,
+        (Some(Some(value)), _, _) => command::KeyExpectation::Value(bytes(value)),
         (_, Some(version), _) => command::KeyExpectation::Revision(version),
         (_, _, true) => command::KeyExpectation::Present,
         _ => command::KeyExpectation::Any,

@@ -300,6 +300,7 @@ impl Store {
                 Part::cas_counter(counter, expect, small)
             }
             12 => Part::delete_counter(counter),
+            13 if self.random.random_bool(0.5) => Part::put(key, text).if_value("the same"),
             13 => Part::put(key, text).if_absent(),
             14 => Part::put(key, text).if_version(revision),
             15 => Part::put(key, "the same"),
