@@ -305,17 +305,16 @@ impl Builder {
             }
         };
         let start = random.random_range(0..self.endpoints.len());
-        Ok(Client {
-            shared: Arc::new(Shared {
-                router: Router::new(self.endpoints, start),
-                network: self.network,
-                sessions: Sessions::new(self.stamping),
-                tokens: TokenKeeper::default(),
-                deadline: self.deadline,
-                attempt_timeout: self.attempt_timeout,
-                random: Mutex::new(random),
-            }),
-        })
+        let shared = Arc::new_cyclic(|client| Shared {
+            router: Router::new(self.endpoints, start),
+            network: Network { client: client.clone(), ..self.network },
+            sessions: Sessions::new(self.stamping),
+            tokens: TokenKeeper::default(),
+            deadline: self.deadline,
+            attempt_timeout: self.attempt_timeout,
+            random: Mutex::new(random),
+        });
+        Ok(Client { shared })
     }
 
     /// A client that has reached a node.

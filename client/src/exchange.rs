@@ -89,6 +89,8 @@ struct Pending {
     state: Mutex<PendingState>,
     /// A deadline is earlier than what the sweep waits for, or the stream has ended.
     earlier: Notify,
+    /// The node owes answers, or the stream has ended.
+    owing: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -97,6 +99,8 @@ struct PendingState {
     waiters: BTreeMap<u64, Waiter>,
     /// When deadlines are looked at next; no deadline of a waiter is earlier, but for the pause.
     sweep_at: Option<Instant>,
+    /// Since when the node owes answers and has said nothing.
+    silent_since: Option<Instant>,
 }
 
 impl Pending {
@@ -132,6 +136,7 @@ impl Pending {
                     done.push((waiter, answer.response));
                 }
             }
+            state.silent_since = (!state.waiters.is_empty()).then(Instant::now);
         }
         for (waiter, response) in done {
             match response {
@@ -171,6 +176,7 @@ impl Pending {
             std::mem::take(&mut state.waiters)
         };
         self.earlier.notify_one();
+        self.owing.notify_one();
         for waiter in waiters.into_values() {
             waiter.give_up(status.clone());
         }
@@ -224,6 +230,11 @@ impl Exchange {
         Self { queue, pending, next_id: AtomicU64::new(1) }
     }
 
+    /// Whether answers come.
+    pub(crate) fn answers(&self) -> Answers {
+        Answers(self.pending.clone())
+    }
+
     /// It can take no more calls.
     pub(crate) fn is_closed(&self) -> bool {
         self.queue.is_closed() || self.pending.lock().closed
@@ -265,6 +276,38 @@ impl Exchange {
                 }))
             }
         }
+    }
+}
+
+/// The answers that a stream owes.
+pub(crate) struct Answers(Arc<Pending>);
+
+impl Answers {
+    /// Waits until the node has said nothing for so long though it owes answers; false if the stream has
+    /// ended.
+    pub(crate) async fn fall_silent(&self, for_so_long: Duration) -> bool {
+        loop {
+            let owing = self.0.owing.notified();
+            let since = {
+                let state = self.0.lock();
+                if state.closed {
+                    return false;
+                }
+                state.silent_since
+            };
+            match since {
+                None => owing.await,
+                Some(since) if since.elapsed() >= for_so_long => return true,
+                Some(since) => {
+                    let _ended = timeout_at(since + for_so_long, owing).await;
+                }
+            }
+        }
+    }
+
+    /// Waits for them no longer. Whoever does is told that nobody knows what became of the call.
+    pub(crate) fn give_up(&self, why: &str) {
+        self.0.close(&local(Code::Unavailable, why));
     }
 }
 
@@ -447,6 +490,10 @@ impl Packer {
                 calls.push(call);
             }
         }
+        if state.silent_since.is_none() && !calls.is_empty() {
+            state.silent_since = Some(Instant::now());
+            self.pending.owing.notify_one();
+        }
         Some(calls)
     }
 }
@@ -539,6 +586,30 @@ mod tests {
         for id in 1..=3 {
             assert_eq!(packer.take(), Some(vec![id]));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_told_from_idleness_and_from_slowness() {
+        let (sending, mut packer) = Sending::new();
+        let answers = Answers(sending.pending.clone());
+        let second = Duration::from_secs(1);
+        // Nobody asks for anything.
+        assert!(timeout_at(Instant::now() + LONG, answers.fall_silent(second)).await.is_err());
+        let calls = [1, 2, 3].map(|id| sending.call(id, 10, LONG));
+        assert!(timeout_at(Instant::now() + LONG / 2, answers.fall_silent(second)).await.is_err());
+        assert_eq!(packer.take(), Some(vec![1, 2, 3]));
+        let begun = Instant::now();
+        // An answer comes in time, and again.
+        for id in [1, 2] {
+            tokio::time::sleep(Duration::from_millis(900)).await;
+            sending.pending.complete(vec![v1::Answer { id, response: None }]);
+        }
+        assert!(answers.fall_silent(second).await);
+        assert_eq!(begun.elapsed(), Duration::from_millis(2800));
+        answers.give_up("another one leads");
+        assert!(!answers.fall_silent(second).await);
+        let [_, _, third] = calls;
+        assert!(was_sent(third));
     }
 
     #[tokio::test(start_paused = true)]

@@ -51,6 +51,7 @@ mod retry;
 mod routing;
 mod session;
 mod sessions;
+mod silence;
 mod token;
 mod wire;
 

@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -17,8 +17,10 @@ use tonic::{
 };
 
 use crate::{
+    client::Shared,
     connect::connect,
     exchange::{Exchange, Reply, local},
+    silence::watch,
     wire::{self, Request},
 };
 
@@ -72,10 +74,18 @@ impl Default for Connector {
 }
 
 /// How to reach nodes.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Network {
     pub(crate) transport: Transport,
     pub(crate) connector: Connector,
+    /// Who asks the others when one of them is silent.
+    pub(crate) client: Weak<Shared>,
+}
+
+impl fmt::Debug for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Network").field("transport", &self.transport).finish_non_exhaustive()
+    }
 }
 
 /// A connection is made within this time, or another node is tried.
@@ -161,7 +171,12 @@ impl Node {
             .map_err(|_| unavailable(&"connecting took too long"))?
             .map_err(|error| unavailable(&root_cause(&*error)))?;
         let link = match network.transport {
-            Transport::Stream => Link::Stream(Arc::new(Exchange::open(channel))),
+            Transport::Stream => {
+                let exchange = Exchange::open(channel);
+                let client = network.client.clone();
+                tokio::spawn(watch(client, self.address.clone(), exchange.answers()));
+                Link::Stream(Arc::new(exchange))
+            }
             Transport::Unary => Link::Unary(channel),
         };
         *self.link.lock().unwrap_or_else(PoisonError::into_inner) = Some(link.clone());

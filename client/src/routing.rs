@@ -136,6 +136,18 @@ impl Router {
         all.into_iter().find(|node| !was_asked(node)).cloned()
     }
 
+    /// Another node than this one is taken for the leader.
+    pub(crate) fn leads_elsewhere(&self, address: &str) -> bool {
+        self.lock().leader.as_ref().is_some_and(|leader| leader.node.address != address)
+    }
+
+    /// All known nodes but this one.
+    pub(crate) fn others(&self, address: &str) -> Vec<Arc<Node>> {
+        let state = self.lock();
+        let all = self.endpoints.iter().chain(&state.others);
+        all.filter(|node| node.address != address).cloned().collect()
+    }
+
     /// All that was known of the cluster is of one that is gone: its terms count for nothing.
     pub(crate) fn forget(&self) {
         let mut state = self.lock();
@@ -203,6 +215,15 @@ impl Router {
             state.members = told;
         }
         state.refresh_after = Some(Instant::now() + REFRESH_EVERY);
+        self.saw_leaders(state, status);
+    }
+
+    /// A node told of itself.
+    pub(crate) fn saw_roles(&self, status: &ClusterStatusResponse) {
+        self.saw_leaders(&mut self.lock(), status);
+    }
+
+    fn saw_leaders(&self, state: &mut State, status: &ClusterStatusResponse) {
         for node in status.nodes.iter().filter(|node| node.role() == Role::Leader) {
             self.saw_leader(state, node.id, &node.address, node.term);
         }

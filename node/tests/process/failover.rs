@@ -185,23 +185,103 @@ async fn killed_follower() {
     assert_eq!((book.unknown(), book.not_applied()), (0, 0));
 }
 
-/// All nodes die at once under load and start again, several times.
+/// All nodes die at once under load and start again, several times. Then a majority is there when two of
+/// them answer: as long as after a death of the leader alone, and not longer, for they know that no leader
+/// of before can be among them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_killed_at_once() {
     let mut cluster = Cluster::started("all-killed", 3, &[]).await;
     let client = cluster.client();
     let book = Book::default();
     let load = Load::start(&client, WRITERS, &book);
-    for _ in 0..4 {
+    let lateness = Lateness::watch();
+    let mut times = Vec::new();
+    for _ in 0..LEADER_DEATHS {
         progress(&book, 100).await;
         cluster.kill_all();
+        let before = book.acknowledged();
         cluster.start_all();
+        let addresses = cluster.addresses();
+        eventually("two nodes answer", || async {
+            let mut answering = 0;
+            for address in &addresses {
+                answering += usize::from(tokio::net::TcpStream::connect(address).await.is_ok());
+            }
+            (answering >= 2).then_some(())
+        })
+        .await;
+        let two_answer = Instant::now();
+        eventually("an acknowledged write", || async {
+            (book.acknowledged() > before).then_some(())
+        })
+        .await;
+        times.push(two_answer.elapsed());
     }
     progress(&book, 50).await;
     load.stop().await;
     book.report("all_killed_at_once");
     cluster.assert_running();
     book.audit(&client).await;
+    lateness.judge("all_killed_at_once", times);
+}
+
+/// One node after the other is stopped in good order and started again, as for an upgrade. The leader
+/// hands over before it ends, so there is no time without one that anybody would notice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rolling_restart() {
+    let mut cluster = Cluster::started("rolling", 3, &[]).await;
+    let client = cluster.client();
+    let book = Book::default();
+    let load = Load::start(&client, WRITERS, &book);
+    progress(&book, 50).await;
+    let lateness = Lateness::watch();
+    let mut times = Vec::new();
+    for _ in 0..2 {
+        for id in cluster.nodes.iter().map(|node| node.id).collect::<Vec<_>>() {
+            book.longest_gap();
+            cluster.node(id).signal(Signal::TERM);
+            cluster.node(id).wait_ended().await;
+            cluster.node(id).start();
+            cluster.caught_up().await;
+            progress(&book, 20).await;
+            times.push(book.longest_gap());
+        }
+    }
+    load.stop().await;
+    book.report("rolling_restart");
+    cluster.assert_running();
+    book.audit(&client).await;
+    lateness.judge("rolling_restart", times);
+}
+
+/// The leader stands still, which is a leader that is cut off from everybody: the others elect another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leader_cut_off() {
+    let mut cluster = Cluster::started("leader-cut-off", 3, &[]).await;
+    let client = cluster.client();
+    let book = Book::default();
+    let load = Load::start(&client, WRITERS, &book);
+    progress(&book, 50).await;
+    let lateness = Lateness::watch();
+    let mut times = Vec::new();
+    for _ in 0..LEADER_DEATHS {
+        let (leader, term) = cluster.leader().await;
+        let cut = Instant::now();
+        cluster.node(leader).signal(Signal::STOP);
+        let first = eventually("a write acknowledged by a later leader", || async {
+            book.first_after_term(term)
+        })
+        .await;
+        times.push(first.saturating_duration_since(cut));
+        progress(&book, 50).await;
+        cluster.node(leader).signal(Signal::CONT);
+        cluster.caught_up().await;
+    }
+    load.stop().await;
+    book.report("leader_cut_off");
+    cluster.assert_running();
+    book.audit(&client).await;
+    lateness.judge("leader_cut_off", times);
 }
 
 /// A leader that stood still for seconds does not know that it was replaced. Reads that reach it

@@ -44,6 +44,9 @@ struct Record {
     keys: BTreeMap<String, Puts>,
     /// When each term's leader acknowledged its first write.
     first_of_term: BTreeMap<u64, Instant>,
+    /// The last acknowledged add, and the longest time without one since that was last asked for.
+    last: Option<Instant>,
+    longest_gap: Duration,
     errors: BTreeMap<String, u64>,
     violations: Vec<String>,
 }
@@ -83,6 +86,11 @@ impl Book {
         self.lock().first_of_term.range(term + 1..).map(|(_, at)| *at).min()
     }
 
+    /// The longest time between two acknowledged adds since this was last asked for.
+    pub(crate) fn longest_gap(&self) -> Duration {
+        std::mem::take(&mut self.lock().longest_gap)
+    }
+
     /// Adds one to a counter.
     pub(crate) async fn add(&self, client: &Client, name: &str) -> Result<(), Error> {
         let result = client.counter(name).add(1).await;
@@ -97,6 +105,9 @@ impl Book {
                 }
                 let now = Instant::now();
                 record.first_of_term.entry(change.header.term).or_insert(now);
+                if let Some(last) = record.last.replace(now) {
+                    record.longest_gap = record.longest_gap.max(now - last);
+                }
                 Ok(())
             }
             Err(error) => {
