@@ -45,6 +45,8 @@ impl Promises {
         self.under_way.clear();
         self.log.clear();
         if self.disk_lost {
+            // An older copy has a log, too, and a state that is not ahead of it.
+            self.acknowledged = last.map(|last| (last.index, last.term));
             return None;
         }
         let (saved, acknowledged) = (self.vote, self.acknowledged);
