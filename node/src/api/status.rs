@@ -298,9 +298,7 @@ fn refusal_details(status: StatusBuilder, refusal: &Refusal) -> StatusBuilder {
         }
         Refusal::DedupTableFull { .. }
         | Refusal::SessionTableFull { .. }
-        | Refusal::SessionShareFull { .. } => {
-            status.retry_after(Duration::from_secs(1))
-        }
+        | Refusal::SessionShareFull { .. } => status.retry_after(Duration::from_secs(1)),
         _ => status,
     }
 }
