@@ -28,6 +28,16 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// idempotency key. It is the shortest window that there is.
 pub(crate) const ONE_SHOT_WINDOW: Duration = Duration::from_secs(60);
 
+/// … and for this much longer than its last attempt may begin. The window begins when the first
+/// attempt is applied, and each attempt under a key has to find what an earlier one left.
+const ONE_SHOT_MARGIN: Duration = Duration::from_secs(30);
+
+/// The window of a key that is made for one call with this deadline. (The cluster cuts it to its own,
+/// which is a minute at least and a day by default.)
+pub(crate) fn one_shot_window(deadline: Duration) -> Duration {
+    ONE_SHOT_WINDOW.max(deadline.saturating_add(ONE_SHOT_MARGIN))
+}
+
 /// A client of one cluster. Clones share one session, one set of connections and one token; make
 /// one client for a process and clone it for each task. Its connections, and the deadlines of calls
 /// over them, live in the tokio runtime in which the first call was made.
@@ -231,7 +241,13 @@ impl Builder {
     }
 
     /// Opens no session. Each write carries a random idempotency key instead, which the cluster
-    /// remembers for one minute. For a process that makes one call and ends.
+    /// remembers for one minute, or 30 s longer than the call's deadline if that is more. For a process
+    /// that makes one call and ends.
+    ///
+    /// A client that opens a session does the same while the cluster has no place for one
+    /// (`SESSION_TABLE_FULL`, for all clients or for those of its address), and asks for one again every
+    /// 10 to 15 s. Its writes are exactly once either way; each takes room in the table of idempotency
+    /// keys until its window is over.
     ///
     /// ```
     /// # let builder = tally_client::Client::builder(["127.0.0.1:7401"]);
@@ -328,5 +344,17 @@ impl Builder {
         let client = self.build()?;
         client.status().local_only().await?;
         Ok(client)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_outlives_the_call_that_it_was_made_for() {
+        assert_eq!(one_shot_window(Duration::from_millis(300)), ONE_SHOT_WINDOW);
+        assert_eq!(one_shot_window(Duration::from_secs(30)), ONE_SHOT_WINDOW);
+        assert_eq!(one_shot_window(Duration::from_secs(3600)), Duration::from_secs(3630));
     }
 }

@@ -120,6 +120,10 @@ pub struct DedupTables {
     pub key_bytes_warning: bool,
     /// Default window of an idempotency key, in ms of log time.
     pub key_window_ms: u64,
+    /// The table of sessions is more than 80 % full.
+    pub sessions_warning: bool,
+    /// One address may hold this much, in percent, of the places for sessions that no other holds.
+    pub sessions_share_percent: u32,
 }
 
 impl Client {
@@ -196,6 +200,8 @@ impl From<v1::DedupStatus> for DedupTables {
             sustainable_keys_per_second: dedup.sustainable_keys_per_second,
             key_bytes_warning: dedup.key_bytes_warning,
             key_window_ms: dedup.key_window_ms,
+            sessions_warning: dedup.sessions_warning,
+            sessions_share_percent: dedup.sessions_share_percent,
         }
     }
 }

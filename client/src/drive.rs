@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::{
     call::Sending,
-    client::{ONE_SHOT_WINDOW, Shared},
+    client::{Shared, one_shot_window},
     consistency::ReadLevel,
     error::{Error, Result},
     exchange::Reply,
@@ -68,7 +68,7 @@ pub(crate) struct Call {
     level: ReadLevel,
     target: Target,
     by_session: bool,
-    /// Empty unless it is a write with one.
+    /// Empty unless it is a write with one. Once something was sent under it, it stays.
     idempotency_key: String,
     key_was_chosen: bool,
     deadline: Option<Duration>,
@@ -118,7 +118,7 @@ impl Call {
             let mut window = key_window;
             if !by_session && idempotency_key.is_empty() {
                 idempotency_key = shared.random_key();
-                window = ONE_SHOT_WINDOW;
+                window = one_shot_window(deadline.unwrap_or(shared.deadline));
             }
             *slot = Some(v1::WriteOptions {
                 idempotency_window_ms: window.as_millis() as u64,
@@ -203,6 +203,10 @@ impl Call {
                     if seeded_bugs::is_on("retry-new-sequence") {
                         ticket = self.ticket(&limits).await?;
                     }
+                    if self.has_fallen_back() && seeded_bugs::is_on("fallback-new-key-each-attempt")
+                    {
+                        self.new_key();
+                    }
                 }
                 Next::NewSession => {
                     self.wait(Pause::Backoff, &limits).await?;
@@ -213,16 +217,58 @@ impl Call {
         }
     }
 
-    async fn ticket(&self, limits: &Limits) -> Result<Option<Ticket>> {
+    /// A number of the session for a write that goes by one; nothing if it goes by its key alone, which
+    /// it does from now on if there is no place for a session.
+    ///
+    /// A logical write has one name, and may change it only where no attempt under the old one can be
+    /// executed any more. This is asked at two moments: before its first attempt; and when its session has
+    /// ended and either nothing can have been executed under its number, nor ever will be, or
+    /// every attempt so far carried the key that it keeps ([`Next::NewSession`]). Nothing else leaves the
+    /// session, and nothing goes back to one: after this the key stays through all attempts, so
+    /// whichever of them is applied first, the others find its answer.
+    async fn ticket(&mut self, limits: &Limits) -> Result<Option<Ticket>> {
         if !self.by_session {
             return Ok(None);
         }
         match self.shared.ticket(limits.until).await {
-            Ok(ticket) => Ok(Some(ticket)),
+            Ok(None) if self.retry.may_leave_session() => {
+                self.leave_session();
+                Ok(None)
+            }
+            // Only a bug asks for another number at any other moment.
+            Ok(None) => Err(self.retry.gave_up(limits.total)),
+            Ok(ticket) => Ok(ticket),
             // An earlier attempt, under a session that has ended since, may have been executed.
             Err(_) if self.retry.is_unknown() => Err(self.retry.gave_up(limits.total)),
             Err(error) => Err(error),
         }
+    }
+
+    /// Goes on under a key: its caller's, or else a random one that is made now, once.
+    fn leave_session(&mut self) {
+        self.by_session = false;
+        if self.idempotency_key.is_empty() {
+            self.new_key();
+        }
+        self.retry.leave_session();
+    }
+
+    fn new_key(&mut self) {
+        let window = one_shot_window(self.deadline.unwrap_or(self.shared.deadline));
+        self.idempotency_key = self.shared.random_key();
+        if let Some(slot) = wire::write_options(&mut self.request) {
+            *slot = Some(v1::WriteOptions {
+                idempotency_window_ms: window.as_millis() as u64,
+                idempotency_key: self.idempotency_key.clone(),
+                session: None,
+            });
+        }
+    }
+
+    /// Its key is one that was made because there was no place for a session.
+    fn has_fallen_back(&self) -> bool {
+        let sessions = matches!(self.shared.sessions.stamping, Stamping::Session { .. });
+        sessions && self.class == Class::Write && !self.by_session && !self.key_was_chosen
     }
 
     /// Whom to ask: the leader if it is known, for what only it can do without a detour.

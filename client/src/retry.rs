@@ -162,6 +162,23 @@ impl Retry {
         Self { attempts_max: attempts.unwrap_or(u32::MAX), ..self }
     }
 
+    /// Whether the write may go on under its key alone: nothing can have been executed, or ever will be,
+    /// under its number, or the key was on every attempt and decides under any session and none.
+    pub(crate) fn may_leave_session(&self) -> bool {
+        !self.unknown || self.stamps.key
+    }
+
+    /// From now on it has a key and no session.
+    pub(crate) fn leave_session(&mut self) {
+        debug_assert!(
+            self.may_leave_session(),
+            "an attempt of unknown outcome would be left behind"
+        );
+        self.stamps = Stamps { session: false, key: true };
+        // That its session ended said something of its number, and says nothing of its key.
+        self.last.take_if(|last| last.reason() == reason::SESSION_EXPIRED);
+    }
+
     /// Some attempt may have been executed.
     pub(crate) fn is_unknown(&self) -> bool {
         self.unknown

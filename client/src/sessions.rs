@@ -1,4 +1,9 @@
-//! Opening, renewing, replacing and closing the client's session.
+//! Opening, renewing, replacing and closing the client's session, and doing without one.
+//!
+//! The cluster has so many places for sessions, and so many for the clients of one address. A client that
+//! gets none is not shut out: for a while its writes carry random idempotency keys instead, as those of a
+//! one-shot client do, and then it asks for a session again. See `drive::Call::ticket` for why a write
+//! may change from one to the other.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -28,6 +33,11 @@ pub(crate) enum Stamping {
     OneShot,
 }
 
+/// A client that was refused a session does without for so long, and up to a half longer, so that many do
+/// not come back together. Its writes cost the cluster more meanwhile, and an open that is refused costs
+/// everybody a log entry.
+const WITHOUT_SESSION: Duration = Duration::from_secs(10);
+
 /// Closing takes at most this long: the cluster ends an idle session by itself.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -35,13 +45,29 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) struct Sessions {
     pub(crate) stamping: Stamping,
     current: Mutex<Option<Arc<Session>>>,
+    /// There was no place for a session: until when to do without.
+    without_until: Mutex<Option<Instant>>,
     /// Only one task opens; the others wait for it.
     opening: tokio::sync::Mutex<()>,
 }
 
 impl Sessions {
     pub(crate) fn new(stamping: Stamping) -> Self {
-        Self { stamping, current: Mutex::new(None), opening: tokio::sync::Mutex::new(()) }
+        Self {
+            stamping,
+            current: Mutex::new(None),
+            without_until: Mutex::new(None),
+            opening: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    fn without(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.without_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It is too early to ask for a session again.
+    fn does_without(&self) -> bool {
+        self.without().is_some_and(|until| Instant::now() < until)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Arc<Session>>> {
@@ -55,6 +81,7 @@ impl Sessions {
     /// The cluster that knew the session is gone; the next write opens another.
     pub(crate) fn forget(&self) {
         self.lock().take();
+        self.without().take();
     }
 
     /// This session has ended; the next write opens another.
@@ -64,30 +91,43 @@ impl Sessions {
 }
 
 impl Shared {
-    /// A number for a new write. Opens the session if there is none, waits if its window is full.
-    pub(crate) async fn ticket(self: &Arc<Self>, until: Instant) -> Result<Ticket> {
+    /// A number for a new write. Opens the session if there is none, waits if its window is full. Nothing
+    /// if there is no place for a session: the write has to do with a key.
+    pub(crate) async fn ticket(self: &Arc<Self>, until: Instant) -> Result<Option<Ticket>> {
         let session = match self.sessions.current() {
             Some(session) => session,
-            None => Box::pin(self.open_session(until)).await?,
+            None if self.sessions.does_without() => return Ok(None),
+            None => match Box::pin(self.open_session(until)).await? {
+                Some(session) => session,
+                None => return Ok(None),
+            },
         };
         if let Some(ticket) = session.try_ticket() {
-            return Ok(ticket);
+            return Ok(Some(ticket));
         }
         // Boxed, as what follows is rare and a timer is large.
-        Box::pin(timeout_at(until, session.ticket())).await.map_err(|_| {
+        Box::pin(timeout_at(until, session.ticket())).await.map(Some).map_err(|_| {
             let message = "as many writes as a session allows are unanswered";
             Error::local(Code::FailedPrecondition, reason::SESSION_WINDOW_FULL, message)
         })
     }
 
-    async fn open_session(self: &Arc<Self>, until: Instant) -> Result<Arc<Session>> {
-        let opening = timeout_at(until, self.sessions.opening.lock()).await;
-        let _guard = opening.map_err(|_| {
-            let message = "no session could be opened before the deadline";
-            Error::local(Code::DeadlineExceeded, reason::NOT_PROPOSED, message)
-        })?;
+    async fn open_session(self: &Arc<Self>, until: Instant) -> Result<Option<Arc<Session>>> {
+        let was_refused = self.sessions.without().is_some();
+        let _guard = match self.sessions.opening.try_lock() {
+            Ok(guard) => guard,
+            // While one asks again, the others go on as they did.
+            Err(_) if was_refused => return Ok(None),
+            Err(_) => timeout_at(until, self.sessions.opening.lock()).await.map_err(|_| {
+                let message = "no session could be opened before the deadline";
+                Error::local(Code::DeadlineExceeded, reason::NOT_PROPOSED, message)
+            })?,
+        };
         if let Some(session) = self.sessions.current() {
-            return Ok(session);
+            return Ok(Some(session));
+        }
+        if self.sessions.does_without() {
+            return Ok(None);
         }
         let idle_timeout_ms = match self.sessions.stamping {
             Stamping::Session { idle_timeout } => idle_timeout.as_millis() as u64,
@@ -95,11 +135,25 @@ impl Shared {
         };
         // If the answer is lost, another one is opened: the first one ends when it was idle.
         let request = v1::SessionsOpenRequest { idle_timeout_ms };
-        let opened = self.drive(request, Plan::until(until)).await?;
+        let opened = match self.drive(request, Plan::until(until)).await {
+            Ok(opened) => opened,
+            Err(error) if error.reason() == reason::SESSION_TABLE_FULL => {
+                let pause = WITHOUT_SESSION.mul_f64(1.0 + 0.5 * self.random_fraction());
+                *self.sessions.without() = Some(Instant::now() + pause);
+                tracing::warn!(
+                    message = error.message(),
+                    again_in_ms = pause.as_millis() as u64,
+                    "no place for a session: writes carry idempotency keys instead"
+                );
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        self.sessions.without().take();
         let session = Arc::new(Session::new(&opened));
         *self.sessions.lock() = Some(session.clone());
         tokio::spawn(keep_alive(Arc::downgrade(self), session.id));
-        Ok(session)
+        Ok(Some(session))
     }
 
     pub(crate) async fn close_session(self: &Arc<Self>) {

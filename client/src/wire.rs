@@ -162,6 +162,7 @@ rpcs! {
     control SessionsOpen(SessionsOpenRequest) -> SessionsOpenResponse: SessionsClient.open;
     control SessionsRenew(SessionsRenewRequest) -> SessionsRenewResponse: SessionsClient.renew;
     control SessionsClose(SessionsCloseRequest) -> SessionsCloseResponse: SessionsClient.close;
+    read SessionsList(SessionsListRequest) -> SessionsListResponse: SessionsClient.list;
     control ClusterStatus(ClusterStatusRequest) -> ClusterStatusResponse: ClusterClient.status;
     change ClusterAddLearner(ClusterAddLearnerRequest) -> ClusterAddLearnerResponse:
         ClusterClient.add_learner;

@@ -29,6 +29,8 @@ UNKNOWN = errors_pb2.OUTCOME_UNKNOWN
 ATTEMPT_SECONDS = 2.0
 # A key that this client made is of no use to anybody once its call is over: the shortest window.
 ONE_CALL_WINDOW_MS = 60_000
+# Writes under way without a session: nothing bounds them but what the caller holds.
+KEYS_UNDER_WAY_MAX = 1024
 # Codes after which the same may be sent again. Those behind are what a broken connection or a proxy says;
 # a node that refuses says why (ErrorInfo), so without a reason they are worth another try.
 RETRY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED}
@@ -302,11 +304,20 @@ class Pipeline:
     Each write has a number, and is sent again under that number until it is answered, over another
     stream if this one breaks. The number makes it count once. With every write goes the lowest number
     without an answer: what is remembered below it the cluster may forget. Use it as a context.
+
+    Where the cluster has no place for a session, each write carries a random key instead, the same at
+    each attempt. A pipeline stays with what it began with; the next one asks for a session again.
     """
 
     def __init__(self, tally: Tally):
         self._tally = tally
-        opened = tally._session("Open", sessions_pb2.SessionsOpenRequest())
+        try:
+            opened = tally._session("Open", sessions_pb2.SessionsOpenRequest())
+        except TallyError as error:
+            if error.reason != "SESSION_TABLE_FULL":
+                raise
+            opened = sessions_pb2.SessionsOpenResponse(session_id=0, window=KEYS_UNDER_WAY_MAX)
+        # 0 is no session's id.
         self._id, self._window = opened.session_id, opened.window
         # A session ends when it was idle for so long; whoever only waits renews it before.
         self._renew_every = opened.idle_timeout_ms / 1000 / 3
@@ -318,7 +329,8 @@ class Pipeline:
         self._reader = threading.Thread(target=self._run, daemon=True)
         self._renewer = threading.Thread(target=self._renew, daemon=True)
         self._reader.start()
-        self._renewer.start()
+        if self._id:
+            self._renewer.start()
 
     def __enter__(self) -> Pipeline:
         return self
@@ -329,6 +341,8 @@ class Pipeline:
         self._ended.set()
         self._queue.put(None)
         self._reader.join()
+        if not self._id:
+            return
         try:
             self._tally._session("Close", sessions_pb2.SessionsCloseRequest(session_id=self._id))
         except TallyError:
@@ -337,7 +351,11 @@ class Pipeline:
     def add(self, name: str, delta: int = 1) -> concurrent.futures.Future:
         """Moves a counter. The future has the answer, or a TallyError."""
         request = counters_pb2.CountersAddRequest(name=name, delta=delta)
-        attempts = Attempts(time.monotonic() + self._tally._deadline, has_session=True)
+        attempts = Attempts(time.monotonic() + self._tally._deadline, has_session=bool(self._id))
+        if not self._id:
+            attempts.key = uuid.uuid4().hex
+            request.options.idempotency_key = attempts.key
+            request.options.idempotency_window_ms = ONE_CALL_WINDOW_MS
         with self._changed:
             # Beyond the window a node refuses (SESSION_WINDOW_FULL), and time does not help.
             self._changed.wait_for(lambda: self._next - self._lowest() < self._window)
@@ -357,12 +375,13 @@ class Pipeline:
             if pending is None or not pending.waits:
                 return
             pending.waits, pending.sent = False, True
-            stamp = common_pb2.SessionStamp(
-                session_id=self._id, sequence=number, lowest_unanswered=self._lowest()
-            )
             request = counters_pb2.CountersAddRequest()
             request.CopyFrom(pending.add)
-            request.options.session.CopyFrom(stamp)
+            if self._id:
+                stamp = common_pb2.SessionStamp(
+                    session_id=self._id, sequence=number, lowest_unanswered=self._lowest()
+                )
+                request.options.session.CopyFrom(stamp)
             left = max(0.001, min(ATTEMPT_SECONDS, pending.attempts.until - time.monotonic()))
             call = stream_pb2.Call(id=number, deadline_ms=int(left * 1000) or 1, counters_add=request)
             self._queue.put(stream_pb2.StreamExchangeRequest(calls=[call]))

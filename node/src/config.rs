@@ -70,6 +70,9 @@ pub struct Config {
     pub disk_reserve_bytes: u64,
     /// For a cluster's first start: at most this many open sessions.
     pub sessions_max: u64,
+    /// Percent of the session table's places, those aside which others hold, that the clients of one
+    /// address may hold. 1 to 100. Of the node that takes a call, at any time.
+    pub sessions_share_percent: u8,
     /// For a cluster's first start: idle time of a session, in ms of log time.
     pub session_idle_ms: u64,
     /// For a cluster's first start: window of an idempotency key, in ms of log time.
@@ -125,6 +128,7 @@ impl Default for Config {
             state_cache_bytes: 512 * 1024 * 1024,
             disk_reserve_bytes: 0,
             sessions_max: limits::SESSIONS_MAX_DEFAULT,
+            sessions_share_percent: limits::SESSIONS_SHARE_PERCENT_DEFAULT,
             session_idle_ms: limits::SESSION_IDLE_MS_DEFAULT,
             idempotency_window_ms: limits::IDEMPOTENCY_WINDOW_MS_DEFAULT,
             idempotency_bytes_max: limits::IDEMPOTENCY_BYTES_MAX_DEFAULT,
@@ -247,6 +251,9 @@ impl Config {
             "must be above 0".to_owned()
         })?;
         check(self.flush_interval_ms > 0, "flush_interval_ms", || "must be above 0".to_owned())?;
+        check((1..=100).contains(&self.sessions_share_percent), "sessions_share_percent", || {
+            "must be 1 to 100".to_owned()
+        })?;
         let idle = limits::SESSION_IDLE_MS_MIN..=limits::SESSION_IDLE_MS_MAX;
         check(idle.contains(&self.session_idle_ms), "session_idle_ms", || {
             format!("must be {} to {}", idle.start(), idle.end())
@@ -378,7 +385,7 @@ mod tests {
     #[test]
     fn each_check_names_its_key() {
         type Breaks = fn(&mut Config);
-        let broken: [(&str, Breaks); 9] = [
+        let broken: [(&str, Breaks); 10] = [
             ("client_listen", |config| config.client_listen = "7401".into()),
             ("peer_advertise", |config| config.peer_listen = "0.0.0.0:7501".into()),
             ("initial_cluster", |config| {
@@ -389,6 +396,7 @@ mod tests {
             ("entries_in_flight", |config| config.entries_in_flight = 0),
             ("writes_in_flight", |config| config.writes_in_flight = 0),
             ("write_bytes_in_flight", |config| config.write_bytes_in_flight = 1 << 20),
+            ("sessions_share_percent", |config| config.sessions_share_percent = 101),
             ("worker_threads", |config| config.worker_threads = 2000),
         ];
         for (key, breaks) in broken {

@@ -8,6 +8,7 @@
 use std::{
     collections::BTreeSet,
     fmt, io,
+    net::IpAddr,
     path::Path,
     pin::Pin,
     sync::Arc,
@@ -185,12 +186,26 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
 
 /// One connection.
-pub struct Connection(Gathered<Box<dyn Stream>>);
+pub struct Connection {
+    stream: Gathered<Box<dyn Stream>>,
+    from: Option<IpAddr>,
+}
 
 impl Connection {
     /// Wraps a stream.
     pub fn new(stream: impl Stream) -> Self {
-        Connection(Gathered::new(Box::new(stream)))
+        Connection { stream: Gathered::new(Box::new(stream)), from: None }
+    }
+
+    /// Wraps a stream that was accepted, and notes from whose address: a client's share of what is
+    /// limited goes by it.
+    pub fn accepted(stream: impl Stream, from: IpAddr) -> Self {
+        Connection { from: Some(from), ..Connection::new(stream) }
+    }
+
+    /// Who connected, if that is known.
+    pub(crate) fn from(&self) -> Option<IpAddr> {
+        self.from
     }
 }
 
@@ -206,7 +221,7 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
+        Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
@@ -216,15 +231,15 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
+        Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
+        Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -301,9 +316,9 @@ struct RealListener(tokio::net::TcpListener);
 #[async_trait]
 impl Listener for RealListener {
     async fn accept(&mut self) -> io::Result<Connection> {
-        let (stream, _) = self.0.accept().await?;
+        let (stream, from) = self.0.accept().await?;
         stream.set_nodelay(true)?;
-        Ok(Connection::new(stream))
+        Ok(Connection::accepted(stream, from.ip()))
     }
 
     fn local_address(&self) -> String {

@@ -40,7 +40,7 @@ use crate::{
         log_store::LogStore,
         raft_config::raft_config,
         snapshots::SnapshotBuilds,
-        tasks,
+        tables, tasks,
         types::{Member, Raft},
     },
     descriptors,
@@ -386,6 +386,7 @@ impl Node {
             config.settings(),
         )));
         running.push(tokio::spawn(tasks::tick(consensus.clone())));
+        running.push(tokio::spawn(tables::watch(Arc::clone(&state))));
         let snapshots = SnapshotBuilds {
             raft: raft.clone(),
             node_id: config.node_id,
@@ -409,6 +410,7 @@ impl Node {
                 peer_address: config.peer_address(),
                 pid: env.threads.process_id(),
                 report: Arc::clone(&report) as Arc<dyn SelfReport>,
+                sessions_share_percent: config.sessions_share_percent,
                 greeter,
                 stopping: stopped.clone(),
             },

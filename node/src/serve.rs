@@ -99,6 +99,8 @@ arguments! {
     disk_reserve_bytes: u64 = "TALLY_DISK_RESERVE_BYTES",
     /// First start of a cluster: at most this many sessions.
     sessions_max: u64 = "TALLY_SESSIONS_MAX",
+    /// Percent of the places which others leave that the clients of one address may hold.
+    sessions_share_percent: u8 = "TALLY_SESSIONS_SHARE_PERCENT",
     /// First start of a cluster: idle time of a session, in ms.
     session_idle_ms: u64 = "TALLY_SESSION_IDLE_MS",
     /// First start of a cluster: window of an idempotency key, in ms.

@@ -113,6 +113,8 @@ fn nothing_yet(counts: &mut Counts) {
         "later pages",
         "session opened",
         "session closed",
+        "session refused by a host's share",
+        "write under a key for want of a session",
         "key forgotten after its window",
     ] {
         expect(other.to_owned());

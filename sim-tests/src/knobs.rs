@@ -66,6 +66,8 @@ pub struct Knobs {
     pub resends: f64,
     /// Open sessions that the cluster admits.
     pub sessions_max: u64,
+    /// Percent of the places which others leave that the clients of one host may hold.
+    pub sessions_share_percent: u8,
     /// Idle time of a session that asks for none, in ms.
     pub session_idle_ms: u64,
     /// Window of an idempotency key, in ms.
@@ -141,7 +143,8 @@ impl Knobs {
             reads: rng.random_range(0.2..0.7),
             hot: rng.random_range(0.1..0.7),
             resends: *[0.0, 0.05, 0.2].choose(rng).expect("not empty"),
-            sessions_max: *[16, 64, 100_000].choose(rng).expect("not empty"),
+            sessions_max: *[16, 1_000, 100_000].choose(rng).expect("not empty"),
+            sessions_share_percent: 50,
             session_idle_ms: HOUR_MS,
             idempotency_window_ms: DAY_MS,
             idempotency_bytes_max: 1 << 30,
@@ -180,6 +183,12 @@ impl Knobs {
             self.snapshot_after_entries = self.snapshot_after_entries.min(120);
             self.log_entries_kept = self.log_entries_kept.min(5);
         }
+        self.sessions_share_percent = *[25, 50, 50, 100].choose(rng).expect("not empty");
+        if self.sessions_max <= 16 {
+            // Who finds no place writes under keys, which must outlive its calls. (A node that is configured
+            // as the documentation allows remembers a key for a minute at least.)
+            self.idempotency_window_ms = DAY_MS;
+        }
     }
 
     /// Whether keys are remembered for longer than any call of the library may last and any message
@@ -199,6 +208,7 @@ impl Knobs {
             latency_ms_max: 10,
             disk_sync_us: 2_000,
             sessions_max: 100_000,
+            sessions_share_percent: 50,
             session_idle_ms: HOUR_MS,
             idempotency_window_ms: DAY_MS,
             idempotency_bytes_max: 1 << 30,
@@ -225,6 +235,7 @@ impl Knobs {
         config.state_cache_bytes = 64 * 1024;
         config.disk_reserve_bytes = 64 * 1024;
         config.sessions_max = self.sessions_max;
+        config.sessions_share_percent = self.sessions_share_percent;
         config.session_idle_ms = self.session_idle_ms;
         config.idempotency_window_ms = self.idempotency_window_ms;
         config.idempotency_bytes_max = self.idempotency_bytes_max;

@@ -208,3 +208,36 @@ fn the_backoff_grows_to_its_limit_and_obeys_the_node() {
     assert!((100..=125).contains(&backoff.wait(asked, 0.9).as_millis()));
     assert_eq!(backoff.wait(Pause::None, 0.9), Duration::ZERO);
 }
+
+#[test]
+fn a_write_leaves_its_session_only_where_that_can_not_count_twice() {
+    let lost = || Box::new(here(true, Code::Unavailable));
+    let expired = || {
+        let why = reason::SESSION_EXPIRED;
+        Box::new(node(Code::FailedPrecondition, why, v1::Outcome::Unknown, true))
+    };
+    let by_session = Stamps { session: true, key: false };
+    let by_both = Stamps { session: true, key: true };
+
+    let mut nothing_sent = Retry::new(Class::Write, by_session, 3);
+    assert!(nothing_sent.may_leave_session());
+    nothing_sent.leave_session();
+    assert_eq!(nothing_sent.stamps, Stamps { session: false, key: true });
+
+    let mut never_executed = Retry::new(Class::Write, by_session, 3);
+    assert!(matches!(never_executed.failed(expired()), Next::NewSession));
+    never_executed.leave_session();
+    let error = never_executed.gave_up(Duration::from_secs(1));
+    assert_eq!(error.outcome(), Some(Outcome::NotApplied), "its number's end says nothing more");
+
+    let mut unsure = Retry::new(Class::Write, by_session, 3);
+    assert!(matches!(unsure.failed(lost()), Next::Again(_)));
+    assert!(!unsure.may_leave_session(), "it may have been executed under its number");
+
+    let mut keyed = Retry::new(Class::Write, by_both, 3);
+    assert!(matches!(keyed.failed(lost()), Next::Again(_)));
+    assert!(matches!(keyed.failed(expired()), Next::NewSession));
+    keyed.leave_session();
+    let error = keyed.gave_up(Duration::from_secs(1));
+    assert_eq!(error.outcome(), Some(Outcome::Unknown), "what is unknown stays so");
+}

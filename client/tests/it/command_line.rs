@@ -419,3 +419,60 @@ async fn an_open_loop_can_be_judged() {
         adds.clone().map(|record| record["client"].as_u64().unwrap()).collect();
     assert_eq!((adds.count(), clients), (60, (1..=4).collect()), "{history}");
 }
+
+#[tokio::test]
+async fn sessions_are_listed_and_closed() {
+    let cluster = Cluster::start(1).await;
+    let open = |ids: std::ops::RangeInclusive<u64>| {
+        let mut model = cluster.model();
+        model.log_index = 100;
+        model.sessions.extend(ids.map(|id| (id, Default::default())));
+    };
+    let left = || cluster.model().sessions.keys().copied().collect::<Vec<_>>();
+    open(1..=6);
+    let run = tally(&cluster, &["session", "list", "--limit", "4"]).await;
+    assert_eq!(run.exit, 0, "{}", run.stderr);
+    assert!(run.stdout.starts_with("6 of 10 sessions are open"), "{}", run.stdout);
+    assert!(run.stdout.contains("10.0.0.1 holds 2\n"), "{}", run.stdout);
+    assert!(run.stdout.ends_with("-- more: --page-token 4\n"), "{}", run.stdout);
+    let run = tally(&cluster, &["session", "list", "--owner", "10.0.0.0", "--json"]).await;
+    let ids: Vec<_> = run.json()["sessions"].as_array().unwrap().iter().cloned().collect();
+    assert_eq!(ids.len(), 3);
+    assert_eq!(ids[0]["session_id"], 2);
+
+    let run = tally(&cluster, &["session", "close", "1", "99", "--json"]).await;
+    assert_eq!(
+        (run.exit, &run.json()["closed"], &run.json()["not_open"]),
+        (0, &1.into(), &1.into())
+    );
+    assert_eq!(left(), [2, 3, 4, 5, 6]);
+
+    let all = ["session", "close", "--owner", "10.0.0.0"];
+    let run = tally(&cluster, &all).await;
+    assert_eq!((run.exit, left().len()), (2, 5), "not without --yes");
+    assert!(run.stderr.contains("--yes"), "{}", run.stderr);
+    let run = tally(&cluster, &[&all[..], &["--yes"]].concat()).await;
+    assert_eq!((run.exit, run.stdout.as_str()), (0, "closed 3\n"));
+    assert_eq!(left(), [3, 5]);
+
+    for wrong in [
+        &["session", "close"][..],
+        &["session", "close", "3", "--owner", "10.0.0.1"],
+        &["session", "close", "3", "--yes"],
+    ] {
+        assert_eq!(tally(&cluster, wrong).await.exit, 2, "{wrong:?}");
+    }
+    assert_eq!(left(), [3, 5]);
+}
+
+#[tokio::test]
+async fn filling_ends_where_there_is_no_place() {
+    let cluster = Cluster::start(1).await;
+    cluster.model().sessions_full = true;
+    let run = tally(&cluster, &["fill", "--sessions", "5", "--idempotency-keys", "1"]).await;
+    assert_eq!(run.exit, 3, "{}", run.stderr);
+    assert!(run.stdout.starts_with("idempotency_keys: 1 in"), "{}", run.stdout);
+    assert!(run.stderr.contains("0 of 5 sessions were opened, then"), "{}", run.stderr);
+    let run = tally(&cluster, &["fill", "--sessions", "5", "--json"]).await;
+    assert_eq!((run.exit, &run.json()["error"]["reason"]), (3, &"SESSION_TABLE_FULL".into()));
+}

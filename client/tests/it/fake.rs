@@ -62,6 +62,8 @@ pub(crate) enum Act {
     ExpireSessions,
     /// Executes it, drops all sessions, and breaks the stream.
     ExecuteExpireAndBreak,
+    /// Drops all sessions and admits no more, then does what a healthy leader does.
+    ExpireSessionsForGood,
 }
 
 #[derive(Debug, Default)]
@@ -403,6 +405,13 @@ impl Node {
                 self.shared.model.lock().unwrap().sessions.clear();
                 Then::Say(self.execute(request))
             }
+            Act::ExpireSessionsForGood => {
+                let mut model = self.shared.model.lock().unwrap();
+                model.sessions.clear();
+                model.sessions_full = true;
+                drop(model);
+                Then::Say(self.execute(request))
+            }
             Act::ExecuteExpireAndBreak => {
                 self.execute(request);
                 self.shared.model.lock().unwrap().sessions.clear();
@@ -510,6 +519,7 @@ unary! {
         open(SessionsOpenRequest) -> SessionsOpenResponse as SessionsOpen;
         renew(SessionsRenewRequest) -> SessionsRenewResponse as SessionsRenew;
         close(SessionsCloseRequest) -> SessionsCloseResponse as SessionsClose;
+        list(SessionsListRequest) -> SessionsListResponse as SessionsList;
     }
     ClusterService {
         status(ClusterStatusRequest) -> ClusterStatusResponse as ClusterStatus;

@@ -2,6 +2,7 @@
 //! cluster whose model executes what it is sent and checks that nothing is executed twice.
 
 mod fake;
+mod fallback;
 mod model;
 
 mod basics;

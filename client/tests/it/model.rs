@@ -19,6 +19,10 @@ pub(crate) struct Model {
     pub(crate) remembered_keys: BTreeMap<String, (Request, Response)>,
     /// How often each logical write was executed, by session number or key.
     pub(crate) executions: BTreeMap<String, u32>,
+    /// No session can be opened any more.
+    pub(crate) sessions_full: bool,
+    /// How often one was asked for.
+    pub(crate) opens: u32,
     pub(crate) renewals: u32,
     pub(crate) closed: u32,
 }
@@ -143,6 +147,12 @@ impl Model {
                 })
             }
             Request::SessionsOpen(_) => {
+                self.opens += 1;
+                if self.sessions_full {
+                    let why = reason::SESSION_TABLE_FULL;
+                    let not_applied = v1::Outcome::NotApplied;
+                    return refusal(Code::ResourceExhausted, why, not_applied, true);
+                }
                 self.sessions.insert(self.log_index, Session::default());
                 Response::SessionsOpen(v1::SessionsOpenResponse {
                     header: Some(self.header()),
@@ -164,6 +174,32 @@ impl Model {
                 self.closed += u32::from(closed);
                 let header = Some(self.header());
                 Response::SessionsClose(v1::SessionsCloseResponse { header, closed })
+            }
+            Request::SessionsList(list) => {
+                let after = list.page_token.parse().unwrap_or(0);
+                let owned = |id: &u64| list.owner.is_empty() || owner_of(*id) == list.owner;
+                let ids: Vec<u64> =
+                    self.sessions.keys().copied().filter(|id| *id > after).filter(owned).collect();
+                let size = list.page_size as usize;
+                let info = |id: &u64| v1::SessionInfo {
+                    session_id: *id,
+                    owner: owner_of(*id),
+                    expires_in_ms: self.idle_timeout_ms,
+                    ..Default::default()
+                };
+                let more = ids.len() > size;
+                Response::SessionsList(v1::SessionsListResponse {
+                    header: Some(self.header()),
+                    sessions: ids.iter().take(size).map(info).collect(),
+                    next_page_token: if more { ids[size - 1].to_string() } else { String::new() },
+                    sessions_open: self.sessions.len() as u64,
+                    sessions_max: 10,
+                    share_percent: 50,
+                    owners: vec![v1::SessionOwner { owner: "10.0.0.1".into(), sessions: 2 }]
+                        .into_iter()
+                        .take(list.owners_max as usize)
+                        .collect(),
+                })
             }
             other => panic!("the model does not know {other:?}"),
         }
@@ -211,6 +247,11 @@ impl Model {
             ..Default::default()
         }
     }
+}
+
+/// Sessions with even ids are of one owner, the others of another.
+fn owner_of(session_id: u64) -> String {
+    format!("10.0.0.{}", session_id % 2)
 }
 
 fn replayed(mut answer: Response) -> Response {

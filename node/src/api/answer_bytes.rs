@@ -59,6 +59,19 @@ impl AnswerBytes for v1::CountersListRequest {
     }
 }
 
+impl AnswerBytes for v1::SessionsListRequest {
+    fn answer_bytes(&self) -> usize {
+        /// Nine numbers or an address each, with their tags.
+        const SESSION_BYTES: usize = 160;
+        let items = match self.page_size as usize {
+            0 => limits::PAGE_SIZE_DEFAULT,
+            asked => asked.min(limits::PAGE_SIZE_MAX),
+        };
+        let owners = (self.owners_max as usize).min(limits::SESSION_OWNERS_SHOWN_MAX);
+        SMALL_ANSWER_BYTES + (items + owners) * SESSION_BYTES
+    }
+}
+
 impl AnswerBytes for v1::CountersBatchGetRequest {
     fn answer_bytes(&self) -> usize {
         SMALL_ANSWER_BYTES + self.names.len().min(limits::BATCH_GET_NAMES_MAX) * ITEM_BYTES
@@ -80,6 +93,7 @@ pub(super) fn answer_bytes_of(call: &v1::Call) -> usize {
         Some(Request::KeysScan(request)) => request.answer_bytes(),
         Some(Request::KeysBatchGet(request)) => request.answer_bytes(),
         Some(Request::CountersBatchGet(request)) => request.answer_bytes(),
+        Some(Request::SessionsList(request)) => request.answer_bytes(),
         Some(Request::TransactionsApply(request)) => request.answer_bytes(),
         _ => SMALL_ANSWER_BYTES,
     }

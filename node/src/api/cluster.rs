@@ -13,7 +13,9 @@ use tonic::Code;
 
 use super::{Answered, Api, Call, role_to_wire, status::Invalid, status::Kind};
 use crate::{
-    consensus::{guard::SESSION_ANSWER_BYTES_TOTAL_MAX, members::MemberError, read::Provided},
+    consensus::{
+        guard::SESSION_ANSWER_BYTES_TOTAL_MAX, members::MemberError, read::Provided, tables,
+    },
     machine::{self, query},
     peer::ask,
 };
@@ -79,7 +81,8 @@ impl Api {
         for node in &mut nodes {
             node.lag_entries = own.commit_index.saturating_sub(node.applied_index);
         }
-        let dedup = dedup_status(&self.consensus.state().view());
+        let share_percent = self.node.sessions_share_percent;
+        let dedup = dedup_status(&self.consensus.state().view(), share_percent);
         Ok(v1::ClusterStatusResponse { header: Some(header), nodes, dedup: Some(dedup) })
     }
 
@@ -227,11 +230,11 @@ impl Api {
     }
 }
 
-/// Share of the idempotency table above which the status warns, in percent.
-const DEDUP_WARNING_PERCENT: u64 = 70;
-
 /// The fill of the tables behind exactly-once.
-fn dedup_status(view: &crate::storage::state::StateView<'_>) -> v1::DedupStatus {
+fn dedup_status(
+    view: &crate::storage::state::StateView<'_>,
+    sessions_share_percent: u8,
+) -> v1::DedupStatus {
     let meta = query::meta(view);
     let settings = meta.settings;
     let first = query::first_idempotency_expiry(view);
@@ -256,9 +259,10 @@ fn dedup_status(view: &crate::storage::state::StateView<'_>) -> v1::DedupStatus 
             .as_ref()
             .map_or(0, |first| meta.log_time_ms.saturating_sub(first.stored_at_ms)),
         sustainable_keys_per_second: keys_max / window_seconds,
-        key_bytes_warning: meta.idempotency_bytes * 100
-            > settings.idempotency_bytes_max * DEDUP_WARNING_PERCENT,
+        key_bytes_warning: tables::KEYS.is_filling(&meta),
         key_window_ms: settings.idempotency_window_ms,
+        sessions_warning: tables::SESSIONS.is_filling(&meta),
+        sessions_share_percent: u32::from(sessions_share_percent),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::machine::{
         KeyRecord, OnViolation, Operation, OperationAnswer, SessionStamp, Target, Test,
     },
     limits,
+    records::SessionRecord,
 };
 
 type Checked<T> = Result<T, Invalid>;
@@ -298,6 +299,28 @@ pub(crate) fn counter_to_wire(name: String, record: &CounterRecord) -> v1::Count
         created_revision: record.created_revision,
         modified_revision: record.modified_revision,
         modified_wall_time_ms: record.modified_wall_time_ms,
+    }
+}
+
+/// A session as it is shown, at this log time.
+pub(crate) fn session_to_wire(
+    session_id: u64,
+    session: &SessionRecord,
+    log_time_ms: u64,
+) -> v1::SessionInfo {
+    // Its end is written only now and then while it is used (`machine::session`), and is then up to a
+    // 64th of the idle time late; so it was idle for this long at least.
+    let used_at_ms = session.expires_at_ms.saturating_sub(session.idle_timeout_ms);
+    v1::SessionInfo {
+        session_id,
+        owner: session.owner.map_or_else(String::new, |owner| owner.to_string()),
+        idle_timeout_ms: session.idle_timeout_ms,
+        idle_for_ms: log_time_ms.saturating_sub(used_at_ms),
+        expires_in_ms: session.expires_at_ms.saturating_sub(log_time_ms),
+        answers: session.answers,
+        answer_bytes: session.answer_bytes,
+        lowest_unanswered: session.watermark,
+        opened_wall_time_ms: session.opened_wall_time_ms,
     }
 }
 

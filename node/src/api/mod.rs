@@ -40,6 +40,7 @@ use crate::{
         propose::Applied,
         read::{Ground, Provided, Staleness},
     },
+    machine::command::Owner,
     peer::{hello::Greeter, peers::format_cluster_id},
 };
 
@@ -86,6 +87,8 @@ pub struct NodeFacts {
     pub pid: u32,
     /// What changes.
     pub report: Arc<dyn SelfReport>,
+    /// Percent of the session table's places which others leave that one address may hold.
+    pub sessions_share_percent: u8,
     /// Meets other nodes.
     pub greeter: Arc<Greeter>,
     /// The node stops: calls that were read are answered, further ones are not read.
@@ -107,6 +110,9 @@ pub struct Call {
     pub request_id: RequestId,
     /// What happens when a queue is full.
     pub when_full: WhenFull,
+    /// Who calls: the address that this node sees, which took the call. Nobody, for a call from within
+    /// the process.
+    pub from: Option<Owner>,
 }
 
 /// Id of a request. Written out only when somebody wants to see it.
@@ -172,7 +178,7 @@ impl Api {
             let end = (0..=end).rev().find(|end| request_id.is_char_boundary(*end)).unwrap_or(0);
             RequestId::Given(request_id[..end].to_owned())
         };
-        Call { deadline, request_id, when_full }
+        Call { deadline, request_id, when_full, from: None }
     }
 
     /// The header of an answer to a write: the state after the entry that answered it, and the leader

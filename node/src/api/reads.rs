@@ -16,7 +16,7 @@ use crate::{
         error::ReadError,
         read::{Level, ReadPermit},
     },
-    machine::{limits, query},
+    machine::{command::Owner, limits, query},
 };
 
 impl Api {
@@ -297,6 +297,67 @@ impl Api {
         let items =
             page.items.into_iter().map(|(key, record)| convert::key_to_wire(key, record)).collect();
         Ok(v1::KeysScanResponse { header: Some(header), items, next_page_token })
+    }
+}
+
+impl Api {
+    pub(crate) async fn sessions_list(
+        &self,
+        call: &Call,
+        request: v1::SessionsListRequest,
+    ) -> Answered<v1::SessionsListResponse> {
+        let query_hash = query_hash(&[b"sessions", request.owner.as_bytes()]);
+        let asked = || {
+            let (page_size, after) = page(request.page_size, &request.page_token, query_hash)?;
+            let after = match after {
+                None => 0,
+                Some(id) => {
+                    id.parse().map_err(|_| Invalid::new("page_token", "is not a page token"))?
+                }
+            };
+            let owner =
+                match &*request.owner {
+                    "" => None,
+                    address => Some(address.parse::<Owner>().map_err(|_| {
+                        Invalid::new("owner", "must be an IP address, without a port")
+                    })?),
+                };
+            let owners = request.owners_max as usize;
+            if owners > limits::SESSION_OWNERS_SHOWN_MAX {
+                let description = format!("must be 0 to {}", limits::SESSION_OWNERS_SHOWN_MAX);
+                return Err(Invalid::new("owners_max", description));
+            }
+            Ok((page_size, after, owner, owners))
+        };
+        let (page_size, after, owner, owners_max) =
+            asked().map_err(|invalid| self.invalid(call, Kind::Read, &invalid))?;
+        let permit = self.permit(call, request.read).await?;
+        let looked_at_max = limits::SESSIONS_PER_PAGE_LOOKED_AT_MAX;
+        let page = query::list_sessions(&permit.view, after, owner, page_size, looked_at_max);
+        let meta = query::meta(&permit.view);
+        let owners = match owners_max {
+            0 => Vec::new(),
+            max => query::owners(&permit.view, max),
+        };
+        let header = self.read_header(&permit);
+        drop(permit);
+        let sessions = page.items.into_iter().map(|(session_id, session)| {
+            convert::session_to_wire(session_id, &session, meta.log_time_ms)
+        });
+        let owners = owners
+            .into_iter()
+            .map(|(owner, sessions)| v1::SessionOwner { owner: owner.to_string(), sessions });
+        Ok(v1::SessionsListResponse {
+            header: Some(header),
+            sessions: sessions.collect(),
+            next_page_token: page
+                .looked_at
+                .map_or_else(String::new, |last| page_token(query_hash, &last.to_string())),
+            sessions_open: meta.sessions,
+            sessions_max: meta.settings.sessions_max,
+            share_percent: u32::from(self.node.sessions_share_percent),
+            owners: owners.collect(),
+        })
     }
 }
 

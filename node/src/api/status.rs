@@ -250,6 +250,7 @@ fn is_remembered(refusal: &Refusal, has_session: bool) -> bool {
         // A full table can't remember the key, but the session remembers.
         Refusal::DedupTableFull { .. } => has_session,
         Refusal::SessionTableFull { .. }
+        | Refusal::SessionShareFull { .. }
         | Refusal::SequenceTooOld { .. }
         | Refusal::SequenceOutOfWindow { .. }
         | Refusal::SessionExpired { .. } => false,
@@ -271,7 +272,9 @@ fn refusal_code(refusal: &Refusal) -> (Code, &'static str) {
             (Code::AlreadyExists, reason::IDEMPOTENCY_KEY_REUSED)
         }
         Refusal::DedupTableFull { .. } => (Code::ResourceExhausted, reason::DEDUP_TABLE_FULL),
-        Refusal::SessionTableFull { .. } => (Code::ResourceExhausted, reason::SESSION_TABLE_FULL),
+        Refusal::SessionTableFull { .. } | Refusal::SessionShareFull { .. } => {
+            (Code::ResourceExhausted, reason::SESSION_TABLE_FULL)
+        }
         Refusal::SequenceReused { .. } => (Code::InvalidArgument, reason::SEQUENCE_REUSED),
         Refusal::SequenceTooOld { .. } => (Code::FailedPrecondition, reason::SEQUENCE_TOO_OLD),
         Refusal::SequenceOutOfWindow { .. } => (SESSION_WINDOW_FULL, reason::SESSION_WINDOW_FULL),
@@ -293,9 +296,9 @@ fn refusal_details(status: StatusBuilder, refusal: &Refusal) -> StatusBuilder {
         Refusal::Step { part, refusal } => {
             refusal_details(status.detail(&part_to_wire(*part)), refusal)
         }
-        Refusal::DedupTableFull { .. } | Refusal::SessionTableFull { .. } => {
-            status.retry_after(Duration::from_secs(1))
-        }
+        Refusal::DedupTableFull { .. }
+        | Refusal::SessionTableFull { .. }
+        | Refusal::SessionShareFull { .. } => status.retry_after(Duration::from_secs(1)),
         _ => status,
     }
 }

@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     consensus::WhenFull,
-    machine::limits,
+    machine::{command::Owner, limits},
     port::room::{self, Along, ConnectionRoom, Held},
 };
 
@@ -71,13 +71,14 @@ pub(crate) fn exchange(
     api: Api,
     calls: Streaming<v1::StreamExchangeRequest>,
     room: Arc<ConnectionRoom>,
+    from: Option<Owner>,
     along: Along,
 ) -> Answers {
     let (answers, ready) = mpsc::channel(ANSWERS_QUEUED_MAX);
     let flights = Flights::new(answers.clone());
     let its_api = api.clone();
     tokio::spawn(async move {
-        read_calls(its_api, calls, answers, &flights, room).await;
+        read_calls(its_api, calls, answers, &flights, room, from).await;
         flights.close();
     });
     packs(api, ready, along).boxed()
@@ -158,6 +159,7 @@ async fn read_calls(
     answers: mpsc::Sender<Ready>,
     flights: &Arc<Flights>,
     connection: Arc<ConnectionRoom>,
+    from: Option<Owner>,
 ) {
     let mut stopping = api.node.stopping.clone();
     loop {
@@ -204,7 +206,7 @@ async fn read_calls(
             let answers = answers.clone();
             let flights = Arc::clone(flights);
             tokio::spawn(async move {
-                let answered = run_within(&api, call, reserved, &connection).await;
+                let answered = run_within(&api, call, from, reserved, &connection).await;
                 flights.end(id);
                 let (answer, reserved) = answered;
                 let _ = answers.send(Ready::Answer(answer, reserved)).await;
@@ -219,17 +221,18 @@ async fn read_calls(
 async fn run_within(
     api: &Api,
     call: v1::Call,
+    from: Option<Owner>,
     reserved: Held,
     connection: &ConnectionRoom,
 ) -> (v1::Answer, Held) {
     let again = matches!(&call.request, Some(Request::KeysGet(_))).then(|| call.clone());
-    let answer = run(api, call).await;
+    let answer = run(api, call, from).await;
     match again {
         Some(again) if answer.encoded_len() > reserved.bytes() => {
             // Neither is held while it waits, so nobody waits for a waiter.
             drop((answer, reserved));
             let reserved = connection.answer(limits::VALUE_BYTES_MAX + ITEM_BYTES).await;
-            (run(api, again).await, reserved)
+            (run(api, again, from).await, reserved)
         }
         _ => (answer, reserved),
     }
@@ -245,9 +248,10 @@ fn protocol_error(field: &str, message: &str) -> Status {
 }
 
 /// Runs one call.
-async fn run(api: &Api, call: v1::Call) -> v1::Answer {
+async fn run(api: &Api, call: v1::Call, from: Option<Owner>) -> v1::Answer {
     let asked = Duration::from_millis(u64::from(call.deadline_ms));
     let context = api.call(Some(asked), &call.request_id, WhenFull::Wait);
+    let context = super::Call { from, ..context };
     let response = match call.request {
         None => {
             let invalid = super::status::Invalid::new("request", "is required");
@@ -289,6 +293,7 @@ async fn dispatch(api: &Api, call: &super::Call, request: Request) -> Result<Res
         SessionsOpen => sessions_open(Write),
         SessionsRenew => sessions_renew(Write),
         SessionsClose => sessions_close(Write),
+        SessionsList => sessions_list(Read),
         ClusterStatus => cluster_status(Read),
         ClusterAddLearner => cluster_add_learner(Write),
         ClusterPromote => cluster_promote(Write),

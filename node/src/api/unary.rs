@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     consensus::WhenFull,
-    machine::limits,
+    machine::{command::Owner, limits},
     port::{
         SMALL_BYTES, connection as port,
         room::{Along, ConnectionRoom, NodeRoom},
@@ -41,7 +41,9 @@ impl Api {
             Some(Some(answer_by)) => answer_by,
             _ => answer_by(metadata.as_ref(), DEADLINE_DEFAULT),
         };
+        let from = request.extensions().get::<Arc<port::Call>>().and_then(|at| at.from());
         let call = self.call_until(deadline, request_id, WhenFull::Refuse);
+        let call = Call { from: from.map(Owner::new), ..call };
         self.check_size(&call, request.get_ref(), kind).map_err(|error| to_tonic(&error))?;
         Ok(call)
     }
@@ -172,6 +174,7 @@ service!(Sessions {
     open => sessions_open(SessionsOpenRequest, Write) -> SessionsOpenResponse;
     renew => sessions_renew(SessionsRenewRequest, Write) -> SessionsRenewResponse;
     close => sessions_close(SessionsCloseRequest, Write) -> SessionsCloseResponse;
+    list => sessions_list(SessionsListRequest, Read) -> SessionsListResponse;
 });
 
 service!(Cluster {
@@ -198,8 +201,10 @@ impl stream_server::Stream for Api {
             // Called in this process, without a port.
             None => ConnectionRoom::new(NodeRoom::new()),
         };
+        let from = at.and_then(|at| at.from()).map(Owner::new);
         let along = Along::default();
-        let answers = stream::exchange(self.clone(), request.into_inner(), room, along.clone());
+        let calls = request.into_inner();
+        let answers = stream::exchange(self.clone(), calls, room, from, along.clone());
         let mut response = Response::new(answers);
         response.extensions_mut().insert(along);
         Ok(response)

@@ -222,7 +222,12 @@ impl Api {
         let idle_timeout_ms = request.idle_timeout_ms;
         let allowed = limits::SESSION_IDLE_MS_MIN..=limits::SESSION_IDLE_MS_MAX;
         let action = if idle_timeout_ms == 0 || allowed.contains(&idle_timeout_ms) {
-            Ok(Action::OpenSession { idle_timeout_ms })
+            // The address goes along to the leader, in the command, and from there into the log.
+            let share_percent = self.node.sessions_share_percent;
+            Ok(match call.from {
+                Some(owner) => Action::OpenOwnedSession { idle_timeout_ms, owner, share_percent },
+                None => Action::OpenSession { idle_timeout_ms },
+            })
         } else {
             let description = format!("must be 0 or {} to {}", allowed.start(), allowed.end());
             Err(Invalid::new("idle_timeout_ms", description))

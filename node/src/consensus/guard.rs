@@ -112,6 +112,8 @@ fn frees_room(action: &Action) -> bool {
         Action::Single(operation) => deletes(operation),
         Action::Apply(step) => step.operations.iter().chain(&step.else_operations).all(deletes),
         Action::CloseSession { .. } | Action::RenewSession { .. } | Action::Tick => true,
-        Action::OpenSession { .. } | Action::CreateCluster { .. } => false,
+        Action::OpenSession { .. }
+        | Action::OpenOwnedSession { .. }
+        | Action::CreateCluster { .. } => false,
     }
 }

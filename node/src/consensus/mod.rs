@@ -27,6 +27,7 @@ pub mod runtime;
 pub mod snapshots;
 #[cfg(test)]
 mod suite_tests;
+pub mod tables;
 pub mod tasks;
 pub mod types;
 

@@ -224,12 +224,12 @@ impl Proposer {
     /// Takes what has queued up behind the first, as far as it fits into one entry.
     fn collect(&mut self, first: Proposal, left_over: &mut Option<Proposal>) -> Vec<Proposal> {
         let mut size_bytes = first.size_bytes;
-        let mut opens_session = matches!(first.command.action, Action::OpenSession { .. });
+        let mut opens_session = first.command.action.opens_session();
         let mut batch = vec![first];
         while batch.len() < ENTRY_COMMANDS_MAX && size_bytes < ENTRY_BYTES_MAX {
             let Ok(next) = self.queue.try_recv() else { break };
             // A session's id is the index of the entry that opens it: one to an entry.
-            let opens = matches!(next.command.action, Action::OpenSession { .. });
+            let opens = next.command.action.opens_session();
             if (opens && opens_session) || size_bytes + next.size_bytes > ENTRY_BYTES_MAX {
                 *left_over = Some(next);
                 break;

@@ -7,7 +7,7 @@ use super::{
     command::{Action, Answer, Batch, Command, Operation, OperationAnswer, Refusal, Reply},
     idempotency::Keyed,
     limits::{HOUSEKEEPING_ITEMS_BASE, HOUSEKEEPING_ITEMS_PER_COMMAND, SESSION_WINDOW},
-    session::Standing,
+    session::{Share, Standing},
     view::{Overlay, View},
     work::Work,
 };
@@ -110,7 +110,12 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
             // remembered, even if it carries a number or key: opening twice leaves a session
             // behind that ends by itself, the others change nothing the second time.
             Action::OpenSession { idle_timeout_ms } => {
-                let result = self.open_session(*idle_timeout_ms);
+                let result = self.open_session(*idle_timeout_ms, None);
+                self.reply(result)
+            }
+            Action::OpenOwnedSession { idle_timeout_ms, owner, share_percent } => {
+                let share = Share { owner: *owner, percent: *share_percent };
+                let result = self.open_session(*idle_timeout_ms, Some(share));
                 self.reply(result)
             }
             Action::RenewSession { session_id, lowest_unanswered } => {

@@ -147,7 +147,7 @@ pub fn decode_reply(bytes: &[u8]) -> Result<Reply, CodecError> {
 }
 
 pub(super) fn opens_at_most_one_session(batch: &Batch) -> bool {
-    let opens = |command: &&Command| matches!(command.action, Action::OpenSession { .. });
+    let opens = |command: &&Command| command.action.opens_session();
     batch.commands.iter().filter(opens).nth(1).is_none()
 }
 
@@ -156,7 +156,12 @@ pub(super) fn opens_at_most_one_session(batch: &Batch) -> bool {
 const SMALL_BYTES: usize = 256;
 
 pub(super) fn encode<T: Serialize>(value: &T) -> Bytes {
-    let value = (FORMAT_VERSION, value);
+    encode_as(FORMAT_VERSION, value)
+}
+
+/// Encodes what has versions of its own.
+pub(super) fn encode_as<T: Serialize>(version: u8, value: &T) -> Bytes {
+    let value = (version, value);
     let mut small = [0; SMALL_BYTES];
     match postcard::to_slice(&value, &mut small) {
         Ok(bytes) => Bytes::copy_from_slice(bytes),
@@ -168,7 +173,14 @@ pub(super) fn decode<T: DeserializeOwned>(
     what: &'static str,
     bytes: &[u8],
 ) -> Result<T, CodecError> {
-    let rest = versioned(what, bytes)?;
+    decode_rest(what, versioned(what, bytes)?)
+}
+
+/// Decodes what follows the version.
+pub(super) fn decode_rest<T: DeserializeOwned>(
+    what: &'static str,
+    rest: &[u8],
+) -> Result<T, CodecError> {
     let (value, rest) =
         postcard::take_from_bytes(rest).map_err(|reason| CodecError::Corrupt { what, reason })?;
     if !rest.is_empty() {
@@ -190,8 +202,8 @@ pub(super) fn versioned<'a>(what: &'static str, bytes: &'a [u8]) -> Result<&'a [
 mod tests {
     use super::{
         super::{
-            command::{CounterRecord, KeyRecord, Operation, Settings},
-            records::{Meta, Record, SessionRecord},
+            command::{CounterRecord, KeyRecord, Operation, Owner, Settings},
+            records::{Meta, OwnerRecord, Record, SessionRecord},
         },
         *,
     };
@@ -228,7 +240,9 @@ mod tests {
     #[should_panic(expected = "a log entry opens two sessions")]
     fn an_entry_opens_one_session() {
         let open = || command(Action::OpenSession { idle_timeout_ms: 0 });
-        encode_batch(&batch(vec![open(), command(Action::Tick), open()]));
+        let owner = "10.0.0.7".parse().unwrap();
+        let owned = Action::OpenOwnedSession { idle_timeout_ms: 0, owner, share_percent: 50 };
+        encode_batch(&batch(vec![open(), command(Action::Tick), command(owned)]));
     }
 
     /// Pins the bytes of the log: a failure here means that old logs can't be read.
@@ -271,7 +285,14 @@ mod tests {
             modified_revision: u64::MAX,
             modified_wall_time_ms: 3,
         });
-        check(SessionRecord {
+        check(session(None));
+        check(session(Some("10.0.0.7".parse().unwrap())));
+        check(session(Some("2001:db8::1".parse().unwrap())));
+        check(OwnerRecord { sessions: u64::MAX });
+    }
+
+    fn session(owner: Option<Owner>) -> SessionRecord {
+        SessionRecord {
             idle_timeout_ms: 1,
             expires_at_ms: 2,
             watermark: 3,
@@ -281,6 +302,48 @@ mod tests {
             answer_bytes: 7,
             garbage_queued: true,
             opened_wall_time_ms: 8,
-        });
+            owner,
+        }
+    }
+
+    /// Sessions from before they had owners are read, and written again as they were: a replica of an
+    /// older release has the same bytes.
+    #[test]
+    fn a_session_without_an_owner_is_stored_as_ever() {
+        let highest = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
+        let numbers = [&[1, 2, 3, 4][..], &highest, &[6, 7, 1, 8]].concat();
+        let old = Bytes::from([&[1][..], &numbers].concat());
+        assert_eq!(SessionRecord::decode(&old), Ok(session(None)));
+        assert_eq!(session(None).encode(), old);
+        let owned = session(Some("10.0.0.7".parse().unwrap()));
+        let new = Bytes::from([&[2][..], &numbers, &[0, 10, 0, 0, 7]].concat());
+        assert_eq!(owned.encode(), new);
+        let mut newer = new.to_vec();
+        newer[0] = 3;
+        let error = SessionRecord::decode(&newer.into()).unwrap_err();
+        let says = "an encoded session has format 3, this release reads up to 2";
+        assert_eq!(error.to_string(), says);
+    }
+
+    /// Entries from before sessions had owners are read, and so are those since.
+    #[test]
+    fn both_ways_to_open_a_session_are_in_logs() {
+        let open = |action| batch(vec![command(action)]);
+        let head = [&[1, 0xac, 2, 2, 1, 0, 0][..], &[0; 32]].concat();
+        for (action, tail) in [
+            (Action::OpenSession { idle_timeout_ms: 5 }, &[2, 5][..]),
+            (
+                Action::OpenOwnedSession {
+                    idle_timeout_ms: 5,
+                    owner: "10.0.0.7".parse().unwrap(),
+                    share_percent: 50,
+                },
+                &[7, 5, 0, 10, 0, 0, 7, 50],
+            ),
+        ] {
+            let bytes = [&head[..], tail].concat();
+            assert_eq!(encode_batch(&open(action.clone())), bytes);
+            assert_eq!(decode_batch(&bytes), Ok(open(action)));
+        }
     }
 }

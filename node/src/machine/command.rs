@@ -4,7 +4,7 @@
 //! is part of the on-disk format: append new ones, never reorder. They know nothing of the wire;
 //! the api converts.
 
-use std::fmt;
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -102,6 +102,64 @@ pub enum Action {
         /// Settings equal on every replica.
         settings: Settings,
     },
+    /// [`Action::OpenSession`] for somebody, who may hold only so many. (That variant is of logs from
+    /// before sessions had owners; what it opens has none, and is under the limit of all only.)
+    OpenOwnedSession {
+        /// Idle time after which it ends, in ms of log time; 0: the cluster's default.
+        idle_timeout_ms: u64,
+        /// Who opens it.
+        owner: Owner,
+        /// Percent of the places which no other owner holds that this one may hold, 1 to 100. It
+        /// travels in the entry, not in a node's memory: the replicas decide by what they read there,
+        /// whatever each of them is configured to.
+        share_percent: u8,
+    },
+}
+
+impl Action {
+    /// Whether it opens a session: a log entry has at most one that does.
+    pub fn opens_session(&self) -> bool {
+        matches!(self, Action::OpenSession { .. } | Action::OpenOwnedSession { .. })
+    }
+}
+
+/// Who opened a session: the address from which its client called, as the node that took the call saw
+/// it, without the port. Clients behind one address (a NAT, a proxy, one machine) are one owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Owner(IpAddr);
+
+impl Owner {
+    /// Of an address. An IPv4 address is the same owner however a socket spells it.
+    pub fn new(address: IpAddr) -> Owner {
+        Owner(address.to_canonical())
+    }
+
+    /// As sixteen bytes, equal only for equal owners.
+    pub fn octets(self) -> [u8; 16] {
+        match self.0 {
+            IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+            IpAddr::V6(address) => address.octets(),
+        }
+    }
+
+    /// The owner with these octets.
+    pub fn from_octets(octets: [u8; 16]) -> Owner {
+        Owner::new(IpAddr::from(octets))
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Owner {
+    type Err = std::net::AddrParseError;
+
+    fn from_str(text: &str) -> Result<Owner, Self::Err> {
+        text.parse().map(Owner::new)
+    }
 }
 
 /// Settings that decide answers, so they are part of the replicated state.
@@ -525,6 +583,23 @@ pub enum Refusal {
     SessionExpired {
         /// The session.
         session_id: u64,
+    },
+    /// The session table has room, but not for this owner.
+    #[error(
+        "the session table has no more room for {owner}: sessions it holds: {held}, sessions it may \
+         hold: {share_max}, {share_percent} % of what the others leave of {sessions_max}"
+    )]
+    SessionShareFull {
+        /// Who opens.
+        owner: Owner,
+        /// Sessions that it holds.
+        held: u64,
+        /// As many as it may hold now.
+        share_max: u64,
+        /// The percentage.
+        share_percent: u8,
+        /// The limit of all.
+        sessions_max: u64,
     },
 }
 

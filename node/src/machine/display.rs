@@ -47,6 +47,9 @@ impl Display for Action {
             Action::Single(operation) => operation.fmt(f),
             Action::Apply(step) => step.fmt(f),
             Action::OpenSession { idle_timeout_ms } => write!(f, "open idle={idle_timeout_ms}"),
+            Action::OpenOwnedSession { idle_timeout_ms, owner, share_percent } => {
+                write!(f, "open idle={idle_timeout_ms} for {owner} share={share_percent}%")
+            }
             Action::RenewSession { session_id, lowest_unanswered } => {
                 write!(f, "renew {session_id} from {lowest_unanswered}")
             }

@@ -116,6 +116,11 @@ impl Canonical {
                 self.u64(*session_id);
             }
             Action::Tick => self.tag(6),
+            // Who opens, and how much it may hold, is not what is asked for.
+            Action::OpenOwnedSession { idle_timeout_ms, .. } => {
+                self.tag(8);
+                self.u64(*idle_timeout_ms);
+            }
             Action::CreateCluster { cluster_id, settings } => {
                 self.tag(7);
                 self.put(&cluster_id.to_be_bytes());
@@ -365,6 +370,11 @@ mod tests {
             Action::CloseSession { session_id: 1 },
             Action::Tick,
             Action::CreateCluster { cluster_id: 1, settings: Settings::default() },
+            Action::OpenOwnedSession {
+                idle_timeout_ms: 1,
+                owner: "10.0.0.7".parse().unwrap(),
+                share_percent: 50,
+            },
         ]);
         actions
     }

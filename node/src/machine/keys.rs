@@ -10,6 +10,8 @@
 
 use bytes::Bytes;
 
+use super::command::Owner;
+
 /// First ordinal that is not the machine's.
 pub const MACHINE_END: u8 = 0x80;
 
@@ -31,6 +33,8 @@ pub enum Space {
     SessionExpiry = 0x22,
     /// Sessions with answers that nobody can ask for any more.
     SessionGarbage = 0x23,
+    /// How many sessions each owner holds.
+    SessionOwner = 0x24,
     /// Idempotency keys.
     Idempotency = 0x30,
     /// Idempotency keys by the log time at which they expire.
@@ -66,6 +70,7 @@ impl Space {
             0x21 => Space::SessionAnswer,
             0x22 => Space::SessionExpiry,
             0x23 => Space::SessionGarbage,
+            0x24 => Space::SessionOwner,
             0x30 => Space::Idempotency,
             0x31 => Space::IdempotencyExpiry,
             _ => return None,
@@ -100,6 +105,8 @@ pub enum RecordKey<'a> {
     },
     /// See [`Space::SessionGarbage`].
     SessionGarbage(u64),
+    /// See [`Space::SessionOwner`].
+    SessionOwner(Owner),
     /// See [`Space::Idempotency`].
     Idempotency(&'a str),
     /// See [`Space::IdempotencyExpiry`].
@@ -136,6 +143,7 @@ impl<'a> RecordKey<'a> {
             RecordKey::SessionAnswer { .. } => Space::SessionAnswer,
             RecordKey::SessionExpiry { .. } => Space::SessionExpiry,
             RecordKey::SessionGarbage(_) => Space::SessionGarbage,
+            RecordKey::SessionOwner(_) => Space::SessionOwner,
             RecordKey::Idempotency(_) => Space::Idempotency,
             RecordKey::IdempotencyExpiry { .. } => Space::IdempotencyExpiry,
         }
@@ -153,6 +161,7 @@ impl<'a> RecordKey<'a> {
             RecordKey::Session(id) | RecordKey::SessionGarbage(id) => {
                 buffer.extend_from_slice(&id.to_be_bytes());
             }
+            RecordKey::SessionOwner(owner) => buffer.extend_from_slice(&owner.octets()),
             RecordKey::SessionAnswer { session_id, sequence } => {
                 buffer.extend_from_slice(&session_id.to_be_bytes());
                 buffer.extend_from_slice(&sequence.to_be_bytes());
@@ -182,7 +191,11 @@ impl<'a> RecordKey<'a> {
         let malformed = KeyError::Malformed(space);
         let text = |bytes: &'a [u8]| std::str::from_utf8(bytes).map_err(|_| malformed);
         let (first, second) = match space {
-            Space::Meta | Space::Counter | Space::Key | Space::Idempotency => (0, rest),
+            Space::Meta
+            | Space::Counter
+            | Space::Key
+            | Space::Idempotency
+            | Space::SessionOwner => (0, rest),
             _ => number(rest).ok_or(malformed)?,
         };
         let ends = |rest: &[u8]| if rest.is_empty() { Ok(()) } else { Err(malformed) };
@@ -194,6 +207,10 @@ impl<'a> RecordKey<'a> {
             Space::Counter => RecordKey::Counter(text(rest)?),
             Space::Key => RecordKey::Key(text(rest)?),
             Space::Idempotency => RecordKey::Idempotency(text(rest)?),
+            Space::SessionOwner => {
+                let octets = <[u8; 16]>::try_from(rest).map_err(|_| malformed)?;
+                RecordKey::SessionOwner(Owner::from_octets(octets))
+            }
             Space::Session => {
                 ends(second)?;
                 RecordKey::Session(first)
@@ -247,6 +264,14 @@ mod tests {
                 b"\x22\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x02",
             ),
             (RecordKey::SessionGarbage(1), b"\x23\0\0\0\0\0\0\0\x01"),
+            (
+                RecordKey::SessionOwner("10.0.0.7".parse().unwrap()),
+                b"\x24\0\0\0\0\0\0\0\0\0\0\xff\xff\x0a\0\0\x07",
+            ),
+            (
+                RecordKey::SessionOwner("2001:db8::1".parse().unwrap()),
+                b"\x24\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01",
+            ),
             (RecordKey::Idempotency("a"), b"\x30a"),
             (
                 RecordKey::IdempotencyExpiry { expires_at_ms: 1, key: "a" },
@@ -264,6 +289,8 @@ mod tests {
         assert_eq!(RecordKey::decode(b""), Err(KeyError::Empty));
         assert_eq!(RecordKey::decode(b"\x7f"), Err(KeyError::UnknownSpace(0x7f)));
         assert_eq!(RecordKey::decode(b"\x20\x01"), Err(KeyError::Malformed(Space::Session)));
+        let owner = RecordKey::decode(b"\x24\x01");
+        assert_eq!(owner, Err(KeyError::Malformed(Space::SessionOwner)));
         assert_eq!(RecordKey::decode(b"\x01\x01"), Err(KeyError::Malformed(Space::Meta)));
         assert_eq!(RecordKey::decode(b"\x10\xff"), Err(KeyError::Malformed(Space::Counter)));
     }
@@ -276,6 +303,9 @@ mod tests {
                 RecordKey::Key(&name),
                 RecordKey::Session(first),
                 RecordKey::SessionGarbage(first),
+                RecordKey::SessionOwner(Owner::from_octets(
+                    (u128::from(first) << 64 | u128::from(second)).to_be_bytes(),
+                )),
                 RecordKey::SessionAnswer { session_id: first, sequence: second },
                 RecordKey::SessionExpiry { expires_at_ms: first, session_id: second },
                 RecordKey::Idempotency(&name),

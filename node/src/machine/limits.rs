@@ -70,6 +70,18 @@ pub const SESSION_REFRESH_DIVISOR: u64 = 64;
 /// Open sessions, unless the cluster is set up otherwise.
 pub const SESSIONS_MAX_DEFAULT: u64 = 100_000;
 
+/// Percent of the places that no other owner holds which one owner may hold, unless configured
+/// otherwise. One alone gets half of the table; `n` that want all of it get an `n + 1`th each, and as
+/// much is left for whoever comes.
+pub const SESSIONS_SHARE_PERCENT_DEFAULT: u8 = 50;
+
+/// Sessions that one page of a list looks at, those that a filter leaves out included: what one read
+/// may cost, with a token to go on.
+pub const SESSIONS_PER_PAGE_LOOKED_AT_MAX: usize = 10_000;
+
+/// Owners that a list of sessions counts out at most.
+pub const SESSION_OWNERS_SHOWN_MAX: usize = 100;
+
 /// Bytes of remembered idempotency keys and answers, unless the cluster is set up otherwise.
 pub const IDEMPOTENCY_BYTES_MAX_DEFAULT: u64 = 1024 * 1024 * 1024;
 

@@ -26,6 +26,7 @@ pub(super) struct Model {
 
 #[derive(Debug, Clone)]
 struct Session {
+    of: Option<Owner>,
     idle: u64,
     ends: u64,
     used: u64,
@@ -53,6 +54,13 @@ impl Model {
         let mut ids: Vec<u64> = live.map(|(id, _)| *id).collect();
         ids.sort_unstable();
         ids
+    }
+
+    /// How many an owner has open, and all others.
+    fn live_sessions_of(&self, owner: Owner) -> (u64, u64) {
+        let live = self.sessions.values().filter(|session| self.now < session.ends);
+        let (own, other): (Vec<_>, Vec<_>) = live.partition(|session| session.of == Some(owner));
+        (own.len() as u64, other.len() as u64)
     }
 
     fn say(&self, result: Result<Answer, Refusal>) -> Reply {
@@ -93,16 +101,35 @@ impl Model {
                 self.created = true;
                 self.say(Ok(Answer::Done))
             }
-            Action::OpenSession { idle_timeout_ms } => {
+            Action::OpenSession { idle_timeout_ms }
+            | Action::OpenOwnedSession { idle_timeout_ms, .. } => {
                 let sessions_max = self.settings.sessions_max;
                 if self.live_sessions().len() as u64 >= sessions_max {
                     return self.say(Err(Refusal::SessionTableFull { sessions_max }));
+                }
+                let mut of = None;
+                if let Action::OpenOwnedSession { owner, share_percent, .. } = command.action {
+                    let (held, others) = self.live_sessions_of(owner);
+                    // In floating point, where the machine has whole numbers.
+                    let free = (sessions_max - others) as f64;
+                    let share_max = (free * f64::from(share_percent) / 100.0).ceil() as u64;
+                    if held >= share_max {
+                        return self.say(Err(Refusal::SessionShareFull {
+                            owner,
+                            held,
+                            share_max,
+                            share_percent,
+                            sessions_max,
+                        }));
+                    }
+                    of = Some(owner);
                 }
                 let idle = match *idle_timeout_ms {
                     0 => self.settings.session_idle_ms,
                     idle => idle,
                 };
                 let session = Session {
+                    of,
                     idle,
                     ends: self.now + idle,
                     used: self.now,

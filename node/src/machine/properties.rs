@@ -123,7 +123,7 @@ enum Draft {
     },
     /// An earlier write once more.
     Again(usize, Option<(usize, u64, u64)>),
-    Open(u64),
+    Open(u64, Option<(u8, u8)>),
     Renew(usize, u64),
     Close(usize),
     Tick,
@@ -134,13 +134,19 @@ fn stamp() -> impl Strategy<Value = Option<(usize, u64, u64)>> {
     option::weighted(0.6, (0..4usize, sequence, 0..6u64))
 }
 
+/// Who opens a session, and in percent how much it may hold; nobody, as in old logs.
+fn owner() -> impl Strategy<Value = Option<(u8, u8)>> {
+    option::weighted(0.8, (0..3u8, select(vec![1u8, 25, 50, 51, 99, 100])))
+}
+
 fn draft() -> impl Strategy<Value = Draft> {
     let key = option::weighted(0.4, (0..4u8, select(vec![0u64, 50, 500, 5_000])));
     prop_oneof![
         10 => (write(), stamp(), key)
             .prop_map(|(action, session, key)| Draft::Write { action, session, key }),
         5 => (0..40usize, stamp()).prop_map(|(index, stamp)| Draft::Again(index, stamp)),
-        2 => select(vec![0u64, 100, 640, 6_400]).prop_map(Draft::Open),
+        3 => (select(vec![0u64, 100, 640, 6_400]), owner())
+            .prop_map(|(idle, owner)| Draft::Open(idle, owner)),
         1 => (0..4usize, 0..8u64).prop_map(|(session, lowest)| Draft::Renew(session, lowest)),
         1 => (0..4usize).prop_map(Draft::Close),
         1 => Just(Draft::Tick),
@@ -150,7 +156,7 @@ fn draft() -> impl Strategy<Value = Draft> {
 /// Steps of log time and the commands after each.
 fn history() -> impl Strategy<Value = (Settings, Vec<(u64, Vec<Draft>)>)> {
     let settings =
-        (1..4u64, select(vec![400u64, 900, 1_000_000])).prop_map(|(sessions, bytes)| Settings {
+        (1..8u64, select(vec![400u64, 900, 1_000_000])).prop_map(|(sessions, bytes)| Settings {
             sessions_max: sessions,
             session_idle_ms: 320,
             idempotency_window_ms: 1_000,
@@ -220,15 +226,22 @@ fn entries(settings: Settings, history: Vec<(u64, Vec<Draft>)>) -> Vec<(u64, Bat
                     }
                 },
                 // First in its entry, so that its id is the same when the entry is split.
-                Draft::Open(idle_timeout_ms) if commands.is_empty() => {
+                Draft::Open(idle_timeout_ms, owner) if commands.is_empty() => {
                     sessions.push(index);
-                    plain(Action::OpenSession { idle_timeout_ms })
+                    plain(match owner {
+                        None => Action::OpenSession { idle_timeout_ms },
+                        Some((owner, share_percent)) => Action::OpenOwnedSession {
+                            idle_timeout_ms,
+                            owner: Owner::new([10, 0, 0, owner].into()),
+                            share_percent,
+                        },
+                    })
                 }
                 Draft::Renew(which, lowest_unanswered) => {
                     plain(Action::RenewSession { session_id: id(which), lowest_unanswered })
                 }
                 Draft::Close(which) => plain(Action::CloseSession { session_id: id(which) }),
-                Draft::Open(_) | Draft::Tick => plain(Action::Tick),
+                Draft::Open(..) | Draft::Tick => plain(Action::Tick),
             });
         }
         // Stamps may fall behind; log time does not.
@@ -255,11 +268,21 @@ fn check_counts(state: &MemoryView) {
 
     let mut counted = Meta { settings: query::meta(state).settings, ..Meta::default() };
     let mut answers = std::collections::BTreeMap::<u64, (u64, u64)>::new();
+    let mut owners = std::collections::BTreeMap::<Owner, u64>::new();
+    let mut owners_counted = owners.clone();
     for (key, value) in &state.records {
         match RecordKey::decode(key).unwrap() {
             RecordKey::Counter(_) => counted.counters += 1,
             RecordKey::Key(_) => counted.keys += 1,
-            RecordKey::Session(_) => counted.sessions += 1,
+            RecordKey::Session(_) => {
+                counted.sessions += 1;
+                if let Some(owner) = SessionRecord::decode(value).unwrap().owner {
+                    *owners.entry(owner).or_default() += 1;
+                }
+            }
+            RecordKey::SessionOwner(owner) => {
+                owners_counted.insert(owner, OwnerRecord::decode(value).unwrap().sessions);
+            }
             RecordKey::SessionAnswer { session_id, .. } => {
                 let bytes = session::session_answer_bytes(value.len());
                 let of_session = answers.entry(session_id).or_default();
@@ -278,6 +301,7 @@ fn check_counts(state: &MemoryView) {
     let Meta { cluster_id, revision, log_time_ms, .. } = query::meta(state);
     let counted = Meta { cluster_id, revision, log_time_ms, ..counted };
     assert_eq!(query::meta(state), counted, "the meta record counts wrongly");
+    assert_eq!(owners_counted, owners, "the sessions of each owner are counted wrongly");
     for (key, value) in &state.records {
         if let Ok(RecordKey::Session(id)) = RecordKey::decode(key) {
             let session = SessionRecord::decode(value).unwrap();
@@ -314,7 +338,7 @@ proptest! {
         let mut expected: Vec<_> = model.keys.clone().into_iter().collect();
         expected.sort_by(|a, b| a.0.cmp(&b.0));
         prop_assert_eq!(keys.items, expected);
-        let open = query::list_sessions(&state, 0, usize::MAX);
+        let open = query::list_sessions(&state, 0, None, usize::MAX, usize::MAX).items;
         let ids: Vec<u64> = open.iter().map(|(id, _)| *id).collect();
         prop_assert_eq!(&ids, &model.live_sessions());
         for (id, session) in open {

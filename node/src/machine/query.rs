@@ -11,12 +11,16 @@ use tally_proto::seeded_bugs;
 
 use super::{
     command::{
-        Action, Command, CounterRecord, KeyRecord, OnViolation, Operation, Reply, SessionStamp,
+        Action, Command, CounterRecord, KeyRecord, OnViolation, Operation, Owner, Reply,
+        SessionStamp,
     },
     counter::foresee_refusal,
     keys::{MACHINE_END, RecordKey, Space},
     limits::RECORD_OVERHEAD_BYTES,
-    records::{IdempotencyRecord, Meta, Record, SessionAnswerRecord, SessionRecord, decode_stored},
+    records::{
+        IdempotencyRecord, Meta, OwnerRecord, Record, SessionAnswerRecord, SessionRecord,
+        decode_stored,
+    },
     view::View,
 };
 
@@ -184,31 +188,67 @@ pub fn session_load<V: View + ?Sized>(view: &V, session_id: u64) -> Option<Sessi
     })
 }
 
-/// Sessions that are open by the state's log time, with ids above `after` in ascending order, at
-/// most `items_max`: for an operator to look at.
+/// Sessions that are open, in ascending order of their ids: the oldest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sessions {
+    /// Ids and records.
+    pub items: Vec<(u64, SessionRecord)>,
+    /// Where to go on: the last id that was looked at. None if all were.
+    pub looked_at: Option<u64>,
+}
+
+/// Sessions that are open by the state's log time, with ids above `after`, of one owner or of all.
+///
+/// It ends after `items_max` of them (above 0), or after it has looked at `looked_at_max`, those that it
+/// leaves out included: with a filter, a page may hold nothing though more follows.
 pub fn list_sessions<V: View + ?Sized>(
     view: &V,
     after: u64,
+    owner: Option<Owner>,
     items_max: usize,
-) -> Vec<(u64, SessionRecord)> {
+    looked_at_max: usize,
+) -> Sessions {
     let log_time_ms = meta(view).log_time_ms;
     let start = RecordKey::Session(after.saturating_add(1)).encode();
     let (_, end) = Space::Session.range();
-    let mut sessions = Vec::new();
+    let mut sessions = Sessions { items: Vec::new(), looked_at: None };
+    let (mut last, mut looked_at) = (after, 0);
     view.scan(&start, &end, &mut |key, value| {
-        if sessions.len() >= items_max {
+        if sessions.items.len() >= items_max || looked_at >= looked_at_max {
+            sessions.looked_at = Some(last);
             return ControlFlow::Break(());
         }
         let Ok(RecordKey::Session(session_id)) = RecordKey::decode(key) else {
             panic!("the space of sessions holds a malformed key: {key:02x?}");
         };
+        (last, looked_at) = (session_id, looked_at + 1);
         let session: SessionRecord = decode_stored(key, value);
-        if log_time_ms < session.expires_at_ms {
-            sessions.push((session_id, session));
+        let is_asked_for = owner.is_none_or(|owner| session.owner == Some(owner));
+        if is_asked_for && log_time_ms < session.expires_at_ms {
+            sessions.items.push((session_id, session));
         }
         ControlFlow::Continue(())
     });
     sessions
+}
+
+/// Who holds the most sessions, and how many, the most first and at most so many; equal ones in the
+/// order of their addresses. It looks at each owner, of which there are no more than sessions. Sessions
+/// that have ended are counted until they are removed.
+pub fn owners<V: View + ?Sized>(view: &V, owners_max: usize) -> Vec<(Owner, u64)> {
+    let (start, end) = Space::SessionOwner.range();
+    let mut owners = Vec::new();
+    view.scan(&start, &end, &mut |key, value| {
+        let Ok(RecordKey::SessionOwner(owner)) = RecordKey::decode(key) else {
+            panic!("the space of owners holds a malformed key: {key:02x?}");
+        };
+        let record: OwnerRecord = decode_stored(key, value);
+        owners.push((owner, record.sessions));
+        ControlFlow::Continue(())
+    });
+    owners.sort_by_key(|(_, sessions)| std::cmp::Reverse(*sessions));
+    owners.truncate(owners_max);
+    owners
 }
 
 /// The idempotency key that expires first. While all windows are equal, it is the oldest too.
@@ -418,6 +458,53 @@ mod tests {
             }
             assert_eq!(seen.join(" "), "a a/1 a/2 a0 b ä", "{limits:?}");
         }
+    }
+
+    #[test]
+    fn pages_of_sessions_end_at_items_or_at_what_they_looked_at() {
+        let mut writes = Writes::default();
+        let owner = |last: u8| Owner::new([10, 0, 0, last].into());
+        for id in 1..=10u64 {
+            let session = SessionRecord {
+                idle_timeout_ms: 100,
+                // The fifth has ended.
+                expires_at_ms: if id == 5 { 10 } else { 200 },
+                watermark: 1,
+                removed_below: 1,
+                highest_sequence: 0,
+                answers: 0,
+                answer_bytes: 0,
+                garbage_queued: false,
+                opened_wall_time_ms: 0,
+                owner: (id > 1).then(|| owner(if id % 3 == 0 { 3 } else { 1 })),
+            };
+            writes.put(RecordKey::Session(id).encode(), session.encode());
+        }
+        let meta = Meta { log_time_ms: 100, ..Meta::default() };
+        writes.put(RecordKey::Meta.encode(), meta.encode());
+        for (last, sessions) in [(3, 3), (1, 6), (9, 3)] {
+            let record = OwnerRecord { sessions }.encode();
+            writes.put(RecordKey::SessionOwner(owner(last)).encode(), record);
+        }
+        let mut state = MemoryView::default();
+        state.commit(writes);
+
+        let list = |after, of: Option<u8>, items_max, looked_at_max| {
+            let page = list_sessions(&state, after, of.map(owner), items_max, looked_at_max);
+            let ids: Vec<u64> = page.items.iter().map(|(id, _)| *id).collect();
+            (ids, page.looked_at)
+        };
+        assert_eq!(list(0, None, 100, 100), (vec![1, 2, 3, 4, 6, 7, 8, 9, 10], None));
+        assert_eq!(list(0, None, 5, 100), (vec![1, 2, 3, 4, 6], Some(6)));
+        assert_eq!(list(6, None, 5, 100), (vec![7, 8, 9, 10], None));
+        assert_eq!(list(6, None, 4, 100), (vec![7, 8, 9, 10], None));
+        assert_eq!(list(0, Some(3), 100, 100), (vec![3, 6, 9], None));
+        assert_eq!(list(0, Some(3), 100, 4), (vec![3], Some(4)));
+        assert_eq!(list(6, Some(3), 100, 2), (vec![], Some(8)));
+        assert_eq!(list(8, Some(3), 100, 2), (vec![9], None));
+        assert_eq!(list(u64::MAX, None, 100, 100), (vec![], None));
+        assert_eq!(owners(&state, 2), [(owner(1), 6), (owner(3), 3)]);
+        assert_eq!(owners(&state, 9).len(), 3);
     }
 
     #[test]

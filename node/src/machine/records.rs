@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     codec::{self, CodecError, FORMAT_VERSION},
-    command::{CounterRecord, Fingerprint, KeyRecord, Reply, Settings},
+    command::{CounterRecord, Fingerprint, KeyRecord, Owner, Reply, Settings},
     limits,
 };
 
@@ -65,7 +65,8 @@ impl Default for Settings {
     }
 }
 
-/// A session.
+/// A session. Stored with the version 1 if it has no owner, which sessions had before there were owners,
+/// and with 2, and the owner behind the rest, if it has one: one value, one sequence of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRecord {
     /// Idle time after which it ends, in ms of log time.
@@ -86,6 +87,16 @@ pub struct SessionRecord {
     pub garbage_queued: bool,
     /// Wall clock of the leader when it was opened, for display.
     pub opened_wall_time_ms: u64,
+    /// Who opened it.
+    #[serde(skip)]
+    pub owner: Option<Owner>,
+}
+
+/// What is known of an owner. There is a record for as long as it holds a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnerRecord {
+    /// Sessions that it holds, those that have ended but are not removed yet included.
+    pub sessions: u64,
 }
 
 /// An answer that is remembered under a session.
@@ -128,9 +139,38 @@ macro_rules! postcard_record {
 
 postcard_record!(Meta, "meta record");
 postcard_record!(CounterRecord, "counter");
-postcard_record!(SessionRecord, "session");
+postcard_record!(OwnerRecord, "owner of sessions");
 postcard_record!(SessionAnswerRecord, "session answer");
 postcard_record!(IdempotencyRecord, "idempotency record");
+
+/// Version of a [`SessionRecord`] with an owner.
+const OWNED_SESSION_VERSION: u8 = 2;
+
+impl Record for SessionRecord {
+    const WHAT: &'static str = "session";
+
+    fn encode(&self) -> Bytes {
+        match self.owner {
+            None => codec::encode(self),
+            Some(owner) => codec::encode_as(OWNED_SESSION_VERSION, &(self, owner)),
+        }
+    }
+
+    fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
+        let (&found, rest) = bytes.split_first().ok_or(CodecError::Empty { what: Self::WHAT })?;
+        match found {
+            FORMAT_VERSION => codec::decode_rest(Self::WHAT, rest),
+            OWNED_SESSION_VERSION => {
+                let (session, owner): (Self, Owner) = codec::decode_rest(Self::WHAT, rest)?;
+                Ok(Self { owner: Some(owner), ..session })
+            }
+            _ => {
+                let known = OWNED_SESSION_VERSION;
+                Err(CodecError::Version { what: Self::WHAT, found, known })
+            }
+        }
+    }
+}
 
 /// Version, two revisions and the wall time in front of a key's value.
 const KEY_HEADER_BYTES: usize = 1 + 3 * 8;

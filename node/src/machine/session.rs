@@ -12,13 +12,14 @@ use bytes::Bytes;
 use tally_proto::seeded_bugs;
 
 use super::{
-    command::{Answer, Fingerprint, Refusal, Reply, SessionStamp},
+    command::{Answer, Fingerprint, Owner, Refusal, Reply, SessionStamp},
     keys::RecordKey,
     limits::{RECORD_OVERHEAD_BYTES, SESSION_REFRESH_DIVISOR, SESSION_WINDOW},
     records::{Record, SessionAnswerRecord, SessionRecord, decode_stored},
     view::View,
     work::Work,
 };
+use crate::seeded;
 
 /// How a session stands to a sequence number.
 #[derive(Debug)]
@@ -39,6 +40,20 @@ pub(super) enum Standing {
     },
     /// The session is not open.
     Gone,
+}
+
+/// Who opens a session, and how much of the table it may hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Share {
+    pub(super) owner: Owner,
+    /// In percent of the places that no other holds. More than 100 is all of them, 0 is one.
+    pub(super) percent: u8,
+}
+
+/// As many sessions as one owner may hold of so many places: rounded up, so at least one of one.
+fn share_max(places: u64, percent: u8) -> u64 {
+    let percent = u128::from(percent.clamp(1, 100));
+    u64::try_from((u128::from(places) * percent).div_ceil(100)).unwrap_or(u64::MAX)
 }
 
 /// What a session's answer counts towards its bytes.
@@ -137,13 +152,18 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         self.set_session_record(session_id, Some(session));
     }
 
-    pub(super) fn open_session(&mut self, idle_timeout_ms: u64) -> Result<Answer, Refusal> {
-        let sessions_max = self.meta.settings.sessions_max;
-        // The count holds sessions that have ended and wait for housekeeping. They must not be
-        // seen, so they make room first; each open adds one, so at most one has to go.
-        while self.meta.sessions >= sessions_max {
+    pub(super) fn open_session(
+        &mut self,
+        idle_timeout_ms: u64,
+        share: Option<Share>,
+    ) -> Result<Answer, Refusal> {
+        // The counts hold sessions that have ended and wait for housekeeping. They must not be seen, so
+        // they make room first: a refusal is given, and its numbers are told, only when none is left. (To
+        // let somebody in at once is the same: fewer sessions, of the owner or of others, only allow
+        // more.) Each open adds one, so over time no more have to go than came.
+        while let Some(refusal) = self.refuse_another_session(share) {
             if !self.remove_an_ended_session() {
-                return Err(Refusal::SessionTableFull { sessions_max });
+                return Err(refusal);
             }
         }
         let session_id = self.log_index;
@@ -165,10 +185,33 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
             answer_bytes: 0,
             garbage_queued: false,
             opened_wall_time_ms: self.wall_time_ms,
+            owner: share.map(|share| share.owner),
         };
         self.overlay.put(expiry_key(session_id, &session), Bytes::new());
         self.set_session_record(session_id, Some(session));
         Ok(Answer::SessionOpened { session_id, idle_timeout_ms })
+    }
+
+    /// Why there is no place for one more, if so. Places are counted with sessions that have ended.
+    ///
+    /// An owner may hold a part of the places that no *other* holds, not a part of the table: so two
+    /// that want everything do not fill it between them. With 50 %, one gets a half, two get a third each,
+    /// three a quarter; a place or more stays for each who has none, until all are taken singly.
+    /// All of it is in the state or in the entry, so the replicas decide alike.
+    fn refuse_another_session(&self, share: Option<Share>) -> Option<Refusal> {
+        let (sessions, sessions_max) = (self.meta.sessions, self.meta.settings.sessions_max);
+        if sessions >= sessions_max {
+            return Some(Refusal::SessionTableFull { sessions_max });
+        }
+        let Share { owner, percent: share_percent } = share?;
+        let held = self.sessions_of(owner);
+        let share_max = match seeded_bugs::is_on("share-not-replicated") {
+            true => 1 + seeded::node_hash() % 3,
+            false => share_max(sessions_max - (sessions - held), share_percent),
+        };
+        let refusal =
+            Refusal::SessionShareFull { owner, held, share_max, share_percent, sessions_max };
+        (held >= share_max).then_some(refusal)
     }
 
     pub(super) fn renew_session(

@@ -13,7 +13,7 @@
 //!   `key KEY`;
 //! - `apply [if counter|key NAME exists|absent|revision OP N|value OP X]... [do OPERATION]...
 //!   [else OPERATION]...`;
-//! - `open [IDLE]`, `renew ID [LOWEST]`, `close ID`, `tick`,
+//! - `open [for=ADDRESS] [share=PERCENT] [IDLE]`, `renew ID [LOWEST]`, `close ID`, `tick`,
 //!   `create [sessions=N] [idle=N] [window=N] [bytes=N]`;
 //! - in front of a write `s=ID/SEQUENCE[/LOWEST]` and `k=KEY[/WINDOW]`;
 //! - about the run: `time MS` (log time of what follows), `state` (everything visible), `counts`
@@ -168,6 +168,9 @@ impl Runner {
             meta.counters, meta.keys, meta.sessions, meta.session_answers, meta.idempotency_keys
         )
         .unwrap();
+        for (owner, sessions) in query::owners(&self.state, 100) {
+            writeln!(output, "{owner} holds {sessions}").unwrap();
+        }
         let due = query::housekeeping_due(&self.state);
         let next = query::next_expiry_log_time(&self.state);
         writeln!(output, "housekeeping due: {due}, next expiry: {next:?}").unwrap();
@@ -244,7 +247,13 @@ fn action(words: &mut Words<'_>) -> Action {
         }
         "open" => {
             words.next();
-            Action::OpenSession { idle_timeout_ms: words.0.next().map_or(0, parse) }
+            let owner = words.option::<Owner>("for");
+            let share_percent = words.option("share").unwrap_or(50);
+            let idle_timeout_ms = words.0.next().map_or(0, parse);
+            match owner {
+                None => Action::OpenSession { idle_timeout_ms },
+                Some(owner) => Action::OpenOwnedSession { idle_timeout_ms, owner, share_percent },
+            }
         }
         "renew" => {
             words.next();

@@ -12,9 +12,9 @@ use foldhash::fast::RandomState;
 use tally_proto::seeded_bugs;
 
 use super::{
-    command::{CounterRecord, KeyRecord},
+    command::{CounterRecord, KeyRecord, Owner},
     keys::{RecordKey, Space},
-    records::{Meta, Record, SessionRecord, decode_stored},
+    records::{Meta, OwnerRecord, Record, SessionRecord, decode_stored},
     view::{Overlay, View},
 };
 
@@ -250,9 +250,28 @@ impl<'o, 'v, V: View + ?Sized> Work<'o, 'v, V> {
 
     /// Stores or deletes a session that was read before.
     pub(super) fn set_session_record(&mut self, session_id: u64, record: Option<SessionRecord>) {
-        let existed = self.session_record(session_id).is_some();
-        count(&mut self.meta.sessions, existed, record.is_some());
+        let before = self.session_record(session_id);
+        count(&mut self.meta.sessions, before.is_some(), record.is_some());
         self.sessions.set(&self.buffer, record);
+        // A session has the same owner for as long as it is there.
+        if before.is_some() != record.is_some()
+            && let Some(owner) = record.or(before).and_then(|session| session.owner)
+        {
+            let mut sessions = self.sessions_of(owner);
+            count(&mut sessions, before.is_some(), record.is_some());
+            let key = RecordKey::SessionOwner(owner).encode();
+            match sessions {
+                0 => self.overlay.delete(key),
+                _ => self.overlay.put(key, OwnerRecord { sessions }.encode()),
+            }
+        }
+    }
+
+    /// Sessions that an owner holds, those that have ended but are not removed yet included.
+    pub(super) fn sessions_of(&self, owner: Owner) -> u64 {
+        let key = RecordKey::SessionOwner(owner).encode();
+        let record = self.overlay.get(&key).map(|bytes| decode_stored::<OwnerRecord>(&key, &bytes));
+        record.map_or(0, |record| record.sessions)
     }
 
     /// Ids of the sessions that this entry has touched, in ascending order.

@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     future::Future,
+    net::IpAddr,
     pin::Pin,
     sync::{
         Arc, Mutex, OnceLock, PoisonError, Weak,
@@ -60,6 +61,7 @@ const DEADLINE_ROOM: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Shared {
     room: Arc<ConnectionRoom>,
+    from: Option<IpAddr>,
     /// It has begun HTTP/2.
     begun: AtomicBool,
     /// The call that was just begun, until it has its task.
@@ -88,9 +90,10 @@ struct Large {
 }
 
 impl Shared {
-    fn new(room: Arc<ConnectionRoom>) -> Arc<Shared> {
+    fn new(room: Arc<ConnectionRoom>, from: Option<IpAddr>) -> Arc<Shared> {
         Arc::new(Shared {
             room,
+            from,
             begun: AtomicBool::new(false),
             next: Mutex::default(),
             calls: AtomicUsize::new(0),
@@ -174,6 +177,11 @@ pub(crate) struct Call {
 impl Call {
     pub(crate) fn room(&self) -> &Arc<ConnectionRoom> {
         &self.connection.room
+    }
+
+    /// Whose address the connection came from.
+    pub(crate) fn from(&self) -> Option<IpAddr> {
+        self.connection.from
     }
 
     pub(crate) fn answer_by(&self) -> Option<Instant> {
@@ -321,7 +329,7 @@ pub(super) async fn drive<S>(
     S::Future: Send + 'static,
 {
     let _slot = slot;
-    let shared = Shared::new(ConnectionRoom::new(Arc::clone(&port.room)));
+    let shared = Shared::new(ConnectionRoom::new(Arc::clone(&port.room)), connection.from());
     let io = TokioIo::new(Begins { connection, read: 0, shared: Arc::clone(&shared) });
     let calls = Calls { service, port: Arc::clone(&port), shared: Arc::clone(&shared) };
     let serving = builder(&port, &shared).serve_connection(io, calls);
@@ -449,7 +457,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_old_only_when_it_waited_the_whole_time() {
-        let shared = Shared::new(ConnectionRoom::new(super::super::room::NodeRoom::new()));
+        let shared = Shared::new(ConnectionRoom::new(super::super::room::NodeRoom::new()), None);
         let call = Arc::new(Call {
             connection: Arc::clone(&shared),
             shape: Shape::Unary,

@@ -73,6 +73,7 @@ unary_calls! {
     SessionsOpen => sessions_client::SessionsClient.open;
     SessionsRenew => sessions_client::SessionsClient.renew;
     SessionsClose => sessions_client::SessionsClient.close;
+    SessionsList => sessions_client::SessionsClient.list;
     ClusterStatus => cluster_client::ClusterClient.status;
     ClusterAddLearner => cluster_client::ClusterClient.add_learner;
     ClusterPromote => cluster_client::ClusterClient.promote;

@@ -20,5 +20,6 @@ mod reads;
 mod requests;
 mod restarted_leader;
 mod service;
+mod sessions;
 mod start;
 mod streams;

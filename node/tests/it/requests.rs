@@ -212,6 +212,7 @@ header_of!(
     SessionsOpen,
     SessionsRenew,
     SessionsClose,
+    SessionsList,
     ClusterStatus,
     ClusterAddLearner,
     ClusterPromote,

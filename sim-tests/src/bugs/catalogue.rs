@@ -336,6 +336,14 @@ pub const BUGS: &[Bug] = &[
                attempt timeouts): the next counts again. Session clients only.",
     },
     Bug {
+        name: "fallback-new-key-each-attempt",
+        family: Family::Apply,
+        breaks: "a write that finds no place for a session keeps its key through all attempts",
+        place: "client/src/drive.rs: Call::run",
+        hint: "A table of sessions without a place for the client, so that its writes go under keys, and \
+               an attempt that is executed and whose answer is lost or late: the next counts again.",
+    },
+    Bug {
         name: "timeout-not-applied",
         family: Family::Apply,
         breaks: "a deadline that passes after a write was proposed leaves it UNKNOWN",
@@ -392,6 +400,14 @@ pub const BUGS: &[Bug] = &[
         hint: "Entries with several commands that do not commute (revisions are enough): many callers \
                at once, few entries in flight. The order follows from the node's id. Answers and \
                the state's hash differ between nodes.",
+    },
+    Bug {
+        name: "share-not-replicated",
+        family: Family::Apply,
+        breaks: "how many sessions one address may hold is decided by the entry and the state",
+        place: "node/src/machine/session.rs: refuse_another_session",
+        hint: "Several sessions of one address: each node has a limit of its own in mind. Answers and the \
+               state's hash differ between nodes.",
     },
     Bug {
         name: "waiters-by-index",

@@ -86,7 +86,8 @@ impl Listener for SimulatedListener {
         unless_over(&self.life).await;
         let peer = turmoil::reverse_lookup(from.ip()).unwrap_or_default();
         let wire = self.wires.between(&peer, &self.host);
-        Ok(Connection::new(LiveStream::new(inner, SharedLife::clone(&self.life), wire)))
+        let stream = LiveStream::new(inner, SharedLife::clone(&self.life), wire);
+        Ok(Connection::accepted(stream, from.ip()))
     }
 
     fn local_address(&self) -> String {

@@ -241,10 +241,12 @@ impl Workload {
             let shared = client.clone().filter(|_| rng.random_bool(0.3));
             let own = shared.unwrap_or_else(|| self.client(cluster, user, &mut rng));
             client = Some(own.clone());
+            let (own, has_session) = own;
             self.shared.running.set(self.shared.running.get() + 1);
             let user = User {
                 number: user,
                 client: own,
+                has_session,
                 workload: self.clone(),
                 rng: SmallRng::seed_from_u64(mix(self.shared.seed, &[0xacc, user])),
                 known: BTreeMap::new(),
@@ -265,7 +267,8 @@ impl Workload {
         }
     }
 
-    fn client(&self, cluster: &Cluster, user: u64, rng: &mut SmallRng) -> Client {
+    /// A client, and whether it wants a session.
+    fn client(&self, cluster: &Cluster, user: u64, rng: &mut SmallRng) -> (Client, bool) {
         let knobs = &self.shared.knobs;
         let mut builder = if rng.random_bool(0.3) {
             // It knows one node, and learns of others from hints.
@@ -285,7 +288,9 @@ impl Workload {
         if rng.random_bool(0.3) {
             builder = builder.transport(Transport::Unary);
         }
+        let mut has_session = true;
         builder = if rng.random_bool(0.15) && knobs.keys_outlive_calls() {
+            has_session = false;
             builder.one_shot()
         } else if rng.random_bool(0.2) {
             // As short as the service allows: it must be renewed while things break.
@@ -293,7 +298,7 @@ impl Workload {
         } else {
             builder
         };
-        builder.build().expect("the settings are valid")
+        (builder.build().expect("the settings are valid"), has_session)
     }
 
     /// Bounds and first values, before anything breaks.

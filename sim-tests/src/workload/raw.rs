@@ -471,6 +471,9 @@ impl Raw {
             Err(status) => {
                 let details = Details::parse(&status);
                 book.happened(&format!("told: {}", details.reason));
+                if status.message().contains("it may hold") {
+                    book.happened("session refused by a host's share");
+                }
                 Err(details)
             }
         }

@@ -23,6 +23,8 @@ use crate::{env::simulated_ms, trace_event};
 pub(super) struct User {
     pub(super) number: u64,
     pub(super) client: Client,
+    /// It opens one, if it can.
+    pub(super) has_session: bool,
     pub(super) workload: Workload,
     pub(super) rng: SmallRng,
     /// Value (of a counter) and revision, as last seen, to base conditions on.
@@ -330,6 +332,7 @@ impl User {
         let deadline = self.deadline();
         let book = self.workload.shared.book.clone();
         let client = self.client.clone();
+        let has_session = self.has_session;
         let began = simulated_ms();
         let mut request = write.request();
         if let Some(idem) = &idem {
@@ -352,6 +355,13 @@ impl User {
                 match result {
                     Some(result) => {
                         let told = brief(&result, $what);
+                        if let Ok(answer) = &result
+                            && has_session
+                            && idem.is_none()
+                            && answer.write.kept_for_ms > 0
+                        {
+                            book.happened("write under a key for want of a session");
+                        }
                         book.finish(pending, &result);
                         told
                     }

@@ -76,6 +76,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Kv,
     },
+    /// Sessions of clients: who holds them, and ending some.
+    Session {
+        #[command(subcommand)]
+        command: Session,
+    },
     /// Runs an atomic step over counters and keys, given as JSON.
     Apply(Apply),
     /// Shows the nodes: roles, terms, log and applied index, lag, disk.
@@ -248,6 +253,43 @@ pub(crate) enum Kv {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Session {
+    /// Lists open sessions, the oldest first, and who holds the most.
+    List(SessionList),
+    /// Ends sessions, whoever opened them. A client that lives opens another with its next write; what
+    /// became of its writes that have no answer yet can then not be found out.
+    Close(SessionClose),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SessionList {
+    /// Only the sessions that clients at this IP address opened.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) owner: Option<String>,
+    /// Show so many owners, those that hold the most (100 at most).
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=100))]
+    pub(crate) owners: u16,
+    #[command(flatten)]
+    pub(crate) pages: Pages,
+    #[command(flatten)]
+    pub(crate) read: Read,
+}
+
+#[derive(Debug, Args)]
+#[group(id = "which", required = true, multiple = true)]
+pub(crate) struct SessionClose {
+    /// Ids, as `session list` shows them.
+    #[arg(value_name = "ID", conflicts_with = "owner", group = "which")]
+    pub(crate) ids: Vec<u64>,
+    /// All sessions that clients at this IP address have opened so far; needs --yes.
+    #[arg(long, value_name = "ADDRESS", group = "which")]
+    pub(crate) owner: Option<String>,
+    /// Do end all of an owner's.
+    #[arg(long, conflicts_with = "ids")]
+    pub(crate) yes: bool,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Condition {
     /// Only if the key exists.
@@ -415,7 +457,8 @@ pub(crate) struct Fill {
     /// Bytes of each key's value.
     #[arg(long, default_value_t = 256, value_name = "BYTES")]
     pub(crate) value_size: usize,
-    /// Sessions to open, and to leave open for as long as the cluster allows.
+    /// Sessions to open, and to leave open for as long as the cluster allows. It ends, with status 3, when
+    /// the cluster has no more places for this address.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub(crate) sessions: u64,
     /// Adds under an idempotency key of their own, remembered for the cluster's window.

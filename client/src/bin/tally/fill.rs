@@ -7,7 +7,7 @@
 use std::{
     future::Future,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -15,7 +15,8 @@ use std::{
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
-use tally_client::{Client, apply::Operation, proto as v1};
+use tally_client::{Client, apply::Operation, proto as v1, reason};
+use tally_proto::status::{Details, from_tonic};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
@@ -86,14 +87,38 @@ pub(crate) async fn run(arguments: &Arguments, fill: &Fill, output: Output) -> R
     done("idempotency_keys", fill.idempotency_keys, took.await?);
 
     let channels = channels(&arguments.endpoints)?;
+    let opened = Arc::new(Opened::default());
+    let its_opened = opened.clone();
     let took = many("sessions", range(fill.sessions), 1, CALLS, move |item| {
         let channel = channels[item.start as usize % channels.len()].clone();
-        async move { open_session(channel).await }
+        let opened = its_opened.clone();
+        async move { open_session(channel, &opened).await }
     });
-    done("sessions", fill.sessions, took.await?);
+    let took = took.await?;
+    let count = opened.count.load(Ordering::Relaxed);
+    done("sessions", count, took);
 
     client.close().await;
-    output.written(&result, show)
+    let Some(why) = opened.refused.get() else { return output.written(&result, show) };
+    let is_printed = !result.is_empty();
+    if is_printed {
+        output.written(&result, show)?;
+    }
+    let message = format!(
+        "{} of {} sessions were opened, then: {why}\n`tally session list` shows who holds them, `tally \
+         session close` ends some. Clients of the\nlibrary that get none write under idempotency keys.",
+        grouped(count),
+        grouped(fill.sessions)
+    );
+    Err(Failure::no_place(message, is_printed))
+}
+
+/// How far the sessions are.
+#[derive(Default)]
+struct Opened {
+    count: AtomicU64,
+    /// There is no place for more, and why: the rest is not asked for.
+    refused: OnceLock<String>,
 }
 
 fn show(result: &Map<String, Value>) -> String {
@@ -197,14 +222,27 @@ fn channels(endpoints: &[String]) -> Result<Vec<Channel>, Failure> {
 }
 
 /// Opens a session and forgets it. The library would end it together with its client.
-async fn open_session(channel: Channel) -> Result<(), Failure> {
+async fn open_session(channel: Channel, opened: &Opened) -> Result<(), Failure> {
+    if opened.refused.get().is_some() {
+        return Ok(());
+    }
     let mut client = v1::sessions_client::SessionsClient::new(channel);
     let mut attempt = 0;
     loop {
         attempt += 1;
         let request = v1::SessionsOpenRequest { idle_timeout_ms: SESSION_IDLE_MS };
         match client.open(request).await {
-            Ok(_) => return Ok(()),
+            Ok(_) => {
+                opened.count.fetch_add(1, Ordering::Relaxed);
+                return Ok(());
+            }
+            Err(status)
+                if Details::parse_call(&from_tonic(&status)).reason
+                    == reason::SESSION_TABLE_FULL =>
+            {
+                let _ = opened.refused.set(status.message().to_owned());
+                return Ok(());
+            }
             Err(status) if attempt >= ATTEMPTS => {
                 return Err(Failure::unable(format!("no session: {}", status.message())));
             }

@@ -15,6 +15,7 @@ mod kv;
 mod load;
 mod output;
 mod procs;
+mod session;
 mod status;
 
 use std::process::ExitCode;
@@ -86,6 +87,9 @@ async fn run(arguments: Arguments, output: Output) -> Result<Exit, Failure> {
         }
         Command::Kv { command } => {
             kv::run(&client(&arguments)?, command, output).await.map(|()| Exit::Done)
+        }
+        Command::Session { command } => {
+            session::run(&client(&arguments)?, command, output).await.map(|()| Exit::Done)
         }
         Command::Apply(apply) => {
             apply::run(&client(&arguments)?, apply, output).await.map(|()| Exit::Done)

@@ -36,7 +36,7 @@ pub(crate) struct Failure {
     exit: Exit,
     value: Value,
     text: String,
-    /// Standard output takes nothing: it is no use to print this there.
+    /// Standard output takes nothing, or has had its object: this is not printed there.
     output_failed: bool,
 }
 
@@ -57,6 +57,14 @@ impl Failure {
         let exit = if gone { Exit::Done } else { Exit::NotPrinted };
         let text = if gone { String::new() } else { format!("{done}: {error}") };
         Self { output_failed: true, ..Self::new(exit, Value::Null, text) }
+    }
+
+    /// The cluster had no place for a part of it, behind what was printed of the rest, if anything was.
+    pub(crate) fn no_place(message: String, is_printed: bool) -> Self {
+        let (code, reason) = ("RESOURCE_EXHAUSTED", tally_client::reason::SESSION_TABLE_FULL);
+        let error = json!({ "code": code, "reason": reason, "message": message });
+        let failure = Self::new(Exit::Refused, json!({ "error": error }), message);
+        Self { output_failed: is_printed, ..failure }
     }
 
     /// The command could not do its work, and changed nothing.

@@ -83,6 +83,10 @@ fn show(status: &Status) -> String {
             dedup.sustainable_keys_per_second
         );
     }
+    if dedup.sessions_warning {
+        text += "\nWARNING: the table of sessions is more than 80 % full: `tally session list` shows who \
+                 holds them";
+    }
     if dedup.key_bytes_warning {
         text += "\nWARNING: the table of idempotency keys is more than 70 % full";
     }

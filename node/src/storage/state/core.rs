@@ -30,7 +30,7 @@ const RECORD_OVERHEAD_BYTES: usize = 160;
 const ANSWER_OVERHEAD_BYTES: usize = 16;
 
 /// First bytes of the machine's records about sessions. Only seeded bugs tell them from others.
-pub(super) const SESSION_KEYS: std::ops::Range<u8> = 0x20..0x24;
+pub(super) const SESSION_KEYS: std::ops::Range<u8> = 0x20..0x25;
 
 /// What a record in the map counts.
 fn record_bytes(key: &[u8], change: &Change) -> usize {
