@@ -381,6 +381,21 @@ impl Cluster {
         eventually("the nodes agree on a leader", || self.leader_agreed(&ids).is_some()).await;
     }
 
+    /// Waits until every running node has applied what the leader has in its log.
+    pub(crate) async fn caught_up(&self) {
+        let ids = self.running_ids();
+        eventually("the nodes have all applied all entries", || {
+            let Some(leader) = self.leader_agreed(&ids) else { return false };
+            let last = self.last_log_index(leader);
+            let applied = |id: &u64| {
+                let state = self.node(*id).consensus().state();
+                state.applied().is_some_and(|applied| applied.index >= last)
+            };
+            ids.iter().all(applied)
+        })
+        .await;
+    }
+
     fn leader_agreed(&self, ids: &[u64]) -> Option<u64> {
         let leader = *ids.iter().find(|id| self.leads(**id))?;
         ids.iter().all(|id| self.follows(*id, leader)).then_some(leader)

@@ -68,6 +68,8 @@ async fn a_log_that_is_gone_empty_older_or_anothers_is_refused() {
     cluster.start_node(follower).await.expect("nothing is wrong yet");
     cluster.settled().await;
     add_some(&cluster, 10).await;
+    // A follower that has not heard of them yet has forgotten nothing in an older log.
+    cluster.caught_up().await;
     cluster.stop(follower).await;
     copy(&wal, &aside);
 
@@ -134,6 +136,8 @@ async fn a_directory_put_back_from_an_older_copy_is_refused_by_its_peers() {
     cluster.start_node(follower).await.expect("nothing is wrong yet");
     cluster.settled().await;
     add_some(&cluster, 10).await;
+    // A follower that has not heard of them yet has forgotten nothing in an older log.
+    cluster.caught_up().await;
     cluster.stop(follower).await;
     copy(&dir, &aside);
 
@@ -171,6 +175,8 @@ async fn a_state_that_is_gone_or_older_is_made_again() {
     cluster.start_node(follower).await.expect("nothing is wrong yet");
     cluster.settled().await;
     add_some(&cluster, 10).await;
+    // A follower that has not heard of them yet has forgotten nothing in an older log.
+    cluster.caught_up().await;
     cluster.stop(follower).await;
     for change in ["older", "empty", "gone"] {
         match change {
