@@ -91,7 +91,7 @@ copy_crate() { # CRATE
     local version manifest host
     version=$(locked "$1")
     host=$(rustc -vV | sed -n "s,^host: ,,p")
-    manifest=$(cd "$work/tally" && "${cargo[@]}" metadata --format-version 1 --locked --filter-platform "$host" |
+    manifest=$(cd "$work/tally" && cargo metadata --format-version 1 --locked --filter-platform "$host" |
         jq -r --arg name "$1" --arg version "$version" \
             '.packages[] | select(.name == $name and .version == $version) | .manifest_path')
     [[ -n $manifest ]] || fail "$1 $version is not among the packages"

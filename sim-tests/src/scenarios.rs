@@ -343,6 +343,46 @@ pub const SCENARIOS: &[Scenario] = &[
             (29_000, 0, Fault::Depose(100)),
         ],
     },
+    Scenario {
+        name: "a-vote-that-nobody-heard",
+        shows: "A leader is cut off with entries that only it has. Of the two others one stands for \
+                election, and the third is gone before it hears of it. The leader starts anew: it has more \
+                log than the one that stood, and an earlier term. Each refuses the other, until a refusal \
+                tells of the later term.",
+        look_at: "`a vote that … does not hear`, and who `leads in term` next, while the third is away",
+        knobs: quick_disks,
+        faults: &[(5_000, 0, Fault::UnheardVote), (26_000, 0, Fault::UnheardVote)],
+    },
+    Scenario {
+        name: "members-that-were-overruled",
+        shows: "A leader that is cut off is asked to remove a voter, and has that change in its log alone. \
+                It comes back when the log that it needs is gone, and gets a snapshot: with it, the voters \
+                are again those that the others know.",
+        look_at: "`appends`: the voters; `is left behind`, `installs a snapshot`",
+        knobs: short_log,
+        faults: &[
+            (5_000, 0, Fault::OverruledRemoval),
+            (15_000, 0, Fault::OverruledRemoval),
+            (25_000, 0, Fault::OverruledRemoval),
+        ],
+    },
+    Scenario {
+        name: "comes-back-when-nobody-writes",
+        shows: "A follower is away while leadership changes and the whole log is given up behind a \
+                snapshot. It comes back when nobody writes: the new leader knows nothing of it, and has no \
+                entry to find out with. It gets the snapshot.",
+        look_at: "`installs a snapshot` soon after the fault ends",
+        knobs: |knobs| {
+            short_log(knobs);
+            knobs.snapshot_after_entries = 1;
+            knobs.lull_ms = Some((10_000, 40_000));
+        },
+        faults: &[
+            (5_000, 7_000, Fault::Isolate(Target::Follower(0))),
+            (6_500, 0, Fault::TransferLeader),
+            (8_000, 0, Fault::TransferLeader),
+        ],
+    },
 ];
 
 /// The scenario with this name.
