@@ -7,7 +7,10 @@
 //! lose the number of a seed.
 
 use crate::{
-    faults::plan::{Fault, Planned, Target},
+    faults::{
+        moments::Moment,
+        plan::{Fault, Planned, Target},
+    },
     knobs::Knobs,
 };
 
@@ -367,20 +370,38 @@ pub const SCENARIOS: &[Scenario] = &[
         ],
     },
     Scenario {
-        name: "comes-back-when-nobody-writes",
-        shows: "A follower is away while leadership changes and the whole log is given up behind a \
-                snapshot. It comes back when nobody writes: the new leader knows nothing of it, and has no \
-                entry to find out with. It gets the snapshot.",
-        look_at: "`installs a snapshot` soon after the fault ends",
+        name: "comes-new-when-nobody-writes",
+        shows: "A new machine joins while nobody writes, and its power fails at the leader's first word. \
+                Meanwhile the leader gives up all of its log behind a snapshot, with the entry that the new \
+                one joined by: it knows nothing of what the new one has, and has no entry to find out with. \
+                It sends the snapshot.",
+        look_at: "the power cut, and `installs a snapshot` soon after the new machine is back",
         knobs: |knobs| {
             short_log(knobs);
             knobs.snapshot_after_entries = 1;
-            knobs.lull_ms = Some((10_000, 40_000));
+            // What they leave behind ends, and ends are entries.
+            knobs.raw_clients = 0;
+            knobs.lull_ms = Some((8_000, 44_000));
         },
         faults: &[
-            (5_000, 7_000, Fault::Isolate(Target::Follower(0))),
-            (6_500, 0, Fault::TransferLeader),
-            (8_000, 0, Fault::TransferLeader),
+            (14_000, 0, Fault::Replace(Target::Follower(0))),
+            (14_010, 2_500, Fault::PowerCutOn(Target::Any(3), Moment::Vote, 0)),
+        ],
+    },
+    Scenario {
+        name: "alone-with-a-slow-disk",
+        shows: "A cluster of one, whose disk takes 100 ms for a sync: longer than the pause between two looks \
+                at whether an election is due. After each power cut it saves one vote for itself, and leads.",
+        look_at: "`leads in term` after each power cut: a term more each time, and soon",
+        knobs: |knobs| {
+            one_hot_counter(knobs);
+            knobs.nodes = 1;
+            knobs.disk_sync_us = 100_000;
+        },
+        faults: &[
+            (6_000, 500, Fault::PowerCut(Target::Leader)),
+            (16_000, 500, Fault::PowerCut(Target::Leader)),
+            (26_000, 500, Fault::Kill(Target::Leader)),
         ],
     },
 ];

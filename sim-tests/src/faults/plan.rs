@@ -231,7 +231,8 @@ fn partition(rng: &mut SmallRng, _: &Knobs) -> Fault {
         10..14 => Fault::Depose(rng.random_range(0..400)),
         14..16 => {
             let power_fails = rng.random_bool(0.7).then(|| install_step(rng));
-            Fault::LeaveBehind(Target::Follower(rng.random_range(0..4)), power_fails)
+            // A leader too, with those who wait for what it could not commit.
+            Fault::LeaveBehind(target(rng), power_fails)
         }
         0..2 => Fault::Isolate(target(rng)),
         2 => Fault::IsolateFromAll(target(rng)),
