@@ -12,7 +12,8 @@
 #
 # The second builds with these versions (of openraft, sled, turmoil; the locked ones where none is named)
 # and runs what a change of the simulator has to pass, and fresh seeds. `--plain openraft=0.10.0-alpha.38`
-# asks about an upgrade before it is made.
+# asks about an upgrade before it is made. A simulation has a byte store in sled's place, so sled is judged
+# by the power cuts of node/tests/powercut, which need FUSE; openraft besides by its own suite for storages.
 #
 #   --seeds N      seeds for each, from 0 (100)
 #   --from SEED    … from this one
@@ -186,7 +187,18 @@ judge_versions() {
         # shellcheck disable=SC2086 # they are words
         "$sim" $check || status=1
     done
+    for asked in "${wanted[@]}"; do
+        case "${asked%%=*}" in
+            openraft) test_node --lib consensus:: || status=1 ;;
+            sled) test_node --test powercut || status=1 ;;
+        esac
+    done
     return "$status"
+}
+
+test_node() { # ARGUMENTS…
+    printf '\n=== cargo test -p tally-node %s\n' "$*"
+    (cd "$work/tally" && "${cargo[@]}" test -p tally-node "$@")
 }
 
 if [[ $plain == yes ]]; then judge_versions; else judge_fixes; fi

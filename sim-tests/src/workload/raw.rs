@@ -577,7 +577,8 @@ impl Raw {
 
     async fn close(&mut self) {
         let Some(session) = self.session.take() else { return };
-        for node in 0..self.cluster.addresses().len() {
+        // The newest machines first: those before them may have been taken out, and never answer.
+        for node in (0..self.cluster.addresses().len()).rev() {
             let Some(channel) = self.channel(node).await else { continue };
             let request = v1::SessionsCloseRequest { session_id: session.id };
             if within(SessionsClient::new(channel).close(patient(request))).await.is_ok() {
