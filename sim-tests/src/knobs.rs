@@ -36,6 +36,8 @@ pub struct Knobs {
     pub log_entries_kept: u64,
     /// Size of a segment of the log, in bytes.
     pub segment_bytes: u64,
+    /// Entries of the log kept in memory, in bytes; the others are read from the disk when they are sent.
+    pub log_cache_bytes: u64,
     /// Time between two flushes of the state, in ms.
     pub flush_interval_ms: u64,
     /// Time that a disk write takes, in µs.
@@ -80,6 +82,8 @@ pub struct Knobs {
     pub raw_clients: u64,
     /// Share of calls that their callers give up without a word.
     pub abandoned: f64,
+    /// Nobody asks for anything from the first to the second simulated ms.
+    pub lull_ms: Option<(u64, u64)>,
     /// Which families of faults are on.
     pub faults: Families,
     /// Mean time between two faults, in ms.
@@ -125,6 +129,7 @@ impl Knobs {
             snapshot_after_entries: log_uniform(rng, 30, 1500),
             log_entries_kept: *[0, 0, 5, 50, 500].choose(rng).expect("not empty"),
             segment_bytes: log_uniform(rng, 64 * 1024, 512 * 1024),
+            log_cache_bytes: 64 << 20,
             flush_interval_ms: log_uniform(rng, 100, 5000),
             disk_write_us: rng.random_range(0..300),
             disk_sync_us: if slow_disks {
@@ -151,6 +156,7 @@ impl Knobs {
             writes_in_flight: 4096,
             raw_clients: 0,
             abandoned: 0.0,
+            lull_ms: None,
             faults: Families::draw(rng),
             fault_every_ms: log_uniform(rng, 600, 4000),
         };
@@ -189,6 +195,11 @@ impl Knobs {
             // as the documentation allows remembers a key for a minute at least.)
             self.idempotency_window_ms = DAY_MS;
         }
+        if rng.random_bool(0.15) {
+            let from_ms = rng.random_range(6_000..20_000);
+            self.lull_ms = Some((from_ms, from_ms + rng.random_range(10_000..25_000)));
+        }
+        self.log_cache_bytes = *[500, 20_000, 64 << 20, 64 << 20].choose(rng).expect("not empty");
     }
 
     /// Whether keys are remembered for longer than any call of the library may last and any message
@@ -216,6 +227,7 @@ impl Knobs {
             abandoned: 0.0,
             deadline_ms: 3_000,
             short_deadlines: 0.0,
+            lull_ms: None,
             faults: Families::default(),
             ..drawn
         }
@@ -230,6 +242,7 @@ impl Knobs {
         config.snapshot_after_entries = self.snapshot_after_entries;
         config.log_entries_kept = self.log_entries_kept;
         config.log_segment_bytes = self.segment_bytes;
+        config.log_cache_bytes = self.log_cache_bytes;
         config.flush_interval_ms = self.flush_interval_ms;
         // Room for some 80 records, so that they come and go.
         config.state_cache_bytes = 64 * 1024;

@@ -381,6 +381,9 @@ impl Run<'_> {
                 self.now_ms,
             );
             self.violate("liveness", stands_still.into_iter().collect());
+            let lags =
+                self.reach.look_who_lags(&self.injector, &self.cluster, &self.knobs, self.now_ms);
+            self.violate("liveness", lags.into_iter().collect());
         }
         let stepped = self.sim.step();
         // One that ended a task of a node and not the run.

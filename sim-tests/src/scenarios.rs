@@ -7,7 +7,10 @@
 //! lose the number of a seed.
 
 use crate::{
-    faults::plan::{Fault, Planned, Target},
+    faults::{
+        moments::Moment,
+        plan::{Fault, Planned, Target},
+    },
     knobs::Knobs,
 };
 
@@ -341,6 +344,64 @@ pub const SCENARIOS: &[Scenario] = &[
             (17_000, 0, Fault::Depose(200)),
             (23_000, 0, Fault::Depose(0)),
             (29_000, 0, Fault::Depose(100)),
+        ],
+    },
+    Scenario {
+        name: "a-vote-that-nobody-heard",
+        shows: "A leader is cut off with entries that only it has. Of the two others one stands for \
+                election, and the third is gone before it hears of it. The leader starts anew: it has more \
+                log than the one that stood, and an earlier term. Each refuses the other, until a refusal \
+                tells of the later term.",
+        look_at: "`a vote that … does not hear`, and who `leads in term` next, while the third is away",
+        knobs: quick_disks,
+        faults: &[(5_000, 0, Fault::UnheardVote), (26_000, 0, Fault::UnheardVote)],
+    },
+    Scenario {
+        name: "members-that-were-overruled",
+        shows: "A leader that is cut off is asked to remove a voter, and has that change in its log alone. \
+                It comes back when the log that it needs is gone, and gets a snapshot: with it, the voters \
+                are again those that the others know.",
+        look_at: "`appends`: the voters; `is left behind`, `installs a snapshot`",
+        knobs: short_log,
+        faults: &[
+            (5_000, 0, Fault::OverruledRemoval),
+            (15_000, 0, Fault::OverruledRemoval),
+            (25_000, 0, Fault::OverruledRemoval),
+        ],
+    },
+    Scenario {
+        name: "comes-new-when-nobody-writes",
+        shows: "A new machine joins while nobody writes, and its power fails at the leader's first word. \
+                Meanwhile the leader gives up all of its log behind a snapshot, with the entry that the new \
+                one joined by: it knows nothing of what the new one has, and has no entry to find out with. \
+                It sends the snapshot.",
+        look_at: "the power cut, and `installs a snapshot` soon after the new machine is back",
+        knobs: |knobs| {
+            short_log(knobs);
+            knobs.snapshot_after_entries = 1;
+            // What they leave behind ends, and ends are entries.
+            knobs.raw_clients = 0;
+            knobs.lull_ms = Some((8_000, 44_000));
+        },
+        faults: &[
+            (14_000, 0, Fault::Replace(Target::Follower(0))),
+            (14_010, 2_500, Fault::PowerCutOn(Target::Any(3), Moment::Vote, 0)),
+        ],
+    },
+    Scenario {
+        name: "alone-with-a-slow-disk",
+        shows: "A cluster of one, whose disk takes 100 ms for a sync: longer than the pause between two looks \
+                at whether an election is due. After each power cut it saves one vote for itself, and leads.",
+        look_at: "`leads in term` after each power cut: a term more each time, and soon",
+        knobs: |knobs| {
+            one_hot_counter(knobs);
+            knobs.nodes = 1;
+            knobs.disk_sync_us = 100_000;
+        },
+        faults: &[
+            (6_000, 500, Fault::PowerCut(Target::Leader)),
+            (16_000, 500, Fault::PowerCut(Target::Leader)),
+            (26_000, 500, Fault::Kill(Target::Leader)),
         ],
     },
 ];

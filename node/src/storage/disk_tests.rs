@@ -254,6 +254,17 @@ async fn a_later_sync_does_not_cover_what_an_earlier_one_failed_on() {
 }
 
 #[tokio::test]
+async fn a_failed_read_takes_nothing_away() {
+    let disk = SimulatedDisk::new(1);
+    half_written(&disk, 1024).await;
+    let file = disk.mount().open("f", OpenMode::Read).await.unwrap();
+    disk.fail_reads(1);
+    assert_eq!(file.read_at(0, 4).await.unwrap_err().raw_os_error(), Some(5));
+    assert_eq!(file.read_at(0, 4).await.unwrap(), b"bbbb");
+    assert_eq!(disk.counts().errors, 1);
+}
+
+#[tokio::test]
 async fn the_step_that_crashes_and_all_after_it_fail() {
     let disk = SimulatedDisk::new(1);
     let mut file = disk.mount().open("f", OpenMode::CreateNew).await.unwrap();

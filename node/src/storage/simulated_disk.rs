@@ -104,6 +104,7 @@ struct State {
     capacity: Option<u64>,
     fail_writes: u64,
     fail_syncs: u64,
+    fail_reads: u64,
     write_error_rate: f64,
     sync_error_rate: f64,
     /// What a reader sees now.
@@ -163,6 +164,7 @@ impl SimulatedDisk {
                 capacity: None,
                 fail_writes: 0,
                 fail_syncs: 0,
+                fail_reads: 0,
                 write_error_rate: 0.0,
                 sync_error_rate: 0.0,
                 names: BTreeMap::new(),
@@ -218,6 +220,11 @@ impl SimulatedDisk {
     /// The next `n` syncs fail with EIO.
     pub fn fail_syncs(&self, n: u64) {
         self.state().fail_syncs = n;
+    }
+
+    /// The next `n` reads of a file's bytes fail with EIO.
+    pub fn fail_reads(&self, n: u64) {
+        self.state().fail_reads = n;
     }
 
     /// Each write and each sync fails with these probabilities.
@@ -410,6 +417,12 @@ impl State {
         let fails = take_one(&mut self.fail_syncs) || chance(&mut self.rng, self.sync_error_rate);
         self.counts.errors += u64::from(fails);
         self.counts.log_errors += u64::from(fails && of_log);
+        fails
+    }
+
+    fn read_fails(&mut self) -> bool {
+        let fails = take_one(&mut self.fail_reads);
+        self.counts.errors += u64::from(fails);
         fails
     }
 
@@ -782,7 +795,10 @@ impl File for SimulatedFile {
     }
 
     async fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-        let _entered = self.enter(Step::Read).await?;
+        let (mut state, _) = self.enter(Step::Read).await?;
+        if state.read_fails() {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
         let content = lock(&self.content);
         let start = (offset as usize).min(content.bytes.len());
         let end = start.saturating_add(len).min(content.bytes.len());

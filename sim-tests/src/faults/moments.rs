@@ -39,6 +39,8 @@ pub enum Moment {
 #[derive(Debug, Clone, Default)]
 pub struct Traps {
     set: Arc<Mutex<BTreeMap<u64, Vec<Trap>>>>,
+    /// The last term in which a node stood for election, its vote for itself saved.
+    stood: Arc<Mutex<BTreeMap<u64, u64>>>,
 }
 
 #[derive(Debug)]
@@ -53,6 +55,12 @@ impl Traps {
     pub fn set(&self, node: u64, moment: Moment, steps: u64, disk: SimulatedDisk) {
         let mut set = self.set.lock().unwrap_or_else(PoisonError::into_inner);
         set.entry(node).or_default().push(Trap { moment, steps, disk });
+    }
+
+    /// The last term in which a node stood for election.
+    pub fn stood_in(&self, node: u64) -> u64 {
+        let stood = self.stood.lock().unwrap_or_else(PoisonError::into_inner);
+        stood.get(&node).copied().unwrap_or(0)
     }
 
     /// Takes all traps away.
@@ -98,6 +106,13 @@ impl Observer for Watch {
             | Event::ReadRound { .. }
             | Event::SnapshotInstalled { .. } => None,
         };
+        if let Event::VoteSaved(vote) = &event
+            && vote.node_id == Some(self.node)
+            && !vote.committed
+        {
+            let mut stood = self.traps.stood.lock().unwrap_or_else(PoisonError::into_inner);
+            stood.insert(self.node, vote.term);
+        }
         self.beside.observe(event);
         if let Some(moment) = moment {
             self.traps.happens(self.node, moment);

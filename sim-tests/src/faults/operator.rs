@@ -36,6 +36,13 @@ pub enum Task {
         /// Who comes; its machine runs already.
         new: u64,
     },
+    /// Ask one node, once, to remove another.
+    TryRemoval {
+        /// Who is asked.
+        at: u64,
+        /// Who goes.
+        old: u64,
+    },
 }
 
 /// Where tasks are left for the operator.
@@ -90,6 +97,7 @@ impl Desk {
                     replace(&cluster, *old, *new).await;
                     true
                 }
+                Task::TryRemoval { at, old } => try_removal(*at, *old).await,
             };
             trace_event!(HOST, "{} {task:?}", if worked { "has done" } else { "gave up" });
             self.shared.doing.borrow_mut().take();
@@ -110,6 +118,14 @@ async fn transfer(cluster: &Cluster) -> bool {
         }
     }
     false
+}
+
+/// One attempt, at one node.
+async fn try_removal(asked: u64, old: u64) -> bool {
+    let request = v1::ClusterRemoveRequest { node_id: old };
+    let call =
+        |mut client: ClusterClient<Channel>| async move { client.remove(request).await.map(drop) };
+    at(asked, call).await.is_ok()
 }
 
 /// Add as a learner, promote, remove the old one: each until it is so.

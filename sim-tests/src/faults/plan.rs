@@ -83,6 +83,8 @@ pub enum Fault {
     WriteError(Target),
     /// The next flush of the state's store fails (true), or the next write to it.
     StoreError(Target, bool),
+    /// The next read of a file fails.
+    ReadError(Target),
     /// The disk is full.
     FullDisk(Target),
     /// One bit of the disk flips, then the power fails. The file and the bit are drawn from this.
@@ -103,6 +105,13 @@ pub enum Fault {
     Replace(Target),
     /// The operator restarts every node, one after the other.
     RollingRestart,
+    /// Of three voters, the leader is cut off and the first that stands for election is not heard: the
+    /// third one is cut off just then, for so long, and the leader starts anew. It has more log than the
+    /// one that stood, and knows of no such term.
+    UnheardVote,
+    /// The leader is cut off, asked to remove another voter, and stays away until the others have given up
+    /// the log that it needs. (Where the others can't elect it might get its way, so no seed draws it.)
+    OverruledRemoval,
 }
 
 /// One fault of a plan.
@@ -222,7 +231,8 @@ fn partition(rng: &mut SmallRng, _: &Knobs) -> Fault {
         10..14 => Fault::Depose(rng.random_range(0..400)),
         14..16 => {
             let power_fails = rng.random_bool(0.7).then(|| install_step(rng));
-            Fault::LeaveBehind(Target::Follower(rng.random_range(0..4)), power_fails)
+            // A leader too, with those who wait for what it could not commit.
+            Fault::LeaveBehind(target(rng), power_fails)
         }
         0..2 => Fault::Isolate(target(rng)),
         2 => Fault::IsolateFromAll(target(rng)),
@@ -251,7 +261,7 @@ fn messages(rng: &mut SmallRng, knobs: &Knobs) -> Fault {
 }
 
 fn process(rng: &mut SmallRng, _: &Knobs) -> Fault {
-    match rng.random_range(0..18) {
+    match rng.random_range(0..19) {
         0..2 => Fault::Kill(target(rng)),
         2..5 => Fault::PowerCut(target(rng)),
         5 => Fault::PowerCutAll,
@@ -264,7 +274,8 @@ fn process(rng: &mut SmallRng, _: &Knobs) -> Fault {
             *[0, 1, 5, 20, 200].choose(rng).expect("not empty"),
         ),
         12..17 => power_cut_on(rng),
-        _ => Fault::Stop(target(rng)),
+        17 => Fault::Stop(target(rng)),
+        _ => Fault::UnheardVote,
     }
 }
 
@@ -287,7 +298,8 @@ fn install_step(rng: &mut SmallRng) -> u64 {
 }
 
 fn disk(rng: &mut SmallRng, _: &Knobs) -> Fault {
-    match rng.random_range(0..15) {
+    match rng.random_range(0..17) {
+        15..17 => Fault::ReadError(target(rng)),
         0..3 => Fault::SlowDisk(target(rng), rng.random_range(20..800)),
         3..5 => Fault::SyncError(target(rng)),
         5 => Fault::WriteError(target(rng)),

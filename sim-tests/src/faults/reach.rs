@@ -5,8 +5,10 @@
 //! network is calm: they elect a leader, and what it is asked gets committed. The others may be dead,
 //! cut off, deaf or half connected; a leader among them that nobody can answer must not be followed
 //! for ever.
+//!
+//! And whoever is well and reaches the leader gets what was committed, also when nobody asks for more.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::inject::Injector;
 use crate::{cluster::Cluster, invariants::Invariants, knobs::Knobs};
@@ -21,6 +23,17 @@ pub struct Reach {
     boots: Vec<u64>,
     since_ms: u64,
     committed: u64,
+    behind: BTreeMap<u64, Behind>,
+}
+
+/// A node that is to apply what was committed at some moment, from its leader.
+#[derive(Debug, PartialEq, Eq)]
+struct Behind {
+    since_ms: u64,
+    committed: u64,
+    /// The leader's, and its own.
+    boots: (u64, u64),
+    term: u64,
 }
 
 impl Reach {
@@ -67,7 +80,7 @@ impl Reach {
             (self.since_ms, self.committed) = (now_ms, committed);
             return None;
         }
-        let patience_ms = 8_000 + 8 * knobs.election_ms_max;
+        let patience_ms = patience_ms(knobs);
         (now_ms - self.since_ms > patience_ms).then(|| {
             format!(
                 "nodes {:?} are a majority, healthy, and connected both ways, and nothing was \
@@ -76,6 +89,67 @@ impl Reach {
             )
         })
     }
+}
+
+impl Reach {
+    /// Says so if a node that reaches the leader does not get what was committed.
+    pub fn look_who_lags(
+        &mut self,
+        injector: &Injector,
+        cluster: &Cluster,
+        knobs: &Knobs,
+        now_ms: u64,
+    ) -> Option<String> {
+        let leader = cluster.leader().filter(|id| injector.is_healthy(*id));
+        let leads = leader.and_then(|id| {
+            let consensus = cluster.consensus(id)?;
+            let term = consensus.leadership().term_as_leader()?;
+            Some((id, term, consensus.leadership().commit_index()))
+        });
+        let Some((leader, term, committed)) = leads.filter(|_| injector.is_network_calm(now_ms))
+        else {
+            self.behind.clear();
+            return None;
+        };
+        let metrics = cluster.consensus(leader)?.leadership().metrics();
+        let members: BTreeSet<u64> =
+            metrics.membership_config.membership().nodes().map(|(id, _)| *id).collect();
+        for id in injector.members() {
+            let boots = (cluster.machine(leader).boots(), cluster.machine(id).boots());
+            let applied = cluster.consensus(id).and_then(|consensus| consensus.state().applied());
+            let applied = applied.map_or(0, |applied| applied.index);
+            let reaches = id != leader
+                && members.contains(&id)
+                && injector.is_healthy(id)
+                && injector.is_linked(id, leader);
+            let goes_on = self.behind.get(&id).is_some_and(|behind| {
+                reaches
+                    && (behind.boots, behind.term) == (boots, term)
+                    && applied < behind.committed
+            });
+            if !goes_on {
+                self.behind.remove(&id);
+                if reaches && applied < committed {
+                    let behind = Behind { since_ms: now_ms, committed, boots, term };
+                    self.behind.insert(id, behind);
+                }
+            }
+        }
+        self.behind.iter().find(|(_, behind)| now_ms - behind.since_ms > patience_ms(knobs)).map(
+            |(id, behind)| {
+                format!(
+                    "node {id} is healthy and connected with its leader, node {leader}, and has not \
+                     applied entry {} for {} ms, which was committed before",
+                    behind.committed,
+                    now_ms - behind.since_ms
+                )
+            },
+        )
+    }
+}
+
+fn patience_ms(knobs: &Knobs) -> u64 {
+    8_000 + 8 * knobs.election_ms_max
 }
 
 /// The voters by the newest membership that one of these nodes knows: one set, or two.

@@ -14,11 +14,13 @@
 //!   to what is on its disk.
 //! - A node keeps what it has promised, across restarts ([`promises`]).
 //! - Voters change so that majorities overlap ([`voters`]).
+//! - What is applied is held durably by a majority of the voters ([`commits`]).
 //! - Log time passes no faster than time.
 //!
 //! An entry counts as committed once any node has applied it: that is the moment from which it can
 //! be seen from outside.
 
+mod commits;
 mod promises;
 mod voters;
 
@@ -35,7 +37,7 @@ use tally_node::{
     storage::simulated_disk::SimulatedDisk,
 };
 
-use self::{promises::Promises, voters::VotersInLog};
+use self::{commits::Commits, promises::Promises, voters::VotersInLog};
 use crate::{
     cluster::{Cluster, host_of},
     trace_event,
@@ -106,6 +108,7 @@ struct Seen {
     /// The disk of each node, and the errors of its log that it had had when the node last opened its log.
     disks: BTreeMap<u64, (SimulatedDisk, u64)>,
     voters: BTreeMap<u64, VotersInLog>,
+    commits: Commits,
 }
 
 impl Invariants {
@@ -177,6 +180,13 @@ impl Invariants {
                 let limit = consensus.state().purge_limit().map_or(0, |limit| limit.index);
                 seen.purges(id, purged, limit);
             }
+            if with_states {
+                let metrics = consensus.leadership().metrics();
+                if let Some(log_id) = metrics.membership_config.log_id() {
+                    let shown = (log_id.leader_id.term, log_id.index);
+                    seen.shows_membership(id, shown, applied, now_ms);
+                }
+            }
             if with_states && applied > 0 {
                 seen.state(id, applied, query::state_hash(&view));
             }
@@ -223,6 +233,7 @@ impl Observer for OfNode {
             }
             Event::Found { term, index, payload } => {
                 seen.found(&host, index, term, digest(payload));
+                seen.commits.holds(self.node, index, term);
                 let broken = seen.promises(self.node).found(index, term);
                 seen.breaks_promise(&host, broken);
             }
@@ -237,13 +248,16 @@ impl Observer for OfNode {
                 seen.breaks_promise(&host, broken);
                 if let Some(voters) = voters {
                     trace_event!(&host, "appends {term}-{index}: the voters are {voters:?}");
+                    seen.commits.names(index, term, voters);
                     let wrong = seen.voters.entry(self.node).or_default().appended(index, voters);
                     wrong.into_iter().for_each(|what| seen.violated(format!("{host}: {what}")));
                 }
             }
             Event::AppendSynced { term, index } => {
                 seen.acknowledges(self.node, "an entry");
-                seen.promises(self.node).synced(index, term);
+                for (index, term) in seen.promises(self.node).synced(index, term) {
+                    seen.commits.holds(self.node, index, term);
+                }
             }
             Event::Truncated { keep } => {
                 seen.counts.truncations += 1;
@@ -415,6 +429,10 @@ impl Seen {
             None => {
                 let by = self.leaders.keys().next_back().copied().unwrap_or(0).max(term);
                 self.committed.insert(index, (term, answers, by));
+                let of = |index| self.committed.get(&index).map(|(term, ..)| *term);
+                if let Some(wrong) = self.commits.committed(index, term, of) {
+                    self.violated(format!("commitment: {host}: {wrong}"));
+                }
             }
             Some((committed, ..)) if committed != term => self.violated(format!(
                 "state machine safety: {host} applies {term}-{index}, another node \
@@ -424,6 +442,20 @@ impl Seen {
                 "state machine safety: applying {term}-{index} has other outcomes on {host}"
             )),
             Some(_) => {}
+        }
+    }
+
+    fn shows_membership(
+        &mut self,
+        node: u64,
+        (term, index): (u64, u64),
+        applied: u64,
+        now_ms: u64,
+    ) {
+        let applied_term = self.committed.get(&index).filter(|_| index <= applied);
+        let applied_term = applied_term.map(|(term, ..)| *term);
+        if let Some(wrong) = self.commits.shows(node, (term, index), applied_term, now_ms) {
+            self.violated(format!("node {node}: {wrong}"));
         }
     }
 

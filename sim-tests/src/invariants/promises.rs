@@ -88,9 +88,11 @@ impl Promises {
         self.takes_part()
     }
 
-    pub(super) fn synced(&mut self, index: u64, term: u64) {
+    /// Entries up to one are synced; says which of them were not overruled meanwhile: index and term.
+    pub(super) fn synced(&mut self, index: u64, term: u64) -> Vec<(u64, u64)> {
+        let mut durable = Vec::new();
         if !self.under_way.iter().any(|(at, of, _)| (*at, *of) == (index, term)) {
-            return;
+            return durable;
         }
         // Syncs come in the order of appends, one for several entries.
         while let Some((at, of, promised)) = self.under_way.pop_front() {
@@ -98,10 +100,14 @@ impl Promises {
                 let term = self.log.get(&promised).copied().unwrap_or(of);
                 self.acknowledged = Some((promised, term));
             }
+            if promised == at {
+                durable.push((at, of));
+            }
             if (at, of) == (index, term) {
-                return;
+                break;
             }
         }
+        durable
     }
 
     pub(super) fn truncated(&mut self, keep: u64) -> Option<String> {

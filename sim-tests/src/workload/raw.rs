@@ -23,7 +23,7 @@ use tally_client::{
 use tally_proto::{reason, status::Details};
 use tonic::transport::{Channel, Endpoint};
 
-use super::{Workload, counter, hot};
+use super::{Workload, counter, hot, user::lull};
 use crate::{
     cluster::Cluster,
     env::{connect_client, simulated_ms},
@@ -213,6 +213,7 @@ impl Raw {
         while !shared.stop.get() {
             let think = self.rng.random_range(0..=shared.knobs.think_ms_max);
             tokio::time::sleep(Duration::from_millis(think)).await;
+            lull(&shared).await;
             let began = now_ms();
             let what = self.act().await;
             let took = now_ms() - began;

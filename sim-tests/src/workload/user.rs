@@ -11,7 +11,7 @@ use tally_client::{
 };
 
 use super::{
-    ACCOUNTS, FAR, RESENDABLE_MAX, STOCKS, Workload, account, counter, far, hot, key,
+    ACCOUNTS, FAR, RESENDABLE_MAX, STOCKS, Shared, Workload, account, counter, far, hot, key,
     pages::{Asked, Got, Item},
     step::{Names, Step},
     stock,
@@ -34,6 +34,14 @@ pub(super) struct User {
     pub(super) writes: u64,
 }
 
+/// While it lasts nobody asks for anything.
+pub(super) async fn lull(shared: &Shared) {
+    let Some((from_ms, until_ms)) = shared.knobs.lull_ms else { return };
+    while !shared.stop.get() && (from_ms..until_ms).contains(&simulated_ms().unwrap_or(0)) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 impl User {
     pub(super) async fn live(mut self) {
         let shared = Rc::clone(&self.workload.shared);
@@ -43,6 +51,7 @@ impl User {
         while !shared.stop.get() {
             let think = self.rng.random_range(0..=shared.knobs.think_ms_max);
             tokio::time::sleep(Duration::from_millis(think)).await;
+            lull(&shared).await;
             if self.rng.random_bool(shared.knobs.reads) {
                 self.read().await;
             } else {

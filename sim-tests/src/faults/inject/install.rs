@@ -221,6 +221,11 @@ impl Injector {
                 self.cluster.machine(id).fail_store(flush);
                 Ok(())
             }
+            Fault::ReadError(target) => {
+                let id = self.resolve_running(target)?;
+                self.cluster.machine(id).disk().fail_reads(1);
+                Ok(())
+            }
             Fault::FullDisk(target) => {
                 let id = self.resolve(target)?;
                 self.cluster.machine(id).disk().set_capacity(Some(0));
@@ -304,6 +309,8 @@ impl Injector {
                 self.replace(sim, id);
                 Ok(())
             }
+            Fault::UnheardVote => self.expect_unheard_vote(sim, now_ms),
+            Fault::OverruledRemoval => self.overrule_removal(sim, now_ms),
             Fault::RollingRestart => {
                 if !self.rolling.is_empty() {
                     return Err("one rolling restart at a time");

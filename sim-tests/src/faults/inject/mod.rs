@@ -14,6 +14,7 @@
 //! while. One whose disk was damaged and does not come back is replaced by the operator.
 
 mod install;
+mod staged;
 mod targets;
 mod until;
 
@@ -96,6 +97,7 @@ pub struct Injector {
     undo: Vec<(u64, Undo)>,
     /// Cuts that wait for something to happen.
     waiting: Vec<until::Waiting>,
+    unheard_votes: Vec<staged::UnheardVote>,
     restart_at: BTreeMap<u64, u64>,
     /// How long machines stay down whose power fails between two disk operations to come.
     down_ms: BTreeMap<u64, u64>,
@@ -156,6 +158,7 @@ impl Injector {
             plan: plan.into_iter().peekable(),
             undo: Vec::new(),
             waiting: Vec::new(),
+            unheard_votes: Vec::new(),
             restart_at: BTreeMap::new(),
             down_ms: BTreeMap::new(),
             traps,
@@ -219,6 +222,7 @@ impl Injector {
     pub fn is_calm(&self) -> bool {
         self.undo.is_empty()
             && self.waiting.is_empty()
+            && self.unheard_votes.is_empty()
             && self.restart_at.is_empty()
             && self.being_replaced.is_empty()
             && self.replace_at.is_empty()
@@ -239,6 +243,7 @@ impl Injector {
         self.follow_operator(sim);
         self.roll(sim);
         self.look_whether_happened(now_ms);
+        self.look_who_stands(sim, now_ms);
         let due: Vec<Undo> = {
             let (due, later) = std::mem::take(&mut self.undo)
                 .into_iter()
@@ -271,6 +276,7 @@ impl Injector {
         self.plan = Vec::new().into_iter().peekable();
         self.desk.drop_transfers();
         self.look_whether_happened(u64::MAX);
+        self.look_who_stands(sim, u64::MAX);
         for (_, undo) in std::mem::take(&mut self.undo) {
             self.mend(sim, undo);
         }
