@@ -99,6 +99,9 @@ pub struct Families {
     pub clocks: bool,
     /// Leaders transferred, nodes replaced, rolling restarts.
     pub operations: bool,
+    /// Nodes added and removed, learners that stay learners, changes that are interrupted, strangers,
+    /// a majority of the disks lost.
+    pub members: bool,
 }
 
 impl Knobs {
@@ -252,6 +255,7 @@ impl Families {
             disks: on(),
             clocks: on(),
             operations: on(),
+            members: on(),
         }
     }
 }

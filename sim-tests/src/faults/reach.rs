@@ -6,18 +6,29 @@
 //! cut off, deaf or half connected; a leader among them that nobody can answer must not be followed
 //! for ever.
 
-use std::collections::BTreeSet;
+//! # Which majorities
+//! A set of nodes is looked at if it is a majority by the membership of each of its nodes, committed or
+//! not: of both sets of voters, while they change. Whoever of them leads, or stands for election, then
+//! finds a quorum among them. (By the newest membership alone it would be a guess: an entry that a leader
+//! could not commit may be the newest, and be overruled.) Every such set is watched for itself, so that a
+//! node that comes or goes does not begin the time of the others anew.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::inject::Injector;
-use crate::{cluster::Cluster, invariants::Invariants, knobs::Knobs};
+use crate::{cluster::Cluster, invariants::Invariants, knobs::Knobs, trace_event};
 
 /// How often it is looked at, in simulated ms.
 pub const LOOK_EVERY_MS: u64 = 100;
 
-/// Watches one connected majority at a time.
+/// Watches every connected majority.
 #[derive(Debug, Default)]
 pub struct Reach {
-    core: BTreeSet<u64>,
+    cores: BTreeMap<BTreeSet<u64>, Core>,
+}
+
+#[derive(Debug)]
+struct Core {
     boots: Vec<u64>,
     since_ms: u64,
     committed: u64,
@@ -35,58 +46,73 @@ impl Reach {
     ) -> Option<String> {
         let healthy: Vec<u64> =
             injector.members().into_iter().filter(|id| injector.is_healthy(*id)).collect();
-        let voters = voters(cluster, &healthy);
+        let calm = injector.is_network_calm(now_ms);
+        let voters: BTreeMap<u64, Vec<BTreeSet<u64>>> =
+            healthy.iter().map(|id| (*id, voters(cluster, *id))).collect();
         let is_core = |core: &BTreeSet<u64>| {
-            is_majority(core, &voters)
+            calm && !core.is_empty()
                 && core.iter().all(|a| {
-                    healthy.contains(a) && core.iter().all(|b| a == b || injector.is_linked(*a, *b))
+                    is_majority(core, &voters[a])
+                        && core.iter().all(|b| a == b || injector.is_linked(*a, *b))
                 })
         };
-        let boots = |core: &BTreeSet<u64>| -> Vec<u64> {
-            core.iter().map(|id| cluster.machine(*id).boots()).collect()
-        };
-        let goes_on = injector.is_network_calm(now_ms)
-            && is_core(&self.core)
-            && self.boots == boots(&self.core);
         let committed = invariants.committed();
-        // Whoever reaches all of them may lead them, also one that came back since.
-        let reaching = healthy
-            .iter()
-            .filter(|a| self.core.iter().all(|b| *a == b || injector.is_linked(**a, *b)))
-            .copied();
-        let progress = committed > self.committed || has_nothing_to_do(cluster, reaching);
-        if !goes_on || progress {
-            if !goes_on {
-                self.core = if injector.is_network_calm(now_ms) {
-                    subsets(&healthy).filter(is_core).max_by_key(BTreeSet::len).unwrap_or_default()
-                } else {
-                    BTreeSet::new()
-                };
-                self.boots = boots(&self.core);
+        let patience_ms = patience_ms(knobs);
+        let mut cores = BTreeMap::new();
+        let mut too_long = None;
+        for set in subsets(&healthy).filter(is_core) {
+            let boots = set.iter().map(|id| cluster.machine(*id).boots()).collect();
+            let begins = Core { boots, since_ms: now_ms, committed };
+            let before = self.cores.remove(&set).filter(|before| before.boots == begins.boots);
+            // Whoever reaches all of them may lead them, also one that came back since.
+            let reaching = healthy
+                .iter()
+                .filter(|a| set.iter().all(|b| *a == b || injector.is_linked(**a, *b)))
+                .copied();
+            let core = match before {
+                Some(before) if committed > before.committed => {
+                    self.waited(&set, now_ms - before.since_ms, knobs);
+                    begins
+                }
+                Some(before) if !has_nothing_to_do(cluster, reaching) => before,
+                _ => begins,
+            };
+            if now_ms - core.since_ms > patience_ms {
+                too_long.get_or_insert_with(|| {
+                    format!(
+                        "nodes {set:?} are a majority, healthy, and connected both ways, and nothing \
+                         was committed for {patience_ms} ms"
+                    )
+                });
             }
-            (self.since_ms, self.committed) = (now_ms, committed);
-            return None;
+            cores.insert(set, core);
         }
-        let patience_ms = 8_000 + 8 * knobs.election_ms_max;
-        (now_ms - self.since_ms > patience_ms).then(|| {
-            format!(
-                "nodes {:?} are a majority, healthy, and connected both ways, and nothing was \
-                 committed for {patience_ms} ms",
-                self.core
-            )
-        })
+        self.cores = cores;
+        too_long
+    }
+
+    fn waited(&self, set: &BTreeSet<u64>, ms: u64, knobs: &Knobs) {
+        if ms > knobs.election_ms_max {
+            trace_event!(
+                "reach",
+                "{set:?} waited {ms} ms, {} of {}",
+                ms * 100 / patience_ms(knobs),
+                patience_ms(knobs)
+            );
+        }
     }
 }
 
-/// The voters by the newest membership that one of these nodes knows: one set, or two.
-fn voters(cluster: &Cluster, nodes: &[u64]) -> Vec<BTreeSet<u64>> {
-    let known = nodes.iter().filter_map(|id| {
-        let metrics = cluster.consensus(*id)?.leadership().metrics();
-        let membership = metrics.membership_config;
-        let index = membership.log_id().as_ref().map_or(0, |log_id| log_id.index);
-        Some((index, membership.membership().get_joint_config().clone()))
-    });
-    known.max_by_key(|(index, _)| *index).map(|(_, voters)| voters).unwrap_or_default()
+/// How long a connected majority may take to commit something.
+fn patience_ms(knobs: &Knobs) -> u64 {
+    8_000 + 8 * knobs.election_ms_max
+}
+
+/// The voters as a node has them in its log: one set, or two.
+fn voters(cluster: &Cluster, id: u64) -> Vec<BTreeSet<u64>> {
+    let Some(consensus) = cluster.consensus(id) else { return Vec::new() };
+    let metrics = consensus.leadership().metrics();
+    metrics.membership_config.membership().get_joint_config().clone()
 }
 
 fn is_majority(core: &BTreeSet<u64>, voters: &[BTreeSet<u64>]) -> bool {
