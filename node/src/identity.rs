@@ -49,9 +49,9 @@ struct Content {
     /// The last start of each peer that introduced itself.
     #[serde(default)]
     peer_starts: BTreeMap<u64, Start>,
-    /// The node has been a member of its cluster.
+    /// The node has been a member of its cluster, first by a membership at this log index.
     #[serde(default)]
-    was_member: bool,
+    member_as_of: Option<u64>,
     /// … and is none any more, by a membership at this log index.
     #[serde(default)]
     removed_at: Option<u64>,
@@ -156,7 +156,7 @@ impl Identity {
                     start: Start::default(),
                     log_sequence: None,
                     peer_starts: BTreeMap::new(),
-                    was_member: false,
+                    member_as_of: None,
                     removed_at: None,
                 };
                 write(&*disk, &content).await?;
@@ -210,19 +210,20 @@ impl Identity {
         self.content.lock().await.start.clone()
     }
 
-    /// Remembers, durably, that the node is a member of its cluster.
-    pub async fn joined(&self) -> io::Result<()> {
+    /// Remembers, durably, that the node is a member of its cluster, by a membership at a log index. The
+    /// first one is kept.
+    pub async fn joined(&self, at: u64) -> io::Result<()> {
         let mut content = self.content.lock().await;
-        if content.was_member {
+        if content.member_as_of.is_some() {
             return Ok(());
         }
-        content.was_member = true;
+        content.member_as_of = Some(at);
         write(&*self.disk, &content).await
     }
 
-    /// Whether the node was ever seen to be a member.
-    pub async fn was_member(&self) -> bool {
-        self.content.lock().await.was_member
+    /// The log index of the membership by which the node was first seen to be a member, if it ever was.
+    pub async fn member_as_of(&self) -> Option<u64> {
+        self.content.lock().await.member_as_of
     }
 
     /// Remembers, durably, that the node was removed: it does not start again.

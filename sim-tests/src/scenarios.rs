@@ -474,6 +474,27 @@ pub const SCENARIOS: &[Scenario] = &[
             (20_000, 8_000, Fault::WipeMajority(3)),
         ],
     },
+    Scenario {
+        name: "a-new-node-loses-power-before-its-first-flush",
+        shows: "A node is added, gets a snapshot from before that, learns that it is a member, and is \
+                killed before its state is flushed again: after the start its state is from before it was \
+                added. It catches up once more. (Once it took that for its removal, and never started \
+                again.)",
+        look_at: "`has installed a snapshot` at the new node, `is started`, and that it goes on applying",
+        knobs: |knobs| {
+            short_log(knobs);
+            knobs.flush_interval_ms = 5_000;
+        },
+        faults: &[
+            (6_000, 0, Fault::Grow),
+            (7_200, 300, Fault::Kill(Target::Any(3))),
+            (14_000, 0, Fault::Grow),
+            (15_000, 300, Fault::PowerCut(Target::Any(4))),
+            (22_000, 0, Fault::Learner(12_000, true)),
+            (23_500, 300, Fault::Kill(Target::Any(5))),
+            (25_000, 300, Fault::PowerCut(Target::Any(5))),
+        ],
+    },
 ];
 
 /// The scenario with this name.

@@ -632,8 +632,10 @@ impl Greeter {
         }
     }
 
-    /// Whether the node's own log says that it was removed. One that is still catching up was not a
-    /// member in what it has applied so far, and has not been seen to be one.
+    /// Whether the node's own log says that it was removed: a membership that lacks it, behind one that had
+    /// it. One that is still catching up was not a member yet in what it has applied so far. That it has
+    /// been seen to be one is no proof of the contrary: what it had applied then may not have been on its
+    /// disk, and after a restart it is catching up again, from before it was added.
     async fn look_at_membership(&self) -> Option<NotWelcome> {
         let (at, members) = self.roster.get()?.applied()?;
         let node_id = self.identity.node_id();
@@ -641,12 +643,14 @@ impl Greeter {
             return None;
         }
         if members.contains(&node_id) {
-            if let Err(error) = self.identity.joined().await {
+            if let Err(error) = self.identity.joined(at).await {
                 tracing::warn!(%error, "that the node is a member could not be stored");
             }
             return None;
         }
-        self.identity.was_member().await.then_some(NotWelcome::Removed { node_id, at })
+        let since = self.identity.member_as_of().await?;
+        let is_behind = at > since || seeded_bugs::is_on("removed-by-an-older-state");
+        is_behind.then_some(NotWelcome::Removed { node_id, at })
     }
 
     fn say_for_whom_it_waits(&self) {

@@ -45,6 +45,9 @@ pub const SHOWN_IN: &[(&str, &str)] = &[
     ("read-joins-running-round", "reads-that-come-while-a-round-runs"),
     ("install-not-atomic", "left-behind-again-and-again"),
     ("crash-keeps-unsynced", "power-failures"),
+    ("learner-counts-for-reads", "a-learner-decides-nothing"),
+    ("wiped-majority-forms", "two-of-three-wiped"),
+    ("removed-by-an-older-state", "a-new-node-loses-power-before-its-first-flush"),
 ];
 
 /// Bugs of the list in `docs` that can't be put into this code, each with what prevents it.
@@ -584,6 +587,16 @@ pub const BUGS: &[Bug] = &[
         place: "node/src/peer/hello.rs: Greeter::greet; node/src/peer/hello.rs: Greeter::look_at_membership",
         hint: "A removed node that is left running, or started again. What it answers at LOCAL gets older \
                and older, and nobody looks after it.",
+    },
+    Bug {
+        name: "removed-by-an-older-state",
+        family: Family::Membership,
+        breaks: "a node takes itself for removed by a membership behind the one that had it",
+        place: "node/src/peer/hello.rs: Greeter::look_at_membership",
+        hint: "A node that was added, and whose process is killed before the state in which it is a member \
+               is flushed, where the state on its disk is of a time before it was added: from a snapshot, \
+               mostly. It does not start any more, though nothing was damaged. (The product did so until \
+               the simulator had clusters that grow while machines lose their power.)",
     },
     Bug {
         name: "another-cluster-accepted",

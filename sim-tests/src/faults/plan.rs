@@ -382,7 +382,8 @@ fn install_step(rng: &mut SmallRng) -> u64 {
 }
 
 fn disk(rng: &mut SmallRng, _: &Knobs) -> Fault {
-    match rng.random_range(0..15) {
+    match rng.random_range(0..16) {
+        15 => Fault::WipeMajority(rng.random()),
         0..3 => Fault::SlowDisk(target(rng), rng.random_range(20..800)),
         3..5 => Fault::SyncError(target(rng)),
         5 => Fault::WriteError(target(rng)),
