@@ -187,6 +187,7 @@ impl Injector {
                 let latency = Latency { read: still, write: still, sync: still };
                 self.cluster.machine(id).disk().set_latency(latency);
                 self.ails(id);
+                self.is_slow(id, until, planned.for_ms);
                 self.undo.push((until, Undo::Resume(id, taken)));
                 Ok(())
             }
@@ -203,6 +204,7 @@ impl Injector {
                 let latency = Latency { sync, ..self.knobs.disk_latency() };
                 self.cluster.machine(id).disk().set_latency(latency);
                 self.ails(id);
+                self.is_slow(id, until, sync_ms);
                 self.undo.push((until, Undo::DiskLatency(id)));
                 Ok(())
             }

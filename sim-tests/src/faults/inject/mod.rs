@@ -110,6 +110,9 @@ pub struct Injector {
     invariants: Invariants,
     /// Nodes with something wrong that does not stop them, and how many things.
     ailing: BTreeMap<u64, u32>,
+    /// Until when a disk may be busy with what it began while it was slow.
+    busy_until_ms: BTreeMap<u64, u64>,
+    now_ms: u64,
     /// A second power cut to come: when, whose, and how long it lasts.
     second_cuts: Vec<(u64, u64, u64)>,
     /// Errors of each disk that were taken for the cause of an end.
@@ -191,6 +194,8 @@ impl Injector {
             traps,
             invariants,
             ailing: BTreeMap::new(),
+            busy_until_ms: BTreeMap::new(),
+            now_ms: 0,
             second_cuts: Vec::new(),
             cluster,
             errors_seen: BTreeMap::new(),
@@ -255,11 +260,17 @@ impl Injector {
     fn is_well(&self, id: u64) -> bool {
         self.cluster.machine(id).condition() == Condition::Running
             && self.ailing.get(&id).is_none_or(|ailing| *ailing == 0)
+            && self.busy_until_ms.get(&id).is_none_or(|until_ms| *until_ms <= self.now_ms)
     }
 
     /// Whether messages pass between two nodes in both directions, in their usual time.
     pub(super) fn is_linked(&self, a: u64, b: u64) -> bool {
         self.links.is_whole(&host_of(a), &host_of(b))
+    }
+
+    /// Whether some link is cut in one direction only.
+    pub(super) fn has_one_way(&self) -> bool {
+        self.links.has_one_way()
     }
 
     /// Whether no message of any link is lost or late.
@@ -285,6 +296,7 @@ impl Injector {
     /// Does what is due at this simulated millisecond.
     pub fn step(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
         self.links.set_now(now_ms);
+        self.now_ms = now_ms;
         self.watch_put_back(sim, now_ms);
         self.supervise(sim, now_ms);
         self.cut_second(sim, now_ms);
@@ -546,6 +558,13 @@ impl Injector {
 
     fn ails(&mut self, id: u64) {
         *self.ailing.entry(id).or_default() += 1;
+    }
+
+    /// A disk that is slow until then may have begun something just before, which takes as long as it took
+    /// then (seed 3104: a sync begun at the end of a pause of 9 s).
+    fn is_slow(&mut self, id: u64, until_ms: u64, latency_ms: u64) {
+        let busy_until_ms = self.busy_until_ms.entry(id).or_default();
+        *busy_until_ms = (until_ms + latency_ms).max(*busy_until_ms);
     }
 
     fn recovers(&mut self, id: u64) {
