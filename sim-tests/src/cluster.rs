@@ -59,6 +59,8 @@ use crate::env::{
 pub const CLIENT_PORT: u16 = 7401;
 /// Port for other nodes.
 pub const PEER_PORT: u16 = 7501;
+/// Port for clients of a machine that has another one's address: clients of this cluster find nobody.
+pub const STRANGERS_CLIENT_PORT: u16 = 7402;
 
 /// Makes the observer of one node.
 pub type ObserverOf = Rc<dyn Fn(u64) -> Arc<dyn Observer>>;
@@ -110,6 +112,7 @@ impl Builder {
                 observer: self.observer,
                 wires: Wires::default(),
                 machines: RefCell::default(),
+                made: Cell::new(0),
             }),
         };
         for id in members.keys() {
@@ -131,6 +134,8 @@ struct Shared {
     observer: Option<ObserverOf>,
     wires: Wires,
     machines: RefCell<BTreeMap<u64, Rc<Machine>>>,
+    /// How many machines were made.
+    made: Cell<u64>,
 }
 
 impl fmt::Debug for Cluster {
@@ -157,6 +162,9 @@ pub enum Condition {
 /// One machine: what outlives the process on it.
 pub struct Machine {
     id: u64,
+    /// Its turmoil host.
+    host: String,
+    seed: u64,
     config: Config,
     disk: SimulatedDisk,
     wires: Wires,
@@ -172,6 +180,10 @@ pub struct Machine {
     life: RefCell<SharedLife>,
     consensus: RefCell<Option<Consensus>>,
     stop: Rc<Notify>,
+    /// Whether the process ended for what only a person can mend.
+    needs_a_person: Cell<bool>,
+    /// The machine that has this one's address instead, while it is down.
+    guest: RefCell<Option<Rc<Machine>>>,
 }
 
 impl fmt::Debug for Machine {
@@ -242,11 +254,7 @@ impl Cluster {
 
     /// Consensus of a node that runs, to look inside.
     pub fn consensus(&self, id: u64) -> Option<Consensus> {
-        let machine = self.machine(id);
-        if machine.life().is_over() {
-            return None;
-        }
-        machine.consensus.borrow().clone()
+        self.machine(id).consensus()
     }
 
     /// The node that leads in the highest term, if one says that it leads.
@@ -267,11 +275,13 @@ impl Cluster {
     /// The process ends, as by `kill -9`: what it wrote stays, synced or not.
     pub fn kill(&self, sim: &mut Sim<'_>, id: u64) {
         let machine = self.machine(id);
-        machine.life().kill();
-        machine.consensus.borrow_mut().take();
+        if let Some(guest) = machine.guest.borrow_mut().take() {
+            guest.end();
+        }
+        // Before its host is crashed: what it writes while it is dropped goes nowhere.
+        machine.end();
         sim.crash(host_of(id));
         machine.stores.crash();
-        machine.set(Condition::Down);
     }
 
     /// Starts a machine's node again, whatever it is doing.
@@ -283,8 +293,43 @@ impl Cluster {
             Condition::Failed(_) => self.cut_power(sim, id),
             Condition::Stopped | Condition::Down => {}
         }
+        if let Some(guest) = self.machine(id).guest.borrow_mut().take() {
+            // Its address is its own again.
+            guest.end();
+            sim.crash(host_of(id));
+        }
         self.machine(id).set(Condition::Starting);
         sim.bounce(host_of(id));
+    }
+
+    /// Lets another machine have the address of one that is down, until that one is started again. It
+    /// is none of this cluster's: a node with this id of a cluster with these first members.
+    pub fn let_in(
+        &self,
+        sim: &mut Sim<'_>,
+        at: u64,
+        id: u64,
+        first: BTreeMap<u64, String>,
+    ) -> Rc<Machine> {
+        let guest = self.make(&host_of(at), id, InitialCluster(first), STRANGERS_CLIENT_PORT);
+        let machine = self.machine(at);
+        assert!(machine.condition() == Condition::Down, "its address must be free");
+        *machine.guest.borrow_mut() = Some(Rc::clone(&guest));
+        sim.bounce(host_of(at));
+        guest
+    }
+
+    /// A machine of another cluster, on a host of its own.
+    pub fn stranger(
+        &self,
+        sim: &mut Sim<'_>,
+        host: &str,
+        id: u64,
+        first: BTreeMap<u64, String>,
+    ) -> Rc<Machine> {
+        let machine = self.make(host, id, InitialCluster(first), CLIENT_PORT);
+        self.host(sim, &machine, None);
+        machine
     }
 
     /// Asks a node to stop in good order, as SIGTERM does. It is [`Condition::Stopped`] when it has.
@@ -298,13 +343,41 @@ impl Cluster {
     }
 
     fn register(&self, sim: &mut Sim<'_>, id: u64, initial_cluster: InitialCluster) {
-        let seed = mix(self.shared.seed, &[0xd15c, id]);
-        let host = host_of(id);
+        let machine = self.make(&host_of(id), id, initial_cluster, CLIENT_PORT);
+        let observer = self.shared.observer.as_ref().map(|make| make(id));
+        let before = self.shared.machines.borrow_mut().insert(id, Rc::clone(&machine));
+        assert!(before.is_none(), "an id is never used twice");
+        self.host(sim, &machine, observer);
+    }
+
+    fn host(&self, sim: &mut Sim<'_>, machine: &Rc<Machine>, observer: Option<Arc<dyn Observer>>) {
+        let (seed, machine) = (self.shared.seed, Rc::clone(machine));
+        sim.host(machine.host.clone(), move || {
+            let guest = machine.guest.borrow().clone();
+            // Nobody watches strangers, whose log is another one.
+            let observer = observer.clone().filter(|_| guest.is_none());
+            let machine = guest.unwrap_or_else(|| Rc::clone(&machine));
+            async move {
+                machine.live(seed, observer).await;
+                Ok(())
+            }
+        });
+    }
+
+    fn make(
+        &self,
+        host: &str,
+        id: u64,
+        initial_cluster: InitialCluster,
+        client_port: u16,
+    ) -> Rc<Machine> {
+        let made = self.shared.made.replace(self.shared.made.get() + 1);
+        let seed = mix(self.shared.seed, &[0xd15c, id, made]);
         let config = Config {
             node_id: id,
-            client_listen: format!("0.0.0.0:{CLIENT_PORT}"),
+            client_listen: format!("0.0.0.0:{client_port}"),
             peer_listen: format!("0.0.0.0:{PEER_PORT}"),
-            client_advertise: format!("{host}:{CLIENT_PORT}"),
+            client_advertise: format!("{host}:{client_port}"),
             peer_advertise: format!("{host}:{PEER_PORT}"),
             initial_cluster,
             ..self.shared.config.clone()
@@ -339,8 +412,10 @@ impl Cluster {
                 })
             }),
         );
-        let machine = Rc::new(Machine {
+        Rc::new(Machine {
             id,
+            host: host.to_owned(),
+            seed,
             config,
             disk,
             wires: self.shared.wires.clone(),
@@ -354,18 +429,9 @@ impl Cluster {
             life: RefCell::default(),
             consensus: RefCell::new(None),
             stop: Rc::default(),
-        });
-        let observer = self.shared.observer.as_ref().map(|make| make(id));
-        let before = self.shared.machines.borrow_mut().insert(id, Rc::clone(&machine));
-        assert!(before.is_none(), "an id is never used twice");
-        let seed = self.shared.seed;
-        sim.host(host, move || {
-            let (machine, observer) = (Rc::clone(&machine), observer.clone());
-            async move {
-                machine.live(seed, observer).await;
-                Ok(())
-            }
-        });
+            needs_a_person: Cell::new(false),
+            guest: RefCell::new(None),
+        })
     }
 }
 
@@ -424,6 +490,28 @@ impl Machine {
         Arc::clone(&self.life.borrow())
     }
 
+    /// Its node's consensus, while it runs.
+    pub fn consensus(&self) -> Option<Consensus> {
+        self.consensus.borrow().clone().filter(|_| !self.life().is_over())
+    }
+
+    /// The machine that has its address instead, if one has.
+    pub fn guest(&self) -> Option<Rc<Machine>> {
+        self.guest.borrow().clone()
+    }
+
+    /// Whether its process ended with the exit code for what only a person can mend.
+    pub fn needs_a_person(&self) -> bool {
+        self.needs_a_person.get()
+    }
+
+    /// Its process is gone. Its host is to be crashed next.
+    fn end(&self) {
+        self.life().kill();
+        self.consensus.borrow_mut().take();
+        self.set(Condition::Down);
+    }
+
     fn set(&self, condition: Condition) {
         *self.condition.borrow_mut() = condition;
     }
@@ -434,10 +522,12 @@ impl Machine {
         let life = Arc::new(Life::default());
         *self.life.borrow_mut() = Arc::clone(&life);
         self.set(Condition::Starting);
+        self.needs_a_person.set(false);
         let env = self.environment(seed, &life, observer);
         let mut node = match Node::start(self.config.clone(), env).await {
             Ok(node) => node,
             Err(error) => {
+                self.needs_a_person.set(error.needs_a_person());
                 life.end(format!("does not start: {error}"), self.disk.is_dead());
                 return;
             }
@@ -446,7 +536,11 @@ impl Machine {
         self.set(Condition::Running);
         tokio::select! {
             biased;
-            reason = node.refused() => life.end(format!("refused by its peers: {reason}"), false),
+            reason = node.refused() => {
+                // As `serve` ends the process.
+                self.needs_a_person.set(true);
+                life.end(format!("refused by its peers: {reason}"), false);
+            }
             () = self.stop.notified() => {
                 node.shutdown().await;
                 self.consensus.borrow_mut().take();
@@ -465,14 +559,14 @@ impl Machine {
         let (ended, disk) = (Arc::clone(life), self.disk.clone());
         Env {
             network: Arc::new(SimulatedNetwork::new(
-                host_of(self.id),
+                self.host.clone(),
                 Arc::clone(life),
                 self.wires.clone(),
             )),
             disk: Arc::new(self.disk.mount()),
             stores: Arc::new(self.stores.clone()),
             clock: Arc::new(SimulatedClock::boot(Arc::clone(&self.wall_clock))),
-            random: Arc::new(SeededRandom::new(mix(seed, &[0x1d, self.id, self.boots.get()]))),
+            random: Arc::new(SeededRandom::new(mix(self.seed, &[0x1d, seed, self.boots.get()]))),
             threads: Arc::new(Tasks),
             fatal: Arc::new(move |reason| {
                 if ended.is_over() {

@@ -44,6 +44,27 @@ const REASONS: [&str; 18] = [
     reason::TOO_MANY_IN_FLIGHT,
 ];
 
+/// Situations that the members of a cluster get into.
+pub const SITUATIONS: &[&str] = &[
+    "grown to four voters",
+    "grown to five voters",
+    "grown to six voters",
+    "shrunk to four voters",
+    "shrunk to three voters",
+    "a learner that stayed one for long",
+    "a leader alone with learners",
+    "a change of voters interrupted",
+    "a change of voters open for a second",
+    "a removed node left running",
+    "a removed node that ended itself",
+    "a removed node that does not start again",
+    "a cluster formed at a member's address",
+    "a stranger's address shown as trouble",
+    "a node of another cluster refused as a member",
+    "a majority's disks lost and put back",
+    "a wiped node sent away by one that remembers",
+];
+
 const OPS: [&str; 10] = [
     "incr",
     "get",

@@ -105,6 +105,9 @@ pub struct Families {
     pub clocks: bool,
     /// Leaders transferred, nodes replaced, rolling restarts.
     pub operations: bool,
+    /// Nodes added and removed, learners that stay learners, changes that are interrupted, strangers,
+    /// a majority of the disks lost.
+    pub members: bool,
 }
 
 impl Knobs {
@@ -276,6 +279,7 @@ impl Families {
             disks: on(),
             clocks: on(),
             operations: on(),
+            members: on(),
         }
     }
 }

@@ -349,6 +349,8 @@ impl Run<'_> {
             }
             let all_done = self.now_ms > users_end_ms && self.is_all_well();
             if all_done && self.now_ms >= self.end_ms {
+                let not_so = self.injector.told_and_not_so();
+                self.violate("safety", not_so.into_iter().collect());
                 return;
             }
             if !all_done && self.now_ms > heal_ms + LIVENESS_MS {
@@ -599,6 +601,15 @@ impl Run<'_> {
             ("faults skipped", faults(|fate| *fate != Fate::Installed)),
         ];
         counts.extend(all.map(|(name, count)| (name.to_owned(), count)));
+        let members = self.injector.happened().iter();
+        counts.extend(members.map(|(name, count)| ((*name).to_owned(), *count)));
+        // Clients go on asking nodes that were taken out.
+        let taken_out = self.injector.taken_out();
+        let by_removed = |record: &Record| {
+            let removed_ms = record.node.and_then(|node| taken_out.get(&node));
+            removed_ms.is_some_and(|at_ms| record.call > at_ms * 1_000_000)
+        };
+        counts.insert("calls that a removed node answered".to_owned(), of(&by_removed));
         for (name, count) in self.workload.happened() {
             *counts.entry(name).or_default() += count;
         }

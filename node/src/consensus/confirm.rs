@@ -61,7 +61,10 @@ impl Leading {
         }
         let members = state.membership_state.effective();
         let voters: BTreeSet<u64> = members.voter_ids().collect();
-        let addresses = members.nodes().filter(|(id, _)| voters.contains(id) && **id != me);
+        let asked = |id: &u64| {
+            *id != me && (voters.contains(id) || seeded_bugs::is_on("learner-counts-for-reads"))
+        };
+        let addresses = members.nodes().filter(|(id, _)| asked(id));
         Some(Leading {
             term: vote.leader_id.term,
             read_index: read_index(state, vote.leader_id.term)?,
@@ -71,6 +74,9 @@ impl Leading {
     }
 
     fn has_quorum(&self, agreed: &BTreeSet<u64>) -> bool {
+        if seeded_bugs::is_on("learner-counts-for-reads") {
+            return self.voter_sets.iter().all(|voters| 2 * agreed.len() > voters.len());
+        }
         let has_majority =
             |voters: &BTreeSet<u64>| 2 * voters.intersection(agreed).count() > voters.len();
         self.voter_sets.iter().all(has_majority)

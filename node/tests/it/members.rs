@@ -172,6 +172,40 @@ async fn what_would_cost_the_quorum_is_refused() {
     unary(&channel, add("a", 1)).await.expect("two of two go on");
 }
 
+/// openraft takes the second step of a change for whoever asked for the first. A leader that dies in
+/// between leaves both sets of voters; here it is the caller who goes away.
+#[tokio::test]
+async fn a_promotion_that_was_left_open_is_ended_for_whoever_asks_again() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.add(9);
+    let starting = tokio::spawn(cluster.launch(9));
+    let leader = cluster.leader().await;
+    let channel = cluster.channel(leader);
+    unary(&channel, add_learner(9, cluster.peer_address(9))).await.expect("it is added");
+    starting.await.expect("it does not panic").expect("it starts");
+    let consensus = cluster.node(leader).consensus().clone();
+    let voters = || {
+        let membership = consensus.leadership().metrics().membership_config;
+        membership.membership().get_joint_config().clone()
+    };
+    let begun = std::future::poll_fn(|_| match voters().len() {
+        1 => std::task::Poll::Pending,
+        _ => std::task::Poll::Ready(()),
+    });
+    let change = openraft::ChangeMembers::AddVoterIds([9].into());
+    tokio::select! {
+        biased;
+        () = begun => {}
+        changed = consensus.raft().change_membership(change, false) => panic!("{changed:?}"),
+    }
+    cluster.settled().await;
+    assert_eq!(voters(), [[1, 2, 3].into(), [1, 2, 3, 9].into()], "nobody takes the second step");
+    unary(&channel, promote(9)).await.expect("it does now");
+    assert_eq!(voters(), [[1, 2, 3, 9].into()]);
+    unary(&channel, promote(9)).await.expect("asked again, it is so");
+    unary(&channel, add("a", 1)).await.expect("four voters go on");
+}
+
 /// Whether it ran or not when it was removed: it knows, serves nothing, and does not start again.
 #[tokio::test]
 async fn a_removed_node_says_so_and_serves_nothing() {

@@ -45,10 +45,17 @@ pub const SHOWN_IN: &[(&str, &str)] = &[
     ("read-joins-running-round", "reads-that-come-while-a-round-runs"),
     ("install-not-atomic", "left-behind-again-and-again"),
     ("crash-keeps-unsynced", "power-failures"),
+    ("learner-counts-for-reads", "a-learner-decides-nothing"),
+    ("wiped-majority-forms", "two-of-three-wiped"),
+    ("removed-by-an-older-state", "a-new-node-loses-power-before-its-first-flush"),
 ];
 
 /// Bugs of the list in `docs` that can't be put into this code, each with what prevents it.
-pub const INEXPRESSIBLE: &[(&str, &str)] = &[];
+pub const INEXPRESSIBLE: &[(&str, &str)] = &[(
+    "joint-quorum-of-one-half",
+    "voters change one at a time, and any majority of n voters meets any majority of n + 1 of them: \
+     whoever counts one of the two sets alone is wrong by the book, and no answer shows it",
+)];
 
 /// All of them.
 pub const BUGS: &[Bug] = &[
@@ -577,6 +584,60 @@ pub const BUGS: &[Bug] = &[
         breaks: "a voter that is an older copy of itself does not take part, where a peer can tell it",
         place: "node/src/peer/hello.rs: Greeter::compare",
         hint: "A whole disk put back from a copy that was made before the node's last start.",
+    },
+    Bug {
+        name: "joint-left-open",
+        family: Family::Membership,
+        breaks: "a promotion that is confirmed has left the old voters behind",
+        place: "node/src/consensus/members.rs: Consensus::promote",
+        hint: "A leader that dies, or is cut off, between the two entries of a promotion, and an operator \
+               who asks again: the next leader finds the node in one of the two sets, and says that it is \
+               done. A majority of the old voters is needed for ever. Shows where what the operator was \
+               told is compared with what was committed. (The product did so until the simulator had \
+               operators who ask again.)",
+    },
+    Bug {
+        name: "removed-runs-on",
+        family: Family::Membership,
+        breaks: "a removed node that reaches a member ends itself, and does not start again",
+        place: "node/src/peer/hello.rs: Greeter::greet; node/src/peer/hello.rs: Greeter::look_at_membership",
+        hint: "A removed node that is left running, or started again. What it answers at LOCAL gets older \
+               and older, and nobody looks after it.",
+    },
+    Bug {
+        name: "removed-by-an-older-state",
+        family: Family::Membership,
+        breaks: "a node takes itself for removed by a membership behind the one that had it",
+        place: "node/src/identity.rs: Identity::saw_membership",
+        hint: "A node that was added, and whose process is killed before the state in which it is a member \
+               is flushed, where the state on its disk is of a time before it was added: from a snapshot, \
+               mostly. It does not start any more, though nothing was damaged. (The product did so until \
+               the simulator had clusters that grow while machines lose their power.)",
+    },
+    Bug {
+        name: "another-cluster-accepted",
+        family: Family::Membership,
+        breaks: "nodes of two clusters do not mix",
+        place: "node/src/peer/service.rs: check_target; \
+                node/src/peer/hello.rs: Greeter::is_another_cluster",
+        hint: "A node of another cluster that is given to AddLearner, or has a member's address. (At a \
+               member's address its directory is another one too, which is looked at as well.)",
+    },
+    Bug {
+        name: "wiped-majority-forms",
+        family: Family::Membership,
+        breaks: "a cluster is formed by all of its first members, and by no majority of them",
+        place: "node/src/node.rs: admission",
+        hint: "The disks of two nodes of three lost at once, and the third out of reach: they elect one of \
+               them and serve an empty store. Shows at the first vote.",
+    },
+    Bug {
+        name: "learner-counts-for-reads",
+        family: Family::Membership,
+        breaks: "a leader that confirms that it leads counts voters only",
+        place: "node/src/consensus/confirm.rs: Leading::of; node/src/consensus/confirm.rs: has_quorum",
+        hint: "A leader and a learner on one side, the other two voters on the other, which elect and \
+               acknowledge writes; clients read at the old leader. Shows as a stale linearizable read.",
     },
     Bug {
         name: "write-before-cluster-known",

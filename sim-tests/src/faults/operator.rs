@@ -3,7 +3,12 @@
 //! It is a turmoil host of its own, so it meets the same network as everybody, and talks to the
 //! `tally.v1.Cluster` service with plain gRPC calls.
 
-use std::{cell::RefCell, collections::VecDeque, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+    time::Duration,
+};
 
 use tally_client::proto::{self as v1, cluster_client::ClusterClient};
 use tokio::sync::Notify;
@@ -11,7 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::{
     cluster::{CLIENT_PORT, Cluster, PEER_PORT, host_of},
-    env::connect_client,
+    env::{connect_client, simulated_ms},
     trace_event,
 };
 
@@ -43,6 +48,25 @@ pub enum Task {
         /// Who goes.
         old: u64,
     },
+    /// Add a new node, whose machine runs already, as a learner.
+    AddLearner(u64),
+    /// Make a learner a voter.
+    Promote(u64),
+    /// Take a member out.
+    Remove(u64),
+    /// What a person types by mistake, and must be refused.
+    Mistake(Mistake),
+}
+
+/// A membership that mixes two clusters. Each is asked for once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// Addresses of the client ports of the nodes that are asked; whoever leads refuses.
+    pub asked: Vec<String>,
+    /// The id under which to add …
+    pub node_id: u64,
+    /// … the node whose peer port has this address, and which is of another cluster than those asked.
+    pub peer_address: String,
 }
 
 /// Where tasks are left for the operator.
@@ -57,6 +81,9 @@ struct Shared {
     doing: RefCell<Option<Task>>,
     done: RefCell<Vec<(Task, bool)>>,
     bell: Notify,
+    /// In simulated ms.
+    away_until: Cell<u64>,
+    refused_mistakes: Cell<u64>,
 }
 
 impl Desk {
@@ -69,11 +96,28 @@ impl Desk {
     /// Forgets transfers that nobody has begun: the time of faults is over.
     pub fn drop_transfers(&self) {
         self.shared.waiting.borrow_mut().retain(|task| *task != Task::TransferLeader);
+        self.shared.away_until.set(0);
+    }
+
+    /// The operator makes no further attempt before this simulated ms.
+    pub fn be_away(&self, until_ms: u64) {
+        self.shared.away_until.set(until_ms.max(self.shared.away_until.get()));
+    }
+
+    async fn is_back(&self) {
+        while simulated_ms().unwrap_or(0) < self.shared.away_until.get() {
+            tokio::time::sleep(PAUSE / 10).await;
+        }
     }
 
     /// What is done: the task, and whether it worked out.
     pub fn take_done(&self) -> Vec<(Task, bool)> {
         std::mem::take(&mut self.shared.done.borrow_mut())
+    }
+
+    /// How often a node was refused as it is of another cluster, since it was last asked for.
+    pub fn take_refused_mistakes(&self) -> u64 {
+        self.shared.refused_mistakes.take()
     }
 
     /// Whether nothing is left to do.
@@ -94,10 +138,25 @@ impl Desk {
             let worked = match &task {
                 Task::TransferLeader => transfer(&cluster).await,
                 Task::Replace { old, new } => {
-                    replace(&cluster, *old, *new).await;
+                    self.add_learner(&cluster, *new).await;
+                    self.promote(&cluster, *new).await;
+                    self.remove(&cluster, *old).await;
                     true
                 }
                 Task::TryRemoval { at, old } => try_removal(*at, *old).await,
+                Task::AddLearner(new) => {
+                    self.add_learner(&cluster, *new).await;
+                    true
+                }
+                Task::Promote(id) => {
+                    self.promote(&cluster, *id).await;
+                    true
+                }
+                Task::Remove(id) => {
+                    self.remove(&cluster, *id).await;
+                    true
+                }
+                Task::Mistake(mistake) => self.is_accepted(mistake).await,
             };
             trace_event!(HOST, "{} {task:?}", if worked { "has done" } else { "gave up" });
             self.shared.doing.borrow_mut().take();
@@ -128,40 +187,69 @@ async fn try_removal(asked: u64, old: u64) -> bool {
     at(asked, call).await.is_ok()
 }
 
-/// Add as a learner, promote, remove the old one: each until it is so.
-async fn replace(cluster: &Cluster, old: u64, new: u64) {
-    let peer_address = format!("{}:{PEER_PORT}", host_of(new));
-    until_done(cluster, "add learner", |mut client| {
-        let request =
-            v1::ClusterAddLearnerRequest { node_id: new, peer_address: peer_address.clone() };
-        async move { client.add_learner(request).await.map(drop) }
-    })
-    .await;
-    until_done(cluster, "promote", |mut client| async move {
-        client.promote(v1::ClusterPromoteRequest { node_id: new }).await.map(drop)
-    })
-    .await;
-    until_done(cluster, "remove", |mut client| async move {
-        client.remove(v1::ClusterRemoveRequest { node_id: old }).await.map(drop)
-    })
-    .await;
-}
+impl Desk {
+    async fn add_learner(&self, cluster: &Cluster, new: u64) {
+        let peer_address = format!("{}:{PEER_PORT}", host_of(new));
+        self.until_done(cluster, "add learner", |mut client| {
+            let request =
+                v1::ClusterAddLearnerRequest { node_id: new, peer_address: peer_address.clone() };
+            async move { client.add_learner(request).await.map(drop) }
+        })
+        .await;
+    }
 
-async fn until_done<C, F>(cluster: &Cluster, what: &str, call: C)
-where
-    C: Fn(ClusterClient<Channel>) -> F,
-    F: Future<Output = Result<(), tonic::Status>>,
-{
-    loop {
-        for id in running(cluster) {
-            match at(id, &call).await {
-                Ok(()) => return,
+    async fn promote(&self, cluster: &Cluster, id: u64) {
+        self.until_done(cluster, "promote", |mut client| async move {
+            client.promote(v1::ClusterPromoteRequest { node_id: id }).await.map(drop)
+        })
+        .await;
+    }
+
+    async fn remove(&self, cluster: &Cluster, id: u64) {
+        self.until_done(cluster, "remove", |mut client| async move {
+            client.remove(v1::ClusterRemoveRequest { node_id: id }).await.map(drop)
+        })
+        .await;
+    }
+
+    async fn until_done<C, F>(&self, cluster: &Cluster, what: &str, call: C)
+    where
+        C: Fn(ClusterClient<Channel>) -> F,
+        F: Future<Output = Result<(), tonic::Status>>,
+    {
+        loop {
+            for id in running(cluster) {
+                self.is_back().await;
+                match at(id, &call).await {
+                    Ok(()) => return,
+                    Err(status) => {
+                        trace_event!(HOST, "{what} at {}: {}", host_of(id), status.message())
+                    }
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Asks for it everywhere: whether anybody did it.
+    async fn is_accepted(&self, mistake: &Mistake) -> bool {
+        for address in &mistake.asked {
+            let (node_id, peer_address) = (mistake.node_id, mistake.peer_address.clone());
+            let request = v1::ClusterAddLearnerRequest { node_id, peer_address };
+            let call = |mut client: ClusterClient<Channel>| async move {
+                client.add_learner(request).await.map(drop)
+            };
+            match at_address(address, call).await {
+                Ok(()) => return true,
                 Err(status) => {
-                    trace_event!(HOST, "{what} at {}: {}", host_of(id), status.message())
+                    trace_event!(HOST, "a mistake at {address}: {}", status.message());
+                    if status.message().contains("is of cluster") {
+                        self.shared.refused_mistakes.set(self.shared.refused_mistakes.get() + 1);
+                    }
                 }
             }
         }
-        tokio::time::sleep(PAUSE).await;
+        false
     }
 }
 
@@ -175,8 +263,16 @@ where
     C: FnOnce(ClusterClient<Channel>) -> F,
     F: Future<Output = Result<(), tonic::Status>>,
 {
-    let endpoint = Endpoint::from_shared(format!("http://{}:{CLIENT_PORT}", host_of(id)))
-        .expect("a host's name is an address");
+    at_address(&format!("{}:{CLIENT_PORT}", host_of(id)), call).await
+}
+
+async fn at_address<C, F>(address: &str, call: C) -> Result<(), tonic::Status>
+where
+    C: FnOnce(ClusterClient<Channel>) -> F,
+    F: Future<Output = Result<(), tonic::Status>>,
+{
+    let endpoint = Endpoint::from_shared(format!("http://{address}"));
+    let endpoint = endpoint.expect("a host's name is an address");
     let work = async {
         let channel = connect_client(endpoint)
             .await

@@ -112,6 +112,56 @@ pub enum Fault {
     /// The leader is cut off, asked to remove another voter, and stays away until the others have given up
     /// the log that it needs. (Where the others can't elect it might get its way, so no seed draws it.)
     OverruledRemoval,
+    /// The operator adds a new machine as a voter.
+    Grow,
+    /// The operator removes a voter, whose process goes on. It is cut off from the other nodes, and not
+    /// from clients, from before its removal on, for so many ms.
+    Shrink(Target, u64),
+    /// The operator adds a new machine as a learner, and after so many ms promotes it (true) or removes
+    /// it.
+    Learner(u64, bool),
+    /// The leader and all learners on one side, the other voters on the other; clients reach both.
+    WithLearners,
+    /// A break, so many ms after an entry is next appended that names two sets of voters: while a
+    /// change of the voters is under way. The operator does nothing as long as it lasts.
+    WhenJoint(Break, u64),
+    /// The disks of a majority are lost at once, while nobody who knows the cluster reaches those
+    /// machines; then what was on the disks is put back. Whose they are is drawn from this.
+    WipeMajority(u64),
+    /// A node goes down, and one of another cluster comes up at its address: under its id, or (false)
+    /// under one that nobody here knows. Another node of that cluster, elsewhere, knows this address.
+    Stranger(Target, bool),
+}
+
+/// What is broken while the voters change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Break {
+    /// The leader alone.
+    Isolate,
+    /// The nodes in two halves, by the bits of a mask.
+    Halves(u64),
+    /// Nothing that the leader sends arrives.
+    Mute,
+    /// The leader's process is killed.
+    Kill,
+    /// The leader's power fails.
+    PowerCut,
+    /// The power of all machines fails.
+    PowerCutAll,
+}
+
+impl Break {
+    /// As a fault of its own.
+    pub fn fault(self) -> Fault {
+        match self {
+            Break::Isolate => Fault::Isolate(Target::Leader),
+            Break::Halves(mask) => Fault::Halves(mask),
+            Break::Mute => Fault::Mute(Target::Leader),
+            Break::Kill => Fault::Kill(Target::Leader),
+            Break::PowerCut => Fault::PowerCut(Target::Leader),
+            Break::PowerCutAll => Fault::PowerCutAll,
+        }
+    }
 }
 
 /// One fault of a plan.
@@ -157,12 +207,56 @@ pub fn draw(seed: u64, knobs: &Knobs, until_ms: u64) -> Vec<Planned> {
             8 => rng.random_range(3_000..12_000),
             _ => rng.random_range(8_000..20_000),
         };
-        let for_ms = for_ms.min(until_ms - at_ms);
-        plan.push(Planned { number: plan.len(), at_ms, for_ms, fault });
+        let mut push = |at_ms: u64, for_ms: u64, fault| {
+            if at_ms < until_ms {
+                let for_ms = for_ms.min(until_ms - at_ms);
+                plan.push(Planned { number: 0, at_ms, for_ms, fault });
+            }
+        };
+        if let Some((later_ms, for_ms, beside)) = beside(&fault, rng, knobs) {
+            push(at_ms + later_ms, for_ms, beside);
+        }
+        push(at_ms, for_ms, fault);
         // Several at once now and then: the gap may be short.
         at_ms += rng.random_range(knobs.fault_every_ms / 10..2 * knobs.fault_every_ms);
     }
+    plan.sort_by_key(|planned| planned.at_ms);
+    for (number, planned) in plan.iter_mut().enumerate() {
+        planned.number = number;
+    }
     plan
+}
+
+/// What goes with a change of the members in about half of the cases: at random times, a network that
+/// splits hardly ever meets a change that takes some milliseconds. So many ms later, for so many ms.
+fn beside(fault: &Fault, rng: &mut SmallRng, knobs: &Knobs) -> Option<(u64, u64, Fault)> {
+    if rng.random_bool(0.4) {
+        return None;
+    }
+    let for_ms = rng.random_range(knobs.election_ms_min..6_000);
+    match fault {
+        Fault::Learner(hold_ms, _) if rng.random_bool(0.7) => {
+            Some((rng.random_range(300..*hold_ms), for_ms, Fault::WithLearners))
+        }
+        Fault::Grow | Fault::Shrink(..) | Fault::Learner(..) | Fault::Replace(_) => {
+            Some((0, for_ms, when_joint(rng, knobs)))
+        }
+        _ => None,
+    }
+}
+
+fn when_joint(rng: &mut SmallRng, knobs: &Knobs) -> Fault {
+    let broken = match rng.random_range(0..8) {
+        0..2 => Break::Isolate,
+        2..4 => Break::Halves(rng.random()),
+        4 => Break::Mute,
+        5 => Break::Kill,
+        6 => Break::PowerCut,
+        _ => Break::PowerCutAll,
+    };
+    // From right after the leader has it in its log to about when it is done.
+    let round_ms = 2 * knobs.latency_ms_max + knobs.disk_sync_us / 500;
+    Fault::WhenJoint(broken, rng.random_range(0..2 * round_ms))
 }
 
 type Family = fn(&mut SmallRng, &Knobs) -> Fault;
@@ -206,13 +300,14 @@ impl Favoured {
 
 fn families(knobs: &Knobs) -> Vec<Family> {
     let on = knobs.faults;
-    let all: [(bool, Family); 6] = [
+    let all: [(bool, Family); 7] = [
         (on.partitions, partition),
         (on.messages, messages),
         (on.processes, process),
         (on.disks, disk),
         (on.clocks, clock),
         (on.operations, operation),
+        (on.members, members),
     ];
     all.into_iter().filter_map(|(on, family)| on.then_some(family)).collect()
 }
@@ -298,8 +393,9 @@ fn install_step(rng: &mut SmallRng) -> u64 {
 }
 
 fn disk(rng: &mut SmallRng, _: &Knobs) -> Fault {
-    match rng.random_range(0..17) {
+    match rng.random_range(0..18) {
         15..17 => Fault::ReadError(target(rng)),
+        17 => Fault::WipeMajority(rng.random()),
         0..3 => Fault::SlowDisk(target(rng), rng.random_range(20..800)),
         3..5 => Fault::SyncError(target(rng)),
         5 => Fault::WriteError(target(rng)),
@@ -326,5 +422,24 @@ fn operation(rng: &mut SmallRng, _: &Knobs) -> Fault {
         0..3 => Fault::TransferLeader,
         3..5 => Fault::Replace(target(rng)),
         _ => Fault::RollingRestart,
+    }
+}
+
+/// A node that is to be removed is cut off from the others for so long at most.
+const APART_MS_MAX: u64 = 12_000;
+
+fn members(rng: &mut SmallRng, knobs: &Knobs) -> Fault {
+    match rng.random_range(0..20) {
+        0..4 => Fault::Grow,
+        4..9 => {
+            let apart = rng.random_bool(0.5);
+            let apart_ms = if apart { rng.random_range(500..APART_MS_MAX) } else { 0 };
+            Fault::Shrink(target(rng), apart_ms)
+        }
+        9..12 => Fault::Learner(rng.random_range(2_000..15_000), rng.random_bool(0.6)),
+        12 => Fault::WithLearners,
+        13..15 => when_joint(rng, knobs),
+        15..18 => Fault::Stranger(target(rng), rng.random()),
+        _ => Fault::WipeMajority(rng.random()),
     }
 }

@@ -7,22 +7,28 @@
 //! for ever.
 //!
 //! And whoever is well and reaches the leader gets what was committed, also when nobody asks for more.
+//!
+//! # Which majorities
+//! A set of nodes is looked at if it is a majority by the membership of each of its nodes, committed or
+//! not: of both sets of voters, while they change. Whoever of them leads, or stands for election, then
+//! finds a quorum among them. (By the newest membership alone it would be a guess: an entry that a leader
+//! could not commit may be the newest, and be overruled.) Every such set is watched for itself, so that a
+//! node that comes or goes does not begin the time of the others anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tally_proto::http2::PEER;
+
 use super::inject::Injector;
-use crate::{cluster::Cluster, invariants::Invariants, knobs::Knobs};
+use crate::{cluster::Cluster, invariants::Invariants, knobs::Knobs, trace_event};
 
 /// How often it is looked at, in simulated ms.
 pub const LOOK_EVERY_MS: u64 = 100;
 
-/// Watches one connected majority at a time.
+/// Watches every connected majority.
 #[derive(Debug, Default)]
 pub struct Reach {
-    core: BTreeSet<u64>,
-    boots: Vec<u64>,
-    since_ms: u64,
-    committed: u64,
+    cores: BTreeMap<BTreeSet<u64>, Core>,
     behind: BTreeMap<u64, Behind>,
 }
 
@@ -34,6 +40,15 @@ struct Behind {
     /// The leader's, and its own.
     boots: (u64, u64),
     term: u64,
+}
+
+#[derive(Debug)]
+struct Core {
+    boots: Vec<u64>,
+    since_ms: u64,
+    committed: u64,
+    /// Since then some link was cut in one direction.
+    one_way: bool,
 }
 
 impl Reach {
@@ -48,50 +63,54 @@ impl Reach {
     ) -> Option<String> {
         let healthy: Vec<u64> =
             injector.members().into_iter().filter(|id| injector.is_healthy(*id)).collect();
-        let voters = voters(cluster, &healthy);
+        let calm = injector.is_network_calm(now_ms);
+        let voters: BTreeMap<u64, Vec<BTreeSet<u64>>> =
+            healthy.iter().map(|id| (*id, voters(cluster, *id))).collect();
         let is_core = |core: &BTreeSet<u64>| {
-            is_majority(core, &voters)
+            calm && !core.is_empty()
                 && core.iter().all(|a| {
-                    healthy.contains(a) && core.iter().all(|b| a == b || injector.is_linked(*a, *b))
+                    is_majority(core, &voters[a])
+                        && core.iter().all(|b| a == b || injector.is_linked(*a, *b))
                 })
         };
-        let boots = |core: &BTreeSet<u64>| -> Vec<u64> {
-            core.iter().map(|id| cluster.machine(*id).boots()).collect()
-        };
-        let goes_on = injector.is_network_calm(now_ms)
-            && is_core(&self.core)
-            && self.boots == boots(&self.core);
         let committed = invariants.committed();
-        // Whoever reaches all of them may lead them, also one that came back since.
-        let reaching = healthy
-            .iter()
-            .filter(|a| self.core.iter().all(|b| *a == b || injector.is_linked(**a, *b)))
-            .copied();
-        let progress = committed > self.committed || has_nothing_to_do(cluster, reaching);
-        if !goes_on || progress {
-            if !goes_on {
-                self.core = if injector.is_network_calm(now_ms) {
-                    subsets(&healthy).filter(is_core).max_by_key(BTreeSet::len).unwrap_or_default()
-                } else {
-                    BTreeSet::new()
-                };
-                self.boots = boots(&self.core);
+        let one_way = injector.has_one_way();
+        let mut cores = BTreeMap::new();
+        let mut too_long = None;
+        for set in subsets(&healthy).filter(is_core) {
+            let boots = set.iter().map(|id| cluster.machine(*id).boots()).collect();
+            let begins = Core { boots, since_ms: now_ms, committed, one_way };
+            let before = self.cores.remove(&set).filter(|before| before.boots == begins.boots);
+            // Whoever reaches all of them may lead them, also one that came back since.
+            let reaching = healthy
+                .iter()
+                .filter(|a| set.iter().all(|b| *a == b || injector.is_linked(**a, *b)))
+                .copied();
+            let core = match before {
+                Some(before) if committed > before.committed => {
+                    before.waited(&set, now_ms, knobs);
+                    begins
+                }
+                Some(before) if !has_nothing_to_do(cluster, reaching) => {
+                    Core { one_way: before.one_way || one_way, ..before }
+                }
+                _ => begins,
+            };
+            let patience_ms = core.patience_ms(knobs);
+            if now_ms - core.since_ms > patience_ms {
+                too_long.get_or_insert_with(|| {
+                    format!(
+                        "nodes {set:?} are a majority, healthy, and connected both ways, and nothing \
+                         was committed for {patience_ms} ms"
+                    )
+                });
             }
-            (self.since_ms, self.committed) = (now_ms, committed);
-            return None;
+            cores.insert(set, core);
         }
-        let patience_ms = patience_ms(knobs);
-        (now_ms - self.since_ms > patience_ms).then(|| {
-            format!(
-                "nodes {:?} are a majority, healthy, and connected both ways, and nothing was \
-                 committed for {patience_ms} ms",
-                self.core
-            )
-        })
+        self.cores = cores;
+        too_long
     }
-}
 
-impl Reach {
     /// Says so if a node that reaches the leader does not get what was committed.
     pub fn look_who_lags(
         &mut self,
@@ -135,7 +154,7 @@ impl Reach {
                 }
             }
         }
-        self.behind.iter().find(|(_, behind)| now_ms - behind.since_ms > patience_ms(knobs)).map(
+        self.behind.iter().find(|(_, behind)| now_ms - behind.since_ms > catch_up_ms(knobs)).map(
             |(id, behind)| {
                 format!(
                     "node {id} is healthy and connected with its leader, node {leader}, and has not \
@@ -148,19 +167,39 @@ impl Reach {
     }
 }
 
-fn patience_ms(knobs: &Knobs) -> u64 {
+/// As long as it may take to get what was committed, through a snapshot if need be, from a slow disk.
+fn catch_up_ms(knobs: &Knobs) -> u64 {
     8_000 + 8 * knobs.election_ms_max
 }
 
-/// The voters by the newest membership that one of these nodes knows: one set, or two.
-fn voters(cluster: &Cluster, nodes: &[u64]) -> Vec<BTreeSet<u64>> {
-    let known = nodes.iter().filter_map(|id| {
-        let metrics = cluster.consensus(*id)?.leadership().metrics();
-        let membership = metrics.membership_config;
-        let index = membership.log_id().as_ref().map_or(0, |log_id| log_id.index);
-        Some((index, membership.membership().get_joint_config().clone()))
-    });
-    known.max_by_key(|(index, _)| *index).map(|(_, voters)| voters).unwrap_or_default()
+impl Core {
+    /// How long a connected majority may take to commit something: six election timeouts, and the messages
+    /// and syncs in between. One until the last leader is given up, one until somebody stands for election,
+    /// one for each connection that turns out to be dead (the time that connecting may take), one for each
+    /// vote that is split, or lost by a node whose log is short. Measured, the longest took 4.2 of them.
+    ///
+    /// A leader that sends and hears nothing is followed for longer: until its peers close connections on
+    /// which it does not answer.
+    fn patience_ms(&self, knobs: &Knobs) -> u64 {
+        let step_ms = knobs.latency_ms_max + knobs.disk_sync_us / 1000;
+        let half_dead = (PEER.keepalive_interval + PEER.keepalive_timeout).as_millis() as u64;
+        let half_dead_ms = if self.one_way { half_dead } else { 0 };
+        6 * knobs.election_ms_max + 20 * step_ms + 500 + half_dead_ms
+    }
+
+    fn waited(&self, set: &BTreeSet<u64>, now_ms: u64, knobs: &Knobs) {
+        let (ms, patience_ms) = (now_ms - self.since_ms, self.patience_ms(knobs));
+        if ms > 2 * knobs.election_ms_max {
+            trace_event!("reach", "{set:?} committed nothing for {ms} of {patience_ms} ms");
+        }
+    }
+}
+
+/// The voters as a node has them in its log: one set, or two.
+fn voters(cluster: &Cluster, id: u64) -> Vec<BTreeSet<u64>> {
+    let Some(consensus) = cluster.consensus(id) else { return Vec::new() };
+    let metrics = consensus.leadership().metrics();
+    metrics.membership_config.membership().get_joint_config().clone()
 }
 
 fn is_majority(core: &BTreeSet<u64>, voters: &[BTreeSet<u64>]) -> bool {

@@ -37,7 +37,11 @@ use tally_node::{
     storage::simulated_disk::SimulatedDisk,
 };
 
-use self::{commits::Commits, promises::Promises, voters::VotersInLog};
+use self::{
+    commits::Commits,
+    promises::Promises,
+    voters::{Voters, VotersInLog},
+};
 use crate::{
     cluster::{Cluster, host_of},
     trace_event,
@@ -109,6 +113,12 @@ struct Seen {
     disks: BTreeMap<u64, (SimulatedDisk, u64)>,
     voters: BTreeMap<u64, VotersInLog>,
     commits: Commits,
+    /// Every entry ever appended that names voters, by index and term.
+    voter_entries: BTreeMap<u64, BTreeMap<u64, Voters>>,
+    /// How often an entry that names two sets of voters was appended, first of all nodes.
+    joints: u64,
+    /// What nodes had promised whose disks are lost for a while.
+    set_aside: BTreeMap<u64, Promises>,
 }
 
 impl Invariants {
@@ -135,6 +145,46 @@ impl Invariants {
     /// A machine lost its disk: it may never take part again.
     pub fn loses_disk(&self, node: u64) {
         self.seen().promises.entry(node).or_default().lose_disk();
+    }
+
+    /// The machine has its disk again, with all that it had on it.
+    pub fn gets_disk_back(&self, node: u64) {
+        let seen = &mut *self.seen();
+        if let Some(promises) = seen.set_aside.remove(&node) {
+            seen.promises.insert(node, promises);
+        }
+    }
+
+    /// A machine lost its disk, for a while: as long as it has another one, it may take part in nothing.
+    pub fn lends_disk(&self, node: u64) {
+        let seen = &mut *self.seen();
+        let promises = seen.promises.remove(&node).unwrap_or_default();
+        seen.set_aside.insert(node, promises);
+        seen.promises.entry(node).or_default().lose_disk();
+    }
+
+    /// How often voters began to change: an entry was appended that names two sets of them.
+    pub fn joints(&self) -> u64 {
+        self.seen().joints
+    }
+
+    /// The voters by the last committed entry that names some: one set, or two while they change.
+    pub fn committed_voters(&self) -> Voters {
+        let seen = self.seen();
+        let mut committed = seen.voter_entries.iter().rev().filter_map(|(index, terms)| {
+            let (term, ..) = seen.committed.get(index)?;
+            terms.get(term)
+        });
+        committed.next().cloned().unwrap_or_default()
+    }
+
+    /// Whether these were ever, by a committed entry, all the voters.
+    pub fn were_voters(&self, voters: &BTreeSet<u64>) -> bool {
+        let seen = self.seen();
+        seen.voter_entries.iter().any(|(index, terms)| {
+            let term = seen.committed.get(index).map(|(term, ..)| term);
+            term.and_then(|term| terms.get(term)).is_some_and(|sets| *sets == [voters.clone()])
+        })
     }
 
     /// The highest index that was applied anywhere.
@@ -234,6 +284,12 @@ impl Observer for OfNode {
             Event::Found { term, index, payload } => {
                 seen.found(&host, index, term, digest(payload));
                 seen.commits.holds(self.node, index, term);
+                if let Some(voters) = seen.voter_entries.get(&index).and_then(|all| all.get(&term))
+                {
+                    let voters = voters.clone();
+                    let wrong = seen.voters.entry(self.node).or_default().appended(index, &voters);
+                    wrong.into_iter().for_each(|what| seen.violated(format!("{host}: {what}")));
+                }
                 let broken = seen.promises(self.node).found(index, term);
                 seen.breaks_promise(&host, broken);
             }
@@ -249,6 +305,9 @@ impl Observer for OfNode {
                 if let Some(voters) = voters {
                     trace_event!(&host, "appends {term}-{index}: the voters are {voters:?}");
                     seen.commits.names(index, term, voters);
+                    let terms = seen.voter_entries.entry(index).or_default();
+                    let is_first = terms.insert(term, voters.to_vec()).is_none();
+                    seen.joints += u64::from(is_first && voters.len() > 1);
                     let wrong = seen.voters.entry(self.node).or_default().appended(index, voters);
                     wrong.into_iter().for_each(|what| seen.violated(format!("{host}: {what}")));
                 }

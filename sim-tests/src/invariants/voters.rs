@@ -7,7 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-type Voters = Vec<BTreeSet<u64>>;
+/// Sets of voters, of each of which a majority is needed: one, or two while they change.
+pub(super) type Voters = Vec<BTreeSet<u64>>;
 
 /// The entries of one node's log that name voters, by index.
 #[derive(Debug, Default)]
@@ -32,7 +33,8 @@ impl VotersInLog {
         drop(self.0.split_off(&(keep + 1)));
     }
 
-    /// The log was left behind: by a start, or for a snapshot. What was before is not known now.
+    /// The log was left behind: by a start, which tells then what it finds, or for a snapshot. What was
+    /// before is not known now.
     pub(super) fn forget(&mut self) {
         self.0.clear();
     }
@@ -77,6 +79,30 @@ mod tests {
         assert!(!may_disagree(&[set(&[1, 2, 3, 4])], &[set(&[1, 2, 3])]));
         assert!(!may_disagree(std::slice::from_ref(&old), &[old.clone(), new.clone()]));
         assert!(!may_disagree(&[old, new.clone()], &[new]));
+    }
+
+    /// Of an even number, half is no majority.
+    #[test]
+    fn growing_and_shrinking_through_even_sizes_is_safe() {
+        for size in 1..6 {
+            let (few, many) = ((1..=size).collect::<Vec<_>>(), (1..=size + 1).collect::<Vec<_>>());
+            let (few, many) = (set(&few), set(&many));
+            let joint = [few.clone(), many.clone()];
+            for one in [&few, &many] {
+                assert!(!may_disagree(std::slice::from_ref(one), &joint));
+                assert!(!may_disagree(&joint, std::slice::from_ref(one)));
+            }
+        }
+        assert!(!may_disagree(&[set(&[1, 2, 3, 4])], &[set(&[1, 2, 3, 4])]));
+        assert!(may_disagree(&[set(&[1, 2, 3, 4])], &[set(&[1, 2, 5, 6])]));
+    }
+
+    /// From one joint membership to the next: a change that was left open, and then another one.
+    #[test]
+    fn two_changes_in_a_row_share_a_set() {
+        let (a, b, c) = (set(&[1, 2, 3]), set(&[1, 2, 3, 4]), set(&[2, 3, 4]));
+        assert!(!may_disagree(&[a.clone(), b.clone()], &[b, c.clone()]));
+        assert!(may_disagree(&[a], &[c]));
     }
 
     #[test]

@@ -187,6 +187,7 @@ impl Injector {
                 let latency = Latency { read: still, write: still, sync: still };
                 self.cluster.machine(id).disk().set_latency(latency);
                 self.ails(id);
+                self.is_slow(id, until, planned.for_ms);
                 self.undo.push((until, Undo::Resume(id, taken)));
                 Ok(())
             }
@@ -203,6 +204,7 @@ impl Injector {
                 let latency = Latency { sync, ..self.knobs.disk_latency() };
                 self.cluster.machine(id).disk().set_latency(latency);
                 self.ails(id);
+                self.is_slow(id, until, sync_ms);
                 self.undo.push((until, Undo::DiskLatency(id)));
                 Ok(())
             }
@@ -235,7 +237,7 @@ impl Injector {
             }
             Fault::BitRot(target, pick) => {
                 let id = self.resolve_running(target)?;
-                self.may_damage()?;
+                self.may_damage(id)?;
                 let (file, offset, bit) = self.rotten_place(id, pick).ok_or("nothing to rot")?;
                 self.cluster.cut_power(sim, id);
                 let flipped = self.cluster.machine(id).disk().flip_bit(&file, offset, bit);
@@ -246,7 +248,7 @@ impl Injector {
             }
             Fault::LoseDisk(target) => {
                 let id = self.resolve_running(target)?;
-                self.may_damage()?;
+                self.may_damage(id)?;
                 let machine = self.cluster.machine(id);
                 self.cluster.cut_power(sim, id);
                 machine.disk().wipe();
@@ -259,7 +261,7 @@ impl Injector {
             }
             Fault::LoseLog(target) => {
                 let id = self.resolve_running(target)?;
-                self.may_damage()?;
+                self.may_damage(id)?;
                 self.cluster.cut_power(sim, id);
                 self.restart_at.insert(id, now_ms + RESTART_AFTER_MS);
                 if !self.cluster.machine(id).disk().lose("wal") {
@@ -272,7 +274,7 @@ impl Injector {
             }
             Fault::OlderCopy(target) => {
                 let id = self.resolve_running(target)?;
-                self.may_damage()?;
+                self.may_damage(id)?;
                 if !self.copies.is_empty() {
                     return Err("one copy at a time");
                 }
@@ -300,6 +302,12 @@ impl Injector {
             }
             Fault::Replace(target) => {
                 let id = self.resolve(target)?;
+                if !self.voters.contains(&id) || !self.asked.contains(&id) {
+                    return Err("it is no voter, or leaves already");
+                }
+                if !self.wiped.is_empty() {
+                    return Err("a majority has lost its disks");
+                }
                 if !self.being_replaced.is_empty() || self.replacements_left == 0 {
                     return Err("one node is replaced at a time, and never all of them");
                 }
@@ -321,6 +329,18 @@ impl Injector {
                     self.cluster.stop(*first);
                 }
                 Ok(())
+            }
+            Fault::Grow => self.grow(sim),
+            Fault::Shrink(target, apart_ms) => self.shrink(sim, target, apart_ms, now_ms),
+            Fault::Learner(hold_ms, promoted) => self.add_learner(sim, now_ms + hold_ms, promoted),
+            Fault::WithLearners => self.split_with_learners(sim, until),
+            Fault::WhenJoint(broken, later_ms) => {
+                self.wait_for_joint(broken, later_ms, planned.for_ms);
+                Ok(())
+            }
+            Fault::WipeMajority(pick) => self.wipe_majority(sim, pick, until, now_ms),
+            Fault::Stranger(target, under_its_id) => {
+                self.let_stranger_in(sim, target, under_its_id, until, now_ms)
             }
         }
     }

@@ -14,11 +14,15 @@
 //! while. One whose disk was damaged and does not come back is replaced by the operator.
 
 mod install;
+mod members;
 mod staged;
 mod targets;
 mod until;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::Serialize;
 use tally_node::storage::{
@@ -37,6 +41,7 @@ use super::{
 use crate::{
     cluster::{Cluster, Condition, host_of},
     invariants::Invariants,
+    kinds,
     knobs::Knobs,
     trace_event,
 };
@@ -81,6 +86,8 @@ enum Undo {
     MessageLatency,
     MessageLoss,
     PutBack(u64),
+    Settle(u64, bool),
+    DisksBack,
 }
 
 /// What a disk holds, and the stores on it.
@@ -105,6 +112,9 @@ pub struct Injector {
     invariants: Invariants,
     /// Nodes with something wrong that does not stop them, and how many things.
     ailing: BTreeMap<u64, u32>,
+    /// Until when a disk may be busy with what it began while it was slow.
+    busy_until_ms: BTreeMap<u64, u64>,
+    now_ms: u64,
     /// A second power cut to come: when, whose, and how long it lasts.
     second_cuts: Vec<(u64, u64, u64)>,
     /// Errors of each disk that were taken for the cause of an end.
@@ -128,6 +138,28 @@ pub struct Injector {
     replacements_left: u64,
     done: Vec<Done>,
     failures: Vec<String>,
+    /// The voters, as the operator was told last …
+    voters: BTreeSet<u64>,
+    /// … and when all has been done that was asked for.
+    asked: BTreeSet<u64>,
+    /// What the operator was told.
+    told: Vec<BTreeSet<u64>>,
+    /// Nodes that have no vote yet.
+    learners: BTreeSet<u64>,
+    /// Members whose removal was asked for.
+    leaving: BTreeSet<u64>,
+    removed: BTreeMap<u64, members::Removed>,
+    taken_out_ms: BTreeMap<u64, u64>,
+    machines_left: u64,
+    joint_breaks: Vec<members::WaitsForJoint>,
+    joints_seen: u64,
+    joint_since_ms: Option<u64>,
+    size_seen: usize,
+    strangers: Vec<members::Strangers>,
+    wiped: members::Wiped,
+    /// Of those that were wiped, who was told that it must not run.
+    sent_away: BTreeSet<u64>,
+    happened: BTreeMap<&'static str, u64>,
 }
 
 impl std::fmt::Debug for Injector {
@@ -151,6 +183,7 @@ impl Injector {
         for id in cluster.ids() {
             set_up(&cluster, &knobs, &invariants, id);
         }
+        let voters: BTreeSet<u64> = cluster.ids().into_iter().collect();
         Injector {
             desk,
             client_hosts,
@@ -164,6 +197,8 @@ impl Injector {
             traps,
             invariants,
             ailing: BTreeMap::new(),
+            busy_until_ms: BTreeMap::new(),
+            now_ms: 0,
             second_cuts: Vec::new(),
             cluster,
             errors_seen: BTreeMap::new(),
@@ -182,6 +217,22 @@ impl Injector {
             knobs,
             done: Vec::new(),
             failures: Vec::new(),
+            asked: voters.clone(),
+            voters,
+            told: Vec::new(),
+            learners: BTreeSet::new(),
+            leaving: BTreeSet::new(),
+            removed: BTreeMap::new(),
+            taken_out_ms: BTreeMap::new(),
+            machines_left: members::MACHINES_MAX,
+            joint_breaks: Vec::new(),
+            joints_seen: 0,
+            joint_since_ms: None,
+            size_seen: 0,
+            strangers: Vec::new(),
+            wiped: BTreeMap::new(),
+            sent_away: BTreeSet::new(),
+            happened: kinds::SITUATIONS.iter().map(|what| (*what, 0)).collect(),
         }
     }
 
@@ -202,15 +253,27 @@ impl Injector {
 
     /// Whether a node runs, and nothing that was done to it makes it slow.
     pub(super) fn is_healthy(&self, id: u64) -> bool {
+        self.is_well(id)
+            && !self.being_replaced.contains_key(&id)
+            && !self.leaving.contains(&id)
+            && !self.rolling.contains(&id)
+    }
+
+    /// The same, whatever the operator means to do with it.
+    fn is_well(&self, id: u64) -> bool {
         self.cluster.machine(id).condition() == Condition::Running
             && self.ailing.get(&id).is_none_or(|ailing| *ailing == 0)
-            && !self.being_replaced.contains_key(&id)
-            && !self.rolling.contains(&id)
+            && self.busy_until_ms.get(&id).is_none_or(|until_ms| *until_ms <= self.now_ms)
     }
 
     /// Whether messages pass between two nodes in both directions, in their usual time.
     pub(super) fn is_linked(&self, a: u64, b: u64) -> bool {
         self.links.is_whole(&host_of(a), &host_of(b))
+    }
+
+    /// Whether some link is cut in one direction only.
+    pub(super) fn has_one_way(&self) -> bool {
+        self.links.has_one_way()
     }
 
     /// Whether no message of any link is lost or late.
@@ -237,10 +300,15 @@ impl Injector {
     /// Does what is due at this simulated millisecond.
     pub fn step(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
         self.links.set_now(now_ms);
+        self.now_ms = now_ms;
         self.watch_put_back(sim, now_ms);
         self.supervise(sim, now_ms);
         self.cut_second(sim, now_ms);
-        self.follow_operator(sim);
+        self.follow_operator(sim, now_ms);
+        self.watch_changes(sim, now_ms);
+        self.watch_removed(sim, now_ms);
+        self.watch_strangers(now_ms);
+        self.watch_wiped();
         self.roll(sim);
         self.look_whether_happened(now_ms);
         self.look_who_stands(sim, now_ms);
@@ -282,6 +350,7 @@ impl Injector {
         }
         self.rolling.clear();
         self.second_cuts.clear();
+        self.joint_breaks.clear();
         self.traps.clear();
         self.healed = true;
     }
@@ -300,6 +369,9 @@ impl Injector {
             if self.restart_at.contains_key(&id) || self.being_replaced.contains_key(&id) {
                 continue;
             }
+            if self.learns_that_it_leaves(id, &reason) || self.is_sent_away(id, &reason) {
+                continue;
+            }
             trace_event!(&host_of(id), "ended itself: {reason}");
             let errors = machine.io_errors();
             let errors_before = self.errors_seen.insert(id, errors).unwrap_or(0);
@@ -309,7 +381,7 @@ impl Injector {
                 self.replace(sim, id);
                 continue;
             }
-            if !explained && !self.expects_end(&reason) {
+            if !explained {
                 self.failures.push(format!("node {id}: {reason}"));
             }
             self.restart_at.insert(id, now_ms + RESTART_AFTER_MS);
@@ -354,24 +426,12 @@ impl Injector {
         }
     }
 
-    /// Whether a node may end itself for this reason without any fault of its disk.
-    fn expects_end(&self, reason: &str) -> bool {
-        // A machine that was taken out of the cluster, and does not know yet.
-        reason.contains("refused by its peers") && !self.being_replaced.is_empty()
-    }
-
-    fn follow_operator(&mut self, sim: &mut Sim<'_>) {
+    fn follow_operator(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
         for (task, worked) in self.desk.take_done() {
-            let Task::Replace { old, new } = task else { continue };
-            assert!(worked, "the operator replaces until it is done");
-            trace_event!(&host_of(old), "is taken out; {} has its place", host_of(new));
-            if self.cluster.machine(old).condition() != Condition::Down {
-                self.cluster.kill(sim, old);
-            }
-            self.restart_at.remove(&old);
-            self.damaged.remove(&old);
-            self.being_replaced.remove(&old);
-            self.retired.push(old);
+            self.changed(sim, task, worked, now_ms);
+        }
+        for _ in 0..self.desk.take_refused_mistakes() {
+            self.happens("a node of another cluster refused as a member");
         }
     }
 
@@ -399,7 +459,7 @@ impl Injector {
     /// start since: what that node has forgotten can be told from nothing else.
     fn put_back(&mut self, sim: &mut Sim<'_>, id: u64) -> Result<(), &'static str> {
         let (disk, stores) = self.copies.remove(&id).ok_or("there is no copy")?;
-        self.may_damage()?;
+        self.may_damage(id)?;
         if !self.is_healthy(id) {
             return Err("the node does not run");
         }
@@ -462,6 +522,8 @@ impl Injector {
                     trace_event!(&host_of(id), "its copy is not put back: {why}");
                 }
             }
+            Undo::Settle(id, promoted) => self.settle(id, promoted),
+            Undo::DisksBack => self.disks_come_back(sim),
             Undo::Links(taken) => self.links.give_back(sim, &taken),
             Undo::Restart(id) => {
                 let down = matches!(
@@ -504,6 +566,13 @@ impl Injector {
         *self.ailing.entry(id).or_default() += 1;
     }
 
+    /// A disk that is slow until then may have begun something just before, which takes as long as it took
+    /// then (seed 3104: a sync begun at the end of a pause of 9 s).
+    fn is_slow(&mut self, id: u64, until_ms: u64, latency_ms: u64) {
+        let busy_until_ms = self.busy_until_ms.entry(id).or_default();
+        *busy_until_ms = (until_ms + latency_ms).max(*busy_until_ms);
+    }
+
     fn recovers(&mut self, id: u64) {
         *self.ailing.entry(id).or_default() -= 1;
     }
@@ -516,6 +585,8 @@ impl Injector {
         set_up(&self.cluster, &self.knobs, &self.invariants, new);
         trace_event!(&host_of(new), "is a new machine, for the place of {}", host_of(old));
         self.being_replaced.insert(old, new);
+        self.asked.remove(&old);
+        self.asked.insert(new);
         self.desk.ask(Task::Replace { old, new });
     }
 }

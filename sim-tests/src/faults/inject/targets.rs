@@ -100,9 +100,16 @@ impl Injector {
     }
 
     /// Damage beyond a minority may lose what was acknowledged: nobody promises otherwise.
-    pub(super) fn may_damage(&self) -> Result<(), &'static str> {
+    pub(super) fn may_damage(&self, id: u64) -> Result<(), &'static str> {
         if !self.damaged.is_empty() || !self.being_replaced.is_empty() {
             return Err("another node is damaged or being replaced");
+        }
+        if !self.wiped.is_empty() {
+            return Err("a majority has lost its disks");
+        }
+        // A change that waits for this very node would be waited for by the one that replaces it.
+        if !self.voters.contains(&id) || self.asked != self.voters {
+            return Err("it is no voter, or the voters change");
         }
         if self.knobs.nodes < 3 || self.replacements_left == 0 {
             return Err("too few nodes would be left whole");
