@@ -480,7 +480,12 @@ impl Injector {
         let identity = |disk: &SimulatedDisk| -> Option<serde_json::Value> {
             serde_json::from_slice(disk.contents().get("IDENTITY")?).ok()
         };
-        let of_copy = identity(copy)?["start"]["number"].as_u64()?;
+        let own = identity(copy)?;
+        let of_copy = own["start"]["number"].as_u64()?;
+        // It greets members only, and those that were some when the copy was made (seed 3182: a machine
+        // that waits to be added can tell, and is not asked).
+        let is_greeted =
+            |peer: &u64| self.voters.contains(peer) && own["peers"].get(peer.to_string()).is_some();
         let knows = |peer: &u64| {
             let identity = identity(self.cluster.machine(*peer).disk());
             let known =
@@ -488,7 +493,7 @@ impl Injector {
             known.is_some_and(|known| known > of_copy)
         };
         let mut others = self.others(id).into_iter();
-        others.find(|peer| self.can_tell(id, *peer) && knows(peer))
+        others.find(|peer| is_greeted(peer) && self.can_tell(id, *peer) && knows(peer))
     }
 
     fn can_tell(&self, id: u64, peer: u64) -> bool {
