@@ -436,7 +436,8 @@ async fn sessions_are_listed_and_closed() {
     assert!(run.stdout.contains("10.0.0.1 holds 2\n"), "{}", run.stdout);
     assert!(run.stdout.ends_with("-- more: --page-token 4\n"), "{}", run.stdout);
     let run = tally(&cluster, &["session", "list", "--owner", "10.0.0.0", "--json"]).await;
-    let ids: Vec<_> = run.json()["sessions"].as_array().unwrap().iter().cloned().collect();
+    let json = run.json();
+    let ids = json["sessions"].as_array().unwrap();
     assert_eq!(ids.len(), 3);
     assert_eq!(ids[0]["session_id"], 2);
 
