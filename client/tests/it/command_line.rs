@@ -130,8 +130,8 @@ async fn not_applied_is_four() {
 #[tokio::test]
 async fn four_speaks_of_this_call_and_not_of_a_key_that_was_chosen() {
     let cluster = Cluster::start(1).await;
-    cluster.elect(9);
-    let arguments = ["counter", "add", "stock", "-1", "--deadline", "300ms"];
+    cluster.script(0, [not_applied_and_wait(), not_applied_and_wait(), not_applied_and_wait()]);
+    let arguments = ["counter", "add", "stock", "-1"];
     let keyed = [&arguments[..], &["--idempotency-key", "order-1"]].concat();
     let run = tally(&cluster, &keyed).await;
     assert_eq!(run.exit, 4);
