@@ -544,16 +544,19 @@ pub const SCENARIOS: &[Scenario] = &[
         look_at: "`has installed a snapshot` at the new node, `is started`, and that it goes on applying",
         knobs: |knobs| {
             short_log(knobs);
+            // The leader has one when the node comes, and the node makes none itself for some seconds, as
+            // that would flush its state.
+            knobs.snapshot_after_entries = 200;
             knobs.flush_interval_ms = 5_000;
         },
         faults: &[
             (6_000, 0, Fault::Grow),
-            (7_200, 300, Fault::Kill(Target::Any(3))),
+            (8_400, 300, Fault::Kill(Target::Any(3))),
             (14_000, 0, Fault::Grow),
-            (15_000, 300, Fault::PowerCut(Target::Any(4))),
+            (16_000, 300, Fault::PowerCut(Target::Any(4))),
             (22_000, 0, Fault::Learner(12_000, true)),
-            (23_500, 300, Fault::Kill(Target::Any(5))),
-            (25_000, 300, Fault::PowerCut(Target::Any(5))),
+            (25_000, 300, Fault::Kill(Target::Any(5))),
+            (27_000, 300, Fault::PowerCut(Target::Any(5))),
         ],
     },
 ];
