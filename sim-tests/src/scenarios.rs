@@ -360,6 +360,34 @@ pub const SCENARIOS: &[Scenario] = &[
         ],
     },
     Scenario {
+        name: "no-place-for-a-session",
+        shows: "The table of sessions is full, so most users write under keys that the library draws. Leaders \
+                are cut off from clients and die while answers are on their way: what is sent again is \
+                counted once, as each write keeps its key.",
+        look_at: "users' adds at the hot counter: `DEDUP_TABLE_FULL` never, an answer or UNKNOWN each, and \
+                  the auditor's sum",
+        knobs: |knobs| {
+            one_hot_counter(knobs);
+            knobs.clients = 16;
+            knobs.reads = 0.1;
+            knobs.think_ms_max = 60;
+            knobs.deadline_ms = 8_000;
+            knobs.sessions_max = 2;
+            knobs.sessions_share_percent = 100;
+            knobs.idempotency_window_ms = 86_400_000;
+            knobs.idempotency_bytes_max = 100_000_000;
+        },
+        faults: &[
+            (6_000, 2_000, Fault::CutClients(Target::Leader)),
+            (11_000, 1_000, Fault::Kill(Target::Leader)),
+            (15_000, 2_000, Fault::CutClients(Target::Leader)),
+            (20_000, 1_000, Fault::PowerCut(Target::Leader)),
+            (24_000, 2_000, Fault::CutClients(Target::Leader)),
+            (29_000, 3_000, Fault::IsolateFromAll(Target::Leader)),
+            (36_000, 2_000, Fault::CutClients(Target::Leader)),
+        ],
+    },
+    Scenario {
         name: "a-vote-that-nobody-heard",
         shows: "A leader is cut off with entries that only it has. Of the two others one stands for \
                 election, and the third is gone before it hears of it. The leader starts anew: it has more \

@@ -45,6 +45,7 @@ pub const SHOWN_IN: &[(&str, &str)] = &[
     ("read-joins-running-round", "reads-that-come-while-a-round-runs"),
     ("install-not-atomic", "left-behind-again-and-again"),
     ("crash-keeps-unsynced", "power-failures"),
+    ("fallback-new-key-each-attempt", "no-place-for-a-session"),
     ("learner-counts-for-reads", "a-learner-decides-nothing"),
     ("wiped-majority-forms", "two-of-three-wiped"),
     ("removed-by-an-older-state", "a-new-node-loses-power-before-its-first-flush"),
