@@ -296,7 +296,8 @@ impl Cluster {
         }
     }
 
-    fn adopt(&mut self, id: u64, node: Node) {
+    /// Takes a node that was launched, and runs now.
+    pub(crate) fn adopt(&mut self, id: u64, node: Node) {
         let member = self.nodes.get_mut(&id).expect("a node of this cluster");
         member.running.as_mut().expect("it was launched").node = Some(node);
     }

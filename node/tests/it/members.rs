@@ -155,7 +155,7 @@ async fn what_would_cost_the_quorum_is_refused() {
     let starting = tokio::spawn(cluster.launch(9));
     let channel = cluster.channel(cluster.leader().await);
     unary(&channel, add_learner(9, cluster.peer_address(9))).await.expect("it is added");
-    starting.await.expect("it does not panic").expect("it starts");
+    cluster.adopt(9, starting.await.expect("it does not panic").expect("it starts"));
     cluster.kill(9).await;
     cluster.take_fatal(9);
     tokio::time::sleep(3 * ELECTION_TIMEOUT_MAX).await;
@@ -182,7 +182,7 @@ async fn a_promotion_that_was_left_open_is_ended_for_whoever_asks_again() {
     let leader = cluster.leader().await;
     let channel = cluster.channel(leader);
     unary(&channel, add_learner(9, cluster.peer_address(9))).await.expect("it is added");
-    starting.await.expect("it does not panic").expect("it starts");
+    cluster.adopt(9, starting.await.expect("it does not panic").expect("it starts"));
     let consensus = cluster.node(leader).consensus().clone();
     let voters = || {
         let membership = consensus.leadership().metrics().membership_config;
