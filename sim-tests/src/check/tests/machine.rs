@@ -46,7 +46,7 @@ fn int(scalar: &Scalar) -> i64 {
 fn operation(part: &Part) -> Operation {
     let name = part.key.clone().unwrap();
     let bounds = command::Bounds { floor: part.floor, ceiling: part.ceiling };
-    let key_expect = match (&part.expect, part.expect_version, part.expect_present) {
+    let key_expect = || match (&part.expect, part.expect_version, part.expect_present) {
         (Some(None), _, _) => command::KeyExpectation::Absent,
         (Some(Some(value)), _, _) => command::KeyExpectation::Value(bytes(value)),
         (_, Some(version), _) => command::KeyExpectation::Revision(version),
@@ -82,9 +82,9 @@ fn operation(part: &Part) -> Operation {
         (Op::Put | Op::Cas, _) => Operation::KeyPut {
             key: name,
             value: bytes(part.value.as_ref().unwrap()),
-            expect: key_expect,
+            expect: key_expect(),
         },
-        (Op::Delete, false) => Operation::KeyDelete { key: name, expect: key_expect },
+        (Op::Delete, false) => Operation::KeyDelete { key: name, expect: key_expect() },
         (Op::Apply | Op::BatchGet, _) => unreachable!("no part is one"),
     }
 }
