@@ -17,9 +17,9 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tally_proto::v1;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
     client::Shared,
@@ -48,15 +48,19 @@ pub(crate) async fn watch(client: Weak<Shared>, address: String, answers: Answer
             sleep(SUSPECT_AFTER).await;
             continue;
         }
+        let ask_again = Instant::now() + ASK_EVERY;
         let others = shared.router.others(&address);
-        join_all(others.iter().map(|node| ask(&shared, node))).await;
+        let mut asked: FuturesUnordered<_> = others.iter().map(|node| ask(&shared, node)).collect();
+        // The silent one may be among them, when a follower is silent since it waits for it.
+        while asked.next().await.is_some() && !shared.router.leads_elsewhere(&address) {}
+        drop(asked);
         if shared.router.leads_elsewhere(&address) {
             tracing::debug!(node = address, "the leader is silent, and another one leads");
             answers.give_up("it is silent, and another node leads in a newer term");
             return;
         }
         drop(shared);
-        sleep(ASK_EVERY).await;
+        sleep_until(ask_again).await;
     }
 }
 
