@@ -44,6 +44,7 @@ pub const SHOWN_IN: &[(&str, &str)] = &[
     ("staleness-from-reply", "slow-answers-do-not-make-it-younger"),
     ("read-joins-running-round", "reads-that-come-while-a-round-runs"),
     ("install-not-atomic", "left-behind-again-and-again"),
+    ("install-before-jump", "left-behind-again-and-again"),
     ("crash-keeps-unsynced", "power-failures"),
     ("fallback-new-key-each-attempt", "no-place-for-a-session"),
     ("learner-counts-for-reads", "a-learner-decides-nothing"),
