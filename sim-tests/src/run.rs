@@ -632,9 +632,10 @@ async fn audit_everything(audit: Rc<Audit>, workload: Workload, cluster: Cluster
     while !audit.wanted.get() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    // One for all attempts: of many machines most may be gone, and it goes on where it has stopped.
+    let client = cluster.client(2_000).deadline(Duration::from_secs(5)).build();
+    let client = client.expect("the settings are valid");
     loop {
-        let client = cluster.client(2_000).deadline(Duration::from_secs(5)).build();
-        let client = client.expect("the settings are valid");
         if workload.audit(&client).await {
             audit.done.set(true);
             trace_event!(AUDITOR, "has read everything");
