@@ -28,6 +28,16 @@ async fn progress(book: &Book, writes: i64) {
     .await;
 }
 
+/// Three nodes, and a client whose writers have begun.
+async fn under_load(test: &str) -> (Cluster, Client, Book, Load) {
+    let cluster = Cluster::started(test, 3, &[]).await;
+    let client = cluster.client();
+    let book = Book::default();
+    let load = Load::start(&client, WRITERS, &book);
+    progress(&book, 50).await;
+    (cluster, client, book, load)
+}
+
 /// How late this machine wakes a sleeping task, at worst, since the start.
 struct Lateness(tokio::task::JoinHandle<()>, std::sync::Arc<std::sync::Mutex<Duration>>);
 
@@ -81,11 +91,7 @@ impl Drop for Lateness {
 /// shortest election timeout) says nothing about the time; then it is only printed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_leader() {
-    let mut cluster = Cluster::started("killed-leader", 3, &[]).await;
-    let client = cluster.client();
-    let book = Book::default();
-    let load = Load::start(&client, WRITERS, &book);
-    progress(&book, 50).await;
+    let (mut cluster, client, book, load) = under_load("killed-leader").await;
 
     let lateness = Lateness::watch();
     let mut times = Vec::new();
@@ -117,11 +123,7 @@ async fn killed_leader() {
 /// (they once grew to a second).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_of_three_killed() {
-    let mut cluster = Cluster::started("two-killed", 3, &[]).await;
-    let client = cluster.client();
-    let book = Book::default();
-    let load = Load::start(&client, WRITERS, &book);
-    progress(&book, 50).await;
+    let (mut cluster, client, book, load) = under_load("two-killed").await;
 
     let lateness = Lateness::watch();
     let mut times = Vec::new();
@@ -164,11 +166,7 @@ async fn two_of_three_killed() {
 /// A dead follower costs nothing: no write fails, and it catches up when it is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_follower() {
-    let mut cluster = Cluster::started("killed-follower", 3, &[]).await;
-    let client = cluster.client();
-    let book = Book::default();
-    let load = Load::start(&client, WRITERS, &book);
-    progress(&book, 50).await;
+    let (mut cluster, client, book, load) = under_load("killed-follower").await;
     for _ in 0..3 {
         let (leader, _) = cluster.leader().await;
         let follower = cluster.nodes.iter().map(|node| node.id).find(|id| *id != leader);
@@ -229,11 +227,7 @@ async fn all_killed_at_once() {
 /// hands over before it ends, so there is no time without one that anybody would notice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rolling_restart() {
-    let mut cluster = Cluster::started("rolling", 3, &[]).await;
-    let client = cluster.client();
-    let book = Book::default();
-    let load = Load::start(&client, WRITERS, &book);
-    progress(&book, 50).await;
+    let (mut cluster, client, book, load) = under_load("rolling").await;
     let lateness = Lateness::watch();
     let mut times = Vec::new();
     for _ in 0..2 {
@@ -257,11 +251,7 @@ async fn rolling_restart() {
 /// The leader stands still, which is a leader that is cut off from everybody: the others elect another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leader_cut_off() {
-    let mut cluster = Cluster::started("leader-cut-off", 3, &[]).await;
-    let client = cluster.client();
-    let book = Book::default();
-    let load = Load::start(&client, WRITERS, &book);
-    progress(&book, 50).await;
+    let (mut cluster, client, book, load) = under_load("leader-cut-off").await;
     let lateness = Lateness::watch();
     let mut times = Vec::new();
     for _ in 0..LEADER_DEATHS {
@@ -288,11 +278,7 @@ async fn leader_cut_off() {
 /// first of all when it goes on must be fresh or refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn paused_leader() {
-    let mut cluster = Cluster::started("paused-leader", 3, &[]).await;
-    let client = cluster.client();
-    let book = Book::default();
-    let load = Load::start(&client, WRITERS, &book);
-    progress(&book, 50).await;
+    let (mut cluster, client, book, load) = under_load("paused-leader").await;
     let mut answered = 0;
     let mut refused = 0;
     for _ in 0..3 {

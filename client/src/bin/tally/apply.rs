@@ -270,18 +270,13 @@ impl Op {
                     _ => return Err("a put has a value or a value_base64".to_owned()),
                 };
                 let put_it = Operation::key_put(put.key, value);
-                {
-                    let Put { if_absent, if_present, if_revision, if_value, .. } = put;
-                    conditional(put_it, if_absent, if_present, if_revision, if_value)?
-                }
+                conditional(put_it, put.if_absent, put.if_present, put.if_revision, put.if_value)?
             }
             Self::KeyGet(get) => Operation::key_get(get.key),
             Self::KeyDelete(delete) => {
                 let delete_it = Operation::key_delete(delete.key);
-                {
-                    let Delete { if_present, if_revision, if_value, .. } = delete;
-                    conditional(delete_it, false, if_present, if_revision, if_value)?
-                }
+                let Delete { if_present, if_revision, if_value, .. } = delete;
+                conditional(delete_it, false, if_present, if_revision, if_value)?
             }
         })
     }
