@@ -44,7 +44,7 @@ const REASONS: [&str; 18] = [
     reason::TOO_MANY_IN_FLIGHT,
 ];
 
-/// Situations that the members of a cluster get into.
+/// Situations that nodes, and the members of a cluster, get into.
 pub const SITUATIONS: &[&str] = &[
     "grown to four voters",
     "grown to five voters",
@@ -129,6 +129,7 @@ fn nothing_yet(counts: &mut Counts) {
         "steps: refused after their first operation",
         "steps: refused in else",
         "writes given up by their callers",
+        "a client that died with calls under way",
         "bounded reads answered weaker, as allowed",
         "first pages",
         "later pages",

@@ -345,6 +345,56 @@ pub const SCENARIOS: &[Scenario] = &[
         ],
     },
     Scenario {
+        name: "overruled-and-left-behind",
+        shows: "A leader is cut off with entries that only it has, until the others have given up the log \
+                that it needs. It drops those entries, gets a snapshot, and its power fails in the middle: \
+                the next start finds the old log or the shortened one, the old state or the new one.",
+        look_at: "`drops its log behind`, `installs a snapshot`, `the power failed between two disk \
+                  operations`, and where the node goes on",
+        knobs: |knobs| {
+            short_log(knobs);
+            knobs.clients = 24;
+            knobs.entries_in_flight = 64;
+            knobs.snapshot_after_entries = 6;
+            knobs.reads = 0.1;
+            knobs.think_ms_max = 150;
+        },
+        faults: &[
+            (4_000, 0, Fault::LeaveBehind(Target::Leader, Some(1))),
+            (9_000, 0, Fault::LeaveBehind(Target::Leader, Some(3))),
+            (14_000, 0, Fault::LeaveBehind(Target::Leader, Some(0))),
+            (19_000, 0, Fault::LeaveBehind(Target::Leader, Some(7))),
+            (24_000, 0, Fault::LeaveBehind(Target::Leader, Some(10))),
+            (29_000, 0, Fault::LeaveBehind(Target::Leader, Some(13))),
+            (34_000, 0, Fault::LeaveBehind(Target::Leader, Some(16))),
+        ],
+    },
+    Scenario {
+        name: "a-used-file-becomes-the-next-segment",
+        shows: "The log is full of large entries and purged often, so files are used again and again. The \
+                power fails as one of them begins as the log's next segment: its header is there, torn or \
+                not there, old bytes behind it. What was acknowledged lies before it, all of it synced.",
+        look_at: "`the power failed between two disk operations`, then `opens its log, cutting` so many bytes",
+        knobs: |knobs| {
+            short_log(knobs);
+            knobs.segment_bytes = 64 * 1024;
+            knobs.value_bytes_max = 4_000;
+            knobs.think_ms_max = 40;
+        },
+        faults: &[
+            (4_000, 500, Fault::PowerCutOn(Target::Leader, Moment::Segment, 0)),
+            (8_000, 500, Fault::PowerCutOn(Target::Leader, Moment::Segment, 1)),
+            (12_000, 500, Fault::PowerCutOn(Target::Follower(0), Moment::Segment, 0)),
+            (16_000, 500, Fault::PowerCutOn(Target::Any(0), Moment::Segment, 0)),
+            (16_000, 500, Fault::PowerCutOn(Target::Any(1), Moment::Segment, 0)),
+            (22_000, 500, Fault::PowerCutOn(Target::Any(1), Moment::Segment, 1)),
+            (22_000, 500, Fault::PowerCutOn(Target::Any(2), Moment::Segment, 0)),
+            (28_000, 500, Fault::PowerCutOn(Target::Leader, Moment::Segment, 2)),
+            (33_000, 500, Fault::PowerCutOn(Target::Follower(1), Moment::Segment, 3)),
+            (38_000, 500, Fault::PowerCutOn(Target::Leader, Moment::Segment, 0)),
+        ],
+    },
+    Scenario {
         name: "deposed-while-callers-wait",
         shows: "A leader is cut off, asked by many, and comes back just when another leads. What it \
                 had in its log is overruled; those who wait for it are told that the outcome is \
@@ -587,6 +637,16 @@ pub const SCENARIOS: &[Scenario] = &[
             (27_000, 300, Fault::PowerCut(Target::Any(5))),
         ],
     },
+];
+
+/// Situations that few seeds get into, and the scenario that must bring each about: it shows nothing
+/// where it does not.
+pub const BRINGS: &[(&str, &str)] = &[
+    (
+        "a-used-file-becomes-the-next-segment",
+        "the power failed as a used file became the log's next segment",
+    ),
+    ("overruled-and-left-behind", "the power failed in an install over a log just cut back"),
 ];
 
 /// The scenario with this name.

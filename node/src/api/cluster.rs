@@ -38,9 +38,8 @@ impl Api {
         let meta = query::meta(&view);
         let applied_index = view.applied().map_or(0, |applied| applied.index);
         drop(view);
-        let index = |log_id: Option<crate::consensus::types::LogId>| {
-            log_id.map_or(0, |log_id| log_id.index)
-        };
+        // What is on the disk. (Raft's own figure lacks a snapshot that came from another node.)
+        let snapshot = self.consensus.state().current_snapshot();
         let report = &self.node.report;
         v1::NodeStatus {
             id: self.node.node_id,
@@ -53,8 +52,8 @@ impl Api {
             last_log_index: metrics.last_log_index.unwrap_or(0),
             commit_index: self.consensus.leadership().commit_index(),
             applied_index,
-            snapshot_index: index(metrics.snapshot),
-            purged_index: index(metrics.purged),
+            snapshot_index: snapshot.map_or(0, |snapshot| snapshot.last_log_id.index),
+            purged_index: metrics.purged.map_or(0, |log_id| log_id.index),
             lag_entries: 0,
             log_bytes: report.log_bytes(),
             state_bytes: report.state_bytes(),

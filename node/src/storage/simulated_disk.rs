@@ -101,6 +101,10 @@ struct State {
     /// Set when `crash_after_steps` struck: everything fails until `crash`.
     dead: bool,
     steps_left: Option<u64>,
+    /// Steps to go from the first write of the log's next segment, once it comes …
+    steps_from_segment: Option<u64>,
+    /// … and whether such a write has set `steps_left`.
+    at_segment: bool,
     capacity: Option<u64>,
     fail_writes: u64,
     fail_syncs: u64,
@@ -161,6 +165,8 @@ impl SimulatedDisk {
                 counts: DiskCounts::default(),
                 dead: false,
                 steps_left: None,
+                steps_from_segment: None,
+                at_segment: false,
                 capacity: None,
                 fail_writes: 0,
                 fail_syncs: 0,
@@ -199,6 +205,18 @@ impl SimulatedDisk {
     /// The `n`-th step from now (0 is the next) and everything after it fails, until `crash`.
     pub fn crash_after_steps(&self, n: u64) {
         self.state().steps_left = Some(n);
+    }
+
+    /// The same, counted from the write that begins the log's next segment in a file that was used
+    /// before: the disk then still has what an earlier segment left there.
+    pub fn crash_after_next_segment(&self, n: u64) {
+        self.state().steps_from_segment = Some(n);
+    }
+
+    /// Whether [`Self::crash_after_next_segment`] has struck and `crash` was not called yet.
+    pub fn died_at_segment(&self) -> bool {
+        let state = self.state();
+        state.dead && state.at_segment
     }
 
     /// A step of something else on the same disk that keeps its own bytes: counted, and refused by a
@@ -496,6 +514,8 @@ impl State {
         self.counts.crashes += 1;
         self.dead = false;
         self.steps_left = None;
+        self.steps_from_segment = None;
+        self.at_segment = false;
     }
 
     /// Each file once, however many names lead to it.
@@ -779,6 +799,16 @@ fn is_of_log(path: &str) -> bool {
 }
 
 impl SimulatedFile {
+    /// A segment's first bytes, unless they only blank what was there.
+    fn begins(&self, bytes: &[u8]) {
+        let is_used = lock(&self.content).bytes.iter().any(|byte| *byte != 0);
+        let mut state = self.disk.state();
+        if is_used && bytes.iter().any(|byte| *byte != 0) && state.steps_left.is_none() {
+            state.steps_left = state.steps_from_segment.take();
+            state.at_segment = state.steps_left.is_some();
+        }
+    }
+
     async fn enter(&self, step: Step) -> io::Result<(MutexGuard<'_, State>, Fate)> {
         if step != Step::Read && !self.writable {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "opened for reading only"));
@@ -806,6 +836,9 @@ impl File for SimulatedFile {
     }
 
     async fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if self.of_log && offset == 0 {
+            self.begins(bytes);
+        }
         let (mut state, fate) = self.enter(Step::Write).await?;
         let grown =
             (offset + bytes.len() as u64).saturating_sub(lock(&self.content).bytes.len() as u64);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tally_node::machine::query;
-use tally_proto::v1::answer::Response;
+use tally_proto::v1::{NodeStatus, answer::Response};
 use tokio::time::Instant;
 
 use crate::{
@@ -14,12 +14,11 @@ use crate::{
 
 const MIB: u64 = 1 << 20;
 
-/// Bytes of a node's log on disk, and the index up to which it is purged.
-async fn log_of(cluster: &Cluster, id: u64) -> (u64, u64) {
+/// What a node says of itself.
+async fn own_line(cluster: &Cluster, id: u64) -> NodeStatus {
     let shown = unary(&cluster.channel(id), status()).await.expect("it answers");
     let Response::ClusterStatus(shown) = shown else { panic!("another answer: {shown:?}") };
-    let node = shown.nodes.iter().find(|node| node.id == id).expect("it speaks of itself");
-    (node.log_bytes, node.purged_index)
+    shown.nodes.into_iter().find(|node| node.id == id).expect("it speaks of itself")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -43,9 +42,9 @@ async fn their_log_is_bounded_and_who_was_away_gets_a_snapshot() {
     // next one. Without the bound it would be all 120 MiB, as they are far below 10,000 entries.
     let until = Instant::now() + Duration::from_secs(20);
     let purged = loop {
-        let (bytes, purged) = log_of(&cluster, leader).await;
+        let NodeStatus { log_bytes: bytes, purged_index, .. } = own_line(&cluster, leader).await;
         if bytes <= 8 * 8 * MIB {
-            break purged;
+            break purged_index;
         }
         assert!(Instant::now() < until, "never: a log of {bytes} bytes gets shorter");
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -59,4 +58,6 @@ async fn their_log_is_bounded_and_who_was_away_gets_a_snapshot() {
     cluster.switchboard.mend();
     let hash = |id| query::state_hash(&cluster.node(id).consensus().state().view());
     eventually("it has caught up", || last_of_away() > purged && hash(away) == hash(leader)).await;
+    let received = own_line(&cluster, away).await.snapshot_index;
+    assert!(received >= purged, "it shows the snapshot that it was sent: {received}");
 }

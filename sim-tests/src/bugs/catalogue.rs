@@ -43,6 +43,7 @@ pub const SHOWN_BY_TWO_RUNS: &str = "real-time-leaks-in";
 pub const SHOWN_IN: &[(&str, &str)] = &[
     ("staleness-from-reply", "slow-answers-do-not-make-it-younger"),
     ("read-joins-running-round", "reads-that-come-while-a-round-runs"),
+    ("segment-begun-too-early", "a-used-file-becomes-the-next-segment"),
     ("install-not-atomic", "left-behind-again-and-again"),
     ("install-before-jump", "left-behind-again-and-again"),
     ("crash-keeps-unsynced", "power-failures"),
@@ -215,6 +216,15 @@ pub const BUGS: &[Bug] = &[
         hint: "Answers what apply would say now, when no other entry is under way. A linearizable \
                read right after the answer misses the write, without any fault. A leader that is \
                cut off or dies right after loses it.",
+    },
+    Bug {
+        name: "segment-begun-too-early",
+        family: Family::Durability,
+        breaks: "all of a segment of the log is durable before the next one begins",
+        place: "node/src/storage/wal/writer.rs: WalWriter::next_segment",
+        hint: "The power fails soon after the log has moved into its next segment, whose header says \
+               that all before it is durable; what was written last to the segment before was never \
+               synced. The node does not start, or has lost what it acknowledged.",
     },
     Bug {
         name: "torn-tail-accepted",

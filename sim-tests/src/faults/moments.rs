@@ -6,8 +6,8 @@
 //! disk's steps are those of the log, of snapshots and of the state's store alike.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use serde::Serialize;
@@ -33,6 +33,8 @@ pub enum Moment {
     Snapshot,
     /// A snapshot of another node is about to be installed.
     Install,
+    /// Its log moves on into a file that an older segment has left. (The disk sees it, not the node.)
+    Segment,
 }
 
 /// All traps. Clones are handles.
@@ -41,6 +43,10 @@ pub struct Traps {
     set: Arc<Mutex<BTreeMap<u64, Vec<Trap>>>>,
     /// The last term in which a node stood for election, its vote for itself saved.
     stood: Arc<Mutex<BTreeMap<u64, u64>>>,
+    /// Nodes that dropped entries, and have synced nothing of their logs since …
+    cut_back: Arc<Mutex<BTreeSet<u64>>>,
+    /// … and those of them for which an install has sprung a trap.
+    sprung_over_cut: Arc<Mutex<BTreeSet<u64>>>,
 }
 
 #[derive(Debug)]
@@ -53,6 +59,9 @@ struct Trap {
 impl Traps {
     /// Lets the power of a node's machine fail so many disk steps after a moment, once.
     pub fn set(&self, node: u64, moment: Moment, steps: u64, disk: SimulatedDisk) {
+        if moment == Moment::Segment {
+            return disk.crash_after_next_segment(steps);
+        }
         let mut set = self.set.lock().unwrap_or_else(PoisonError::into_inner);
         set.entry(node).or_default().push(Trap { moment, steps, disk });
     }
@@ -61,6 +70,12 @@ impl Traps {
     pub fn stood_in(&self, node: u64) -> u64 {
         let stood = self.stood.lock().unwrap_or_else(PoisonError::into_inner);
         stood.get(&node).copied().unwrap_or(0)
+    }
+
+    /// Whether the power of this node fails in an install that began before the log had synced what
+    /// was dropped from it. Asked once.
+    pub fn take_sprung_over_cut(&self, node: u64) -> bool {
+        self.sprung_over_cut.lock().unwrap_or_else(PoisonError::into_inner).remove(&node)
     }
 
     /// Takes all traps away.
@@ -80,6 +95,12 @@ impl Traps {
         if let Some(at) = traps.iter().position(|trap| trap.moment == moment) {
             let trap = traps.swap_remove(at);
             trap.disk.crash_after_steps(trap.steps);
+            let cut_back = self.cut_back.lock().unwrap_or_else(PoisonError::into_inner);
+            if moment == Moment::Install && cut_back.contains(&node) {
+                let mut over_cut =
+                    self.sprung_over_cut.lock().unwrap_or_else(PoisonError::into_inner);
+                over_cut.insert(node);
+            }
         }
     }
 }
@@ -88,6 +109,12 @@ struct Watch {
     node: u64,
     traps: Traps,
     beside: Arc<dyn Observer>,
+}
+
+impl Watch {
+    fn cut_back(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.traps.cut_back.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Observer for Watch {
@@ -112,6 +139,14 @@ impl Observer for Watch {
         {
             let mut stood = self.traps.stood.lock().unwrap_or_else(PoisonError::into_inner);
             stood.insert(self.node, vote.term);
+        }
+        match &event {
+            Event::Truncated { .. } => drop(self.cut_back().insert(self.node)),
+            // In the log's order: what is synced after a truncation says that it is, too.
+            Event::AppendSynced { .. } | Event::VoteSaved(_) | Event::LogOpened { .. } => {
+                self.cut_back().remove(&self.node);
+            }
+            _ => {}
         }
         self.beside.observe(event);
         if let Some(moment) = moment {

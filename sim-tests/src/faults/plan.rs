@@ -375,11 +375,13 @@ fn process(rng: &mut SmallRng, _: &Knobs) -> Fault {
 }
 
 fn power_cut_on(rng: &mut SmallRng) -> Fault {
-    use Moment::{Append, Install, Purge, Snapshot, Synced, Truncate, Vote};
-    let moments = [Vote, Vote, Append, Synced, Truncate, Purge, Snapshot, Install, Install];
+    use Moment::{Append, Install, Purge, Segment, Snapshot, Synced, Truncate, Vote};
+    let moments =
+        [Vote, Vote, Append, Synced, Truncate, Purge, Snapshot, Install, Install, Segment, Segment];
     let moment = *moments.choose(rng).expect("not empty");
     let steps = match moment {
         Install => install_step(rng),
+        Segment => rng.random_range(0..4),
         _ if rng.random() => rng.random_range(0..3),
         _ => rng.random_range(0..25),
     };

@@ -239,13 +239,17 @@ impl Workload {
         for user in users {
             // Some share the client of the one before.
             let shared = client.clone().filter(|_| rng.random_bool(0.3));
-            let own = shared.unwrap_or_else(|| self.client(cluster, user, &mut rng));
+            let own = shared.unwrap_or_else(|| {
+                let (own, has_session) = self.client(cluster, user, &mut rng);
+                (Rc::new(own), has_session)
+            });
             client = Some(own.clone());
             let (own, has_session) = own;
             self.shared.running.set(self.shared.running.get() + 1);
             let user = User {
                 number: user,
                 client: own,
+                cluster: cluster.clone(),
                 has_session,
                 workload: self.clone(),
                 rng: SmallRng::seed_from_u64(mix(self.shared.seed, &[0xacc, user])),
@@ -255,6 +259,7 @@ impl Workload {
             };
             tasks.push(tokio::task::spawn_local(user.live()));
         }
+        drop(client);
         for raw in (0..knobs.raw_clients).filter(|raw| raw % HOSTS.len() as u64 == host) {
             self.shared.running.set(self.shared.running.get() + 1);
             let number = RAW + raw;

@@ -17,12 +17,20 @@ use super::{
     stock,
     write::{KeyExpect, Write},
 };
-use crate::{env::simulated_ms, trace_event};
+use crate::{cluster::Cluster, env::simulated_ms, trace_event};
+
+/// What becomes of a call that its caller does not wait for.
+const GIVEN_UP: &str = "given up";
+
+/// Between the numbers of a user's processes.
+const BORN_AGAIN: u64 = 10_000;
 
 /// One who makes one call after the other.
 pub(super) struct User {
     pub(super) number: u64,
-    pub(super) client: Client,
+    /// Some share one.
+    pub(super) client: Rc<Client>,
+    pub(super) cluster: Cluster,
     /// It opens one, if it can.
     pub(super) has_session: bool,
     pub(super) workload: Workload,
@@ -55,10 +63,29 @@ impl User {
             if self.rng.random_bool(shared.knobs.reads) {
                 self.read().await;
             } else {
-                self.write().await;
+                let was_given_up = self.write().await;
+                if was_given_up && self.rng.random_bool(0.3) {
+                    self.die();
+                }
             }
         }
         shared.running.set(shared.running.get() - 1);
+    }
+
+    /// Its process ends with a call under way, without a word to anybody, and is started again: it has
+    /// another client, and remembers nothing. What happens to be cut off then is not even told that its
+    /// connections are gone.
+    fn die(&mut self) {
+        if Rc::strong_count(&self.client) > 1 {
+            return;
+        }
+        self.number += BORN_AGAIN;
+        let client = self.workload.client(&self.cluster, self.number, &mut self.rng);
+        (self.client, self.has_session) = (Rc::new(client.0), client.1);
+        self.known.clear();
+        self.texts.clear();
+        self.workload.shared.book.happened("a client that died with calls under way");
+        trace_event!(&format!("user-{}", self.number), "has another process");
     }
 
     fn deadline(&mut self) -> Duration {
@@ -203,13 +230,13 @@ impl User {
         trace_event!(&format!("user-{}", self.number), "{what} ({took} ms)");
     }
 
-    async fn write(&mut self) {
+    /// Says whether it was given up before it had an answer.
+    async fn write(&mut self) -> bool {
         let shared = Rc::clone(&self.workload.shared);
         if self.rng.random_bool(shared.knobs.resends) {
             let again = shared.resendable.borrow().choose(&mut self.rng).cloned();
             if let Some((idem, write)) = again {
-                self.send(&write, Some(idem)).await;
-                return;
+                return self.send(&write, Some(idem)).await;
             }
         }
         let write = self.draw_write();
@@ -225,7 +252,7 @@ impl User {
             }
             resendable.push((idem.clone(), write.clone()));
         }
-        self.send(&write, idem).await;
+        self.send(&write, idem).await
     }
 
     fn draw_write(&mut self) -> Write {
@@ -337,10 +364,10 @@ impl User {
         counter(self.rng.random_range(0..self.workload.shared.knobs.spread))
     }
 
-    async fn send(&mut self, write: &Write, idem: Option<String>) {
+    async fn send(&mut self, write: &Write, idem: Option<String>) -> bool {
         let deadline = self.deadline();
         let book = self.workload.shared.book.clone();
-        let client = self.client.clone();
+        let client = Rc::clone(&self.client);
         let has_session = self.has_session;
         let began = simulated_ms();
         let mut request = write.request();
@@ -375,7 +402,7 @@ impl User {
                         told
                     }
                     // Nobody waits for it any more; it may happen all the same.
-                    None => "given up".to_owned(),
+                    None => GIVEN_UP.to_owned(),
                 }
             }};
         }
@@ -454,6 +481,7 @@ impl User {
         };
         let again = if idem.is_some() { " under a key" } else { "" };
         self.tell(began, &format!("{}{again}: {told}", write.brief()));
+        told == GIVEN_UP
     }
 }
 

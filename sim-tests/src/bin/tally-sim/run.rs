@@ -10,7 +10,12 @@ use std::{
 };
 
 use clap::Args;
-use tally_sim::{knobs::Knobs, run::run as run_seed, scenarios::SCENARIOS, trace::Keep};
+use tally_sim::{
+    knobs::Knobs,
+    run::run as run_seed,
+    scenarios::{BRINGS, SCENARIOS},
+    trace::Keep,
+};
 
 use crate::child::{DetailName, Report, Seed, Seeds, for_each, fresh_seed, jobs, stopwatch};
 
@@ -80,6 +85,8 @@ struct Total {
     /// … and runs that had one: they were not judged.
     not_judged: u64,
     counts: BTreeMap<String, u64>,
+    /// How often each scenario brought about what it must.
+    brought: BTreeMap<(&'static str, &'static str), u64>,
     failed: Vec<(u64, Vec<String>)>,
 }
 
@@ -134,6 +141,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<bool, String> {
     if arguments.not_vacuous {
         total.fail_if_vacuous();
     }
+    total.fail_if_not_brought();
     if let Some(path) = &arguments.junit {
         std::fs::write(path, total.junit(elapsed()))
             .map_err(|error| format!("{}: {error}", path.display()))?;
@@ -162,6 +170,12 @@ impl Total {
         self.not_judged += u64::from(report.undecided > 0);
         for (name, count) in &report.counts {
             *self.counts.entry(name.clone()).or_default() += count;
+        }
+        for (scenario, what) in BRINGS {
+            if how.scenario.as_deref() == Some(*scenario) {
+                let count = report.counts.get(*what).copied().unwrap_or(0);
+                *self.brought.entry((scenario, what)).or_default() += count;
+            }
         }
         if report.passed() {
             return;
@@ -208,6 +222,17 @@ impl Total {
             let what = format!("vacuous: over all seeds these never happened: {never:?}");
             eprintln!("\n{what}");
             self.failed.push((0, vec![what]));
+        }
+    }
+
+    /// A scenario that never got into its situation shows nothing of it.
+    fn fail_if_not_brought(&mut self) {
+        for ((scenario, what), count) in &self.brought {
+            if *count == 0 {
+                let what = format!("vacuous: {scenario} did not bring about: {what}");
+                eprintln!("\n{what}");
+                self.failed.push((0, vec![what]));
+            }
         }
     }
 

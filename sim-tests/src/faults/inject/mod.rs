@@ -361,6 +361,7 @@ impl Injector {
             if machine.disk().is_dead() && !machine.life().is_over() {
                 // A power cut between two disk operations has struck.
                 trace_event!(&host_of(id), "the power failed between two disk operations");
+                self.count_power_cut(id);
                 self.cluster.cut_power(sim, id);
                 let down_ms = self.down_ms.remove(&id).unwrap_or(RESTART_AFTER_MS);
                 self.restart_at.insert(id, now_ms + down_ms);
@@ -373,6 +374,9 @@ impl Injector {
                 continue;
             }
             trace_event!(&host_of(id), "ended itself: {reason}");
+            if machine.life().lost_power() {
+                self.count_power_cut(id);
+            }
             let errors = machine.io_errors();
             let errors_before = self.errors_seen.insert(id, errors).unwrap_or(0);
             let explained = errors > errors_before || machine.life().lost_power();
@@ -412,6 +416,16 @@ impl Injector {
             self.restart_at.remove(&id);
             trace_event!(&host_of(id), "is started");
             self.cluster.restart(sim, id);
+        }
+    }
+
+    /// Power that failed between two disk operations may have met a moment that is looked for.
+    fn count_power_cut(&mut self, id: u64) {
+        if self.cluster.machine(id).disk().died_at_segment() {
+            self.happens("the power failed as a used file became the log's next segment");
+        }
+        if self.traps.take_sprung_over_cut(id) {
+            self.happens("the power failed in an install over a log just cut back");
         }
     }
 

@@ -83,15 +83,20 @@ impl Injector {
     /// Whether some other node that leads has purged entries that this one lacks.
     fn is_left_behind(&self, id: u64) -> bool {
         let metrics = |id: u64| Some(self.cluster.consensus(id)?.leadership().metrics());
-        let Some(last) = metrics(id).map(|metrics| metrics.last_log_index.unwrap_or(0)) else {
+        let Some(own) = metrics(id) else {
             // It is down; what it has can't be asked, so it stays cut off.
             return false;
+        };
+        let last = match own.state.is_leader() {
+            // What only it has is overruled: it may have more log than the others, and lack theirs.
+            true => own.local_committed.map_or(0, |committed| committed.index),
+            false => own.last_log_index.unwrap_or(0),
         };
         let leader = self.cluster.leader().filter(|leader| *leader != id);
         let purged = leader.and_then(metrics).and_then(|metrics| metrics.purged);
         let behind = purged.is_some_and(|purged| purged.index > last);
         if behind {
-            trace_event!(&host_of(id), "is left behind: it has {last} of its log");
+            trace_event!(&host_of(id), "is left behind: it has {last} of the log");
         }
         behind
     }
