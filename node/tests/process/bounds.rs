@@ -53,9 +53,15 @@ async fn idle_clients_leave_a_node_the_descriptors_that_it_needs() {
     report(&format!("idle_clients: {refused} of {} refused", idle.len()));
     cluster.assert_running();
 
-    let (_, ended) = idle.pop().expect("there are some");
-    let said = ended.await.expect("it does not panic").expect_err("it was refused");
-    assert_eq!(said.reason(), Some(h2::Reason::ENHANCE_YOUR_CALM), "{said}");
+    // Some are told why. Of those that come together most are just closed.
+    let mut told = 0;
+    for (_, ended) in &mut idle {
+        if ended.is_finished() {
+            let said = ended.await.expect("it does not panic").expect_err("it was refused");
+            told += usize::from(said.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM));
+        }
+    }
+    assert!(told > 0, "none of {refused} was told why");
     // The places come back.
     drop(idle);
     let address = cluster.node(leader).client.clone();

@@ -81,11 +81,11 @@ impl Reach {
             let boots = set.iter().map(|id| cluster.machine(*id).boots()).collect();
             let begins = Core { boots, since_ms: now_ms, committed, one_way };
             let before = self.cores.remove(&set).filter(|before| before.boots == begins.boots);
-            // Whoever reaches all of them may lead them, also one that came back since.
-            let reaching = healthy
-                .iter()
-                .filter(|a| set.iter().all(|b| *a == b || injector.is_linked(**a, *b)))
-                .copied();
+            // Whoever reaches all of them may lead them, also one that came back since, or is slow: it has
+            // nothing to do where nobody asks (seed 648).
+            let reaching = injector.members().into_iter();
+            let reaching =
+                reaching.filter(|a| set.iter().all(|b| a == b || injector.is_linked(*a, *b)));
             let core = match before {
                 Some(before) if committed > before.committed => {
                     before.waited(&set, now_ms, knobs);
