@@ -2,12 +2,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use crate::{
-    client::{Client, Shared},
-    consistency::ReadLevel,
-    drive::Plan,
-    error::Result,
-};
+use crate::{client::Client, consistency::ReadLevel, error::Result, plan::Plan, shared::Shared};
 
 /// A call on its way.
 ///

@@ -3,11 +3,12 @@
 use std::{
     fmt,
     future::Future,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
+use tally_proto::v1;
 use tonic::{
     Code,
     transport::{Channel, Endpoint},
@@ -16,27 +17,15 @@ use tonic::{
 use crate::{
     error::{Error, Result},
     node::{Connector, Network, Transport},
+    plan::Plan,
     routing::{Router, strip_scheme},
-    sessions::{Sessions, Stamping},
+    shared::{Sessions, Shared, Stamping},
+    silence,
     token::{SessionToken, TokenKeeper},
 };
 
 /// A call may take this long in all, its retries included.
 const DEADLINE: Duration = Duration::from_secs(10);
-
-/// A write without a session is remembered for this long by the cluster, unless its caller named an
-/// idempotency key. It is the shortest window that there is.
-pub(crate) const ONE_SHOT_WINDOW: Duration = Duration::from_secs(60);
-
-/// … and for this much longer than its last attempt may begin. The window begins when the first
-/// attempt is applied, and each attempt under a key has to find what an earlier one left.
-const ONE_SHOT_MARGIN: Duration = Duration::from_secs(30);
-
-/// The window of a key that is made for one call with this deadline. (The cluster cuts it to its own,
-/// which is a minute at least and a day by default.)
-pub(crate) fn one_shot_window(deadline: Duration) -> Duration {
-    ONE_SHOT_WINDOW.max(deadline.saturating_add(ONE_SHOT_MARGIN))
-}
 
 /// A client of one cluster. Clones share one session, one set of connections and one token; make
 /// one client for a process and clone it for each task. Its connections, and the deadlines of calls
@@ -60,33 +49,6 @@ pub struct Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("router", &self.shared.router).finish_non_exhaustive()
-    }
-}
-
-/// What the clones of a client share.
-pub(crate) struct Shared {
-    pub(crate) router: Router,
-    pub(crate) network: Network,
-    pub(crate) sessions: Sessions,
-    pub(crate) tokens: TokenKeeper,
-    pub(crate) deadline: Duration,
-    pub(crate) attempt_timeout: Option<Duration>,
-    random: Mutex<SmallRng>,
-}
-
-impl Shared {
-    fn random(&self) -> MutexGuard<'_, SmallRng> {
-        self.random.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Uniform in 0..1.
-    pub(crate) fn random_fraction(&self) -> f64 {
-        self.random().random()
-    }
-
-    /// An idempotency key that nobody else draws.
-    pub(crate) fn random_key(&self) -> String {
-        format!("{:032x}", self.random().random::<u128>())
     }
 }
 
@@ -321,14 +283,19 @@ impl Builder {
             }
         };
         let start = random.random_range(0..self.endpoints.len());
-        let shared = Arc::new_cyclic(|client| Shared {
-            router: Router::new(self.endpoints, start),
-            network: Network { client: client.clone(), ..self.network },
-            sessions: Sessions::new(self.stamping),
-            tokens: TokenKeeper::default(),
-            deadline: self.deadline,
-            attempt_timeout: self.attempt_timeout,
-            random: Mutex::new(random),
+        let shared = Arc::new_cyclic(|client: &Weak<Shared>| {
+            let client = client.clone();
+            let watch = move |address, answers| {
+                tokio::spawn(silence::watch(client.clone(), address, answers));
+            };
+            Shared::new(
+                Router::new(self.endpoints, start),
+                Network { watch: Some(Arc::new(watch)), ..self.network },
+                Sessions::new(self.stamping),
+                TokenKeeper::default(),
+                (self.deadline, self.attempt_timeout),
+                random,
+            )
         });
         Ok(Client { shared })
     }
@@ -342,19 +309,9 @@ impl Builder {
     /// ```
     pub async fn connect(self) -> Result<Client> {
         let client = self.build()?;
-        client.status().local_only().await?;
+        let request = v1::ClusterStatusRequest { local_only: true };
+        let any = Plan { any_node: true, ..Plan::default() };
+        client.shared.drive(request, any).await?;
         Ok(client)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_outlives_the_call_that_it_was_made_for() {
-        assert_eq!(one_shot_window(Duration::from_millis(300)), ONE_SHOT_WINDOW);
-        assert_eq!(one_shot_window(Duration::from_secs(30)), ONE_SHOT_WINDOW);
-        assert_eq!(one_shot_window(Duration::from_secs(3600)), Duration::from_secs(3630));
     }
 }

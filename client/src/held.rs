@@ -7,8 +7,8 @@ use crate::{
     answer::Header,
     call::{Read, answers},
     client::Client,
-    drive::Plan,
     error::Result,
+    plan::Plan,
 };
 
 /// A list of sessions that is sent when it is awaited.

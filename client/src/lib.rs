@@ -35,6 +35,7 @@
 pub mod apply;
 pub mod call;
 pub mod counter;
+#[cfg(feature = "history")]
 pub mod history;
 pub mod keys;
 
@@ -46,12 +47,15 @@ mod consistency;
 mod drive;
 mod error;
 mod exchange;
+mod failure;
 mod held;
 mod node;
+mod outcome;
+mod plan;
 mod retry;
 mod routing;
 mod session;
-mod sessions;
+mod shared;
 mod silence;
 mod token;
 mod wire;

@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -17,10 +17,8 @@ use tonic::{
 };
 
 use crate::{
-    client::Shared,
     connect::connect,
-    exchange::{Exchange, Reply, local},
-    silence::watch,
+    exchange::{Answers, Exchange, Reply, local},
     wire::{self, Request},
 };
 
@@ -78,8 +76,8 @@ impl Default for Connector {
 pub(crate) struct Network {
     pub(crate) transport: Transport,
     pub(crate) connector: Connector,
-    /// Who asks the others when one of them is silent.
-    pub(crate) client: Weak<Shared>,
+    /// Who watches over each stream, by the node's address.
+    pub(crate) watch: Option<Arc<dyn Fn(String, Answers) + Send + Sync>>,
 }
 
 impl fmt::Debug for Network {
@@ -173,8 +171,9 @@ impl Node {
         let link = match network.transport {
             Transport::Stream => {
                 let exchange = Exchange::open(channel);
-                let client = network.client.clone();
-                tokio::spawn(watch(client, self.address.clone(), exchange.answers()));
+                if let Some(watch) = &network.watch {
+                    watch(self.address.clone(), exchange.answers());
+                }
                 Link::Stream(Arc::new(exchange))
             }
             Transport::Unary => Link::Unary(channel),

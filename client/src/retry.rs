@@ -10,82 +10,10 @@
 
 use std::time::Duration;
 
-use tally_proto::{
-    reason, seeded_bugs,
-    status::{Details, StatusBuilder},
-    v1,
-};
+use tally_proto::{reason, seeded_bugs};
 use tonic::Code;
 
-use crate::{error::Error, error::Outcome, wire::Class};
-
-/// How a failed attempt ended.
-#[derive(Debug, Clone)]
-pub(crate) struct Failure {
-    /// It left this process.
-    pub(crate) sent: bool,
-    /// The error: a node's, or one that this side noticed.
-    pub(crate) status: v1::CallStatus,
-    /// Its details; empty if no node of ours made it.
-    pub(crate) details: Details,
-    /// A node of another cluster made it.
-    of_another_cluster: bool,
-}
-
-impl Failure {
-    pub(crate) fn new(sent: bool, status: v1::CallStatus) -> Self {
-        let details = Details::parse_call(&status);
-        Self { sent, status, details, of_another_cluster: false }
-    }
-
-    /// A node of another cluster answered. What it did there, it did to another store: it may have
-    /// executed the write, and has decided nothing about this cluster's numbers and keys.
-    pub(crate) fn of_another_cluster(said: Option<Self>, message: String) -> Self {
-        let executed = said.as_ref().is_none_or(|said| {
-            said.reason() != reason::SESSION_EXPIRED && said.outcome() == Outcome::Unknown
-        });
-        let outcome = if executed { v1::Outcome::Unknown } else { v1::Outcome::NotApplied };
-        let header = said.and_then(|said| said.details.header);
-        let status = StatusBuilder::new(Code::FailedPrecondition, reason::ANOTHER_CLUSTER, message)
-            .outcome(outcome)
-            .detail(&v1::AnswerState { header })
-            .build();
-        Self { of_another_cluster: true, ..Self::new(true, status) }
-    }
-
-    /// The node is of another cluster, or the token is, as far as it can tell.
-    fn names_another_cluster(&self) -> bool {
-        self.of_another_cluster || self.reason() == reason::TOKEN_OF_ANOTHER_CLUSTER
-    }
-
-    pub(crate) fn reason(&self) -> &str {
-        &self.details.reason
-    }
-
-    fn code(&self) -> Code {
-        Code::from(self.status.code)
-    }
-
-    /// What became of this attempt alone.
-    fn outcome(&self) -> Outcome {
-        match self.details.outcome.as_ref().map(v1::WriteOutcome::outcome) {
-            Some(v1::Outcome::NotApplied) => Outcome::NotApplied,
-            Some(_) => Outcome::Unknown,
-            None if self.sent => Outcome::Unknown,
-            None => Outcome::NotApplied,
-        }
-    }
-
-    /// Decided in apply, under the stamps that the write carried.
-    pub(crate) fn is_decided(&self) -> bool {
-        self.details.outcome.as_ref().is_some_and(|outcome| outcome.decided_in_apply)
-    }
-
-    /// What was to be read does not exist.
-    pub(crate) fn is_not_found(&self) -> bool {
-        self.code() == Code::NotFound
-    }
-}
+use crate::{error::Error, failure::Failure, outcome::Outcome, wire::Class};
 
 /// What makes a write safe to send again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -22,9 +22,9 @@ use tally_proto::v1;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
-    client::Shared,
     exchange::{Answers, Reply},
     node::Node,
+    shared::Shared,
     wire::{Response, Rpc as _},
 };
 

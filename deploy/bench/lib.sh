@@ -89,7 +89,7 @@ build() {
     [[ -z ${BENCH_PROGRAMS:-} ]] || return 0
     title "building"
     cargo build --release --locked -p tally-node --bin tallyd
-    cargo build --release --locked -p tally-client --bin tally --target-dir "$directory" "$@"
+    cargo build --release --locked -p tally-cli --target-dir "$directory" "$@"
 }
 
 # Path of a program: in PATH, or installed from PyPI into the cache. Fails if there is none.

@@ -441,21 +441,6 @@ mod tests {
     }
 
     #[test]
-    fn every_key_has_its_flag_and_environment_variable() {
-        use clap::Args as _;
-
-        let serve = crate::serve::Arguments::augment_args(clap::Command::new("serve"));
-        for (key, _) in toml::Table::try_from(Config::default()).unwrap() {
-            let flag = key.replace('_', "-");
-            let argument =
-                serve.get_arguments().find(|argument| argument.get_long() == Some(&flag));
-            let argument = argument.unwrap_or_else(|| panic!("{key} has no flag"));
-            let variable = format!("TALLY_{}", key.to_uppercase());
-            assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(&*variable));
-        }
-    }
-
-    #[test]
     fn initial_clusters() {
         for bad in ["1", "x=a:1", "0=a:1", "1=a", "1=a:1,1=b:2", "1=:5", "1=a:99999"] {
             assert!(bad.parse::<InitialCluster>().is_err(), "{bad}");

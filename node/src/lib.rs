@@ -8,24 +8,12 @@
 pub mod api;
 pub mod config;
 pub mod consensus;
-pub mod descriptors;
-pub mod dev;
 pub mod env;
-pub mod health;
-pub mod identity;
-pub mod machine;
 pub mod node;
 pub mod peer;
 mod port;
-mod roster;
-mod seeded;
-pub mod serve;
-pub mod storage;
-pub mod storage_guard;
-pub mod telemetry;
+pub mod process;
+pub mod status;
 
-/// Exit code after a storage error, or a broken invariant: start again, the data is checked then.
-pub const EXIT_FATAL: i32 = 70;
-
-/// Exit code when the node must not run as it is configured: starting again does not help.
-pub const EXIT_REFUSED: i32 = 78;
+pub use tally_machine as machine;
+pub use tally_storage as storage;

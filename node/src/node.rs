@@ -32,36 +32,40 @@ use tokio::{
 use tonic::service::Routes;
 
 use crate::{
-    api::{self, Api, NodeFacts, SelfReport},
+    api::{self, Api, NodeFacts},
     config::Config,
     consensus::{
         Consensus, Foundation,
         apply::StateMachine,
+        cluster_id::{ClusterId, format_cluster_id},
         log_store::LogStore,
+        raft::Raft,
         raft_config::raft_config,
         snapshots::SnapshotBuilds,
         tables, tasks,
-        types::{Member, Raft},
+        types::Member,
     },
-    descriptors,
-    env::{Env, Event, Observer},
-    identity::{Identity, IdentityError},
+    env::{
+        Env, Event, Observer, descriptors,
+        identity::{Identity, IdentityError},
+        storage_guard::StorageGuard,
+    },
     machine::query,
     peer::{
         self,
         hello::{self, Admission, Greeter, NotWelcome, Roster},
         network::NetworkFactory,
         peers::Peers,
+        roster::Members,
         service::PeerService,
     },
     port::{Slots, room::NodeRoom},
-    roster::Members,
+    status::{OwnStatus, SelfReport},
     storage::{
         snapshot::reader::SnapshotError,
         state::{LogExtent, StateError, StateHooks, StateOptions, StateStore},
         wal::{self, SpaceState, Wal, WalError, WalOptions},
     },
-    storage_guard::StorageGuard,
 };
 
 /// How long a shutdown waits for peers to close their connections, which they seldom do.
@@ -146,6 +150,7 @@ const CLIENT_CONNECTIONS_FEW: usize = 500;
 #[derive(Debug)]
 pub struct Node {
     consensus: Consensus,
+    peers: Peers,
     api: Api,
     state: Arc<StateStore>,
     client_address: String,
@@ -265,11 +270,14 @@ impl Node {
         let election_timeout_max = Duration::from_millis(config.election_timeout_ms_max);
         let network = Arc::clone(&env.network);
         let incarnation = identity.incarnation();
-        let peers = Peers::new(config.node_id, incarnation, network, election_timeout_max);
+        let cluster_id = ClusterId::default();
+        let connect_timeout = election_timeout_max;
+        let peers =
+            Peers::new(config.node_id, incarnation, network, connect_timeout, cluster_id.clone());
         for (id, incarnation) in identity.known().await {
             peers.set_incarnation(id, &incarnation);
         }
-        learn_known_cluster(&peers, &identity, &state).await?;
+        learn_known_cluster(&cluster_id, &identity, &state).await?;
 
         let started_empty = recovered.last.is_none() && state.applied().is_none();
         let greeter = Greeter::new(hello::Foundation {
@@ -324,7 +332,7 @@ impl Node {
             env.observer.clone(),
         );
         #[cfg(feature = "seeded-bugs")]
-        let machine = machine.with_applier(crate::seeded::Applier {
+        let machine = machine.with_applier(crate::consensus::kept::Applier {
             node_id: config.node_id,
             clock: Arc::clone(&env.clock),
         });
@@ -351,7 +359,8 @@ impl Node {
             raft: raft.clone(),
             state: Arc::clone(&state),
             applied,
-            peers: peers.clone(),
+            others: Arc::new(peers.clone()),
+            cluster_id,
             clock: Arc::clone(&env.clock),
             observer: env.observer.clone(),
             fatal: Arc::clone(&env.fatal),
@@ -402,30 +411,33 @@ impl Node {
 
         let listener = listen(&env, "client_listen", &config.client_listen).await?;
         let client_address = listener.local_address();
+        let own = Arc::new(OwnStatus {
+            node_id: config.node_id,
+            client_address: config.client_address(),
+            peer_address: config.peer_address(),
+            pid: env.threads.process_id(),
+            report: Arc::clone(&report) as Arc<dyn SelfReport>,
+            consensus: consensus.clone(),
+        });
         let api = Api::new(
             consensus.clone(),
             NodeFacts {
-                node_id: config.node_id,
-                client_address: config.client_address(),
-                peer_address: config.peer_address(),
-                pid: env.threads.process_id(),
-                report: Arc::clone(&report) as Arc<dyn SelfReport>,
+                own: Arc::clone(&own),
                 sessions_share_percent: config.sessions_share_percent,
                 greeter,
                 stopping: stopped.clone(),
             },
         );
         if local_reads_only {
-            let api = api.clone();
             running.push(tokio::spawn(async move {
                 guard.wait_held().await;
                 tracing::info!("there is room for the reserve again: the node takes part");
                 report.local_reads_only.store(false, Ordering::Relaxed);
-                service.take_part(api);
+                service.take_part(own);
                 raft.runtime_config().elect(true);
             }));
         } else {
-            service.take_part(api.clone());
+            service.take_part(own);
         }
         let (health, health_service) = tonic_health::server::health_reporter();
         let routes = Routes::new(health_service);
@@ -442,6 +454,7 @@ impl Node {
 
         Ok(Node {
             consensus,
+            peers,
             api,
             state,
             client_address,
@@ -471,6 +484,11 @@ impl Node {
     /// Consensus, for tests and simulations that look inside.
     pub fn consensus(&self) -> &Consensus {
         &self.consensus
+    }
+
+    /// What is known of the other nodes, for tests and simulations that look inside.
+    pub fn peers(&self) -> &Peers {
+        &self.peers
     }
 
     /// The operations, for callers in the same process.
@@ -596,18 +614,18 @@ async fn listen(
 
 /// A restarted node knows its cluster from its own files.
 async fn learn_known_cluster(
-    peers: &Peers,
+    cluster_id: &ClusterId,
     identity: &Identity,
     state: &StateStore,
 ) -> Result<(), NodeError> {
     let in_state = query::meta(&state.view()).cluster_id;
     if in_state != 0 {
-        identity.learn_cluster(&crate::peer::peers::format_cluster_id(in_state)).await?;
+        identity.learn_cluster(&format_cluster_id(in_state)).await?;
     }
     if let Some(known) = identity.cluster_id().await
         && let Ok(id) = u128::from_str_radix(&known, 16)
     {
-        peers.set_cluster_id(id);
+        cluster_id.set(id);
     }
     Ok(())
 }
@@ -657,8 +675,8 @@ async fn follow_cluster_id(
     loop {
         let cluster_id = query::meta(&consensus.state().view()).cluster_id;
         if cluster_id != 0 {
-            consensus.peers().set_cluster_id(cluster_id);
-            let text = crate::peer::peers::format_cluster_id(cluster_id);
+            consensus.cluster_id().set(cluster_id);
+            let text = format_cluster_id(cluster_id);
             match identity.learn_cluster(&text).await {
                 Ok(()) => return,
                 Err(error @ IdentityError::AnotherCluster { .. }) => {

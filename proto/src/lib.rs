@@ -5,8 +5,9 @@
 pub mod gathered;
 pub mod http2;
 pub mod reason;
-pub mod seeded_bugs;
 pub mod status;
+
+pub use tally_seeded_bugs as seeded_bugs;
 
 /// Package `tally.v1`, the public API.
 #[allow(missing_docs, clippy::all)]

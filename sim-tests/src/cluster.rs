@@ -45,6 +45,7 @@ use tally_node::{
     consensus::Consensus,
     env::{Env, Observer},
     node::Node,
+    peer::peers::Peers,
     storage::{simulated_disk::SimulatedDisk, simulated_store::SimulatedStores},
 };
 use tokio::sync::Notify;
@@ -179,6 +180,7 @@ pub struct Machine {
     condition: RefCell<Condition>,
     life: RefCell<SharedLife>,
     consensus: RefCell<Option<Consensus>>,
+    peers: RefCell<Option<Peers>>,
     stop: Rc<Notify>,
     /// Whether the process ended for what only a person can mend.
     needs_a_person: Cell<bool>,
@@ -428,6 +430,7 @@ impl Cluster {
             condition: RefCell::new(Condition::Starting),
             life: RefCell::default(),
             consensus: RefCell::new(None),
+            peers: RefCell::new(None),
             stop: Rc::default(),
             needs_a_person: Cell::new(false),
             guest: RefCell::new(None),
@@ -495,6 +498,16 @@ impl Machine {
         self.consensus.borrow().clone().filter(|_| !self.life().is_over())
     }
 
+    /// What its node knows of the others, while it runs.
+    pub fn peers(&self) -> Option<Peers> {
+        self.peers.borrow().clone().filter(|_| !self.life().is_over())
+    }
+
+    fn forget(&self) {
+        self.consensus.borrow_mut().take();
+        self.peers.borrow_mut().take();
+    }
+
     /// The machine that has its address instead, if one has.
     pub fn guest(&self) -> Option<Rc<Machine>> {
         self.guest.borrow().clone()
@@ -508,7 +521,7 @@ impl Machine {
     /// Its process is gone. Its host is to be crashed next.
     fn end(&self) {
         self.life().kill();
-        self.consensus.borrow_mut().take();
+        self.forget();
         self.set(Condition::Down);
     }
 
@@ -533,6 +546,7 @@ impl Machine {
             }
         };
         *self.consensus.borrow_mut() = Some(node.consensus().clone());
+        *self.peers.borrow_mut() = Some(node.peers().clone());
         self.set(Condition::Running);
         tokio::select! {
             biased;
@@ -543,7 +557,7 @@ impl Machine {
             }
             () = self.stop.notified() => {
                 node.shutdown().await;
-                self.consensus.borrow_mut().take();
+                self.forget();
                 life.kill();
                 self.set(Condition::Stopped);
             }

@@ -1,7 +1,7 @@
 //! Every sequence of up to four failures, for every kind of call, against a plain account of what
 //! can have happened.
 
-use tally_proto::status::StatusBuilder;
+use tally_proto::{status::StatusBuilder, v1};
 
 use super::*;
 

@@ -6,7 +6,6 @@ mod fallback;
 mod model;
 
 mod basics;
-mod command_line;
 mod exactly_once;
 mod pipelining;
 mod tokens;

@@ -11,7 +11,7 @@ use tally_proto::{
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::{Answered, Api, Call, role_to_wire, status::Invalid, status::Kind};
+use super::{Answered, Api, Call, status::Invalid, status::Kind};
 use crate::{
     consensus::{
         guard::SESSION_ANSWER_BYTES_TOTAL_MAX, members::MemberError, read::Provided, tables,
@@ -30,50 +30,12 @@ const PROBE_PATIENCE: Duration = Duration::from_millis(2000);
 const TRANSFER_PATIENCE: Duration = Duration::from_secs(3);
 
 impl Api {
-    /// This node's own line.
-    pub(crate) fn node_status(&self) -> v1::NodeStatus {
-        let metrics = self.consensus.leadership().metrics();
-        let (role, term) = self.consensus.leadership().role();
-        let view = self.consensus.state().view();
-        let meta = query::meta(&view);
-        let applied_index = view.applied().map_or(0, |applied| applied.index);
-        drop(view);
-        // What is on the disk. (Raft's own figure lacks a snapshot that came from another node.)
-        let snapshot = self.consensus.state().current_snapshot();
-        let report = &self.node.report;
-        v1::NodeStatus {
-            id: self.node.node_id,
-            role: role_to_wire(role) as i32,
-            address: self.node.client_address.clone(),
-            peer_address: self.node.peer_address.clone(),
-            reachable: true,
-            pid: self.node.pid,
-            term,
-            last_log_index: metrics.last_log_index.unwrap_or(0),
-            commit_index: self.consensus.leadership().commit_index(),
-            applied_index,
-            snapshot_index: snapshot.map_or(0, |snapshot| snapshot.last_log_id.index),
-            purged_index: metrics.purged.map_or(0, |log_id| log_id.index),
-            lag_entries: 0,
-            log_bytes: report.log_bytes(),
-            state_bytes: report.state_bytes(),
-            disk_free_bytes: report.disk_free_bytes(),
-            disk_nearly_full: self.consensus.disk_nearly_full(),
-            leader_id: metrics.current_leader.unwrap_or(0),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            note: report.note(),
-            revision: meta.revision,
-            log_time_ms: meta.log_time_ms,
-            local_reads_only: report.local_reads_only().unwrap_or_default(),
-        }
-    }
-
     pub(crate) async fn cluster_status(
         &self,
         _call: &Call,
         request: v1::ClusterStatusRequest,
     ) -> Answered<v1::ClusterStatusResponse> {
-        let own = self.node_status();
+        let own = self.node.own.line();
         let header = self.header(Provided::Local, None, own.applied_index, own.revision);
         let mut nodes =
             if request.local_only { vec![own.clone()] } else { self.ask_all(own.clone()).await };
@@ -88,7 +50,7 @@ impl Api {
     /// Every member's line, side by side; one that does not answer is shown as that.
     async fn ask_all(&self, own: v1::NodeStatus) -> Vec<v1::NodeStatus> {
         let (voters, members) = self.consensus.members();
-        let peers = self.consensus.peers();
+        let peers = self.node.greeter.peers();
         let until = Instant::now() + PEER_STATUS_TIMEOUT;
         let mut answers = FuturesOrdered::new();
         for (id, member) in members {
@@ -230,10 +192,7 @@ impl Api {
 }
 
 /// The fill of the tables behind exactly-once.
-fn dedup_status(
-    view: &crate::storage::state::StateView<'_>,
-    sessions_share_percent: u8,
-) -> v1::DedupStatus {
+fn dedup_status(view: &impl machine::view::View, sessions_share_percent: u8) -> v1::DedupStatus {
     let meta = query::meta(view);
     let settings = meta.settings;
     let first = query::first_idempotency_expiry(view);

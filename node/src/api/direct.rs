@@ -22,10 +22,10 @@ use tokio::{
     sync::{Notify, mpsc},
     time::Instant,
 };
+use tonic::Status;
 
 use super::{
     Api, Call,
-    stream::Ready,
     writes::{Facts, Respond, Single, Split, split},
 };
 use crate::{
@@ -47,6 +47,29 @@ pub(super) struct Room {
     pub(super) place: Place,
     pub(super) bytes: Held,
     pub(super) answer: Held,
+}
+
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are answers, and a box would cost each of them an allocation"
+)]
+#[derive(Debug)]
+pub(super) enum Ready {
+    /// An answer, with the room that it takes.
+    Answer(v1::Answer, Held),
+    /// A write whose answer is made when it goes out.
+    Landed(Box<Landed>, Held),
+    /// The stream can't go on; the last thing it says.
+    Broken(Status),
+}
+
+impl Ready {
+    pub(super) fn made(self, api: &Api) -> Ready {
+        match self {
+            Ready::Landed(landed, room) => Ready::Answer(landed.answer(api), room),
+            made => made,
+        }
+    }
 }
 
 /// One write under way.

@@ -9,7 +9,6 @@
 mod answer_bytes;
 pub mod cluster;
 pub mod convert;
-pub(crate) mod date;
 mod direct;
 pub mod layer;
 pub mod reads;
@@ -29,26 +28,21 @@ use std::{
     time::Duration,
 };
 
-use http::HeaderMap;
 use tally_proto::v1::{self, CallStatus};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
     consensus::{
         Consensus, WhenFull,
-        leader::Role,
+        cluster_id::format_cluster_id,
         propose::Applied,
         read::{Ground, Provided, Staleness},
     },
     machine::command::Owner,
-    peer::{hello::Greeter, peers::format_cluster_id},
+    peer::hello::Greeter,
+    port::deadline::{DEADLINE_DEFAULT, DEADLINE_MAX},
+    status::{OwnStatus, role_to_wire},
 };
-
-/// Deadline of a request that brings none.
-pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
-
-/// The longest deadline that counts: longer ones are cut to it.
-pub const DEADLINE_MAX: Duration = Duration::from_secs(60);
 
 /// How long a SESSION read waits for its token if it does not say.
 pub const TOKEN_WAIT_DEFAULT: Duration = Duration::from_secs(2);
@@ -61,32 +55,10 @@ pub struct Api {
     next_request: Arc<AtomicU64>,
 }
 
-/// What a node says of itself that is not consensus's to know.
-pub trait SelfReport: Send + Sync + 'static {
-    /// Bytes of the log on disk.
-    fn log_bytes(&self) -> u64;
-    /// Bytes of the state on disk.
-    fn state_bytes(&self) -> u64;
-    /// Bytes free on the disk.
-    fn disk_free_bytes(&self) -> u64;
-    /// What it last complained of.
-    fn note(&self) -> String;
-    /// Why it serves LOCAL reads only, if so.
-    fn local_reads_only(&self) -> Option<String>;
-}
-
 /// What is fixed while a node runs.
 pub struct NodeFacts {
-    /// Its id.
-    pub node_id: u64,
-    /// Address of its client port, as others reach it.
-    pub client_address: String,
-    /// Address of its peer port, as others reach it.
-    pub peer_address: String,
-    /// Its process id; 0 where there is none.
-    pub pid: u32,
-    /// What changes.
-    pub report: Arc<dyn SelfReport>,
+    /// What it says of itself.
+    pub own: Arc<OwnStatus>,
     /// Percent of the session table's places which others leave that one address may hold.
     pub sessions_share_percent: u8,
     /// Meets other nodes.
@@ -97,7 +69,7 @@ pub struct NodeFacts {
 
 impl fmt::Debug for NodeFacts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NodeFacts").field("node_id", &self.node_id).finish_non_exhaustive()
+        f.debug_struct("NodeFacts").field("own", &self.own).finish_non_exhaustive()
     }
 }
 
@@ -148,14 +120,6 @@ impl fmt::Display for RequestId {
 /// Longest request id that is kept, in bytes; the rest is cut.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
-/// When a unary call must be answered that has just begun: with its headers.
-pub(crate) fn answer_by(headers: &HeaderMap, deadline_default: Duration) -> Instant {
-    let asked = headers.get("grpc-timeout").and_then(|value| value.to_str().ok());
-    let asked = asked.and_then(unary::parse_grpc_timeout).filter(|asked| !asked.is_zero());
-    let patience = asked.map_or(deadline_default, |asked| unary::in_time(asked.min(DEADLINE_MAX)));
-    Instant::now() + patience
-}
-
 impl Api {
     /// Over a running node.
     pub fn new(consensus: Consensus, node: NodeFacts) -> Self {
@@ -172,7 +136,7 @@ impl Api {
     fn call_until(&self, deadline: Instant, request_id: &str, when_full: WhenFull) -> Call {
         let request_id = if request_id.is_empty() {
             let number = self.next_request.fetch_add(1, Ordering::Relaxed);
-            RequestId::Made(self.node.node_id, number)
+            RequestId::Made(self.node.own.node_id, number)
         } else {
             let end = request_id.len().min(REQUEST_ID_BYTES_MAX);
             let end = (0..=end).rev().find(|end| request_id.is_char_boundary(*end)).unwrap_or(0);
@@ -205,18 +169,18 @@ impl Api {
         revision: u64,
     ) -> v1::ResponseHeader {
         let (role, term) = self.consensus.leadership().role();
-        let peers = self.consensus.peers();
+        let cluster_id = self.consensus.cluster_id();
         let mut header = v1::ResponseHeader {
-            cluster_id: peers.cluster_id_text(),
-            node_id: self.node.node_id,
+            cluster_id: cluster_id.text(),
+            node_id: self.node.own.node_id,
             term,
             applied_index,
             revision,
             staleness_ms_max: staleness.map(|staleness| staleness.ms_max),
             // A node that has not learned its cluster yet has nothing that a token could be bound to. It
             // answers reads and refusals only: a write waits for the cluster's id (`Consensus`).
-            session_token: peers
-                .cluster_id()
+            session_token: cluster_id
+                .get()
                 .map(|cluster_id| token::encode(cluster_id, applied_index))
                 .unwrap_or_default(),
             ..v1::ResponseHeader::default()
@@ -242,14 +206,6 @@ impl Api {
         let applied = view.applied().map_or(0, |applied| applied.index);
         let revision = crate::machine::query::meta(&view).revision;
         self.header(Provided::Local, None, applied, revision)
-    }
-}
-
-pub(crate) fn role_to_wire(role: Role) -> v1::Role {
-    match role {
-        Role::Leader => v1::Role::Leader,
-        Role::Follower => v1::Role::Follower,
-        Role::Learner => v1::Role::Learner,
     }
 }
 

@@ -98,15 +98,15 @@ impl Api {
     /// tell, and has applied nothing that the token could ask for. What is left of the wait.
     async fn judge(&self, token: &Token, until: Instant) -> Result<Duration, ReadError> {
         let started = Instant::now();
-        let peers = self.consensus.peers();
-        if !peers.wait_cluster_known(until).await {
+        let cluster_id = self.consensus.cluster_id();
+        if !cluster_id.wait(until).await {
             return Err(ReadError::TokenNotReached {
                 token_index: token.index,
                 applied_index: self.consensus.state().applied().map_or(0, |applied| applied.index),
                 waited_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             });
         }
-        match peers.cluster_id() {
+        match cluster_id.get() {
             Some(cluster_id) if token.is_of(cluster_id) => {
                 Ok(until.saturating_duration_since(Instant::now()))
             }

@@ -83,13 +83,13 @@ pub(crate) async fn serve(
         .add_service(reflection);
     let consensus = api.consensus.clone();
     let probe = tokio::spawn(probe(consensus, health));
-    let dated = super::date::layer(Arc::clone(api.consensus.clock()));
+    let dated = port::date::layer(Arc::clone(api.consensus.clock()));
     let service = ServiceBuilder::new().layer(dated).layer(ExplainLayer).service(routes.prepare());
     let port = Port {
         name: "client",
         http2: http2::CLIENT_PORT,
         message_bytes_max: PACK_BYTES_MAX,
-        deadline_default: super::DEADLINE_DEFAULT,
+        deadline_default: port::deadline::DEADLINE_DEFAULT,
         shape_of,
         slots,
         room,

@@ -31,7 +31,7 @@ use tonic::{Code, Status, Streaming};
 use super::{
     Api,
     answer_bytes::{ITEM_BYTES, SMALL_ANSWER_BYTES, answer_bytes_of},
-    direct::{Flights, Landed, Room},
+    direct::{Flights, Ready, Room},
     status::Kind,
 };
 use crate::{
@@ -82,29 +82,6 @@ pub(crate) fn exchange(
         flights.close();
     });
     packs(api, ready, along).boxed()
-}
-
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all are answers, and a box would cost each of them an allocation"
-)]
-#[derive(Debug)]
-pub(super) enum Ready {
-    /// An answer, with the room that it takes.
-    Answer(v1::Answer, Held),
-    /// A write whose answer is made when it goes out.
-    Landed(Box<Landed>, Held),
-    /// The stream can't go on; the last thing it says.
-    Broken(Status),
-}
-
-impl Ready {
-    fn made(self, api: &Api) -> Ready {
-        match self {
-            Ready::Landed(landed, room) => Ready::Answer(landed.answer(api), room),
-            made => made,
-        }
-    }
 }
 
 /// Packs what is ready.

@@ -1,6 +1,6 @@
 //! The unary services: the same operations, one call each.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc};
 
 use prost::Message;
 use tally_proto::{
@@ -13,7 +13,7 @@ use tally_proto::{
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Api, Call, DEADLINE_DEFAULT, answer_by,
+    Api, Call,
     answer_bytes::{AnswerBytes, ITEM_BYTES},
     status::{Invalid, Kind},
     stream,
@@ -22,7 +22,8 @@ use crate::{
     consensus::WhenFull,
     machine::{command::Owner, limits},
     port::{
-        SMALL_BYTES, connection as port,
+        SMALL_BYTES, call as port,
+        deadline::{DEADLINE_DEFAULT, answer_by},
         room::{Along, ConnectionRoom, NodeRoom},
     },
 };
@@ -63,30 +64,6 @@ impl Api {
             format!("must have at most {} bytes, has {size}", limits::REQUEST_BYTES_MAX);
         Err(self.invalid(call, kind, &Invalid::new("request", description)))
     }
-}
-
-/// How long a unary call may take here if its client gives it so long. A little less: at the
-/// deadline itself the client, and tonic on this side, cut the call and leave an error without
-/// details, which says nothing of what became of a write.
-pub(super) fn in_time(asked: Duration) -> Duration {
-    /// Room for the answer to get back.
-    const ROOM_MAX: Duration = Duration::from_millis(20);
-    asked - (asked / 10).min(ROOM_MAX)
-}
-
-/// `grpc-timeout`: at most eight digits and a unit.
-pub(super) fn parse_grpc_timeout(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let amount: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(amount.saturating_mul(3600)),
-        "M" => Duration::from_secs(amount.saturating_mul(60)),
-        "S" => Duration::from_secs(amount),
-        "m" => Duration::from_millis(amount),
-        "u" => Duration::from_micros(amount),
-        "n" => Duration::from_nanos(amount),
-        _ => return None,
-    })
 }
 
 /// Runs one operation, with room for its answer before it runs if that may be large.
@@ -208,20 +185,5 @@ impl stream_server::Stream for Api {
         let mut response = Response::new(answers);
         response.extensions_mut().insert(along);
         Ok(response)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn grpc_timeouts() {
-        assert_eq!(parse_grpc_timeout("250m"), Some(Duration::from_millis(250)));
-        assert_eq!(parse_grpc_timeout("2S"), Some(Duration::from_secs(2)));
-        assert_eq!(parse_grpc_timeout(""), None);
-        assert_eq!(parse_grpc_timeout("m"), None);
-        assert_eq!(parse_grpc_timeout("5x"), None);
-        assert_eq!(parse_grpc_timeout("5é"), None);
     }
 }

@@ -15,22 +15,21 @@ use openraft::{
     EntryPayload as Payload, RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine},
 };
-use tally_proto::seeded_bugs;
 use tokio::sync::watch;
 
-use super::types::{
-    Entry, LogId, Replies, Snapshot, SnapshotData, SnapshotMeta, StoredMembership, TypeConfig,
+use super::{
+    membership::{decode_membership, encode_membership},
+    types::{
+        self, Entry, LogId, Replies, Snapshot, SnapshotData, SnapshotMeta, StoredMembership,
+        TypeConfig, term_of,
+    },
 };
 use crate::{
     env::{Event, Observer},
     machine::{
-        self, codec,
-        command::{Batch, Reply},
-        query,
+        self, codec, query,
         view::{Overlay, Writes},
     },
-    peer::convert,
-    seeded,
     storage::{
         disk::{is_exhausted, is_full},
         log_id::LogId as StorageLogId,
@@ -61,7 +60,7 @@ pub struct StateMachine {
     applied: Arc<watch::Sender<u64>>,
     observer: Option<Arc<dyn Observer>>,
     #[cfg(feature = "seeded-bugs")]
-    applier: Option<crate::seeded::Applier>,
+    applier: Option<super::kept::Applier>,
 }
 
 impl std::fmt::Debug for StateMachine {
@@ -90,7 +89,7 @@ impl StateMachine {
 
     /// Says whose clock and id apply would be impure with.
     #[cfg(feature = "seeded-bugs")]
-    pub(crate) fn with_applier(self, applier: crate::seeded::Applier) -> Self {
+    pub(crate) fn with_applier(self, applier: super::kept::Applier) -> Self {
         StateMachine { applier: Some(applier), ..self }
     }
 
@@ -108,7 +107,7 @@ impl StateMachine {
     /// Applies entries in their order and commits them as one.
     fn apply_together(&self, entries: &[Entry]) -> io::Result<Vec<Replies>> {
         #[cfg(feature = "seeded-bugs")]
-        self.applier.iter().for_each(crate::seeded::Applier::enter);
+        self.applier.iter().for_each(super::kept::Applier::enter);
         let mut writes = Writes::default();
         let mut membership = None;
         let mut replies = Vec::with_capacity(entries.len());
@@ -119,7 +118,7 @@ impl StateMachine {
                 Payload::Membership(members) => {
                     membership = Some(Membership {
                         log_id: Some(to_storage(&entry.log_id)),
-                        encoded: convert::encode_membership(members),
+                        encoded: encode_membership(members),
                     });
                     Replies::default()
                 }
@@ -135,15 +134,17 @@ impl StateMachine {
             });
         }
         drop(view);
-        if seeded_bugs::is_on("waiters-by-index") {
+        #[cfg(feature = "seeded-bugs")]
+        if tally_proto::seeded_bugs::is_on("waiters-by-index") {
             let indexes = entries.iter().map(|entry| entry.log_id.index);
-            indexes.zip(&replies).for_each(|(index, replies)| seeded::keep_replies(index, replies));
+            let each = indexes.zip(&replies);
+            each.for_each(|(index, replies)| super::kept::keep_replies(index, replies));
         }
         let last = entries.last().expect("there is at least the entry that was waited for");
         self.state.commit(writes, to_storage(&last.log_id), membership);
         if let Some(observer) = &self.observer {
             for (entry, replies) in entries.iter().zip(&replies) {
-                let (term, index) = (convert::term_of(&entry.log_id), entry.log_id.index);
+                let (term, index) = (term_of(&entry.log_id), entry.log_id.index);
                 observer.observe(Event::Applied { term, index, replies: &replies.replies });
             }
         }
@@ -159,31 +160,21 @@ fn payload_bytes(entry: &Entry) -> usize {
     }
 }
 
-/// What a batch would be answered now. Only a seeded bug believes it.
-pub(super) fn foresee(state: &StateStore, batch: &Batch) -> (u64, u64, Vec<Reply>) {
-    let view = state.view();
-    let index = view.applied().map_or(0, |applied| applied.index) + 1;
-    let mut writes = Writes::default();
-    let mut overlay = Overlay::new(&view, &mut writes);
-    let replies = machine::apply(&mut overlay, index, batch);
-    (index, query::meta(&overlay).revision, replies)
-}
-
 /// A log id as storage knows it.
 pub fn to_storage(log_id: &LogId) -> StorageLogId {
-    StorageLogId::new(convert::term_of(log_id), log_id.index)
+    StorageLogId::new(term_of(log_id), log_id.index)
 }
 
 /// A log id as openraft knows it.
 pub fn from_storage(log_id: StorageLogId) -> LogId {
-    convert::log_id(log_id.term, log_id.index)
+    types::log_id(log_id.term, log_id.index)
 }
 
 fn membership_from_storage(membership: &Membership) -> io::Result<StoredMembership> {
     if membership.encoded.is_empty() {
         return Ok(StoredMembership::default());
     }
-    let members = convert::decode_membership(&membership.encoded).map_err(io::Error::other)?;
+    let members = decode_membership(&membership.encoded).map_err(io::Error::other)?;
     Ok(StoredMembership::new(membership.log_id.map(from_storage), members))
 }
 

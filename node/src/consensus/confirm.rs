@@ -20,13 +20,16 @@
 //! common, and that one can't have said both. While the voters change, there are two sets of them and
 //! a majority of each is needed, here as there.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tally_proto::seeded_bugs;
 use tokio::{sync::mpsc, time::Instant};
 
-use super::types::{LogId, Raft, TypeConfig};
-use crate::peer::{ask, convert, peers::Peers};
+use super::{
+    others::Others,
+    raft::Raft,
+    types::{self, LogId, TypeConfig, term_of},
+};
 
 /// After a round that no quorum answered, the next one waits this long.
 const RETRY_DELAY: Duration = Duration::from_millis(20);
@@ -87,7 +90,7 @@ impl Leading {
 /// the one before it has acknowledged, and the last entry of its log stands for it: all that is
 /// committed lies at or before it.
 fn read_index(state: &RaftState, term: u64) -> Option<LogId> {
-    let of_this_term = |log_id: &LogId| convert::term_of(log_id) == term;
+    let of_this_term = |log_id: &LogId| term_of(log_id) == term;
     let committed = state.local_committed().copied();
     if seeded_bugs::is_on("read-index-before-noop") {
         return committed;
@@ -96,7 +99,7 @@ fn read_index(state: &RaftState, term: u64) -> Option<LogId> {
         state
             .log_ids
             .last()
-            .map(|last| convert::log_id(last.committed_leader_id().term, last.index()))
+            .map(|last| types::log_id(last.committed_leader_id().term, last.index()))
     };
     committed.filter(of_this_term).or_else(|| last().filter(of_this_term))
 }
@@ -105,17 +108,17 @@ fn read_index(state: &RaftState, term: u64) -> Option<LogId> {
 /// reading. A round that no quorum answers within half an election timeout is begun again.
 pub(crate) async fn round_here(
     raft: &Raft,
-    peers: &Peers,
+    others: &Arc<dyn Others>,
     until: Instant,
     election_timeout_max: Duration,
 ) -> Result<LogId, Unconfirmed> {
     loop {
-        let me = peers.node_id();
+        let me = others.node_id();
         let leading = raft.with_raft_state(move |state| Leading::of(state, me)).await;
         let leading = leading.map_err(|_| Unconfirmed::Stopped)?.ok_or(Unconfirmed::NotLeader)?;
         let attempt_until = until.min(Instant::now() + election_timeout_max / 2);
         if seeded_bugs::is_on("read-without-quorum-round")
-            || is_confirmed(&leading, peers, attempt_until).await
+            || is_confirmed(&leading, others, attempt_until).await
         {
             return Ok(leading.read_index);
         }
@@ -128,17 +131,17 @@ pub(crate) async fn round_here(
 
 /// Asks the other voters until a quorum agrees. The questions run to their end by themselves: calls
 /// that are given up, one in each round, would make a peer close the connection.
-async fn is_confirmed(leading: &Leading, peers: &Peers, until: Instant) -> bool {
-    let mut agreed = BTreeSet::from([peers.node_id()]);
+async fn is_confirmed(leading: &Leading, others: &Arc<dyn Others>, until: Instant) -> bool {
+    let mut agreed = BTreeSet::from([others.node_id()]);
     if leading.has_quorum(&agreed) {
         return true;
     }
     let (tell, mut answers) = mpsc::channel(leading.addresses.len().max(1));
     for (node_id, address) in &leading.addresses {
-        let (peers, node_id, address) = (peers.clone(), *node_id, address.clone());
+        let (others, node_id, address) = (Arc::clone(others), *node_id, address.clone());
         let (tell, term) = (tell.clone(), leading.term);
         tokio::spawn(async move {
-            match ask::highest_term(&peers, node_id, &address, until).await {
+            match others.highest_term(node_id, &address, until).await {
                 Ok(highest) if highest <= term => drop(tell.send(node_id).await),
                 Ok(highest) => {
                     tracing::debug!(node_id, highest, term, "a voter knows a later term")

@@ -1,6 +1,6 @@
 //! Who leads: what Raft's metrics say, in the form that the rest asks for.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use openraft::{
     RaftMetrics, ServerState, async_runtime::WatchReceiver, type_config::alias::InstantOf,
@@ -9,9 +9,10 @@ use tokio::time::Instant;
 
 use super::{
     error::LeaderHint,
-    types::{LogId, Raft, TypeConfig},
+    others::Others,
+    raft::Raft,
+    types::{LogId, TypeConfig, term_of},
 };
-use crate::peer::{convert::term_of, peers::Peers};
 
 type Metrics = openraft::type_config::alias::WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>;
 
@@ -20,7 +21,7 @@ type Metrics = openraft::type_config::alias::WatchReceiverOf<TypeConfig, RaftMet
 pub struct Leadership {
     raft: Raft,
     metrics: Metrics,
-    peers: Peers,
+    others: Arc<dyn Others>,
 }
 
 impl std::fmt::Debug for Leadership {
@@ -50,8 +51,8 @@ pub enum Leader {
 
 impl Leadership {
     /// Over a running Raft.
-    pub fn new(raft: &Raft, peers: Peers) -> Self {
-        Leadership { raft: raft.clone(), metrics: raft.metrics(), peers }
+    pub fn new(raft: &Raft, others: Arc<dyn Others>) -> Self {
+        Leadership { raft: raft.clone(), metrics: raft.metrics(), others }
     }
 
     /// The term in which this node leads, if it does.
@@ -66,7 +67,7 @@ impl Leadership {
         }
         let metrics = self.metrics.borrow_watched();
         let node_id = metrics.current_leader?;
-        if node_id == self.peers.node_id() {
+        if node_id == self.others.node_id() {
             return None;
         }
         let member = metrics.membership_config.membership().get_node(&node_id)?;
@@ -116,7 +117,7 @@ impl Leadership {
         let node_id = metrics.current_leader?;
         Some(LeaderHint {
             node_id,
-            address: self.peers.client_address(node_id),
+            address: self.others.client_address(node_id),
             term: metrics.current_term,
         })
     }
@@ -154,7 +155,7 @@ impl Leadership {
     /// Of these nodes, those that this leader has not heard of for so long, or never; all if it does
     /// not lead.
     pub fn silent(&self, nodes: &BTreeSet<u64>, longest: Duration) -> BTreeSet<u64> {
-        let me = self.peers.node_id();
+        let me = self.others.node_id();
         let metrics = self.metrics.borrow_watched();
         let heard = |id: &u64| {
             let acked = metrics.heartbeat.as_ref().and_then(|all| *all.get(id)?);
@@ -165,7 +166,7 @@ impl Leadership {
 
     fn is_only_voter(&self) -> bool {
         let metrics = self.metrics.borrow_watched();
-        let me = self.peers.node_id();
+        let me = self.others.node_id();
         metrics.membership_config.membership().voter_ids().all(|id| id == me)
     }
 
@@ -202,4 +203,9 @@ pub enum Role {
     Follower,
     /// Receives the log, has no vote.
     Learner,
+}
+
+/// How long a task waits for a leader before it says that there is none.
+pub fn no_quorum_after(election_timeout_max: Duration) -> Duration {
+    2 * election_timeout_max
 }

@@ -24,13 +24,13 @@ use openraft::{
 };
 use tally_proto::seeded_bugs;
 
-use super::types::{Entry, EntryPayload, IoFlushed, LogId, TypeConfig, Vote};
+use super::{
+    APPEND_BYTES_MAX,
+    membership::{decode_membership, encode_membership},
+    types::{self, Entry, EntryPayload, IoFlushed, LogId, TypeConfig, Vote, term_of},
+};
 use crate::{
     env::{Event, Observer},
-    peer::{
-        APPEND_BYTES_MAX,
-        convert::{self, term_of},
-    },
     storage::{
         state::StateStore,
         wal::{self, Ballot, Wal},
@@ -80,7 +80,7 @@ pub(super) fn to_wal(log_id: &LogId) -> wal::LogId {
 }
 
 fn from_wal(log_id: wal::LogId) -> LogId {
-    convert::log_id(log_id.term, log_id.index)
+    types::log_id(log_id.term, log_id.index)
 }
 
 fn ballot(vote: &Vote) -> Ballot {
@@ -100,7 +100,7 @@ fn entry_to_wal(entry: Entry) -> wal::Entry {
     let (kind, payload) = match entry.payload {
         Payload::Blank => (KIND_BLANK, Bytes::new()),
         Payload::Normal(EntryPayload(batch)) => (KIND_BATCH, batch),
-        Payload::Membership(members) => (KIND_MEMBERSHIP, convert::encode_membership(&members)),
+        Payload::Membership(members) => (KIND_MEMBERSHIP, encode_membership(&members)),
     };
     wal::Entry { log_id: to_wal(&entry.log_id), kind, payload }
 }
@@ -109,9 +109,9 @@ fn entry_from_wal(entry: wal::Entry) -> io::Result<Entry> {
     let payload = match entry.kind {
         KIND_BLANK => Payload::Blank,
         KIND_BATCH => Payload::Normal(EntryPayload(entry.payload)),
-        KIND_MEMBERSHIP => Payload::Membership(
-            convert::decode_membership(&entry.payload).map_err(io::Error::other)?,
-        ),
+        KIND_MEMBERSHIP => {
+            Payload::Membership(decode_membership(&entry.payload).map_err(io::Error::other)?)
+        }
         kind => {
             let message =
                 format!("entry {} is of kind {kind}, made by a newer version", entry.log_id);
@@ -123,7 +123,7 @@ fn entry_from_wal(entry: wal::Entry) -> io::Result<Entry> {
 
 /// The voters that an entry names, if it is one that does.
 fn voters_in(kind: u8, payload: &[u8]) -> Option<Vec<BTreeSet<u64>>> {
-    let members = (kind == KIND_MEMBERSHIP).then(|| convert::decode_membership(payload));
+    let members = (kind == KIND_MEMBERSHIP).then(|| decode_membership(payload));
     members?.ok().map(|members| members.get_joint_config().clone())
 }
 

@@ -14,7 +14,10 @@ use std::sync::Arc;
 use tally_proto::seeded_bugs;
 use tokio::{sync::watch, time::Instant};
 
-use super::{error::NotProposed, leader::Leadership, propose::no_quorum_after};
+use super::{
+    error::NotProposed,
+    leader::{Leadership, no_quorum_after},
+};
 use crate::{env::Clock, machine::query, storage::state::StateStore};
 
 /// The leader's reckoning of log time.
@@ -62,6 +65,7 @@ impl LogTime {
         Ok(reckoning.found_ms + elapsed_ms)
     }
 
+    #[cfg(feature = "seeded-bugs")]
     /// The state that it is read from.
     pub(super) fn state(&self) -> &StateStore {
         &self.state

@@ -185,6 +185,7 @@ impl Consensus {
                 "node {node_id} is {behind} entries behind; it may be {PROMOTION_LAG_MAX} at most"
             )));
         }
+        #[cfg(feature = "seeded-bugs")]
         if seeded_bugs::is_on("voter-swapped-in-one-step") {
             return self.swap_in(node_id, voters).await;
         }
@@ -203,22 +204,6 @@ impl Consensus {
     async fn finish_promotion(&self, node_id: u64) -> Result<(), MemberError> {
         let change = ChangeMembers::AddVoterIds(BTreeSet::from([node_id]));
         self.raft().change_membership(change, false).await?;
-        Ok(())
-    }
-
-    /// What a seeded bug does instead: the learner takes the place of the voter that is furthest
-    /// behind, at once. (Its entry in the log lacks the old voters: `peer::convert`.)
-    async fn swap_in(&self, node_id: u64, mut voters: BTreeSet<u64>) -> Result<(), MemberError> {
-        let replication = self.leadership().metrics().replication.unwrap_or_default();
-        let furthest_behind = replication
-            .into_iter()
-            .filter(|(id, _)| *id != self.peers().node_id() && voters.contains(id))
-            .min_by_key(|(id, matched)| (matched.as_ref().map(|log_id| log_id.index), *id));
-        if let Some((id, _)) = furthest_behind {
-            voters.remove(&id);
-        }
-        voters.insert(node_id);
-        self.raft().change_membership(ChangeMembers::ReplaceAllVoters(voters), true).await?;
         Ok(())
     }
 
@@ -259,7 +244,7 @@ impl Consensus {
         patience: Duration,
     ) -> Result<u64, MemberError> {
         self.must_lead()?;
-        let me = self.peers().node_id();
+        let me = self.node_id();
         let metrics = self.leadership().metrics();
         let (voters, _) = self.members();
         let to = match to {

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  api ──write──▶ Consensus ──▶ queue ──▶ Proposer ──entry──▶ openraft ──▶ log_store ─▶ WAL
-//!        │           │                                           │  └──▶ peer::network ─▶ peers
-//!        │           └─(not the leader)─▶ peer::ask::propose      ▼ committed
+//!        │           │                                           │  └──▶ peer::network ─▶ others
+//!        │           └─(not the leader)─▶ Others::propose         ▼ committed
 //!        └─read──▶ Reads ──▶ Rounds (read index)               apply ─▶ machine ─▶ StateStore
 //! ```
 //!
@@ -12,14 +12,23 @@
 
 mod admission;
 pub mod apply;
+#[cfg(feature = "seeded-bugs")]
+mod bugs;
+pub mod cluster_id;
 pub(crate) mod confirm;
 pub mod error;
+pub(crate) mod forward;
 pub mod guard;
+#[cfg(feature = "seeded-bugs")]
+pub(crate) mod kept;
 pub mod leader;
 pub mod log_store;
 pub mod log_time;
 pub mod members;
+pub mod membership;
+pub mod others;
 pub mod propose;
+pub mod raft;
 pub mod raft_config;
 pub mod read;
 pub mod read_index;
@@ -48,26 +57,27 @@ use tokio::{
 pub use self::admission::{Admission, WhenFull};
 use self::{
     admission::Room,
-    error::{Error, LeaderHint, Limit, NotProposed, Unknown},
-    leader::{Leader, Leadership},
+    cluster_id::ClusterId,
+    error::{Error, NotProposed},
+    leader::{Leader, Leadership, no_quorum_after},
     log_time::LogTime,
-    propose::{
-        AnsweredBy, Answerer, Applied, Outcome, Proposal, Proposer, Ticket, Waiter, await_outcome,
-        no_quorum_after,
-    },
+    others::{Others, ms_left},
+    propose::{Answerer, Applied, Outcome, Proposal, Proposer, Ticket, Waiter, await_outcome},
+    raft::Raft,
     read::Reads,
     read_index::Rounds,
-    types::Raft,
 };
 use crate::{
     env::{Clock, Fatal, Observer},
-    machine::{codec, command::Command, query},
-    peer::{
-        ask::{self, AskError},
-        peers::Peers,
-    },
+    machine::{codec, command::Command},
     storage::state::StateStore,
 };
+
+/// An append message is cut here, unless its first entry alone is larger.
+pub const APPEND_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes of one chunk of a snapshot on the wire.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 256 * 1024;
 
 /// Commands of the node itself (ticks, the cluster's first) that may be in the queue.
 const OWN_COMMANDS_MAX: usize = 8;
@@ -94,7 +104,8 @@ struct Inner {
     leadership: Leadership,
     reads: Reads,
     state: Arc<StateStore>,
-    peers: Peers,
+    others: Arc<dyn Others>,
+    cluster_id: ClusterId,
     clock: Arc<dyn Clock>,
     queue: mpsc::Sender<Proposal>,
     room: Room,
@@ -109,7 +120,7 @@ struct Inner {
 
 impl std::fmt::Debug for Consensus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Consensus").field("node_id", &self.inner.peers.node_id()).finish()
+        f.debug_struct("Consensus").field("node_id", &self.node_id()).finish()
     }
 }
 
@@ -121,8 +132,10 @@ pub struct Foundation {
     pub state: Arc<StateStore>,
     /// Applied index of the state, as it moves.
     pub applied: watch::Receiver<u64>,
-    /// The peers.
-    pub peers: Peers,
+    /// The other nodes.
+    pub others: Arc<dyn Others>,
+    /// Which cluster this is.
+    pub cluster_id: ClusterId,
     /// Clocks.
     pub clock: Arc<dyn Clock>,
     /// Sees rounds for reads, in simulations.
@@ -154,7 +167,8 @@ impl Consensus {
             raft,
             state,
             applied,
-            peers,
+            others,
+            cluster_id,
             clock,
             observer,
             fatal,
@@ -164,11 +178,11 @@ impl Consensus {
             write_bytes_in_flight,
             disk_nearly_full,
         } = foundation;
-        let leadership = Leadership::new(&raft, peers.clone());
+        let leadership = Leadership::new(&raft, Arc::clone(&others));
         let (read_index, rounds) = Rounds::new(
             raft.clone(),
             leadership.clone(),
-            peers.clone(),
+            Arc::clone(&others),
             Arc::clone(&clock),
             election_timeout_max,
             observer,
@@ -205,7 +219,8 @@ impl Consensus {
                 leadership,
                 reads,
                 state,
-                peers,
+                others,
+                cluster_id,
                 clock,
                 queue,
                 room: Room::new(writes_in_flight, write_bytes_in_flight),
@@ -233,9 +248,14 @@ impl Consensus {
         &self.inner.state
     }
 
-    /// The peers.
-    pub fn peers(&self) -> &Peers {
-        &self.inner.peers
+    /// This node.
+    pub fn node_id(&self) -> u64 {
+        self.inner.others.node_id()
+    }
+
+    /// Which cluster this is.
+    pub fn cluster_id(&self) -> &ClusterId {
+        &self.inner.cluster_id
     }
 
     /// Clocks.
@@ -255,7 +275,7 @@ impl Consensus {
         until: Instant,
     ) -> Result<types::LogId, confirm::Unconfirmed> {
         let election_timeout_max = self.inner.election_timeout_max;
-        confirm::round_here(self.raft(), self.peers(), until, election_timeout_max).await
+        confirm::round_here(self.raft(), &self.inner.others, until, election_timeout_max).await
     }
 
     /// How long it is looked for a leader with a quorum before the answer is that there is none.
@@ -366,7 +386,7 @@ impl Consensus {
                     let forwarded = wire::ForwardedCommand {
                         command: codec::encode_command(&command),
                         request_id: request_id.to_string(),
-                        deadline_ms: ask::ms_left(deadline),
+                        deadline_ms: ms_left(deadline),
                         waits_for_room: admission.when_full() == WhenFull::Wait,
                     };
                     let outcome = self.forward(forwarded, node_id, &peer_address, deadline).await;
@@ -399,6 +419,7 @@ impl Consensus {
         if admission.is_some() {
             self.wait_cluster_known(deadline).await?;
         }
+        #[cfg(feature = "seeded-bugs")]
         if let Some(applied) = self.decide_before_proposing(&command) {
             return Ok(applied);
         }
@@ -422,7 +443,7 @@ impl Consensus {
         }
         let patience = self.no_quorum_after();
         let until = deadline.min(Instant::now() + patience);
-        if self.inner.peers.wait_cluster_known(until).await {
+        if self.inner.cluster_id.wait(until).await {
             return Ok(());
         }
         if Instant::now() >= deadline {
@@ -434,7 +455,7 @@ impl Consensus {
 
     /// Whether this node knows which cluster it belongs to.
     pub fn is_cluster_known(&self) -> bool {
-        self.inner.peers.cluster_id().is_some()
+        self.inner.cluster_id.get().is_some()
     }
 
     /// The same without waiting: the answerer learns the outcome, or is given back with it if the
@@ -451,6 +472,7 @@ impl Consensus {
         if let Err(refusal) = self.check_limits(&command) {
             return Some(DecidedAtOnce { outcome: Err(refusal.into()), answerer });
         }
+        #[cfg(feature = "seeded-bugs")]
         if let Some(applied) = self.decide_before_proposing(&command) {
             return Some(DecidedAtOnce { outcome: Ok(applied), answerer });
         }
@@ -474,149 +496,4 @@ impl Consensus {
             }
         }
     }
-
-    /// Nothing that is decided in apply is decided here, on a state that may be an old one: but by
-    /// two seeded bugs.
-    fn decide_before_proposing(&self, command: &Command) -> Option<Applied> {
-        let state = &self.inner.state;
-        let reply = if seeded_bugs::is_on("dedup-at-leader-only") {
-            query::remembered(&state.view(), command)
-        } else if seeded_bugs::is_on("bounds-before-proposing") {
-            query::refused_by_bounds(&state.view(), command)
-        } else {
-            None
-        };
-        let reply = reply?;
-        let at = state.applied()?;
-        let revision = query::meta(&state.view()).revision;
-        Some(Applied { reply, log_index: at.index, term: at.term, revision, leader: None })
-    }
-
-    /// Sends a write to the leader, once: a second hop could meet a third leader. `None` if no
-    /// connection could be made, so that the write never left.
-    async fn forward(
-        &self,
-        forwarded: wire::ForwardedCommand,
-        leader: u64,
-        peer_address: &str,
-        deadline: Instant,
-    ) -> Option<Outcome> {
-        let peers = &self.inner.peers;
-        let mut quorum_lost = self.inner.quorum_lost.clone();
-        let asking = ask::propose(peers, leader, peer_address, vec![forwarded], deadline);
-        tokio::pin!(asking);
-        let answer = tokio::select! {
-            biased;
-            answer = &mut asking => answer,
-            true = async { quorum_lost.wait_for(|lost| *lost).await.is_ok() } => {
-                // If it is just being refused a connection, nothing was sent.
-                let moment = tasks::quorum_check_period(self.inner.election_timeout_max);
-                match tokio::time::timeout(moment, asking).await {
-                    Ok(answer) => answer,
-                    Err(_) => return Some(Err(Unknown::QuorumLost.into())),
-                }
-            }
-        };
-        let results = match answer {
-            Ok(results) => results,
-            Err(AskError::NeverSent(reason)) => {
-                tracing::debug!(leader, %reason, "the leader can't be reached");
-                return None;
-            }
-            Err(AskError::Refused(refusal)) => return Some(Err(self.refusal(refusal).into())),
-            Err(AskError::Transport(_)) if Instant::now() >= deadline => {
-                return Some(Err(Unknown::Deadline.into()));
-            }
-            Err(AskError::Transport(reason)) => {
-                return Some(Err(Unknown::Transport(reason).into()));
-            }
-        };
-        let Ok([result]) = <[wire::ForwardedResult; 1]>::try_from(results) else {
-            let reason = "one answer was expected".to_owned();
-            return Some(Err(Unknown::Transport(reason).into()));
-        };
-        Some(self.forwarded_result(leader, result))
-    }
-
-    fn forwarded_result(&self, leader: u64, result: wire::ForwardedResult) -> Outcome {
-        use wire::forwarded_result::Result as Forwarded;
-
-        match result.result {
-            Some(Forwarded::Reply(bytes)) => match codec::decode_reply(&bytes) {
-                Ok(reply) => Ok(Applied {
-                    reply,
-                    log_index: result.applied_index,
-                    term: result.applied_term,
-                    revision: result.applied_revision,
-                    leader: u128::from_str_radix(&result.cluster_id, 16).ok().map(|cluster_id| {
-                        AnsweredBy { node_id: leader, term: result.leader_term, cluster_id }
-                    }),
-                }),
-                Err(error) => Err(Unknown::Transport(error.to_string()).into()),
-            },
-            Some(Forwarded::Refusal(refusal)) => Err(self.refusal(refusal).into()),
-            Some(Forwarded::Unknown(reason)) => Err(Unknown::AtLeader(reason).into()),
-            Some(Forwarded::DeadlinePassed(_)) => Err(Unknown::Deadline.into()),
-            None => Err(Unknown::Transport("the answer is empty".to_owned()).into()),
-        }
-    }
-
-    /// A peer's refusal, as this node's.
-    fn refusal(&self, refusal: wire::Refusal) -> NotProposed {
-        let overloaded =
-            |limit| NotProposed::Overloaded { limit, message: refusal.message.clone() };
-        match refusal.reason() {
-            wire::RefusalReason::NotLeader | wire::RefusalReason::Unspecified => {
-                let hint = (refusal.leader_id != 0).then(|| LeaderHint {
-                    node_id: refusal.leader_id,
-                    address: self.inner.peers.client_address(refusal.leader_id),
-                    term: refusal.leader_term,
-                });
-                NotProposed::NotLeader(hint)
-            }
-            wire::RefusalReason::NoQuorum => NotProposed::NoQuorum { waited_ms: 0 },
-            wire::RefusalReason::ShuttingDown => NotProposed::ShuttingDown,
-            wire::RefusalReason::Overloaded => overloaded(Limit::InFlight),
-            wire::RefusalReason::OverloadedBytes => overloaded(Limit::InFlightBytes),
-            wire::RefusalReason::SessionBytes => overloaded(Limit::SessionBytes),
-            wire::RefusalReason::SessionWindow => overloaded(Limit::SessionWindow),
-            wire::RefusalReason::DiskNearlyFull => overloaded(Limit::Disk),
-            wire::RefusalReason::Deadline => NotProposed::Deadline,
-        }
-    }
-}
-
-/// A refusal as it goes to the peer that forwarded.
-pub(crate) fn refusal_to_wire(refusal: &NotProposed) -> wire::Refusal {
-    // Without the reason, which the other side puts in front of it again.
-    let message = match refusal {
-        NotProposed::Overloaded { message, .. } => message.clone(),
-        _ => refusal.to_string(),
-    };
-    let mut answer = wire::Refusal { message, ..wire::Refusal::default() };
-    let reason = match refusal {
-        NotProposed::NotLeader(hint) => {
-            if let Some(hint) = hint {
-                answer.leader_id = hint.node_id;
-                answer.leader_term = hint.term;
-            }
-            wire::RefusalReason::NotLeader
-        }
-        NotProposed::NoQuorum { .. } => wire::RefusalReason::NoQuorum,
-        NotProposed::ShuttingDown => wire::RefusalReason::ShuttingDown,
-        NotProposed::Overloaded { limit: Limit::InFlight, .. } => wire::RefusalReason::Overloaded,
-        NotProposed::Overloaded { limit: Limit::InFlightBytes, .. } => {
-            wire::RefusalReason::OverloadedBytes
-        }
-        NotProposed::Overloaded { limit: Limit::SessionBytes, .. } => {
-            wire::RefusalReason::SessionBytes
-        }
-        NotProposed::Overloaded { limit: Limit::SessionWindow, .. } => {
-            wire::RefusalReason::SessionWindow
-        }
-        NotProposed::Overloaded { limit: Limit::Disk, .. } => wire::RefusalReason::DiskNearlyFull,
-        NotProposed::Deadline => wire::RefusalReason::Deadline,
-    };
-    answer.set_reason(reason);
-    answer
 }

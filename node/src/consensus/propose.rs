@@ -19,12 +19,12 @@
 //! term (`with_leader`): if this node lost and won leadership in between, the entry is refused
 //! instead of carrying the stamp of an older reckoning.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
-    time::Duration,
+#[cfg(feature = "seeded-bugs")]
+mod bugs;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, Ordering},
 };
 
 use openraft::{
@@ -40,19 +40,18 @@ use tokio::{
 
 use super::{
     Admission,
-    apply::foresee,
     error::{Error, NotProposed, Unknown},
     leader::Leadership,
     log_time::LogTime,
-    types::{EntryPayload, Raft, TypeConfig},
+    raft::Raft,
+    types::{EntryPayload, TypeConfig},
 };
 use crate::{
     env::Clock,
     machine::{
         codec,
-        command::{Action, Batch, Command, Reply},
+        command::{Batch, Command, Reply},
     },
-    seeded,
 };
 
 /// At most this many commands in one entry, so that applying it stays short.
@@ -283,11 +282,12 @@ impl Proposer {
             // Raft has stopped. Whether it took the message first can't be seen from here.
             return unknown(waiters, &Unknown::WaiterGone);
         }
+        #[cfg(feature = "seeded-bugs")]
         if seeded_bugs::is_on("ack-before-commit")
             && place.semaphore().available_permits() + 1 == self.entries_in_flight
-            && batch.commands.iter().all(writes)
+            && batch.commands.iter().all(bugs::writes)
         {
-            let (log_index, revision, replies) = foresee(self.log_time.state(), &batch);
+            let (log_index, revision, replies) = bugs::foresee(self.log_time.state(), &batch);
             for (reply, waiter) in replies.into_iter().zip(waiters) {
                 waiter.send(Ok(Applied { reply, log_index, term, revision, leader: None }));
             }
@@ -297,8 +297,9 @@ impl Proposer {
             });
             return;
         }
+        #[cfg(feature = "seeded-bugs")]
         let by_index = match seeded_bugs::is_on("waiters-by-index") {
-            true => ByIndex::of_last(&self.raft).await,
+            true => bugs::ByIndex::of_last(&self.raft).await,
             false => None,
         };
         let leadership = self.leadership.clone();
@@ -306,6 +307,7 @@ impl Proposer {
         tokio::spawn(async move {
             let answered = wait_for_answer(answer, quorum_lost).await;
             drop(place);
+            #[cfg(feature = "seeded-bugs")]
             if let Some(by_index) = by_index
                 && matches!(
                     answered,
@@ -316,43 +318,6 @@ impl Proposer {
             }
             deliver(answered, waiters, &leadership);
         });
-    }
-}
-
-fn writes(command: &Command) -> bool {
-    matches!(command.action, Action::Single(_) | Action::Apply(_))
-}
-
-/// Waiters that a seeded bug answers with whatever is applied at their entry's index.
-struct ByIndex {
-    node_id: u64,
-    index: u64,
-}
-
-impl ByIndex {
-    /// How often it is looked whether there are replies.
-    const LOOK_AGAIN: Duration = Duration::from_millis(1);
-    /// … and how often at most.
-    const LOOKS_MAX: usize = 60_000;
-
-    /// Of the entry that was just handed over.
-    async fn of_last(raft: &Raft) -> Option<ByIndex> {
-        let last = raft.with_raft_state(|state| state.log_ids.last().map(|last| last.index()));
-        Some(ByIndex { node_id: *raft.node_id(), index: last.await.ok().flatten()? })
-    }
-
-    async fn deliver(self, term: u64, waiters: Vec<Waiter>) {
-        let log_index = self.index;
-        for _ in 0..Self::LOOKS_MAX {
-            if let Some(replies) = seeded::replies(self.node_id, log_index) {
-                let revision = replies.revision;
-                for (reply, waiter) in replies.replies.iter().cloned().zip(waiters) {
-                    waiter.send(Ok(Applied { reply, log_index, term, revision, leader: None }));
-                }
-                return;
-            }
-            tokio::time::sleep(Self::LOOK_AGAIN).await;
-        }
     }
 }
 
@@ -459,9 +424,4 @@ pub fn gone(ticket: &Ticket) -> Error {
         true => NotProposed::ShuttingDown.into(),
         false => Unknown::WaiterGone.into(),
     }
-}
-
-/// How long a task waits for a leader before it says that there is none.
-pub fn no_quorum_after(election_timeout_max: Duration) -> Duration {
-    2 * election_timeout_max
 }

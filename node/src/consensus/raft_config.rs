@@ -4,7 +4,8 @@
 use openraft::{SnapshotPolicy, StepDownPolicy};
 use tally_proto::seeded_bugs;
 
-use crate::{config::Config, peer::SNAPSHOT_CHUNK_BYTES};
+use super::SNAPSHOT_CHUNK_BYTES;
+use crate::config::Config;
 
 /// Entries that are purged from the log together, as each purge is a record in it.
 const PURGE_BATCH_MAX: u64 = 256;

@@ -20,15 +20,11 @@ use tokio::{
 use super::{
     confirm::{Unconfirmed, round_here},
     error::ReadError,
-    leader::{Leader, Leadership},
-    propose::no_quorum_after,
-    types::Raft,
+    leader::{Leader, Leadership, no_quorum_after},
+    others::{AskError, Others},
+    raft::Raft,
 };
-use crate::{
-    env::{Clock, Event, Observer},
-    peer::ask::{self, AskError},
-    peer::peers::Peers,
-};
+use crate::env::{Clock, Event, Observer};
 
 /// At most this many reads wait for a round.
 pub const WAITING_READS_MAX: usize = 65_536;
@@ -86,7 +82,7 @@ fn no_quorum(waited: Duration) -> ReadError {
 pub(super) struct Rounds {
     raft: Raft,
     leadership: Leadership,
-    peers: Peers,
+    others: Arc<dyn Others>,
     clock: Arc<dyn Clock>,
     election_timeout_max: Duration,
     waiters: mpsc::Receiver<Waiter>,
@@ -97,14 +93,14 @@ impl Rounds {
     pub(super) fn new(
         raft: Raft,
         leadership: Leadership,
-        peers: Peers,
+        others: Arc<dyn Others>,
         clock: Arc<dyn Clock>,
         election_timeout_max: Duration,
         observer: Option<Arc<dyn Observer>>,
     ) -> (ReadIndex, Rounds) {
         let (sender, waiters) = mpsc::channel(WAITING_READS_MAX);
         let rounds =
-            Rounds { raft, leadership, peers, clock, election_timeout_max, waiters, observer };
+            Rounds { raft, leadership, others, clock, election_timeout_max, waiters, observer };
         (ReadIndex { waiters: sender, patience: no_quorum_after(election_timeout_max) }, rounds)
     }
 
@@ -160,7 +156,7 @@ impl Rounds {
     }
 
     async fn ask_here(&self, until: Instant) -> Result<Option<u64>, ReadError> {
-        match round_here(&self.raft, &self.peers, until, self.election_timeout_max).await {
+        match round_here(&self.raft, &self.others, until, self.election_timeout_max).await {
             Ok(confirmed) => Ok(Some(confirmed.index())),
             Err(Unconfirmed::Stopped) => Err(ReadError::ShuttingDown),
             Err(Unconfirmed::NotLeader | Unconfirmed::NoQuorum) => Ok(None),
@@ -168,7 +164,7 @@ impl Rounds {
     }
 
     async fn ask_there(&self, node_id: u64, address: &str, until: Instant) -> Option<u64> {
-        match ask::read_index(&self.peers, node_id, address, until).await {
+        match self.others.read_index(node_id, address, until).await {
             Ok(index) => Some(index),
             Err(AskError::Refused(refusal)) => {
                 tracing::debug!(leader = node_id, ?refusal, "no read index from the leader");

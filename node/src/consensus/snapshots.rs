@@ -19,10 +19,10 @@ use std::{
 use openraft::{async_runtime::WatchReceiver, errors::Fatal};
 use tokio::time::MissedTickBehavior;
 
-use super::types::{Raft, TypeConfig};
+use super::{raft::Raft, types::TypeConfig};
 use crate::{
+    env::storage_guard::StorageGuard,
     storage::{state::StateStore, wal::Wal},
-    storage_guard::StorageGuard,
 };
 
 /// How often it is looked whether a snapshot is due.

@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-use super::{Consensus, leader::Leadership, propose::no_quorum_after, types::Raft};
+use super::{Consensus, leader::Leadership, leader::no_quorum_after, raft::Raft};
 use crate::{
     env::{Fatal, Random},
     machine::{
@@ -84,7 +84,7 @@ pub async fn create_cluster(consensus: Consensus, random: Arc<dyn Random>, setti
     loop {
         let known = query::meta(&consensus.state().view()).cluster_id;
         if known != 0 {
-            consensus.peers().set_cluster_id(known);
+            consensus.cluster_id().set(known);
             return;
         }
         if consensus.leadership().term_as_leader().is_some() {

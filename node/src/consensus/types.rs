@@ -71,8 +71,6 @@ impl fmt::Display for Member {
     }
 }
 
-/// The consensus handle.
-pub type Raft = openraft::Raft<TypeConfig, super::apply::StateMachine>;
 /// (term, index).
 pub type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
 /// A vote: term, candidate, and whether a quorum granted it.
@@ -87,6 +85,16 @@ pub type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>
 pub type IoFlushed = openraft::storage::IOFlushed<TypeConfig>;
 /// A snapshot: what describes it, and where its bytes are.
 pub type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
+
+/// Makes a log id.
+pub fn log_id(term: u64, index: u64) -> LogId {
+    LogId::new_term_index(term, index)
+}
+
+/// The term of a log id.
+pub fn term_of(log_id: &LogId) -> u64 {
+    log_id.leader_id.term
+}
 
 /// The bytes of a snapshot.
 #[derive(Debug)]

@@ -1,31 +1,16 @@
 //! What a follower asks of its leader, and a node of its peers: each one call with a deadline.
 
+use async_trait::async_trait;
 use tally_proto::peer::v1 as wire;
 use tally_proto::v1::NodeStatus;
 use tokio::time::Instant;
 
 use super::peers::{DialFailed, Peers, Shared};
-
-/// Why there is no answer.
-#[derive(Debug)]
-pub enum AskError {
-    /// The peer refused; nothing happened there.
-    Refused(wire::Refusal),
-    /// No connection could be made, or the peer turned the call away at the door: nothing happened
-    /// there.
-    NeverSent(String),
-    /// The call failed: whether the peer acted on it can't be known.
-    Transport(String),
-}
+use crate::consensus::others::{AskError, Others, ms_left};
 
 /// Metadata on a failed call that the peer refused before it did anything: it is starting, or the
 /// call is not meant for it. Without it a failure may have come after the peer acted.
 pub(super) const NOT_ACTED_ON: &str = "tally-not-acted-on";
-
-/// The time left until a moment, as it goes on the wire.
-pub(crate) fn ms_left(until: Instant) -> u32 {
-    u32::try_from(until.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u32::MAX)
-}
 
 /// The call failed because no connection could be made, or was turned away at the peer's door.
 /// Every other failure may have come after the peer acted on it.
@@ -66,56 +51,69 @@ async fn timed<T>(
     }
 }
 
-/// A read index from the leader, by a quorum round that began after the question arrived there.
-pub async fn read_index(
-    peers: &Peers,
-    node_id: u64,
-    address: &str,
-    until: Instant,
-) -> Result<u64, AskError> {
-    use wire::read_index_response::Result as Answer;
-
-    let request = wire::ReadIndexRequest {
-        cluster_id: peers.cluster_id_text(),
-        target_node_id: node_id,
-        timeout_ms: ms_left(until),
-    };
-    let mut client = peers.client(node_id, address, Shared::Control);
-    match timed(peers, node_id, Shared::Control, until, client.read_index(request)).await?.result {
-        Some(Answer::ReadIndex(log_id)) => Ok(log_id.index),
-        Some(Answer::Refusal(refusal)) => Err(AskError::Refused(refusal)),
-        None => Err(AskError::Transport("the answer is empty".to_owned())),
+#[async_trait]
+impl Others for Peers {
+    fn node_id(&self) -> u64 {
+        Peers::node_id(self)
     }
-}
 
-/// The highest term that a voter has seen, at a moment after the question arrived there.
-pub async fn highest_term(
-    peers: &Peers,
-    node_id: u64,
-    address: &str,
-    until: Instant,
-) -> Result<u64, AskError> {
-    let request =
-        wire::TermRequest { cluster_id: peers.cluster_id_text(), target_node_id: node_id };
-    let mut client = peers.client(node_id, address, Shared::Control);
-    Ok(timed(peers, node_id, Shared::Control, until, client.term(request)).await?.term)
-}
+    fn client_address(&self, node_id: u64) -> Option<String> {
+        Peers::client_address(self, node_id)
+    }
 
-/// Forwards commands to the leader, once.
-pub async fn propose(
-    peers: &Peers,
-    node_id: u64,
-    address: &str,
-    commands: Vec<wire::ForwardedCommand>,
-    until: Instant,
-) -> Result<Vec<wire::ForwardedResult>, AskError> {
-    let request = wire::ProposeRequest {
-        cluster_id: peers.cluster_id_text(),
-        target_node_id: node_id,
-        commands,
-    };
-    let mut client = peers.client(node_id, address, Shared::Forwarding);
-    Ok(timed(peers, node_id, Shared::Forwarding, until, client.propose(request)).await?.results)
+    async fn propose(
+        &self,
+        leader: u64,
+        address: &str,
+        command: wire::ForwardedCommand,
+        until: Instant,
+    ) -> Result<wire::ForwardedResult, AskError> {
+        let request = wire::ProposeRequest {
+            cluster_id: self.cluster_id().text(),
+            target_node_id: leader,
+            commands: vec![command],
+        };
+        let mut client = self.client(leader, address, Shared::Forwarding);
+        let call = client.propose(request);
+        let answer = timed(self, leader, Shared::Forwarding, until, call).await?;
+        let [result] = <[_; 1]>::try_from(answer.results)
+            .map_err(|_| AskError::Transport("one answer was expected".to_owned()))?;
+        Ok(result)
+    }
+
+    async fn read_index(
+        &self,
+        leader: u64,
+        address: &str,
+        until: Instant,
+    ) -> Result<u64, AskError> {
+        use wire::read_index_response::Result as Answer;
+
+        let request = wire::ReadIndexRequest {
+            cluster_id: self.cluster_id().text(),
+            target_node_id: leader,
+            timeout_ms: ms_left(until),
+        };
+        let mut client = self.client(leader, address, Shared::Control);
+        let call = client.read_index(request);
+        match timed(self, leader, Shared::Control, until, call).await?.result {
+            Some(Answer::ReadIndex(log_id)) => Ok(log_id.index),
+            Some(Answer::Refusal(refusal)) => Err(AskError::Refused(refusal)),
+            None => Err(AskError::Transport("the answer is empty".to_owned())),
+        }
+    }
+
+    async fn highest_term(
+        &self,
+        node_id: u64,
+        address: &str,
+        until: Instant,
+    ) -> Result<u64, AskError> {
+        let request =
+            wire::TermRequest { cluster_id: self.cluster_id().text(), target_node_id: node_id };
+        let mut client = self.client(node_id, address, Shared::Control);
+        Ok(timed(self, node_id, Shared::Control, until, client.term(request)).await?.term)
+    }
 }
 
 /// Introduces this node to a peer.
@@ -153,7 +151,7 @@ pub async fn status(
     address: &str,
     until: Instant,
 ) -> Result<NodeStatus, AskError> {
-    let request = wire::StatusRequest { cluster_id: peers.cluster_id_text() };
+    let request = wire::StatusRequest { cluster_id: peers.cluster_id().text() };
     let mut client = peers.client(node_id, address, Shared::Control);
     timed(peers, node_id, Shared::Control, until, client.status(request))
         .await?

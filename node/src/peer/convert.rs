@@ -1,20 +1,18 @@
 //! Raft's messages, between openraft's types and the wire. Total in both directions but for what a
 //! peer left out, which is an error that names the field.
 
-use bytes::Bytes;
 use openraft::{
-    EntryPayload as Payload, Membership,
+    EntryPayload as Payload,
     impls::leader_id_std::LeaderId,
     raft::{
         AppendEntriesRequest, StreamAppendError, StreamAppendResult, VoteRequest, VoteResponse,
     },
 };
-use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
-use tally_proto::{peer::v1 as wire, seeded_bugs};
+use tally_proto::peer::v1 as wire;
 
-use crate::consensus::types::{
-    Entry, EntryPayload, LogId, Member, StoredMembership, TypeConfig, Vote,
+use crate::consensus::{
+    membership::{Undecodable, decode_membership, encode_membership},
+    types::{self, Entry, EntryPayload, LogId, TypeConfig, Vote, term_of},
 };
 
 /// What is wrong with a message of a peer.
@@ -24,18 +22,8 @@ pub enum Malformed {
     #[error("the peer's message lacks `{0}`")]
     Missing(&'static str),
     /// A membership can't be decoded.
-    #[error("the peer's membership can't be decoded: {0}")]
-    Membership(postcard::Error),
-}
-
-/// Makes a log id.
-pub fn log_id(term: u64, index: u64) -> LogId {
-    LogId::new_term_index(term, index)
-}
-
-/// The term of a log id.
-pub fn term_of(log_id: &LogId) -> u64 {
-    log_id.leader_id.term
+    #[error("the peer's {0}")]
+    Membership(#[from] Undecodable),
 }
 
 pub(crate) fn log_id_to_wire(log_id: &LogId) -> wire::LogId {
@@ -43,7 +31,7 @@ pub(crate) fn log_id_to_wire(log_id: &LogId) -> wire::LogId {
 }
 
 pub(crate) fn log_id_from_wire(log_id: &wire::LogId) -> LogId {
-    self::log_id(log_id.term, log_id.index)
+    types::log_id(log_id.term, log_id.index)
 }
 
 pub(crate) fn vote_to_wire(vote: &Vote) -> wire::Ballot {
@@ -61,64 +49,6 @@ pub(crate) fn vote_from_wire(ballot: Option<&wire::Ballot>) -> Result<Vote, Malf
         leader_id: LeaderId { term: ballot.term, voted_for: node_id },
         committed: ballot.committed,
     })
-}
-
-/// A membership in the encoding that the log, the state and the wire share.
-#[derive(Serialize, Deserialize)]
-struct EncodedMembership {
-    /// Format of what follows.
-    version: u8,
-    /// Voters; two sets while a change is under way (joint consensus).
-    configs: Vec<BTreeSet<u64>>,
-    /// All members, learners included.
-    members: BTreeMap<u64, Member>,
-}
-
-const MEMBERSHIP_VERSION: u8 = 1;
-
-/// Encodes a membership.
-pub fn encode_membership(membership: &Membership<u64, Member>) -> Bytes {
-    let mut configs = membership.get_joint_config().clone();
-    if seeded_bugs::is_on("voter-swapped-in-one-step") {
-        configs.drain(..configs.len().saturating_sub(1));
-    }
-    let encoded = EncodedMembership {
-        version: MEMBERSHIP_VERSION,
-        configs,
-        members: membership.nodes().map(|(id, member)| (*id, member.clone())).collect(),
-    };
-    postcard::to_stdvec(&encoded).expect("a membership has only serialisable parts").into()
-}
-
-/// Decodes a membership.
-pub fn decode_membership(bytes: &[u8]) -> Result<Membership<u64, Member>, Malformed> {
-    let encoded: EncodedMembership = postcard::from_bytes(bytes).map_err(Malformed::Membership)?;
-    if encoded.version != MEMBERSHIP_VERSION {
-        return Err(Malformed::Membership(postcard::Error::DeserializeBadEncoding));
-    }
-    Membership::new(encoded.configs, encoded.members).map_err(|_| {
-        // Bytes that decode, and name no possible membership.
-        Malformed::Membership(postcard::Error::DeserializeBadEncoding)
-    })
-}
-
-/// Encodes a membership with the log id that set it.
-pub fn encode_stored_membership(membership: &StoredMembership) -> Bytes {
-    let log_id = membership.log_id().as_ref().map(|id| (term_of(id), id.index()));
-    let mut bytes = postcard::to_stdvec(&log_id).expect("a log id has only serialisable parts");
-    bytes.extend_from_slice(&encode_membership(membership.membership()));
-    bytes.into()
-}
-
-/// Decodes what [`encode_stored_membership`] made; nothing stands for no membership yet.
-pub fn decode_stored_membership(bytes: &[u8]) -> Result<StoredMembership, Malformed> {
-    if bytes.is_empty() {
-        return Ok(StoredMembership::default());
-    }
-    let (log_id, rest): (Option<(u64, u64)>, &[u8]) =
-        postcard::take_from_bytes(bytes).map_err(Malformed::Membership)?;
-    let log_id = log_id.map(|(term, index)| self::log_id(term, index));
-    Ok(StoredMembership::new(log_id, decode_membership(rest)?))
 }
 
 pub(crate) fn entry_to_wire(entry: Entry) -> wire::Entry {

@@ -40,7 +40,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{ask, peers::Peers};
 use crate::{
-    identity::{Identity, Start},
+    env::identity::{Identity, Start},
     storage::wal::Wal,
 };
 
@@ -432,7 +432,7 @@ impl Greeter {
     }
 
     fn is_another_cluster(&self, theirs: &str) -> bool {
-        let own = self.peers.cluster_id_text();
+        let own = self.peers.cluster_id().text();
         if seeded_bugs::is_on("another-cluster-accepted") {
             return false;
         }
@@ -445,7 +445,7 @@ impl Greeter {
         request: wire::HelloRequest,
     ) -> Result<wire::HelloResponse, tonic::Status> {
         let mut response = wire::HelloResponse {
-            cluster_id: self.peers.cluster_id_text(),
+            cluster_id: self.peers.cluster_id().text(),
             node_id: self.identity.node_id(),
             incarnation: self.identity.incarnation().to_owned(),
             ..wire::HelloResponse::default()
@@ -493,7 +493,7 @@ impl Greeter {
 
     async fn introduction(&self, target_node_id: u64) -> wire::HelloRequest {
         wire::HelloRequest {
-            cluster_id: self.peers.cluster_id_text(),
+            cluster_id: self.peers.cluster_id().text(),
             node_id: self.identity.node_id(),
             client_address: self.client_address.clone(),
             incarnation: self.identity.incarnation().to_owned(),

@@ -9,6 +9,7 @@ pub mod convert;
 pub mod hello;
 pub mod network;
 pub mod peers;
+pub(crate) mod roster;
 pub(crate) mod server;
 pub mod service;
 
@@ -16,10 +17,6 @@ pub mod service;
 /// [`APPEND_BYTES_MAX`] or one entry, and an entry at most one request and its frame.
 pub const PEER_MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// An append message is cut here, unless its first entry alone is larger.
-pub const APPEND_BYTES_MAX: usize = 1024 * 1024;
-
-/// Bytes of one chunk of a snapshot on the wire.
-pub const SNAPSHOT_CHUNK_BYTES: usize = 256 * 1024;
+use crate::consensus::{APPEND_BYTES_MAX, SNAPSHOT_CHUNK_BYTES};
 
 const _: () = assert!(APPEND_BYTES_MAX + SNAPSHOT_CHUNK_BYTES < PEER_MESSAGE_BYTES_MAX);

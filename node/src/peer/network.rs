@@ -31,11 +31,14 @@ use tally_proto::peer::v1 as wire;
 use tokio::sync::watch;
 
 use super::{
-    SNAPSHOT_CHUNK_BYTES, convert,
+    convert,
     peers::{Client, Peers, Shared},
 };
 use crate::{
-    consensus::types::{Member, Snapshot, SnapshotData, TypeConfig, Vote},
+    consensus::{
+        SNAPSHOT_CHUNK_BYTES, membership,
+        types::{Member, Snapshot, SnapshotData, TypeConfig, Vote},
+    },
     storage::snapshot::receive::SnapshotReader,
 };
 
@@ -214,7 +217,7 @@ impl Connection {
                 ended: false,
                 purged,
                 progress: Arc::clone(&progress),
-                cluster_id: self.peers.cluster_id_text(),
+                cluster_id: self.peers.cluster_id().text(),
                 target: self.target,
             };
 
@@ -399,7 +402,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         let request =
-            convert::vote_request_to_wire(&request, self.peers.cluster_id_text(), self.target);
+            convert::vote_request_to_wire(&request, self.peers.cluster_id().text(), self.target);
         let mut client = self.control();
         let response = self.call(option.soft_ttl(), client.vote(request)).await?;
         convert::vote_response_from_wire(&response)
@@ -412,7 +415,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         let vote =
-            convert::vote_request_to_wire(&request, self.peers.cluster_id_text(), self.target);
+            convert::vote_request_to_wire(&request, self.peers.cluster_id().text(), self.target);
         let mut client = self.control();
         let request = wire::PreVoteRequest { vote: Some(vote) };
         let response = self.call(option.soft_ttl(), client.pre_vote(request)).await?;
@@ -435,11 +438,11 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             return Err(StreamingError::Network(error));
         };
         let head = wire::SnapshotHead {
-            cluster_id: self.peers.cluster_id_text(),
+            cluster_id: self.peers.cluster_id().text(),
             target_node_id: self.target,
             ballot: Some(convert::vote_to_wire(&vote)),
             last_log_id: snapshot.meta.last_log_id.as_ref().map(convert::log_id_to_wire),
-            membership: convert::encode_stored_membership(&snapshot.meta.last_membership),
+            membership: membership::encode_stored_membership(&snapshot.meta.last_membership),
             size_bytes: reader.info().size,
         };
         let mut client = self.bulk();
@@ -467,7 +470,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
         let request = wire::TransferLeaderRequest {
-            cluster_id: self.peers.cluster_id_text(),
+            cluster_id: self.peers.cluster_id().text(),
             target_node_id: self.target,
             from_ballot: Some(convert::vote_to_wire(request.from_leader())),
             to_node_id: *request.to_node_id(),
@@ -568,16 +571,16 @@ mod tests {
     use openraft::entry::RaftEntry as _;
 
     use super::*;
-    use crate::consensus::types::Entry;
+    use crate::consensus::types::{self, Entry};
 
     /// A request for what follows `prev`, with this many entries.
     fn request(prev: Option<u64>, entries: u64) -> AppendEntriesRequest<TypeConfig> {
         let first = prev.map_or(0, |prev| prev + 1);
         AppendEntriesRequest {
             vote: Vote::new(1, 1),
-            prev_log_id: prev.map(|prev| convert::log_id(1, prev)),
+            prev_log_id: prev.map(|prev| types::log_id(1, prev)),
             entries: (first..first + entries)
-                .map(|index| Entry::new_blank(convert::log_id(1, index)))
+                .map(|index| Entry::new_blank(types::log_id(1, index)))
                 .collect(),
             leader_commit: None,
         }

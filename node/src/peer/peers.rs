@@ -3,16 +3,13 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use hyper_util::rt::TokioIo;
 use tally_proto::{http2::PEER, peer::v1::peer_client::PeerClient, seeded_bugs};
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 use tonic::{
     metadata::{AsciiMetadataValue, MetadataMap},
     service::{Interceptor, interceptor::InterceptedService},
@@ -20,7 +17,7 @@ use tonic::{
 };
 
 use super::PEER_MESSAGE_BYTES_MAX;
-use crate::env::Network;
+use crate::{consensus::cluster_id::ClusterId, env::Network};
 
 /// So long without an answer is a silence: the least time after which TCP sends again on Linux, so below it no
 /// connection has begun to back off. A busy peer that misses one heartbeat and answers the next has not
@@ -87,9 +84,7 @@ struct Inner {
     incarnations: Incarnations,
     network: Arc<dyn Network>,
     connect_timeout: Duration,
-    /// Id of the cluster, once known; never changes then. As a number and as it is written.
-    cluster_id: OnceLock<(u128, String)>,
-    cluster_known: Notify,
+    cluster_id: ClusterId,
     peers: Mutex<BTreeMap<u64, Peer>>,
 }
 
@@ -141,6 +136,7 @@ impl Peers {
         incarnation: &str,
         network: Arc<dyn Network>,
         connect_timeout: Duration,
+        cluster_id: ClusterId,
     ) -> Self {
         Peers {
             inner: Arc::new(Inner {
@@ -149,8 +145,7 @@ impl Peers {
                 incarnations: Arc::default(),
                 network,
                 connect_timeout,
-                cluster_id: OnceLock::new(),
-                cluster_known: Notify::new(),
+                cluster_id,
                 peers: Mutex::new(BTreeMap::new()),
             }),
         }
@@ -161,37 +156,9 @@ impl Peers {
         self.inner.node_id
     }
 
-    /// The cluster's id as it goes on the wire; empty while it is not known.
-    pub fn cluster_id_text(&self) -> String {
-        self.inner.cluster_id.get().map_or_else(String::new, |(_, text)| text.clone())
-    }
-
-    /// The cluster's id, once known.
-    pub fn cluster_id(&self) -> Option<u128> {
-        self.inner.cluster_id.get().map(|(id, _)| *id)
-    }
-
-    /// Learns the cluster's id. It can't change.
-    pub fn set_cluster_id(&self, id: u128) {
-        let (known, _) = self.inner.cluster_id.get_or_init(|| (id, format_cluster_id(id)));
-        assert_eq!(*known, id, "the cluster id changed");
-        self.inner.cluster_known.notify_waiters();
-    }
-
-    /// Waits until the cluster's id is known; false if it is not by then.
-    pub async fn wait_cluster_known(&self, until: Instant) -> bool {
-        let known = async {
-            loop {
-                let mut learned = std::pin::pin!(self.inner.cluster_known.notified());
-                // Registered before looking, so that what is learned in between is not missed.
-                learned.as_mut().enable();
-                if self.inner.cluster_id.get().is_some() {
-                    return;
-                }
-                learned.await;
-            }
-        };
-        tokio::time::timeout_at(until, known).await.is_ok()
+    /// Which cluster this is.
+    pub fn cluster_id(&self) -> &ClusterId {
+        &self.inner.cluster_id
     }
 
     /// How long it may take to connect, and so how long a silent connection is believed in.
@@ -361,11 +328,6 @@ impl Peers {
     }
 }
 
-/// A cluster id as people and messages write it.
-pub fn format_cluster_id(id: u128) -> String {
-    format!("{id:032x}")
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing below can panic half-way through a change, so a poisoned lock still guards the truth.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -390,7 +352,7 @@ mod tests {
     }
 
     fn peers() -> Peers {
-        Peers::new(1, "own", Arc::new(NoNetwork), Duration::from_secs(1))
+        Peers::new(1, "own", Arc::new(NoNetwork), Duration::from_secs(1), ClusterId::default())
     }
 
     /// Missed heartbeats alone must not end streams: a busy peer misses one now and then, and a slow disk

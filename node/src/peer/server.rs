@@ -9,7 +9,6 @@ use tower::ServiceBuilder;
 
 use super::{PEER_MESSAGE_BYTES_MAX, service::PeerService};
 use crate::{
-    api,
     env::{Clock, Listener},
     port::{self, Port, Shape, Slots, room::NodeRoom},
 };
@@ -33,14 +32,14 @@ pub(crate) async fn serve(
         .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
     let service = ServiceBuilder::new()
-        .layer(api::date::layer(clock))
+        .layer(port::date::layer(clock))
         .service(Routes::new(service).prepare());
     let port = Port {
         name: "peer",
         http2: http2::PEER_PORT,
         message_bytes_max: PEER_MESSAGE_BYTES_MAX,
         // A forwarded write brings its own deadline in its message.
-        deadline_default: api::DEADLINE_MAX,
+        deadline_default: port::deadline::DEADLINE_MAX,
         shape_of,
         slots,
         room: NodeRoom::new(),

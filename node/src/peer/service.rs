@@ -20,15 +20,17 @@ use tonic::{
 
 use super::{ask::NOT_ACTED_ON, convert, hello::Greeter};
 use crate::{
-    api::Api,
     consensus::{
         Consensus, WhenFull,
         confirm::Unconfirmed,
         error::{Error, NotProposed, Unknown},
-        refusal_to_wire,
-        types::{Raft, Snapshot, SnapshotData, SnapshotMeta, TypeConfig},
+        forward::refusal_to_wire,
+        membership,
+        raft::Raft,
+        types::{self, Snapshot, SnapshotData, SnapshotMeta, TypeConfig},
     },
     machine::codec::{self, size_hint},
+    status::OwnStatus,
 };
 
 /// At most this many commands in one forwarded message.
@@ -42,7 +44,7 @@ const TIME_FOR_ANSWER_MAX: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub struct PeerService {
     greeter: Arc<Greeter>,
-    node: Arc<OnceLock<Api>>,
+    node: Arc<OnceLock<Arc<OwnStatus>>>,
 }
 
 impl std::fmt::Debug for PeerService {
@@ -75,12 +77,12 @@ impl PeerService {
     }
 
     /// From now on it does.
-    pub fn take_part(&self, api: Api) {
-        assert!(self.node.set(api).is_ok(), "a node starts to take part once");
+    pub fn take_part(&self, node: Arc<OwnStatus>) {
+        assert!(self.node.set(node).is_ok(), "a node starts to take part once");
     }
 
     /// The node, if the call is meant for this data directory and comes from one that is known.
-    fn api(&self, metadata: &MetadataMap) -> Result<&Api, Status> {
+    fn node(&self, metadata: &MetadataMap) -> Result<&OwnStatus, Status> {
         if !self.greeter.is_admitted() {
             return Err(at_the_door(Status::unavailable("the node has not been introduced yet")));
         }
@@ -88,7 +90,8 @@ impl PeerService {
             .peers()
             .check_stamp(metadata)
             .map_err(|reason| at_the_door(Status::failed_precondition(reason)))?;
-        self.node.get().ok_or_else(|| at_the_door(Status::unavailable("the node is starting")))
+        let node = self.node.get().map(AsRef::as_ref);
+        node.ok_or_else(|| at_the_door(Status::unavailable("the node is starting")))
     }
 
     /// The node, if a message is meant for it.
@@ -98,7 +101,7 @@ impl PeerService {
         cluster_id: &str,
         target_node_id: u64,
     ) -> Result<&Consensus, Status> {
-        let consensus = &self.api(metadata)?.consensus;
+        let consensus = &self.node(metadata)?.consensus;
         check_target(consensus, cluster_id, target_node_id)?;
         Ok(consensus)
     }
@@ -106,14 +109,14 @@ impl PeerService {
 
 /// Refuses what is meant for another node or cluster, before Raft sees it.
 fn check_target(consensus: &Consensus, cluster_id: &str, target: u64) -> Result<(), Status> {
-    let own = consensus.peers().cluster_id_text();
+    let own = consensus.cluster_id().text();
     let is_another = !own.is_empty() && !cluster_id.is_empty() && own != cluster_id;
     if is_another && !seeded_bugs::is_on("another-cluster-accepted") {
         return Err(at_the_door(Status::failed_precondition(format!(
             "this node is of cluster {own}, not of {cluster_id}"
         ))));
     }
-    let me = consensus.peers().node_id();
+    let me = consensus.node_id();
     if target != me {
         let reason = format!("this is node {me}, not {target}");
         return Err(at_the_door(Status::failed_precondition(reason)));
@@ -134,7 +137,7 @@ async fn truncate_behind(raft: &Raft, request: &AppendEntriesRequest<TypeConfig>
         return;
     }
     // Raft itself cuts off what conflicts, so it is told of a conflict at the first entry behind.
-    let behind = convert::log_id(0, last.log_id.index().max(committed) + 1);
+    let behind = types::log_id(0, last.log_id.index().max(committed) + 1);
     let conflict = AppendEntriesRequest {
         vote,
         prev_log_id: Some(behind),
@@ -159,7 +162,7 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<wire::AppendRequest>>,
     ) -> Result<Response<AppendStream>, Status> {
-        let consensus = self.api(request.metadata())?.consensus.clone();
+        let consensus = self.node(request.metadata())?.consensus.clone();
         let raft = consensus.raft().clone();
         // The first message that is not for this node, or not readable, ends the stream: Raft's
         // order of messages allows no gap.
@@ -254,12 +257,13 @@ impl Peer for PeerService {
         };
         let consensus = self.meant_for(&metadata, &head.cluster_id, head.target_node_id)?;
         let vote = convert::vote_from_wire(head.ballot.as_ref()).map_err(malformed)?;
-        let membership = convert::decode_stored_membership(&head.membership).map_err(malformed)?;
+        let membership =
+            membership::decode_stored_membership(&head.membership).map_err(malformed)?;
         let last_log_id = head.last_log_id.as_ref().map(convert::log_id_from_wire);
         let last = last_log_id
             .as_ref()
             .ok_or_else(|| malformed(convert::Malformed::Missing("head.last_log_id")))?;
-        let announced = crate::storage::log_id::LogId::new(convert::term_of(last), last.index);
+        let announced = crate::storage::log_id::LogId::new(types::term_of(last), last.index);
 
         let state = consensus.state();
         // What can't be installed need not be received: the leader asks again.
@@ -341,9 +345,9 @@ impl Peer for PeerService {
         &self,
         request: Request<wire::StatusRequest>,
     ) -> Result<Response<wire::StatusResponse>, Status> {
-        let api = self.api(request.metadata())?;
-        check_target(&api.consensus, &request.get_ref().cluster_id, api.node.node_id)?;
-        Ok(Response::new(wire::StatusResponse { node: Some(api.node_status()) }))
+        let node = self.node(request.metadata())?;
+        check_target(&node.consensus, &request.get_ref().cluster_id, node.node_id)?;
+        Ok(Response::new(wire::StatusResponse { node: Some(node.line()) }))
     }
 }
 
@@ -384,7 +388,7 @@ async fn run(consensus: &Consensus, forwarded: wire::ForwardedCommand) -> wire::
             result.applied_term = applied.term;
             result.applied_revision = applied.revision;
             result.leader_term = consensus.leadership().role().1;
-            result.cluster_id = consensus.peers().cluster_id_text();
+            result.cluster_id = consensus.cluster_id().text();
             Answer::Reply(codec::encode_reply(&applied.reply))
         }
         Err(Error::NotProposed(refusal)) => Answer::Refusal(refusal_to_wire(&refusal)),

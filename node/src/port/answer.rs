@@ -3,23 +3,19 @@
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use futures_util::task::AtomicWaker;
 use hyper::body::{Body, Frame, SizeHint};
 use tally_proto::http2;
 use tonic::Status;
 
 use super::{
     SMALL_BYTES, Shape,
-    connection::{Call, Unsent},
-    room::{Along, Held},
+    call::{Call, Going, Unsent},
+    room::Along,
 };
 
 /// Bytes that are handed to h2 at once: large enough to cost nothing, and so small that a slow reader is
@@ -36,24 +32,6 @@ pub(super) struct Answer {
     /// What was made and not yet handed to h2, and what counts it.
     rest: Bytes,
     going: Option<Arc<Going>>,
-}
-
-/// The bytes of one answer on their way out.
-#[derive(Debug, Default)]
-pub(super) struct Going {
-    /// Parts that h2 holds, and those that have gone.
-    parts: AtomicUsize,
-    gone: AtomicUsize,
-    sent: AtomicWaker,
-    /// All of it is held until the last part has gone: the parts share one allocation.
-    _room: Option<Held>,
-}
-
-impl Going {
-    /// How many parts have gone, which grows while somebody reads.
-    pub(super) fn gone(&self) -> usize {
-        self.gone.load(Ordering::Relaxed)
-    }
 }
 
 /// Some of them, as h2 holds them.

@@ -3,11 +3,10 @@
 use std::{
     convert::Infallible,
     future::Future,
-    net::IpAddr,
     pin::Pin,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -18,8 +17,7 @@ use hyper::{body::Incoming, rt::Executor, server::conn::http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::{Notify, watch},
-    task::AbortHandle,
+    sync::watch,
     time::{Instant, MissedTickBehavior},
 };
 use tonic::body::Body;
@@ -27,217 +25,25 @@ use tower::Service;
 
 use super::{
     Port, Shape,
-    answer::{Answer, Going},
+    answer::Answer,
+    call::{Call, Open, Shared, UNREAD_STEPS, UNREAD_TIME_MAX},
+    deadline::answer_by,
     request::Received,
     room::{Along, ConnectionRoom},
     slots::Slot,
 };
-use crate::{api, env::Connection};
+use crate::env::Connection;
 
 /// With fewer bytes than these nobody has begun HTTP/2.
 const PREFACE_BYTES: usize = 24;
-
-/// An answer that h2 holds for longer than this, since nobody reads it, closes its connection. Large
-/// ones of unary calls go without the others: at their deadlines, or, while the node has little room left
-/// for answers, when nothing of them has moved for this time. It may take half as long again.
-pub(crate) const UNREAD_TIME_MAX: Duration = Duration::from_secs(10);
-
-/// Answers are counted by when they were made, in so many steps, and this one.
-const UNREAD_STEPS: usize = 2;
-const AGES: usize = UNREAD_STEPS + 2;
 
 /// How often a connection is looked at.
 fn look_interval(port: &Port) -> Duration {
     port.http2.handshake_time_max.min(UNREAD_TIME_MAX / UNREAD_STEPS as u32)
 }
 
-/// What a stop leaves for last answers to get out to a client that does not end its connection.
-const LINGER: Duration = Duration::from_millis(100);
-
 /// What a unary call may take beyond its deadline, for the answer that says so to get out.
 const DEADLINE_ROOM: Duration = Duration::from_millis(100);
-
-/// What the calls of one connection share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    room: Arc<ConnectionRoom>,
-    from: Option<IpAddr>,
-    /// It has begun HTTP/2.
-    begun: AtomicBool,
-    /// The call that was just begun, until it has its task.
-    next: Mutex<Option<Arc<Call>>>,
-    /// Calls begun in all, and open now.
-    calls: AtomicUsize,
-    open: AtomicUsize,
-    /// Calls that a stop waits for.
-    awaited: AtomicUsize,
-    quiet: Notify,
-    /// Parts of answers that h2 holds, by when they were made.
-    unsent: [AtomicUsize; AGES],
-    now: AtomicUsize,
-    /// Large answers of unary calls.
-    large: Mutex<Vec<Large>>,
-}
-
-/// A large answer of a unary call, and whether it moves.
-#[derive(Debug)]
-struct Large {
-    going: Weak<Going>,
-    call: Weak<Call>,
-    /// Parts that had gone at the last look, and for how many looks it was no more.
-    gone: usize,
-    looks: usize,
-}
-
-impl Shared {
-    fn new(room: Arc<ConnectionRoom>, from: Option<IpAddr>) -> Arc<Shared> {
-        Arc::new(Shared {
-            room,
-            from,
-            begun: AtomicBool::new(false),
-            next: Mutex::default(),
-            calls: AtomicUsize::new(0),
-            open: AtomicUsize::new(0),
-            awaited: AtomicUsize::new(0),
-            quiet: Notify::new(),
-            unsent: Default::default(),
-            now: AtomicUsize::new(0),
-            large: Mutex::default(),
-        })
-    }
-
-    /// To be called at each look, with whether the node lacks room: ends the calls whose large answers
-    /// nobody reads. One that is read slowly keeps its time as long as it moves at all.
-    fn give_up_unread(&self, is_short: bool) {
-        let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
-        large.retain_mut(|answer| {
-            let Some(going) = answer.going.upgrade() else { return false };
-            let gone = going.gone();
-            answer.looks = if gone == answer.gone { answer.looks + 1 } else { 0 };
-            answer.gone = gone;
-            let is_unread = is_short && answer.looks > UNREAD_STEPS;
-            if is_unread && let Some(call) = answer.call.upgrade() {
-                call.task.get().inspect(|task| task.abort());
-            }
-            !is_unread
-        });
-    }
-
-    /// To be called at each look. True if some answer is held for longer than it may be.
-    fn grow_older(&self) -> bool {
-        let now = (self.now.load(Ordering::Relaxed) + 1) % AGES;
-        let oldest = (now + 1) % AGES;
-        let is_old = self.unsent[oldest].load(Ordering::Relaxed) > 0;
-        self.now.store(now, Ordering::Relaxed);
-        is_old
-    }
-
-    /// Waits until no call is awaited, and has not been for a while.
-    async fn wait_quiet(&self) {
-        loop {
-            let quiet = self.quiet.notified();
-            if self.awaited.load(Ordering::Acquire) > 0 {
-                quiet.await;
-                continue;
-            }
-            tokio::time::sleep(LINGER).await;
-            if self.awaited.load(Ordering::Acquire) == 0 {
-                return;
-            }
-        }
-    }
-}
-
-/// A part of an answer that h2 holds.
-pub(super) struct Unsent {
-    call: Arc<Call>,
-    made: usize,
-}
-
-impl Drop for Unsent {
-    fn drop(&mut self) {
-        self.call.connection.unsent[self.made].fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// One call. In the extensions of its request.
-#[derive(Debug)]
-pub(crate) struct Call {
-    connection: Arc<Shared>,
-    shape: Shape,
-    message_bytes_max: usize,
-    /// When a unary call must be answered. It begins with the headers.
-    answer_by: Option<Instant>,
-    /// A stop waits for it.
-    is_awaited: AtomicBool,
-    /// Ends it: h2 resets it then.
-    task: OnceLock<AbortHandle>,
-}
-
-impl Call {
-    pub(crate) fn room(&self) -> &Arc<ConnectionRoom> {
-        &self.connection.room
-    }
-
-    /// Whose address the connection came from.
-    pub(crate) fn from(&self) -> Option<IpAddr> {
-        self.connection.from
-    }
-
-    pub(crate) fn answer_by(&self) -> Option<Instant> {
-        self.answer_by
-    }
-
-    pub(super) fn shape(&self) -> Shape {
-        self.shape
-    }
-
-    pub(super) fn message_bytes_max(&self) -> usize {
-        self.message_bytes_max
-    }
-
-    /// A message has come in whole.
-    pub(super) fn received(&self) {
-        if self.shape == Shape::Unary {
-            self.await_end();
-        }
-    }
-
-    fn await_end(&self) {
-        if !self.is_awaited.swap(true, Ordering::AcqRel) {
-            self.connection.awaited.fetch_add(1, Ordering::AcqRel);
-        }
-    }
-
-    /// Its answer is a large one. Those that have gone are forgotten at the next look: there are no more
-    /// of them until then than a connection can carry.
-    pub(super) fn watch(self: &Arc<Self>, going: &Arc<Going>) {
-        let mut large = self.connection.large.lock().unwrap_or_else(PoisonError::into_inner);
-        large.retain(|answer| answer.going.strong_count() > 0);
-        let (going, call) = (Arc::downgrade(going), Arc::downgrade(self));
-        large.push(Large { going, call, gone: 0, looks: 0 });
-    }
-
-    pub(super) fn unsent(self: &Arc<Self>) -> Unsent {
-        let made = self.connection.now.load(Ordering::Relaxed);
-        self.connection.unsent[made].fetch_add(1, Ordering::Relaxed);
-        Unsent { call: Arc::clone(self), made }
-    }
-}
-
-/// A call that has its task, until that ends.
-struct Open(Arc<Call>);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        let shared = &self.0.connection;
-        shared.open.fetch_sub(1, Ordering::AcqRel);
-        let is_awaited = self.0.is_awaited.load(Ordering::Acquire);
-        if is_awaited && shared.awaited.fetch_sub(1, Ordering::AcqRel) == 1 {
-            shared.quiet.notify_waiters();
-        }
-    }
-}
 
 /// Gives each call its task, and ends it when it has outlived its deadline: h2 then resets the call and
 /// forgets what it holds for it.
@@ -285,7 +91,7 @@ where
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let shape = (self.port.shape_of)(request.uri().path());
         let answer_by = (shape == Shape::Unary)
-            .then(|| api::answer_by(request.headers(), self.port.deadline_default));
+            .then(|| answer_by(request.headers(), self.port.deadline_default));
         let call = Arc::new(Call {
             connection: Arc::clone(&self.shared),
             shape,
@@ -397,7 +203,7 @@ fn builder(port: &Port, shared: &Arc<Shared>) -> http2::Builder<Tasks> {
         .header_table_size(http2.header_table_bytes)
         .keep_alive_interval(port.keeps_alive.then_some(http2.keepalive_interval))
         .keep_alive_timeout(http2.keepalive_timeout)
-        // The node's own clock dates answers (`api::date`).
+        // The node's own clock dates answers (`date`).
         .auto_date_header(false);
     builder
 }
@@ -448,31 +254,5 @@ impl AsyncWrite for Begins {
         context: &mut Context<'_>,
     ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.connection).poll_shutdown(context)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_answer_is_old_only_when_it_waited_the_whole_time() {
-        let shared = Shared::new(ConnectionRoom::new(super::super::room::NodeRoom::new()), None);
-        let call = Arc::new(Call {
-            connection: Arc::clone(&shared),
-            shape: Shape::Unary,
-            message_bytes_max: 0,
-            answer_by: None,
-            is_awaited: AtomicBool::new(false),
-            task: OnceLock::new(),
-        });
-        for begin in 0..2 * AGES {
-            let unsent = call.unsent();
-            for look in 0..UNREAD_STEPS {
-                assert!(!shared.grow_older(), "begun at {begin}, look {look}");
-            }
-            assert!(shared.grow_older(), "begun at {begin}");
-            drop(unsent);
-        }
     }
 }

@@ -11,8 +11,8 @@
 //! | calls | [`tally_proto::http2::Port::calls_max`] | connections times that | the deadline of a unary call |
 //! | requests being received, and calls of streams (above [`SMALL_BYTES`]) | [`room::REQUEST_BYTES_MAX`] | [`room::NODE_REQUEST_BYTES_MAX`] | the deadline; [`request::MESSAGE_TIME_MAX`] in a stream |
 //! | calls of streams | [`room::ANSWER_BYTES_MAX`], by their answers | [`room::NODE_CALLS_MAX`] | their deadlines |
-//! | answers that may be above [`SMALL_BYTES`] | [`room::ANSWER_BYTES_MAX`] | [`room::NODE_ANSWER_BYTES_MAX`] | the deadline of a unary call, or [`connection::UNREAD_TIME_MAX`] without moving while half the node's room is taken; that time in a stream |
-//! | answers up to that | calls times that | connections times that | [`connection::UNREAD_TIME_MAX`] |
+//! | answers that may be above [`SMALL_BYTES`] | [`room::ANSWER_BYTES_MAX`] | [`room::NODE_ANSWER_BYTES_MAX`] | the deadline of a unary call, or [`call::UNREAD_TIME_MAX`] without moving while half the node's room is taken; that time in a stream |
+//! | answers up to that | calls times that | connections times that | [`call::UNREAD_TIME_MAX`] |
 //! | what HTTP/2 has read and nobody took | [`tally_proto::http2::Port::window_bytes`] | connections times that | with its call |
 //!
 //! Room for an answer is taken before the read that makes it runs, and given back when the last byte
@@ -24,7 +24,10 @@
 //! a connection that says nothing, or only half a request, ends with the port.
 
 pub(crate) mod answer;
+pub(crate) mod call;
 pub(crate) mod connection;
+pub(crate) mod date;
+pub(crate) mod deadline;
 pub(crate) mod request;
 pub(crate) mod room;
 pub(crate) mod slots;

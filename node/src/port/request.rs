@@ -16,11 +16,11 @@ use tally_proto::{reason, status::StatusBuilder, v1::Outcome};
 use tokio::time::{Instant, Sleep};
 use tonic::{Code, Status};
 
-use super::{SMALL_BYTES, Shape, connection::Call, room::Held};
+use super::{SMALL_BYTES, Shape, call::Call, room::Held};
 
 /// A message of a stream that has begun must be there when its caller was waited for as long as this
 /// in all: the deadline of a unary call that brings none.
-pub(crate) const MESSAGE_TIME_MAX: Duration = crate::api::DEADLINE_DEFAULT;
+pub(crate) const MESSAGE_TIME_MAX: Duration = super::deadline::DEADLINE_DEFAULT;
 
 /// Bytes before each message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;

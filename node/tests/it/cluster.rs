@@ -411,13 +411,14 @@ impl Cluster {
 
     fn follows(&self, id: u64, leader: u64) -> bool {
         let consensus = self.node(id).consensus();
-        if consensus.peers().cluster_id().is_none() {
+        if consensus.cluster_id().get().is_none() {
             return false;
         }
         match consensus.leadership().current() {
             Some(Leader::Here { .. }) => id == leader,
             Some(Leader::There { node_id, .. }) => {
-                node_id == leader && consensus.peers().client_address(leader).is_some()
+                let hint = consensus.leadership().hint();
+                node_id == leader && hint.is_some_and(|hint| hint.address.is_some())
             }
             None => false,
         }

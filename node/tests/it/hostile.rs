@@ -199,7 +199,7 @@ async fn the_peer_port_refuses_what_is_not_meant_for_it() {
     let cluster = Cluster::start(1).await;
     let channel = channel_to(&cluster.peer_address(1));
     let mut client = PeerClient::new(channel.clone());
-    let own = cluster.node(1).consensus().peers().cluster_id_text();
+    let own = cluster.node(1).consensus().cluster_id().text();
     let other = "0123456789abcdef0123456789abcdef".to_owned();
     for (cluster_id, target_node_id, what) in
         [(other, 1, "is of cluster"), (own.clone(), 2, "is node 1, not 2")]
@@ -255,7 +255,7 @@ async fn a_forwarded_write_is_not_forwarded_again() {
         action: tally_node::machine::command::Action::Tick,
     };
     let propose = peer::ProposeRequest {
-        cluster_id: consensus.peers().cluster_id_text(),
+        cluster_id: consensus.cluster_id().text(),
         target_node_id: follower,
         commands: vec![peer::ForwardedCommand {
             command: tally_node::machine::codec::encode_command(&command),

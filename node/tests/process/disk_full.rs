@@ -12,7 +12,7 @@ use std::{
 
 use tally_client::{Client, Code, Error, Outcome, ReadLevel, reason};
 
-use tally_node::EXIT_FATAL;
+use tally_node::process::EXIT_FATAL;
 use tokio::time::Instant;
 
 use crate::support::{

@@ -143,14 +143,14 @@ pub const BUGS: &[Bug] = &[
         name: "page-repeats-its-last",
         family: Family::Reads,
         breaks: "a page begins after the last item of the page before",
-        place: "node/src/machine/query.rs: scan_range",
+        place: "node/machine/src/query.rs: scan_range",
         hint: "A list or scan of more than one page.",
     },
     Bug {
         name: "page-skips-an-item",
         family: Family::Reads,
         breaks: "no item between two pages is left out",
-        place: "node/src/machine/query.rs: page",
+        place: "node/machine/src/query.rs: page",
         hint: "A list or scan of more than one page: the page shows as absent what is there.",
     },
     // --- durability ------------------------------------------------------------------------
@@ -158,7 +158,7 @@ pub const BUGS: &[Bug] = &[
         name: "ack-before-fsync",
         family: Family::Durability,
         breaks: "an append is acknowledged only when it is on stable storage",
-        place: "node/src/storage/wal/writer.rs: WalWriter::write_batch",
+        place: "node/storage/src/wal/writer.rs: WalWriter::write_batch",
         hint: "Power cuts within the sync that follows an acknowledgement: of all nodes, or of one \
                follower and then of the leader before the follower has the entries again. Slow \
                syncs make it likely. Shows as a lost acknowledged write; a follower alone that \
@@ -170,7 +170,7 @@ pub const BUGS: &[Bug] = &[
         name: "vote-without-fsync",
         family: Family::Durability,
         breaks: "a vote is durable before it is told to anybody",
-        place: "node/src/storage/wal/writer.rs: WalWriter::write_batch",
+        place: "node/storage/src/wal/writer.rs: WalWriter::write_batch",
         hint: "Votes alone are written without a sync; the next append syncs them as well. So: a \
                power cut of a voter between its vote and its next append, a restart within one \
                election timeout, and a second candidate in the same term. Shows as two leaders in \
@@ -181,7 +181,7 @@ pub const BUGS: &[Bug] = &[
         name: "truncate-in-memory",
         family: Family::Durability,
         breaks: "what was truncated never comes back",
-        place: "node/src/storage/wal/recovery.rs: Replay::record",
+        place: "node/storage/src/wal/recovery.rs: Replay::record",
         hint: "A leader cut off with uncommitted entries, truncated by its successor; then a restart \
                of any kind before those entries are purged. The old entries stand at their indexes \
                again, instead of what took their place: applied again since the last flush of the \
@@ -221,7 +221,7 @@ pub const BUGS: &[Bug] = &[
         name: "segment-begun-too-early",
         family: Family::Durability,
         breaks: "all of a segment of the log is durable before the next one begins",
-        place: "node/src/storage/wal/writer.rs: WalWriter::next_segment",
+        place: "node/storage/src/wal/writer.rs: WalWriter::next_segment",
         hint: "The power fails soon after the log has moved into its next segment, whose header says \
                that all before it is durable; what was written last to the segment before was never \
                synced. The node does not start, or has lost what it acknowledged.",
@@ -230,7 +230,7 @@ pub const BUGS: &[Bug] = &[
         name: "torn-tail-accepted",
         family: Family::Durability,
         breaks: "a frame whose bytes did not all reach the disk is not part of the log",
-        place: "node/src/storage/wal/frame.rs: decode",
+        place: "node/storage/src/wal/frame.rs: decode",
         hint: "A power cut during a write of entries that cross a sector (values of some hundred \
                bytes, or batches), where a frame's header survives and its end does not. The node \
                goes on with an entry of other content under the same index and term: log matching, \
@@ -250,7 +250,7 @@ pub const BUGS: &[Bug] = &[
         name: "flush-ahead-of-log",
         family: Family::Durability,
         breaks: "the state on disk is never ahead of its own synced log",
-        place: "node/src/storage/state/flush.rs: StateStore::write_frozen",
+        place: "node/storage/src/state/flush.rs: StateStore::write_frozen",
         hint: "A leader with a slow disk commits through its followers, flushes its state in that \
                time (short flush interval) and loses power before its log is synced. After the \
                restart the log lacks what the state has: the next append does not fit and the node \
@@ -261,7 +261,7 @@ pub const BUGS: &[Bug] = &[
         name: "sync-error-overlooked",
         family: Family::Durability,
         breaks: "after a failed sync of its log a node acknowledges nothing any more",
-        place: "node/src/storage/wal/writer.rs: WalWriter::sync",
+        place: "node/storage/src/wal/writer.rs: WalWriter::sync",
         hint: "A sync that fails, and no power cut: shows at once, at the next entry or vote that the \
                node calls durable.",
     },
@@ -269,7 +269,7 @@ pub const BUGS: &[Bug] = &[
         name: "store-error-overlooked",
         family: Family::Durability,
         breaks: "a flush that failed is no flush",
-        place: "node/src/storage/state/flush.rs: StateStore::write_frozen",
+        place: "node/storage/src/state/flush.rs: StateStore::write_frozen",
         hint: "An error when the state's store is flushed. The next write to that store finds that it \
                failed.",
     },
@@ -278,7 +278,7 @@ pub const BUGS: &[Bug] = &[
         name: "applied-saved-after",
         family: Family::Apply,
         breaks: "state and applied index become durable together",
-        place: "node/src/storage/state/flush.rs: StateStore::write_frozen",
+        place: "node/storage/src/state/flush.rs: StateStore::write_frozen",
         hint: "A kill or power cut between the two writes of a flush, 200 ms apart. Entries are applied a second time: sessions \
                and keys absorb most of it, so look at outcomes of entries across nodes (replayed \
                where others executed), at a session that is opened twice (assertion), and at \
@@ -288,7 +288,7 @@ pub const BUGS: &[Bug] = &[
         name: "applied-saved-before",
         family: Family::Apply,
         breaks: "state and applied index become durable together",
-        place: "node/src/storage/state/flush.rs: StateStore::write_frozen",
+        place: "node/storage/src/state/flush.rs: StateStore::write_frozen",
         hint: "As above, the other way round: the entries since the last flush are missing from one \
                node's state for ever. Shows in the state's hash, in lost writes when it leads, and \
                as a session whose index has lost its record (assertion).",
@@ -297,7 +297,7 @@ pub const BUGS: &[Bug] = &[
         name: "record-cache-stale",
         family: Family::Durability,
         breaks: "what is kept at hand of the state on disk follows what is written there",
-        place: "node/src/storage/state/flush.rs: StateStore::write_frozen",
+        place: "node/storage/src/state/flush.rs: StateStore::write_frozen",
         hint: "A counter that is read or added to, flushed, and read again. Nodes flush at different \
                moments, so their states differ at an equal applied index.",
     },
@@ -305,7 +305,7 @@ pub const BUGS: &[Bug] = &[
         name: "sessions-not-in-snapshot",
         family: Family::Apply,
         breaks: "sessions and what they remember are part of every snapshot",
-        place: "node/src/storage/state/snapshots.rs: read_piece",
+        place: "node/storage/src/state/snapshots.rs: read_piece",
         hint: "A node that is down or cut off until the log it needs is purged, and gets a snapshot. \
                Its state's hash differs, and writes under old sessions end differently on it; when \
                it leads, clients are told SESSION_EXPIRED.",
@@ -314,7 +314,7 @@ pub const BUGS: &[Bug] = &[
         name: "sessions-in-memory-only",
         family: Family::Apply,
         breaks: "sessions and what they remember survive a restart",
-        place: "node/src/storage/state/core.rs: Core::freeze",
+        place: "node/storage/src/state/core.rs: Core::freeze",
         hint: "A restart of a node (any kind) after a flush that came after a session was opened. \
                Then as above. Snapshots lack them too.",
     },
@@ -322,8 +322,8 @@ pub const BUGS: &[Bug] = &[
         name: "dedup-at-leader-only",
         family: Family::Apply,
         breaks: "whether a number was executed is decided where the entry is applied",
-        place: "node/src/machine/session.rs: Work::standing; \
-                node/src/consensus/mod.rs: Consensus::decide_before_proposing",
+        place: "node/machine/src/session.rs: Work::standing; \
+                node/src/consensus/bugs.rs: Consensus::decide_before_proposing",
         hint: "A write that is sent again while its first entry is in the log and not applied at the \
                leader that is asked: short attempt timeouts and a slow quorum, or a new leader just \
                after its election. Numbers of sessions only. Counts twice.",
@@ -332,7 +332,7 @@ pub const BUGS: &[Bug] = &[
         name: "duplicate-answers-current",
         family: Family::Apply,
         breaks: "a duplicate gets the answer that was given first",
-        place: "node/src/machine/apply.rs: Work::exactly_once",
+        place: "node/machine/src/apply.rs: Work::exactly_once",
         hint: "A lost answer to an Add or Set under a session, the counter changed by another, then \
                the retry: value after is not value before plus delta, and the revision belongs to \
                another write.",
@@ -341,7 +341,7 @@ pub const BUGS: &[Bug] = &[
         name: "refusal-not-remembered",
         family: Family::Apply,
         breaks: "a refusal is remembered like a success",
-        place: "node/src/machine/apply.rs: Work::exactly_once",
+        place: "node/machine/src/apply.rs: Work::exactly_once",
         hint: "A refused write (bound, condition) whose number or key arrives again after the state \
                has changed: a key sent twice on purpose (the second executes), or a first attempt \
                that was held and arrives after the second was refused and told NOT_APPLIED.",
@@ -350,7 +350,7 @@ pub const BUGS: &[Bug] = &[
         name: "retry-new-sequence",
         family: Family::Apply,
         breaks: "a write keeps its number through all attempts",
-        place: "client/src/drive.rs: Call::run",
+        place: "client/src/drive/mod.rs: Call::run",
         hint: "An attempt that is executed and whose answer is lost or late (cut links, short \
                attempt timeouts): the next counts again. Session clients only.",
     },
@@ -358,7 +358,7 @@ pub const BUGS: &[Bug] = &[
         name: "fallback-new-key-each-attempt",
         family: Family::Apply,
         breaks: "a write that finds no place for a session keeps its key through all attempts",
-        place: "client/src/drive.rs: Call::run",
+        place: "client/src/drive/mod.rs: Call::run",
         hint: "A table of sessions without a place for the client, so that its writes go under keys, and \
                an attempt that is executed and whose answer is lost or late: the next counts again.",
     },
@@ -385,9 +385,9 @@ pub const BUGS: &[Bug] = &[
         name: "bounds-before-proposing",
         family: Family::Apply,
         breaks: "a bound is judged where the entry is applied",
-        place: "node/src/consensus/mod.rs: Consensus::decide_before_proposing; \
-                node/src/machine/counter.rs: Work::counter_add; \
-                node/src/machine/work.rs: Work::set_counter",
+        place: "node/src/consensus/bugs.rs: Consensus::decide_before_proposing; \
+                node/machine/src/counter.rs: Work::counter_add; \
+                node/machine/src/work.rs: Work::set_counter",
         hint: "Several Adds under way at once on a counter near its bound, without SATURATE; or one \
                inside an atomic step, which is not judged at all. No fault needed. The assertion on \
                stored bounds is off together with the check.",
@@ -396,7 +396,7 @@ pub const BUGS: &[Bug] = &[
         name: "wall-clock-in-apply",
         family: Family::Apply,
         breaks: "no clock reaches the state but through the entry",
-        place: "node/src/machine/apply.rs: apply_with",
+        place: "node/machine/src/apply.rs: apply_with",
         hint: "Any write: nodes apply at different times, so stored wall times differ. Shows in the \
                state's hash only; with wall clocks that are wrong by more than a millisecond at \
                the latest.",
@@ -415,7 +415,7 @@ pub const BUGS: &[Bug] = &[
         name: "hash-order-in-apply",
         family: Family::Apply,
         breaks: "commands of an entry are applied in their order, on every node",
-        place: "node/src/machine/apply.rs: apply_with",
+        place: "node/machine/src/apply.rs: Work::commands",
         hint: "Entries with several commands that do not commute (revisions are enough): many callers \
                at once, few entries in flight. The order follows from the node's id. Answers and \
                the state's hash differ between nodes.",
@@ -424,7 +424,7 @@ pub const BUGS: &[Bug] = &[
         name: "share-not-replicated",
         family: Family::Apply,
         breaks: "how many sessions one address may hold is decided by the entry and the state",
-        place: "node/src/machine/session.rs: refuse_another_session",
+        place: "node/machine/src/session.rs: refuse_another_session",
         hint: "Several sessions of one address: each node has a limit of its own in mind. Answers and the \
                state's hash differ between nodes.",
     },
@@ -443,7 +443,7 @@ pub const BUGS: &[Bug] = &[
         name: "late-number-too-old",
         family: Family::Apply,
         breaks: "a number above the watermark without an answer executes, in whatever order numbers arrive",
-        place: "node/src/machine/session.rs: Work::standing",
+        place: "node/machine/src/session.rs: Work::standing",
         hint: "Writes of one session that arrive out of order: several at once, or one that is sent \
                again after a later one was answered. A live session's unanswered number is told \
                SEQUENCE_TOO_OLD.",
@@ -452,14 +452,14 @@ pub const BUGS: &[Bug] = &[
         name: "session-end-not-put-off",
         family: Family::Apply,
         breaks: "a session ends one idle time after it was last used",
-        place: "node/src/machine/session.rs: Work::touch_session",
+        place: "node/machine/src/session.rs: Work::touch_session",
         hint: "A session that is used for longer than its idle time: idle times of some seconds.",
     },
     Bug {
         name: "key-forgotten-early",
         family: Family::Apply,
         breaks: "a key is remembered for as long as its answer says",
-        place: "node/src/machine/idempotency.rs: Work::remember_by_key",
+        place: "node/machine/src/idempotency.rs: Work::remember_by_key",
         hint: "A write sent again under its key in the second half of its window: windows of some \
                seconds.",
     },
@@ -467,14 +467,14 @@ pub const BUGS: &[Bug] = &[
         name: "created-revision-renewed",
         family: Family::Apply,
         breaks: "a write to what exists keeps the revision that created it",
-        place: "node/src/machine/counter.rs: Work::counter_write",
+        place: "node/machine/src/counter.rs: Work::counter_write",
         hint: "Any read of a counter that was written twice, if anybody compares that revision.",
     },
     Bug {
         name: "refusal-tells-another-revision",
         family: Family::Apply,
         breaks: "a failed condition names the revision that last changed what it met",
-        place: "node/src/machine/counter.rs: found",
+        place: "node/machine/src/counter.rs: found",
         hint: "A failed compare-and-set, or a failed condition, on a counter that was written twice, if \
                anybody compares the details.",
     },
@@ -482,35 +482,35 @@ pub const BUGS: &[Bug] = &[
         name: "refused-step-stays-half-done",
         family: Family::Apply,
         breaks: "a step that is refused leaves nothing behind",
-        place: "node/src/machine/apply.rs: Work::execute_and_remember_by_key",
+        place: "node/machine/src/apply.rs: Work::execute_and_remember_by_key",
         hint: "A step that is refused after its first operation has written.",
     },
     Bug {
         name: "rolled-back-in-order",
         family: Family::Apply,
         breaks: "a step that is refused leaves everything as it was before its first operation",
-        place: "node/src/machine/work.rs: Cache::roll_back",
+        place: "node/machine/src/work.rs: Cache::roll_back",
         hint: "A step that writes one name twice and is refused after that.",
     },
     Bug {
         name: "equal-is-not-at-most",
         family: Family::Apply,
         breaks: "a condition compares as it says",
-        place: "node/src/machine/transaction.rs: holds",
+        place: "node/machine/src/transaction.rs: holds",
         hint: "A condition with <= on a value or revision that is equal.",
     },
     Bug {
         name: "step-reads-unbounded",
         family: Family::Apply,
         breaks: "what the reads of a step return together is bounded",
-        place: "node/src/machine/transaction.rs: Work::branch",
+        place: "node/machine/src/transaction.rs: Work::branch",
         hint: "A step with several reads of large values.",
     },
     Bug {
         name: "overflow-saturates",
         family: Family::Apply,
         breaks: "what does not fit in 64 bits is refused",
-        place: "node/src/machine/counter.rs: sum",
+        place: "node/machine/src/counter.rs: sum",
         hint: "An add to a counter near the end of what fits.",
     },
     // --- snapshots -------------------------------------------------------------------------
@@ -518,7 +518,7 @@ pub const BUGS: &[Bug] = &[
         name: "snapshot-newer-data",
         family: Family::Snapshot,
         breaks: "a snapshot is the state after exactly the entry that it names",
-        place: "node/src/storage/state/snapshots.rs: StateStore::build_snapshot",
+        place: "node/storage/src/state/snapshots.rs: StateStore::build_snapshot",
         hint: "The snapshot names the flush before. A node installs one that was built after a busy \
                flush interval, and applies entries a second time: as for applied-saved-after. Its \
                state at the snapshot's index has another hash at once.",
@@ -527,7 +527,7 @@ pub const BUGS: &[Bug] = &[
         name: "install-before-jump",
         family: Family::Snapshot,
         breaks: "the log has jumped to a snapshot, durably, before the state is the snapshot's",
-        place: "node/src/storage/state/install.rs: StateStore::install_snapshot",
+        place: "node/storage/src/state/install.rs: StateStore::install_snapshot",
         hint: "A crash between the pointer and the log's jump: the state is ahead of its log, which says \
                that the log was lost, so the node does not start again.",
     },
@@ -535,7 +535,7 @@ pub const BUGS: &[Bug] = &[
         name: "install-not-atomic",
         family: Family::Snapshot,
         breaks: "after a crash during an install the state is the old one or the new one",
-        place: "node/src/storage/state/install.rs: StateStore::install_snapshot",
+        place: "node/storage/src/state/install.rs: StateStore::install_snapshot",
         hint: "A power cut or kill while a follower fills the new generation: slow store, power cuts \
                at a disk step right after it begins to receive a snapshot. It opens with a part of \
                the snapshot's records, or none, and takes them for all.",
@@ -544,7 +544,7 @@ pub const BUGS: &[Bug] = &[
         name: "install-merges",
         family: Family::Snapshot,
         breaks: "an installed snapshot replaces everything",
-        place: "node/src/storage/state/install.rs: StateStore::install_snapshot",
+        place: "node/storage/src/state/install.rs: StateStore::install_snapshot",
         hint: "Counters or keys deleted (or answers forgotten, sessions ended) while a node was away \
                for so long that it gets a snapshot. They are back on that node: the state's hash, \
                reads there, lists.",
@@ -553,7 +553,7 @@ pub const BUGS: &[Bug] = &[
         name: "install-forgets-a-block",
         family: Family::Snapshot,
         breaks: "an installed snapshot has all of its blocks",
-        place: "node/src/storage/state/install.rs: fill",
+        place: "node/storage/src/state/install.rs: fill",
         hint: "The install of a snapshot of more than one block, 256 KiB: large values.",
     },
     // --- membership and liveness -----------------------------------------------------------
@@ -562,7 +562,7 @@ pub const BUGS: &[Bug] = &[
         family: Family::Membership,
         breaks: "majorities of the old voters and of the new ones overlap at each step",
         place: "node/src/consensus/members.rs: Consensus::promote; \
-                node/src/peer/convert.rs: encode_membership",
+                node/src/consensus/membership.rs: encode_membership",
         hint: "promote() also drops the voter that is furthest behind, and the entry as logged and \
                sent names the new voters only. (openraft's leader, in memory, goes on counting both: \
                append_membership refuses a swap, MembershipState::validate_append_membership.) \
@@ -585,7 +585,7 @@ pub const BUGS: &[Bug] = &[
         name: "lost-log-accepted",
         family: Family::Membership,
         breaks: "a voter whose log is gone does not take part, though the rest of its directory is there",
-        place: "node/src/node.rs: Node::start; node/src/storage/state/open.rs: Opening::check_log; \
+        place: "node/src/node.rs: Node::start; node/storage/src/state/open.rs: Opening::check_log; \
                 node/src/peer/hello.rs: Greeter::compare",
         hint: "A log that is lost and a state that is not. It votes, and acknowledges entries, with \
                nothing that it had promised.",
@@ -620,7 +620,7 @@ pub const BUGS: &[Bug] = &[
         name: "removed-by-an-older-state",
         family: Family::Membership,
         breaks: "a node takes itself for removed by a membership behind the one that had it",
-        place: "node/src/identity.rs: Identity::saw_membership",
+        place: "node/src/env/identity.rs: Identity::saw_membership",
         hint: "A node that was added, and whose process is killed before the state in which it is a member \
                is flushed, where the state on its disk is of a time before it was added: from a snapshot, \
                mostly. It does not start any more, though nothing was damaged. (The product did so until \
@@ -733,7 +733,9 @@ mod tests {
     fn switches() -> BTreeMap<String, BTreeSet<String>> {
         let repository = repository();
         let mut files = Vec::new();
-        for directory in ["node/src", "client/src", "sim-tests/src"] {
+        for directory in
+            ["node/src", "node/machine/src", "node/storage/src", "client/src", "sim-tests/src"]
+        {
             sources(&repository.join(directory), &mut files);
         }
         let mut switches: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();

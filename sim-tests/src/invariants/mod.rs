@@ -33,7 +33,6 @@ use std::{
 use tally_node::{
     env::{Event, Observer},
     machine::query,
-    peer::SNAPSHOT_CHUNK_BYTES,
     storage::simulated_disk::SimulatedDisk,
 };
 
@@ -51,7 +50,7 @@ use crate::{
 const LOG_TIME_ROUNDING_MS: u64 = 1_000;
 
 /// A snapshot above this has several blocks and is sent in several chunks.
-const LARGE_SNAPSHOT_BYTES: u64 = 2 * SNAPSHOT_CHUNK_BYTES as u64;
+const LARGE_SNAPSHOT_BYTES: u64 = 2 * tally_node::consensus::SNAPSHOT_CHUNK_BYTES as u64;
 
 /// How often things happened inside the nodes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use std::{
     rc::Rc,
 };
 
-use tally_node::peer::convert;
+use tally_node::consensus::membership::decode_membership;
 use turmoil::Sim;
 
 use super::{Injector, RESTART_AFTER_MS, Undo, set_up};
@@ -487,7 +487,7 @@ impl Injector {
                 self.failures.push(format!("a node of another cluster ended itself: {reason}"));
             }
         }
-        let cluster_of = |machine: &Machine| machine.consensus()?.peers().cluster_id();
+        let cluster_of = |machine: &Machine| machine.consensus()?.cluster_id().get();
         let Some(theirs) = cluster_of(&strangers.elsewhere) else { return };
         let members: Vec<u64> = self.members();
         for id in &members {
@@ -509,11 +509,12 @@ impl Injector {
             let consensus = self.cluster.consensus(id).filter(|consensus| {
                 could && consensus.is_member(strangers.at) && consensus.is_member(id)
             });
-            let Some(consensus) = consensus else {
+            if consensus.is_none() {
                 strangers.could_show_ms.remove(&id);
                 continue;
-            };
-            if let Some(trouble) = consensus.peers().trouble(strangers.at) {
+            }
+            let peers = self.cluster.machine(id).peers();
+            if let Some(trouble) = peers.and_then(|peers| peers.trouble(strangers.at)) {
                 if trouble.contains("of cluster") && !strangers.trouble_shown {
                     strangers.trouble_shown = true;
                     self.happens("a stranger's address shown as trouble");
@@ -658,6 +659,6 @@ impl Strangers {
 /// The members as of what a node has applied.
 fn applied_members(cluster: &Cluster, id: u64) -> Option<BTreeSet<u64>> {
     let membership = cluster.consensus(id)?.state().membership();
-    let members = convert::decode_membership(&membership.encoded).ok()?;
+    let members = decode_membership(&membership.encoded).ok()?;
     Some(members.nodes().map(|(id, _)| *id).collect())
 }

@@ -1,0 +1,10 @@
+//! The command line against nodes that lose answers, break streams, step down and forget.
+
+#[allow(dead_code, reason = "the library's tests use more of it")]
+#[path = "../../../tests/it/fake.rs"]
+mod fake;
+#[allow(dead_code, reason = "the library's tests use more of it")]
+#[path = "../../../tests/it/model.rs"]
+mod model;
+
+mod command_line;

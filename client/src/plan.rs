@@ -1,0 +1,26 @@
+//! What a caller asks for besides the request itself.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::consistency::ReadLevel;
+
+/// What a caller asked for besides the request itself.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Plan {
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) until: Option<Instant>,
+    pub(crate) level: ReadLevel,
+    pub(crate) key: String,
+    pub(crate) key_window: Duration,
+    /// Asks whichever node this client has settled on.
+    pub(crate) any_node: bool,
+    pub(crate) max_attempts: Option<u32>,
+}
+
+impl Plan {
+    pub(crate) fn until(until: Instant) -> Self {
+        Self { until: Some(until), ..Self::default() }
+    }
+}

@@ -1,0 +1,238 @@
+//! Applying a log entry: each command through the exactly-once rules, then housekeeping.
+
+use tally_seeded_bugs as seeded_bugs;
+
+use super::{
+    codec,
+    command::{Action, Answer, Batch, Command, Refusal, Reply},
+    idempotency::Keyed,
+    limits::{HOUSEKEEPING_ITEMS_BASE, HOUSEKEEPING_ITEMS_PER_COMMAND, SESSION_WINDOW},
+    session::{Share, Standing},
+    view::{Overlay, View},
+    work::Work,
+};
+#[cfg(feature = "seeded-bugs")]
+use crate::bugs;
+
+/// Applies one log entry and returns the reply to each of its commands, in order.
+///
+/// `log_index` is the index of the entry: it becomes the id of a session that the entry opens.
+/// What changed is in the overlay; it and the fact that the entry is applied must become durable
+/// together.
+///
+/// ```
+/// use tally_machine::{
+///     apply, memory::MemoryView, query,
+///     command::{Action, Batch, Command, Operation},
+///     view::{Overlay, Writes},
+/// };
+///
+/// let mut state = MemoryView::default();
+/// let set = Operation::CounterSet { name: "stock".into(), value: 5 };
+/// let command = Command {
+///     session: None,
+///     idempotency: None,
+///     fingerprint: Default::default(),
+///     action: Action::Single(set),
+/// };
+/// let batch = Batch { log_time_ms: 0, wall_time_ms: 0, commands: vec![command] };
+///
+/// let mut writes = Writes::default();
+/// let replies = apply(&mut Overlay::new(&state, &mut writes), 1, &batch);
+/// state.commit(writes);
+///
+/// assert_eq!(replies[0].revision, 1);
+/// assert_eq!(query::counter(&state, "stock").unwrap().value, 5);
+/// ```
+///
+/// # Panics
+///
+/// If the state holds a record that can't be read, or if the entry opens two sessions. Neither
+/// can be answered by anything but stopping: the other replicas have something else to say.
+pub fn apply<V: View + ?Sized>(
+    overlay: &mut Overlay<'_, V>,
+    log_index: u64,
+    batch: &Batch,
+) -> Vec<Reply> {
+    let items = HOUSEKEEPING_ITEMS_BASE + HOUSEKEEPING_ITEMS_PER_COMMAND * batch.commands.len();
+    apply_with(overlay, log_index, batch, items)
+}
+
+/// [`apply`] with another budget for housekeeping: no answer depends on it, which tests check.
+pub(super) fn apply_with<V: View + ?Sized>(
+    overlay: &mut Overlay<'_, V>,
+    log_index: u64,
+    batch: &Batch,
+    housekeeping_items: usize,
+) -> Vec<Reply> {
+    assert!(
+        codec::opens_at_most_one_session(batch),
+        "log entry {log_index} opens two sessions, which would share its index as their id"
+    );
+    let wall_time_ms = batch.wall_time_ms;
+    #[cfg(feature = "seeded-bugs")]
+    let wall_time_ms = match seeded_bugs::is_on("wall-clock-in-apply") {
+        true => bugs::wall_ms(),
+        false => wall_time_ms,
+    };
+    let mut work = Work::new(overlay, log_index, batch.log_time_ms, wall_time_ms);
+    let replies = work.commands(&batch.commands);
+    work.keep_house(housekeeping_items);
+    work.finish();
+    replies
+}
+
+impl<V: View + ?Sized> Work<'_, '_, V> {
+    fn commands(&mut self, commands: &[Command]) -> Vec<Reply> {
+        #[cfg(feature = "seeded-bugs")]
+        if seeded_bugs::is_on("hash-order-in-apply") {
+            return bugs::in_hash_order(self, commands);
+        }
+        commands.iter().map(|command| self.command(command)).collect()
+    }
+
+    pub(crate) fn command(&mut self, command: &Command) -> Reply {
+        match &command.action {
+            Action::Single(_) | Action::Apply(_) => self.exactly_once(command),
+            // What follows is harmless when it is done twice, so it is neither looked up nor
+            // remembered, even if it carries a number or key: opening twice leaves a session
+            // behind that ends by itself, the others change nothing the second time.
+            Action::OpenSession { idle_timeout_ms } => {
+                let result = self.open_session(*idle_timeout_ms, None);
+                self.reply(result)
+            }
+            Action::OpenOwnedSession { idle_timeout_ms, owner, share_percent } => {
+                let share = Share { owner: *owner, percent: *share_percent };
+                let result = self.open_session(*idle_timeout_ms, Some(share));
+                self.reply(result)
+            }
+            Action::RenewSession { session_id, lowest_unanswered } => {
+                let result = self.renew_session(*session_id, *lowest_unanswered);
+                self.reply(result)
+            }
+            Action::CloseSession { session_id } => {
+                let existed = self.close_session(*session_id);
+                self.reply(Ok(Answer::SessionClosed { existed }))
+            }
+            Action::Tick => self.reply(Ok(Answer::Done)),
+            Action::CreateCluster { cluster_id, settings } => {
+                // Only once: proposed again (by a second node, or after an unknown outcome) it
+                // must not change what promises already rest on.
+                if self.meta.cluster_id == 0 {
+                    self.meta.cluster_id = *cluster_id;
+                    self.meta.settings = *settings;
+                }
+                self.reply(Ok(Answer::Done))
+            }
+        }
+    }
+
+    /// Decides, in this order: the session has the number → its answer; the key is live → its
+    /// answer, recorded under the session as well; the session is gone or does not admit the
+    /// number → refused; else execute, and record under both.
+    ///
+    /// The key comes before the session's end, because its answer is a fact that outlives the
+    /// session: a caller whose session has gone learns what became of its write.
+    fn exactly_once(&mut self, command: &Command) -> Reply {
+        let standing = command.session.as_ref().map(|stamp| self.standing(stamp));
+        if let Some(Standing::Answered(record)) = standing {
+            if record.fingerprint != command.fingerprint {
+                // Not remembered: the number has its answer, which stays.
+                let sequence = command.session.as_ref().map_or(0, |stamp| stamp.sequence);
+                return self.reply(Err(Refusal::SequenceReused { sequence }));
+            }
+            let reply = self.replay(record.reply);
+            #[cfg(feature = "seeded-bugs")]
+            if seeded_bugs::is_on("duplicate-answers-current") {
+                return bugs::with_present_value(self, command, reply);
+            }
+            return reply;
+        }
+        let reply = match self.keyed(command) {
+            Some(reply) => reply,
+            None => match self.refuse_by_session(command, standing.as_ref()) {
+                // Not remembered: the session is gone, or the number is outside what it keeps.
+                Some(refusal) => return self.reply(Err(refusal)),
+                None => self.execute_and_remember_by_key(command),
+            },
+        };
+        let forget = seeded_bugs::is_on("refusal-not-remembered") && reply.result.is_err();
+        if let (Some(stamp), Some(Standing::New)) = (&command.session, standing)
+            && !forget
+        {
+            self.remember_by_session(stamp, command.fingerprint, &reply);
+        }
+        reply
+    }
+
+    /// What the idempotency key has to say, if it is live.
+    fn keyed(&mut self, command: &Command) -> Option<Reply> {
+        let key = command.idempotency.as_ref()?;
+        Some(match self.live_key(&key.key, &command.fingerprint)? {
+            Keyed::Same(reply) => self.replay(reply),
+            Keyed::Other => self.reply(Err(Refusal::IdempotencyKeyReused { key: key.key.clone() })),
+        })
+    }
+
+    /// Why the session does not let a command through that it has no answer for.
+    fn refuse_by_session(&self, command: &Command, standing: Option<&Standing>) -> Option<Refusal> {
+        let stamp = command.session.as_ref()?;
+        let sequence = stamp.sequence;
+        match *standing? {
+            Standing::Gone => Some(Refusal::SessionExpired { session_id: stamp.session_id }),
+            Standing::TooOld { watermark } => Some(Refusal::SequenceTooOld { sequence, watermark }),
+            Standing::OutOfWindow { watermark } => {
+                let window = SESSION_WINDOW;
+                Some(Refusal::SequenceOutOfWindow { sequence, watermark, window })
+            }
+            Standing::New => None,
+            Standing::Answered(_) => unreachable!("a number with an answer was replayed before"),
+        }
+    }
+
+    /// Executes the command; a refusal leaves everything as it was.
+    fn execute_and_remember_by_key(&mut self, command: &Command) -> Reply {
+        self.begin();
+        let result = self.execute(&command.action);
+        let stays = matches!(&result, Err(Refusal::Step { .. }))
+            && seeded_bugs::is_on("refused-step-stays-half-done");
+        if stays {
+            self.commit();
+            self.begin();
+        } else if result.is_err() {
+            self.roll_back();
+            self.begin();
+        }
+        let mut reply = self.reply(result);
+        let forget = seeded_bugs::is_on("refusal-not-remembered") && reply.result.is_err();
+        if let Some(key) = &command.idempotency
+            && !forget
+        {
+            match self.remember_by_key(key, command.fingerprint, &reply) {
+                Ok(kept) => reply.kept = Some(kept),
+                // The size of an answer is known only after it was found, so a full table undoes
+                // what was done. Nothing is remembered under the key: there is no room for it.
+                Err(refusal) => {
+                    self.roll_back();
+                    return self.reply(Err(refusal));
+                }
+            }
+        }
+        self.commit();
+        reply
+    }
+
+    /// A reply decided now.
+    fn reply(&self, result: Result<Answer, Refusal>) -> Reply {
+        Reply { result, revision: self.meta.revision, replayed: false, kept: None }
+    }
+
+    /// A reply decided before, with the time that is left for it now.
+    fn replay(&self, mut reply: Reply) -> Reply {
+        reply.replayed = true;
+        if let Some(kept) = &mut reply.kept {
+            kept.for_ms = kept.until_log_time_ms.saturating_sub(self.meta.log_time_ms);
+        }
+        reply
+    }
+}

@@ -1,0 +1,73 @@
+//! The membership as bytes: in the log, in the state and on the wire.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use openraft::Membership;
+use serde::{Deserialize, Serialize};
+use tally_proto::seeded_bugs;
+
+use super::types::{Member, StoredMembership, term_of};
+
+/// Bytes that are no membership.
+#[derive(Debug, thiserror::Error)]
+#[error("membership can't be decoded: {0}")]
+pub struct Undecodable(postcard::Error);
+
+/// A membership in the encoding that the log, the state and the wire share.
+#[derive(Serialize, Deserialize)]
+struct EncodedMembership {
+    /// Format of what follows.
+    version: u8,
+    /// Voters; two sets while a change is under way (joint consensus).
+    configs: Vec<BTreeSet<u64>>,
+    /// All members, learners included.
+    members: BTreeMap<u64, Member>,
+}
+
+const MEMBERSHIP_VERSION: u8 = 1;
+
+/// Encodes a membership.
+pub fn encode_membership(membership: &Membership<u64, Member>) -> Bytes {
+    let mut configs = membership.get_joint_config().clone();
+    if seeded_bugs::is_on("voter-swapped-in-one-step") {
+        configs.drain(..configs.len().saturating_sub(1));
+    }
+    let encoded = EncodedMembership {
+        version: MEMBERSHIP_VERSION,
+        configs,
+        members: membership.nodes().map(|(id, member)| (*id, member.clone())).collect(),
+    };
+    postcard::to_stdvec(&encoded).expect("a membership has only serialisable parts").into()
+}
+
+/// Decodes a membership.
+pub fn decode_membership(bytes: &[u8]) -> Result<Membership<u64, Member>, Undecodable> {
+    let encoded: EncodedMembership = postcard::from_bytes(bytes).map_err(Undecodable)?;
+    if encoded.version != MEMBERSHIP_VERSION {
+        return Err(Undecodable(postcard::Error::DeserializeBadEncoding));
+    }
+    Membership::new(encoded.configs, encoded.members).map_err(|_| {
+        // Bytes that decode, and name no possible membership.
+        Undecodable(postcard::Error::DeserializeBadEncoding)
+    })
+}
+
+/// Encodes a membership with the log id that set it.
+pub fn encode_stored_membership(membership: &StoredMembership) -> Bytes {
+    let log_id = membership.log_id().as_ref().map(|id| (term_of(id), id.index()));
+    let mut bytes = postcard::to_stdvec(&log_id).expect("a log id has only serialisable parts");
+    bytes.extend_from_slice(&encode_membership(membership.membership()));
+    bytes.into()
+}
+
+/// Decodes what [`encode_stored_membership`] made; nothing stands for no membership yet.
+pub fn decode_stored_membership(bytes: &[u8]) -> Result<StoredMembership, Undecodable> {
+    if bytes.is_empty() {
+        return Ok(StoredMembership::default());
+    }
+    let (log_id, rest): (Option<(u64, u64)>, &[u8]) =
+        postcard::take_from_bytes(bytes).map_err(Undecodable)?;
+    let log_id = log_id.map(|(term, index)| super::types::log_id(term, index));
+    Ok(StoredMembership::new(log_id, decode_membership(rest)?))
+}

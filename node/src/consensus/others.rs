@@ -1,0 +1,56 @@
+//! What consensus asks of the other nodes. How it reaches them is not known here: `peer` does it.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use tally_proto::peer::v1 as wire;
+use tokio::time::Instant;
+
+/// The other nodes, as far as consensus speaks to them by itself. (Raft's messages go through
+/// openraft's own network traits.)
+#[async_trait]
+pub trait Others: fmt::Debug + Send + Sync + 'static {
+    /// This node.
+    fn node_id(&self) -> u64;
+
+    /// Another node's client address, if it has said it.
+    fn client_address(&self, node_id: u64) -> Option<String>;
+
+    /// Forwards a command to the leader, once.
+    async fn propose(
+        &self,
+        leader: u64,
+        address: &str,
+        command: wire::ForwardedCommand,
+        until: Instant,
+    ) -> Result<wire::ForwardedResult, AskError>;
+
+    /// A read index from the leader, by a quorum round that began after the question arrived there.
+    async fn read_index(&self, leader: u64, address: &str, until: Instant)
+    -> Result<u64, AskError>;
+
+    /// The highest term that a voter has seen, at a moment after the question arrived there.
+    async fn highest_term(
+        &self,
+        node_id: u64,
+        address: &str,
+        until: Instant,
+    ) -> Result<u64, AskError>;
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum AskError {
+    /// The peer refused; nothing happened there.
+    Refused(wire::Refusal),
+    /// No connection could be made, or the peer turned the call away at the door: nothing happened
+    /// there.
+    NeverSent(String),
+    /// The call failed: whether the peer acted on it can't be known.
+    Transport(String),
+}
+
+/// The time left until a moment, as it goes on the wire.
+pub fn ms_left(until: Instant) -> u32 {
+    u32::try_from(until.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,13 @@
+//! The process around a node: its commands and exit codes, its logs, a cluster of several for a try.
+//!
+//! `main.rs` is the program `tallyd`, which calls what is here.
+
+pub mod dev;
+pub mod health;
+pub mod serve;
+pub mod telemetry;
+
+pub use crate::env::EXIT_FATAL;
+
+/// Exit code when the node must not run as it is configured: starting again does not help.
+pub const EXIT_REFUSED: i32 = 78;
