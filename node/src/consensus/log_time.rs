@@ -65,8 +65,8 @@ impl LogTime {
         Ok(reckoning.found_ms + elapsed_ms)
     }
 
-    #[cfg(feature = "seeded-bugs")]
     /// The state that it is read from.
+    #[cfg(feature = "seeded-bugs")]
     pub(super) fn state(&self) -> &StateStore {
         &self.state
     }

@@ -199,41 +199,39 @@ impl Total {
     /// What never happened was not tested, and what was not judged did not pass.
     fn fail_if_vacuous(&mut self) {
         if self.not_judged * 100 > self.seeds * NOT_JUDGED_PERCENT_MAX {
-            let what = format!(
+            self.fail(format!(
                 "{} of {} runs ended with a check that had no verdict, and at most {} % may",
                 self.not_judged, self.seeds, NOT_JUDGED_PERCENT_MAX
-            );
-            eprintln!("\n{what}");
-            self.failed.push((0, vec![what]));
+            ));
         }
         let of = |name: &str| self.counts.get(name).copied().unwrap_or(0);
         let unknown = of("writes unknown").saturating_sub(of("writes given up by their callers"));
         let writes = of("writes acknowledged") + of("writes refused") + unknown;
         if unknown * 100 > writes * UNKNOWN_PERCENT_MAX {
-            let what = format!(
+            self.fail(format!(
                 "{unknown} of {writes} writes ended UNKNOWN, and at most {UNKNOWN_PERCENT_MAX} % may"
-            );
-            eprintln!("\n{what}");
-            self.failed.push((0, vec![what]));
+            ));
         }
         let never: Vec<&String> =
             self.counts.iter().filter(|(_, count)| **count == 0).map(|(name, _)| name).collect();
         if !never.is_empty() || self.counts.is_empty() {
-            let what = format!("vacuous: over all seeds these never happened: {never:?}");
-            eprintln!("\n{what}");
-            self.failed.push((0, vec![what]));
+            self.fail(format!("vacuous: over all seeds these never happened: {never:?}"));
         }
     }
 
     /// A scenario that never got into its situation shows nothing of it.
     fn fail_if_not_brought(&mut self) {
-        for ((scenario, what), count) in &self.brought {
-            if *count == 0 {
-                let what = format!("vacuous: {scenario} did not bring about: {what}");
-                eprintln!("\n{what}");
-                self.failed.push((0, vec![what]));
+        for ((scenario, what), count) in std::mem::take(&mut self.brought) {
+            if count == 0 {
+                self.fail(format!("vacuous: {scenario} did not bring about: {what}"));
             }
         }
+    }
+
+    /// Something is wrong with all runs together.
+    fn fail(&mut self, what: String) {
+        eprintln!("\n{what}");
+        self.failed.push((0, vec![what]));
     }
 
     fn rate(&self, took: Duration) -> f64 {
