@@ -1,15 +1,13 @@
-//! Atomic steps over counters and keys: conditions, and operations that run all or not at all.
+//! Atomic steps over counters and keys: conditions, and operations that run all or not at all. The
+//! operations themselves are made in [`counter`](crate::counter) and [`keys`](crate::keys).
 
 use bytes::Bytes;
-use tally_proto::v1::{
-    self, Bounds, condition, counter_compare_and_set, key_condition, operation::Kind,
-};
+use tally_proto::v1::{self, condition, operation::Kind};
 
 use crate::{
     answer::{Applied, Branch, Header, OperationResult},
     call::{Write, answers},
     client::Client,
-    counter::Expect,
 };
 
 /// An atomic step before it is sent.
@@ -232,7 +230,7 @@ impl Condition {
 /// let take = Operation::counter_add("stock", -1).floor(0);
 /// ```
 #[derive(Debug, Clone, PartialEq)]
-pub struct Operation(v1::Operation);
+pub struct Operation(pub(crate) v1::Operation);
 
 impl From<v1::Operation> for Operation {
     fn from(operation: v1::Operation) -> Self {
@@ -241,226 +239,8 @@ impl From<v1::Operation> for Operation {
 }
 
 impl Operation {
-    fn new(kind: Kind) -> Self {
+    pub(crate) fn new(kind: Kind) -> Self {
         Self(v1::Operation { kind: Some(kind) })
-    }
-
-    /// Adds to a counter.
-    ///
-    /// ```
-    /// # use tally_client::apply::Operation;
-    /// let take = Operation::counter_add("stock", -1);
-    /// ```
-    pub fn counter_add(name: impl Into<String>, delta: i64) -> Self {
-        let name = name.into();
-        Self::new(Kind::CounterAdd(v1::CounterAdd { name, delta, ..Default::default() }))
-    }
-
-    /// Reads a counter.
-    ///
-    /// ```
-    /// # use tally_client::apply::Operation;
-    /// let read = Operation::counter_get("stock");
-    /// ```
-    pub fn counter_get(name: impl Into<String>) -> Self {
-        Self::new(Kind::CounterGet(v1::CounterGet { name: name.into() }))
-    }
-
-    /// Sets a counter.
-    ///
-    /// ```
-    /// # use tally_client::apply::Operation;
-    /// let refill = Operation::counter_set("stock", 100);
-    /// ```
-    pub fn counter_set(name: impl Into<String>, value: i64) -> Self {
-        Self::new(Kind::CounterSet(v1::CounterSet { name: name.into(), value }))
-    }
-
-    /// Sets a counter that is as expected; else the step is refused.
-    ///
-    /// ```
-    /// # use tally_client::{apply::Operation, counter::Expect};
-    /// let next = Operation::counter_compare_and_set("turn", Expect::Value(1), 2);
-    /// ```
-    pub fn counter_compare_and_set(name: impl Into<String>, expect: Expect, value: i64) -> Self {
-        use counter_compare_and_set::Expect as Wire;
-        let expect = Some(match expect {
-            Expect::Value(value) => Wire::ExpectValue(value),
-            Expect::Revision(revision) => Wire::ExpectRevision(revision),
-            Expect::Absent => Wire::ExpectAbsent(true),
-        });
-        let name = name.into();
-        Self::new(Kind::CounterCompareAndSet(v1::CounterCompareAndSet { name, expect, value }))
-    }
-
-    /// Deletes a counter.
-    ///
-    /// ```
-    /// # use tally_client::apply::Operation;
-    /// let forget = Operation::counter_delete("stock");
-    /// ```
-    pub fn counter_delete(name: impl Into<String>) -> Self {
-        Self::new(Kind::CounterDelete(v1::CounterDelete { name: name.into() }))
-    }
-
-    /// Replaces both stored bounds of a counter; set them by [`floor`](Self::floor) and
-    /// [`ceiling`](Self::ceiling).
-    ///
-    /// ```
-    /// # use tally_client::apply::Operation;
-    /// let bounded = Operation::counter_configure("stock").floor(0);
-    /// ```
-    pub fn counter_configure(name: impl Into<String>) -> Self {
-        let bounds = Some(Bounds::default());
-        Self::new(Kind::CounterConfigure(v1::CounterConfigure { name: name.into(), bounds }))
-    }
-
-    /// Stores a key.
-    ///
-    /// ```
-    /// # use tally_client::apply::Operation;
-    /// let order = Operation::key_put("order/4711", "1 unit");
-    /// ```
-    pub fn key_put(key: impl Into<String>, value: impl Into<Bytes>) -> Self {
-        let (key, value) = (key.into(), value.into());
-        Self::new(Kind::KeyPut(v1::KeyPut { key, value, condition: None }))
-    }
-
-    /// Reads a key.
-    ///
-    /// ```
-    /// # use tally_client::apply::Operation;
-    /// let read = Operation::key_get("order/4711");
-    /// ```
-    pub fn key_get(key: impl Into<String>) -> Self {
-        Self::new(Kind::KeyGet(v1::KeyGet { key: key.into() }))
-    }
-
-    /// Deletes a key.
-    ///
-    /// ```
-    /// # use tally_client::apply::Operation;
-    /// let cancel = Operation::key_delete("order/4711");
-    /// ```
-    pub fn key_delete(key: impl Into<String>) -> Self {
-        Self::new(Kind::KeyDelete(v1::KeyDelete { key: key.into(), condition: None }))
-    }
-
-    fn bounds(&mut self) -> Option<&mut Bounds> {
-        match self.0.kind.as_mut()? {
-            Kind::CounterAdd(add) => Some(add.bounds.get_or_insert_default()),
-            Kind::CounterConfigure(configure) => Some(configure.bounds.get_or_insert_default()),
-            _ => None,
-        }
-    }
-
-    /// Lowest value allowed: for this step, or stored by a configure. Other operations have none.
-    ///
-    /// ```
-    /// # use tally_client::apply::Operation;
-    /// let take = Operation::counter_add("stock", -1).floor(0);
-    /// ```
-    #[must_use]
-    pub fn floor(mut self, floor: i64) -> Self {
-        if let Some(bounds) = self.bounds() {
-            bounds.floor = Some(floor);
-        }
-        self
-    }
-
-    /// Highest value allowed: for this step, or stored by a configure. Other operations have none.
-    ///
-    /// ```
-    /// # use tally_client::apply::Operation;
-    /// let enter = Operation::counter_add("seats", 1).ceiling(300);
-    /// ```
-    #[must_use]
-    pub fn ceiling(mut self, ceiling: i64) -> Self {
-        if let Some(bounds) = self.bounds() {
-            bounds.ceiling = Some(ceiling);
-        }
-        self
-    }
-
-    /// For an add: move as far as the bounds allow instead of refusing the step.
-    ///
-    /// ```
-    /// # use tally_client::apply::Operation;
-    /// let take = Operation::counter_add("stock", -5).floor(0).saturate();
-    /// ```
-    #[must_use]
-    pub fn saturate(mut self) -> Self {
-        if let Some(Kind::CounterAdd(add)) = &mut self.0.kind {
-            add.on_violation = v1::OnViolation::Saturate as i32;
-        }
-        self
-    }
-
-    /// For an add: refuse the step if the counter does not exist.
-    ///
-    /// ```
-    /// # use tally_client::apply::Operation;
-    /// let take = Operation::counter_add("stock", -1).fail_if_missing();
-    /// ```
-    #[must_use]
-    pub fn fail_if_missing(mut self) -> Self {
-        if let Some(Kind::CounterAdd(add)) = &mut self.0.kind {
-            add.if_missing = v1::IfMissing::Fail as i32;
-        }
-        self
-    }
-
-    fn with_condition(mut self, expect: key_condition::Expect) -> Self {
-        match &mut self.0.kind {
-            Some(Kind::KeyPut(put)) => put.condition = crate::keys::condition(expect),
-            Some(Kind::KeyDelete(delete)) => delete.condition = crate::keys::condition(expect),
-            _ => {}
-        }
-        self
-    }
-
-    /// For a put: refuse the step unless the key does not exist.
-    ///
-    /// ```
-    /// # use tally_client::apply::Operation;
-    /// let order = Operation::key_put("order/4711", "1 unit").if_absent();
-    /// ```
-    #[must_use]
-    pub fn if_absent(self) -> Self {
-        self.with_condition(key_condition::Expect::Absent(true))
-    }
-
-    /// For a put or delete of a key: refuse the step unless the key exists.
-    ///
-    /// ```
-    /// # use tally_client::apply::Operation;
-    /// let cancel = Operation::key_delete("order/4711").if_present();
-    /// ```
-    #[must_use]
-    pub fn if_present(self) -> Self {
-        self.with_condition(key_condition::Expect::Present(true))
-    }
-
-    /// For a put or delete of a key: refuse the step unless this revision last changed the key.
-    ///
-    /// ```
-    /// # use tally_client::apply::Operation;
-    /// let cancel = Operation::key_delete("order/4711").if_revision(17);
-    /// ```
-    #[must_use]
-    pub fn if_revision(self, revision: u64) -> Self {
-        self.with_condition(key_condition::Expect::Revision(revision))
-    }
-
-    /// For a put or delete of a key: refuse the step unless the key exists with this value.
-    ///
-    /// ```
-    /// # use tally_client::apply::Operation;
-    /// let release = Operation::key_delete("lock").if_value("me");
-    /// ```
-    #[must_use]
-    pub fn if_value(self, value: impl Into<Bytes>) -> Self {
-        self.with_condition(key_condition::Expect::Value(value.into()))
     }
 }
 

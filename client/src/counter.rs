@@ -1,9 +1,10 @@
 //! Counters: named signed 64-bit integers with stored bounds.
 
-use tally_proto::v1;
+use tally_proto::v1::{self, operation::Kind};
 
 use crate::{
     answer::{Batch, CounterChange, CounterValue, Header, Page},
+    apply::Operation,
     call::{Read, Write, answers},
     client::Client,
 };
@@ -165,19 +166,7 @@ impl Counter {
         expect: Expect,
         value: i64,
     ) -> Write<v1::CountersCompareAndSetRequest> {
-        use v1::counters_compare_and_set_request::Expect as Wire;
-        let expect = match expect {
-            Expect::Value(value) => Wire::ExpectValue(value),
-            Expect::Revision(revision) => Wire::ExpectRevision(revision),
-            Expect::Absent => Wire::ExpectAbsent(true),
-        };
-        let request = v1::CountersCompareAndSetRequest {
-            name: self.name.clone(),
-            expect: Some(expect),
-            value,
-            options: None,
-        };
-        Write::new(&self.client, request)
+        Write::new(&self.client, compare_and_set(self.name.clone(), expect, value))
     }
 
     /// Removes it with its bounds. Of one that does not exist it succeeds, with `existed` false.
@@ -202,9 +191,7 @@ impl Counter {
     /// # Ok(()) }
     /// ```
     pub fn configure(&self) -> Configure {
-        let name = self.name.clone();
-        let bounds = Some(v1::Bounds::default());
-        Write::new(&self.client, v1::CountersConfigureRequest { name, bounds, options: None })
+        Write::new(&self.client, configure(self.name.clone()))
     }
 }
 
@@ -356,32 +343,168 @@ impl List {
     }
 }
 
+/// As steps of an atomic one.
+impl Operation {
+    /// Adds to a counter.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let take = Operation::counter_add("stock", -1);
+    /// ```
+    pub fn counter_add(name: impl Into<String>, delta: i64) -> Self {
+        let name = name.into();
+        Self::new(Kind::CounterAdd(v1::CountersAddRequest { name, delta, ..Default::default() }))
+    }
+
+    /// Reads a counter.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let read = Operation::counter_get("stock");
+    /// ```
+    pub fn counter_get(name: impl Into<String>) -> Self {
+        let name = name.into();
+        Self::new(Kind::CounterGet(v1::CountersGetRequest { name, read: None }))
+    }
+
+    /// Sets a counter.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let refill = Operation::counter_set("stock", 100);
+    /// ```
+    pub fn counter_set(name: impl Into<String>, value: i64) -> Self {
+        let name = name.into();
+        Self::new(Kind::CounterSet(v1::CountersSetRequest { name, value, options: None }))
+    }
+
+    /// Sets a counter that is as expected; else the step is refused.
+    ///
+    /// ```
+    /// # use tally_client::{apply::Operation, counter::Expect};
+    /// let next = Operation::counter_compare_and_set("turn", Expect::Value(1), 2);
+    /// ```
+    pub fn counter_compare_and_set(name: impl Into<String>, expect: Expect, value: i64) -> Self {
+        Self::new(Kind::CounterCompareAndSet(compare_and_set(name.into(), expect, value)))
+    }
+
+    /// Deletes a counter.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let forget = Operation::counter_delete("stock");
+    /// ```
+    pub fn counter_delete(name: impl Into<String>) -> Self {
+        let name = name.into();
+        Self::new(Kind::CounterDelete(v1::CountersDeleteRequest { name, options: None }))
+    }
+
+    /// Replaces both stored bounds of a counter; set them by [`floor`](Self::floor) and
+    /// [`ceiling`](Self::ceiling).
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let bounded = Operation::counter_configure("stock").floor(0);
+    /// ```
+    pub fn counter_configure(name: impl Into<String>) -> Self {
+        Self::new(Kind::CounterConfigure(configure(name.into())))
+    }
+
+    fn bounds(&mut self) -> Option<&mut v1::Bounds> {
+        match self.0.kind.as_mut()? {
+            Kind::CounterAdd(add) => Some(add.bounds.get_or_insert_default()),
+            Kind::CounterConfigure(configure) => Some(configure.bounds.get_or_insert_default()),
+            _ => None,
+        }
+    }
+
+    /// Lowest value allowed: for this step, or stored by a configure. Other operations have none.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let take = Operation::counter_add("stock", -1).floor(0);
+    /// ```
+    #[must_use]
+    pub fn floor(mut self, floor: i64) -> Self {
+        if let Some(bounds) = self.bounds() {
+            bounds.floor = Some(floor);
+        }
+        self
+    }
+
+    /// Highest value allowed: for this step, or stored by a configure. Other operations have none.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let enter = Operation::counter_add("seats", 1).ceiling(300);
+    /// ```
+    #[must_use]
+    pub fn ceiling(mut self, ceiling: i64) -> Self {
+        if let Some(bounds) = self.bounds() {
+            bounds.ceiling = Some(ceiling);
+        }
+        self
+    }
+
+    /// For an add: move as far as the bounds allow instead of refusing the step.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let take = Operation::counter_add("stock", -5).floor(0).saturate();
+    /// ```
+    #[must_use]
+    pub fn saturate(mut self) -> Self {
+        if let Some(Kind::CounterAdd(add)) = &mut self.0.kind {
+            add.on_violation = v1::OnViolation::Saturate as i32;
+        }
+        self
+    }
+
+    /// For an add: refuse the step if the counter does not exist.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let take = Operation::counter_add("stock", -1).fail_if_missing();
+    /// ```
+    #[must_use]
+    pub fn fail_if_missing(mut self) -> Self {
+        if let Some(Kind::CounterAdd(add)) = &mut self.0.kind {
+            add.if_missing = v1::IfMissing::Fail as i32;
+        }
+        self
+    }
+}
+
+fn compare_and_set(name: String, expect: Expect, value: i64) -> v1::CountersCompareAndSetRequest {
+    use v1::counters_compare_and_set_request::Expect as Wire;
+
+    let expect = Some(match expect {
+        Expect::Value(value) => Wire::ExpectValue(value),
+        Expect::Revision(revision) => Wire::ExpectRevision(revision),
+        Expect::Absent => Wire::ExpectAbsent(true),
+    });
+    v1::CountersCompareAndSetRequest { name, expect, value, options: None }
+}
+
+fn configure(name: String) -> v1::CountersConfigureRequest {
+    v1::CountersConfigureRequest { name, bounds: Some(v1::Bounds::default()), options: None }
+}
+
 fn items(counters: Vec<v1::Counter>) -> Vec<CounterValue> {
     counters.into_iter().map(|counter| CounterValue::new(counter, Header::default())).collect()
 }
 
-fn change(
-    change: Option<v1::CounterChange>,
-    write: Option<v1::WriteInfo>,
-    on: Option<v1::ResponseHeader>,
-) -> CounterChange {
-    let write = write.map(Into::into).unwrap_or_default();
-    CounterChange::new(change.unwrap_or_default(), write, Header::of(on))
+fn change(answer: v1::CountersWriteResponse) -> CounterChange {
+    let write = answer.write.map(Into::into).unwrap_or_default();
+    CounterChange::new(answer.change.unwrap_or_default(), write, Header::of(answer.header))
 }
 
 answers! {
-    Write<v1::CountersAddRequest> -> CounterChange:
-        |answer: v1::CountersAddResponse| change(answer.change, answer.write, answer.header);
-    Write<v1::CountersSetRequest> -> CounterChange:
-        |answer: v1::CountersSetResponse| change(answer.change, answer.write, answer.header);
-    Write<v1::CountersCompareAndSetRequest> -> CounterChange:
-        |answer: v1::CountersCompareAndSetResponse| {
-            change(answer.change, answer.write, answer.header)
-        };
-    Write<v1::CountersDeleteRequest> -> CounterChange:
-        |answer: v1::CountersDeleteResponse| change(answer.change, answer.write, answer.header);
-    Write<v1::CountersConfigureRequest> -> CounterChange:
-        |answer: v1::CountersConfigureResponse| change(answer.change, answer.write, answer.header);
+    Write<v1::CountersAddRequest> -> CounterChange: change;
+    Write<v1::CountersSetRequest> -> CounterChange: change;
+    Write<v1::CountersCompareAndSetRequest> -> CounterChange: change;
+    Write<v1::CountersDeleteRequest> -> CounterChange: change;
+    Write<v1::CountersConfigureRequest> -> CounterChange: change;
     Read<v1::CountersGetRequest> -> CounterValue:
         |answer: v1::CountersGetResponse| {
             CounterValue::new(answer.counter.unwrap_or_default(), Header::of(answer.header))

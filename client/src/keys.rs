@@ -1,10 +1,11 @@
 //! Keys: UTF-8 names for values of up to 1 MiB.
 
 use bytes::Bytes;
-use tally_proto::v1::{self, key_condition};
+use tally_proto::v1::{self, key_condition, operation::Kind};
 
 use crate::{
     answer::{Batch, Header, KeyChange, KeyValue, Page},
+    apply::Operation,
     call::{Read, Write, answers},
     client::Client,
 };
@@ -133,7 +134,7 @@ impl Keys {
     }
 }
 
-pub(crate) fn condition(expect: key_condition::Expect) -> Option<v1::KeyCondition> {
+fn condition(expect: key_condition::Expect) -> Option<v1::KeyCondition> {
     Some(v1::KeyCondition { expect: Some(expect) })
 }
 
@@ -305,30 +306,113 @@ impl Scan {
     }
 }
 
+/// As steps of an atomic one.
+impl Operation {
+    /// Stores a key.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let order = Operation::key_put("order/4711", "1 unit");
+    /// ```
+    pub fn key_put(key: impl Into<String>, value: impl Into<Bytes>) -> Self {
+        let (key, value) = (key.into(), value.into());
+        Self::new(Kind::KeyPut(v1::KeysPutRequest { key, value, ..Default::default() }))
+    }
+
+    /// Reads a key.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let read = Operation::key_get("order/4711");
+    /// ```
+    pub fn key_get(key: impl Into<String>) -> Self {
+        let key = key.into();
+        Self::new(Kind::KeyGet(v1::KeysGetRequest { key, read: None }))
+    }
+
+    /// Deletes a key.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let cancel = Operation::key_delete("order/4711");
+    /// ```
+    pub fn key_delete(key: impl Into<String>) -> Self {
+        let key = key.into();
+        Self::new(Kind::KeyDelete(v1::KeysDeleteRequest { key, ..Default::default() }))
+    }
+
+    fn with_condition(mut self, expect: key_condition::Expect) -> Self {
+        match &mut self.0.kind {
+            Some(Kind::KeyPut(put)) => put.condition = condition(expect),
+            Some(Kind::KeyDelete(delete)) => delete.condition = condition(expect),
+            _ => {}
+        }
+        self
+    }
+
+    /// For a put: refuse the step unless the key does not exist.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let order = Operation::key_put("order/4711", "1 unit").if_absent();
+    /// ```
+    #[must_use]
+    pub fn if_absent(self) -> Self {
+        self.with_condition(key_condition::Expect::Absent(true))
+    }
+
+    /// For a put or delete of a key: refuse the step unless the key exists.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let cancel = Operation::key_delete("order/4711").if_present();
+    /// ```
+    #[must_use]
+    pub fn if_present(self) -> Self {
+        self.with_condition(key_condition::Expect::Present(true))
+    }
+
+    /// For a put or delete of a key: refuse the step unless this revision last changed the key.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let cancel = Operation::key_delete("order/4711").if_revision(17);
+    /// ```
+    #[must_use]
+    pub fn if_revision(self, revision: u64) -> Self {
+        self.with_condition(key_condition::Expect::Revision(revision))
+    }
+
+    /// For a put or delete of a key: refuse the step unless the key exists with this value.
+    ///
+    /// ```
+    /// # use tally_client::apply::Operation;
+    /// let release = Operation::key_delete("lock").if_value("me");
+    /// ```
+    #[must_use]
+    pub fn if_value(self, value: impl Into<Bytes>) -> Self {
+        self.with_condition(key_condition::Expect::Value(value.into()))
+    }
+}
+
 fn items(items: Vec<v1::KeyValue>) -> Vec<KeyValue> {
     items.into_iter().map(|item| KeyValue::new(item, Header::default())).collect()
 }
 
-fn change(
-    change: Option<v1::KeyChange>,
-    write: Option<v1::WriteInfo>,
-    header: Option<v1::ResponseHeader>,
-) -> KeyChange {
-    let change = change.unwrap_or_default();
+fn change(answer: v1::KeysWriteResponse) -> KeyChange {
+    let change = answer.change.unwrap_or_default();
     KeyChange {
         revision: change.revision,
         existed: change.existed,
         previous_revision: change.previous_revision,
-        write: write.map(Into::into).unwrap_or_default(),
-        header: Header::of(header),
+        write: answer.write.map(Into::into).unwrap_or_default(),
+        header: Header::of(answer.header),
     }
 }
 
 answers! {
-    Write<v1::KeysPutRequest> -> KeyChange:
-        |answer: v1::KeysPutResponse| change(answer.change, answer.write, answer.header);
-    Write<v1::KeysDeleteRequest> -> KeyChange:
-        |answer: v1::KeysDeleteResponse| change(answer.change, answer.write, answer.header);
+    Write<v1::KeysPutRequest> -> KeyChange: change;
+    Write<v1::KeysDeleteRequest> -> KeyChange: change;
     Read<v1::KeysGetRequest> -> KeyValue:
         |answer: v1::KeysGetResponse| {
             KeyValue::new(answer.item.unwrap_or_default(), Header::of(answer.header))

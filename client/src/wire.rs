@@ -36,7 +36,13 @@ macro_rules! class {
     (write) => {
         Class::Write
     };
-    (control) => {
+    (apply) => {
+        Class::Write
+    };
+    (session) => {
+        Class::Control
+    };
+    (status) => {
         Class::Control
     };
     (change) => {
@@ -46,6 +52,9 @@ macro_rules! class {
 
 macro_rules! write_options {
     (write $request:ident) => {
+        Some(&mut $request.options)
+    };
+    (apply $request:ident) => {
         Some(&mut $request.options)
     };
     ($other:ident $request:ident) => {{
@@ -64,9 +73,11 @@ macro_rules! read_options {
     }};
 }
 
-macro_rules! rpcs {
-    ($($kind:ident $variant:ident($request:ident) -> $response:ident: $client:ident.$method:ident;)*) => {
-        $(
+macro_rules! of_each {
+    ($($service:ident($client_in:ident::$client:ident, $server_in:ident::$server:ident) {
+        $($kind:ident $field:ident $variant:ident($request:ident) -> $response:ident: $method:ident;)*
+    })*) => {
+        $($(
             impl Rpc for v1::$request {
                 type Response = v1::$response;
 
@@ -81,33 +92,33 @@ macro_rules! rpcs {
                     }
                 }
             }
-        )*
+        )*)*
 
         /// What may happen when it is sent twice.
         pub(crate) fn class(request: &Request) -> Class {
             match request {
-                $(Request::$variant(_) => class!($kind),)*
+                $($(Request::$variant(_) => class!($kind),)*)*
             }
         }
 
         /// The options of a write.
         pub(crate) fn write_options(request: &mut Request) -> Option<&mut Option<WriteOptions>> {
             match request {
-                $(Request::$variant(request) => write_options!($kind request),)*
+                $($(Request::$variant(request) => write_options!($kind request),)*)*
             }
         }
 
         /// The options of a read.
         pub(crate) fn read_options(request: &mut Request) -> Option<&mut Option<ReadOptions>> {
             match request {
-                $(Request::$variant(request) => read_options!($kind request),)*
+                $($(Request::$variant(request) => read_options!($kind request),)*)*
             }
         }
 
         /// The header of an answer.
         pub(crate) fn header(response: &Response) -> Option<&ResponseHeader> {
             match response {
-                $(Response::$variant(response) => response.header.as_ref(),)*
+                $($(Response::$variant(response) => response.header.as_ref(),)*)*
                 Response::Error(_) => None,
             }
         }
@@ -119,55 +130,19 @@ macro_rules! rpcs {
             timeout: std::time::Duration,
         ) -> Result<Response, tonic::Status> {
             match request {
-                $(Request::$variant(message) => {
+                $($(Request::$variant(message) => {
                     let mut request = tonic::Request::new(message);
                     request.set_timeout(timeout);
-                    let mut client = $client::new(channel)
+                    let mut client = v1::$client_in::$client::new(channel)
                         .max_decoding_message_size(MESSAGE_BYTES_MAX);
                     let response = client.$method(request).await?;
                     Ok(Response::$variant(response.into_inner()))
-                })*
+                })*)*
             }
         }
     };
 }
+tally_proto::requests!(of_each);
 
 /// A pack of answers may hold many of up to 3 MiB; what the node sends is for the node to bound.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
-
-use tally_proto::v1::{
-    cluster_client::ClusterClient, counters_client::CountersClient, keys_client::KeysClient,
-    sessions_client::SessionsClient, transactions_client::TransactionsClient,
-};
-
-rpcs! {
-    write CountersAdd(CountersAddRequest) -> CountersAddResponse: CountersClient.add;
-    read CountersGet(CountersGetRequest) -> CountersGetResponse: CountersClient.get;
-    read CountersBatchGet(CountersBatchGetRequest) -> CountersBatchGetResponse:
-        CountersClient.batch_get;
-    write CountersSet(CountersSetRequest) -> CountersSetResponse: CountersClient.set;
-    write CountersCompareAndSet(CountersCompareAndSetRequest) -> CountersCompareAndSetResponse:
-        CountersClient.compare_and_set;
-    write CountersDelete(CountersDeleteRequest) -> CountersDeleteResponse: CountersClient.delete;
-    read CountersList(CountersListRequest) -> CountersListResponse: CountersClient.list;
-    write CountersConfigure(CountersConfigureRequest) -> CountersConfigureResponse:
-        CountersClient.configure;
-    write KeysPut(KeysPutRequest) -> KeysPutResponse: KeysClient.put;
-    read KeysGet(KeysGetRequest) -> KeysGetResponse: KeysClient.get;
-    read KeysBatchGet(KeysBatchGetRequest) -> KeysBatchGetResponse: KeysClient.batch_get;
-    write KeysDelete(KeysDeleteRequest) -> KeysDeleteResponse: KeysClient.delete;
-    read KeysScan(KeysScanRequest) -> KeysScanResponse: KeysClient.scan;
-    write TransactionsApply(TransactionsApplyRequest) -> TransactionsApplyResponse:
-        TransactionsClient.apply;
-    control SessionsOpen(SessionsOpenRequest) -> SessionsOpenResponse: SessionsClient.open;
-    control SessionsRenew(SessionsRenewRequest) -> SessionsRenewResponse: SessionsClient.renew;
-    control SessionsClose(SessionsCloseRequest) -> SessionsCloseResponse: SessionsClient.close;
-    read SessionsList(SessionsListRequest) -> SessionsListResponse: SessionsClient.list;
-    control ClusterStatus(ClusterStatusRequest) -> ClusterStatusResponse: ClusterClient.status;
-    change ClusterAddLearner(ClusterAddLearnerRequest) -> ClusterAddLearnerResponse:
-        ClusterClient.add_learner;
-    change ClusterPromote(ClusterPromoteRequest) -> ClusterPromoteResponse: ClusterClient.promote;
-    change ClusterRemove(ClusterRemoveRequest) -> ClusterRemoveResponse: ClusterClient.remove;
-    change ClusterTransferLeader(ClusterTransferLeaderRequest) -> ClusterTransferLeaderResponse:
-        ClusterClient.transfer_leader;
-}

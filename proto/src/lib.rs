@@ -5,6 +5,7 @@
 pub mod gathered;
 pub mod http2;
 pub mod reason;
+pub mod requests;
 pub mod status;
 
 pub use tally_seeded_bugs as seeded_bugs;

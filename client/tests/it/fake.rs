@@ -21,9 +21,9 @@ use tally_proto::{
     v1::{
         answer::Response,
         call::Request,
-        cluster_server::{Cluster as ClusterService, ClusterServer},
-        counters_server::{Counters, CountersServer},
-        sessions_server::{Sessions, SessionsServer},
+        cluster_server::ClusterServer,
+        counters_server::CountersServer,
+        sessions_server::SessionsServer,
         stream_server::{Stream as StreamService, StreamServer},
     },
 };
@@ -373,7 +373,7 @@ impl Node {
             Act::Answer => Then::Say(self.execute(request)),
             Act::AnswerUntold => match self.execute(request) {
                 Response::CountersAdd(added) => {
-                    Then::Say(Response::CountersAdd(v1::CountersAddResponse {
+                    Then::Say(Response::CountersAdd(v1::CountersWriteResponse {
                         header: Some(Default::default()),
                         ..added
                     }))
@@ -487,9 +487,11 @@ impl Handle {
 }
 
 macro_rules! unary {
-    ($($service:ident { $($method:ident($request:ident) -> $response:ident as $variant:ident;)* })*) => {
+    ($($service:ident($client_in:ident::$client:ident, $server_in:ident::$server:ident) {
+        $($kind:ident $field:ident $variant:ident($request:ident) -> $response:ident: $method:ident;)*
+    })*) => {
         $(#[tonic::async_trait]
-        impl $service for Handle {
+        impl v1::$server_in::$server for Handle {
             $(async fn $method(
                 &self,
                 request: tonic::Request<v1::$request>,
@@ -502,31 +504,4 @@ macro_rules! unary {
         })*
     };
 }
-
-unary! {
-    Counters {
-        add(CountersAddRequest) -> CountersAddResponse as CountersAdd;
-        get(CountersGetRequest) -> CountersGetResponse as CountersGet;
-        batch_get(CountersBatchGetRequest) -> CountersBatchGetResponse as CountersBatchGet;
-        set(CountersSetRequest) -> CountersSetResponse as CountersSet;
-        compare_and_set(CountersCompareAndSetRequest) -> CountersCompareAndSetResponse
-            as CountersCompareAndSet;
-        delete(CountersDeleteRequest) -> CountersDeleteResponse as CountersDelete;
-        list(CountersListRequest) -> CountersListResponse as CountersList;
-        configure(CountersConfigureRequest) -> CountersConfigureResponse as CountersConfigure;
-    }
-    Sessions {
-        open(SessionsOpenRequest) -> SessionsOpenResponse as SessionsOpen;
-        renew(SessionsRenewRequest) -> SessionsRenewResponse as SessionsRenew;
-        close(SessionsCloseRequest) -> SessionsCloseResponse as SessionsClose;
-        list(SessionsListRequest) -> SessionsListResponse as SessionsList;
-    }
-    ClusterService {
-        status(ClusterStatusRequest) -> ClusterStatusResponse as ClusterStatus;
-        add_learner(ClusterAddLearnerRequest) -> ClusterAddLearnerResponse as ClusterAddLearner;
-        promote(ClusterPromoteRequest) -> ClusterPromoteResponse as ClusterPromote;
-        remove(ClusterRemoveRequest) -> ClusterRemoveResponse as ClusterRemove;
-        transfer_leader(ClusterTransferLeaderRequest) -> ClusterTransferLeaderResponse
-            as ClusterTransferLeader;
-    }
-}
+tally_proto::requests!(unary);

@@ -136,7 +136,7 @@ impl Model {
             }
             Request::KeysPut(put) => {
                 let existed = self.keys.insert(put.key, put.value).is_some();
-                Response::KeysPut(v1::KeysPutResponse {
+                Response::KeysPut(v1::KeysWriteResponse {
                     header: Some(self.header()),
                     change: Some(v1::KeyChange {
                         revision: self.log_index,
@@ -223,7 +223,7 @@ impl Model {
             );
         }
         self.counters.insert(add.name.clone(), after);
-        Response::CountersAdd(v1::CountersAddResponse {
+        Response::CountersAdd(v1::CountersWriteResponse {
             header: Some(self.header()),
             change: Some(v1::CounterChange {
                 value_before: before,

@@ -8,8 +8,8 @@ use tally_node::{
     machine::{
         apply, codec,
         command::{
-            Action, Batch, Bounds, Command, Fingerprint, KeyExpectation, OnViolation, Operation,
-            SessionStamp, Settings,
+            Action, Batch, Bounds, Command, CounterAdd, Fingerprint, KeyExpectation, KeyPut,
+            OnViolation, Operation, SessionStamp, Settings,
         },
         memory::MemoryView,
         view::{Overlay, Writes},
@@ -64,13 +64,13 @@ pub(crate) const ALL: &[Workload] = &[
 ];
 
 fn add(name: String) -> Operation {
-    Operation::CounterAdd {
+    Operation::CounterAdd(CounterAdd {
         name,
         delta: 1,
         bounds: Bounds::default(),
         on_violation: OnViolation::Reject,
         must_exist: false,
-    }
+    })
 }
 
 fn hot(_: u64) -> Operation {
@@ -82,11 +82,11 @@ pub(crate) fn spread(number: u64) -> Operation {
 }
 
 pub(crate) fn put(number: u64) -> Operation {
-    Operation::KeyPut {
+    Operation::KeyPut(KeyPut {
         key: format!("bench/k/{:08}", number * STRIDE % ITEMS),
         value: Bytes::from_static(VALUE),
         expect: KeyExpectation::Any,
-    }
+    })
 }
 
 /// A command as the api makes it, with a session's number.
@@ -223,7 +223,7 @@ fn encode_answers() -> Prepared {
             session_token: vec![7; 24].into(),
             ..Default::default()
         };
-        let answer = v1::CountersAddResponse { header: Some(header), ..Default::default() };
+        let answer = v1::CountersWriteResponse { header: Some(header), ..Default::default() };
         v1::Answer { id: number, response: Some(v1::answer::Response::CountersAdd(answer)) }
     };
     let packs: Vec<_> = (0..ENTRIES)

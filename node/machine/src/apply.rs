@@ -23,12 +23,12 @@ use crate::bugs;
 /// ```
 /// use tally_machine::{
 ///     apply, memory::MemoryView, query,
-///     command::{Action, Batch, Command, Operation},
+///     command::{Action, Batch, Command, CounterSet, Operation},
 ///     view::{Overlay, Writes},
 /// };
 ///
 /// let mut state = MemoryView::default();
-/// let set = Operation::CounterSet { name: "stock".into(), value: 5 };
+/// let set = Operation::CounterSet(CounterSet { name: "stock".into(), value: 5 });
 /// let command = Command {
 ///     session: None,
 ///     idempotency: None,

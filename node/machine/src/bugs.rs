@@ -8,9 +8,9 @@ use std::cell::Cell;
 
 use super::{
     command::{
-        Action, Answer, Command, OnViolation, Operation, OperationAnswer, Reply, SessionStamp,
+        Action, Answer, Command, CounterAdd, CounterSet, OnViolation, Operation, OperationAnswer,
+        Reply, SessionStamp,
     },
-    counter,
     keys::RecordKey,
     query,
     records::SessionAnswerRecord,
@@ -74,8 +74,10 @@ pub(crate) fn with_present_value<V: View + ?Sized>(
     command: &Command,
     mut reply: Reply,
 ) -> Reply {
-    if let Action::Single(Operation::CounterAdd { name, .. } | Operation::CounterSet { name, .. }) =
-        &command.action
+    if let Action::Single(
+        Operation::CounterAdd(CounterAdd { name, .. })
+        | Operation::CounterSet(CounterSet { name, .. }),
+    ) = &command.action
         && let Ok(Answer::Single(OperationAnswer::CounterChanged(change))) = &mut reply.result
         && let Some(record) = work.counter(name)
     {
@@ -96,17 +98,13 @@ pub fn remembered(view: &impl View, command: &Command) -> Option<Reply> {
 
 /// What is answered before it is proposed: the refusal of an Add on the present state.
 pub fn refused_by_bounds(view: &impl View, command: &Command) -> Option<Reply> {
-    let Action::Single(Operation::CounterAdd { name, delta, bounds, on_violation, .. }) =
-        &command.action
-    else {
-        return None;
-    };
-    if *on_violation != OnViolation::Reject {
+    let Action::Single(Operation::CounterAdd(add)) = &command.action else { return None };
+    if add.on_violation != OnViolation::Reject {
         return None;
     }
-    let (value, stored) = counter::value_and_bounds(query::counter(view, name));
-    let (_, obstacle) = counter::sum(value, *delta, counter::tighter(stored, *bounds));
-    let refusal = obstacle?.refuse(name, value);
+    let stored = query::counter(view, &add.name);
+    let (_, obstacle) = add.reach(stored);
+    let refusal = obstacle?.refuse(&add.name, stored.map_or(0, |stored| stored.value));
     let revision = query::meta(view).revision;
     Some(Reply { result: Err(refusal), revision, replayed: false, kept: None })
 }

@@ -7,49 +7,15 @@
 //! feature level that all replicas switch at the same entry.
 
 use bytes::Bytes;
-use serde::{Serialize, de::DeserializeOwned};
 
-use super::command::{Action, Batch, Command, KeyExpectation, Operation, Reply, Target, Test};
-
-/// Version of all formats in this file.
-pub const FORMAT_VERSION: u8 = 1;
-
-/// Bytes that can't be decoded.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CodecError {
-    /// There are none.
-    #[error("an encoded {what} is empty")]
-    Empty {
-        /// What it was to be.
-        what: &'static str,
-    },
-    /// A version that this release does not know.
-    #[error("an encoded {what} has format {found}, this release reads up to {known}")]
-    Version {
-        /// What it was to be.
-        what: &'static str,
-        /// The version found.
-        found: u8,
-        /// The newest that is known.
-        known: u8,
-    },
-    /// The version is known, the bytes make no sense.
-    #[error("an encoded {what} is corrupt: {reason}")]
-    Corrupt {
-        /// What it was to be.
-        what: &'static str,
-        /// Where decoding stopped.
-        reason: postcard::Error,
-    },
-    /// Something follows a complete value.
-    #[error("an encoded {what} is followed by {bytes} bytes too many")]
-    Trailing {
-        /// What it was to be.
-        what: &'static str,
-        /// How many.
-        bytes: usize,
-    },
-}
+pub use super::versioned::{CodecError, FORMAT_VERSION};
+use super::{
+    command::{Action, Batch, Command, Test},
+    item::Target,
+    operation::Operation,
+    reply::Reply,
+    versioned::{decode, encode},
+};
 
 /// Encodes a log entry.
 ///
@@ -80,7 +46,7 @@ pub fn size_hint_of(action: &Action, key_bytes: usize) -> usize {
     /// Fingerprint, session stamp and tags.
     const FIXED: usize = 64;
     let action = match action {
-        Action::Single(operation) => operation_size_hint(operation),
+        Action::Single(operation) => operation.size_hint(),
         Action::Apply(step) => {
             let conditions = step.conditions.iter().map(|condition| {
                 let (Target::Counter(name) | Target::Key(name)) = &condition.target;
@@ -91,34 +57,11 @@ pub fn size_hint_of(action: &Action, key_bytes: usize) -> usize {
                 name.len() + value + 8
             });
             let operations = step.operations.iter().chain(&step.else_operations);
-            conditions.sum::<usize>() + operations.map(operation_size_hint).sum::<usize>()
+            conditions.sum::<usize>() + operations.map(Operation::size_hint).sum::<usize>()
         }
         _ => 0,
     };
     FIXED + key_bytes + action
-}
-
-fn operation_size_hint(operation: &Operation) -> usize {
-    /// Numbers and tags.
-    const FIXED: usize = 32;
-    FIXED
-        + match operation {
-            Operation::CounterAdd { name, .. }
-            | Operation::CounterGet { name }
-            | Operation::CounterSet { name, .. }
-            | Operation::CounterCompareAndSet { name, .. }
-            | Operation::CounterDelete { name }
-            | Operation::CounterConfigure { name, .. } => name.len(),
-            Operation::KeyPut { key, value, expect } => {
-                key.len() + value.len() + expected_bytes(expect)
-            }
-            Operation::KeyGet { key } => key.len(),
-            Operation::KeyDelete { key, expect } => key.len() + expected_bytes(expect),
-        }
-}
-
-fn expected_bytes(expect: &KeyExpectation) -> usize {
-    if let KeyExpectation::Value(value) = expect { value.len() } else { 0 }
 }
 
 /// Decodes a log entry.
@@ -151,58 +94,11 @@ pub(super) fn opens_at_most_one_session(batch: &Batch) -> bool {
     batch.commands.iter().filter(opens).nth(1).is_none()
 }
 
-/// Most values fit into this. A buffer that grows a byte at a time (a fingerprint is 32 of them)
-/// costs more than the encoding.
-const SMALL_BYTES: usize = 256;
-
-pub(super) fn encode<T: Serialize>(value: &T) -> Bytes {
-    encode_as(FORMAT_VERSION, value)
-}
-
-/// Encodes what has versions of its own.
-pub(super) fn encode_as<T: Serialize>(version: u8, value: &T) -> Bytes {
-    let value = (version, value);
-    let mut small = [0; SMALL_BYTES];
-    match postcard::to_slice(&value, &mut small) {
-        Ok(bytes) => Bytes::copy_from_slice(bytes),
-        Err(_) => postcard::to_stdvec(&value).expect("plain data in memory can be encoded").into(),
-    }
-}
-
-pub(super) fn decode<T: DeserializeOwned>(
-    what: &'static str,
-    bytes: &[u8],
-) -> Result<T, CodecError> {
-    decode_rest(what, versioned(what, bytes)?)
-}
-
-/// Decodes what follows the version.
-pub(super) fn decode_rest<T: DeserializeOwned>(
-    what: &'static str,
-    rest: &[u8],
-) -> Result<T, CodecError> {
-    let (value, rest) =
-        postcard::take_from_bytes(rest).map_err(|reason| CodecError::Corrupt { what, reason })?;
-    if !rest.is_empty() {
-        return Err(CodecError::Trailing { what, bytes: rest.len() });
-    }
-    Ok(value)
-}
-
-/// What follows the version, if it is one that is known.
-pub(super) fn versioned<'a>(what: &'static str, bytes: &'a [u8]) -> Result<&'a [u8], CodecError> {
-    let (&found, rest) = bytes.split_first().ok_or(CodecError::Empty { what })?;
-    if found != FORMAT_VERSION {
-        return Err(CodecError::Version { what, found, known: FORMAT_VERSION });
-    }
-    Ok(rest)
-}
-
 #[cfg(test)]
 mod tests {
     use super::{
         super::{
-            command::{CounterRecord, KeyRecord, Operation, Owner, Settings},
+            command::{CounterRecord, CounterSet, KeyRecord, Owner, Settings},
             records::{Meta, OwnerRecord, Record, SessionRecord},
         },
         *,
@@ -248,7 +144,7 @@ mod tests {
     /// Pins the bytes of the log: a failure here means that old logs can't be read.
     #[test]
     fn the_log_format_is_frozen() {
-        let set = Operation::CounterSet { name: "a".into(), value: -1 };
+        let set = Operation::CounterSet(CounterSet { name: "a".into(), value: -1 });
         let bytes = encode_batch(&batch(vec![command(Action::Single(set))]));
         let mut expected = vec![
             1, // version

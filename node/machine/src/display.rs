@@ -1,32 +1,15 @@
 //! One line for each command and reply: logs and test scripts share them.
 //!
-//! A key's value is shown as text if it is short printable ASCII, else by its size, so that a line
-//! stays a line.
+//! What belongs to one operation alone is shown beside it ([`super::operation`]), what items have in
+//! common in [`super::item`].
 
-use std::fmt::{self, Display, Formatter, Result};
+use std::fmt::{Display, Formatter, Result};
 
-use bytes::Bytes;
-
-use super::command::{
-    Action, Answer, ApplyStep, Bounds, Command, Comparison, Condition, CounterChange,
-    CounterExpectation, CounterRecord, KeyChange, KeyExpectation, KeyRecord, OnViolation,
-    Operation, OperationAnswer, Reply, Test,
+use super::{
+    command::{Action, ApplyStep, Command, Comparison, Condition, Test},
+    item::Value,
+    reply::{Answer, OperationAnswer, Reply},
 };
-
-/// Values up to this many bytes are shown.
-const VALUE_SHOWN_BYTES_MAX: usize = 32;
-
-struct Value<'a>(&'a Bytes);
-
-impl Display for Value<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        let printable = self.0.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ');
-        match std::str::from_utf8(self.0) {
-            Ok(text) if printable && text.len() <= VALUE_SHOWN_BYTES_MAX => write!(f, "{text:?}"),
-            _ => write!(f, "({} bytes)", self.0.len()),
-        }
-    }
-}
 
 impl Display for Command {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
@@ -109,69 +92,6 @@ impl Display for Comparison {
     }
 }
 
-impl Display for Operation {
-    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        match self {
-            Operation::CounterAdd { name, delta, bounds, on_violation, must_exist } => {
-                write!(f, "add {name:?} {delta}{bounds}")?;
-                if *on_violation == OnViolation::Saturate {
-                    write!(f, " saturate")?;
-                }
-                if *must_exist {
-                    write!(f, " must_exist")?;
-                }
-                Ok(())
-            }
-            Operation::CounterGet { name } => write!(f, "counter {name:?}"),
-            Operation::CounterSet { name, value } => write!(f, "set {name:?} {value}"),
-            Operation::CounterCompareAndSet { name, expect, value } => match expect {
-                CounterExpectation::Value(expected) => {
-                    write!(f, "cas {name:?} {value} value={expected}")
-                }
-                CounterExpectation::Revision(revision) => {
-                    write!(f, "cas {name:?} {value} revision={revision}")
-                }
-                CounterExpectation::Absent => write!(f, "cas {name:?} {value} absent"),
-            },
-            Operation::CounterDelete { name } => write!(f, "delete {name:?}"),
-            Operation::CounterConfigure { name, bounds } => {
-                write!(f, "configure {name:?}{bounds}")
-            }
-            Operation::KeyPut { key, value, expect } => {
-                write!(f, "put {key:?} {}{expect}", Value(value))
-            }
-            Operation::KeyGet { key } => write!(f, "key {key:?}"),
-            Operation::KeyDelete { key, expect } => write!(f, "remove {key:?}{expect}"),
-        }
-    }
-}
-
-/// Each bound with a space in front, nothing for none.
-impl Display for Bounds {
-    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        if let Some(floor) = self.floor {
-            write!(f, " floor={floor}")?;
-        }
-        if let Some(ceiling) = self.ceiling {
-            write!(f, " ceiling={ceiling}")?;
-        }
-        Ok(())
-    }
-}
-
-/// With a space in front, nothing for none.
-impl Display for KeyExpectation {
-    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        match self {
-            KeyExpectation::Any => Ok(()),
-            KeyExpectation::Absent => write!(f, " absent"),
-            KeyExpectation::Present => write!(f, " present"),
-            KeyExpectation::Revision(revision) => write!(f, " revision={revision}"),
-            KeyExpectation::Value(value) => write!(f, " value={}", Value(value)),
-        }
-    }
-}
-
 impl Display for Reply {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         match &self.result {
@@ -224,39 +144,5 @@ impl Display for OperationAnswer {
                 write!(f, "missing")
             }
         }
-    }
-}
-
-impl Display for CounterChange {
-    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        if !self.existed {
-            write!(f, "(missing) ")?;
-        }
-        write!(f, "{} -> {}{}", self.value_before, self.value, self.bounds)?;
-        write!(f, " asked {} applied {}", self.delta_requested, self.delta_applied)?;
-        write!(f, " r{}", self.revision)
-    }
-}
-
-impl Display for KeyChange {
-    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        match self.existed {
-            true => write!(f, "r{} -> r{}", self.previous_revision, self.revision),
-            false => write!(f, "(missing) -> r{}", self.revision),
-        }
-    }
-}
-
-impl Display for CounterRecord {
-    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        write!(f, "{}{}", self.value, self.bounds)?;
-        write!(f, " created r{} modified r{}", self.created_revision, self.modified_revision)
-    }
-}
-
-impl Display for KeyRecord {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> Result {
-        write!(f, "{}", Value(&self.value))?;
-        write!(f, " created r{} modified r{}", self.created_revision, self.modified_revision)
     }
 }

@@ -8,7 +8,8 @@
 //!
 //! The encoding, version 1:
 //! - the byte 1, then the action;
-//! - every enum begins with its tag, one byte, as listed in the code below;
+//! - every enum begins with its tag, one byte, as listed in the code below, and for operations beside each
+//!   of them ([`super::operation`]);
 //! - `u64`, `i64` and `u128` are big-endian; a bool is one byte, 0 or 1;
 //! - an optional value is 0, or 1 and the value;
 //! - text and bytes are a big-endian `u64` length, then the bytes;
@@ -18,11 +19,10 @@
 //! No encoding is a prefix of another and every length is in front, so two different actions never
 //! share one.
 
-use sha2::{Digest, Sha256};
-
-use super::command::{
-    Action, ApplyStep, Bounds, Comparison, Condition, CounterExpectation, Fingerprint,
-    KeyExpectation, OnViolation, Operation, Target, Test,
+use super::{
+    canonical::{Canonical, Fingerprint},
+    command::{Action, ApplyStep, Comparison, Condition, Test},
+    item::Target,
 };
 
 /// Version of the canonical encoding, its first byte.
@@ -31,72 +31,19 @@ const CANONICAL_VERSION: u8 = 1;
 impl Fingerprint {
     /// The digest of an action.
     pub fn of(action: &Action) -> Fingerprint {
-        let mut canonical = Canonical { hash: Sha256::new(), buffer: [0; BUFFER_BYTES], filled: 0 };
+        let mut canonical = Canonical::new();
         canonical.tag(CANONICAL_VERSION);
         canonical.action(action);
         Fingerprint(canonical.finish())
     }
 }
 
-/// Small pieces are gathered before they are hashed: most actions fit into this as a whole.
-const BUFFER_BYTES: usize = 256;
-
-struct Canonical {
-    hash: Sha256,
-    buffer: [u8; BUFFER_BYTES],
-    filled: usize,
-}
-
 impl Canonical {
-    fn put(&mut self, bytes: &[u8]) {
-        if bytes.len() > BUFFER_BYTES - self.filled {
-            self.hash.update(&self.buffer[..self.filled]);
-            self.filled = 0;
-        }
-        match self.buffer[self.filled..].get_mut(..bytes.len()) {
-            Some(place) => {
-                place.copy_from_slice(bytes);
-                self.filled += bytes.len();
-            }
-            None => self.hash.update(bytes),
-        }
-    }
-
-    fn finish(mut self) -> [u8; 32] {
-        self.hash.update(&self.buffer[..self.filled]);
-        self.hash.finalize().into()
-    }
-
-    fn tag(&mut self, tag: u8) {
-        self.put(&[tag]);
-    }
-
-    fn bool(&mut self, value: bool) {
-        self.tag(u8::from(value));
-    }
-
-    fn u64(&mut self, value: u64) {
-        self.put(&value.to_be_bytes());
-    }
-
-    fn i64(&mut self, value: i64) {
-        self.put(&value.to_be_bytes());
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        self.u64(bytes.len() as u64);
-        self.put(bytes);
-    }
-
-    fn text(&mut self, text: &str) {
-        self.bytes(text.as_bytes());
-    }
-
     fn action(&mut self, action: &Action) {
         match action {
             Action::Single(operation) => {
                 self.tag(1);
-                self.operation(operation);
+                operation.canonical(self);
             }
             Action::Apply(step) => {
                 self.tag(2);
@@ -141,101 +88,7 @@ impl Canonical {
         for operations in [operations, else_operations] {
             self.u64(operations.len() as u64);
             for operation in operations {
-                self.operation(operation);
-            }
-        }
-    }
-
-    fn operation(&mut self, operation: &Operation) {
-        match operation {
-            Operation::CounterAdd { name, delta, bounds, on_violation, must_exist } => {
-                self.tag(1);
-                self.text(name);
-                self.i64(*delta);
-                self.bounds(bounds);
-                self.tag(match on_violation {
-                    OnViolation::Reject => 1,
-                    OnViolation::Saturate => 2,
-                });
-                self.bool(*must_exist);
-            }
-            Operation::CounterGet { name } => {
-                self.tag(2);
-                self.text(name);
-            }
-            Operation::CounterSet { name, value } => {
-                self.tag(3);
-                self.text(name);
-                self.i64(*value);
-            }
-            Operation::CounterCompareAndSet { name, expect, value } => {
-                self.tag(4);
-                self.text(name);
-                self.counter_expectation(expect);
-                self.i64(*value);
-            }
-            Operation::CounterDelete { name } => {
-                self.tag(5);
-                self.text(name);
-            }
-            Operation::CounterConfigure { name, bounds } => {
-                self.tag(6);
-                self.text(name);
-                self.bounds(bounds);
-            }
-            Operation::KeyPut { key, value, expect } => {
-                self.tag(7);
-                self.text(key);
-                self.bytes(value);
-                self.key_expectation(expect);
-            }
-            Operation::KeyGet { key } => {
-                self.tag(8);
-                self.text(key);
-            }
-            Operation::KeyDelete { key, expect } => {
-                self.tag(9);
-                self.text(key);
-                self.key_expectation(expect);
-            }
-        }
-    }
-
-    fn bounds(&mut self, bounds: &Bounds) {
-        for bound in [bounds.floor, bounds.ceiling] {
-            self.bool(bound.is_some());
-            if let Some(bound) = bound {
-                self.i64(bound);
-            }
-        }
-    }
-
-    fn counter_expectation(&mut self, expect: &CounterExpectation) {
-        match expect {
-            CounterExpectation::Value(value) => {
-                self.tag(1);
-                self.i64(*value);
-            }
-            CounterExpectation::Revision(revision) => {
-                self.tag(2);
-                self.u64(*revision);
-            }
-            CounterExpectation::Absent => self.tag(3),
-        }
-    }
-
-    fn key_expectation(&mut self, expect: &KeyExpectation) {
-        match expect {
-            KeyExpectation::Any => self.tag(1),
-            KeyExpectation::Absent => self.tag(2),
-            KeyExpectation::Present => self.tag(3),
-            KeyExpectation::Revision(revision) => {
-                self.tag(4);
-                self.u64(*revision);
-            }
-            KeyExpectation::Value(value) => {
-                self.tag(5);
-                self.bytes(value);
+                operation.canonical(self);
             }
         }
     }
@@ -290,7 +143,9 @@ impl Canonical {
 mod tests {
     use bytes::Bytes;
 
-    use super::{super::command::Settings, *};
+    use sha2::{Digest, Sha256};
+
+    use super::super::command::*;
 
     fn bounds(floor: Option<i64>, ceiling: Option<i64>) -> Bounds {
         Bounds { floor, ceiling }
@@ -298,19 +153,21 @@ mod tests {
 
     fn actions() -> Vec<Action> {
         let name = || "stock".to_owned();
-        let add = |delta, bounds, on_violation, must_exist| Operation::CounterAdd {
-            name: name(),
-            delta,
-            bounds,
-            on_violation,
-            must_exist,
+        let add = |delta, bounds, on_violation, must_exist| {
+            Operation::CounterAdd(CounterAdd {
+                name: name(),
+                delta,
+                bounds,
+                on_violation,
+                must_exist,
+            })
         };
-        let put = |value: &'static [u8], expect| Operation::KeyPut {
-            key: name(),
-            value: Bytes::from_static(value),
-            expect,
+        let put = |value: &'static [u8], expect| {
+            Operation::KeyPut(KeyPut { key: name(), value: Bytes::from_static(value), expect })
         };
-        let cas = |expect| Operation::CounterCompareAndSet { name: name(), expect, value: 7 };
+        let cas = |expect| {
+            Operation::CounterCompareAndSet(CounterCompareAndSet { name: name(), expect, value: 7 })
+        };
         let none = Bounds::default();
         let condition = |target, test| Condition { target, test };
         let step = |conditions, operations, else_operations| {
@@ -323,22 +180,25 @@ mod tests {
             add(1, bounds(None, Some(0)), OnViolation::Reject, false),
             add(1, none, OnViolation::Saturate, false),
             add(1, none, OnViolation::Reject, true),
-            Operation::CounterGet { name: name() },
-            Operation::CounterSet { name: name(), value: 1 },
+            Operation::CounterGet(CounterGet { name: name() }),
+            Operation::CounterSet(CounterSet { name: name(), value: 1 }),
             cas(CounterExpectation::Value(1)),
             cas(CounterExpectation::Revision(1)),
             cas(CounterExpectation::Absent),
-            Operation::CounterDelete { name: name() },
-            Operation::CounterConfigure { name: name(), bounds: bounds(Some(1), Some(2)) },
+            Operation::CounterDelete(CounterDelete { name: name() }),
+            Operation::CounterConfigure(CounterConfigure {
+                name: name(),
+                bounds: bounds(Some(1), Some(2)),
+            }),
             put(b"", KeyExpectation::Any),
             put(b"\x01", KeyExpectation::Absent),
             put(b"", KeyExpectation::Present),
             put(b"", KeyExpectation::Revision(1)),
             put(b"", KeyExpectation::Value(Bytes::from_static(b"x"))),
-            Operation::KeyGet { key: name() },
-            Operation::KeyDelete { key: name(), expect: KeyExpectation::Any },
+            Operation::KeyGet(KeyGet { key: name() }),
+            Operation::KeyDelete(KeyDelete { key: name(), expect: KeyExpectation::Any }),
         ];
-        let get = || Operation::CounterGet { name: name() };
+        let get = || Operation::CounterGet(CounterGet { name: name() });
         let counter = || Target::Counter(name());
         let mut actions: Vec<Action> = singles.into_iter().map(Action::Single).collect();
         actions.extend([
@@ -392,13 +252,13 @@ mod tests {
     /// The encoding written out by hand: what another implementation would have to produce.
     #[test]
     fn the_encoding_is_the_documented_one() {
-        let add = Operation::CounterAdd {
+        let add = Operation::CounterAdd(CounterAdd {
             name: "a".into(),
             delta: -2,
             bounds: bounds(Some(0), None),
             on_violation: OnViolation::Saturate,
             must_exist: true,
-        };
+        });
         let canonical: &[&[u8]] = &[
             &[1, 1, 1],                      // version, Single, CounterAdd
             &[0, 0, 0, 0, 0, 0, 0, 1, b'a'], // name

@@ -10,7 +10,7 @@
 
 use bytes::Bytes;
 
-use super::command::Owner;
+use super::owner::Owner;
 
 /// First ordinal that is not the machine's.
 pub const MACHINE_END: u8 = 0x80;

@@ -17,8 +17,8 @@
 //! a command is proposed), stamping time (the leader), durability (storage).
 //!
 //! The way through: [`apply`] opens a [`work::Work`] over the overlay and runs each command
-//! through the exactly-once rules of `apply.rs`, which call the operations in `counter.rs`,
-//! `key.rs` and `transaction.rs` and keep their answers through `session.rs` and `idempotency.rs`;
+//! through the exactly-once rules of `apply.rs`, which call the operations in `operation/`
+//! and `transaction.rs` and keep their answers through `session.rs` and `idempotency.rs`;
 //! `housekeeping.rs` then removes a bounded number of items that nobody can see any more. Reads go
 //! through [`query`].
 
@@ -28,21 +28,25 @@ pub mod changes;
 pub mod codec;
 pub mod command;
 pub mod fingerprint;
+pub mod item;
 pub mod keys;
 pub mod limits;
 pub mod memory;
+pub mod operation;
+pub mod owner;
 pub mod query;
 pub mod records;
+pub mod reply;
 pub mod view;
 
 mod apply;
-mod counter;
+mod canonical;
 mod display;
 mod housekeeping;
 mod idempotency;
-mod key;
 mod session;
 mod transaction;
+mod versioned;
 mod work;
 
 pub use self::{apply::apply, idempotency::idempotency_entry_bytes};

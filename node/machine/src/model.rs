@@ -326,11 +326,14 @@ impl Model {
 
     fn operation(&mut self, operation: &Operation) -> Result<OperationAnswer, Refusal> {
         match operation {
-            Operation::CounterGet { name } => {
+            Operation::CounterGet(CounterGet { name }) => {
                 Ok(OperationAnswer::CounterRead(self.counters.get(name).copied()))
             }
-            Operation::KeyGet { key } => Ok(OperationAnswer::KeyRead(self.keys.get(key).cloned())),
-            Operation::KeyPut { key, expect, .. } | Operation::KeyDelete { key, expect } => {
+            Operation::KeyGet(KeyGet { key }) => {
+                Ok(OperationAnswer::KeyRead(self.keys.get(key).cloned()))
+            }
+            Operation::KeyPut(KeyPut { key, expect, .. })
+            | Operation::KeyDelete(KeyDelete { key, expect }) => {
                 let stored = self.keys.get(key);
                 let before = stored.map(|key| key.modified_revision);
                 let holds = match expect {
@@ -345,7 +348,7 @@ impl Model {
                     let found = self.found(&target);
                     return Err(Refusal::ConditionFailed { target, found });
                 }
-                if let Operation::KeyPut { value, .. } = operation {
+                if let Operation::KeyPut(KeyPut { value, .. }) = operation {
                     self.revision += 1;
                     let created = self.keys.get(key).map(|key| key.created_revision);
                     let record = KeyRecord {
@@ -369,11 +372,11 @@ impl Model {
     }
 
     fn counter(&mut self, operation: &Operation) -> Result<CounterChange, Refusal> {
-        let (Operation::CounterAdd { name, .. }
-        | Operation::CounterSet { name, .. }
-        | Operation::CounterCompareAndSet { name, .. }
-        | Operation::CounterDelete { name }
-        | Operation::CounterConfigure { name, .. }) = operation
+        let (Operation::CounterAdd(CounterAdd { name, .. })
+        | Operation::CounterSet(CounterSet { name, .. })
+        | Operation::CounterCompareAndSet(CounterCompareAndSet { name, .. })
+        | Operation::CounterDelete(CounterDelete { name })
+        | Operation::CounterConfigure(CounterConfigure { name, .. })) = operation
         else {
             unreachable!()
         };
@@ -401,7 +404,9 @@ impl Model {
             }
         };
         let (new, bounds, asked) = match operation {
-            Operation::CounterAdd { delta, bounds, on_violation, must_exist, .. } => {
+            Operation::CounterAdd(CounterAdd {
+                delta, bounds, on_violation, must_exist, ..
+            }) => {
                 if *must_exist && before.is_none() {
                     return Err(Refusal::CounterNotFound { name: name.clone() });
                 }
@@ -427,11 +432,11 @@ impl Model {
                 }
                 (Some(new), stored, Some(*delta))
             }
-            Operation::CounterSet { value, .. } => {
+            Operation::CounterSet(CounterSet { value, .. }) => {
                 within((*value).into(), stored)?;
                 (Some((*value).into()), stored, None)
             }
-            Operation::CounterCompareAndSet { expect, value, .. } => {
+            Operation::CounterCompareAndSet(CounterCompareAndSet { expect, value, .. }) => {
                 let holds = match expect {
                     CounterExpectation::Value(value) => {
                         before.is_some() && old == i128::from(*value)
@@ -449,16 +454,16 @@ impl Model {
                 within((*value).into(), stored)?;
                 (Some((*value).into()), stored, None)
             }
-            Operation::CounterDelete { .. } => (None, stored, None),
-            Operation::CounterConfigure { bounds, .. } => {
+            Operation::CounterDelete(CounterDelete { .. }) => (None, stored, None),
+            Operation::CounterConfigure(CounterConfigure { bounds, .. }) => {
                 within(old, *bounds)?;
                 (Some(old), *bounds, None)
             }
             _ => unreachable!(),
         };
         let idle = match operation {
-            Operation::CounterAdd { .. } => before.is_some() && new == Some(old),
-            Operation::CounterDelete { .. } => before.is_none(),
+            Operation::CounterAdd(CounterAdd { .. }) => before.is_some() && new == Some(old),
+            Operation::CounterDelete(CounterDelete { .. }) => before.is_none(),
             _ => false,
         };
         if !idle {

@@ -61,23 +61,23 @@ fn operation() -> impl Strategy<Value = Operation> {
     let on_violation = select(vec![OnViolation::Reject, OnViolation::Saturate]);
     prop_oneof![
         4 => (name(), number(), bounds(), on_violation, prop::bool::weighted(0.1)).prop_map(
-            |(name, delta, bounds, on_violation, must_exist)| Operation::CounterAdd {
+            |(name, delta, bounds, on_violation, must_exist)| Operation::CounterAdd(CounterAdd {
                 name, delta, bounds, on_violation, must_exist
-            }
+            })
         ),
-        1 => name().prop_map(|name| Operation::CounterGet { name }),
-        2 => (name(), number()).prop_map(|(name, value)| Operation::CounterSet { name, value }),
+        1 => name().prop_map(|name| Operation::CounterGet(CounterGet { name })),
+        2 => (name(), number()).prop_map(|(name, value)| Operation::CounterSet(CounterSet { name, value })),
         2 => (name(), expectation, number()).prop_map(
-            |(name, expect, value)| Operation::CounterCompareAndSet { name, expect, value }
+            |(name, expect, value)| Operation::CounterCompareAndSet(CounterCompareAndSet { name, expect, value })
         ),
-        1 => name().prop_map(|name| Operation::CounterDelete { name }),
+        1 => name().prop_map(|name| Operation::CounterDelete(CounterDelete { name })),
         1 => (name(), bounds())
-            .prop_map(|(name, bounds)| Operation::CounterConfigure { name, bounds }),
+            .prop_map(|(name, bounds)| Operation::CounterConfigure(CounterConfigure { name, bounds })),
         2 => (name(), value(), key_expectation())
-            .prop_map(|(key, value, expect)| Operation::KeyPut { key, value, expect }),
-        1 => name().prop_map(|key| Operation::KeyGet { key }),
+            .prop_map(|(key, value, expect)| Operation::KeyPut(KeyPut { key, value, expect })),
+        1 => name().prop_map(|key| Operation::KeyGet(KeyGet { key })),
         1 => (name(), key_expectation())
-            .prop_map(|(key, expect)| Operation::KeyDelete { key, expect }),
+            .prop_map(|(key, expect)| Operation::KeyDelete(KeyDelete { key, expect })),
     ]
 }
 

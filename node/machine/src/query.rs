@@ -10,9 +10,10 @@ use sha2::{Digest, Sha256};
 use tally_seeded_bugs as seeded_bugs;
 
 use super::{
-    command::{CounterRecord, KeyRecord, Owner},
+    item::{CounterRecord, KeyRecord},
     keys::{MACHINE_END, RecordKey, Space},
     limits::RECORD_OVERHEAD_BYTES,
+    owner::Owner,
     records::{IdempotencyRecord, Meta, OwnerRecord, Record, SessionRecord, decode_stored},
     view::View,
 };

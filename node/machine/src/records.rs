@@ -7,9 +7,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    codec::{self, CodecError, FORMAT_VERSION},
-    command::{CounterRecord, Fingerprint, KeyRecord, Owner, Reply, Settings},
+    canonical::Fingerprint,
+    item::{CounterRecord, KeyRecord},
     limits,
+    owner::Owner,
+    reply::Reply,
+    versioned::{self, CodecError, FORMAT_VERSION},
 };
 
 /// What can be stored under a [`super::keys::RecordKey`].
@@ -52,6 +55,19 @@ pub struct Meta {
     pub idempotency_keys: u64,
     /// Bytes of those, by [`super::idempotency_entry_bytes`].
     pub idempotency_bytes: u64,
+}
+
+/// Settings that decide answers, so they are part of the replicated state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// At most this many open sessions.
+    pub sessions_max: u64,
+    /// Idle time of a session that asks for none, in ms of log time.
+    pub session_idle_ms: u64,
+    /// Window of an idempotency key that asks for none, and the longest allowed, in ms of log time.
+    pub idempotency_window_ms: u64,
+    /// At most this many bytes of remembered idempotency keys and answers.
+    pub idempotency_bytes_max: u64,
 }
 
 impl Default for Settings {
@@ -127,11 +143,11 @@ macro_rules! postcard_record {
             const WHAT: &'static str = $what;
 
             fn encode(&self) -> Bytes {
-                codec::encode(self)
+                versioned::encode(self)
             }
 
             fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
-                codec::decode(Self::WHAT, bytes)
+                versioned::decode(Self::WHAT, bytes)
             }
         }
     };
@@ -151,17 +167,17 @@ impl Record for SessionRecord {
 
     fn encode(&self) -> Bytes {
         match self.owner {
-            None => codec::encode(self),
-            Some(owner) => codec::encode_as(OWNED_SESSION_VERSION, &(self, owner)),
+            None => versioned::encode(self),
+            Some(owner) => versioned::encode_as(OWNED_SESSION_VERSION, &(self, owner)),
         }
     }
 
     fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
         let (&found, rest) = bytes.split_first().ok_or(CodecError::Empty { what: Self::WHAT })?;
         match found {
-            FORMAT_VERSION => codec::decode_rest(Self::WHAT, rest),
+            FORMAT_VERSION => versioned::decode_rest(Self::WHAT, rest),
             OWNED_SESSION_VERSION => {
-                let (session, owner): (Self, Owner) = codec::decode_rest(Self::WHAT, rest)?;
+                let (session, owner): (Self, Owner) = versioned::decode_rest(Self::WHAT, rest)?;
                 Ok(Self { owner: Some(owner), ..session })
             }
             _ => {
@@ -190,7 +206,7 @@ impl Record for KeyRecord {
     }
 
     fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
-        let rest = codec::versioned(Self::WHAT, bytes)?;
+        let rest = versioned::versioned(Self::WHAT, bytes)?;
         let Some((header, _)) = rest.split_first_chunk::<{ KEY_HEADER_BYTES - 1 }>() else {
             let reason = postcard::Error::DeserializeUnexpectedEnd;
             return Err(CodecError::Corrupt { what: Self::WHAT, reason });

@@ -333,7 +333,7 @@ fn comparison(word: &str) -> Comparison {
 fn operation(words: &mut Words<'_>) -> Operation {
     let (verb, name) = (words.next(), words.text());
     match verb {
-        "add" => Operation::CounterAdd {
+        "add" => Operation::CounterAdd(CounterAdd {
             name,
             delta: words.number(),
             bounds: words.bounds(),
@@ -342,9 +342,9 @@ fn operation(words: &mut Words<'_>) -> Operation {
                 false => OnViolation::Reject,
             },
             must_exist: words.take("must_exist"),
-        },
-        "counter" => Operation::CounterGet { name },
-        "set" => Operation::CounterSet { name, value: words.number() },
+        }),
+        "counter" => Operation::CounterGet(CounterGet { name }),
+        "set" => Operation::CounterSet(CounterSet { name, value: words.number() }),
         "cas" => {
             let value = words.number();
             let expect = match (words.option("value"), words.option("revision")) {
@@ -355,20 +355,22 @@ fn operation(words: &mut Words<'_>) -> Operation {
                     CounterExpectation::Absent
                 }
             };
-            Operation::CounterCompareAndSet { name, expect, value }
+            Operation::CounterCompareAndSet(CounterCompareAndSet { name, expect, value })
         }
-        "delete" => Operation::CounterDelete { name },
-        "configure" => Operation::CounterConfigure { name, bounds: words.bounds() },
+        "delete" => Operation::CounterDelete(CounterDelete { name }),
+        "configure" => {
+            Operation::CounterConfigure(CounterConfigure { name, bounds: words.bounds() })
+        }
         "put" => {
             let value = words.next();
             let value = match value.strip_prefix('*') {
                 Some(length) => vec![b'.'; parse(length)].into(),
                 None => value.to_owned().into(),
             };
-            Operation::KeyPut { key: name, value, expect: key_expectation(words) }
+            Operation::KeyPut(KeyPut { key: name, value, expect: key_expectation(words) })
         }
-        "key" => Operation::KeyGet { key: name },
-        "remove" => Operation::KeyDelete { key: name, expect: key_expectation(words) },
+        "key" => Operation::KeyGet(KeyGet { key: name }),
+        "remove" => Operation::KeyDelete(KeyDelete { key: name, expect: key_expectation(words) }),
         other => panic!("{other:?} is no operation"),
     }
 }

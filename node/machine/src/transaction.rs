@@ -6,12 +6,11 @@
 use tally_seeded_bugs as seeded_bugs;
 
 use super::{
-    command::{
-        Action, Answer, ApplyStep, Comparison, Condition, Found, Operation, OperationAnswer,
-        Refusal, StepPart, Target, Test,
-    },
-    counter, key,
+    command::{Action, ApplyStep, Comparison, Condition, Test},
+    item::{Found, Target},
     limits::{APPLY_READ_BYTES_MAX, COUNTER_READ_BYTES},
+    operation::{Operation, counter_found, key_found},
+    reply::{Answer, OperationAnswer, Refusal, StepPart},
     view::View,
     work::Work,
 };
@@ -20,37 +19,10 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
     /// Executes a write on counters and keys.
     pub(super) fn execute(&mut self, action: &Action) -> Result<Answer, Refusal> {
         match action {
-            Action::Single(operation) => self.operation(operation).map(Answer::Single),
+            Action::Single(operation) => operation.run(self).map(Answer::Single),
             Action::Apply(step) => self.step(step),
             other => unreachable!("{other:?} is not a write on counters and keys"),
         }
-    }
-
-    fn operation(&mut self, operation: &Operation) -> Result<OperationAnswer, Refusal> {
-        use OperationAnswer::{CounterChanged, CounterRead, KeyChanged, KeyRead};
-
-        Ok(match operation {
-            Operation::CounterAdd { name, delta, bounds, on_violation, must_exist } => {
-                let change = self.counter_add(name, *delta, *bounds, *on_violation, *must_exist)?;
-                CounterChanged(change)
-            }
-            Operation::CounterGet { name } => CounterRead(self.counter(name)),
-            Operation::CounterSet { name, value } => {
-                CounterChanged(self.counter_set(name, *value)?)
-            }
-            Operation::CounterCompareAndSet { name, expect, value } => {
-                CounterChanged(self.counter_compare_and_set(name, *expect, *value)?)
-            }
-            Operation::CounterDelete { name } => CounterChanged(self.counter_delete(name)),
-            Operation::CounterConfigure { name, bounds } => {
-                CounterChanged(self.counter_configure(name, *bounds)?)
-            }
-            Operation::KeyPut { key, value, expect } => {
-                KeyChanged(self.key_put(key, value, expect)?)
-            }
-            Operation::KeyGet { key } => KeyRead(self.key(key)),
-            Operation::KeyDelete { key, expect } => KeyChanged(self.key_delete(key, expect)?),
-        })
     }
 
     fn step(&mut self, step: &ApplyStep) -> Result<Answer, Refusal> {
@@ -81,7 +53,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         let mut bytes = 0;
         for (index, operation) in (0..).zip(operations) {
             let refuse = |refusal| Refusal::Step { part: part(index), refusal: Box::new(refusal) };
-            let answer = self.operation(operation).map_err(refuse)?;
+            let answer = operation.run(self).map_err(refuse)?;
             let read = bytes_read(&answer);
             bytes = if seeded_bugs::is_on("step-reads-unbounded") { read } else { bytes + read };
             if bytes > APPLY_READ_BYTES_MAX {
@@ -110,7 +82,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
                     // The api refuses it; a condition that makes no sense does not hold.
                     Test::KeyValue(..) => false,
                 };
-                if holds { Ok(()) } else { Err(counter::found(record)) }
+                if holds { Ok(()) } else { Err(counter_found(record)) }
             }
             Target::Key(key) => {
                 let record = self.key(key);
@@ -125,7 +97,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
                         .is_some_and(|record| holds(*comparison, &record.value, value)),
                     Test::CounterValue(..) => false,
                 };
-                if holds { Ok(()) } else { Err(key::found(record.as_ref())) }
+                if holds { Ok(()) } else { Err(key_found(record.as_ref())) }
             }
         }
     }

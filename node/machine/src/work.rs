@@ -12,8 +12,9 @@ use foldhash::fast::RandomState;
 use tally_seeded_bugs as seeded_bugs;
 
 use super::{
-    command::{CounterRecord, KeyRecord, Owner},
+    item::{CounterRecord, KeyRecord},
     keys::{RecordKey, Space},
+    owner::Owner,
     records::{Meta, OwnerRecord, Record, SessionRecord, decode_stored},
     view::{Overlay, View},
 };

@@ -21,17 +21,34 @@ pub(super) trait AnswerBytes: Clone {
     }
 }
 
+/// What only says what was done has a small answer. How large that of a read or an atomic step may be is
+/// said below.
 macro_rules! small {
-    ($($request:ident),* $(,)?) => { $(impl AnswerBytes for v1::$request {})* };
+    (read $request:ident) => {};
+    (apply $request:ident) => {};
+    ($other:ident $request:ident) => {
+        impl AnswerBytes for v1::$request {}
+    };
 }
 
-small! {
-    CountersAddRequest, CountersGetRequest, CountersSetRequest, CountersCompareAndSetRequest,
-    CountersDeleteRequest, CountersConfigureRequest, KeysPutRequest, KeysDeleteRequest,
-    SessionsOpenRequest, SessionsRenewRequest, SessionsCloseRequest, ClusterStatusRequest,
-    ClusterAddLearnerRequest, ClusterPromoteRequest, ClusterRemoveRequest,
-    ClusterTransferLeaderRequest,
+macro_rules! of_each {
+    ($($service:ident($client_in:ident::$client:ident, $server_in:ident::$server:ident) {
+        $($kind:ident $field:ident $variant:ident($request:ident) -> $response:ident: $method:ident;)*
+    })*) => {
+        $($(small!($kind $request);)*)*
+
+        /// The most that the answer of a call of a stream has.
+        pub(super) fn answer_bytes_of(call: &v1::Call) -> usize {
+            match &call.request {
+                None => SMALL_ANSWER_BYTES,
+                $($(Some(Request::$variant(request)) => request.answer_bytes(),)*)*
+            }
+        }
+    };
 }
+tally_proto::requests!(of_each);
+
+impl AnswerBytes for v1::CountersGetRequest {}
 
 impl AnswerBytes for v1::KeysGetRequest {
     const MAY_BE_LARGER: bool = true;
@@ -83,18 +100,5 @@ impl AnswerBytes for v1::TransactionsApplyRequest {
         let results = self.operations.len().max(self.else_operations.len());
         let results = results.min(limits::APPLY_OPERATIONS_MAX);
         SMALL_ANSWER_BYTES + limits::APPLY_READ_BYTES_MAX + results * ITEM_BYTES
-    }
-}
-
-/// The most that the answer of a call of a stream has.
-pub(super) fn answer_bytes_of(call: &v1::Call) -> usize {
-    match &call.request {
-        Some(Request::CountersList(request)) => request.answer_bytes(),
-        Some(Request::KeysScan(request)) => request.answer_bytes(),
-        Some(Request::KeysBatchGet(request)) => request.answer_bytes(),
-        Some(Request::CountersBatchGet(request)) => request.answer_bytes(),
-        Some(Request::SessionsList(request)) => request.answer_bytes(),
-        Some(Request::TransactionsApply(request)) => request.answer_bytes(),
-        _ => SMALL_ANSWER_BYTES,
     }
 }

@@ -7,9 +7,11 @@ use tally_proto::v1;
 use super::status::Invalid;
 use crate::machine::{
     command::{
-        Action, ApplyStep, Bounds, Command, Comparison, Condition, CounterChange,
-        CounterExpectation, CounterRecord, Fingerprint, IdempotencyKey, KeyChange, KeyExpectation,
-        KeyRecord, OnViolation, Operation, OperationAnswer, SessionStamp, Target, Test,
+        Action, ApplyStep, Bounds, Command, Comparison, Condition, CounterAdd, CounterChange,
+        CounterCompareAndSet, CounterConfigure, CounterDelete, CounterExpectation, CounterGet,
+        CounterRecord, CounterSet, Fingerprint, IdempotencyKey, KeyChange, KeyDelete,
+        KeyExpectation, KeyGet, KeyPut, KeyRecord, OnViolation, Operation, OperationAnswer,
+        SessionStamp, Target, Test,
     },
     limits,
     records::SessionRecord,
@@ -55,60 +57,171 @@ fn bounds(given: Option<v1::Bounds>) -> Checked<Bounds> {
     Ok(Bounds { floor: given.floor, ceiling: given.ceiling })
 }
 
-/// The parts that `CountersAddRequest` and the operation `CounterAdd` share.
-pub(crate) fn add(given: v1::CounterAdd) -> Checked<Operation> {
-    let on_violation = match v1::OnViolation::try_from(given.on_violation) {
-        Ok(v1::OnViolation::Unspecified | v1::OnViolation::Reject) => OnViolation::Reject,
-        Ok(v1::OnViolation::Saturate) => OnViolation::Saturate,
-        Err(_) => return Err(unknown_enum("on_violation", given.on_violation)),
-    };
-    let must_exist = match v1::IfMissing::try_from(given.if_missing) {
-        Ok(v1::IfMissing::Unspecified | v1::IfMissing::Create) => false,
-        Ok(v1::IfMissing::Fail) => true,
-        Err(_) => return Err(unknown_enum("if_missing", given.if_missing)),
-    };
-    Ok(Operation::CounterAdd {
-        name: name("name", given.name)?,
-        delta: given.delta,
-        bounds: bounds(given.bounds)?,
-        on_violation,
-        must_exist,
-    })
+/// A request that is a call of its own and can also be a step of an `Apply`.
+pub(crate) trait Step: Sized {
+    /// What it says besides the operation, which only a call of its own may say.
+    type Options: Default + PartialEq;
+
+    /// The name of that field.
+    const OPTIONS: &'static str;
+
+    /// Takes those out.
+    fn take_options(&mut self) -> Option<Self::Options>;
+
+    /// The operation that is asked for.
+    fn operation(self) -> Checked<Operation>;
 }
 
-pub(crate) fn set(counter: String, value: i64) -> Checked<Operation> {
-    Ok(Operation::CounterSet { name: name("name", counter)?, value })
-}
+/// Requests that write have `options`, those that read have `read`.
+macro_rules! options {
+    (write) => {
+        type Options = v1::WriteOptions;
+        const OPTIONS: &'static str = "options";
 
-/// The expectation of a compare-and-set, from the wire's two identical oneofs.
-pub(crate) enum Expect {
-    Value(i64),
-    Revision(u64),
-    Absent(bool),
-}
-
-pub(crate) fn compare_and_set(
-    counter: String,
-    expect: Option<Expect>,
-    value: i64,
-) -> Checked<Operation> {
-    let expect = match required("expect", expect)? {
-        Expect::Value(value) => CounterExpectation::Value(value),
-        Expect::Revision(revision) => CounterExpectation::Revision(revision),
-        Expect::Absent(true) => CounterExpectation::Absent,
-        Expect::Absent(false) => {
-            return Err(Invalid::new("expect_absent", "must be true when given"));
+        fn take_options(&mut self) -> Option<v1::WriteOptions> {
+            self.options.take()
         }
     };
-    Ok(Operation::CounterCompareAndSet { name: name("name", counter)?, expect, value })
+    (read) => {
+        type Options = v1::ReadOptions;
+        const OPTIONS: &'static str = "read";
+
+        fn take_options(&mut self) -> Option<v1::ReadOptions> {
+            self.read.take()
+        }
+    };
 }
 
-pub(crate) fn counter_delete(counter: String) -> Checked<Operation> {
-    Ok(Operation::CounterDelete { name: name("name", counter)? })
+impl Step for v1::CountersAddRequest {
+    options!(write);
+
+    fn operation(self) -> Checked<Operation> {
+        let on_violation = match v1::OnViolation::try_from(self.on_violation) {
+            Ok(v1::OnViolation::Unspecified | v1::OnViolation::Reject) => OnViolation::Reject,
+            Ok(v1::OnViolation::Saturate) => OnViolation::Saturate,
+            Err(_) => return Err(unknown_enum("on_violation", self.on_violation)),
+        };
+        let must_exist = match v1::IfMissing::try_from(self.if_missing) {
+            Ok(v1::IfMissing::Unspecified | v1::IfMissing::Create) => false,
+            Ok(v1::IfMissing::Fail) => true,
+            Err(_) => return Err(unknown_enum("if_missing", self.if_missing)),
+        };
+        Ok(Operation::CounterAdd(CounterAdd {
+            name: name("name", self.name)?,
+            delta: self.delta,
+            bounds: bounds(self.bounds)?,
+            on_violation,
+            must_exist,
+        }))
+    }
 }
 
-pub(crate) fn configure(counter: String, given: Option<v1::Bounds>) -> Checked<Operation> {
-    Ok(Operation::CounterConfigure { name: name("name", counter)?, bounds: bounds(given)? })
+impl Step for v1::CountersGetRequest {
+    options!(read);
+
+    fn operation(self) -> Checked<Operation> {
+        Ok(Operation::CounterGet(CounterGet { name: name("name", self.name)? }))
+    }
+}
+
+impl Step for v1::CountersSetRequest {
+    options!(write);
+
+    fn operation(self) -> Checked<Operation> {
+        let name = name("name", self.name)?;
+        Ok(Operation::CounterSet(CounterSet { name, value: self.value }))
+    }
+}
+
+impl Step for v1::CountersCompareAndSetRequest {
+    options!(write);
+
+    fn operation(self) -> Checked<Operation> {
+        use v1::counters_compare_and_set_request::Expect;
+
+        let expect = match required("expect", self.expect)? {
+            Expect::ExpectValue(value) => CounterExpectation::Value(value),
+            Expect::ExpectRevision(revision) => CounterExpectation::Revision(revision),
+            Expect::ExpectAbsent(true) => CounterExpectation::Absent,
+            Expect::ExpectAbsent(false) => {
+                return Err(Invalid::new("expect_absent", "must be true when given"));
+            }
+        };
+        let name = name("name", self.name)?;
+        let value = self.value;
+        Ok(Operation::CounterCompareAndSet(CounterCompareAndSet { name, expect, value }))
+    }
+}
+
+impl Step for v1::CountersDeleteRequest {
+    options!(write);
+
+    fn operation(self) -> Checked<Operation> {
+        Ok(Operation::CounterDelete(CounterDelete { name: name("name", self.name)? }))
+    }
+}
+
+impl Step for v1::CountersConfigureRequest {
+    options!(write);
+
+    fn operation(self) -> Checked<Operation> {
+        let (name, bounds) = (name("name", self.name)?, bounds(self.bounds)?);
+        Ok(Operation::CounterConfigure(CounterConfigure { name, bounds }))
+    }
+}
+
+impl Step for v1::KeysPutRequest {
+    options!(write);
+
+    fn operation(self) -> Checked<Operation> {
+        Ok(Operation::KeyPut(KeyPut {
+            key: name("key", self.key)?,
+            value: value("value", self.value)?,
+            expect: key_expectation(self.condition)?,
+        }))
+    }
+}
+
+impl Step for v1::KeysGetRequest {
+    options!(read);
+
+    fn operation(self) -> Checked<Operation> {
+        Ok(Operation::KeyGet(KeyGet { key: name("key", self.key)? }))
+    }
+}
+
+impl Step for v1::KeysDeleteRequest {
+    options!(write);
+
+    fn operation(self) -> Checked<Operation> {
+        let (key, expect) = (name("key", self.key)?, key_expectation(self.condition)?);
+        Ok(Operation::KeyDelete(KeyDelete { key, expect }))
+    }
+}
+
+fn operation(given: v1::Operation) -> Checked<Operation> {
+    use v1::operation::Kind;
+
+    match required("kind", given.kind)? {
+        Kind::CounterAdd(given) => step(given),
+        Kind::CounterGet(given) => step(given),
+        Kind::CounterSet(given) => step(given),
+        Kind::CounterCompareAndSet(given) => step(given),
+        Kind::CounterDelete(given) => step(given),
+        Kind::CounterConfigure(given) => step(given),
+        Kind::KeyPut(given) => step(given),
+        Kind::KeyGet(given) => step(given),
+        Kind::KeyDelete(given) => step(given),
+    }
+}
+
+/// A request as a step of an `Apply`. What it says besides the operation would be ignored there, so it is
+/// refused: a caller may have meant it.
+fn step<S: Step>(mut given: S) -> Checked<Operation> {
+    if given.take_options().is_some_and(|options| options != S::Options::default()) {
+        return Err(Invalid::new(S::OPTIONS, "belongs to the whole step"));
+    }
+    given.operation()
 }
 
 fn key_expectation(condition: Option<v1::KeyCondition>) -> Checked<KeyExpectation> {
@@ -122,46 +235,6 @@ fn key_expectation(condition: Option<v1::KeyCondition>) -> Checked<KeyExpectatio
         Expect::Value(bytes) => Ok(KeyExpectation::Value(value("condition.value", bytes)?)),
         Expect::Absent(false) => Err(Invalid::new("condition.absent", "must be true when given")),
         Expect::Present(false) => Err(Invalid::new("condition.present", "must be true when given")),
-    }
-}
-
-pub(crate) fn key_put(
-    key: String,
-    bytes: Bytes,
-    condition: Option<v1::KeyCondition>,
-) -> Checked<Operation> {
-    Ok(Operation::KeyPut {
-        key: name("key", key)?,
-        value: value("value", bytes)?,
-        expect: key_expectation(condition)?,
-    })
-}
-
-pub(crate) fn key_delete(key: String, condition: Option<v1::KeyCondition>) -> Checked<Operation> {
-    Ok(Operation::KeyDelete { key: name("key", key)?, expect: key_expectation(condition)? })
-}
-
-fn operation(given: v1::Operation) -> Checked<Operation> {
-    use v1::counter_compare_and_set::Expect as Cas;
-    use v1::operation::Kind;
-
-    match required("kind", given.kind)? {
-        Kind::CounterAdd(given) => add(given),
-        Kind::CounterGet(given) => Ok(Operation::CounterGet { name: name("name", given.name)? }),
-        Kind::CounterSet(given) => set(given.name, given.value),
-        Kind::CounterCompareAndSet(given) => {
-            let expect = given.expect.map(|expect| match expect {
-                Cas::ExpectValue(value) => Expect::Value(value),
-                Cas::ExpectRevision(revision) => Expect::Revision(revision),
-                Cas::ExpectAbsent(absent) => Expect::Absent(absent),
-            });
-            compare_and_set(given.name, expect, given.value)
-        }
-        Kind::CounterDelete(given) => counter_delete(given.name),
-        Kind::CounterConfigure(given) => configure(given.name, given.bounds),
-        Kind::KeyPut(given) => key_put(given.key, given.value, given.condition),
-        Kind::KeyGet(given) => Ok(Operation::KeyGet { key: name("key", given.key)? }),
-        Kind::KeyDelete(given) => key_delete(given.key, given.condition),
     }
 }
 
@@ -356,13 +429,7 @@ pub(crate) fn key_change_to_wire(change: &KeyChange) -> v1::KeyChange {
 
 /// The names that the operations of a branch read, so that its answers can be named.
 pub(crate) fn read_names(operations: &[Operation]) -> Vec<Option<String>> {
-    operations
-        .iter()
-        .map(|operation| match operation {
-            Operation::CounterGet { name } | Operation::KeyGet { key: name } => Some(name.clone()),
-            _ => None,
-        })
-        .collect()
+    operations.iter().map(|operation| operation.reads().map(str::to_owned)).collect()
 }
 
 pub(crate) fn operation_answer_to_wire(

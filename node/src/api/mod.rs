@@ -12,6 +12,7 @@ pub mod convert;
 mod direct;
 pub mod layer;
 pub mod reads;
+mod requests;
 pub mod server;
 pub mod status;
 pub mod stream;

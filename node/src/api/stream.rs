@@ -23,7 +23,7 @@ use prost::Message;
 use tally_proto::{
     reason,
     status::StatusBuilder,
-    v1::{self, CallStatus, answer::Response, call::Request},
+    v1::{self, answer::Response, call::Request},
 };
 use tokio::sync::mpsc;
 use tonic::{Code, Status, Streaming};
@@ -32,6 +32,7 @@ use super::{
     Api,
     answer_bytes::{ITEM_BYTES, SMALL_ANSWER_BYTES, answer_bytes_of},
     direct::{Flights, Ready, Room},
+    requests,
     status::Kind,
 };
 use crate::{
@@ -234,47 +235,7 @@ async fn run(api: &Api, call: v1::Call, from: Option<Owner>) -> v1::Answer {
             let invalid = super::status::Invalid::new("request", "is required");
             Err(api.invalid(&context, Kind::Write, &invalid))
         }
-        Some(request) => dispatch(api, &context, request).await,
+        Some(request) => requests::dispatch(api, &context, request).await,
     };
     v1::Answer { id: call.id, response: Some(response.unwrap_or_else(Response::Error)) }
-}
-
-/// Finds the operation. One line for each request of the API.
-async fn dispatch(api: &Api, call: &super::Call, request: Request) -> Result<Response, CallStatus> {
-    macro_rules! operations {
-        ($($variant:ident => $method:ident($kind:ident)),* $(,)?) => {
-            match request {
-                $(Request::$variant(request) => {
-                    api.check_size(call, &request, Kind::$kind)?;
-                    // Boxed, so that the largest operation does not size every call's task.
-                    Box::pin(api.$method(call, request)).await.map(Response::$variant)
-                })*
-            }
-        };
-    }
-    operations! {
-        CountersAdd => counters_add(Write),
-        CountersGet => counters_get(Read),
-        CountersBatchGet => counters_batch_get(Read),
-        CountersSet => counters_set(Write),
-        CountersCompareAndSet => counters_compare_and_set(Write),
-        CountersDelete => counters_delete(Write),
-        CountersList => counters_list(Read),
-        CountersConfigure => counters_configure(Write),
-        KeysPut => keys_put(Write),
-        KeysGet => keys_get(Read),
-        KeysBatchGet => keys_batch_get(Read),
-        KeysDelete => keys_delete(Write),
-        KeysScan => keys_scan(Read),
-        TransactionsApply => transactions_apply(Write),
-        SessionsOpen => sessions_open(Write),
-        SessionsRenew => sessions_renew(Write),
-        SessionsClose => sessions_close(Write),
-        SessionsList => sessions_list(Read),
-        ClusterStatus => cluster_status(Read),
-        ClusterAddLearner => cluster_add_learner(Write),
-        ClusterPromote => cluster_promote(Write),
-        ClusterRemove => cluster_remove(Write),
-        ClusterTransferLeader => cluster_transfer_leader(Write),
-    }
 }

@@ -5,16 +5,14 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use prost::Message;
 use tally_proto::{
     status::to_tonic,
-    v1::{
-        self, CallStatus, cluster_server::Cluster, counters_server::Counters, keys_server::Keys,
-        sessions_server::Sessions, stream_server, transactions_server::Transactions,
-    },
+    v1::{self, CallStatus, stream_server},
 };
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     Api, Call,
     answer_bytes::{AnswerBytes, ITEM_BYTES},
+    requests::Runs,
     status::{Invalid, Kind},
     stream,
 };
@@ -106,61 +104,27 @@ where
     Ok(response)
 }
 
-/// One service: each method hands its message to the operation of the api.
-macro_rules! service {
-    ($service:ident { $($method:ident => $operation:ident($request:ident, $kind:ident) -> $response:ident;)* }) => {
-        #[tonic::async_trait]
-        impl $service for Api {
+/// The services: each method runs its request.
+macro_rules! services {
+    ($($service:ident($client_in:ident::$client:ident, $server_in:ident::$server:ident) {
+        $($kind:ident $field:ident $variant:ident($request:ident) -> $response:ident: $method:ident;)*
+    })*) => {
+        $(#[tonic::async_trait]
+        impl v1::$server_in::$server for Api {
             $(async fn $method(
                 &self,
                 request: Request<v1::$request>,
             ) -> Result<Response<v1::$response>, Status> {
-                let call = self.unary(&request, Kind::$kind)?;
+                let kind = <v1::$request as Runs>::KIND;
+                let call = self.unary(&request, kind)?;
                 let at = request.extensions().get::<Arc<port::Call>>().cloned();
                 let request = request.into_inner();
-                answered(self, at, &call, Kind::$kind, request, |request| self.$operation(&call, request)).await
+                answered(self, at, &call, kind, request, |request| request.run(self, &call)).await
             })*
-        }
+        })*
     };
 }
-
-service!(Counters {
-    add => counters_add(CountersAddRequest, Write) -> CountersAddResponse;
-    get => counters_get(CountersGetRequest, Read) -> CountersGetResponse;
-    batch_get => counters_batch_get(CountersBatchGetRequest, Read) -> CountersBatchGetResponse;
-    set => counters_set(CountersSetRequest, Write) -> CountersSetResponse;
-    compare_and_set => counters_compare_and_set(CountersCompareAndSetRequest, Write) -> CountersCompareAndSetResponse;
-    delete => counters_delete(CountersDeleteRequest, Write) -> CountersDeleteResponse;
-    list => counters_list(CountersListRequest, Read) -> CountersListResponse;
-    configure => counters_configure(CountersConfigureRequest, Write) -> CountersConfigureResponse;
-});
-
-service!(Keys {
-    put => keys_put(KeysPutRequest, Write) -> KeysPutResponse;
-    get => keys_get(KeysGetRequest, Read) -> KeysGetResponse;
-    batch_get => keys_batch_get(KeysBatchGetRequest, Read) -> KeysBatchGetResponse;
-    delete => keys_delete(KeysDeleteRequest, Write) -> KeysDeleteResponse;
-    scan => keys_scan(KeysScanRequest, Read) -> KeysScanResponse;
-});
-
-service!(Transactions {
-    apply => transactions_apply(TransactionsApplyRequest, Write) -> TransactionsApplyResponse;
-});
-
-service!(Sessions {
-    open => sessions_open(SessionsOpenRequest, Write) -> SessionsOpenResponse;
-    renew => sessions_renew(SessionsRenewRequest, Write) -> SessionsRenewResponse;
-    close => sessions_close(SessionsCloseRequest, Write) -> SessionsCloseResponse;
-    list => sessions_list(SessionsListRequest, Read) -> SessionsListResponse;
-});
-
-service!(Cluster {
-    status => cluster_status(ClusterStatusRequest, Read) -> ClusterStatusResponse;
-    add_learner => cluster_add_learner(ClusterAddLearnerRequest, Write) -> ClusterAddLearnerResponse;
-    promote => cluster_promote(ClusterPromoteRequest, Write) -> ClusterPromoteResponse;
-    remove => cluster_remove(ClusterRemoveRequest, Write) -> ClusterRemoveResponse;
-    transfer_leader => cluster_transfer_leader(ClusterTransferLeaderRequest, Write) -> ClusterTransferLeaderResponse;
-});
+tally_proto::requests!(services);
 
 #[tonic::async_trait]
 impl stream_server::Stream for Api {

@@ -1,23 +1,22 @@
 //! The writes: each becomes one command, goes through consensus, and comes back as what the machine
 //! decided.
-
 //!
 //! Writes of one operation are given as pairs of conversions, from the request ([`Single`]) and into
-//! the answer, since they come in two ways: through a method here, and directly from a stream
+//! the answer, since they come in two ways: through [`super::requests`], and directly from a stream
 //! ([`super::direct`]).
 
 use tally_proto::v1::{self, answer::Response, call::Request};
 
 use super::{
     Answered, Api, Call,
-    convert::{self, Expect},
+    convert::{self, Step},
     status::{Invalid, Kind},
 };
 use crate::{
     consensus::propose::Outcome,
     machine::{
         codec::size_hint_of,
-        command::{Action, Answer, Command, CounterChange, KeyChange, Operation, OperationAnswer},
+        command::{Action, Answer, Command, CounterChange, KeyChange, OperationAnswer},
         limits,
     },
 };
@@ -115,65 +114,9 @@ impl Api {
     }
 
     /// Runs a write of one operation.
-    async fn write_single(&self, call: &Call, single: Single) -> Answered<Written> {
+    pub(super) async fn write_single(&self, call: &Call, single: Single) -> Answered<Written> {
         let Single { action, options } = single;
         self.write(call, action, options).await
-    }
-
-    pub(crate) async fn counters_add(
-        &self,
-        call: &Call,
-        request: v1::CountersAddRequest,
-    ) -> Answered<v1::CountersAddResponse> {
-        Ok(self.write_single(call, request.into()).await?.into())
-    }
-
-    pub(crate) async fn counters_set(
-        &self,
-        call: &Call,
-        request: v1::CountersSetRequest,
-    ) -> Answered<v1::CountersSetResponse> {
-        Ok(self.write_single(call, request.into()).await?.into())
-    }
-
-    pub(crate) async fn counters_compare_and_set(
-        &self,
-        call: &Call,
-        request: v1::CountersCompareAndSetRequest,
-    ) -> Answered<v1::CountersCompareAndSetResponse> {
-        Ok(self.write_single(call, request.into()).await?.into())
-    }
-
-    pub(crate) async fn counters_delete(
-        &self,
-        call: &Call,
-        request: v1::CountersDeleteRequest,
-    ) -> Answered<v1::CountersDeleteResponse> {
-        Ok(self.write_single(call, request.into()).await?.into())
-    }
-
-    pub(crate) async fn counters_configure(
-        &self,
-        call: &Call,
-        request: v1::CountersConfigureRequest,
-    ) -> Answered<v1::CountersConfigureResponse> {
-        Ok(self.write_single(call, request.into()).await?.into())
-    }
-
-    pub(crate) async fn keys_put(
-        &self,
-        call: &Call,
-        request: v1::KeysPutRequest,
-    ) -> Answered<v1::KeysPutResponse> {
-        Ok(self.write_single(call, request.into()).await?.into())
-    }
-
-    pub(crate) async fn keys_delete(
-        &self,
-        call: &Call,
-        request: v1::KeysDeleteRequest,
-    ) -> Answered<v1::KeysDeleteResponse> {
-        Ok(self.write_single(call, request.into()).await?.into())
     }
 
     pub(crate) async fn transactions_apply(
@@ -275,94 +218,25 @@ pub(super) struct Single {
     pub(super) options: Option<v1::WriteOptions>,
 }
 
-impl Single {
-    fn new(operation: Result<Operation, Invalid>, options: Option<v1::WriteOptions>) -> Single {
-        Single { action: operation.map(Action::Single), options }
+impl<S: Step<Options = v1::WriteOptions>> From<S> for Single {
+    fn from(mut request: S) -> Single {
+        let options = request.take_options();
+        Single { action: request.operation().map(Action::Single), options }
     }
 }
 
-impl From<v1::CountersAddRequest> for Single {
-    fn from(request: v1::CountersAddRequest) -> Single {
-        let operation = convert::add(v1::CounterAdd {
-            name: request.name,
-            delta: request.delta,
-            bounds: request.bounds,
-            on_violation: request.on_violation,
-            if_missing: request.if_missing,
-        });
-        Single::new(operation, request.options)
+impl From<Written> for v1::CountersWriteResponse {
+    fn from(written: Written) -> Self {
+        let change = convert::counter_change_to_wire(written.counter_change());
+        Self { header: Some(written.header), change: Some(change), write: Some(written.write) }
     }
 }
 
-impl From<v1::CountersSetRequest> for Single {
-    fn from(request: v1::CountersSetRequest) -> Single {
-        Single::new(convert::set(request.name, request.value), request.options)
+impl From<Written> for v1::KeysWriteResponse {
+    fn from(written: Written) -> Self {
+        let change = convert::key_change_to_wire(written.key_change());
+        Self { header: Some(written.header), change: Some(change), write: Some(written.write) }
     }
-}
-
-impl From<v1::CountersCompareAndSetRequest> for Single {
-    fn from(request: v1::CountersCompareAndSetRequest) -> Single {
-        use v1::counters_compare_and_set_request::Expect as Wire;
-
-        let expect = request.expect.map(|expect| match expect {
-            Wire::ExpectValue(value) => Expect::Value(value),
-            Wire::ExpectRevision(revision) => Expect::Revision(revision),
-            Wire::ExpectAbsent(absent) => Expect::Absent(absent),
-        });
-        let operation = convert::compare_and_set(request.name, expect, request.value);
-        Single::new(operation, request.options)
-    }
-}
-
-impl From<v1::CountersDeleteRequest> for Single {
-    fn from(request: v1::CountersDeleteRequest) -> Single {
-        Single::new(convert::counter_delete(request.name), request.options)
-    }
-}
-
-impl From<v1::CountersConfigureRequest> for Single {
-    fn from(request: v1::CountersConfigureRequest) -> Single {
-        Single::new(convert::configure(request.name, request.bounds), request.options)
-    }
-}
-
-impl From<v1::KeysPutRequest> for Single {
-    fn from(request: v1::KeysPutRequest) -> Single {
-        let operation = convert::key_put(request.key, request.value, request.condition);
-        Single::new(operation, request.options)
-    }
-}
-
-impl From<v1::KeysDeleteRequest> for Single {
-    fn from(request: v1::KeysDeleteRequest) -> Single {
-        Single::new(convert::key_delete(request.key, request.condition), request.options)
-    }
-}
-
-/// All answers to writes have one shape: header, what changed, and what is kept of it.
-macro_rules! answers_of_writes {
-    ($($response:ident: $change:ident, $to_wire:ident);* $(;)?) => {
-        $(impl From<Written> for v1::$response {
-            fn from(written: Written) -> Self {
-                let change = convert::$to_wire(written.$change());
-                Self {
-                    header: Some(written.header),
-                    change: Some(change),
-                    write: Some(written.write),
-                }
-            }
-        })*
-    };
-}
-
-answers_of_writes! {
-    CountersAddResponse: counter_change, counter_change_to_wire;
-    CountersSetResponse: counter_change, counter_change_to_wire;
-    CountersCompareAndSetResponse: counter_change, counter_change_to_wire;
-    CountersConfigureResponse: counter_change, counter_change_to_wire;
-    CountersDeleteResponse: counter_change, counter_change_to_wire;
-    KeysPutResponse: key_change, key_change_to_wire;
-    KeysDeleteResponse: key_change, key_change_to_wire;
 }
 
 /// How the answer to a write of one operation is made.
@@ -378,23 +252,23 @@ pub(super) enum Split {
 
 /// Takes a request apart if it is a write of one operation.
 pub(super) fn split(request: Option<Request>) -> Split {
-    macro_rules! writes {
-        ($($variant:ident),* $(,)?) => {
+    macro_rules! kind {
+        (write $variant:ident $request:ident) => {
+            Split::Write($request.into(), |written| Response::$variant(written.into()))
+        };
+        ($other:ident $variant:ident $request:ident) => {
+            Split::Other(Some(Request::$variant($request)))
+        };
+    }
+    macro_rules! split {
+        ($($service:ident($client_in:ident::$client:ident, $server_in:ident::$server:ident) {
+            $($kind:ident $field:ident $variant:ident($message:ident) -> $answer:ident: $method:ident;)*
+        })*) => {
             match request {
-                $(Some(Request::$variant(request)) => {
-                    Split::Write(request.into(), |written| Response::$variant(written.into()))
-                })*
-                other => Split::Other(other),
+                None => Split::Other(None),
+                $($(Some(Request::$variant(request)) => kind!($kind $variant request),)*)*
             }
         };
     }
-    writes! {
-        CountersAdd,
-        CountersSet,
-        CountersCompareAndSet,
-        CountersDelete,
-        CountersConfigure,
-        KeysPut,
-        KeysDelete,
-    }
+    tally_proto::requests!(split)
 }

@@ -102,15 +102,14 @@ impl Consensus {
     }
 }
 
-/// Whether a full disk is no reason to refuse it: deletes are the way back to room, and a session
-/// must not end because its renewals were refused while log time went on.
+/// Whether a full disk is no reason to refuse it: deletes are the way back to room, and a session must
+/// not end because its renewals were refused while log time went on.
 fn frees_room(action: &Action) -> bool {
-    let deletes = |operation: &Operation| {
-        matches!(operation, Operation::CounterDelete { .. } | Operation::KeyDelete { .. })
-    };
     match action {
-        Action::Single(operation) => deletes(operation),
-        Action::Apply(step) => step.operations.iter().chain(&step.else_operations).all(deletes),
+        Action::Single(operation) => operation.frees_room(),
+        Action::Apply(step) => {
+            step.operations.iter().chain(&step.else_operations).all(Operation::frees_room)
+        }
         Action::CloseSession { .. } | Action::RenewSession { .. } | Action::Tick => true,
         Action::OpenSession { .. }
         | Action::OpenOwnedSession { .. }

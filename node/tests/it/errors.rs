@@ -238,8 +238,12 @@ async fn an_aborted_step_changes_nothing() {
     let cluster = Cluster::start(1).await;
     let channel = cluster.channel(1);
     let request = apply(|step| {
-        let refused =
-            v1::CounterAdd { name: "b".into(), delta: 1, if_missing: 2, ..Default::default() };
+        let refused = v1::CountersAddRequest {
+            name: "b".into(),
+            delta: 1,
+            if_missing: 2,
+            ..Default::default()
+        };
         step.operations =
             vec![step_add("a", 1), operation(v1::operation::Kind::CounterAdd(refused))];
     });

@@ -23,7 +23,8 @@ type Row = (Request, &'static str, &'static str);
 async fn a_wrong_field_is_named_with_its_limit() {
     let cluster = Cluster::start(1).await;
     let channel = cluster.channel(1);
-    let rows = names().into_iter().chain(enums()).chain(values()).chain(steps()).chain(options());
+    let rows = names().into_iter().chain(enums()).chain(values()).chain(steps());
+    let rows = rows.chain(options_of_parts()).chain(options());
     for (request, field, part) in rows {
         let what = format!("{:.200}", format!("{request:?}"));
         let failure = fails_both_ways(&channel, request).await;
@@ -81,8 +82,11 @@ fn enums() -> Vec<Row> {
         (add_with("a", 1, |add| add.if_missing = -1), "if_missing", unknown),
         (
             apply(|step| {
-                let add =
-                    v1::CounterAdd { name: "a".into(), on_violation: 9, ..Default::default() };
+                let add = v1::CountersAddRequest {
+                    name: "a".into(),
+                    on_violation: 9,
+                    ..Default::default()
+                };
                 step.operations = vec![operation(v1::operation::Kind::CounterAdd(add))];
             }),
             "operations[0].on_violation",
@@ -99,6 +103,35 @@ fn enums() -> Vec<Row> {
             "conditions[0].comparison",
             unknown,
         ),
+    ]
+}
+
+/// What a request says besides its operation is the whole step's, in an atomic one: who says it of a part
+/// may mean that the part is done once, or that it reads what is newest.
+fn options_of_parts() -> Vec<Row> {
+    use v1::operation::Kind;
+
+    let whole = "belongs to the whole step";
+    let part = |kind: Kind| {
+        apply(|step| {
+            step.operations = vec![step_add("a", 1)];
+            step.else_operations = vec![operation(kind)];
+        })
+    };
+    let key = v1::WriteOptions { idempotency_key: "once".into(), ..Default::default() };
+    let add = v1::CountersAddRequest { name: "a".into(), options: Some(key), ..Default::default() };
+    let stamp = v1::SessionStamp { session_id: 1, sequence: 1, lowest_unanswered: 1 };
+    let stamped = v1::WriteOptions { session: Some(stamp), ..Default::default() };
+    let delete =
+        v1::KeysDeleteRequest { key: "a".into(), options: Some(stamped), ..Default::default() };
+    let read = v1::ReadOptions { level: v1::ReadLevel::Local as i32, ..Default::default() };
+    let get = v1::CountersGetRequest { name: "a".into(), read: Some(read.clone()) };
+    let key_get = v1::KeysGetRequest { key: "a".into(), read: Some(read) };
+    vec![
+        (part(Kind::CounterAdd(add)), "else_operations[0].options", whole),
+        (part(Kind::KeyDelete(delete)), "else_operations[0].options", whole),
+        (part(Kind::CounterGet(get)), "else_operations[0].read", whole),
+        (part(Kind::KeyGet(key_get)), "else_operations[0].read", whole),
     ]
 }
 

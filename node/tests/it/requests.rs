@@ -118,20 +118,24 @@ pub(crate) fn operation(kind: v1::operation::Kind) -> v1::Operation {
 
 pub(crate) fn step_add(name: &str, delta: i64) -> v1::Operation {
     let name = name.to_owned();
-    operation(v1::operation::Kind::CounterAdd(v1::CounterAdd { name, delta, ..Default::default() }))
+    operation(v1::operation::Kind::CounterAdd(v1::CountersAddRequest {
+        name,
+        delta,
+        ..Default::default()
+    }))
 }
 
 pub(crate) fn step_put(key: &str, value: impl Into<Vec<u8>>) -> v1::Operation {
     let value = value.into().into();
-    operation(v1::operation::Kind::KeyPut(v1::KeyPut {
+    operation(v1::operation::Kind::KeyPut(v1::KeysPutRequest {
         key: key.to_owned(),
         value,
-        condition: None,
+        ..Default::default()
     }))
 }
 
 pub(crate) fn step_read(key: &str) -> v1::Operation {
-    operation(v1::operation::Kind::KeyGet(v1::KeyGet { key: key.to_owned() }))
+    operation(v1::operation::Kind::KeyGet(v1::KeysGetRequest { key: key.to_owned(), read: None }))
 }
 
 /// A condition of an `Apply` on a counter.

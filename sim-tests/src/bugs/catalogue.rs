@@ -386,7 +386,7 @@ pub const BUGS: &[Bug] = &[
         family: Family::Apply,
         breaks: "a bound is judged where the entry is applied",
         place: "node/src/consensus/bugs.rs: Consensus::decide_before_proposing; \
-                node/machine/src/counter.rs: Work::counter_add; \
+                node/machine/src/operation/counter.rs: CounterAdd::run; \
                 node/machine/src/work.rs: Work::set_counter",
         hint: "Several Adds under way at once on a counter near its bound, without SATURATE; or one \
                inside an atomic step, which is not judged at all. No fault needed. The assertion on \
@@ -467,14 +467,14 @@ pub const BUGS: &[Bug] = &[
         name: "created-revision-renewed",
         family: Family::Apply,
         breaks: "a write to what exists keeps the revision that created it",
-        place: "node/machine/src/counter.rs: Work::counter_write",
+        place: "node/machine/src/operation/counter.rs: write",
         hint: "Any read of a counter that was written twice, if anybody compares that revision.",
     },
     Bug {
         name: "refusal-tells-another-revision",
         family: Family::Apply,
         breaks: "a failed condition names the revision that last changed what it met",
-        place: "node/machine/src/counter.rs: found",
+        place: "node/machine/src/operation/counter.rs: found",
         hint: "A failed compare-and-set, or a failed condition, on a counter that was written twice, if \
                anybody compares the details.",
     },
@@ -510,7 +510,7 @@ pub const BUGS: &[Bug] = &[
         name: "overflow-saturates",
         family: Family::Apply,
         breaks: "what does not fit in 64 bits is refused",
-        place: "node/machine/src/counter.rs: sum",
+        place: "node/machine/src/operation/counter.rs: sum",
         hint: "An add to a counter near the end of what fits.",
     },
     // --- snapshots -------------------------------------------------------------------------

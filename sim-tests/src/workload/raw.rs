@@ -166,7 +166,7 @@ fn now_ms() -> u64 {
     simulated_ms().unwrap_or(0)
 }
 
-fn changed(answer: v1::CountersAddResponse) -> CounterChange {
+fn changed(answer: v1::CountersWriteResponse) -> CounterChange {
     let change = answer.change.unwrap_or_default();
     let bounds = change.bounds.unwrap_or_default();
     CounterChange {

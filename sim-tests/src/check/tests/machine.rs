@@ -5,7 +5,7 @@ use tally_client::{
     history::{Answer, Compare, Condition, Kind, Op, Part, Record, RefusedPart, Scalar, Status},
 };
 use tally_node::machine::{
-    command::{self, Action, Operation, OperationAnswer, Refusal, StepPart},
+    command::{self, *},
     memory::MemoryView,
     query,
 };
@@ -54,8 +54,8 @@ fn operation(part: &Part) -> Operation {
         _ => command::KeyExpectation::Any,
     };
     match (part.op, part.is_counter()) {
-        (Op::Get, _) => Operation::CounterGet { name },
-        (Op::Incr, _) => Operation::CounterAdd {
+        (Op::Get, _) => Operation::CounterGet(CounterGet { name }),
+        (Op::Incr, _) => Operation::CounterAdd(CounterAdd {
             name,
             delta: part.delta.unwrap(),
             bounds,
@@ -65,10 +65,12 @@ fn operation(part: &Part) -> Operation {
                 command::OnViolation::Reject
             },
             must_exist: part.must_exist,
-        },
-        (Op::Set, _) => Operation::CounterSet { name, value: int(part.value.as_ref().unwrap()) },
-        (Op::Configure, _) => Operation::CounterConfigure { name, bounds },
-        (Op::Cas, true) => Operation::CounterCompareAndSet {
+        }),
+        (Op::Set, _) => {
+            Operation::CounterSet(CounterSet { name, value: int(part.value.as_ref().unwrap()) })
+        }
+        (Op::Configure, _) => Operation::CounterConfigure(CounterConfigure { name, bounds }),
+        (Op::Cas, true) => Operation::CounterCompareAndSet(CounterCompareAndSet {
             name,
             expect: match (&part.expect, part.expect_version) {
                 (Some(Some(value)), _) => command::CounterExpectation::Value(int(value)),
@@ -76,15 +78,15 @@ fn operation(part: &Part) -> Operation {
                 (None, version) => command::CounterExpectation::Revision(version.unwrap()),
             },
             value: int(part.value.as_ref().unwrap()),
-        },
-        (Op::Delete, true) => Operation::CounterDelete { name },
-        (Op::Read, _) => Operation::KeyGet { key: name },
-        (Op::Put | Op::Cas, _) => Operation::KeyPut {
+        }),
+        (Op::Delete, true) => Operation::CounterDelete(CounterDelete { name }),
+        (Op::Read, _) => Operation::KeyGet(KeyGet { key: name }),
+        (Op::Put | Op::Cas, _) => Operation::KeyPut(KeyPut {
             key: name,
             value: bytes(part.value.as_ref().unwrap()),
             expect: key_expect(),
-        },
-        (Op::Delete, false) => Operation::KeyDelete { key: name, expect: key_expect() },
+        }),
+        (Op::Delete, false) => Operation::KeyDelete(KeyDelete { key: name, expect: key_expect() }),
         (Op::Apply | Op::BatchGet, _) => unreachable!("no part is one"),
     }
 }

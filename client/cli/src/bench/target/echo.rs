@@ -61,8 +61,8 @@ impl Keys for Echo {
     async fn put(
         &self,
         _: Request<v1::KeysPutRequest>,
-    ) -> Result<Response<v1::KeysPutResponse>, Status> {
-        Ok(Response::new(v1::KeysPutResponse::default()))
+    ) -> Result<Response<v1::KeysWriteResponse>, Status> {
+        Ok(Response::new(v1::KeysWriteResponse::default()))
     }
 
     async fn batch_get(
@@ -75,7 +75,7 @@ impl Keys for Echo {
     async fn delete(
         &self,
         _: Request<v1::KeysDeleteRequest>,
-    ) -> Result<Response<v1::KeysDeleteResponse>, Status> {
+    ) -> Result<Response<v1::KeysWriteResponse>, Status> {
         Err(Status::unimplemented("an echo only"))
     }
 
@@ -101,7 +101,7 @@ impl StreamService for Echo {
             let echo = Echo { value: value.clone() };
             let answer = |call: v1::Call| {
                 let response = match call.request {
-                    Some(Called::KeysPut(_)) => Answered::KeysPut(v1::KeysPutResponse::default()),
+                    Some(Called::KeysPut(_)) => Answered::KeysPut(v1::KeysWriteResponse::default()),
                     _ => Answered::KeysGet(echo.answer()),
                 };
                 v1::Answer { id: call.id, response: Some(response) }

@@ -1,0 +1,75 @@
+//! From a request to what runs it: one table for both ways in, [`super::unary`] and [`super::stream`].
+
+use std::future::Future;
+
+use prost::Message;
+use tally_proto::v1::{self, CallStatus, answer::Response, call::Request};
+
+use super::{Answered, Api, Call, status::Kind};
+
+/// A request, and how it is run.
+pub(super) trait Runs: Message + Sized {
+    /// What is said of it when it fails.
+    const KIND: Kind;
+
+    /// Its answer.
+    type Response;
+
+    /// Runs it.
+    fn run(self, api: &Api, call: &Call) -> impl Future<Output = Answered<Self::Response>> + Send;
+}
+
+/// What is said of a failure: of a write, what became of it.
+macro_rules! kind {
+    (read) => {
+        Kind::Read
+    };
+    (status) => {
+        Kind::Read
+    };
+    ($writes:ident) => {
+        Kind::Write
+    };
+}
+
+/// A write of one operation runs as all of them do; anything else has a method of its own.
+macro_rules! run {
+    (write $field:ident $request:ident $api:ident $call:ident) => {
+        Ok($api.write_single($call, $request.into()).await?.into())
+    };
+    ($other:ident $field:ident $request:ident $api:ident $call:ident) => {
+        $api.$field($call, $request).await
+    };
+}
+
+macro_rules! of_each {
+    ($($service:ident($client_in:ident::$client:ident, $server_in:ident::$server:ident) {
+        $($kind:ident $field:ident $variant:ident($request:ident) -> $response:ident: $method:ident;)*
+    })*) => {
+        $($(impl Runs for v1::$request {
+            const KIND: Kind = kind!($kind);
+            type Response = v1::$response;
+
+            async fn run(self, api: &Api, call: &Call) -> Answered<v1::$response> {
+                let request = self;
+                run!($kind $field request api call)
+            }
+        })*)*
+
+        /// Runs a request of a stream.
+        pub(super) async fn dispatch(
+            api: &Api,
+            call: &Call,
+            request: Request,
+        ) -> Result<Response, CallStatus> {
+            match request {
+                $($(Request::$variant(request) => {
+                    api.check_size(call, &request, kind!($kind))?;
+                    // Boxed, so that the largest operation does not size every call's task.
+                    Box::pin(request.run(api, call)).await.map(Response::$variant)
+                })*)*
+            }
+        }
+    };
+}
+tally_proto::requests!(of_each);
