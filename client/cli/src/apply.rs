@@ -1,7 +1,12 @@
 //! `tally apply`: an atomic step from JSON.
 
-use std::{collections::BTreeMap, io::Read as _, path::Path};
+use std::{
+    collections::BTreeMap,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
 
+use clap::Args;
 use serde::Deserialize;
 use tally_client::{
     Applied, Client, OperationResult,
@@ -10,10 +15,48 @@ use tally_client::{
 };
 
 use crate::{
-    args,
+    args::{self, Write},
     counter::with,
     output::{Failure, Output, word},
 };
+
+const APPLY_HELP: &str = r#"Format: one JSON object; unknown fields are refused.
+  conditions  all must hold. Each names a `counter` or a `key`, and one of
+              `exists` (true or false), `value`, `revision`. A value or revision is
+              compared for equality, or as {">=": 1} with == != < <= > >=.
+  operations  run if they do, all or none. Later ones see earlier ones.
+  else        run if a condition does not hold. Without it the step is refused.
+
+Operations:
+  {"counter_add": {"name", "delta", "floor"?, "ceiling"?, "saturate"?, "fail_if_missing"?}}
+  {"counter_get": {"name"}}
+  {"counter_set": {"name", "value"}}
+  {"counter_compare_and_set": {"name", "value",
+      "expect_value" or "expect_revision" or "expect_absent": true}}
+  {"counter_delete": {"name"}}
+  {"counter_configure": {"name", "floor"?, "ceiling"?}}
+  {"key_put": {"key", "value" or "value_base64",
+      "if_absent"? or "if_present"? or "if_revision"? or "if_value"?}}
+  {"key_get": {"key"}}
+  {"key_delete": {"key", "if_present"? or "if_revision"? or "if_value"?}}
+
+Example: take one unit of stock and write the order, or count who was turned away.
+  tally apply --idempotency-key order-4711 <<'END'
+  {"conditions": [{"counter": "stock", "value": {">=": 1}}],
+   "operations": [{"counter_add": {"name": "stock", "delta": -1}},
+                  {"key_put": {"key": "order/4711", "value": "1 unit"}}],
+   "else":       [{"counter_add": {"name": "turned-away", "delta": 1}}]}
+  END"#;
+
+#[derive(Debug, Args)]
+#[command(after_help = APPLY_HELP)]
+pub(crate) struct Apply {
+    /// The file; `-` is standard input.
+    #[arg(default_value = "-")]
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) write: Write,
+}
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -340,11 +383,7 @@ fn read(file: &Path) -> Result<String, Failure> {
         .map_err(|error| Failure::usage(format!("{}: {error}", file.display())))
 }
 
-pub(crate) async fn run(
-    client: &Client,
-    arguments: &args::Apply,
-    output: Output,
-) -> Result<(), Failure> {
+pub(crate) async fn run(client: &Client, arguments: &Apply, output: Output) -> Result<(), Failure> {
     let (conditions, then, otherwise) = parse(&read(&arguments.file)?).map_err(Failure::usage)?;
     let mut apply = client.apply();
     for condition in conditions {
@@ -390,8 +429,8 @@ mod tests {
 
     #[test]
     fn the_example_in_the_help_is_right() {
-        let start = args::APPLY_HELP.find("<<'END'").unwrap() + "<<'END'".len();
-        let example = args::APPLY_HELP[start..].trim_end_matches("END").trim();
+        let start = APPLY_HELP.find("<<'END'").unwrap() + "<<'END'".len();
+        let example = APPLY_HELP[start..].trim_end_matches("END").trim();
         let (conditions, then, otherwise) = parse(example).unwrap();
         let enough = Condition::counter_value("stock", Compare::GreaterOrEqual, 1);
         assert_eq!(conditions, [enough]);

@@ -1,11 +1,106 @@
 //! `tally counter`.
 
+use clap::{Args, Subcommand};
 use tally_client::{Client, CounterChange, CounterValue, counter::Expect};
 
 use crate::{
-    args::{self, Counter},
+    args::{self, Pages, Read, Write},
     output::{Failure, Output, line, word},
 };
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Counter {
+    /// Moves a counter by a signed delta; a missing one is created at 0 first.
+    #[command(allow_negative_numbers = true)]
+    Add {
+        name: String,
+        /// What to add.
+        #[arg(default_value_t = 1)]
+        delta: i64,
+        /// The value must not fall below this.
+        #[arg(long)]
+        floor: Option<i64>,
+        /// The value must not rise above this.
+        #[arg(long)]
+        ceiling: Option<i64>,
+        /// At a bound, move as far as it allows instead of refusing.
+        #[arg(long)]
+        saturate: bool,
+        /// Refuse to create the counter.
+        #[arg(long)]
+        fail_if_missing: bool,
+        #[command(flatten)]
+        write: Write,
+    },
+    /// Reads counters; several are read at one point in the history.
+    Get {
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        #[command(flatten)]
+        read: Read,
+    },
+    /// Replaces a value, within its stored bounds.
+    #[command(allow_negative_numbers = true)]
+    Set {
+        name: String,
+        value: i64,
+        #[command(flatten)]
+        write: Write,
+    },
+    /// Replaces a value that is as expected (compare and set).
+    #[command(allow_negative_numbers = true)]
+    Cas {
+        name: String,
+        /// The new value.
+        value: i64,
+        #[command(flatten)]
+        expect: Expected,
+        #[command(flatten)]
+        write: Write,
+    },
+    /// Removes a counter with its bounds.
+    Delete {
+        name: String,
+        #[command(flatten)]
+        write: Write,
+    },
+    /// Lists counters whose name starts with a prefix.
+    List {
+        #[arg(default_value = "")]
+        prefix: String,
+        #[command(flatten)]
+        pages: Pages,
+        #[command(flatten)]
+        read: Read,
+    },
+    /// Replaces both stored bounds; one that is not named is removed.
+    #[command(allow_negative_numbers = true)]
+    Configure {
+        name: String,
+        /// Lowest value allowed, for every writer.
+        #[arg(long)]
+        floor: Option<i64>,
+        /// Highest value allowed, for every writer.
+        #[arg(long)]
+        ceiling: Option<i64>,
+        #[command(flatten)]
+        write: Write,
+    },
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Expected {
+    /// Only if this is the value.
+    #[arg(long, value_name = "VALUE", allow_negative_numbers = true)]
+    pub(crate) expect: Option<i64>,
+    /// Only if this revision was the last to change it.
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) expect_revision: Option<u64>,
+    /// Only if it does not exist.
+    #[arg(long)]
+    pub(crate) expect_absent: bool,
+}
 
 /// Adds what every write can carry.
 macro_rules! with {

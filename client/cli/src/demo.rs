@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use clap::Args;
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -22,14 +23,28 @@ use tokio::{
 };
 
 use crate::{
-    args::{Arguments, DEFAULT_ENDPOINTS, Demo},
+    args::{Common, DEFAULT_ENDPOINTS, History},
     audit::{Account, Verdict, audit},
-    bench::Failed,
     book::{Book, OBSERVER},
-    load::{Recorder, grouped, micros},
+    load::{Failed, Recorder, grouped, micros},
     output::{Exit, Failure, Output, note, progress, progress_done},
     procs::{self, OwnCluster},
 };
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// How often the leader is killed.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+    /// Concurrent clients.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) clients: u32,
+    /// Seconds of load between two kills, at least; a killed node also has to be back.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) seconds: u64,
+    #[command(flatten)]
+    pub(crate) history: History,
+}
 
 /// Counters that the load is spread over, besides the hot one.
 const SPREAD: usize = 15;
@@ -94,14 +109,10 @@ impl Shared {
     }
 }
 
-pub(crate) async fn run(
-    arguments: &Arguments,
-    demo: &Demo,
-    output: Output,
-) -> Result<Exit, Failure> {
-    let (watcher, own) = reach(arguments).await?;
+pub(crate) async fn run(common: &Common, demo: &Demo, output: Output) -> Result<Exit, Failure> {
+    let (watcher, own) = reach(common).await?;
     let result = tokio::select! {
-        result = demonstrate(arguments, demo, &watcher) => result,
+        result = demonstrate(common, demo, &watcher) => result,
         _ = tokio::signal::ctrl_c() => Err(Failure::unable("interrupted".to_owned())),
     };
     progress_done();
@@ -120,18 +131,18 @@ pub(crate) async fn run(
 }
 
 /// A client of the cluster that is there, or of one that is started.
-async fn reach(arguments: &Arguments) -> Result<(Client, Option<OwnCluster>), Failure> {
-    let builder = Client::builder(arguments.endpoints.clone()).deadline(ANSWERS_WITHIN).one_shot();
+async fn reach(common: &Common) -> Result<(Client, Option<OwnCluster>), Failure> {
+    let builder = Client::builder(common.endpoints.clone()).deadline(ANSWERS_WITHIN).one_shot();
     let client = builder.build()?;
     let unreachable = match client.status().await {
         Ok(status) => {
-            note(&format!("using the cluster at {}", arguments.endpoints.join(",")));
+            note(&format!("using the cluster at {}", common.endpoints.join(",")));
             leader(&status)?;
             return Ok((client, None));
         }
         Err(error) => error,
     };
-    if arguments.endpoints.join(",") != DEFAULT_ENDPOINTS {
+    if common.endpoints.join(",") != DEFAULT_ENDPOINTS {
         return Err(unreachable.into());
     }
     let mut own = OwnCluster::start().map_err(|error| Failure::unable(error.to_string()))?;
@@ -179,13 +190,13 @@ fn killable(node: &NodeInfo) -> Result<(), Failure> {
 }
 
 async fn demonstrate(
-    arguments: &Arguments,
+    common: &Common,
     demo: &Demo,
     watcher: &Client,
 ) -> Result<(Map<String, Value>, Verdict), Failure> {
     let status = watcher.status().await?;
     status.nodes.iter().filter(|node| node.reachable).try_for_each(killable)?;
-    let client = Client::builder(arguments.endpoints.clone()).deadline(DEADLINE).connect().await?;
+    let client = Client::builder(common.endpoints.clone()).deadline(DEADLINE).connect().await?;
     let book = Book::open(demo.history.history.as_deref())?;
     let run = std::process::id();
     let began = Instant::now();

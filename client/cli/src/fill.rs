@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use clap::Args;
 use serde_json::{Map, Value, json};
 use tally_client::{Client, apply::Operation, proto as v1, reason};
 use tally_proto::status::{Details, from_tonic};
@@ -24,11 +25,37 @@ use tokio::{
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
-    args::{Arguments, Fill},
+    args::Common,
     bench::{counter_name, key_name},
     load::grouped,
     output::{Failure, Output, progress, progress_done},
 };
+
+#[derive(Debug, Args)]
+pub(crate) struct Fill {
+    /// Counters to create, `fill/c/00000000` and so on.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) counters: u64,
+    /// Keys to put, `fill/k/00000000` and so on.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) keys: u64,
+    /// Bytes of each key's value.
+    #[arg(long, default_value_t = 256, value_name = "BYTES")]
+    pub(crate) value_size: usize,
+    /// Sessions to open, and to leave open for as long as the cluster allows. It ends, with status 3, when
+    /// the cluster has no more places for this address.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) sessions: u64,
+    /// Adds under an idempotency key of their own, remembered for the cluster's window.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) idempotency_keys: u64,
+    /// Use the names of `bench`, so that it finds its counters and keys there.
+    #[arg(long)]
+    pub(crate) for_bench: bool,
+    /// Start the numbers in names here.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) first: u64,
+}
 
 /// Operations of one atomic step: as many as one may have.
 const STEP_OPERATIONS: u64 = 128;
@@ -43,8 +70,8 @@ const SESSION_IDLE_MS: u64 = 24 * 60 * 60 * 1000;
 /// Attempts to open one session: it is asked of a node directly, without the library's retries.
 const ATTEMPTS: u32 = 20;
 
-pub(crate) async fn run(arguments: &Arguments, fill: &Fill, output: Output) -> Result<(), Failure> {
-    let builder = Client::builder(arguments.endpoints.clone()).deadline(arguments.deadline.0);
+pub(crate) async fn run(common: &Common, fill: &Fill, output: Output) -> Result<(), Failure> {
+    let builder = Client::builder(common.endpoints.clone()).deadline(common.deadline.0);
     let client = builder.connect().await?;
     let names = Arc::new(Names { for_bench: fill.for_bench });
     let value: Bytes = vec![b'v'; fill.value_size].into();
@@ -86,7 +113,7 @@ pub(crate) async fn run(arguments: &Arguments, fill: &Fill, output: Output) -> R
     });
     done("idempotency_keys", fill.idempotency_keys, took.await?);
 
-    let channels = channels(&arguments.endpoints)?;
+    let channels = channels(&common.endpoints)?;
     let opened = Arc::new(Opened::default());
     let its_opened = opened.clone();
     let took = many("sessions", range(fill.sessions), 1, CALLS, move |item| {

@@ -2,16 +2,84 @@
 
 use std::{
     io::{self, Read as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
+use clap::{Args, Subcommand};
 use tally_client::{Client, KeyChange, KeyValue};
 
 use crate::{
-    args::{self, Kv},
+    args::{self, Pages, Read, Write},
     counter::{more, with},
     output::{Failure, Output, print, word},
 };
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Kv {
+    /// Stores a value.
+    Put {
+        key: String,
+        /// The value; `-` reads it from standard input.
+        #[arg(required_unless_present = "file", conflicts_with = "file")]
+        value: Option<String>,
+        /// Reads the value from a file.
+        #[arg(long)]
+        file: Option<PathBuf>,
+        /// Only if the key does not exist.
+        #[arg(long, conflicts_with_all = ["if_present", "if_revision", "if_value"])]
+        if_absent: bool,
+        #[command(flatten)]
+        condition: Condition,
+        #[command(flatten)]
+        write: Write,
+    },
+    /// Writes a value to standard output, byte for byte; with several keys, as a list.
+    Get {
+        #[arg(required = true, value_name = "KEY")]
+        keys: Vec<String>,
+        #[command(flatten)]
+        read: Read,
+    },
+    /// Removes a key.
+    Delete {
+        key: String,
+        #[command(flatten)]
+        condition: Condition,
+        #[command(flatten)]
+        write: Write,
+    },
+    /// Lists keys whose name starts with a prefix, with their values.
+    Scan {
+        #[arg(default_value = "")]
+        prefix: String,
+        /// First key, inclusive.
+        #[arg(long, default_value = "")]
+        start: String,
+        /// Last key, exclusive.
+        #[arg(long, default_value = "")]
+        end: String,
+        /// Leave the values out.
+        #[arg(long)]
+        keys_only: bool,
+        #[command(flatten)]
+        pages: Pages,
+        #[command(flatten)]
+        read: Read,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Condition {
+    /// Only if the key exists.
+    #[arg(long)]
+    pub(crate) if_present: bool,
+    /// Only if this revision was the last to change the key.
+    #[arg(long, value_name = "REVISION", conflicts_with = "if_present")]
+    pub(crate) if_revision: Option<u64>,
+    /// Only if the key has this value.
+    #[arg(long, value_name = "VALUE", conflicts_with_all = ["if_present", "if_revision"])]
+    pub(crate) if_value: Option<String>,
+}
 
 pub(crate) async fn run(client: &Client, command: &Kv, output: Output) -> Result<(), Failure> {
     match command {

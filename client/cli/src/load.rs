@@ -11,11 +11,37 @@ use std::{
 
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
-
-use crate::bench::Failed;
+use tally_client::{Error, Outcome};
 
 /// Latencies are kept to three digits, up to this.
 const LATENCY_MAX: Duration = Duration::from_secs(600);
+
+/// Why an operation did not succeed.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) reason: String,
+    /// Nobody knows whether it was done.
+    pub(crate) unknown: bool,
+}
+
+impl Failed {
+    #[cfg(feature = "peers")]
+    pub(crate) fn because(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), unknown: true }
+    }
+
+    /// The target has no such operation.
+    pub(crate) fn unsupported() -> Self {
+        Self { reason: "UNSUPPORTED".to_owned(), unknown: false }
+    }
+}
+
+impl From<&Error> for Failed {
+    fn from(error: &Error) -> Self {
+        let unknown = error.outcome() == Some(Outcome::Unknown);
+        Self { reason: error.reason().to_owned(), unknown }
+    }
+}
 
 /// Latencies of one kind.
 #[derive(Debug)]

@@ -18,14 +18,14 @@ mod procs;
 mod session;
 mod status;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
-use clap::CommandFactory as _;
+use clap::{CommandFactory as _, Parser, Subcommand};
 use tally_client::{Client, Transport};
 
 use crate::{
-    args::{Arguments, Command},
-    output::{Exit, Failure, Output},
+    args::Common,
+    output::{Exit, Failure, Output, escaped},
 };
 
 const _: () = assert!(
@@ -36,12 +36,86 @@ const _: () = assert!(
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Talks to a Tally cluster: replicated counters and keys, each write counted exactly once.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true)]
+#[command(after_help = "Exit status:
+  0  done
+  1  demo only: the audit found something lost or counted twice
+  2  the command line is wrong
+  3  refused: decided by the cluster, sending the same again gets the same
+  4  not applied by this call: sending it again is safe. Under an --idempotency-key that you chose,
+     an earlier call may have been applied: send it again under the same key to know
+  5  unknown: it may have been applied; send it again only with the same --idempotency-key
+  6  done, a write too, but the output could not be written")]
+struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+impl Arguments {
+    /// The arguments of this process.
+    fn understand(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let arguments: Vec<OsString> = arguments.into_iter().collect();
+        let mut arguments = Self::try_parse_from(&arguments).map_err(|error| {
+            // clap repeats what it does not understand as it is; it shall not move the cursor.
+            let plain = arguments.iter().map(|argument| escaped(&argument.to_string_lossy()));
+            Self::try_parse_from(plain).err().unwrap_or(error)
+        })?;
+        arguments.common.look_around();
+        Ok(arguments)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Counters: named signed 64-bit integers.
+    Counter {
+        #[command(subcommand)]
+        command: counter::Counter,
+    },
+    /// Keys: names for values of up to 1 MiB.
+    Kv {
+        #[command(subcommand)]
+        command: kv::Kv,
+    },
+    /// Sessions of clients: who holds them, and ending some.
+    Session {
+        #[command(subcommand)]
+        command: session::Session,
+    },
+    /// Runs an atomic step over counters and keys, given as JSON.
+    Apply(apply::Apply),
+    /// Shows the nodes: roles, terms, log and applied index, lag, disk.
+    Status(status::StatusOptions),
+    /// Measures throughput and latency: in a closed loop, or at a fixed rate.
+    Bench(Box<bench::Bench>),
+    /// Fills a cluster quickly with counters, keys, sessions and idempotency keys.
+    Fill(fill::Fill),
+    /// Answers `bench --target echo`: what gRPC alone can do here.
+    #[command(hide = true)]
+    BenchEchoServer {
+        /// Bytes of the value in each answer.
+        #[arg(long, default_value_t = 256)]
+        value_size: usize,
+    },
+    /// Kills leaders under load and counts: nothing lost, nothing counted twice.
+    Demo(demo::Demo),
+    /// Prints a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
 fn main() -> ExitCode {
     let arguments = match Arguments::understand(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => return Output { json: args::asks_for_json() }.usage(&error),
     };
-    let output = Output { json: arguments.json };
+    let output = Output { json: arguments.common.json };
     let many_tasks = matches!(
         arguments.command,
         Command::Bench(_) | Command::BenchEchoServer { .. } | Command::Demo(_) | Command::Fill(_)
@@ -72,7 +146,8 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments, output: Output) -> Result<Exit, Failure> {
-    match &arguments.command {
+    let Arguments { common, command } = &arguments;
+    match command {
         Command::Completions { shell } => {
             let mut command = Arguments::command();
             let mut script = Vec::new();
@@ -83,34 +158,57 @@ async fn run(arguments: Arguments, output: Output) -> Result<Exit, Failure> {
                 .map_err(|error| Failure::not_printed(&error, "the output could not be written"))
         }
         Command::Counter { command } => {
-            counter::run(&client(&arguments)?, command, output).await.map(|()| Exit::Done)
+            counter::run(&client(common)?, command, output).await.map(|()| Exit::Done)
         }
         Command::Kv { command } => {
-            kv::run(&client(&arguments)?, command, output).await.map(|()| Exit::Done)
+            kv::run(&client(common)?, command, output).await.map(|()| Exit::Done)
         }
         Command::Session { command } => {
-            session::run(&client(&arguments)?, command, output).await.map(|()| Exit::Done)
+            session::run(&client(common)?, command, output).await.map(|()| Exit::Done)
         }
         Command::Apply(apply) => {
-            apply::run(&client(&arguments)?, apply, output).await.map(|()| Exit::Done)
+            apply::run(&client(common)?, apply, output).await.map(|()| Exit::Done)
         }
         Command::Status(status) => {
-            status::run(&client(&arguments)?, status, output).await.map(|()| Exit::Done)
+            status::run(&client(common)?, status, output).await.map(|()| Exit::Done)
         }
-        Command::Bench(bench) => bench::run(&arguments, bench, output).await.map(|()| Exit::Done),
+        Command::Bench(bench) => bench::run(common, bench, output).await.map(|()| Exit::Done),
         Command::BenchEchoServer { value_size } => {
             bench::serve_echo(*value_size).await.map(|()| Exit::Done)
         }
-        Command::Fill(fill) => fill::run(&arguments, fill, output).await.map(|()| Exit::Done),
-        Command::Demo(demo) => demo::run(&arguments, demo, output).await,
+        Command::Fill(fill) => fill::run(common, fill, output).await.map(|()| Exit::Done),
+        Command::Demo(demo) => demo::run(common, demo, output).await,
     }
 }
 
 /// The client of a command that makes one call: it opens no session.
-fn client(arguments: &Arguments) -> Result<Client, Failure> {
-    let builder = Client::builder(arguments.endpoints.clone())
-        .deadline(arguments.deadline.0)
+fn client(common: &Common) -> Result<Client, Failure> {
+    let builder = Client::builder(common.endpoints.clone())
+        .deadline(common.deadline.0)
         .transport(Transport::Stream)
         .one_shot();
     builder.build().map_err(|error| Failure::usage(error.message().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn negative_deltas_and_values() {
+        for arguments in [
+            vec!["tally", "counter", "add", "stock", "-5", "--floor", "-10"],
+            vec!["tally", "counter", "set", "stock", "-5"],
+            vec!["tally", "counter", "cas", "stock", "-5", "--expect", "-6"],
+            vec!["tally", "counter", "configure", "stock", "--floor", "-1"],
+        ] {
+            Arguments::try_parse_from(&arguments).unwrap_or_else(|error| panic!("{error}"));
+        }
+        assert!(Arguments::try_parse_from(["tally", "counter", "cas", "stock", "5"]).is_err());
+    }
 }

@@ -1,16 +1,54 @@
 //! `tally session`: who holds sessions, and ending some.
 
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tally_client::{Client, SessionInfo, SessionPage};
 use tokio::task::JoinSet;
 
 use crate::{
-    args::{Session, SessionClose, SessionList},
+    args::{Pages, Read},
     counter::more,
     load::grouped,
     output::{Failure, Output, note, table, word},
     status::bytes,
 };
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Session {
+    /// Lists open sessions, the oldest first, and who holds the most.
+    List(SessionList),
+    /// Ends sessions, whoever opened them. A client that lives opens another with its next write; what
+    /// became of its writes that have no answer yet can then not be found out.
+    Close(SessionClose),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SessionList {
+    /// Only the sessions that clients at this IP address opened.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) owner: Option<String>,
+    /// Show so many owners, those that hold the most (100 at most).
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=100))]
+    pub(crate) owners: u16,
+    #[command(flatten)]
+    pub(crate) pages: Pages,
+    #[command(flatten)]
+    pub(crate) read: Read,
+}
+
+#[derive(Debug, Args)]
+#[group(id = "which", required = true, multiple = true)]
+pub(crate) struct SessionClose {
+    /// Ids, as `session list` shows them.
+    #[arg(value_name = "ID", conflicts_with = "owner", group = "which")]
+    pub(crate) ids: Vec<u64>,
+    /// All sessions that clients at this IP address have opened so far; needs --yes.
+    #[arg(long, value_name = "ADDRESS", group = "which")]
+    pub(crate) owner: Option<String>,
+    /// Do end all of an owner's.
+    #[arg(long, conflicts_with = "ids")]
+    pub(crate) yes: bool,
+}
 
 /// Closes in flight: each is a write of its own.
 const CLOSES: usize = 64;

@@ -1,15 +1,26 @@
 //! `tally status`.
 
+use clap::Args;
 use tally_client::{Client, NodeInfo, Status};
 
 use crate::{
-    args,
+    args::Time,
     output::{Failure, Output, line, table, word},
 };
 
+#[derive(Debug, Args)]
+pub(crate) struct StatusOptions {
+    /// Ask only one node, and let it not ask the others.
+    #[arg(long)]
+    pub(crate) local: bool,
+    /// Show the table again every so often.
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "1s")]
+    pub(crate) watch: Option<Time>,
+}
+
 pub(crate) async fn run(
     client: &Client,
-    arguments: &args::Status,
+    arguments: &StatusOptions,
     output: Output,
 ) -> Result<(), Failure> {
     loop {

@@ -18,7 +18,8 @@ use super::{
     target::{OwnServer, Target},
 };
 use crate::{
-    args::{Bench, TargetName, Time, Way, Workload},
+    args::Time,
+    bench::args::{Bench, TargetName, Way, Workload},
     load::{Latencies, grouped, micros},
     output::{Failure, note},
 };

@@ -5,7 +5,7 @@ use tally_client::ReadLevel;
 
 use super::{run::Measured, workload::name};
 use crate::{
-    args::{Bench, TargetName, Workload},
+    bench::args::{Bench, TargetName, Workload},
     load::{grouped, micros},
     status::bytes,
 };

@@ -3,6 +3,7 @@
 //! A closed loop shows how much a cluster can do, an open loop how long callers wait at a given
 //! load. Other systems are called with the same steps, so that figures can be compared.
 
+mod args;
 mod baseline;
 mod figures;
 mod run;
@@ -13,21 +14,18 @@ mod workload;
 
 use serde_json::{Value, json};
 
-use self::{servers::Servers, target::Target};
+use self::{args::Baseline, servers::Servers, target::Target};
 pub(crate) use self::{
-    target::{Failed, serve_echo},
+    args::Bench,
+    target::serve_echo,
     workload::{counter as counter_name, key as key_name},
 };
 use crate::{
-    args::{Arguments, Baseline, Bench},
+    args::Common,
     output::{Failure, Output},
 };
 
-pub(crate) async fn run(
-    arguments: &Arguments,
-    bench: &Bench,
-    output: Output,
-) -> Result<(), Failure> {
+pub(crate) async fn run(common: &Common, bench: &Bench, output: Output) -> Result<(), Failure> {
     let fsync = match &bench.fsync_dir {
         Some(directory) => Some(baseline::fsync(directory).await?),
         None => None,
@@ -36,7 +34,7 @@ pub(crate) async fn run(
         Some(Baseline::Echo) => Some(baseline::echo(bench).await?),
         None => None,
     };
-    let target = Target::connect(&arguments.endpoints, arguments.deadline.0, bench).await?;
+    let target = Target::connect(&common.endpoints, common.deadline.0, bench).await?;
     target.prepare(bench).await?;
     let servers = match (&bench.pids[..], target.tally()) {
         ([], Some(tally)) => Servers::local_nodes(tally.client()).await,
@@ -66,7 +64,7 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::args::Command;
+    use crate::{Arguments, Command};
 
     /// The arguments of a bench, as they come from the command line.
     pub(super) fn bench(arguments: &[&str]) -> Bench {

@@ -18,7 +18,7 @@ use super::{
     target::Target,
 };
 use crate::{
-    args::Bench,
+    bench::args::Bench,
     load::{Recorder, grouped},
     output::{Failure, progress, progress_done},
     procs,

@@ -11,7 +11,7 @@ use tally_client::{
 
 use super::workload::{Step, account, counter, hot, key, needs_keys};
 use crate::{
-    args::{Bench, Workload},
+    bench::args::{Bench, Workload},
     book::{Book, OBSERVER},
     output::Failure,
 };

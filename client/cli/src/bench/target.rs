@@ -7,44 +7,16 @@ mod peers;
 
 use std::{sync::Arc, time::Duration};
 
-use tally_client::{Error, Outcome};
-
 pub(crate) use self::echo::{OwnServer, serve as serve_echo};
 use super::{tally, workload::Step};
 use crate::{
-    args::{Bench, TargetName},
+    bench::args::{Bench, TargetName},
+    load::Failed,
     output::Failure,
 };
 
 #[cfg(feature = "peers")]
 use self::peers::{etcd, nats, redis};
-
-/// Why an operation did not succeed.
-#[derive(Debug)]
-pub(crate) struct Failed {
-    pub(crate) reason: String,
-    /// Nobody knows whether it was done.
-    pub(crate) unknown: bool,
-}
-
-impl Failed {
-    #[cfg(feature = "peers")]
-    pub(crate) fn because(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), unknown: true }
-    }
-
-    /// The target has no such operation.
-    pub(crate) fn unsupported() -> Self {
-        Self { reason: "UNSUPPORTED".to_owned(), unknown: false }
-    }
-}
-
-impl From<&Error> for Failed {
-    fn from(error: &Error) -> Self {
-        let unknown = error.outcome() == Some(Outcome::Unknown);
-        Self { reason: error.reason().to_owned(), unknown }
-    }
-}
 
 impl From<tonic::Status> for Failed {
     fn from(status: tonic::Status) -> Self {

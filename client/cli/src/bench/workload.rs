@@ -2,7 +2,7 @@
 
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 
-use crate::args::{Bench, Workload};
+use super::args::{Bench, Workload};
 
 /// Counters and keys of a benchmark start with this.
 const PREFIX: &str = "bench/";

@@ -30,10 +30,12 @@ use tonic::{
     transport::{Channel, Endpoint, Server, server::TcpIncoming},
 };
 
-use super::Failed;
 use crate::{
-    args::{Bench, Way},
-    bench::workload::{Step, key},
+    bench::{
+        args::{Bench, Way},
+        workload::{Step, key},
+    },
+    load::Failed,
     output::{Failure, line},
 };
 

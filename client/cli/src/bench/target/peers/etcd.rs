@@ -16,11 +16,11 @@ use super::etcd_api::{
     Request, RequestOp, TxnRequest, TxnResponse,
 };
 use crate::{
-    args::Bench,
     bench::{
-        target::Failed,
+        args::Bench,
         workload::{Step, account, counter, hot, key},
     },
+    load::Failed,
     output::Failure,
 };
 

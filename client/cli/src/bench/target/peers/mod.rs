@@ -14,8 +14,10 @@ use tokio::task::JoinSet;
 
 use super::Target;
 use crate::{
-    args::Bench,
-    bench::workload::{Step, needs_keys},
+    bench::{
+        args::Bench,
+        workload::{Step, needs_keys},
+    },
     output::Failure,
 };
 

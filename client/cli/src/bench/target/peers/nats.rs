@@ -12,11 +12,11 @@ use async_nats::{
 use bytes::Bytes;
 
 use crate::{
-    args::Bench,
     bench::{
-        target::Failed,
+        args::Bench,
         workload::{Step, counter, hot, key},
     },
+    load::Failed,
     output::Failure,
 };
 

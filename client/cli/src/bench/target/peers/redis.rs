@@ -7,11 +7,11 @@ use bytes::Bytes;
 use redis::{AsyncConnectionConfig, Client, Pipeline, RedisError, aio::MultiplexedConnection};
 
 use crate::{
-    args::Bench,
     bench::{
-        target::Failed,
+        args::Bench,
         workload::{Step, account, counter, hot, key},
     },
+    load::Failed,
     output::Failure,
 };
 
