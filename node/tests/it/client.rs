@@ -37,7 +37,9 @@ impl Asked {
 }
 
 macro_rules! unary_calls {
-    ($($variant:ident => $module:ident::$client:ident.$method:ident;)*) => {
+    ($($service:ident($client_in:ident::$client:ident, $server_in:ident::$server:ident) {
+        $($kind:ident $field:ident $variant:ident($request:ident) -> $response:ident: $method:ident;)*
+    })*) => {
         /// Sends a request as a call of its service.
         pub(crate) async fn unary_asked(
             channel: &Channel,
@@ -45,41 +47,17 @@ macro_rules! unary_calls {
             asked: &Asked,
         ) -> Result<Response, Status> {
             match request {
-                $(Request::$variant(message) => {
-                    let mut client = v1::$module::$client::new(channel.clone());
+                $($(Request::$variant(message) => {
+                    let mut client = v1::$client_in::$client::new(channel.clone());
                     let answer = client.$method(asked.dress(message)).await?;
                     Ok(Response::$variant(answer.into_inner()))
-                })*
+                })*)*
             }
         }
     };
 }
 
-unary_calls! {
-    CountersAdd => counters_client::CountersClient.add;
-    CountersGet => counters_client::CountersClient.get;
-    CountersBatchGet => counters_client::CountersClient.batch_get;
-    CountersSet => counters_client::CountersClient.set;
-    CountersCompareAndSet => counters_client::CountersClient.compare_and_set;
-    CountersDelete => counters_client::CountersClient.delete;
-    CountersList => counters_client::CountersClient.list;
-    CountersConfigure => counters_client::CountersClient.configure;
-    KeysPut => keys_client::KeysClient.put;
-    KeysGet => keys_client::KeysClient.get;
-    KeysBatchGet => keys_client::KeysClient.batch_get;
-    KeysDelete => keys_client::KeysClient.delete;
-    KeysScan => keys_client::KeysClient.scan;
-    TransactionsApply => transactions_client::TransactionsClient.apply;
-    SessionsOpen => sessions_client::SessionsClient.open;
-    SessionsRenew => sessions_client::SessionsClient.renew;
-    SessionsClose => sessions_client::SessionsClient.close;
-    SessionsList => sessions_client::SessionsClient.list;
-    ClusterStatus => cluster_client::ClusterClient.status;
-    ClusterAddLearner => cluster_client::ClusterClient.add_learner;
-    ClusterPromote => cluster_client::ClusterClient.promote;
-    ClusterRemove => cluster_client::ClusterClient.remove;
-    ClusterTransferLeader => cluster_client::ClusterClient.transfer_leader;
-}
+tally_proto::requests!(unary_calls);
 
 /// Sends a request as a call of its service.
 pub(crate) async fn unary(channel: &Channel, request: Request) -> Result<Response, Status> {

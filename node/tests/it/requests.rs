@@ -186,43 +186,21 @@ pub(crate) fn with_token(
 }
 
 macro_rules! header_of {
-    ($($variant:ident),*) => {
+    ($($service:ident($client_in:ident::$client:ident, $server_in:ident::$server:ident) {
+        $($kind:ident $field:ident $variant:ident($request:ident) -> $response:ident: $method:ident;)*
+    })*) => {
         /// The header that every answer has.
         pub(crate) fn header(response: &Response) -> v1::ResponseHeader {
             let header = match response {
                 Response::Error(error) => panic!("an error is no answer: {error:?}"),
-                $(Response::$variant(answer) => answer.header.clone(),)*
+                $($(Response::$variant(answer) => answer.header.clone(),)*)*
             };
             header.expect("an answer has a header")
         }
     };
 }
 
-header_of!(
-    CountersAdd,
-    CountersGet,
-    CountersBatchGet,
-    CountersSet,
-    CountersCompareAndSet,
-    CountersDelete,
-    CountersList,
-    CountersConfigure,
-    KeysPut,
-    KeysGet,
-    KeysBatchGet,
-    KeysDelete,
-    KeysScan,
-    TransactionsApply,
-    SessionsOpen,
-    SessionsRenew,
-    SessionsClose,
-    SessionsList,
-    ClusterStatus,
-    ClusterAddLearner,
-    ClusterPromote,
-    ClusterRemove,
-    ClusterTransferLeader
-);
+tally_proto::requests!(header_of);
 
 /// The answer of the kind that is expected.
 macro_rules! answer {
