@@ -1,7 +1,8 @@
 //! Files that import each other in a circle.
 //!
-//! A module and those in its folder may: they are one thing in several files. What a path through the
-//! crate's root names (`crate::Error`) is where the root has it from, so it is not followed.
+//! What stands beside each other in one folder may not: a file, or a folder with all that is in it. A module
+//! and those in its folder may: they are one thing in several files. What a path through the crate's root
+//! names (`crate::Error`) is where the root has it from, so it is not followed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,22 +19,33 @@ fn module(package: &str, path: &str) -> Vec<String> {
     segments
 }
 
-/// Circles of a package, each as its modules, with those of the circle that each imports.
+/// Circles of a package, each as what is part of it, with whom of the circle that imports.
 pub(crate) fn of(package: &str, sources: &BTreeMap<String, Source>) -> Vec<Vec<String>> {
     let modules: BTreeMap<Vec<String>, &Source> =
         sources.iter().map(|(path, source)| (module(package, path), source)).collect();
-    let mut knows: BTreeMap<&Vec<String>, BTreeSet<&Vec<String>>> = BTreeMap::new();
+    // By the folder: who of those in it knows whom.
+    let mut folders: BTreeMap<&[String], Knows<'_>> = BTreeMap::new();
     for (own, source) in &modules {
         for path in &source.paths {
             let Some(target) = resolve(own, path, &modules) else { continue };
-            if target != own && !target.is_empty() && !own.is_empty() && !is_family(own, target) {
-                knows.entry(own).or_default().insert(target);
+            let depth = own.iter().zip(target).take_while(|(own, target)| own == target).count();
+            // Else one is the other, or holds it.
+            if depth < own.len() && depth < target.len() {
+                let folder = folders.entry(&own[..depth]).or_default();
+                folder.entry(&own[..=depth]).or_default().insert(&target[..=depth]);
             }
         }
     }
-    let reach = |from: &Vec<String>| {
-        let mut seen: BTreeSet<&Vec<String>> = BTreeSet::new();
-        let mut next: Vec<&Vec<String>> = knows.get(from).into_iter().flatten().copied().collect();
+    folders.values().flat_map(circles).collect()
+}
+
+/// Who knows whom.
+type Knows<'a> = BTreeMap<&'a [String], BTreeSet<&'a [String]>>;
+
+fn circles(knows: &Knows<'_>) -> Vec<Vec<String>> {
+    let reach = |from: &[String]| {
+        let mut seen = BTreeSet::new();
+        let mut next: Vec<&[String]> = knows.get(from).into_iter().flatten().copied().collect();
         while let Some(module) = next.pop() {
             if seen.insert(module) {
                 next.extend(knows.get(module).into_iter().flatten());
@@ -41,18 +53,18 @@ pub(crate) fn of(package: &str, sources: &BTreeMap<String, Source>) -> Vec<Vec<S
         }
         seen
     };
-    let reached: BTreeMap<&Vec<String>, _> =
-        modules.keys().map(|module| (module, reach(module))).collect();
+    let reached: BTreeMap<&[String], BTreeSet<&[String]>> =
+        knows.keys().map(|module| (*module, reach(module))).collect();
     let mut told = BTreeSet::new();
     let mut circles = Vec::new();
     for (module, seen) in &reached {
         if !seen.contains(module) || told.contains(module) {
             continue;
         }
-        let circle: Vec<&Vec<String>> =
-            seen.iter().copied().filter(|other| reached[other].contains(module)).collect();
+        let in_it = |other: &&&[String]| reached.get(**other).is_some_and(|it| it.contains(module));
+        let circle: Vec<&[String]> = seen.iter().filter(in_it).copied().collect();
         told.extend(circle.iter().copied());
-        let names = |module: &&Vec<String>| {
+        let names = |module: &&[String]| {
             let known = knows[*module].iter().filter(|known| circle.contains(*known));
             let known: Vec<String> = known.map(|known| known.join("::")).collect();
             format!("{} -> {}", module.join("::"), known.join(", "))
@@ -60,11 +72,6 @@ pub(crate) fn of(package: &str, sources: &BTreeMap<String, Source>) -> Vec<Vec<S
         circles.push(circle.iter().map(names).collect());
     }
     circles
-}
-
-/// One is the other's parent, or a parent of that.
-fn is_family(one: &[String], other: &[String]) -> bool {
-    one.starts_with(other) || other.starts_with(one)
 }
 
 /// The module that a path leads to: the longest that is one.
