@@ -58,6 +58,10 @@ impl CounterAdd {
 impl Kind for CounterAdd {
     const TAG: u8 = 1;
 
+    fn name(&self) -> &str {
+        &self.name
+    }
+
     fn canonical(&self, into: &mut Canonical) {
         let CounterAdd { name, delta, bounds, on_violation, must_exist } = self;
         into.text(name);
@@ -68,10 +72,6 @@ impl Kind for CounterAdd {
             OnViolation::Saturate => 2,
         });
         into.bool(*must_exist);
-    }
-
-    fn bytes(&self) -> usize {
-        self.name.len()
     }
 
     fn run<V: View + ?Sized>(
@@ -126,17 +126,14 @@ pub struct CounterGet {
 
 impl Kind for CounterGet {
     const TAG: u8 = 2;
+    const IS_READ: bool = true;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
 
     fn canonical(&self, into: &mut Canonical) {
         into.text(&self.name);
-    }
-
-    fn bytes(&self) -> usize {
-        self.name.len()
-    }
-
-    fn reads(&self) -> Option<&str> {
-        Some(&self.name)
     }
 
     fn run<V: View + ?Sized>(
@@ -165,13 +162,13 @@ pub struct CounterSet {
 impl Kind for CounterSet {
     const TAG: u8 = 3;
 
+    fn name(&self) -> &str {
+        &self.name
+    }
+
     fn canonical(&self, into: &mut Canonical) {
         into.text(&self.name);
         into.i64(self.value);
-    }
-
-    fn bytes(&self) -> usize {
-        self.name.len()
     }
 
     fn run<V: View + ?Sized>(
@@ -213,6 +210,10 @@ pub enum CounterExpectation {
 impl Kind for CounterCompareAndSet {
     const TAG: u8 = 4;
 
+    fn name(&self) -> &str {
+        &self.name
+    }
+
     fn canonical(&self, into: &mut Canonical) {
         into.text(&self.name);
         match self.expect {
@@ -227,10 +228,6 @@ impl Kind for CounterCompareAndSet {
             CounterExpectation::Absent => into.tag(3),
         }
         into.i64(self.value);
-    }
-
-    fn bytes(&self) -> usize {
-        self.name.len()
     }
 
     fn run<V: View + ?Sized>(
@@ -279,17 +276,14 @@ pub struct CounterDelete {
 
 impl Kind for CounterDelete {
     const TAG: u8 = 5;
+    const FREES_ROOM: bool = true;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
 
     fn canonical(&self, into: &mut Canonical) {
         into.text(&self.name);
-    }
-
-    fn bytes(&self) -> usize {
-        self.name.len()
-    }
-
-    fn frees_room(&self) -> bool {
-        true
     }
 
     fn run<V: View + ?Sized>(
@@ -324,13 +318,13 @@ pub struct CounterConfigure {
 impl Kind for CounterConfigure {
     const TAG: u8 = 6;
 
+    fn name(&self) -> &str {
+        &self.name
+    }
+
     fn canonical(&self, into: &mut Canonical) {
         into.text(&self.name);
         into.bounds(&self.bounds);
-    }
-
-    fn bytes(&self) -> usize {
-        self.name.len()
     }
 
     fn run<V: View + ?Sized>(

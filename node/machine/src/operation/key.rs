@@ -50,14 +50,18 @@ pub enum KeyExpectation {
 impl Kind for KeyPut {
     const TAG: u8 = 7;
 
+    fn name(&self) -> &str {
+        &self.key
+    }
+
     fn canonical(&self, into: &mut Canonical) {
         into.text(&self.key);
         into.bytes(&self.value);
         self.expect.canonical(into);
     }
 
-    fn bytes(&self) -> usize {
-        self.key.len() + self.value.len() + self.expect.bytes()
+    fn value_bytes(&self) -> usize {
+        self.value.len() + self.expect.bytes()
     }
 
     fn run<V: View + ?Sized>(
@@ -94,17 +98,14 @@ pub struct KeyGet {
 
 impl Kind for KeyGet {
     const TAG: u8 = 8;
+    const IS_READ: bool = true;
+
+    fn name(&self) -> &str {
+        &self.key
+    }
 
     fn canonical(&self, into: &mut Canonical) {
         into.text(&self.key);
-    }
-
-    fn bytes(&self) -> usize {
-        self.key.len()
-    }
-
-    fn reads(&self) -> Option<&str> {
-        Some(&self.key)
     }
 
     fn run<V: View + ?Sized>(
@@ -132,18 +133,19 @@ pub struct KeyDelete {
 
 impl Kind for KeyDelete {
     const TAG: u8 = 9;
+    const FREES_ROOM: bool = true;
+
+    fn name(&self) -> &str {
+        &self.key
+    }
 
     fn canonical(&self, into: &mut Canonical) {
         into.text(&self.key);
         self.expect.canonical(into);
     }
 
-    fn bytes(&self) -> usize {
-        self.key.len() + self.expect.bytes()
-    }
-
-    fn frees_room(&self) -> bool {
-        true
+    fn value_bytes(&self) -> usize {
+        self.expect.bytes()
     }
 
     fn run<V: View + ?Sized>(

@@ -28,21 +28,22 @@ pub(super) trait Kind: fmt::Display {
     /// Its tag in the canonical encoding.
     const TAG: u8;
 
-    /// Its fields in the canonical encoding, behind the tag, in their order.
-    fn canonical(&self, into: &mut Canonical);
-
-    /// Bytes of its names and values.
-    fn bytes(&self) -> usize;
-
-    /// The name of the item that it reads, if it is a read.
-    fn reads(&self) -> Option<&str> {
-        None
-    }
+    /// It only reads its item.
+    const IS_READ: bool = false;
 
     /// It does nothing but make room, so it is let through when the disk is nearly full.
-    fn frees_room(&self) -> bool {
-        false
+    const FREES_ROOM: bool = false;
+
+    /// The name of its item.
+    fn name(&self) -> &str;
+
+    /// Bytes of the values that it brings.
+    fn value_bytes(&self) -> usize {
+        0
     }
+
+    /// Its fields in the canonical encoding, behind the tag, in their order.
+    fn canonical(&self, into: &mut Canonical);
 
     /// Does it. A refusal undoes nothing: the caller rolls back to where the command began.
     fn run<V: View + ?Sized>(&self, work: &mut Work<'_, '_, V>)
@@ -103,17 +104,23 @@ impl Operation {
     pub(super) fn size_hint(&self) -> usize {
         /// Numbers and tags.
         const FIXED: usize = 32;
-        FIXED + of!(self, it => it.bytes())
+        FIXED + of!(self, it => it.name().len() + it.value_bytes())
     }
 
     /// The name of the item that it reads, if it is a read: its answer does not say it.
     pub fn reads(&self) -> Option<&str> {
-        of!(self, it => it.reads())
+        fn reads<K: Kind>(it: &K) -> Option<&str> {
+            K::IS_READ.then(|| it.name())
+        }
+        of!(self, it => reads(it))
     }
 
     /// Whether it does nothing but make room.
     pub fn frees_room(&self) -> bool {
-        of!(self, it => it.frees_room())
+        fn frees_room<K: Kind>(_: &K) -> bool {
+            K::FREES_ROOM
+        }
+        of!(self, it => frees_room(it))
     }
 
     /// Does it.
