@@ -181,7 +181,7 @@ pub const BUGS: &[Bug] = &[
         name: "truncate-in-memory",
         family: Family::Durability,
         breaks: "what was truncated never comes back",
-        place: "node/storage/src/wal/recovery.rs: Replay::record",
+        place: "node/storage/src/wal/recovery/replay.rs: Replay::record",
         hint: "A leader cut off with uncommitted entries, truncated by its successor; then a restart \
                of any kind before those entries are purged. The old entries stand at their indexes \
                again, instead of what took their place: applied again since the last flush of the \
