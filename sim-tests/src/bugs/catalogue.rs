@@ -574,7 +574,7 @@ pub const BUGS: &[Bug] = &[
         name: "wiped-disk-votes",
         family: Family::Membership,
         breaks: "a voter that lost its disk does not come back under its old id",
-        place: "node/src/peer/hello.rs: Greeter::compare; node/src/peer/hello.rs: Greeter::answer; \
+        place: "node/src/peer/hello/memory.rs: Greeter::compare; node/src/peer/hello.rs: Greeter::answer; \
                 node/src/peer/peers.rs: Peers::check_stamp",
         hint: "A lost disk under the same node id, without the operator replacing the node. With a \
                write that this node and the leader alone held: it helps a node without it to win. \
@@ -586,7 +586,7 @@ pub const BUGS: &[Bug] = &[
         family: Family::Membership,
         breaks: "a voter whose log is gone does not take part, though the rest of its directory is there",
         place: "node/src/node.rs: Node::start; node/storage/src/state/open.rs: Opening::check_log; \
-                node/src/peer/hello.rs: Greeter::compare",
+                node/src/peer/hello/memory.rs: Greeter::compare",
         hint: "A log that is lost and a state that is not. It votes, and acknowledges entries, with \
                nothing that it had promised.",
     },
@@ -594,7 +594,7 @@ pub const BUGS: &[Bug] = &[
         name: "older-copy-votes",
         family: Family::Membership,
         breaks: "a voter that is an older copy of itself does not take part, where a peer can tell it",
-        place: "node/src/peer/hello.rs: Greeter::compare",
+        place: "node/src/peer/hello/memory.rs: Greeter::compare",
         hint: "A whole disk put back from a copy that was made before the node's last start.",
     },
     Bug {
