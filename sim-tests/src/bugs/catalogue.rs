@@ -585,7 +585,7 @@ pub const BUGS: &[Bug] = &[
         name: "lost-log-accepted",
         family: Family::Membership,
         breaks: "a voter whose log is gone does not take part, though the rest of its directory is there",
-        place: "node/src/node.rs: Node::start; node/storage/src/state/open.rs: Opening::check_log; \
+        place: "node/src/node/stored.rs: open_log; node/storage/src/state/open.rs: Opening::check_log; \
                 node/src/peer/hello/memory.rs: Greeter::compare",
         hint: "A log that is lost and a state that is not. It votes, and acknowledges entries, with \
                nothing that it had promised.",
