@@ -71,6 +71,10 @@ use crate::{
     storage::{state::StateStore, wal::SpaceState},
 };
 
+/// Logs of its parts have its name too: one filter finds them all, and traces of a seed can be compared
+/// wherever a line is written.
+const LOGS: &str = module_path!();
+
 /// With room for fewer connections of clients than this a node says so when it starts.
 const CLIENT_CONNECTIONS_FEW: usize = 500;
 

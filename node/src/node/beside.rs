@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
+use super::LOGS;
 use crate::{
     consensus::{Consensus, cluster_id::format_cluster_id},
     env::{
@@ -33,7 +34,7 @@ pub(super) async fn follow_cluster_id(
                     return;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the cluster id could not be stored yet");
+                    tracing::warn!(target: LOGS, %error, "the cluster id could not be stored yet");
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     continue;
                 }
@@ -56,7 +57,7 @@ pub(super) async fn hand_over_when_full(
         let is_full = *nearly_full.borrow_and_update();
         if is_full && consensus.leadership().term_as_leader().is_some() {
             let handed = consensus.transfer_leader(None, Duration::from_secs(1)).await;
-            tracing::info!(?handed, "a leader with a full disk hands over");
+            tracing::info!(target: LOGS, ?handed, "a leader with a full disk hands over");
         }
     }
 }

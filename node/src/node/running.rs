@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Node;
+use super::{LOGS, Node};
 use crate::{
     api::Api,
     consensus::Consensus,
@@ -68,24 +68,26 @@ impl Node {
         if self.consensus.leadership().term_as_leader().is_some() {
             let patience = until.saturating_duration_since(Instant::now()) / 2;
             match self.consensus.transfer_leader(None, patience).await {
-                Ok(leader) => tracing::info!(leader, "handed leadership over"),
-                Err(error) => tracing::info!(%error, "leadership was not handed over"),
+                Ok(leader) => tracing::info!(target: LOGS, leader, "handed leadership over"),
+                Err(error) => {
+                    tracing::info!(target: LOGS, %error, "leadership was not handed over");
+                }
             }
         }
         self.consensus.drain(until).await;
-        tracing::debug!("no write is under way");
+        tracing::debug!(target: LOGS, "no write is under way");
         let _ = self.stop.send(true);
         let mut client_server = self.client_server;
         if tokio::time::timeout_at(until, &mut client_server).await.is_err() {
-            tracing::info!("calls that are under way are given up");
+            tracing::info!(target: LOGS, "calls that are under way are given up");
             client_server.abort();
         }
-        tracing::debug!("the client port is closed");
+        tracing::debug!(target: LOGS, "the client port is closed");
         for task in &self.tasks {
             task.abort();
         }
         if self.consensus.raft().shutdown().await.is_err() {
-            tracing::warn!("consensus did not end by itself");
+            tracing::warn!(target: LOGS, "consensus did not end by itself");
         }
         // Only now: reads that are under way may wait for what the new leader sends. And not for
         // long, as peers keep their streams open for ever.
@@ -95,7 +97,7 @@ impl Node {
             peer_server.abort();
         }
         if let Err(error) = self.state.close().await {
-            tracing::warn!(%error, "the state was not flushed; the log has what is missing");
+            tracing::warn!(target: LOGS, %error, "the state was not flushed; the log has what is missing");
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use tally_proto::seeded_bugs;
 
-use super::NodeError;
+use super::{LOGS, NodeError};
 use crate::{
     config::Config,
     env::{Env, Event, Observer, identity::Identity, storage_guard::StorageGuard},
@@ -148,7 +148,7 @@ async fn tell_what_was_found(
 async fn reach(log: &Wal, entry: wal::LogId, observer: Option<&dyn Observer>) -> io::Result<()> {
     let is_behind = log.purged().is_none_or(|purged| purged.index < entry.index);
     if is_behind && log.log_id(entry.index) != Some(entry) {
-        tracing::info!(%entry, "the log goes on behind an entry that it does not have");
+        tracing::info!(target: LOGS, %entry, "the log goes on behind an entry that it does not have");
         if let Some(observer) = observer {
             observer.observe(Event::Purged { index: entry.index, jump: true });
         }

@@ -45,6 +45,10 @@ pub use self::error::{NotAddable, NotWelcome};
 use super::{ask, peers::Peers};
 use crate::{env::identity::Identity, storage::wal::Wal};
 
+/// Logs of its parts have its name too: one filter finds them all, and traces of a seed can be compared
+/// wherever a line is written.
+const LOGS: &str = module_path!();
+
 /// How often a node introduces itself to each peer.
 const INTERVAL: Duration = Duration::from_millis(1000);
 

@@ -6,7 +6,7 @@
 
 use tally_proto::{peer::v1 as wire, seeded_bugs};
 
-use super::{Greeter, NotWelcome, lock};
+use super::{Greeter, LOGS, NotWelcome, lock};
 use crate::env::identity::Start;
 
 impl Greeter {
@@ -79,7 +79,7 @@ impl Greeter {
             Ok(known) if known == node.incarnation => self.peers.set_incarnation(id, &known),
             Ok(_) => return,
             Err(error) => {
-                tracing::warn!(%error, "a peer's incarnation could not be stored");
+                tracing::warn!(target: LOGS, %error, "a peer's incarnation could not be stored");
                 return;
             }
         }
@@ -87,7 +87,7 @@ impl Greeter {
         if promised.start > 0 {
             let start = Start { number: promised.start, nonce: promised.start_nonce.clone() };
             if let Err(error) = self.identity.saw_start(id, start).await {
-                tracing::warn!(%error, "a peer's start could not be stored");
+                tracing::warn!(target: LOGS, %error, "a peer's start could not be stored");
             }
         }
         let mut told = lock(&self.told);
