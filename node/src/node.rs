@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Leaves out what a node that runs is asked (`node/running`), and what ties log and state to each other
-//! (`node/stored`). Production and simulation call the same [`Node::start`]; they differ in their
-//! [`Env`](crate::env::Env) only.
+//! (`node/stored`). Production and simulation call the same [`Node::start`]; they differ in their [`Env`]
+//! only.
 
 mod beside;
 mod error;

@@ -51,7 +51,7 @@ const LARGE_SNAPSHOT_BYTES: u64 = 2 * tally_node::consensus::SNAPSHOT_CHUNK_BYTE
 
 /// How often things happened inside the nodes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct NodeCounts {
+pub(crate) struct NodeCounts {
     /// Terms in which somebody led.
     pub elections: u64,
     /// Entries applied, on all nodes.
@@ -78,38 +78,38 @@ pub struct NodeCounts {
 
 /// Sees all nodes.
 #[derive(Debug, Clone, Default)]
-pub struct Invariants {
+pub(crate) struct Invariants {
     shared: Arc<Mutex<Seen>>,
 }
 
 impl Invariants {
     /// The observer of one node.
-    pub fn observer(&self, node: u64) -> Arc<dyn Observer> {
+    pub(crate) fn observer(&self, node: u64) -> Arc<dyn Observer> {
         Arc::new(OfNode { node, all: self.clone() })
     }
 
     /// How often things happened.
-    pub fn counts(&self) -> NodeCounts {
+    pub(crate) fn counts(&self) -> NodeCounts {
         self.seen().counts
     }
 
     /// What was violated so far.
-    pub fn take_violations(&self) -> Vec<String> {
+    pub(crate) fn take_violations(&self) -> Vec<String> {
         std::mem::take(&mut self.seen().violations)
     }
 
     /// Looks at this disk when the node calls something durable.
-    pub fn watch_disk(&self, node: u64, disk: SimulatedDisk) {
+    pub(crate) fn watch_disk(&self, node: u64, disk: SimulatedDisk) {
         self.seen().disks.insert(node, (disk, 0));
     }
 
     /// A machine lost its disk: it may never take part again.
-    pub fn loses_disk(&self, node: u64) {
+    pub(crate) fn loses_disk(&self, node: u64) {
         self.seen().promises.entry(node).or_default().lose_disk();
     }
 
     /// The machine has its disk again, with all that it had on it.
-    pub fn gets_disk_back(&self, node: u64) {
+    pub(crate) fn gets_disk_back(&self, node: u64) {
         let seen = &mut *self.seen();
         if let Some(promises) = seen.set_aside.remove(&node) {
             seen.promises.insert(node, promises);
@@ -117,7 +117,7 @@ impl Invariants {
     }
 
     /// A machine lost its disk, for a while: as long as it has another one, it may take part in nothing.
-    pub fn lends_disk(&self, node: u64) {
+    pub(crate) fn lends_disk(&self, node: u64) {
         let seen = &mut *self.seen();
         let promises = seen.promises.remove(&node).unwrap_or_default();
         seen.set_aside.insert(node, promises);
@@ -125,12 +125,12 @@ impl Invariants {
     }
 
     /// How often voters began to change: an entry was appended that names two sets of them.
-    pub fn joints(&self) -> u64 {
+    pub(crate) fn joints(&self) -> u64 {
         self.seen().joints
     }
 
     /// The voters by the last committed entry that names some: one set, or two while they change.
-    pub fn committed_voters(&self) -> Voters {
+    pub(crate) fn committed_voters(&self) -> Voters {
         let seen = self.seen();
         let mut committed = seen.voter_entries.iter().rev().filter_map(|(index, terms)| {
             let (term, ..) = seen.committed.get(index)?;
@@ -140,7 +140,7 @@ impl Invariants {
     }
 
     /// Whether these were ever, by a committed entry, all the voters.
-    pub fn were_voters(&self, voters: &BTreeSet<u64>) -> bool {
+    pub(crate) fn were_voters(&self, voters: &BTreeSet<u64>) -> bool {
         let seen = self.seen();
         seen.voter_entries.iter().any(|(index, terms)| {
             let term = seen.committed.get(index).map(|(term, ..)| term);
@@ -149,12 +149,12 @@ impl Invariants {
     }
 
     /// The highest index that was applied anywhere.
-    pub fn committed(&self) -> u64 {
+    pub(crate) fn committed(&self) -> u64 {
         self.seen().committed.keys().next_back().copied().unwrap_or(0)
     }
 
     /// Revision of the store after this entry and all before it, if it was applied anywhere.
-    pub fn revision_after(&self, applied: u64) -> Option<u64> {
+    pub(crate) fn revision_after(&self, applied: u64) -> Option<u64> {
         if applied == 0 {
             return Some(0);
         }
@@ -163,7 +163,7 @@ impl Invariants {
 
     /// Looks at every running node at a simulated time. `with_states` also compares whole states,
     /// which takes longer.
-    pub fn look(&self, cluster: &Cluster, now_ms: u64, with_states: bool) {
+    pub(crate) fn look(&self, cluster: &Cluster, now_ms: u64, with_states: bool) {
         for id in cluster.ids() {
             let Some(consensus) = cluster.consensus(id) else { continue };
             let seen = &mut *self.seen();
@@ -205,7 +205,7 @@ impl Invariants {
     }
 
     /// Applied index and state of each given node, if all of them run and are equal.
-    pub fn converged(cluster: &Cluster, ids: &[u64]) -> Option<u64> {
+    pub(crate) fn converged(cluster: &Cluster, ids: &[u64]) -> Option<u64> {
         let mut states = ids.iter().map(|id| {
             let consensus = cluster.consensus(*id)?;
             let view = consensus.state().view();

@@ -42,7 +42,7 @@ pub(super) struct WaitsForJoint {
 
 impl Injector {
     /// How often each situation has come about.
-    pub fn happened(&self) -> &BTreeMap<&'static str, u64> {
+    pub(crate) fn happened(&self) -> &BTreeMap<&'static str, u64> {
         &self.happened
     }
 
@@ -52,13 +52,13 @@ impl Injector {
 
     /// Ids of nodes that were taken out and left running, each with the simulated ms of its end as a
     /// member.
-    pub fn taken_out(&self) -> &BTreeMap<u64, u64> {
+    pub(crate) fn taken_out(&self) -> &BTreeMap<u64, u64> {
         &self.taken_out_ms
     }
 
     /// What the operator was told that is not so: after each change that was confirmed, the voters were,
     /// by a committed entry, exactly those that were asked for.
-    pub fn told_and_not_so(&self) -> Option<String> {
+    pub(crate) fn told_and_not_so(&self) -> Option<String> {
         let not_so = self.told.iter().find(|voters| !self.invariants.were_voters(voters));
         if let Some(voters) = not_so {
             return Some(format!(

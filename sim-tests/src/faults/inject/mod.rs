@@ -94,7 +94,7 @@ enum Undo {
 }
 
 /// Breaks and mends.
-pub struct Injector {
+pub(crate) struct Injector {
     cluster: Cluster,
     desk: Desk,
     knobs: Knobs,
@@ -170,7 +170,7 @@ impl std::fmt::Debug for Injector {
 
 impl Injector {
     /// With a plan for a cluster whose clients live on these hosts.
-    pub fn new(
+    pub(crate) fn new(
         cluster: Cluster,
         desk: Desk,
         knobs: Knobs,
@@ -237,17 +237,17 @@ impl Injector {
     }
 
     /// What became of the plan so far.
-    pub fn done(&self) -> &[Done] {
+    pub(crate) fn done(&self) -> &[Done] {
         &self.done
     }
 
     /// Nodes that did not start, or ended themselves, without a fault that explains it.
-    pub fn take_failures(&mut self) -> Vec<String> {
+    pub(crate) fn take_failures(&mut self) -> Vec<String> {
         std::mem::take(&mut self.failures)
     }
 
     /// Ids of the machines that still belong to the cluster.
-    pub fn members(&self) -> Vec<u64> {
+    pub(crate) fn members(&self) -> Vec<u64> {
         self.cluster.ids().into_iter().filter(|id| !self.retired.contains(id)).collect()
     }
 
@@ -282,7 +282,7 @@ impl Injector {
     }
 
     /// Whether nothing is broken, being mended or to be administered any more.
-    pub fn is_calm(&self) -> bool {
+    pub(crate) fn is_calm(&self) -> bool {
         self.undo.is_empty()
             && self.waiting.is_empty()
             && self.unheard_votes.is_empty()
@@ -298,7 +298,7 @@ impl Injector {
     }
 
     /// Does what is due at this simulated millisecond.
-    pub fn step(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
+    pub(crate) fn step(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
         self.links.set_now(now_ms);
         self.now_ms = now_ms;
         self.watch_put_back(sim, now_ms);
@@ -339,7 +339,7 @@ impl Injector {
     }
 
     /// Mends everything at once: the faults are over.
-    pub fn heal(&mut self, sim: &mut Sim<'_>) {
+    pub(crate) fn heal(&mut self, sim: &mut Sim<'_>) {
         trace_event!("fault", "everything is mended");
         self.plan = Vec::new().into_iter().peekable();
         self.desk.drop_transfers();
