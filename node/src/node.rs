@@ -10,18 +10,19 @@
 //!            Api (client port)
 //! ```
 //!
-//! Leaves out what a node that runs is asked (`node/running`), and what ties log and state to each other
-//! (`node/stored`). Production and simulation call the same [`Node::start`]; they differ in their [`Env`]
-//! only.
+//! Leaves out what a node that runs is asked (`node/running`), what ties log and state to each other
+//! (`node/stored`), and how it meets its peers (`node/peering`). Production and simulation call the same
+//! [`Node::start`]; they differ in their [`Env`] only.
 
 mod beside;
 mod error;
+mod peering;
 mod report;
 mod running;
 mod stored;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -29,7 +30,6 @@ use std::{
     time::Duration,
 };
 
-use tally_proto::seeded_bugs;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -39,6 +39,7 @@ use tonic::service::Routes;
 pub use self::error::{NodeError, system_error_needs_a_person};
 use self::{
     beside::{follow_cluster_id, hand_over_when_full},
+    peering::Met,
     report::Report,
     stored::Stored,
 };
@@ -46,26 +47,11 @@ use crate::{
     api::{self, Api, NodeFacts},
     config::Config,
     consensus::{
-        Consensus, Foundation,
-        apply::StateMachine,
-        cluster_id::{ClusterId, format_cluster_id},
-        log_store::LogStore,
-        raft::Raft,
-        raft_config::raft_config,
-        snapshots::SnapshotBuilds,
-        tables, tasks,
-        types::Member,
+        Consensus, Foundation, apply::StateMachine, log_store::LogStore, raft::Raft,
+        raft_config::raft_config, snapshots::SnapshotBuilds, tables, tasks, types::Member,
     },
-    env::{Env, descriptors, identity::Identity, storage_guard::StorageGuard},
-    machine::query,
-    peer::{
-        self,
-        hello::{self, Admission, Greeter, NotWelcome, Roster},
-        network::NetworkFactory,
-        peers::Peers,
-        roster::Members,
-        service::PeerService,
-    },
+    env::{Env, identity::Identity, storage_guard::StorageGuard},
+    peer::{hello::NotWelcome, network::NetworkFactory, peers::Peers},
     port::{Slots, room::NodeRoom},
     status::{OwnStatus, SelfReport},
     storage::{state::StateStore, wal::SpaceState},
@@ -74,9 +60,6 @@ use crate::{
 /// Logs of its parts have its name too: one filter finds them all, and traces of a seed can be compared
 /// wherever a line is written.
 const LOGS: &str = module_path!();
-
-/// With room for fewer connections of clients than this a node says so when it starts.
-const CLIENT_CONNECTIONS_FEW: usize = 500;
 
 /// A running node.
 #[derive(Debug)]
@@ -120,7 +103,6 @@ impl Node {
 
         let Stored { log, recovered, state } =
             stored::open(&config, &env, &identity, nonce, &guard).await?;
-        let mut running = Vec::new();
         let flush_interval = Duration::from_millis(config.flush_interval_ms);
         let (snapshot_requests, upkeep) = state.upkeep(flush_interval);
         let flush_guard = Arc::clone(&guard);
@@ -132,60 +114,22 @@ impl Node {
         env.threads.run_blocking("tally-state", Box::pin(upkeep.run(may_begin)));
 
         let election_timeout_max = Duration::from_millis(config.election_timeout_ms_max);
-        let network = Arc::clone(&env.network);
-        let incarnation = identity.incarnation();
-        let cluster_id = ClusterId::default();
-        let connect_timeout = election_timeout_max;
-        let peers =
-            Peers::new(config.node_id, incarnation, network, connect_timeout, cluster_id.clone());
-        for (id, incarnation) in identity.known().await {
-            peers.set_incarnation(id, &incarnation);
-        }
-        learn_known_cluster(&cluster_id, &identity, &state).await?;
-
         let started_empty = recovered.last.is_none() && state.applied().is_none();
-        let greeter = Greeter::new(hello::Foundation {
-            identity: Arc::clone(&identity),
-            peers: peers.clone(),
-            log: log.clone(),
-            client_address: config.client_address(),
-            admission: admission(&config, started_empty),
-        });
-        let members = Members::new(config.initial_cluster.0.clone(), Arc::clone(&state));
-        greeter.set_roster(Arc::clone(&members) as Arc<dyn Roster>);
-
+        let Met {
+            peers,
+            cluster_id,
+            greeter,
+            members,
+            service,
+            peer_address,
+            peer_server,
+            stop_peers,
+            greeting,
+            refused,
+            clients_max,
+        } = peering::meet(&config, &env, &identity, &log, &state, started_empty).await?;
+        let mut running = vec![greeting];
         let (stop, stopped) = watch::channel(false);
-        let service = PeerService::new(Arc::clone(&greeter));
-        let listener = listen(&env, "peer_listen", &config.peer_listen).await?;
-        let peer_address = listener.local_address();
-        let (stop_peers, peers_stopped) = watch::channel(false);
-        let sockets = env.network.sockets();
-        if sockets.clients_max < CLIENT_CONNECTIONS_FEW {
-            tracing::warn!(
-                clients_max = sockets.clients_max,
-                wanted = descriptors::ENOUGH + CLIENT_CONNECTIONS_FEW,
-                "few file descriptors: raise the limit on open files of this process, or a snapshot \
-                 may not be installed, and few clients can connect"
-            );
-        }
-        let peer_server = tokio::spawn(peer::server::serve(
-            service.clone(),
-            listener,
-            Arc::clone(&env.clock),
-            Slots::new(sockets.peers_max),
-            peers_stopped,
-        ));
-
-        let (refuse, mut refused) = mpsc::channel(1);
-        running.push(tokio::spawn(Arc::clone(&greeter).run(election_timeout_max, move |reason| {
-            drop(refuse.try_send(reason));
-        })));
-        tokio::select! {
-            biased;
-            Some(reason) = refused.recv() => return Err(reason.into()),
-            () = greeter.admitted() => {}
-        }
-
         let appended_bytes = Arc::new(AtomicU64::new(0));
         let (applied_sender, applied) = watch::channel(0);
         let applied_seen = applied.clone();
@@ -235,7 +179,7 @@ impl Node {
             disk_nearly_full: disk_nearly_full.clone(),
         });
 
-        let slots = Slots::new(sockets.clients_max);
+        let slots = Slots::new(clients_max);
         let report = Arc::new(Report {
             log: log.clone(),
             state: Arc::clone(&state),
@@ -336,23 +280,6 @@ impl Node {
     }
 }
 
-/// When a node takes part.
-fn admission(config: &Config, started_empty: bool) -> Admission {
-    let first = &config.initial_cluster.0;
-    if !started_empty {
-        return Admission::WithData;
-    }
-    if first.is_empty() {
-        return Admission::Joins;
-    }
-    let others: BTreeSet<u64> = first.keys().copied().filter(|id| *id != config.node_id).collect();
-    // Itself and these make a majority.
-    let majority = first.len() / 2;
-    let without_all = config.form_without_all || seeded_bugs::is_on("wiped-majority-forms");
-    let needed = if without_all { majority } else { others.len() };
-    Admission::Forms { others, needed }
-}
-
 async fn listen(
     env: &Env,
     key: &'static str,
@@ -363,24 +290,6 @@ async fn listen(
         address: address.to_owned(),
         error,
     })
-}
-
-/// A restarted node knows its cluster from its own files.
-async fn learn_known_cluster(
-    cluster_id: &ClusterId,
-    identity: &Identity,
-    state: &StateStore,
-) -> Result<(), NodeError> {
-    let in_state = query::meta(&state.view()).cluster_id;
-    if in_state != 0 {
-        identity.learn_cluster(&format_cluster_id(in_state)).await?;
-    }
-    if let Some(known) = identity.cluster_id().await
-        && let Ok(id) = u128::from_str_radix(&known, 16)
-    {
-        cluster_id.set(id);
-    }
-    Ok(())
 }
 
 async fn start_raft(

@@ -645,7 +645,7 @@ pub const BUGS: &[Bug] = &[
         name: "wiped-majority-forms",
         family: Family::Membership,
         breaks: "a cluster is formed by all of its first members, and by no majority of them",
-        place: "node/src/node.rs: admission",
+        place: "node/src/node/peering.rs: admission",
         hint: "The disks of two nodes of three lost at once, and the third out of reach: they elect one of \
                them and serve an empty store. Shows at the first vote.",
     },
