@@ -39,6 +39,7 @@
 //! # Ok::<(), serde_json::Error>(())
 //! ```
 
+mod condition;
 mod operation;
 mod recorder;
 mod told;
@@ -46,7 +47,8 @@ mod told;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    operation::{Answer, Compare, Condition, Kind, Op, Part, Scalar},
+    condition::{Compare, Condition},
+    operation::{Answer, Kind, Op, Part, Scalar},
     recorder::{Pending, Recorder, Request},
     told::Told,
 };
@@ -155,7 +157,7 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub else_ops: Vec<Part>,
     /// Which of the two ran; missing means `ops`.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "operation::branch")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "condition::branch")]
     pub branch: Option<Branch>,
     /// The logical write: equal means the same write, sent again on purpose.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -3,6 +3,11 @@
 //! A value comes from the command line, else from the environment (`TALLY_…`), else from the file,
 //! else from [`Config::default`]. Unknown keys in the file are refused. What counts in the end is
 //! printed when the node starts.
+//!
+//! Its keys belong to many parts of a node, and stand together all the same: a file of keys without
+//! sections is what an operator writes, several checks compare keys of two parts, and the reference in
+//! `docs/configuration.md` is checked against all of them at once. A part is given what it
+//! needs as values: only the process, the composition root and `consensus::raft_config` read this.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 

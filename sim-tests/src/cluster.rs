@@ -27,6 +27,8 @@
 //! A simulation must be alone on its thread, from its first host to its end
 //! ([`crate::prepare_thread`]): then the same seed gives the same run.
 
+mod machine;
+
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
@@ -43,18 +45,18 @@ use tally_client::Client;
 use tally_node::{
     config::{Config, InitialCluster},
     consensus::Consensus,
-    env::{Env, Observer},
-    node::Node,
-    peer::peers::Peers,
+    env::Observer,
     storage::{simulated_disk::SimulatedDisk, simulated_store::SimulatedStores},
 };
-use tokio::sync::Notify;
 use turmoil::Sim;
 
-use crate::env::{
-    Life, SeededRandom, SharedLife, SimulatedClock, SimulatedNetwork, Tasks, WallClock, Wires,
-    connect_client, mix,
-};
+use self::machine::failing;
+pub use self::machine::{Condition, Machine};
+use crate::env::{Wires, connect_client, mix};
+
+/// Logs of its parts have its name too: one filter finds them all, and traces of a seed can be compared
+/// wherever a line is written.
+const LOGS: &str = module_path!();
 
 /// Port for clients, on every node.
 pub const CLIENT_PORT: u16 = 7401;
@@ -142,67 +144,6 @@ struct Shared {
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cluster").field("ids", &self.ids()).finish()
-    }
-}
-
-/// What a machine is doing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Condition {
-    /// The process starts: it opens its data and looks for its peers.
-    Starting,
-    /// The node runs.
-    Running,
-    /// The process was stopped in good order.
-    Stopped,
-    /// The process was killed, or the power cut.
-    Down,
-    /// The node did not start, or ended itself, and says why.
-    Failed(String),
-}
-
-/// One machine: what outlives the process on it.
-pub struct Machine {
-    id: u64,
-    /// Its turmoil host.
-    host: String,
-    seed: u64,
-    config: Config,
-    disk: SimulatedDisk,
-    wires: Wires,
-    stores: SimulatedStores,
-    store_latency_us: Arc<AtomicU64>,
-    /// The step of its stores that is to fail, once; 0 for none …
-    store_failures: Arc<AtomicU64>,
-    /// … and how many did.
-    store_errors: Arc<AtomicU64>,
-    wall_clock: Arc<WallClock>,
-    boots: Cell<u64>,
-    condition: RefCell<Condition>,
-    life: RefCell<SharedLife>,
-    consensus: RefCell<Option<Consensus>>,
-    peers: RefCell<Option<Peers>>,
-    stop: Rc<Notify>,
-    /// Whether the process ended for what only a person can mend.
-    needs_a_person: Cell<bool>,
-    /// The machine that has this one's address instead, while it is down.
-    guest: RefCell<Option<Rc<Machine>>>,
-}
-
-impl fmt::Debug for Machine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Machine")
-            .field("id", &self.id)
-            .field("condition", &self.condition)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A step of a store as a number; one that can't be made to fail is no step.
-fn failing(step: &str) -> u64 {
-    match step {
-        "store write" => 1,
-        "store flush" => 2,
-        _ => u64::MAX,
     }
 }
 
@@ -435,163 +376,5 @@ impl Cluster {
             needs_a_person: Cell::new(false),
             guest: RefCell::new(None),
         })
-    }
-}
-
-impl Machine {
-    /// What it is doing.
-    pub fn condition(&self) -> Condition {
-        match self.life().reason() {
-            Some(reason) => Condition::Failed(reason),
-            None => self.condition.borrow().clone(),
-        }
-    }
-
-    /// Its disk, for faults.
-    pub fn disk(&self) -> &SimulatedDisk {
-        &self.disk
-    }
-
-    /// Its state's stores, for faults.
-    pub fn stores(&self) -> &SimulatedStores {
-        &self.stores
-    }
-
-    /// Its wall clock, for faults.
-    pub fn wall_clock(&self) -> &WallClock {
-        &self.wall_clock
-    }
-
-    /// How often its process was started.
-    pub fn boots(&self) -> u64 {
-        self.boots.get()
-    }
-
-    /// Time that changes of its state's stores take.
-    pub fn set_store_latency(&self, latency: Duration) {
-        self.store_latency_us.store(latency.as_micros() as u64, Ordering::Relaxed);
-    }
-
-    /// Lets the next flush of its state's store fail, or the next write to it.
-    pub fn fail_store(&self, flush: bool) {
-        let step = if flush { "store flush" } else { "store write" };
-        self.store_failures.store(failing(step), Ordering::Relaxed);
-    }
-
-    /// Errors that its disk and its stores have had.
-    pub fn io_errors(&self) -> u64 {
-        self.disk.counts().errors + self.store_errors.load(Ordering::Relaxed)
-    }
-
-    /// Errors that its state's stores have had.
-    pub fn store_errors(&self) -> u64 {
-        self.store_errors.load(Ordering::Relaxed)
-    }
-
-    /// The present run of its process.
-    pub fn life(&self) -> SharedLife {
-        Arc::clone(&self.life.borrow())
-    }
-
-    /// Its node's consensus, while it runs.
-    pub fn consensus(&self) -> Option<Consensus> {
-        self.consensus.borrow().clone().filter(|_| !self.life().is_over())
-    }
-
-    /// What its node knows of the others, while it runs.
-    pub fn peers(&self) -> Option<Peers> {
-        self.peers.borrow().clone().filter(|_| !self.life().is_over())
-    }
-
-    fn forget(&self) {
-        self.consensus.borrow_mut().take();
-        self.peers.borrow_mut().take();
-    }
-
-    /// The machine that has its address instead, if one has.
-    pub fn guest(&self) -> Option<Rc<Machine>> {
-        self.guest.borrow().clone()
-    }
-
-    /// Whether its process ended with the exit code for what only a person can mend.
-    pub fn needs_a_person(&self) -> bool {
-        self.needs_a_person.get()
-    }
-
-    /// Its process is gone. Its host is to be crashed next.
-    fn end(&self) {
-        self.life().kill();
-        self.forget();
-        self.set(Condition::Down);
-    }
-
-    fn set(&self, condition: Condition) {
-        *self.condition.borrow_mut() = condition;
-    }
-
-    /// One run of its process.
-    async fn live(&self, seed: u64, observer: Option<Arc<dyn Observer>>) {
-        self.boots.set(self.boots.get() + 1);
-        let life = Arc::new(Life::default());
-        *self.life.borrow_mut() = Arc::clone(&life);
-        self.set(Condition::Starting);
-        self.needs_a_person.set(false);
-        let env = self.environment(seed, &life, observer);
-        let mut node = match Node::start(self.config.clone(), env).await {
-            Ok(node) => node,
-            Err(error) => {
-                self.needs_a_person.set(error.needs_a_person());
-                life.end(format!("does not start: {error}"), self.disk.is_dead());
-                return;
-            }
-        };
-        *self.consensus.borrow_mut() = Some(node.consensus().clone());
-        *self.peers.borrow_mut() = Some(node.peers().clone());
-        self.set(Condition::Running);
-        tokio::select! {
-            biased;
-            reason = node.refused() => {
-                // As `serve` ends the process.
-                self.needs_a_person.set(true);
-                life.end(format!("refused by its peers: {reason}"), false);
-            }
-            () = self.stop.notified() => {
-                node.shutdown().await;
-                self.forget();
-                life.kill();
-                self.set(Condition::Stopped);
-            }
-        }
-    }
-
-    fn environment(
-        &self,
-        seed: u64,
-        life: &SharedLife,
-        observer: Option<Arc<dyn Observer>>,
-    ) -> Env {
-        let (ended, disk) = (Arc::clone(life), self.disk.clone());
-        Env {
-            network: Arc::new(SimulatedNetwork::new(
-                self.host.clone(),
-                Arc::clone(life),
-                self.wires.clone(),
-            )),
-            disk: Arc::new(self.disk.mount()),
-            stores: Arc::new(self.stores.clone()),
-            clock: Arc::new(SimulatedClock::boot(Arc::clone(&self.wall_clock))),
-            random: Arc::new(SeededRandom::new(mix(self.seed, &[0x1d, seed, self.boots.get()]))),
-            threads: Arc::new(Tasks),
-            fatal: Arc::new(move |reason| {
-                if ended.is_over() {
-                    return;
-                }
-                tracing::error!(%reason, "the process ends itself");
-                ended.end(reason, disk.is_dead());
-                // Nothing that a process computes after its end reaches its disk.
-                disk.crash_after_steps(0);
-            }),
-            observer,
-        }
     }
 }

@@ -13,7 +13,7 @@ use tally_client::{
 use tally_proto::reason;
 
 /// Counts by kind.
-pub type Counts = BTreeMap<String, u64>;
+pub(crate) type Counts = BTreeMap<String, u64>;
 
 /// Reasons that a run must bring about: every reason that a client of a healthy, misused or broken
 /// cluster is told.
@@ -45,7 +45,7 @@ const REASONS: [&str; 18] = [
 ];
 
 /// Situations that nodes, and the members of a cluster, get into.
-pub const SITUATIONS: &[&str] = &[
+pub(crate) const SITUATIONS: &[&str] = &[
     "grown to four voters",
     "grown to five voters",
     "grown to six voters",
@@ -88,7 +88,7 @@ const COMPARES: [Compare; 6] = [
 ];
 
 /// What records say.
-pub fn of_records(records: &[Record]) -> Counts {
+pub(crate) fn of_records(records: &[Record]) -> Counts {
     let mut counts = Counts::new();
     nothing_yet(&mut counts);
     for record in records {

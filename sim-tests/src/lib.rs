@@ -1,24 +1,38 @@
 //! Deterministic simulation of Tally: the shipped node and the shipped client under simulated
 //! network, disks and clocks, all from one seed.
 //!
-//! - [`Cluster`] puts Tally nodes into a turmoil simulation: the piece for other projects' tests.
-//! - [`run`] is our own use of it: a seed draws knobs ([`knobs`]), users ([`workload`]) and faults
-//!   ([`faults`]); what the nodes do is checked while it happens ([`invariants`]), what the clients
-//!   saw is judged at the end ([`check`]).
+//! # For other projects' tests
+//! - [`Cluster`] puts Tally nodes into your turmoil simulation ([`cluster`] has an example), and its
+//!   machines are killed, stopped and lose their power. `tests/shop.rs` is a whole service tested so.
+//! - [`env`](mod@env) is what such a machine has in place of the system: its network, clocks and life.
+//! - [`faults::links`] cuts and holds links, also where faults overlap.
+//! - [`check`] judges what clients saw: a history of [`tally_client::history`], from here or elsewhere.
 //! - [`trace`] is what happened, line by line, the same for the same seed.
+//!
+//! # Tally's own
+//! [`run`](mod@run) is our own use of these, behind the command line `tally-sim`: a seed draws knobs
+//! ([`knobs`]), users and faults, or a scenario has chosen them ([`scenarios`]); what the nodes do is
+//! checked while it happens, what the clients saw is judged at the end, and with a bug on purpose
+//! ([`bugs`]) somebody must notice. It is public as far as the command line needs it, and changes as
+//! Tally does. Users (`workload`), statements about nodes (`invariants`) and counts (`kinds`) are not.
 
-pub mod bugs;
+// For anybody.
 pub mod check;
 pub mod cluster;
 pub mod env;
 pub mod faults;
-pub mod invariants;
-pub mod kinds;
+pub mod trace;
+
+// For the command line.
+pub mod bugs;
 pub mod knobs;
 pub mod run;
 pub mod scenarios;
-pub mod trace;
-pub mod workload;
+
+// For these alone.
+mod invariants;
+mod kinds;
+mod workload;
 
 use std::time::{Duration, UNIX_EPOCH};
 

@@ -11,17 +11,22 @@
 //!
 //! What is seen from outside is one map in the byte order of the keys.
 
+mod key;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, btree_map, btree_set, hash_map},
     fmt,
     iter::Peekable,
-    ops::{Bound, Deref},
+    ops::Bound,
 };
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 
-use super::keys::Space;
+use self::key::{Inner, Place};
+pub use self::key::{Key, KeyBytes};
 
 /// What is to become of one record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,155 +63,6 @@ impl Change {
 
 /// Numbers in a chunk. A session that uses one number of a chunk pays for the places of all, so not many.
 const CHUNK: usize = 16;
-
-/// Bytes of an answer's key: the space, the session and the number.
-const ANSWER_KEY_BYTES: usize = 1 + 2 * 8;
-
-/// The key of a change.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Key {
-    /// Of an answer that is remembered under a session.
-    Answer {
-        /// The session.
-        session_id: u64,
-        /// Number of the write in it.
-        sequence: u64,
-    },
-    /// Any other.
-    Other(Bytes),
-}
-
-impl Key {
-    /// Whether these bytes are the key of an answer.
-    pub fn is_answer(bytes: &[u8]) -> bool {
-        Place::of(bytes).is_some()
-    }
-
-    /// Its bytes.
-    pub fn bytes(&self) -> KeyBytes<'_> {
-        match self {
-            Key::Answer { session_id, sequence } => Place::new(*session_id, *sequence).bytes(),
-            Key::Other(bytes) => KeyBytes(Inner::Other(bytes)),
-        }
-    }
-}
-
-impl From<Bytes> for Key {
-    fn from(bytes: Bytes) -> Key {
-        match Place::of(&bytes) {
-            Some(place) => place.key(),
-            None => Key::Other(bytes),
-        }
-    }
-}
-
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.bytes().fmt(f)
-    }
-}
-
-/// The bytes of a key in the map.
-#[derive(Clone, Copy)]
-pub struct KeyBytes<'a>(Inner<'a>);
-
-#[derive(Clone, Copy)]
-enum Inner<'a> {
-    Answer([u8; ANSWER_KEY_BYTES]),
-    Other(&'a Bytes),
-}
-
-impl KeyBytes<'_> {
-    /// As bytes that live on.
-    pub fn to_bytes(&self) -> Bytes {
-        match &self.0 {
-            Inner::Answer(bytes) => Bytes::copy_from_slice(bytes),
-            Inner::Other(bytes) => Bytes::clone(bytes),
-        }
-    }
-}
-
-impl Deref for KeyBytes<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match &self.0 {
-            Inner::Answer(bytes) => bytes,
-            Inner::Other(bytes) => bytes,
-        }
-    }
-}
-
-impl AsRef<[u8]> for KeyBytes<'_> {
-    fn as_ref(&self) -> &[u8] {
-        self
-    }
-}
-
-impl fmt::Debug for KeyBytes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:02x?}", &self[..])
-    }
-}
-
-/// Session and number of an answer, in the order of their keys.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place(u128);
-
-impl Place {
-    fn new(session_id: u64, sequence: u64) -> Place {
-        Place(u128::from(session_id) << 64 | u128::from(sequence))
-    }
-
-    /// The place whose key these bytes are, if they are an answer's.
-    fn of(key: &[u8]) -> Option<Place> {
-        match key.split_first() {
-            Some((&space, rest)) if space == Space::SessionAnswer as u8 => {
-                Some(Place(u128::from_be_bytes(rest.try_into().ok()?)))
-            }
-            _ => None,
-        }
-    }
-
-    /// Which chunk it is in, and where in that. No chunk has numbers of two sessions.
-    fn chunk(self) -> (u128, usize) {
-        (self.0 / CHUNK as u128, (self.0 % CHUNK as u128) as usize)
-    }
-
-    fn of_chunk(chunk: u128, at: usize) -> Place {
-        Place(chunk * CHUNK as u128 + at as u128)
-    }
-
-    fn key(self) -> Key {
-        Key::Answer { session_id: (self.0 >> 64) as u64, sequence: self.0 as u64 }
-    }
-
-    fn bytes(self) -> KeyBytes<'static> {
-        let mut bytes = [0; ANSWER_KEY_BYTES];
-        bytes[0] = Space::SessionAnswer as u8;
-        bytes[1..].copy_from_slice(&self.0.to_be_bytes());
-        KeyBytes(Inner::Answer(bytes))
-    }
-
-    /// The first place whose key is at or after `key`; `None` if there is none.
-    fn at_or_after(key: &[u8]) -> Option<Place> {
-        let space = Space::SessionAnswer as u8;
-        match key.split_first() {
-            None => Some(Place(0)),
-            Some((&first, _)) if first < space => Some(Place(0)),
-            Some((&first, _)) if first > space => None,
-            Some((_, rest)) => {
-                let mut number = [0; ANSWER_KEY_BYTES - 1];
-                let shared = rest.len().min(number.len());
-                number[..shared].copy_from_slice(&rest[..shared]);
-                let number = u128::from_be_bytes(number);
-                // A longer key comes right after the one that it begins with.
-                let after = u128::from(rest.len() > ANSWER_KEY_BYTES - 1);
-                number.checked_add(after).map(Place)
-            }
-        }
-    }
-}
 
 /// What a chunk takes, with its share of a node of the tree.
 const CHUNK_BYTES: usize = size_of::<Chunk>() + 48;
@@ -549,102 +405,5 @@ impl<K: Into<Key>> FromIterator<(K, Change)> for Changes {
 impl<const N: usize> From<[(Bytes, Change); N]> for Changes {
     fn from(changes: [(Bytes, Change); N]) -> Changes {
         changes.into_iter().collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::keys::RecordKey;
-
-    /// Keys around those of answers: shorter, longer, of other spaces; few numbers, so that they meet.
-    fn any_key() -> impl Strategy<Value = Bytes> {
-        let number = prop_oneof![0_u64..40, Just(u64::MAX), Just(u64::MAX - 1)];
-        let answer = |space: u8, session: u64, sequence: u64, length: usize| {
-            let mut bytes = vec![space];
-            bytes.extend_from_slice(&session.to_be_bytes());
-            bytes.extend_from_slice(&sequence.to_be_bytes());
-            bytes.push(0);
-            bytes.truncate(length);
-            Bytes::from(bytes)
-        };
-        let space = prop_oneof![1 => Just(0x20_u8), 6 => Just(0x21), 1 => Just(0x22)];
-        let session = prop_oneof![0_u64..3, Just(u64::MAX)];
-        let length = prop_oneof![6 => Just(ANSWER_KEY_BYTES), 1 => 0..=ANSWER_KEY_BYTES + 1];
-        (space, session, number, length).prop_map(move |(space, session, sequence, length)| {
-            answer(space, session, sequence, length)
-        })
-    }
-
-    fn any_change() -> impl Strategy<Value = Option<Change>> {
-        let value = || any::<u8>().prop_map(|byte| Bytes::from(vec![byte]));
-        prop_oneof![
-            value().prop_map(|value| Some(Change::Put(value))),
-            value().prop_map(|value| Some(Change::Insert(value))),
-            Just(Some(Change::Delete)),
-            Just(None),
-        ]
-    }
-
-    fn list<'a>(changes: impl Iterator<Item = (KeyBytes<'a>, &'a Change)>) -> Vec<(Bytes, Change)> {
-        changes.map(|(key, change)| (key.to_bytes(), change.clone())).collect()
-    }
-
-    /// Answers' keys are written here without [`RecordKey`], which is where their layout is set.
-    #[test]
-    fn the_keys_of_answers_are_those_of_their_records() {
-        for (session_id, sequence) in [(0, 0), (1, 2), (u64::MAX, 3), (4, u64::MAX)] {
-            let bytes = RecordKey::SessionAnswer { session_id, sequence }.encode();
-            let key = Key::Answer { session_id, sequence };
-            assert_eq!(key.bytes().to_bytes(), bytes);
-            assert_eq!(Key::from(bytes), key);
-        }
-    }
-
-    proptest! {
-        /// From outside it is an ordered map of bytes.
-        #[test]
-        fn it_is_like_one_ordered_map(
-            steps in proptest::collection::vec((any_key(), any_change()), 0..200),
-            ranges in proptest::collection::vec((any_key(), any_key()), 0..20),
-        ) {
-            let mut model = BTreeMap::new();
-            let mut changes = Changes::new();
-            for (key, change) in steps {
-                let before = model.get(&key).cloned();
-                prop_assert_eq!(changes.get(&key), before.as_ref());
-                let mut seen = None;
-                changes.update(key.clone().into(), |asked, found| {
-                    seen = Some((Bytes::copy_from_slice(asked), found.cloned()));
-                    change.clone()
-                });
-                prop_assert_eq!(seen, Some((key.clone(), before)));
-                match change {
-                    Some(change) => drop(model.insert(key, change)),
-                    None => drop(model.remove(&key)),
-                }
-                prop_assert_eq!(changes.len(), model.len());
-                prop_assert_eq!(changes.is_empty(), model.is_empty());
-            }
-            let all: Vec<_> = model.clone().into_iter().collect();
-            prop_assert_eq!(list(changes.iter()), all.clone());
-            for (start, end) in ranges {
-                let expected: Vec<_> =
-                    all.iter().filter(|(key, _)| (&start..&end).contains(&key)).cloned().collect();
-                prop_assert_eq!(list(changes.range(&start, &end)), expected);
-            }
-            let copy: Changes = all.iter().cloned().collect();
-            prop_assert_eq!(&copy, &changes);
-            let mut taken: Vec<_> =
-                copy.into_iter().map(|(key, change)| (key.bytes().to_bytes(), change)).collect();
-            taken.sort_by(|(one, _), (other, _)| one.cmp(other));
-            prop_assert_eq!(taken, all.clone());
-            for (key, _) in all {
-                changes.remove(&key);
-            }
-            prop_assert_eq!(changes, Changes::new());
-        }
     }
 }

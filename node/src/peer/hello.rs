@@ -25,6 +25,9 @@
 //! introduction, so that a second peer knows soon what the first was told. A node that comes back with
 //! less is an older copy of itself.
 
+mod error;
+mod memory;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
@@ -38,11 +41,13 @@ use futures_util::future::join_all;
 use tally_proto::{peer::v1 as wire, seeded_bugs};
 use tokio::{sync::Notify, time::Instant};
 
+pub use self::error::{NotAddable, NotWelcome};
 use super::{ask, peers::Peers};
-use crate::{
-    env::identity::{Identity, Start},
-    storage::wal::Wal,
-};
+use crate::{env::identity::Identity, storage::wal::Wal};
+
+/// Logs of its parts have its name too: one filter finds them all, and traces of a seed can be compared
+/// wherever a line is written.
+const LOGS: &str = module_path!();
 
 /// How often a node introduces itself to each peer.
 const INTERVAL: Duration = Duration::from_millis(1000);
@@ -55,98 +60,6 @@ const TIMEOUT: Duration = Duration::from_millis(1000);
 
 /// How often a node that waits says for whom.
 const WAITING_TOLD_EVERY: Duration = Duration::from_secs(5);
-
-/// Why a node must not run.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum NotWelcome {
-    /// Peers met another directory under this id.
-    #[error(
-        "node {node_id} has an empty or another data directory than the one that its peers met \
-         ({known}, and this is {own}): what it had acknowledged and voted for is lost to it. \
-         The way out: put the old directory back; or remove node {node_id} from the cluster \
-         (Cluster.Remove) and add this one under a new id (Cluster.AddLearner, then Promote)"
-    )]
-    AnotherIncarnation {
-        /// The node.
-        node_id: u64,
-        /// What peers know.
-        known: String,
-        /// What it is.
-        own: String,
-    },
-    /// Peers were told more than this directory knows.
-    #[error(
-        "the data directory of node {node_id} is an older copy of itself: node {peer} remembers that it \
-         {remembered}, and {now}. What it has acknowledged and voted for since the copy was made is lost \
-         to it. The way out: put the newer directory back; or remove node {node_id} from the cluster \
-         (Cluster.Remove) and add this machine, with an empty directory, under a new id \
-         (Cluster.AddLearner, then Promote)"
-    )]
-    OlderCopy {
-        /// The node.
-        node_id: u64,
-        /// Who remembers.
-        peer: u64,
-        /// What.
-        remembered: String,
-        /// What the directory has instead.
-        now: String,
-    },
-    /// The cluster has removed this node.
-    #[error(
-        "node {node_id} was removed from its cluster (by log entry {at} or one before) and serves \
-         nothing. An id is never used again: to add this machine anew, start it with an empty directory \
-         and a new node id. Its data was not touched"
-    )]
-    Removed {
-        /// The node.
-        node_id: u64,
-        /// Log index of a committed membership that lacks it.
-        at: u64,
-    },
-}
-
-/// Why an address is not that of a node which can be added.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotAddable {
-    /// Nobody answers there.
-    #[error("no node answers at {address} ({reason}); start node {node_id} there first")]
-    Silent {
-        /// Who should be there.
-        node_id: u64,
-        /// Where.
-        address: String,
-        /// What went wrong.
-        reason: String,
-    },
-    /// Somebody else answers.
-    #[error("the node at {address} is node {found}, not node {node_id}")]
-    AnotherNode {
-        /// Who should be there.
-        node_id: u64,
-        /// Where.
-        address: String,
-        /// Who is.
-        found: u64,
-    },
-    /// It belongs elsewhere.
-    #[error("the node at {address} is of cluster {theirs}")]
-    AnotherCluster {
-        /// Where.
-        address: String,
-        /// Whose it is.
-        theirs: String,
-    },
-    /// The id was met before, with another directory.
-    #[error(
-        "node {node_id} was met with another data directory before; an id is never used again, not \
-         with an emptied directory either"
-    )]
-    UsedId {
-        /// The id.
-        node_id: u64,
-    },
-}
 
 /// Who the members are, as the node that greets knows.
 pub trait Roster: Send + Sync + 'static {
@@ -303,132 +216,6 @@ impl Greeter {
         if is_enough {
             self.admit();
         }
-    }
-
-    /// What this node has promised, from what is durable.
-    async fn promised(&self) -> wire::Promised {
-        let Start { number, nonce } = self.identity.start().await;
-        let committed = self.log.committed().map_or(0, |committed| committed.index);
-        let held_index = committed.min(self.log.synced_index().unwrap_or(0));
-        let vote_term = self.log.saved_term();
-        wire::Promised { start: number, start_nonce: nonce, vote_term, held_index }
-    }
-
-    async fn known(&self) -> Vec<wire::KnownNode> {
-        let incarnations = self.identity.known().await;
-        let starts = self.identity.peer_starts().await;
-        let told = lock(&self.told).clone();
-        let own = wire::KnownNode {
-            node_id: self.identity.node_id(),
-            incarnation: self.identity.incarnation().to_owned(),
-            promised: Some(self.promised().await),
-        };
-        let others = incarnations.into_iter().map(|(node_id, incarnation)| {
-            let start = starts.get(&node_id).cloned().unwrap_or_default();
-            let (vote_term, held_index) = told.get(&node_id).copied().unwrap_or_default();
-            let acknowledged = self.roster.get().map_or(0, |roster| roster.acknowledged(node_id));
-            let promised = wire::Promised {
-                start: start.number,
-                start_nonce: start.nonce,
-                vote_term,
-                held_index: held_index.max(acknowledged),
-            };
-            wire::KnownNode { node_id, incarnation, promised: Some(promised) }
-        });
-        others.chain([own]).collect()
-    }
-
-    /// Whether somebody is who this node takes it for: not met before, or with this directory.
-    async fn is_known(&self, node_id: u64, incarnation: &str) -> bool {
-        let known = self.identity.known().await;
-        known.get(&node_id).is_none_or(|known| known == incarnation)
-    }
-
-    /// Whether something may be remembered of a node: it belongs to the cluster, as far as this node
-    /// knows. One that waits to be added knows of nobody yet.
-    fn belongs(&self, node_id: u64) -> bool {
-        let members = self.members();
-        members.is_empty() || members.contains_key(&node_id)
-    }
-
-    /// Looks for this node in what a node that it knows remembers, and learns the rest.
-    async fn learn(&self, peer: u64, known: &[wire::KnownNode]) -> Result<(), NotWelcome> {
-        for node in known {
-            if node.node_id == self.identity.node_id() {
-                self.compare(peer, node).await?;
-            } else if self.belongs(node.node_id) {
-                self.remember(node).await;
-            }
-        }
-        Ok(())
-    }
-
-    /// Remembers what is said of a node, unless it is of another directory than the one known.
-    async fn remember(&self, node: &wire::KnownNode) {
-        let id = node.node_id;
-        match self.identity.meet(id, &node.incarnation).await {
-            Ok(known) if known == node.incarnation => self.peers.set_incarnation(id, &known),
-            Ok(_) => return,
-            Err(error) => {
-                tracing::warn!(%error, "a peer's incarnation could not be stored");
-                return;
-            }
-        }
-        let Some(promised) = &node.promised else { return };
-        if promised.start > 0 {
-            let start = Start { number: promised.start, nonce: promised.start_nonce.clone() };
-            if let Err(error) = self.identity.saw_start(id, start).await {
-                tracing::warn!(%error, "a peer's start could not be stored");
-            }
-        }
-        let mut told = lock(&self.told);
-        let (vote_term, held_index) = told.entry(id).or_default();
-        *vote_term = promised.vote_term.max(*vote_term);
-        *held_index = promised.held_index.max(*held_index);
-    }
-
-    /// Compares what a peer remembers of this node with what it is.
-    async fn compare(&self, peer: u64, node: &wire::KnownNode) -> Result<(), NotWelcome> {
-        let (node_id, own) = (self.identity.node_id(), self.identity.incarnation());
-        if node.incarnation != own {
-            if seeded_bugs::is_on("wiped-disk-votes") {
-                return Ok(());
-            }
-            let known = node.incarnation.clone();
-            return Err(NotWelcome::AnotherIncarnation { node_id, known, own: own.to_owned() });
-        }
-        let Some(remembered) = &node.promised else { return Ok(()) };
-        if seeded_bugs::is_on("older-copy-votes") || seeded_bugs::is_on("lost-log-accepted") {
-            return Ok(());
-        }
-        let older = |remembered: String, now: String| {
-            Err(NotWelcome::OlderCopy { node_id, peer, remembered, now })
-        };
-        let start = self.identity.start().await;
-        if remembered.start > start.number
-            || remembered.start == start.number && remembered.start_nonce != start.nonce
-        {
-            return older(
-                format!("started for the {}th time", remembered.start),
-                format!("this is, by its own count, another {}th start", start.number),
-            );
-        }
-        // What was told in this run holds now; so does what an earlier run told, or it is lost.
-        let term = self.log.saved_term();
-        if remembered.vote_term > term {
-            return older(
-                format!("voted in term {}", remembered.vote_term),
-                format!("its log knows of no vote after term {term}"),
-            );
-        }
-        let last = self.log.last().map_or(0, |last| last.index);
-        if remembered.held_index > last {
-            return older(
-                format!("held the log up to committed entry {}", remembered.held_index),
-                format!("its log ends at {last}"),
-            );
-        }
-        Ok(())
     }
 
     fn is_another_cluster(&self, theirs: &str) -> bool {

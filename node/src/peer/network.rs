@@ -6,14 +6,11 @@
 //!   a loop without delay: it sleeps its back-off only while the request stream is polled;
 //! - `pre_vote` grants and `transfer_leader` fails unless they are implemented.
 
+mod appends;
+
 use std::{
     future::Future,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    task::{Context, Poll, ready},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -28,8 +25,8 @@ use openraft::{
     },
 };
 use tally_proto::peer::v1 as wire;
-use tokio::sync::watch;
 
+use self::appends::{Outgoing, Progress, timed_answers};
 use super::{
     convert,
     peers::{Client, Peers, Shared},
@@ -131,17 +128,6 @@ impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection").field("target", &self.target).finish_non_exhaustive()
     }
-}
-
-/// Whether a request of replication is empty because its entries are purged.
-///
-/// A reader of the log answers such a request with nothing (`consensus::log_store`), which openraft
-/// takes for a heartbeat: it asks for the same entries again, for ever, and never learns that the
-/// follower got a snapshot meanwhile and needs later ones. Found by the simulator (seed 44: a
-/// follower that stood still until its leader was replaced). So the stream ends in an error instead.
-fn is_purged(request: &AppendEntriesRequest<TypeConfig>, purged: Option<u64>) -> bool {
-    let next = request.prev_log_id.as_ref().map_or(0, |prev| prev.index + 1);
-    request.entries.is_empty() && purged.is_some_and(|purged| next <= purged)
 }
 
 impl Connection {
@@ -253,108 +239,6 @@ type Opened<'s> = Result<
     BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>,
     RPCError<TypeConfig>,
 >;
-
-/// How long a request that says nothing but how far the log is committed waits for one with entries,
-/// which says it too.
-///
-/// While writes come, that saves two of the five messages of an entry (commit and its answer, for
-/// each follower). When no more come, followers learn of the last one that much later, so a read of
-/// it at a follower, at a level that waits for it, takes that much longer. No promise depends on when
-/// a follower learns what is committed: its reads wait for the index that they need.
-const COMMIT_HOLD: Duration = Duration::from_millis(1);
-
-/// Requests as they are sent.
-struct Outgoing<S> {
-    first: Option<AppendEntriesRequest<TypeConfig>>,
-    requests: S,
-    /// Without entries; waits for [`COMMIT_HOLD`], and is left out if another request comes.
-    held: Option<AppendEntriesRequest<TypeConfig>>,
-    /// Ends the wait.
-    hold: Option<Pin<Box<tokio::time::Sleep>>>,
-    /// No more requests come.
-    ended: bool,
-    /// Where it is replication, which ends when it asks for what is purged.
-    purged: Option<PurgedUpTo>,
-    progress: Arc<Progress>,
-    cluster_id: String,
-    target: u64,
-}
-
-impl<S> Outgoing<S>
-where
-    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
-{
-    /// The next that is to be sent now.
-    fn poll_request(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<AppendEntriesRequest<TypeConfig>>> {
-        if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(first));
-        }
-        loop {
-            if self.ended {
-                return Poll::Ready(self.held.take());
-            }
-            match self.requests.poll_next_unpin(cx) {
-                Poll::Ready(Some(request)) if request.entries.is_empty() => {
-                    // A later one knows all that an earlier one does, and does not start the wait
-                    // again.
-                    if self.held.replace(request).is_none() {
-                        let until = tokio::time::Instant::now() + COMMIT_HOLD;
-                        match &mut self.hold {
-                            Some(hold) => hold.as_mut().reset(until),
-                            hold => *hold = Some(Box::pin(tokio::time::sleep_until(until))),
-                        }
-                    }
-                }
-                Poll::Ready(Some(request)) => {
-                    self.held = None;
-                    return Poll::Ready(Some(request));
-                }
-                Poll::Ready(None) => self.ended = true,
-                Poll::Pending => {
-                    let (Some(_), Some(hold)) = (&self.held, &mut self.hold) else {
-                        return Poll::Pending;
-                    };
-                    ready!(hold.as_mut().poll(cx));
-                    return Poll::Ready(self.held.take());
-                }
-            }
-        }
-    }
-}
-
-impl<S> Stream for Outgoing<S>
-where
-    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
-{
-    type Item = wire::AppendRequest;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(request) = ready!(self.poll_request(cx)) else {
-            return Poll::Ready(None);
-        };
-        if self.purged.as_ref().is_some_and(|purged| is_purged(&request, purged())) {
-            self.progress.met_purged.store(true, Ordering::Relaxed);
-            return Poll::Ready(None);
-        }
-        self.progress.sent.fetch_add(1, Ordering::Relaxed);
-        let request = convert::append_to_wire(request, self.cluster_id.clone(), self.target);
-        Poll::Ready(Some(request))
-    }
-}
-
-/// How an append stream goes.
-#[derive(Debug, Default)]
-struct Progress {
-    /// Requests that were sent.
-    sent: AtomicU64,
-    /// It ended because the next entries are purged.
-    met_purged: AtomicBool,
-    /// It ended because an answer did not come, or may be long in coming.
-    owes_an_answer: AtomicBool,
-}
 
 impl RaftNetworkV2<TypeConfig> for Connection {
     type SnapshotData = SnapshotData;
@@ -485,63 +369,6 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     }
 }
 
-/// The answers of an append stream; one that is owed for too long ends it, and so does the end of a silence,
-/// as the connection may be slower to notice that than a new one.
-fn timed_answers(
-    answers: tonic::Streaming<wire::AppendResponse>,
-    progress: Arc<Progress>,
-    timeout: Duration,
-    comings_back: Option<watch::Receiver<u64>>,
-) -> impl Stream<Item = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>> {
-    let answered = 0_u64;
-    stream::unfold(Some((answers, answered, comings_back)), move |state| {
-        let progress = Arc::clone(&progress);
-        async move {
-            let (mut answers, answered, mut comings_back) = state?;
-            let next = loop {
-                let came_back = async {
-                    match &mut comings_back {
-                        Some(comings_back) => comings_back.changed().await.is_ok(),
-                        None => std::future::pending().await,
-                    }
-                };
-                let next = tokio::select! {
-                    biased;
-                    next = tokio::time::timeout(timeout, answers.message()) => next,
-                    true = came_back => {
-                        progress.owes_an_answer.store(true, Ordering::Relaxed);
-                        let error = network_error("the peer has come back after a silence");
-                        return Some((Err(RPCError::Network(error)), None));
-                    }
-                };
-                match next {
-                    Ok(next) => break next,
-                    // Nothing is owed: an idle stream may stay silent.
-                    Err(_) if progress.sent.load(Ordering::Relaxed) == answered => {}
-                    Err(_) => {
-                        progress.owes_an_answer.store(true, Ordering::Relaxed);
-                        let error = network_error("the peer owes an answer for too long");
-                        return Some((Err(RPCError::Network(error)), None));
-                    }
-                }
-            };
-            match next {
-                Ok(Some(response)) => {
-                    let result = convert::append_result_from_wire(response)
-                        .map_err(|error| RPCError::Network(network_error(error)));
-                    Some((result, Some((answers, answered + 1, comings_back))))
-                }
-                Ok(None) if progress.met_purged.load(Ordering::Relaxed) => {
-                    let error = network_error("what the peer needs next is purged from the log");
-                    Some((Err(RPCError::Network(error)), None))
-                }
-                Ok(None) => None,
-                Err(status) => Some((Err(RPCError::Network(network_error(status))), None)),
-            }
-        }
-    })
-}
-
 /// The head, then the file. A read error ends the stream early, and the receiver, which knows the
 /// size, refuses what it got.
 fn snapshot_chunks(
@@ -564,103 +391,4 @@ fn snapshot_chunks(
         }
     });
     stream::once(async move { first }).chain(chunks)
-}
-
-#[cfg(test)]
-mod tests {
-    use openraft::entry::RaftEntry as _;
-
-    use super::*;
-    use crate::consensus::types::{self, Entry};
-
-    /// A request for what follows `prev`, with this many entries.
-    fn request(prev: Option<u64>, entries: u64) -> AppendEntriesRequest<TypeConfig> {
-        let first = prev.map_or(0, |prev| prev + 1);
-        AppendEntriesRequest {
-            vote: Vote::new(1, 1),
-            prev_log_id: prev.map(|prev| types::log_id(1, prev)),
-            entries: (first..first + entries)
-                .map(|index| Entry::new_blank(types::log_id(1, index)))
-                .collect(),
-            leader_commit: None,
-        }
-    }
-
-    /// A follower stood still for ever because such a request was taken for a heartbeat.
-    #[test]
-    fn replication_ends_where_its_entries_are_purged() {
-        assert!(is_purged(&request(Some(4), 0), Some(5)));
-        assert!(is_purged(&request(None, 0), Some(0)));
-        // Nothing to send, or nothing purged of what comes next.
-        assert!(!is_purged(&request(Some(5), 0), Some(5)));
-        assert!(!is_purged(&request(Some(4), 0), None));
-        // What was read before it was purged may go.
-        assert!(!is_purged(&request(Some(4), 2), Some(5)));
-    }
-
-    type Requests = futures_util::stream::BoxStream<'static, AppendEntriesRequest<TypeConfig>>;
-
-    fn outgoing(requests: Requests) -> Outgoing<Requests> {
-        Outgoing {
-            first: Some(request(Some(4), 1)),
-            requests,
-            held: None,
-            hold: None,
-            ended: false,
-            purged: None,
-            progress: Arc::default(),
-            cluster_id: String::new(),
-            target: 2,
-        }
-    }
-
-    /// What is sent, as the number of entries in each, and after how long.
-    async fn sent(requests: Requests) -> Vec<(usize, Duration)> {
-        let began = tokio::time::Instant::now();
-        outgoing(requests).map(|sent| (sent.entries.len(), began.elapsed())).collect().await
-    }
-
-    /// Requests, each this long after the one before.
-    fn paced(requests: Vec<(u64, AppendEntriesRequest<TypeConfig>)>) -> Requests {
-        stream::iter(requests)
-            .then(|(after_us, request)| async move {
-                if after_us > 0 {
-                    tokio::time::sleep(Duration::from_micros(after_us)).await;
-                }
-                request
-            })
-            .boxed()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_commit_index_rides_with_the_next_entry() {
-        let zero = Duration::ZERO;
-        let soon =
-            vec![(0, request(Some(5), 0)), (0, request(Some(5), 0)), (0, request(Some(5), 2))];
-        assert_eq!(sent(paced(soon)).await, [(1, zero), (2, zero)]);
-
-        // None comes.
-        let alone = paced(vec![(0, request(Some(5), 0))]).chain(stream::pending()).boxed();
-        let mut alone = outgoing(alone);
-        assert_eq!(alone.next().await.map(|sent| sent.entries.len()), Some(1));
-        let began = tokio::time::Instant::now();
-        assert_eq!(alone.next().await.map(|sent| sent.entries.len()), Some(0));
-        assert!(began.elapsed() >= COMMIT_HOLD && began.elapsed() <= 2 * COMMIT_HOLD);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_held_commit_index_is_sent_when_requests_keep_coming_without_entries() {
-        let empty = |_| (600, request(Some(5), 0));
-        let commits = paced((0..10).map(empty).collect());
-        let sent = sent(commits).await;
-        assert!((3..=6).contains(&sent.len()), "{sent:?}");
-        let gaps = sent.windows(2).map(|two| two[1].1 - two[0].1);
-        assert!(gaps.max() <= Some(3 * COMMIT_HOLD), "{sent:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_last_commit_index_is_sent_when_requests_end() {
-        let sent = sent(paced(vec![(0, request(Some(5), 0))])).await;
-        assert_eq!(sent.iter().map(|(entries, _)| *entries).collect::<Vec<_>>(), [1, 0]);
-    }
 }

@@ -3,6 +3,12 @@
 //!
 //! Most are in the node and the client. Those of [`Family::Harness`] are in the simulator itself: with
 //! one of them on it would find nothing, so the run must say that it proves nothing.
+//!
+//! It is long because it is one table with a row for each bug, and nothing else: a reader looks a bug up, and
+//! its tests hold the whole of it against the sources.
+
+#[cfg(test)]
+mod tests;
 
 /// One switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,7 +187,7 @@ pub const BUGS: &[Bug] = &[
         name: "truncate-in-memory",
         family: Family::Durability,
         breaks: "what was truncated never comes back",
-        place: "node/storage/src/wal/recovery.rs: Replay::record",
+        place: "node/storage/src/wal/recovery/replay.rs: Replay::record",
         hint: "A leader cut off with uncommitted entries, truncated by its successor; then a restart \
                of any kind before those entries are purged. The old entries stand at their indexes \
                again, instead of what took their place: applied again since the last flush of the \
@@ -574,7 +580,7 @@ pub const BUGS: &[Bug] = &[
         name: "wiped-disk-votes",
         family: Family::Membership,
         breaks: "a voter that lost its disk does not come back under its old id",
-        place: "node/src/peer/hello.rs: Greeter::compare; node/src/peer/hello.rs: Greeter::answer; \
+        place: "node/src/peer/hello/memory.rs: Greeter::compare; node/src/peer/hello.rs: Greeter::answer; \
                 node/src/peer/peers.rs: Peers::check_stamp",
         hint: "A lost disk under the same node id, without the operator replacing the node. With a \
                write that this node and the leader alone held: it helps a node without it to win. \
@@ -585,8 +591,8 @@ pub const BUGS: &[Bug] = &[
         name: "lost-log-accepted",
         family: Family::Membership,
         breaks: "a voter whose log is gone does not take part, though the rest of its directory is there",
-        place: "node/src/node.rs: Node::start; node/storage/src/state/open.rs: Opening::check_log; \
-                node/src/peer/hello.rs: Greeter::compare",
+        place: "node/src/node/stored.rs: open_log; node/storage/src/state/open.rs: Opening::check_log; \
+                node/src/peer/hello/memory.rs: Greeter::compare",
         hint: "A log that is lost and a state that is not. It votes, and acknowledges entries, with \
                nothing that it had promised.",
     },
@@ -594,7 +600,7 @@ pub const BUGS: &[Bug] = &[
         name: "older-copy-votes",
         family: Family::Membership,
         breaks: "a voter that is an older copy of itself does not take part, where a peer can tell it",
-        place: "node/src/peer/hello.rs: Greeter::compare",
+        place: "node/src/peer/hello/memory.rs: Greeter::compare",
         hint: "A whole disk put back from a copy that was made before the node's last start.",
     },
     Bug {
@@ -639,7 +645,7 @@ pub const BUGS: &[Bug] = &[
         name: "wiped-majority-forms",
         family: Family::Membership,
         breaks: "a cluster is formed by all of its first members, and by no majority of them",
-        place: "node/src/node.rs: admission",
+        place: "node/src/node/peering.rs: admission",
         hint: "The disks of two nodes of three lost at once, and the third out of reach: they elect one of \
                them and serve an empty store. Shows at the first vote.",
     },
@@ -703,86 +709,3 @@ pub const BUGS: &[Bug] = &[
                as good as any.",
     },
 ];
-
-#[cfg(test)]
-mod tests {
-    use std::{
-        collections::{BTreeMap, BTreeSet},
-        fs,
-        path::{Path, PathBuf},
-    };
-
-    use super::*;
-
-    fn repository() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-    }
-
-    fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(directory).expect("the sources are there") {
-            let path = entry.expect("the directory can be read").path();
-            if path.is_dir() {
-                sources(&path, found);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                found.push(path);
-            }
-        }
-    }
-
-    /// Names that the sources ask for, each with the files that do.
-    fn switches() -> BTreeMap<String, BTreeSet<String>> {
-        let repository = repository();
-        let mut files = Vec::new();
-        for directory in
-            ["node/src", "node/machine/src", "node/storage/src", "client/src", "sim-tests/src"]
-        {
-            sources(&repository.join(directory), &mut files);
-        }
-        let mut switches: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for file in files {
-            if file.ends_with("bugs/catalogue.rs") {
-                continue;
-            }
-            let text = fs::read_to_string(&file).expect("a source is text");
-            let name = file.strip_prefix(&repository).expect("it was found there");
-            for rest in text.split("is_on(\"").skip(1) {
-                let bug = rest.split('"').next().expect("there is a first part").to_owned();
-                let name = name.to_str().expect("names are text").replace('\\', "/");
-                switches.entry(bug).or_default().insert(name);
-            }
-        }
-        switches
-    }
-
-    #[test]
-    fn every_bug_has_its_switch_and_every_switch_its_bug() {
-        let switches = switches();
-        let in_sources: BTreeSet<&str> = switches.keys().map(String::as_str).collect();
-        let listed: BTreeSet<&str> = BUGS.iter().map(|bug| bug.name).collect();
-        assert_eq!(listed.len(), BUGS.len(), "a name is listed twice");
-        assert_eq!(listed, in_sources);
-    }
-
-    #[test]
-    fn places_are_where_the_switches_are() {
-        let switches = switches();
-        for bug in BUGS {
-            let mut files = BTreeSet::new();
-            for place in bug.place.split("; ") {
-                let (file, function) = place.split_once(": ").expect("a file and a function");
-                let name = function.rsplit("::").next().expect("there is a last part");
-                let text = fs::read_to_string(repository().join(file)).expect("the file exists");
-                assert!(text.contains(&format!("fn {name}")), "{}: no {name} in {file}", bug.name);
-                files.insert(file.to_owned());
-            }
-            assert_eq!(Some(&files), switches.get(bug.name), "places of {}", bug.name);
-        }
-    }
-
-    #[test]
-    fn what_can_not_be_expressed_is_not_listed() {
-        for (name, reason) in INEXPRESSIBLE {
-            assert!(BUGS.iter().all(|bug| bug.name != *name) && !reason.is_empty(), "{name}");
-        }
-    }
-}

@@ -1,9 +1,16 @@
-//! Faults: which ones a seed brings ([`plan`]), what they do to the network ([`links`]), and the one
-//! who breaks, mends and keeps the damage within what the protocol promises to survive ([`inject`]).
+//! Faults: what they do to the network ([`links`], also for other simulations), which ones a seed brings
+//! ([`plan`]), and the one who breaks, mends and keeps the damage within what the protocol promises to
+//! survive (`inject`).
 
-pub mod inject;
 pub mod links;
-pub mod moments;
-pub mod operator;
 pub mod plan;
-pub mod reach;
+
+pub(crate) mod inject;
+pub(crate) mod moments;
+pub(crate) mod operator;
+pub(crate) mod reach;
+
+pub use self::{
+    inject::{Done, Fate},
+    moments::Moment,
+};

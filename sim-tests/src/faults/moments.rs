@@ -39,7 +39,7 @@ pub enum Moment {
 
 /// All traps. Clones are handles.
 #[derive(Debug, Clone, Default)]
-pub struct Traps {
+pub(crate) struct Traps {
     set: Arc<Mutex<BTreeMap<u64, Vec<Trap>>>>,
     /// The last term in which a node stood for election, its vote for itself saved.
     stood: Arc<Mutex<BTreeMap<u64, u64>>>,
@@ -58,7 +58,7 @@ struct Trap {
 
 impl Traps {
     /// Lets the power of a node's machine fail so many disk steps after a moment, once.
-    pub fn set(&self, node: u64, moment: Moment, steps: u64, disk: SimulatedDisk) {
+    pub(crate) fn set(&self, node: u64, moment: Moment, steps: u64, disk: SimulatedDisk) {
         if moment == Moment::Segment {
             return disk.crash_after_next_segment(steps);
         }
@@ -67,24 +67,24 @@ impl Traps {
     }
 
     /// The last term in which a node stood for election.
-    pub fn stood_in(&self, node: u64) -> u64 {
+    pub(crate) fn stood_in(&self, node: u64) -> u64 {
         let stood = self.stood.lock().unwrap_or_else(PoisonError::into_inner);
         stood.get(&node).copied().unwrap_or(0)
     }
 
     /// Whether the power of this node fails in an install that began before the log had synced what
     /// was dropped from it. Asked once.
-    pub fn take_sprung_over_cut(&self, node: u64) -> bool {
+    pub(crate) fn take_sprung_over_cut(&self, node: u64) -> bool {
         self.sprung_over_cut.lock().unwrap_or_else(PoisonError::into_inner).remove(&node)
     }
 
     /// Takes all traps away.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.set.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Watches one node, beside another observer.
-    pub fn observer(&self, node: u64, beside: Arc<dyn Observer>) -> Arc<dyn Observer> {
+    pub(crate) fn observer(&self, node: u64, beside: Arc<dyn Observer>) -> Arc<dyn Observer> {
         Arc::new(Watch { node, traps: self.clone(), beside })
     }
 

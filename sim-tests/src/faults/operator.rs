@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Name of the operator's host.
-pub const HOST: &str = "operator";
+pub(crate) const HOST: &str = "operator";
 
 /// How long a call may take; a learner that catches up from a snapshot needs some time.
 const CALL_TIMEOUT: Duration = Duration::from_secs(4);
@@ -36,7 +36,7 @@ const PAUSE: Duration = Duration::from_millis(300);
 
 /// What an operator is asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Task {
+pub(crate) enum Task {
     /// Let another node lead.
     TransferLeader,
     /// Put a new node into the place of an old one.
@@ -65,7 +65,7 @@ pub enum Task {
 
 /// A membership that mixes two clusters. Each is asked for once.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistake {
+pub(crate) struct Mistake {
     /// Addresses of the client ports of the nodes that are asked; whoever leads refuses.
     pub asked: Vec<String>,
     /// The id under which to add …
@@ -76,7 +76,7 @@ pub struct Mistake {
 
 /// Where tasks are left for the operator.
 #[derive(Debug, Clone, Default)]
-pub struct Desk {
+pub(crate) struct Desk {
     shared: Rc<Shared>,
 }
 
@@ -93,19 +93,19 @@ struct Shared {
 
 impl Desk {
     /// Leaves a task.
-    pub fn ask(&self, task: Task) {
+    pub(crate) fn ask(&self, task: Task) {
         self.shared.waiting.borrow_mut().push_back(task);
         self.shared.bell.notify_one();
     }
 
     /// Forgets transfers that nobody has begun: the time of faults is over.
-    pub fn drop_transfers(&self) {
+    pub(crate) fn drop_transfers(&self) {
         self.shared.waiting.borrow_mut().retain(|task| *task != Task::TransferLeader);
         self.shared.away_until.set(0);
     }
 
     /// The operator makes no further attempt before this simulated ms.
-    pub fn be_away(&self, until_ms: u64) {
+    pub(crate) fn be_away(&self, until_ms: u64) {
         self.shared.away_until.set(until_ms.max(self.shared.away_until.get()));
     }
 
@@ -116,22 +116,22 @@ impl Desk {
     }
 
     /// What is done: the task, and whether it worked out.
-    pub fn take_done(&self) -> Vec<(Task, bool)> {
+    pub(crate) fn take_done(&self) -> Vec<(Task, bool)> {
         std::mem::take(&mut self.shared.done.borrow_mut())
     }
 
     /// How often a node was refused as it is of another cluster, since it was last asked for.
-    pub fn take_refused_mistakes(&self) -> u64 {
+    pub(crate) fn take_refused_mistakes(&self) -> u64 {
         self.shared.refused_mistakes.take()
     }
 
     /// Whether nothing is left to do.
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.shared.waiting.borrow().is_empty() && self.shared.doing.borrow().is_none()
     }
 
     /// The operator's work, for as long as the simulation lasts.
-    pub async fn work(self, cluster: Cluster) {
+    pub(crate) async fn work(self, cluster: Cluster) {
         loop {
             let next = self.shared.waiting.borrow_mut().pop_front();
             let Some(task) = next else {

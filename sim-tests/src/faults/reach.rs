@@ -23,11 +23,11 @@ use super::inject::Injector;
 use crate::{cluster::Cluster, invariants::Invariants, knobs::Knobs, trace_event};
 
 /// How often it is looked at, in simulated ms.
-pub const LOOK_EVERY_MS: u64 = 100;
+pub(crate) const LOOK_EVERY_MS: u64 = 100;
 
 /// Watches every connected majority.
 #[derive(Debug, Default)]
-pub struct Reach {
+pub(crate) struct Reach {
     cores: BTreeMap<BTreeSet<u64>, Core>,
     behind: BTreeMap<u64, Behind>,
 }
@@ -53,7 +53,7 @@ struct Core {
 
 impl Reach {
     /// Looks at the cluster; says so if a connected majority has committed nothing for too long.
-    pub fn look(
+    pub(crate) fn look(
         &mut self,
         injector: &Injector,
         cluster: &Cluster,
@@ -112,7 +112,7 @@ impl Reach {
     }
 
     /// Says so if a node that reaches the leader does not get what was committed.
-    pub fn look_who_lags(
+    pub(crate) fn look_who_lags(
         &mut self,
         injector: &Injector,
         cluster: &Cluster,

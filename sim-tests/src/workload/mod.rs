@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// Turmoil hosts that clients live on.
-pub const HOSTS: [&str; 2] = ["clients-a", "clients-b"];
+pub(crate) const HOSTS: [&str; 2] = ["clients-a", "clients-b"];
 
 /// Counters between which units move; their sum stays.
 const ACCOUNTS: u64 = 4;
@@ -55,13 +55,13 @@ const AUDITOR: u64 = 2_000;
 const RESENDABLE_MAX: usize = 32;
 
 /// Whether a client makes its calls through the library.
-pub fn uses_library(client: u64) -> bool {
+pub(crate) fn uses_library(client: u64) -> bool {
     !(RAW..2 * RAW).contains(&client)
 }
 
 /// A shared view on all users.
 #[derive(Debug, Clone)]
-pub struct Workload {
+pub(crate) struct Workload {
     shared: Rc<Shared>,
 }
 
@@ -118,7 +118,12 @@ impl Book {
 
 impl Workload {
     /// Puts the users into the simulation.
-    pub fn start(sim: &mut Sim<'_>, cluster: &Cluster, knobs: &Knobs, seed: u64) -> Workload {
+    pub(crate) fn start(
+        sim: &mut Sim<'_>,
+        cluster: &Cluster,
+        knobs: &Knobs,
+        seed: u64,
+    ) -> Workload {
         let recorder = Recorder::in_memory(|| simulated_ns().unwrap_or(0));
         let shared = Shared {
             knobs: knobs.clone(),
@@ -146,37 +151,37 @@ impl Workload {
     }
 
     /// Lets the users end after their present call.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.shared.stop.set(true);
     }
 
     /// Whether all users have ended.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.shared.ready.get() && self.shared.running.get() == 0
     }
 
     /// What was recorded.
-    pub fn records(&self) -> Vec<history::Record> {
+    pub(crate) fn records(&self) -> Vec<history::Record> {
         self.shared.book.recorder.records()
     }
 
     /// What clients saw at once to be wrong, since it was last asked for.
-    pub fn take_wrong(&self) -> Vec<String> {
+    pub(crate) fn take_wrong(&self) -> Vec<String> {
         std::mem::take(&mut self.shared.book.wrong.borrow_mut())
     }
 
     /// How often something happened that no record stands for.
-    pub fn happened(&self) -> BTreeMap<String, u64> {
+    pub(crate) fn happened(&self) -> BTreeMap<String, u64> {
         self.shared.book.happened.borrow().clone()
     }
 
     /// How many calls users have made.
-    pub fn calls(&self) -> u64 {
+    pub(crate) fn calls(&self) -> u64 {
         self.shared.book.calls.get()
     }
 
     /// One more write, then a linearizable look at everything, all recorded. Says whether it worked.
-    pub async fn audit(&self, client: &Client) -> bool {
+    pub(crate) async fn audit(&self, client: &Client) -> bool {
         let level = ReadLevel::Linearizable;
         let user = AUDITOR;
         let pending = self.shared.book.begin(user, Part::incr("audit", 1));

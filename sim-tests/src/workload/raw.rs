@@ -10,20 +10,33 @@
 //! - a key is remembered for at least as long as an answer said;
 //! - a number that is unanswered, in a session that is open, is never called too old, reused or out
 //!   of the window.
+//!
+//! Sessions and keys have files of their own (`raw/session`, `raw/keyed`); what the wire says is told to a
+//! history in `raw/records`.
+
+mod keyed;
+mod records;
+mod session;
 
 use std::{rc::Rc, time::Duration};
 
 use futures_util::future::join_all;
 use rand::{Rng, rngs::SmallRng, seq::IndexedRandom};
 use tally_client::{
-    CounterChange, CounterValue, Header, ReadLevel,
-    history::{Answer, Level, Part, Record, RefusedPart, Request, Status, Told},
-    proto::{self as v1, counters_client::CountersClient, sessions_client::SessionsClient},
+    CounterChange, CounterValue, ReadLevel,
+    history::{Part, Request},
+    proto::{self as v1, counters_client::CountersClient},
 };
-use tally_proto::{reason, status::Details};
+use tally_proto::status::Details;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{Workload, counter, hot, user::lull};
+pub(super) use self::records::tell_header;
+use self::{
+    keyed::Kept,
+    records::{Changed, Failed, changed, read},
+    session::Session,
+};
+use super::{Workload, hot, user::lull};
 use crate::{
     cluster::Cluster,
     env::{connect_client, simulated_ms},
@@ -41,38 +54,6 @@ const RACE_READ_EVERY_MS: u64 = 5;
 const RACE_WRITES: usize = 4;
 /// A call that is not answered is given up after this.
 const PATIENCE_MS: u64 = 2_500;
-/// Numbers and keys whose promise is checked.
-const PROBES_MAX: usize = 6;
-/// At so many nodes it is tried to close a session; otherwise it ends by itself.
-const CLOSE_AT_MAX: usize = 3;
-/// Sessions opened in a row by one that means no good.
-const GREEDY_SESSIONS: u64 = 24;
-
-/// What a session promised.
-#[derive(Debug, Clone, Copy)]
-struct Session {
-    id: u64,
-    idle_ms: u64,
-    next: u64,
-    low: u64,
-    /// A number that has an answer.
-    answered: Option<u64>,
-    /// It lives at least until then, in simulated ms.
-    lives_until_ms: u64,
-}
-
-/// A write under a key, and what its answer promised.
-#[derive(Debug, Clone)]
-struct Kept {
-    key: String,
-    name: String,
-    delta: i64,
-    revision: u64,
-    /// What the history calls this execution.
-    idem: String,
-    /// It is remembered at least until then, in simulated ms.
-    until_ms: u64,
-}
 
 /// One such client.
 pub(super) struct Raw {
@@ -90,112 +71,8 @@ pub(super) struct Raw {
     unsure: Option<Kept>,
 }
 
-/// An error as a history has it.
-struct Failed<'a> {
-    details: &'a Details,
-    is_write: bool,
-    idem: Option<String>,
-}
-
-impl Told for Failed<'_> {
-    fn tell(&self, record: &mut Record) {
-        let Failed { details, is_write, idem } = self;
-        record.idem.clone_from(idem);
-        if let Some(header) = details.header.clone() {
-            tell_header(&header.into(), record);
-        }
-        // Where in the history it was decided, which other writes of its log entry may have followed.
-        let decided_at = details.outcome.and_then(|outcome| outcome.decided_at_revision);
-        record.revision = decided_at.or(record.revision);
-        if !is_write && details.reason == reason::COUNTER_NOT_FOUND {
-            let absent = Answer { value: Some(None), version: Some(0), ..Answer::default() };
-            record.part.result = Some(absent);
-            return;
-        }
-        // A connection that broke has no reason of ours.
-        let reason = Some(details.reason.as_str()).filter(|reason| !reason.is_empty());
-        record.reason = Some(reason.unwrap_or(reason::NO_ANSWER).to_owned());
-        let outcome = details.outcome.as_ref().map(v1::WriteOutcome::outcome);
-        record.status = match outcome {
-            Some(v1::Outcome::NotApplied) => Status::Fail,
-            _ if *is_write => Status::Unknown,
-            _ => Status::Fail,
-        };
-        let found = |bound: &v1::BoundFailure| Answer {
-            value: Some(Some(bound.value.into())),
-            ..Answer::default()
-        };
-        record.found = details.bound.as_ref().map(found);
-        record.refused_part = details.step.as_ref().map(|_| RefusedPart::default());
-    }
-}
-
-/// What an answer's header says of itself.
-pub(super) fn tell_header(header: &Header, record: &mut Record) {
-    record.consistency = match header.consistency {
-        "LINEARIZABLE" => Some(Level::Linearizable),
-        "BOUNDED" => Some(Level::Bounded),
-        "SESSION" => Some(Level::Session),
-        "LOCAL" => Some(Level::Local),
-        _ => None,
-    };
-    if header.cluster_id.is_empty() {
-        return;
-    }
-    record.staleness_ms = header.staleness_ms_max;
-    record.node = Some(header.node_id);
-    record.term = Some(header.term);
-    record.applied = Some(header.applied_index);
-    record.revision = Some(header.revision);
-}
-
-/// A change, and under which execution of a key it is recorded.
-struct Changed<'a> {
-    change: &'a CounterChange,
-    idem: Option<String>,
-}
-
-impl Told for Changed<'_> {
-    fn tell(&self, record: &mut Record) {
-        self.change.tell(record);
-        record.idem.clone_from(&self.idem);
-    }
-}
-
 fn now_ms() -> u64 {
     simulated_ms().unwrap_or(0)
-}
-
-fn changed(answer: v1::CountersWriteResponse) -> CounterChange {
-    let change = answer.change.unwrap_or_default();
-    let bounds = change.bounds.unwrap_or_default();
-    CounterChange {
-        value_before: change.value_before,
-        value: change.value,
-        delta_requested: change.delta_requested,
-        delta_applied: change.delta_applied,
-        revision: change.revision,
-        existed: change.existed,
-        floor: bounds.floor,
-        ceiling: bounds.ceiling,
-        write: answer.write.map(Into::into).unwrap_or_default(),
-        header: answer.header.map(Into::into).unwrap_or_default(),
-    }
-}
-
-fn read(answer: v1::CountersGetResponse) -> CounterValue {
-    let counter = answer.counter.unwrap_or_default();
-    let bounds = counter.bounds.unwrap_or_default();
-    CounterValue {
-        name: counter.name,
-        value: counter.value,
-        floor: bounds.floor,
-        ceiling: bounds.ceiling,
-        created_revision: counter.created_revision,
-        modified_revision: counter.modified_revision,
-        header: answer.header.map(Into::into).unwrap_or_default(),
-        ..CounterValue::default()
-    }
 }
 
 impl Raw {
@@ -449,271 +326,6 @@ impl Raw {
         let (answered, ()) = futures_util::future::join(join_all(running), pairs).await;
         let answered = answered.into_iter().filter(|answered| *answered).count();
         format!("reads {RACE_READS} in a row beside writes: {answered} are answered")
-    }
-
-    async fn open(&mut self, channel: Channel, idle_ms: u64) -> Result<Session, Details> {
-        let began = now_ms();
-        let request = v1::SessionsOpenRequest { idle_timeout_ms: idle_ms };
-        let opened = within(SessionsClient::new(channel).open(patient(request))).await;
-        let book = &self.workload.shared.book;
-        match opened {
-            Ok(opened) => {
-                let opened = opened.into_inner();
-                book.happened("session opened");
-                Ok(Session {
-                    id: opened.session_id,
-                    idle_ms: opened.idle_timeout_ms,
-                    next: 1,
-                    low: 1,
-                    answered: None,
-                    lives_until_ms: began + opened.idle_timeout_ms,
-                })
-            }
-            Err(status) => {
-                let details = Details::parse(&status);
-                book.happened(&format!("told: {}", details.reason));
-                if status.message().contains("it may hold") {
-                    book.happened("session refused by a host's share");
-                }
-                Err(details)
-            }
-        }
-    }
-
-    /// Works in a session of its own, and tries what a session must refuse.
-    async fn in_session(&mut self, channel: Channel) -> String {
-        let Some(mut session) = self.session else {
-            return match self.open(channel, 0).await {
-                Ok(session) => {
-                    self.session = Some(session);
-                    format!("opens session {}", session.id)
-                }
-                Err(details) => format!("opens no session: {}", details.reason),
-            };
-        };
-        // Some are left until they are near their end, a little before or after it.
-        if self.rng.random_bool(0.2) {
-            let left = session.lives_until_ms.saturating_sub(now_ms()).min(6_000);
-            let wait = (left + self.rng.random_range(0..80)).saturating_sub(40);
-            tokio::time::sleep(Duration::from_millis(wait)).await;
-        }
-        let answered = session.answered.filter(|number| *number >= session.low);
-        let (sequence, delta) = match (self.rng.random_range(0..8), answered) {
-            // The number of an answered write, for another request and for its own.
-            (0, Some(number)) => (number, 7),
-            (1, Some(number)) => (number, 1),
-            (2, _) if session.low > 1 => (session.low - 1, 1),
-            (3, _) => (session.low + 70_000, 1),
-            _ => (session.next, 1),
-        };
-        let is_own = sequence == session.next;
-        let repeats = answered == Some(sequence) && delta == 1;
-        let stamp =
-            v1::SessionStamp { session_id: session.id, sequence, lowest_unanswered: session.low };
-        let options = v1::WriteOptions { session: Some(stamp), ..Default::default() };
-        let name = counter(0);
-        let call =
-            v1::CountersAddRequest { name, delta, options: Some(options), ..Default::default() };
-        let idem = (is_own || repeats).then(|| format!("session-{}-{sequence}", session.id));
-        let began = now_ms();
-        let added = self.add(channel.clone(), call, |_| idem.clone()).await;
-        let what = format!("adds in session {} number {sequence}: {}", session.id, told(&added));
-        match &added {
-            Ok(change) => {
-                self.lives_on(&mut session, began);
-                if is_own {
-                    session.answered = Some(sequence);
-                    session.next += 1;
-                    // Later numbers may say that it is answered, or not yet.
-                    if self.rng.random_bool(0.5) {
-                        session.low = session.next;
-                    }
-                }
-                if !is_own && !change.write.replayed {
-                    self.wrong(format!(
-                        "session {}: number {sequence} was executed though it had an answer, is \
-                         below the watermark or out of the window",
-                        session.id
-                    ));
-                }
-            }
-            Err(details) => {
-                self.judge_refusal(&session, details, is_own, sequence);
-                if details.reason == reason::SESSION_EXPIRED {
-                    self.session = None;
-                    return what;
-                }
-                if is_own {
-                    // It may be applied yet: the number is given up.
-                    session.next += 1;
-                }
-            }
-        }
-        self.session = Some(session);
-        if self.rng.random_bool(0.03) {
-            self.close().await;
-        } else if self.rng.random_bool(0.03) {
-            // Left behind, as by a client that died.
-            self.session = None;
-        }
-        what
-    }
-
-    fn lives_on(&self, session: &mut Session, call_ms: u64) {
-        session.lives_until_ms = session.lives_until_ms.max(call_ms + session.idle_ms);
-    }
-
-    fn judge_refusal(&self, session: &Session, details: &Details, is_own: bool, sequence: u64) {
-        let reason = details.reason.as_str();
-        if reason == reason::SESSION_EXPIRED && now_ms() < session.lives_until_ms {
-            self.wrong(format!(
-                "session {} ended {} ms before its idle time was over",
-                session.id,
-                session.lives_until_ms - now_ms()
-            ));
-        }
-        let of_numbers =
-            [reason::SEQUENCE_REUSED, reason::SEQUENCE_TOO_OLD, reason::SESSION_WINDOW_FULL];
-        if is_own && of_numbers.contains(&reason) {
-            self.wrong(format!(
-                "session {}: {reason} for number {sequence}, which is unanswered",
-                session.id
-            ));
-        }
-    }
-
-    async fn close(&mut self) {
-        let Some(session) = self.session.take() else { return };
-        // Of many nodes most may be gone for good, and each would be waited for.
-        for node in (0..self.cluster.addresses().len()).rev().take(CLOSE_AT_MAX) {
-            let Some(channel) = self.channel(node).await else { continue };
-            let request = v1::SessionsCloseRequest { session_id: session.id };
-            if within(SessionsClient::new(channel).close(patient(request))).await.is_ok() {
-                self.workload.shared.book.happened("session closed");
-                return;
-            }
-        }
-    }
-
-    /// Under a key, again and again, also when its window is about to end, and for another request.
-    async fn under_key(&mut self, channel: Channel) -> String {
-        let unsure = self.unsure.take();
-        let sure = self.kept.choose(&mut self.rng).cloned();
-        let sure = sure.filter(|_| unsure.is_none() && self.rng.random_bool(0.6));
-        let mut other = false;
-        if let Some(kept) = &sure {
-            let left = kept.until_ms.saturating_sub(now_ms());
-            if left < 4_000 && self.rng.random_bool(0.5) {
-                let wait = (left + self.rng.random_range(0..80)).saturating_sub(40);
-                tokio::time::sleep(Duration::from_millis(wait)).await;
-            }
-            other = self.rng.random_bool(0.2);
-        }
-        let is_new = unsure.is_none() && sure.is_none();
-        let new = || Kept {
-            key: format!("raw-{}-{}", self.number, self.calls),
-            name: counter(1),
-            delta: 1,
-            revision: 0,
-            idem: String::new(),
-            until_ms: 0,
-        };
-        let first = sure.clone().or(unsure).unwrap_or_else(new);
-        let options = v1::WriteOptions { idempotency_key: first.key.clone(), ..Default::default() };
-        let delta = if other { first.delta + 10 } else { first.delta };
-        let call = v1::CountersAddRequest {
-            name: first.name.clone(),
-            delta,
-            options: Some(options),
-            ..Default::default()
-        };
-        let known = sure.clone();
-        let key = first.key.clone();
-        // Each execution under a key is a logical write of its own; its repeats tell its revision. One
-        // that repeats an attempt of unknown outcome is the same as that attempt.
-        let idem = |result: Result<&CounterChange, &Details>| match (result, &known) {
-            (Ok(change), Some(known))
-                if change.write.replayed && known.revision == change.revision =>
-            {
-                Some(known.idem.clone())
-            }
-            (Ok(change), _) if change.write.replayed => Some(format!("{key}?")),
-            (Ok(change), _) => Some(format!("{key}@{}", change.revision)),
-            (Err(details), _) => {
-                let replayed = details.outcome.is_some_and(|outcome| outcome.replayed);
-                (is_new || replayed).then(|| format!("{key}?"))
-            }
-        };
-        let began = now_ms();
-        let added = self.add(channel, call, &idem).await;
-        let is_due = sure.as_ref().filter(|kept| now_ms() < kept.until_ms);
-        self.kept.retain(|kept| kept.key != first.key);
-        match &added {
-            Ok(change) => {
-                if let Some(due) = is_due
-                    && (other || change.revision != due.revision)
-                {
-                    self.wrong(format!(
-                        "key {}: executed at revision {} though it was to be remembered, from \
-                         revision {}, for {} ms more",
-                        first.key,
-                        change.revision,
-                        due.revision,
-                        due.until_ms - now_ms()
-                    ));
-                }
-                if sure.is_some() && !change.write.replayed {
-                    self.workload.shared.book.happened("key forgotten after its window");
-                }
-                self.kept.push(Kept {
-                    revision: change.revision,
-                    idem: idem(Ok(change)).unwrap_or_default(),
-                    delta,
-                    until_ms: began + change.write.kept_for_ms,
-                    ..first.clone()
-                });
-                if self.kept.len() > PROBES_MAX {
-                    self.kept.remove(0);
-                }
-            }
-            Err(details) => {
-                let reused = details.reason == reason::IDEMPOTENCY_KEY_REUSED;
-                if reused && !other && sure.is_some() {
-                    self.wrong(format!("key {}: REUSED for its own request", first.key));
-                }
-                let outcome = details.outcome.unwrap_or_default();
-                let is_new_refusal = outcome.decided_in_apply
-                    && !reused
-                    && details.reason != reason::DEDUP_TABLE_FULL;
-                if is_new_refusal && is_due.is_some() {
-                    self.wrong(format!(
-                        "key {}: decided anew, with {}, though it was to be remembered",
-                        first.key, details.reason
-                    ));
-                }
-                if outcome.outcome() == v1::Outcome::NotApplied && !is_new_refusal {
-                    // What it was before is what it is.
-                    self.kept.extend(sure.clone());
-                } else if is_new {
-                    self.unsure = Some(first.clone());
-                }
-            }
-        }
-        let other = if other { " for another request" } else { "" };
-        format!("adds under key {}{other}: {}", first.key, told(&added))
-    }
-
-    /// Opens sessions for as long as it gets some, and leaves them to their end.
-    async fn greedy(&mut self, channel: Channel) -> String {
-        if self.workload.shared.knobs.sessions_max > GREEDY_SESSIONS {
-            return "wants nothing".to_owned();
-        }
-        for opened in 0..GREEDY_SESSIONS {
-            if let Err(details) = self.open(channel.clone(), 0).await {
-                return format!("opens {opened} sessions, then {}", details.reason);
-            }
-        }
-        "opens sessions without end".to_owned()
     }
 
     fn wrong(&self, what: String) {

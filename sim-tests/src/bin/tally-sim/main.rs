@@ -13,7 +13,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 use tally_sim::{
     check::{Assumptions, file::check_file_with},
-    scenarios::SCENARIOS,
+    scenarios,
 };
 
 #[global_allocator]
@@ -84,7 +84,7 @@ fn main() -> ExitCode {
 }
 
 fn scenarios() -> bool {
-    for scenario in SCENARIOS {
+    for scenario in scenarios::all() {
         println!("{}\n    {}", scenario.name, scenario.shows);
         println!("    look at: {}", scenario.look_at);
         println!("    tally-sim replay --scenario {} --seed 1\n", scenario.name);

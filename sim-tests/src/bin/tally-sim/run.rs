@@ -13,7 +13,7 @@ use clap::Args;
 use tally_sim::{
     knobs::Knobs,
     run::run as run_seed,
-    scenarios::{BRINGS, SCENARIOS},
+    scenarios::{self, BRINGS},
     trace::Keep,
 };
 
@@ -157,7 +157,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<bool, String> {
 /// The scenarios that are asked for; one that is none stands for what the seeds draw.
 fn scenarios(asked: Option<&str>) -> Vec<Option<String>> {
     match asked {
-        Some("all") => SCENARIOS.iter().map(|scenario| Some(scenario.name.to_owned())).collect(),
+        Some("all") => scenarios::all().map(|scenario| Some(scenario.name.to_owned())).collect(),
         asked => vec![asked.map(ToOwned::to_owned)],
     }
 }

@@ -10,14 +10,19 @@
 //! very last synced frame, before any later frame is written, looks like a torn tail. So bits flip
 //! in old segments, snapshots, and the first half of the last segment.
 //!
-//! **Supervision**, as an init system would: a node that ended itself is started again after a
-//! while. One whose disk was damaged and does not come back is replaced by the operator.
+//! Here is the one who does it, step by step. Each kind of fault has a file of its own, and so have those
+//! that watch what came of it (`supervise`, `copies`, `removed`, `strangers`, `wiped`, `members`).
 
+mod copies;
 mod install;
 mod members;
+mod removed;
 mod staged;
+mod strangers;
+mod supervise;
 mod targets;
 mod until;
+mod wiped;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,17 +30,15 @@ use std::{
 };
 
 use serde::Serialize;
-use tally_node::storage::{
-    simulated_disk::{CrashMode, SimulatedDisk},
-    simulated_store::SimulatedStores,
-};
+use tally_node::storage::simulated_disk::CrashMode;
 use tally_proto::seeded_bugs;
 use turmoil::Sim;
 
+use self::copies::Copy;
 use super::{
     links::{Links, Taken},
     moments::Traps,
-    operator::{Desk, Task},
+    operator::Desk,
     plan::Planned,
 };
 use crate::{
@@ -90,11 +93,8 @@ enum Undo {
     DisksBack,
 }
 
-/// What a disk holds, and the stores on it.
-type Copy = (SimulatedDisk, SimulatedStores);
-
 /// Breaks and mends.
-pub struct Injector {
+pub(crate) struct Injector {
     cluster: Cluster,
     desk: Desk,
     knobs: Knobs,
@@ -148,15 +148,15 @@ pub struct Injector {
     learners: BTreeSet<u64>,
     /// Members whose removal was asked for.
     leaving: BTreeSet<u64>,
-    removed: BTreeMap<u64, members::Removed>,
+    removed: BTreeMap<u64, removed::Removed>,
     taken_out_ms: BTreeMap<u64, u64>,
     machines_left: u64,
     joint_breaks: Vec<members::WaitsForJoint>,
     joints_seen: u64,
     joint_since_ms: Option<u64>,
     size_seen: usize,
-    strangers: Vec<members::Strangers>,
-    wiped: members::Wiped,
+    strangers: Vec<strangers::Strangers>,
+    wiped: wiped::Wiped,
     /// Of those that were wiped, who was told that it must not run.
     sent_away: BTreeSet<u64>,
     happened: BTreeMap<&'static str, u64>,
@@ -170,7 +170,7 @@ impl std::fmt::Debug for Injector {
 
 impl Injector {
     /// With a plan for a cluster whose clients live on these hosts.
-    pub fn new(
+    pub(crate) fn new(
         cluster: Cluster,
         desk: Desk,
         knobs: Knobs,
@@ -237,17 +237,17 @@ impl Injector {
     }
 
     /// What became of the plan so far.
-    pub fn done(&self) -> &[Done] {
+    pub(crate) fn done(&self) -> &[Done] {
         &self.done
     }
 
     /// Nodes that did not start, or ended themselves, without a fault that explains it.
-    pub fn take_failures(&mut self) -> Vec<String> {
+    pub(crate) fn take_failures(&mut self) -> Vec<String> {
         std::mem::take(&mut self.failures)
     }
 
     /// Ids of the machines that still belong to the cluster.
-    pub fn members(&self) -> Vec<u64> {
+    pub(crate) fn members(&self) -> Vec<u64> {
         self.cluster.ids().into_iter().filter(|id| !self.retired.contains(id)).collect()
     }
 
@@ -282,7 +282,7 @@ impl Injector {
     }
 
     /// Whether nothing is broken, being mended or to be administered any more.
-    pub fn is_calm(&self) -> bool {
+    pub(crate) fn is_calm(&self) -> bool {
         self.undo.is_empty()
             && self.waiting.is_empty()
             && self.unheard_votes.is_empty()
@@ -298,7 +298,7 @@ impl Injector {
     }
 
     /// Does what is due at this simulated millisecond.
-    pub fn step(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
+    pub(crate) fn step(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
         self.links.set_now(now_ms);
         self.now_ms = now_ms;
         self.watch_put_back(sim, now_ms);
@@ -339,7 +339,7 @@ impl Injector {
     }
 
     /// Mends everything at once: the faults are over.
-    pub fn heal(&mut self, sim: &mut Sim<'_>) {
+    pub(crate) fn heal(&mut self, sim: &mut Sim<'_>) {
         trace_event!("fault", "everything is mended");
         self.plan = Vec::new().into_iter().peekable();
         self.desk.drop_transfers();
@@ -355,182 +355,12 @@ impl Injector {
         self.healed = true;
     }
 
-    fn supervise(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
-        for id in self.members() {
-            let machine = self.cluster.machine(id);
-            if machine.disk().is_dead() && !machine.life().is_over() {
-                // A power cut between two disk operations has struck.
-                trace_event!(&host_of(id), "the power failed between two disk operations");
-                self.count_power_cut(id);
-                self.cluster.cut_power(sim, id);
-                let down_ms = self.down_ms.remove(&id).unwrap_or(RESTART_AFTER_MS);
-                self.restart_at.insert(id, now_ms + down_ms);
-            }
-            let Condition::Failed(reason) = machine.condition() else { continue };
-            if self.restart_at.contains_key(&id) || self.being_replaced.contains_key(&id) {
-                continue;
-            }
-            if self.learns_that_it_leaves(id, &reason) || self.is_sent_away(id, &reason) {
-                continue;
-            }
-            trace_event!(&host_of(id), "ended itself: {reason}");
-            if machine.life().lost_power() {
-                self.count_power_cut(id);
-            }
-            let errors = machine.io_errors();
-            let errors_before = self.errors_seen.insert(id, errors).unwrap_or(0);
-            let explained = errors > errors_before || machine.life().lost_power();
-            self.cluster.cut_power(sim, id);
-            if self.damaged.contains_key(&id) {
-                self.replace(sim, id);
-                continue;
-            }
-            if !explained {
-                self.failures.push(format!("node {id}: {reason}"));
-            }
-            self.restart_at.insert(id, now_ms + RESTART_AFTER_MS);
-        }
-        if self.healed {
-            for id in self.members() {
-                let condition = self.cluster.machine(id).condition();
-                if matches!(condition, Condition::Down | Condition::Stopped)
-                    && !self.being_replaced.contains_key(&id)
-                {
-                    self.restart_at.entry(id).or_insert(now_ms);
-                }
-            }
-        }
-        let lost: Vec<u64> =
-            self.replace_at.iter().filter(|(_, at)| **at <= now_ms).map(|(id, _)| *id).collect();
-        for id in lost {
-            self.replace_at.remove(&id);
-            if !self.being_replaced.contains_key(&id) && !self.retired.contains(&id) {
-                self.restart_at.remove(&id);
-                self.cluster.cut_power(sim, id);
-                self.replace(sim, id);
-            }
-        }
-        let due: Vec<u64> =
-            self.restart_at.iter().filter(|(_, at)| **at <= now_ms).map(|(id, _)| *id).collect();
-        for id in due {
-            self.restart_at.remove(&id);
-            trace_event!(&host_of(id), "is started");
-            self.cluster.restart(sim, id);
-        }
-    }
-
-    /// Power that failed between two disk operations may have met a moment that is looked for.
-    fn count_power_cut(&mut self, id: u64) {
-        if self.cluster.machine(id).disk().died_at_segment() {
-            self.happens("the power failed as a used file became the log's next segment");
-        }
-        if self.traps.take_sprung_over_cut(id) {
-            self.happens("the power failed in an install over a log just cut back");
-        }
-    }
-
-    /// The second of two power cuts, a little after the first.
-    fn cut_second(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
-        let due = self.second_cuts.extract_if(.., |(at_ms, ..)| *at_ms <= now_ms);
-        for (_, id, until_ms) in due.collect::<Vec<_>>() {
-            if self.is_up(id) {
-                self.cluster.cut_power(sim, id);
-                self.undo.push((until_ms, Undo::Restart(id)));
-            }
-        }
-    }
-
     fn follow_operator(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
         for (task, worked) in self.desk.take_done() {
             self.changed(sim, task, worked, now_ms);
         }
         for _ in 0..self.desk.take_refused_mistakes() {
             self.happens("a node of another cluster refused as a member");
-        }
-    }
-
-    /// One node after the other is stopped and started, the next one when the one before is back.
-    fn roll(&mut self, sim: &mut Sim<'_>) {
-        let Some(id) = self.rolling.last().copied() else { return };
-        let gone = self.retired.contains(&id) || self.being_replaced.contains_key(&id);
-        match self.cluster.machine(id).condition() {
-            // It was asked to stop, and has not yet.
-            Condition::Running | Condition::Starting if !gone => return,
-            Condition::Stopped if !gone => {
-                trace_event!(&host_of(id), "is started, in its turn");
-                self.cluster.restart(sim, id);
-            }
-            // Something else happened to it meanwhile, and takes its own course.
-            _ => {}
-        }
-        self.rolling.pop();
-        if let Some(next) = self.rolling.last() {
-            self.cluster.stop(*next);
-        }
-    }
-
-    /// Puts an older copy of its disk back into a node's machine, where a peer that it reaches knows of a
-    /// start since: what that node has forgotten can be told from nothing else.
-    fn put_back(&mut self, sim: &mut Sim<'_>, id: u64) -> Result<(), &'static str> {
-        let (disk, stores) = self.copies.remove(&id).ok_or("there is no copy")?;
-        self.may_damage(id)?;
-        if !self.is_healthy(id) {
-            return Err("the node does not run");
-        }
-        let peer = self.who_knows_a_start_since(id, &disk).ok_or("nobody could tell")?;
-        self.cluster.cut_power(sim, id);
-        let machine = self.cluster.machine(id);
-        machine.disk().put_back(&disk);
-        machine.stores().put_back(&stores);
-        self.invariants.loses_disk(id);
-        self.damaged.insert(id, "older copy");
-        self.put_back.insert(id, peer);
-        trace_event!(&host_of(id), "has an older copy of its disk; node {peer} can tell");
-        self.cluster.restart(sim, id);
-        Ok(())
-    }
-
-    fn who_knows_a_start_since(&self, id: u64, copy: &SimulatedDisk) -> Option<u64> {
-        let identity = |disk: &SimulatedDisk| -> Option<serde_json::Value> {
-            serde_json::from_slice(disk.contents().get("IDENTITY")?).ok()
-        };
-        let own = identity(copy)?;
-        let of_copy = own["start"]["number"].as_u64()?;
-        // It greets members only, and those that were some when the copy was made (seed 3182: a machine
-        // that waits to be added can tell, and is not asked).
-        let is_greeted =
-            |peer: &u64| self.voters.contains(peer) && own["peers"].get(peer.to_string()).is_some();
-        let knows = |peer: &u64| {
-            let identity = identity(self.cluster.machine(*peer).disk());
-            let known =
-                identity.and_then(|it| it["peer_starts"][id.to_string()]["number"].as_u64());
-            known.is_some_and(|known| known > of_copy)
-        };
-        let mut others = self.others(id).into_iter();
-        others.find(|peer| is_greeted(peer) && self.can_tell(id, *peer) && knows(peer))
-    }
-
-    fn can_tell(&self, id: u64, peer: u64) -> bool {
-        self.is_healthy(peer)
-            && self.is_linked(id, peer)
-            && self.slow == 0
-            && self.losing == 0
-            && self.replacements_left > 0
-    }
-
-    /// A node that comes back as an older copy must learn so before it takes part, from a peer that can
-    /// tell it. Where another fault takes that peer away first, nobody could have told, and the machine is
-    /// switched off: the documentation names this as what is not seen.
-    fn watch_put_back(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
-        for (id, peer) in self.put_back.clone() {
-            let failed = matches!(self.cluster.machine(id).condition(), Condition::Failed(_));
-            if failed {
-                self.put_back.remove(&id);
-            } else if !self.can_tell(id, peer) || self.cluster.wires().is_stalled(now_ms) {
-                self.put_back.remove(&id);
-                self.cluster.cut_power(sim, id);
-                self.replace(sim, id);
-            }
         }
     }
 
@@ -594,19 +424,6 @@ impl Injector {
 
     fn recovers(&mut self, id: u64) {
         *self.ailing.entry(id).or_default() -= 1;
-    }
-
-    fn replace(&mut self, sim: &mut Sim<'_>, old: u64) {
-        let new = self.next_id;
-        self.next_id += 1;
-        self.replacements_left = self.replacements_left.saturating_sub(1);
-        self.cluster.add(sim, new);
-        set_up(&self.cluster, &self.knobs, &self.invariants, new);
-        trace_event!(&host_of(new), "is a new machine, for the place of {}", host_of(old));
-        self.being_replaced.insert(old, new);
-        self.asked.remove(&old);
-        self.asked.insert(new);
-        self.desk.ask(Task::Replace { old, new });
     }
 }
 

@@ -1,0 +1,94 @@
+//! Why a node must not run, and why another one can't be added: with what is remembered, and the way out
+//! for a person.
+
+/// Why a node must not run.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum NotWelcome {
+    /// Peers met another directory under this id.
+    #[error(
+        "node {node_id} has an empty or another data directory than the one that its peers met \
+         ({known}, and this is {own}): what it had acknowledged and voted for is lost to it. \
+         The way out: put the old directory back; or remove node {node_id} from the cluster \
+         (Cluster.Remove) and add this one under a new id (Cluster.AddLearner, then Promote)"
+    )]
+    AnotherIncarnation {
+        /// The node.
+        node_id: u64,
+        /// What peers know.
+        known: String,
+        /// What it is.
+        own: String,
+    },
+    /// Peers were told more than this directory knows.
+    #[error(
+        "the data directory of node {node_id} is an older copy of itself: node {peer} remembers that it \
+         {remembered}, and {now}. What it has acknowledged and voted for since the copy was made is lost \
+         to it. The way out: put the newer directory back; or remove node {node_id} from the cluster \
+         (Cluster.Remove) and add this machine, with an empty directory, under a new id \
+         (Cluster.AddLearner, then Promote)"
+    )]
+    OlderCopy {
+        /// The node.
+        node_id: u64,
+        /// Who remembers.
+        peer: u64,
+        /// What.
+        remembered: String,
+        /// What the directory has instead.
+        now: String,
+    },
+    /// The cluster has removed this node.
+    #[error(
+        "node {node_id} was removed from its cluster (by log entry {at} or one before) and serves \
+         nothing. An id is never used again: to add this machine anew, start it with an empty directory \
+         and a new node id. Its data was not touched"
+    )]
+    Removed {
+        /// The node.
+        node_id: u64,
+        /// Log index of a committed membership that lacks it.
+        at: u64,
+    },
+}
+
+/// Why an address is not that of a node which can be added.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotAddable {
+    /// Nobody answers there.
+    #[error("no node answers at {address} ({reason}); start node {node_id} there first")]
+    Silent {
+        /// Who should be there.
+        node_id: u64,
+        /// Where.
+        address: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// Somebody else answers.
+    #[error("the node at {address} is node {found}, not node {node_id}")]
+    AnotherNode {
+        /// Who should be there.
+        node_id: u64,
+        /// Where.
+        address: String,
+        /// Who is.
+        found: u64,
+    },
+    /// It belongs elsewhere.
+    #[error("the node at {address} is of cluster {theirs}")]
+    AnotherCluster {
+        /// Where.
+        address: String,
+        /// Whose it is.
+        theirs: String,
+    },
+    /// The id was met before, with another directory.
+    #[error(
+        "node {node_id} was met with another data directory before; an id is never used again, not \
+         with an emptied directory either"
+    )]
+    UsedId {
+        /// The id.
+        node_id: u64,
+    },
+}

@@ -1,0 +1,132 @@
+//! Supervision, as an init system would: a node that ended itself is started again after a while. One
+//! whose disk was damaged and does not come back is replaced by the operator. Also those that are stopped
+//! and started one after the other.
+
+use turmoil::Sim;
+
+use super::{Injector, RESTART_AFTER_MS, Undo, set_up};
+use crate::{
+    cluster::{Condition, host_of},
+    faults::operator::Task,
+    trace_event,
+};
+
+impl Injector {
+    pub(super) fn supervise(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
+        for id in self.members() {
+            let machine = self.cluster.machine(id);
+            if machine.disk().is_dead() && !machine.life().is_over() {
+                // A power cut between two disk operations has struck.
+                trace_event!(&host_of(id), "the power failed between two disk operations");
+                self.count_power_cut(id);
+                self.cluster.cut_power(sim, id);
+                let down_ms = self.down_ms.remove(&id).unwrap_or(RESTART_AFTER_MS);
+                self.restart_at.insert(id, now_ms + down_ms);
+            }
+            let Condition::Failed(reason) = machine.condition() else { continue };
+            if self.restart_at.contains_key(&id) || self.being_replaced.contains_key(&id) {
+                continue;
+            }
+            if self.learns_that_it_leaves(id, &reason) || self.is_sent_away(id, &reason) {
+                continue;
+            }
+            trace_event!(&host_of(id), "ended itself: {reason}");
+            if machine.life().lost_power() {
+                self.count_power_cut(id);
+            }
+            let errors = machine.io_errors();
+            let errors_before = self.errors_seen.insert(id, errors).unwrap_or(0);
+            let explained = errors > errors_before || machine.life().lost_power();
+            self.cluster.cut_power(sim, id);
+            if self.damaged.contains_key(&id) {
+                self.replace(sim, id);
+                continue;
+            }
+            if !explained {
+                self.failures.push(format!("node {id}: {reason}"));
+            }
+            self.restart_at.insert(id, now_ms + RESTART_AFTER_MS);
+        }
+        if self.healed {
+            for id in self.members() {
+                let condition = self.cluster.machine(id).condition();
+                if matches!(condition, Condition::Down | Condition::Stopped)
+                    && !self.being_replaced.contains_key(&id)
+                {
+                    self.restart_at.entry(id).or_insert(now_ms);
+                }
+            }
+        }
+        let lost: Vec<u64> =
+            self.replace_at.iter().filter(|(_, at)| **at <= now_ms).map(|(id, _)| *id).collect();
+        for id in lost {
+            self.replace_at.remove(&id);
+            if !self.being_replaced.contains_key(&id) && !self.retired.contains(&id) {
+                self.restart_at.remove(&id);
+                self.cluster.cut_power(sim, id);
+                self.replace(sim, id);
+            }
+        }
+        let due: Vec<u64> =
+            self.restart_at.iter().filter(|(_, at)| **at <= now_ms).map(|(id, _)| *id).collect();
+        for id in due {
+            self.restart_at.remove(&id);
+            trace_event!(&host_of(id), "is started");
+            self.cluster.restart(sim, id);
+        }
+    }
+
+    /// Power that failed between two disk operations may have met a moment that is looked for.
+    pub(super) fn count_power_cut(&mut self, id: u64) {
+        if self.cluster.machine(id).disk().died_at_segment() {
+            self.happens("the power failed as a used file became the log's next segment");
+        }
+        if self.traps.take_sprung_over_cut(id) {
+            self.happens("the power failed in an install over a log just cut back");
+        }
+    }
+
+    /// The second of two power cuts, a little after the first.
+    pub(super) fn cut_second(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
+        let due = self.second_cuts.extract_if(.., |(at_ms, ..)| *at_ms <= now_ms);
+        for (_, id, until_ms) in due.collect::<Vec<_>>() {
+            if self.is_up(id) {
+                self.cluster.cut_power(sim, id);
+                self.undo.push((until_ms, Undo::Restart(id)));
+            }
+        }
+    }
+
+    /// One node after the other is stopped and started, the next one when the one before is back.
+    pub(super) fn roll(&mut self, sim: &mut Sim<'_>) {
+        let Some(id) = self.rolling.last().copied() else { return };
+        let gone = self.retired.contains(&id) || self.being_replaced.contains_key(&id);
+        match self.cluster.machine(id).condition() {
+            // It was asked to stop, and has not yet.
+            Condition::Running | Condition::Starting if !gone => return,
+            Condition::Stopped if !gone => {
+                trace_event!(&host_of(id), "is started, in its turn");
+                self.cluster.restart(sim, id);
+            }
+            // Something else happened to it meanwhile, and takes its own course.
+            _ => {}
+        }
+        self.rolling.pop();
+        if let Some(next) = self.rolling.last() {
+            self.cluster.stop(*next);
+        }
+    }
+
+    pub(super) fn replace(&mut self, sim: &mut Sim<'_>, old: u64) {
+        let new = self.next_id;
+        self.next_id += 1;
+        self.replacements_left = self.replacements_left.saturating_sub(1);
+        self.cluster.add(sim, new);
+        set_up(&self.cluster, &self.knobs, &self.invariants, new);
+        trace_event!(&host_of(new), "is a new machine, for the place of {}", host_of(old));
+        self.being_replaced.insert(old, new);
+        self.asked.remove(&old);
+        self.asked.insert(new);
+        self.desk.ask(Task::Replace { old, new });
+    }
+}

@@ -1,0 +1,384 @@
+//! Scenarios of a cluster whose members stay: links, disks, power, leaders. One long table.
+
+use super::{Scenario, knobs::*};
+use crate::faults::{
+    moments::Moment,
+    plan::{Fault, Target},
+};
+
+/// In the order in which they are listed and run.
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "minority-leader",
+        shows: "A leader that is cut off from the majority keeps believing in itself for a while. \
+                It acknowledges nothing: what it is asked ends as NO_QUORUM or unknown, while the \
+                others elect a new leader and go on. When the link is back it steps down, and the \
+                entries that it could not commit are dropped.",
+        look_at: "the `fault` lines; `leads in term` on another node soon after; users' NO_QUORUM \
+                  and unknown outcomes in between; `drops its log behind` when the link is back",
+        knobs: as_it_is,
+        faults: &[(8_000, 6_000, Fault::Isolate(Target::Leader))],
+    },
+    Scenario {
+        name: "split-brain-that-does-not-happen",
+        shows: "The cluster is divided again and again, each time with the leader on the small \
+                side. There may be two nodes that believe they lead, never two that commit: each \
+                counter has one history, and the auditor's final sums agree with every answer.",
+        look_at: "`leads in term` lines: each term has one leader; the auditor at the end",
+        knobs: one_hot_counter,
+        faults: &[
+            (5_000, 3_000, Fault::Isolate(Target::Leader)),
+            (11_000, 3_000, Fault::Isolate(Target::Leader)),
+            (17_000, 3_000, Fault::Mute(Target::Leader)),
+            (23_000, 3_000, Fault::CutLink(Target::Leader, Target::Follower(0))),
+            (29_000, 3_000, Fault::Deaf(Target::Leader)),
+        ],
+    },
+    Scenario {
+        name: "stale-follower-read",
+        shows: "A follower that no longer hears the leader. LOCAL reads there still answer, and \
+                answer the past; BOUNDED reads are refused once the bound can't be proven; \
+                LINEARIZABLE reads there end as NO_QUORUM. This is the choice of PACELC: latency \
+                and availability, or consistency, and each answer says which one it got.",
+        look_at: "reads that end with STALENESS_BOUND_EXCEEDED or NO_QUORUM while the fault lasts",
+        knobs: many_reads,
+        faults: &[
+            (6_000, 8_000, Fault::Isolate(Target::Follower(0))),
+            (18_000, 8_000, Fault::Isolate(Target::Follower(1))),
+        ],
+    },
+    Scenario {
+        name: "lost-answer-and-retry",
+        shows: "Answers get lost after the write was applied, and deadlines are too short. The \
+                library sends each write again under its sequence number, and users do under their \
+                idempotency keys; the cluster answers from memory and counts once.",
+        look_at: "users' unknown outcomes, the same call `under a key` later with the same answer; \
+                  the count of remembered answers in `tally-sim run --scenario \
+                  lost-answer-and-retry`",
+        knobs: impatient,
+        faults: &[
+            (5_000, 8_000, Fault::Lose(40)),
+            (16_000, 4_000, Fault::CutClients(Target::Leader)),
+            (24_000, 8_000, Fault::Lose(40)),
+        ],
+    },
+    Scenario {
+        name: "slow-disk",
+        shows: "One follower's syncs take 400 ms, then the leader's. A slow follower costs nothing: \
+                the majority without it acknowledges. A slow leader still commits through its \
+                followers, whose syncs count as much as its own.",
+        look_at: "the milliseconds at the ends of users' lines, before and during the faults",
+        knobs: as_it_is,
+        faults: &[
+            (6_000, 8_000, Fault::SlowDisk(Target::Follower(0), 400)),
+            (20_000, 8_000, Fault::SlowDisk(Target::Leader, 400)),
+        ],
+    },
+    Scenario {
+        name: "rolling-restart",
+        shows: "An upgrade: each node is stopped in good order and started again. A leader hands \
+                over before it stops, so users see a pause of milliseconds and no unknown outcome \
+                that a retry does not settle.",
+        look_at: "`is started, in its turn`; who `leads in term` next; users' milliseconds meanwhile",
+        knobs: as_it_is,
+        faults: &[(8_000, 0, Fault::RollingRestart)],
+    },
+    Scenario {
+        name: "leader-loses-its-tail",
+        shows: "A leader with a slow disk commits through its followers, loses power before its own \
+                sync returns, and starts again first. It must win a new term before it leads: in its \
+                old one it would use the indexes of what it has forgotten for other entries. (Why \
+                `enable_leader_restore` is off.)",
+        look_at: "`opens its log` right after the power cut, and `leads in term` with a higher term; \
+                  nothing that was acknowledged is missing for the auditor",
+        knobs: quick_disks,
+        faults: &[
+            (6_000, 1_500, Fault::SlowDisk(Target::Leader, 600)),
+            (7_500, 30, Fault::PowerCut(Target::Leader)),
+            (12_000, 1_500, Fault::SlowDisk(Target::Leader, 600)),
+            (13_500, 60, Fault::PowerCut(Target::Leader)),
+            (18_000, 1_500, Fault::SlowDisk(Target::Leader, 600)),
+            (19_500, 10, Fault::PowerCut(Target::Leader)),
+            (24_000, 1_500, Fault::SlowDisk(Target::Leader, 600)),
+            (25_500, 100, Fault::PowerCut(Target::Leader)),
+            (30_000, 1_500, Fault::SlowDisk(Target::Leader, 600)),
+            (31_500, 30, Fault::PowerCut(Target::Leader)),
+        ],
+    },
+    Scenario {
+        name: "reads-without-a-quorum",
+        shows: "Many linearizable reads at a leader that has just been cut off, or has just been \
+                elected and has committed nothing yet. Each waits for a quorum round or is told \
+                NO_QUORUM; none may ask again and again without waiting. (Once a leader that was \
+                refused a round at once asked again in a loop, on a full core.)",
+        look_at: "reads that end with NO_QUORUM, and the time that they took; the run ends at all",
+        knobs: |knobs| {
+            patient(knobs);
+            knobs.reads = 0.9;
+        },
+        faults: &[
+            (5_000, 3_000, Fault::Isolate(Target::Leader)),
+            (11_000, 0, Fault::TransferLeader),
+            (14_000, 2_000, Fault::Isolate(Target::Leader)),
+            (19_000, 0, Fault::TransferLeader),
+            (19_200, 3_000, Fault::Isolate(Target::Leader)),
+            (26_000, 2_000, Fault::Deaf(Target::Leader)),
+            (32_000, 3_000, Fault::IsolateFromAll(Target::Leader)),
+        ],
+    },
+    Scenario {
+        name: "writes-at-a-node-that-ends",
+        shows: "Writes wait at a node that knows of no leader, and Raft ends below them: the node is \
+                stopped in good order, or its disk fails. Each is told that its outcome is unknown, \
+                or that it was not applied. (Once such a write waited on a closed channel, which does \
+                not wait, on a full core.)",
+        look_at: "NO_QUORUM, SHUTTING_DOWN and unknown outcomes; the run ends at all",
+        knobs: patient,
+        faults: &[
+            (5_000, 4_000, Fault::Isolate(Target::Follower(0))),
+            (6_500, 500, Fault::Stop(Target::Follower(0))),
+            (13_000, 4_000, Fault::Isolate(Target::Leader)),
+            (13_800, 500, Fault::Stop(Target::Any(0))),
+            (22_000, 3_000, Fault::PowerCut(Target::Follower(0))),
+            (22_100, 3_000, Fault::PowerCut(Target::Follower(1))),
+            (22_600, 0, Fault::SyncError(Target::Leader)),
+            (30_000, 4_000, Fault::Isolate(Target::Leader)),
+            (30_500, 0, Fault::SyncError(Target::Any(0))),
+            (30_500, 0, Fault::SyncError(Target::Any(1))),
+        ],
+    },
+    Scenario {
+        name: "deaf-leader",
+        shows: "A leader that sends and hears nothing. It must stop being followed: the others notice \
+                that its connections are half dead, elect another, and go on.",
+        look_at: "`leads in term` on another node within seconds; users' writes go on",
+        knobs: as_it_is,
+        faults: &[
+            (6_000, 18_000, Fault::Deaf(Target::Leader)),
+            (28_000, 15_000, Fault::Deaf(Target::Leader)),
+        ],
+    },
+    Scenario {
+        name: "left-behind-again-and-again",
+        shows: "A follower that is cut off until the log that it needs is purged, and comes back just \
+                then. It gets a snapshot, and goes on from there with entries. (Once the leader's \
+                stream to it went on from entries that were purged, with messages that carried \
+                nothing, for ever.) In between its power fails while it installs the snapshot: the \
+                next start has the old state or the new one.",
+        look_at: "`is left behind`, `installs a snapshot`, and what the node applies next",
+        knobs: short_log,
+        faults: &[
+            (4_000, 0, Fault::LeaveBehind(Target::Follower(0), None)),
+            (9_000, 0, Fault::LeaveBehind(Target::Follower(1), Some(12))),
+            (9_500, 3_000, Fault::Stall(Target::Follower(1), 1_500, 50)),
+            (15_000, 0, Fault::LeaveBehind(Target::Follower(0), Some(14))),
+            (21_000, 0, Fault::LeaveBehind(Target::Follower(1), Some(9))),
+            (27_000, 0, Fault::LeaveBehind(Target::Follower(0), None)),
+            (27_100, 3_000, Fault::Stall(Target::Leader, 1_500, 50)),
+            (33_000, 0, Fault::LeaveBehind(Target::Follower(1), Some(17))),
+        ],
+    },
+    Scenario {
+        name: "slow-answers-do-not-make-it-younger",
+        shows: "Messages take up to 120 ms, and a counter changes all the time. A follower that asks \
+                its leader for a read index counts the age of what it knows from when it asked, not \
+                from when the answer came: so what a read says of its staleness is true to the \
+                millisecond.",
+        look_at: "users' reads with a bound, the staleness that their answers state, and those that \
+                  are refused as too old",
+        knobs: watched_counter,
+        faults: &[(4_000, 12_000, Fault::Slow(120)), (20_000, 20_000, Fault::Slow(80))],
+    },
+    Scenario {
+        name: "reads-that-come-while-a-round-runs",
+        shows: "Linearizable reads at followers without a pause, and writes that are acknowledged while \
+                a round for earlier reads runs. A read that comes after such an acknowledgement must \
+                not share that round: its index was taken before the write. One follower's disk is \
+                slow, so that it lags.",
+        look_at: "the raw clients' `reads … in a row beside writes`, and the count of rounds that \
+                  several reads shared",
+        knobs: |knobs| {
+            watched_counter(knobs);
+            knobs.clients = 4;
+            knobs.raw_clients = 8;
+        },
+        faults: &[
+            (4_000, 12_000, Fault::SlowDisk(Target::Follower(0), 60)),
+            (4_000, 12_000, Fault::Slow(40)),
+            (18_000, 12_000, Fault::SlowDisk(Target::Follower(1), 150)),
+            (18_000, 12_000, Fault::Slow(100)),
+            (32_000, 12_000, Fault::Slow(200)),
+        ],
+    },
+    Scenario {
+        name: "power-failures",
+        shows: "All machines lose their power at once, in the middle of writes, again and again; then \
+                single ones. Of what was not synced some sectors survive, some do not, and some are \
+                torn. Nothing that was acknowledged is gone.",
+        look_at: "`opens its log, cutting` so many bytes, and users' calls that last until the \
+                  machines are back: sent again, and each counted once",
+        knobs: many_writes,
+        faults: &[
+            (4_000, 1_000, Fault::PowerCutAll),
+            (8_000, 1_000, Fault::PowerCutAll),
+            (12_000, 1_000, Fault::PowerCutAll),
+            (16_000, 1_000, Fault::PowerCutAll),
+            (20_000, 1_000, Fault::PowerCutAll),
+            (24_000, 1_000, Fault::PowerCut(Target::Leader)),
+            (28_000, 1_000, Fault::PowerCut(Target::Leader)),
+            (32_000, 1_000, Fault::PowerCut(Target::Follower(0))),
+            (36_000, 1_000, Fault::PowerCutAll),
+        ],
+    },
+    Scenario {
+        name: "overruled-and-left-behind",
+        shows: "A leader is cut off with entries that only it has, until the others have given up the log \
+                that it needs. It drops those entries, gets a snapshot, and its power fails in the middle: \
+                the next start finds the old log or the shortened one, the old state or the new one.",
+        look_at: "`drops its log behind`, `installs a snapshot`, `the power failed between two disk \
+                  operations`, and where the node goes on",
+        knobs: |knobs| {
+            short_log(knobs);
+            knobs.clients = 24;
+            knobs.entries_in_flight = 64;
+            knobs.snapshot_after_entries = 6;
+            knobs.reads = 0.1;
+            knobs.think_ms_max = 150;
+        },
+        faults: &[
+            (4_000, 0, Fault::LeaveBehind(Target::Leader, Some(1))),
+            (9_000, 0, Fault::LeaveBehind(Target::Leader, Some(3))),
+            (14_000, 0, Fault::LeaveBehind(Target::Leader, Some(0))),
+            (19_000, 0, Fault::LeaveBehind(Target::Leader, Some(7))),
+            (24_000, 0, Fault::LeaveBehind(Target::Leader, Some(10))),
+            (29_000, 0, Fault::LeaveBehind(Target::Leader, Some(13))),
+            (34_000, 0, Fault::LeaveBehind(Target::Leader, Some(16))),
+        ],
+    },
+    Scenario {
+        name: "a-used-file-becomes-the-next-segment",
+        shows: "The log is full of large entries and purged often, so files are used again and again. The \
+                power fails as one of them begins as the log's next segment: its header is there, torn or \
+                not there, old bytes behind it. What was acknowledged lies before it, all of it synced.",
+        look_at: "`the power failed between two disk operations`, then `opens its log, cutting` so many bytes",
+        knobs: |knobs| {
+            short_log(knobs);
+            knobs.segment_bytes = 64 * 1024;
+            knobs.value_bytes_max = 4_000;
+            knobs.think_ms_max = 40;
+        },
+        faults: &[
+            (4_000, 500, Fault::PowerCutOn(Target::Leader, Moment::Segment, 0)),
+            (8_000, 500, Fault::PowerCutOn(Target::Leader, Moment::Segment, 1)),
+            (12_000, 500, Fault::PowerCutOn(Target::Follower(0), Moment::Segment, 0)),
+            (16_000, 500, Fault::PowerCutOn(Target::Any(0), Moment::Segment, 0)),
+            (16_000, 500, Fault::PowerCutOn(Target::Any(1), Moment::Segment, 0)),
+            (22_000, 500, Fault::PowerCutOn(Target::Any(1), Moment::Segment, 1)),
+            (22_000, 500, Fault::PowerCutOn(Target::Any(2), Moment::Segment, 0)),
+            (28_000, 500, Fault::PowerCutOn(Target::Leader, Moment::Segment, 2)),
+            (33_000, 500, Fault::PowerCutOn(Target::Follower(1), Moment::Segment, 3)),
+            (38_000, 500, Fault::PowerCutOn(Target::Leader, Moment::Segment, 0)),
+        ],
+    },
+    Scenario {
+        name: "deposed-while-callers-wait",
+        shows: "A leader is cut off, asked by many, and comes back just when another leads. What it \
+                had in its log is overruled; those who wait for it are told that the outcome is \
+                unknown, or get the answer of the write that the library sent again.",
+        look_at: "`drops its log behind`, and the outcomes of the calls that were under way",
+        knobs: patient,
+        faults: &[
+            (5_000, 0, Fault::Depose(0)),
+            (11_000, 0, Fault::Depose(50)),
+            (17_000, 0, Fault::Depose(200)),
+            (23_000, 0, Fault::Depose(0)),
+            (29_000, 0, Fault::Depose(100)),
+        ],
+    },
+    Scenario {
+        name: "no-place-for-a-session",
+        shows: "The table of sessions is full, so most users write under keys that the library draws. Leaders \
+                are cut off from clients and die while answers are on their way: what is sent again is \
+                counted once, as each write keeps its key.",
+        look_at: "users' adds at the hot counter: `DEDUP_TABLE_FULL` never, an answer or UNKNOWN each, and \
+                  the auditor's sum",
+        knobs: |knobs| {
+            one_hot_counter(knobs);
+            knobs.clients = 16;
+            knobs.reads = 0.1;
+            knobs.think_ms_max = 60;
+            knobs.deadline_ms = 8_000;
+            knobs.sessions_max = 2;
+            knobs.sessions_share_percent = 100;
+            knobs.idempotency_window_ms = 86_400_000;
+            knobs.idempotency_bytes_max = 100_000_000;
+        },
+        faults: &[
+            (6_000, 2_000, Fault::CutClients(Target::Leader)),
+            (11_000, 1_000, Fault::Kill(Target::Leader)),
+            (15_000, 2_000, Fault::CutClients(Target::Leader)),
+            (20_000, 1_000, Fault::PowerCut(Target::Leader)),
+            (24_000, 2_000, Fault::CutClients(Target::Leader)),
+            (29_000, 3_000, Fault::IsolateFromAll(Target::Leader)),
+            (36_000, 2_000, Fault::CutClients(Target::Leader)),
+        ],
+    },
+    Scenario {
+        name: "a-vote-that-nobody-heard",
+        shows: "A leader is cut off with entries that only it has. Of the two others one stands for \
+                election, and the third is gone before it hears of it. The leader starts anew: it has more \
+                log than the one that stood, and an earlier term. Each refuses the other, until a refusal \
+                tells of the later term.",
+        look_at: "`a vote that … does not hear`, and who `leads in term` next, while the third is away",
+        knobs: quick_disks,
+        faults: &[(5_000, 0, Fault::UnheardVote), (26_000, 0, Fault::UnheardVote)],
+    },
+    Scenario {
+        name: "members-that-were-overruled",
+        shows: "A leader that is cut off is asked to remove a voter, and has that change in its log alone. \
+                It comes back when the log that it needs is gone, and gets a snapshot: with it, the voters \
+                are again those that the others know.",
+        look_at: "`appends`: the voters; `is left behind`, `installs a snapshot`",
+        knobs: short_log,
+        faults: &[
+            (5_000, 0, Fault::OverruledRemoval),
+            (15_000, 0, Fault::OverruledRemoval),
+            (25_000, 0, Fault::OverruledRemoval),
+        ],
+    },
+    Scenario {
+        name: "comes-new-when-nobody-writes",
+        shows: "A new machine joins while nobody writes, and its power fails at the leader's first word. \
+                Meanwhile the leader gives up all of its log behind a snapshot, with the entry that the new \
+                one joined by: it knows nothing of what the new one has, and has no entry to find out with. \
+                It sends the snapshot.",
+        look_at: "the power cut, and `installs a snapshot` soon after the new machine is back",
+        knobs: |knobs| {
+            short_log(knobs);
+            knobs.snapshot_after_entries = 1;
+            // What they leave behind ends, and ends are entries.
+            knobs.raw_clients = 0;
+            knobs.lull_ms = Some((8_000, 44_000));
+        },
+        faults: &[
+            (14_000, 0, Fault::Replace(Target::Follower(0))),
+            (14_010, 2_500, Fault::PowerCutOn(Target::Any(3), Moment::Vote, 0)),
+        ],
+    },
+    Scenario {
+        name: "alone-with-a-slow-disk",
+        shows: "A cluster of one, whose disk takes 100 ms for a sync: longer than the pause between two looks \
+                at whether an election is due. After each power cut it saves one vote for itself, and leads.",
+        look_at: "`leads in term` after each power cut: a term more each time, and soon",
+        knobs: |knobs| {
+            one_hot_counter(knobs);
+            knobs.nodes = 1;
+            knobs.disk_sync_us = 100_000;
+        },
+        faults: &[
+            (6_000, 500, Fault::PowerCut(Target::Leader)),
+            (16_000, 500, Fault::PowerCut(Target::Leader)),
+            (26_000, 500, Fault::Kill(Target::Leader)),
+        ],
+    },
+];

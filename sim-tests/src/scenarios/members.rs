@@ -1,0 +1,150 @@
+//! Scenarios of members that come and go, and of what must not become one.
+
+use super::{Scenario, knobs::*};
+use crate::faults::plan::{Break, Fault, Target};
+
+/// In the order in which they are listed and run.
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "five-grow-and-shrink",
+        shows: "Five voters become six, five, four and three, one at a time, while leaders are cut off, \
+                killed and transferred. At each size a majority goes on: four of six, three of five, three \
+                of four, two of three. Each change is two entries, the first with both sets of voters.",
+        look_at: "`the voters are [{…}, {…}]`, then `the voters are [{…}]`; users' writes in between",
+        knobs: five,
+        faults: &[
+            (4_000, 0, Fault::Grow),
+            (6_500, 2_000, Fault::Isolate(Target::Leader)),
+            (10_000, 0, Fault::Shrink(Target::Follower(0), 0)),
+            (13_000, 1_500, Fault::Kill(Target::Leader)),
+            (16_000, 0, Fault::Shrink(Target::Leader, 0)),
+            (19_000, 3_000, Fault::Halves(0b0110)),
+            (24_000, 0, Fault::Shrink(Target::Follower(1), 0)),
+            (27_000, 0, Fault::TransferLeader),
+            (30_000, 3_000, Fault::Isolate(Target::Leader)),
+            (35_000, 0, Fault::Grow),
+            (38_000, 3_000, Fault::Isolate(Target::Leader)),
+        ],
+    },
+    Scenario {
+        name: "voters-change-while-the-network-splits",
+        shows: "A leader is cut off, killed or loses its power between the two entries of a change, and \
+                the operator is away for a while. Until the change is ended a majority of both sets is \
+                needed. Whoever leads next finds the first entry or does not; the operator asks again, \
+                and is told that it is done when the old set is left behind. (Once a promotion was \
+                confirmed while both sets stood, and stayed so for ever.)",
+        look_at: "`while voters change`; the `appends …: the voters are` lines before and after; \
+                  `has done`",
+        knobs: five,
+        faults: &[
+            (4_000, 3_000, Fault::WhenJoint(Break::Isolate, 4)),
+            (4_010, 0, Fault::Grow),
+            (12_000, 3_000, Fault::WhenJoint(Break::Kill, 12)),
+            (12_010, 0, Fault::Shrink(Target::Follower(0), 0)),
+            (20_000, 4_000, Fault::WhenJoint(Break::Halves(0b010_0110), 20)),
+            (20_010, 0, Fault::Replace(Target::Follower(1))),
+            (29_000, 1_500, Fault::WhenJoint(Break::PowerCut, 8)),
+            (29_010, 0, Fault::Shrink(Target::Leader, 0)),
+            (36_000, 3_000, Fault::WhenJoint(Break::Mute, 16)),
+            (36_010, 0, Fault::Grow),
+        ],
+    },
+    Scenario {
+        name: "a-learner-decides-nothing",
+        shows: "A learner is held for long, and the leader alone with it on one side again and again. \
+                With the learner it has two of four nodes and one of three voters: it commits nothing and \
+                confirms no read, while the other two elect and go on.",
+        look_at: "`leads in term` on the other side; reads and writes at the old leader that end with \
+                  NO_QUORUM",
+        knobs: watched_by_many,
+        faults: &[
+            (4_000, 0, Fault::Learner(18_000, true)),
+            (7_000, 4_000, Fault::WithLearners),
+            (13_000, 4_000, Fault::WithLearners),
+            (19_000, 2_500, Fault::WithLearners),
+            (25_000, 0, Fault::Shrink(Target::Follower(0), 0)),
+            (28_000, 0, Fault::Learner(15_000, false)),
+            (31_000, 4_000, Fault::WithLearners),
+            (37_000, 4_000, Fault::WithLearners),
+        ],
+    },
+    Scenario {
+        name: "removed-and-still-asked",
+        shows: "Nodes are removed while they are cut off, the leader first, and clients still reach them. \
+                Such a node does not know it: it answers LOCAL reads from its past, says how old they may \
+                be, and nothing else. When it reaches a member again it learns it, ends itself, and does \
+                not start any more.",
+        look_at: "`is no member any more`; what raw clients and users are told at that node; \
+                  `ended itself`, `is started again, though it was removed`",
+        knobs: five,
+        faults: &[
+            (5_000, 0, Fault::Shrink(Target::Leader, 8_000)),
+            (18_000, 0, Fault::Grow),
+            (22_000, 0, Fault::Shrink(Target::Follower(0), 9_000)),
+            (33_000, 0, Fault::Shrink(Target::Follower(1), 0)),
+        ],
+    },
+    Scenario {
+        name: "another-cluster-at-a-members-address",
+        shows: "A member is down, and a node of another cluster has its address, under its id or under \
+                another; a second one elsewhere goes on calling that address when the member is back. \
+                Members show that somebody else answers there; each cluster refuses the other's nodes; \
+                none ends itself, and no log gets an entry of the other one.",
+        look_at: "`has its address`; the operator's `a mistake at` lines; after `is started` the member \
+                  catches up",
+        knobs: five,
+        faults: &[
+            (4_000, 9_000, Fault::Stranger(Target::Follower(0), true)),
+            (16_000, 9_000, Fault::Stranger(Target::Leader, false)),
+            (28_000, 9_000, Fault::Stranger(Target::Leader, true)),
+        ],
+    },
+    Scenario {
+        name: "two-of-three-wiped",
+        shows: "Two of three machines lose their disks at once. If the third is reached, it sends them \
+                away, as it remembers their directories; if not, they wait for it and serve nothing, \
+                though they are a majority of the first members. The old disks are put back, and all that \
+                was acknowledged is there.",
+        look_at: "`the disks of {…} are lost`; no `leads in term` until `has its disk again`; the auditor",
+        knobs: as_it_is,
+        faults: &[
+            (6_000, 8_000, Fault::WipeMajority(1 << 32)),
+            (20_000, 8_000, Fault::WipeMajority(1)),
+            (34_000, 8_000, Fault::WipeMajority((1 << 32) + 2)),
+        ],
+    },
+    Scenario {
+        name: "three-of-five-wiped",
+        shows: "The same with five nodes: three of them, without the other two.",
+        look_at: "as in two-of-three-wiped",
+        knobs: five,
+        faults: &[
+            (6_000, 8_000, Fault::WipeMajority((1 << 32) + 1)),
+            (20_000, 8_000, Fault::WipeMajority(3)),
+        ],
+    },
+    Scenario {
+        name: "a-new-node-loses-power-before-its-first-flush",
+        shows: "A node is added, gets a snapshot from before that, learns that it is a member, and is \
+                killed before its state is flushed again: after the start its state is from before it was \
+                added. It catches up once more. (Once it took that for its removal, and never started \
+                again.)",
+        look_at: "`has installed a snapshot` at the new node, `is started`, and that it goes on applying",
+        knobs: |knobs| {
+            short_log(knobs);
+            // The leader has one when the node comes, and the node makes none itself for some seconds, as
+            // that would flush its state.
+            knobs.snapshot_after_entries = 200;
+            knobs.flush_interval_ms = 5_000;
+        },
+        faults: &[
+            (6_000, 0, Fault::Grow),
+            (8_400, 300, Fault::Kill(Target::Any(3))),
+            (14_000, 0, Fault::Grow),
+            (16_000, 300, Fault::PowerCut(Target::Any(4))),
+            (22_000, 0, Fault::Learner(12_000, true)),
+            (25_000, 300, Fault::Kill(Target::Any(5))),
+            (27_000, 300, Fault::PowerCut(Target::Any(5))),
+        ],
+    },
+];
