@@ -1,4 +1,7 @@
 //! Counters: named signed 64-bit integers with stored bounds.
+//!
+//! One file though it is long: half of it is the examples of its methods, and a call and the same operation
+//! as a step of an atomic one are made alike.
 
 use tally_proto::v1::{self, operation::Kind};
 

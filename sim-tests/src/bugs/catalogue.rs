@@ -516,7 +516,7 @@ pub const BUGS: &[Bug] = &[
         name: "overflow-saturates",
         family: Family::Apply,
         breaks: "what does not fit in 64 bits is refused",
-        place: "node/machine/src/operation/counter.rs: sum",
+        place: "node/machine/src/operation/bounds.rs: sum",
         hint: "An add to a counter near the end of what fits.",
     },
     // --- snapshots -------------------------------------------------------------------------

@@ -1,12 +1,14 @@
 //! Operations on counters and keys: what each is, does, and says of itself.
 //!
 //! All of an operation stands in one place, beside others of its kind ([`counter`], [`key`]): its fields,
-//! what it does, its canonical bytes, its size, and how it is shown. This file has the list of them.
+//! what it does, its canonical bytes, its size, and how it is shown. This file has the list of them, and
+//! [`bounds`] what the values of counters are judged by.
 //!
 //! These types are what the log holds, so the position of a variant in [`Operation`] and the order of an
 //! operation's fields are part of the format on disk: append a variant, never change one that is there. Its
 //! [`Kind::TAG`] and its canonical bytes are frozen as well ([`super::fingerprint`]).
 
+mod bounds;
 mod counter;
 mod key;
 
