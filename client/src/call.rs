@@ -71,7 +71,7 @@ impl<R> Write<R> {
 
     /// A name that the application chose for this write, e.g. an order number, of up to 128 bytes.
     /// The same key with the same request is applied once, also when another process sends it
-    /// again; with another request it is refused. If this call fails before the cluster has decided
+    /// again; with another request it is refused. An empty one is refused too, as it would protect nothing. If this call fails before the cluster has decided
     /// anything, its outcome says nothing of earlier calls under the key
     /// ([`Error::speaks_of_this_call_only`](crate::Error::speaks_of_this_call_only)).
     ///
@@ -81,7 +81,7 @@ impl<R> Write<R> {
     /// # Ok(()) }
     /// ```
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
-        self.plan.key = key.into();
+        self.plan.key = Some(key.into());
         self
     }
 

@@ -12,7 +12,8 @@ pub(crate) struct Plan {
     pub(crate) deadline: Option<Duration>,
     pub(crate) until: Option<Instant>,
     pub(crate) level: ReadLevel,
-    pub(crate) key: String,
+    /// As the caller gave it.
+    pub(crate) key: Option<String>,
     pub(crate) key_window: Duration,
     /// Asks whichever node this client has settled on.
     pub(crate) any_node: bool,

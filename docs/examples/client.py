@@ -187,6 +187,8 @@ class Tally:
         return self._write(lambda channel: counters_pb2_grpc.CountersStub(channel).Add, request, key)
 
     def _write(self, method, request, key: str | None):
+        if key == "":
+            raise ValueError("an empty idempotency key protects nothing")
         window_ms = 0 if key else ONE_CALL_WINDOW_MS
         attempts = Attempts(time.monotonic() + self._deadline, key_was_chosen=key is not None)
         attempts.key = key or uuid.uuid4().hex

@@ -45,7 +45,7 @@ pub(crate) fn asks_for_json() -> bool {
 pub(crate) struct Write {
     /// A name for this write, e.g. an order number: the same key with the same request is applied
     /// once, however often it is sent. Default: a random one, remembered for a minute.
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", value_parser = idempotency_key)]
     pub(crate) idempotency_key: Option<String>,
     /// How long the cluster remembers the key. Default: the cluster's own window.
     #[arg(long, value_name = "TIME", requires = "idempotency_key")]
@@ -103,6 +103,16 @@ impl FromStr for Time {
         let ms = number.checked_mul(ms).filter(|ms| *ms <= 366 * 24 * 3_600_000);
         Ok(Self(Duration::from_millis(ms.ok_or_else(|| format!("{text:?} is too long"))?)))
     }
+}
+
+/// An empty one, from a variable that is not set, would protect nothing.
+fn idempotency_key(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err(
+            "it is empty, and would protect nothing: name the write, or leave it out".to_owned()
+        );
+    }
+    Ok(text.to_owned())
 }
 
 fn read_level(text: &str) -> Result<ReadLevel, String> {

@@ -96,20 +96,20 @@ impl Call {
     pub(crate) fn new(shared: Arc<Shared>, mut request: Request, plan: Plan) -> Self {
         let class = wire::class(&request);
         let Plan { deadline, until, level, key_window, any_node, max_attempts, .. } = plan;
-        let mut idempotency_key = plan.key;
-        let key_was_chosen = !idempotency_key.is_empty();
+        let key_was_chosen = plan.key.is_some();
+        let mut idempotency_key = plan.key.unwrap_or_default();
         let target = if any_node { Target::Any } else { Target::Leader };
         let sessions = matches!(shared.sessions.stamping, Stamping::Session { .. });
         let by_session = class == Class::Write && sessions;
         if let Some(slot) = wire::write_options(&mut request) {
             let mut window = key_window;
-            if !by_session && idempotency_key.is_empty() {
+            if !by_session && !key_was_chosen {
                 idempotency_key = shared.random_key();
                 window = one_shot_window(deadline.unwrap_or(shared.deadline));
             }
             *slot = Some(v1::WriteOptions {
                 idempotency_window_ms: window.as_millis() as u64,
-                idempotency_key: idempotency_key.clone(),
+                idempotency_key: Some(idempotency_key.clone()).filter(|key| !key.is_empty()),
                 session: None,
             });
         }
@@ -161,6 +161,12 @@ impl Call {
     }
 
     async fn run(&mut self) -> Result<Response> {
+        if self.key_was_chosen && self.idempotency_key.is_empty() {
+            // Whoever took it from what is not set would count twice, and believe to be safe.
+            let message = "the idempotency key is empty, which would protect nothing";
+            let code = tonic::Code::InvalidArgument;
+            return Err(Error::local(code, reason::INVALID_REQUEST, message));
+        }
         let limits = self.limits();
         let mut ticket = self.ticket(&limits).await?;
         loop {
@@ -246,7 +252,7 @@ impl Call {
         if let Some(slot) = wire::write_options(&mut self.request) {
             *slot = Some(v1::WriteOptions {
                 idempotency_window_ms: window.as_millis() as u64,
-                idempotency_key: self.idempotency_key.clone(),
+                idempotency_key: Some(self.idempotency_key.clone()),
                 session: None,
             });
         }

@@ -1,6 +1,6 @@
 //! Calls to a cluster in good health.
 
-use tally_client::{Client, ReadLevel, Transport, reason};
+use tally_client::{Client, Outcome, ReadLevel, Transport, reason};
 use tokio::time::Instant;
 
 use crate::fake::{Act, Cluster, FAR, eventually};
@@ -85,6 +85,18 @@ async fn one_shot_writes_carry_a_random_key_with_a_short_window() {
     assert_eq!((seen.keys[0].0.len(), seen.keys[0].1), (32, 60_000));
     assert_ne!(seen.keys[0].0, seen.keys[1].0);
     assert_eq!(seen.keys[2], ("mine".to_owned(), 0));
+}
+
+#[tokio::test]
+async fn an_empty_idempotency_key_is_refused_before_anything_is_sent() {
+    let cluster = Cluster::start(1).await;
+    for client in [cluster.client(), cluster.builder().one_shot().build().unwrap()] {
+        let error = client.counter("hits").add(1).idempotency_key("").await.unwrap_err();
+        assert_eq!(error.reason(), reason::INVALID_REQUEST);
+        assert_eq!(error.outcome(), Some(Outcome::NotApplied));
+        assert!(error.message().contains("idempotency key is empty"), "{error}");
+    }
+    assert_eq!(cluster.nodes[0].seen.lock().unwrap().writes, 0);
 }
 
 #[tokio::test]

@@ -357,7 +357,8 @@ impl Node {
         if let Some(stamp) = options.session {
             seen.stamps.push((stamp.sequence, stamp.lowest_unanswered));
         }
-        seen.keys.push((options.idempotency_key, options.idempotency_window_ms));
+        seen.keys
+            .push((options.idempotency_key.unwrap_or_default(), options.idempotency_window_ms));
         drop(seen);
         let act = self.script.lock().unwrap().pop_front();
         let act = match act {

@@ -74,7 +74,9 @@ impl Model {
                 return refusal(Code::FailedPrecondition, why, v1::Outcome::Unknown, true);
             }
         }
-        if let Some((first, answer)) = self.remembered_keys.get(&options.idempotency_key) {
+        if let Some((first, answer)) =
+            options.idempotency_key.as_ref().and_then(|key| self.remembered_keys.get(key))
+        {
             if first != &request {
                 let why = reason::IDEMPOTENCY_KEY_REUSED;
                 return refusal(Code::AlreadyExists, why, v1::Outcome::NotApplied, true);
@@ -87,14 +89,14 @@ impl Model {
             let why = reason::SESSION_EXPIRED;
             return refusal(Code::FailedPrecondition, why, v1::Outcome::Unknown, true);
         }
-        let name = match (&stamp, options.idempotency_key.as_str()) {
-            (_, key) if !key.is_empty() => Some(key.to_owned()),
+        let name = match (&stamp, &options.idempotency_key) {
+            (_, Some(key)) => Some(key.clone()),
             (Some(stamp), _) => Some(format!("{}/{}", stamp.session_id, stamp.sequence)),
             _ => None,
         };
         let answer = self.run(request.clone(), name);
-        if !options.idempotency_key.is_empty() {
-            self.remembered_keys.insert(options.idempotency_key, (request.clone(), answer.clone()));
+        if let Some(key) = options.idempotency_key {
+            self.remembered_keys.insert(key, (request.clone(), answer.clone()));
         }
         if let Some(session) = stamp.as_ref().and_then(|at| self.sessions.get_mut(&at.session_id)) {
             session.answers.insert(stamp.unwrap().sequence, (request, answer.clone()));

@@ -329,13 +329,17 @@ fn session_stamp(given: v1::SessionStamp) -> Checked<SessionStamp> {
     })
 }
 
-fn idempotency(key: String, window_ms: u64) -> Checked<Option<IdempotencyKey>> {
-    if key.is_empty() {
+fn idempotency(key: Option<String>, window_ms: u64) -> Checked<Option<IdempotencyKey>> {
+    let Some(key) = key else {
         if window_ms != 0 {
             let description = "is given without `options.idempotency_key`";
             return Err(Invalid::new("options.idempotency_window_ms", description));
         }
         return Ok(None);
+    };
+    if key.is_empty() {
+        let description = "is empty, which would protect nothing: leave it out, or give it a name";
+        return Err(Invalid::new("options.idempotency_key", description));
     }
     if key.len() > limits::IDEMPOTENCY_KEY_BYTES_MAX {
         let description = format!(

@@ -100,7 +100,10 @@ impl Api {
         options: Option<v1::WriteOptions>,
     ) -> Answered<Written> {
         let action = action.map_err(|invalid| self.invalid(call, Kind::Write, &invalid))?;
-        let key = options.as_ref().map_or(0, |options| options.idempotency_key.len());
+        let key = options
+            .as_ref()
+            .and_then(|options| options.idempotency_key.as_ref())
+            .map_or(0, String::len);
         let size = size_hint_of(&action, key);
         let admitted = self.consensus.admit(size, call.when_full, call.deadline).await;
         let admission =

@@ -150,7 +150,7 @@ async fn a_live_key_answers_even_when_the_session_is_gone() {
     let both = |id, sequence| {
         Some(v1::WriteOptions {
             session: Some(stamp(id, sequence)),
-            idempotency_key: "order-1".into(),
+            idempotency_key: Some("order-1".into()),
             idempotency_window_ms: 60_000,
         })
     };
@@ -195,7 +195,7 @@ async fn a_full_table_of_keys_refuses_new_keys_and_keeps_its_promises() {
     let id = session(&channel).await;
     let both = Some(v1::WriteOptions {
         session: Some(stamp(id, 1)),
-        idempotency_key: refused,
+        idempotency_key: Some(refused),
         idempotency_window_ms: 0,
     });
     let failure = fails_both_ways(&channel, add_under("a", 1, both)).await;

@@ -118,7 +118,7 @@ fn options_of_parts() -> Vec<Row> {
             step.else_operations = vec![operation(kind)];
         })
     };
-    let key = v1::WriteOptions { idempotency_key: "once".into(), ..Default::default() };
+    let key = v1::WriteOptions { idempotency_key: Some("once".into()), ..Default::default() };
     let add = v1::CountersAddRequest { name: "a".into(), options: Some(key), ..Default::default() };
     let stamp = v1::SessionStamp { session_id: 1, sequence: 1, lowest_unanswered: 1 };
     let stamped = v1::WriteOptions { session: Some(stamp), ..Default::default() };
@@ -267,13 +267,18 @@ fn options() -> Vec<Row> {
             "begin at 1",
         ),
         (
-            with(v1::WriteOptions { idempotency_key: "k".repeat(129), ..Default::default() }),
+            with(v1::WriteOptions { idempotency_key: Some(String::new()), ..Default::default() }),
+            "options.idempotency_key",
+            "is empty",
+        ),
+        (
+            with(v1::WriteOptions { idempotency_key: Some("k".repeat(129)), ..Default::default() }),
             "options.idempotency_key",
             "at most 128 bytes, has 129",
         ),
         (
             with(v1::WriteOptions {
-                idempotency_key: "k".into(),
+                idempotency_key: Some("k".into()),
                 idempotency_window_ms: 59_999,
                 ..Default::default()
             }),

@@ -157,7 +157,7 @@ pub(crate) fn under_session(session: v1::SessionStamp) -> Option<v1::WriteOption
 }
 
 pub(crate) fn under_key(key: &str) -> Option<v1::WriteOptions> {
-    Some(v1::WriteOptions { idempotency_key: key.to_owned(), ..Default::default() })
+    Some(v1::WriteOptions { idempotency_key: Some(key.to_owned()), ..Default::default() })
 }
 
 pub(crate) fn at_level(level: v1::ReadLevel) -> Option<v1::ReadOptions> {

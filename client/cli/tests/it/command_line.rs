@@ -146,6 +146,15 @@ async fn four_speaks_of_this_call_and_not_of_a_key_that_was_chosen() {
 }
 
 #[tokio::test]
+async fn a_key_from_a_variable_that_is_not_set_is_refused() {
+    let cluster = Cluster::start(1).await;
+    let run = tally(&cluster, &["counter", "add", "hits", "--idempotency-key", ""]).await;
+    assert_eq!(run.exit, 2, "{}", run.stderr);
+    assert!(run.stderr.contains("it is empty, and would protect nothing"), "{}", run.stderr);
+    assert_eq!(cluster.value("hits"), 0);
+}
+
+#[tokio::test]
 async fn unknown_is_five_and_names_the_key_that_settles_it() {
     let cluster = Cluster::start(1).await;
     cluster.script(0, [Act::ExecuteAndBreak, not_applied_and_wait()]);

@@ -51,7 +51,8 @@ impl Raw {
             until_ms: 0,
         };
         let first = sure.clone().or(unsure).unwrap_or_else(new);
-        let options = v1::WriteOptions { idempotency_key: first.key.clone(), ..Default::default() };
+        let options =
+            v1::WriteOptions { idempotency_key: Some(first.key.clone()), ..Default::default() };
         let delta = if other { first.delta + 10 } else { first.delta };
         let call = v1::CountersAddRequest {
             name: first.name.clone(),
