@@ -234,6 +234,12 @@ impl Retry {
             | reason::OUTCOME_UNKNOWN
             | reason::SESSION_WINDOW_FULL => Step::Again(pause(failure)),
             reason::SHUTTING_DOWN => self.elsewhere(),
+            // Of this attempt, which has a part of the call's time: one node was too slow for it (it may
+            // be behind, or paused a moment ago), which says nothing of the others. When the call's own
+            // time is over is not for a node to say.
+            reason::DEADLINE_EXCEEDED => self.elsewhere(),
+            // Of this node's release: another's may have it.
+            reason::UNIMPLEMENTED => Step::Another,
             reason::STALENESS_BOUND_EXCEEDED | reason::TOKEN_NOT_REACHED => Step::Another,
             reason::SESSION_TABLE_FULL | reason::DEDUP_TABLE_FULL => Step::Fail,
             "" if !failure.sent => self.elsewhere(),

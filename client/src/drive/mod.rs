@@ -404,7 +404,9 @@ impl Call {
             | reason::SHUTTING_DOWN
             | reason::OUTCOME_UNKNOWN
             | reason::ANOTHER_CLUSTER => router.failed(node),
-            reason::STALENESS_BOUND_EXCEEDED
+            // Too slow for this attempt, which may have been a short one: no word on who leads.
+            reason::DEADLINE_EXCEEDED
+            | reason::STALENESS_BOUND_EXCEEDED
             | reason::TOKEN_NOT_REACHED
             | reason::TOKEN_OF_ANOTHER_CLUSTER => router.avoid(node),
             _ => {}

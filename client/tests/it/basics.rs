@@ -1,9 +1,15 @@
 //! Calls to a cluster in good health.
 
-use tally_client::{Client, Outcome, ReadLevel, Transport, reason};
+use std::time::Duration;
+
+use tally_client::{Client, Code, Outcome, ReadLevel, Transport, reason};
+use tally_proto::v1;
 use tokio::time::Instant;
 
-use crate::fake::{Act, Cluster, FAR, eventually};
+use crate::{
+    fake::{Act, Cluster, FAR, eventually},
+    model::refusal,
+};
 
 #[tokio::test]
 async fn adds_and_reads_over_the_stream() {
@@ -85,6 +91,33 @@ async fn one_shot_writes_carry_a_random_key_with_a_short_window() {
     assert_eq!((seen.keys[0].0.len(), seen.keys[0].1), (32, 60_000));
     assert_ne!(seen.keys[0].0, seen.keys[1].0);
     assert_eq!(seen.keys[2], ("mine".to_owned(), 0));
+}
+
+/// A node that was paused a moment ago, or is behind, says that an attempt's time is over. That is a part of
+/// the call's, and the others have answers.
+#[tokio::test]
+async fn a_node_too_slow_for_an_attempt_is_not_the_end_of_a_read() {
+    let cluster = Cluster::start(3).await;
+    let slow = |node: usize, times: usize| {
+        let not_applied = v1::Outcome::NotApplied;
+        let over = refusal(Code::DeadlineExceeded, reason::DEADLINE_EXCEEDED, not_applied, false);
+        let refuses = &cluster.nodes[node].refuses_reads;
+        refuses.lock().unwrap().extend(std::iter::repeat_n(over, times));
+    };
+    slow(1, 1000);
+    slow(2, 1000);
+    let mut endpoints = cluster.endpoints();
+    endpoints.rotate_left(1);
+    let client = Client::builder(endpoints).build().unwrap();
+    assert_eq!(client.counters().list().await.unwrap().items, []);
+    assert!(cluster.nodes[1].seen.lock().unwrap().reads > 0, "it was asked");
+    // When the call's own time is over, that is what is told.
+    slow(0, 1000);
+    let client = cluster.builder().build().unwrap();
+    let read = client.counters().list().deadline(Duration::from_millis(300));
+    let error = read.await.unwrap_err();
+    assert_eq!((error.code(), error.outcome()), (Code::DeadlineExceeded, None));
+    assert!(error.attempts() > 2, "{error}");
 }
 
 #[tokio::test]
