@@ -53,7 +53,7 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// Connects to a cluster by the addresses (`host:port`) of some of its nodes.
+    /// Connects to a cluster by the addresses of some of its nodes: `host:port`, or `host` for port 7401.
     ///
     /// It succeeds when one of them answers. Use [`Builder::build`] to connect at the first call.
     ///
@@ -146,6 +146,9 @@ pub struct Builder {
     stamping: Stamping,
     seed: Option<u64>,
 }
+
+/// The port of a node's client port by default, where an endpoint names none.
+const PORT_DEFAULT: u16 = 7401;
 
 impl Builder {
     /// How long a call may take in all, its retries included. Default 10 s; each call can ask for
@@ -269,10 +272,8 @@ impl Builder {
         if self.endpoints.is_empty() {
             return Err(invalid("no endpoints were given".to_owned()));
         }
-        for at in &self.endpoints {
-            Endpoint::from_shared(format!("http://{at}"))
-                .map_err(|_| invalid(format!("{at:?} is not an endpoint: host:port is")))?;
-        }
+        let endpoints = self.endpoints.iter().map(|at| with_port(at));
+        let endpoints: Vec<String> = endpoints.collect::<Result<_, _>>().map_err(invalid)?;
         let mut random = match self.seed {
             Some(seed) => SmallRng::seed_from_u64(seed),
             None => {
@@ -282,14 +283,14 @@ impl Builder {
                 SmallRng::from_seed(seed)
             }
         };
-        let start = random.random_range(0..self.endpoints.len());
+        let start = random.random_range(0..endpoints.len());
         let shared = Arc::new_cyclic(|client: &Weak<Shared>| {
             let client = client.clone();
             let watch = move |address, answers| {
                 tokio::spawn(silence::watch(client.clone(), address, answers));
             };
             Shared::new(
-                Router::new(self.endpoints, start),
+                Router::new(endpoints, start),
                 Network { watch: Some(Arc::new(watch)), ..self.network },
                 Sessions::new(self.stamping),
                 TokenKeeper::default(),
@@ -313,5 +314,88 @@ impl Builder {
         let any = Plan { any_node: true, ..Plan::default() };
         client.shared.drive(request, any).await?;
         Ok(client)
+    }
+}
+
+/// An endpoint as it was given, with the port that nodes have by default where it names none.
+fn with_port(given: &str) -> Result<String, String> {
+    let wrong = |why: &str| format!("{given:?} is not an endpoint: {why}");
+    if given.is_empty() || given.contains(|c: char| c.is_whitespace() || "/?#@".contains(c)) {
+        return Err(wrong("host:port is, or host alone for port 7401"));
+    }
+    if given.bytes().all(|byte| byte.is_ascii_digit()) {
+        // As a name it would be an address of one number, such as 0.0.33.53.
+        return Err(wrong("it is a number, and a host comes before the port"));
+    }
+    let (host, port) = match given.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']').ok_or_else(|| wrong("a ] is missing"))?;
+            host.parse::<std::net::Ipv6Addr>().map_err(|_| wrong("no IPv6 address in [ ]"))?;
+            match port {
+                "" => (format!("[{host}]"), None),
+                port => {
+                    let port = port.strip_prefix(':');
+                    (format!("[{host}]"), Some(port.ok_or_else(|| wrong("a : is missing"))?))
+                }
+            }
+        }
+        None if given.parse::<std::net::Ipv6Addr>().is_ok() => {
+            return Err(wrong("an IPv6 address stands in [ ], as in [::1]:7401"));
+        }
+        None => match given.split_once(':') {
+            Some((host, port)) => (host.to_owned(), Some(port)),
+            None => (given.to_owned(), None),
+        },
+    };
+    if host.is_empty() {
+        return Err(wrong("the host is missing"));
+    }
+    let port = match port {
+        None => PORT_DEFAULT,
+        Some(port) => match port.parse() {
+            Ok(port) if port > 0 => port,
+            _ => return Err(wrong("a port is a number from 1 to 65535")),
+        },
+    };
+    let endpoint = format!("{host}:{port}");
+    Endpoint::from_shared(format!("http://{endpoint}"))
+        .map_err(|_| wrong("host:port is, or host alone for port 7401"))?;
+    Ok(endpoint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_port;
+
+    #[test]
+    fn an_endpoint_has_a_host_and_the_default_port() {
+        for (given, endpoint) in [
+            ("localhost", "localhost:7401"),
+            ("localhost:80", "localhost:80"),
+            ("10.0.0.7", "10.0.0.7:7401"),
+            ("node-1.tally.svc:9000", "node-1.tally.svc:9000"),
+            ("[::1]", "[::1]:7401"),
+            ("[::1]:7402", "[::1]:7402"),
+        ] {
+            assert_eq!(with_port(given).as_deref(), Ok(endpoint));
+        }
+        for (given, why) in [
+            ("", "host:port is"),
+            ("8501", "it is a number"),
+            (":7401", "the host is missing"),
+            ("localhost:", "a port is a number"),
+            ("localhost:0", "a port is a number"),
+            ("localhost:65536", "a port is a number"),
+            ("localhost:http", "a port is a number"),
+            ("http://localhost:7401", "host:port is"),
+            ("a b:7401", "host:port is"),
+            ("::1", "in [ ]"),
+            ("[::1", "a ] is missing"),
+            ("[::1]7401", "a : is missing"),
+            ("[localhost]:7401", "no IPv6 address"),
+        ] {
+            let error = with_port(given).unwrap_err();
+            assert!(error.contains(why), "{given}: {error}");
+        }
     }
 }

@@ -11,8 +11,8 @@ pub(crate) const DEFAULT_ENDPOINTS: &str = "127.0.0.1:7401,127.0.0.1:7402,127.0.
 /// What every command has.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// Addresses of some nodes, separated by commas. Default: those in the environment variable
-    /// TALLY_ENDPOINTS, else 127.0.0.1:7401, :7402 and :7403.
+    /// Addresses of some nodes, host:port or host (port 7401), separated by commas. Default: those in
+    /// the environment variable TALLY_ENDPOINTS, else 127.0.0.1:7401, :7402 and :7403.
     // Not clap's `env`: what comes from there it shows in usage lines, as if it were required.
     #[arg(long, global = true, value_delimiter = ',')]
     pub(crate) endpoints: Vec<String>,

@@ -106,11 +106,13 @@ async fn a_node_too_slow_for_an_attempt_is_not_the_end_of_a_read() {
     };
     slow(1, 1000);
     slow(2, 1000);
-    let mut endpoints = cluster.endpoints();
-    endpoints.rotate_left(1);
-    let client = Client::builder(endpoints).build().unwrap();
-    assert_eq!(client.counters().list().await.unwrap().items, []);
-    assert!(cluster.nodes[1].seen.lock().unwrap().reads > 0, "it was asked");
+    // Which node is asked first is drawn.
+    for seed in 0..8 {
+        let client = cluster.builder().seed(seed).build().unwrap();
+        assert_eq!(client.counters().list().await.unwrap().items, []);
+    }
+    let asked = |node: usize| cluster.nodes[node].seen.lock().unwrap().reads;
+    assert!(asked(1) + asked(2) > 0, "a slow one was asked");
     // When the call's own time is over, that is what is told.
     slow(0, 1000);
     let client = cluster.builder().build().unwrap();
