@@ -1,6 +1,6 @@
 //! The nodes, as one of them sees them.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer, ser::SerializeMap as _};
 use tally_proto::v1;
 
 use crate::{
@@ -36,12 +36,14 @@ pub struct Status {
 /// let behind = status.nodes.iter().filter(|node| node.lag_entries > 1000).count();
 /// # Ok(()) }
 /// ```
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct NodeInfo {
     /// Its id.
     pub id: u64,
-    /// `leader`, `follower` or `learner`; `unspecified` if it did not answer.
+    /// `leader`, `follower` or `learner`; `unreachable` if it did not answer.
     pub role: &'static str,
+    /// It has a vote.
+    pub is_voter: bool,
     /// Address of its client port.
     pub address: String,
     /// Address of its peer port.
@@ -155,10 +157,33 @@ impl Read<v1::ClusterStatusRequest> {
     }
 }
 
+/// What a node that did not answer would have said is null, and not zero.
+impl Serialize for NodeInfo {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        macro_rules! known {
+            ($($field:ident)*) => { $(map.serialize_entry(stringify!($field), &self.$field)?;)* };
+        }
+        macro_rules! answered {
+            ($($field:ident)*) => {
+                $(map.serialize_entry(stringify!($field), &self.reachable.then_some(&self.$field))?;)*
+            };
+        }
+        known!(id role is_voter address peer_address reachable);
+        answered!(pid term last_log_index commit_index applied_index snapshot_index purged_index);
+        answered!(lag_entries log_bytes state_bytes disk_free_bytes disk_nearly_full leader_id);
+        answered!(version);
+        known!(note);
+        answered!(revision log_time_ms local_reads_only);
+        map.end()
+    }
+}
+
 impl From<v1::NodeStatus> for NodeInfo {
     fn from(node: v1::NodeStatus) -> Self {
         Self {
-            role: answer::role(node.role()),
+            role: if node.reachable { answer::role(node.role()) } else { "unreachable" },
+            is_voter: matches!(node.role(), v1::Role::Leader | v1::Role::Follower),
             id: node.id,
             address: node.address,
             peer_address: node.peer_address,

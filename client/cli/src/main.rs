@@ -47,7 +47,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
   4  not applied by this call: sending it again is safe. Under an --idempotency-key that you chose,
      an earlier call may have been applied: send it again under the same key to know
   5  unknown: it may have been applied; send it again only with the same --idempotency-key
-  6  done, a write too, but the output could not be written")]
+  6  done, a write too, but the output could not be written
+  7  status --check only: the cluster is degraded
+  8  status --check only: no leader or no quorum, so writes are not answered")]
 struct Arguments {
     #[command(flatten)]
     common: Common,
@@ -169,9 +171,7 @@ async fn run(arguments: Arguments, output: Output) -> Result<Exit, Failure> {
         Command::Apply(apply) => {
             apply::run(&client(common)?, apply, output).await.map(|()| Exit::Done)
         }
-        Command::Status(status) => {
-            status::run(&client(common)?, status, output).await.map(|()| Exit::Done)
-        }
+        Command::Status(status) => status::run(&client(common)?, status, output).await,
         Command::Bench(bench) => bench::run(common, bench, output).await.map(|()| Exit::Done),
         Command::BenchEchoServer { value_size } => {
             bench::serve_echo(*value_size).await.map(|()| Exit::Done)

@@ -22,6 +22,10 @@ pub(crate) enum Exit {
     Unknown = 5,
     /// It was done, and what came of it could not be printed.
     NotPrinted = 6,
+    /// `status --check`: something wants to be looked at, and writes are answered.
+    Degraded = 7,
+    /// `status --check`: writes are not answered.
+    NoWrites = 8,
 }
 
 impl From<Exit> for ExitCode {

@@ -1,11 +1,14 @@
 //! `tally status`.
 
+use std::io::{self, IsTerminal as _};
+
 use clap::Args;
-use tally_client::{Client, NodeInfo, Status};
+use serde::Serialize;
+use tally_client::{Client, Health, NodeInfo, Status, Verdict};
 
 use crate::{
     args::Time,
-    output::{Failure, Output, line, table, word},
+    output::{Exit, Failure, Output, line, table, word},
 };
 
 #[derive(Debug, Args)]
@@ -16,28 +19,51 @@ pub(crate) struct StatusOptions {
     /// Show the table again every so often.
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "1s")]
     pub(crate) watch: Option<Time>,
+    /// Exit with 7 if the cluster is degraded, and with 8 if it answers no writes.
+    #[arg(long, conflicts_with_all = ["local", "watch"])]
+    pub(crate) check: bool,
+}
+
+/// What is printed.
+#[derive(Serialize)]
+struct Shown<'a> {
+    /// One node alone gives no verdict.
+    health: Option<Health>,
+    #[serde(flatten)]
+    status: &'a Status,
 }
 
 pub(crate) async fn run(
     client: &Client,
     arguments: &StatusOptions,
     output: Output,
-) -> Result<(), Failure> {
+) -> Result<Exit, Failure> {
     loop {
         let mut call = client.status();
         if arguments.local {
             call = call.local_only();
         }
         let status = call.await;
+        let shown = |status: &Status| {
+            let health = (!arguments.local).then(|| status.health());
+            output.result(&Shown { health, status }, show)
+        };
         let Some(every) = arguments.watch else {
-            return output.result(&status?, show);
+            let status = status?;
+            shown(&status)?;
+            return Ok(match status.health().verdict {
+                _ if !arguments.check => Exit::Done,
+                Verdict::Healthy => Exit::Done,
+                Verdict::Degraded => Exit::Degraded,
+                _ => Exit::NoWrites,
+            });
         };
         match status {
             Ok(status) => {
-                if !output.json {
+                if !output.json && io::stdout().is_terminal() {
                     line("\x1b[2J\x1b[H")?;
                 }
-                output.result(&status, show)?;
+                shown(&status)?;
             }
             // Watching goes on through an outage: that is what it is for.
             Err(error) => {
@@ -48,7 +74,8 @@ pub(crate) async fn run(
     }
 }
 
-fn show(status: &Status) -> String {
+fn show(shown: &Shown<'_>) -> String {
+    let Shown { health, status } = shown;
     let head = [
         "id",
         "role",
@@ -69,8 +96,9 @@ fn show(status: &Status) -> String {
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(status.nodes.iter().map(row));
     let header = &status.header;
+    let verdict = health.as_ref().map(|health| health.summary.clone() + "\n").unwrap_or_default();
     let mut text = format!(
-        "cluster {}, as node {} sees it; revision {}\n{}",
+        "{verdict}cluster {}, as node {} sees it; revision {}\n{}",
         word(&header.cluster_id),
         header.node_id,
         header.revision,

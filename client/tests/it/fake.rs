@@ -306,6 +306,7 @@ impl Node {
             address: address.clone(),
             reachable: true,
             pid: 1000 + index as u32,
+            leader_id: self.shared.leader.load(Ordering::SeqCst) as u64 + 1,
             term: self.shared.term.load(Ordering::SeqCst) as u64,
             role: if self.shared.leader.load(Ordering::SeqCst) == index {
                 v1::Role::Leader as i32

@@ -191,6 +191,18 @@ async fn status_shows_every_node() {
     }
     let run = tally(&cluster, &["status"]).await;
     assert!(run.stdout.contains("leader") && run.exit == 0, "{}", run.stdout);
+    let healthy = "healthy: 3 of 3 voters answer, node 3 leads; any one may fail";
+    assert_eq!(run.stdout.lines().next(), Some(healthy));
+    let run = tally(&cluster, &["status", "--check", "--json"]).await;
+    let health = run.json()["health"].clone();
+    assert_eq!((run.exit, &health["verdict"]), (0, &"HEALTHY".into()), "{health}");
+    let run = tally(&cluster, &["status", "--local", "--json"]).await;
+    assert_eq!((run.exit, &run.json()["health"]), (0, &Value::Null));
+    cluster.elect(9);
+    let run = tally(&cluster, &["status", "--check"]).await;
+    assert_eq!(run.exit, 8, "{}", run.stdout);
+    assert!(run.stdout.starts_with("NO LEADER: 3 of 3 voters answer"), "{}", run.stdout);
+    assert_eq!(tally(&cluster, &["status"]).await.exit, 0);
 }
 
 #[tokio::test]
