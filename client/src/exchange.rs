@@ -7,7 +7,7 @@
 
 use std::{
     collections::BTreeMap,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::Stream;
+use futures_util::{Stream, future::select};
 use prost::Message as _;
 use tally_proto::{
     status::from_tonic,
@@ -266,13 +266,9 @@ impl Exchange {
                         Err(_) => not_sent(Code::DeadlineExceeded, "too many calls were waiting"),
                     }
                 };
-                // The end of the stream is told to those without a place, too.
+                // The end of the stream is told to those without a place, too, and first.
                 Calling::Waits(Box::pin(async move {
-                    tokio::select! {
-                        biased;
-                        reply = waiting.reply() => reply,
-                        reply = sending => reply,
-                    }
+                    select(pin!(waiting.reply()), pin!(sending)).await.factor_first().0
                 }))
             }
         }
