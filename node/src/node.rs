@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Production and simulation call the same [`Node::start`]; they differ in their
-//! [`Env`](crate::env::Env) only.
+//! [`Env`] only.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
