@@ -5,6 +5,8 @@
 //! The stubs that call are there with the feature `client`, those that serve with `server`, and the
 //! messages alone without either.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 #[cfg(any(feature = "client", feature = "server"))]
 pub mod gathered;
 pub mod http2;
@@ -32,3 +34,8 @@ pub mod peer {
 /// The compiled descriptors of the public API, for gRPC reflection.
 #[cfg(feature = "server")]
 pub const PUBLIC_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tally.v1.bin"));
+
+/// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
