@@ -7,16 +7,27 @@ use prost::Message as _;
 fn main() -> Result<(), Box<dyn Error>> {
     let out_dir = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     println!("cargo:rerun-if-changed=proto");
-    let public = proto_files("proto/tally/v1")?;
-    let peer = proto_files("proto/tally/peer/v1")?;
-
-    // Reflection serves the public API only.
-    let public_descriptors = protox::compile(&public, ["proto"])?;
-    std::fs::write(out_dir.join("tally.v1.bin"), public_descriptors.encode_to_vec())?;
-
-    let all = protox::compile(public.iter().chain(&peer), ["proto"])?;
-    tonic_prost_build::configure().bytes(".").compile_fds(all)?;
+    let mut files = proto_files("proto/tally/v1")?;
+    if has_feature("SERVER") {
+        // Reflection serves the public API only.
+        let public = protox::compile(&files, ["proto"])?;
+        std::fs::write(out_dir.join("tally.v1.bin"), public.encode_to_vec())?;
+    }
+    if has_feature("PEER") {
+        files.extend(proto_files("proto/tally/peer/v1")?);
+    }
+    // What is not made need not be parsed either. Cargo runs this again for each set of features.
+    tonic_prost_build::configure()
+        .build_client(has_feature("CLIENT"))
+        .build_server(has_feature("SERVER"))
+        .bytes(".")
+        .compile_fds(protox::compile(&files, ["proto"])?)?;
     Ok(())
+}
+
+/// Whether this crate is built with a feature, in capitals.
+fn has_feature(name: &str) -> bool {
+    std::env::var_os(format!("CARGO_FEATURE_{name}")).is_some()
 }
 
 /// The `.proto` files of one package, sorted so that the build is reproducible.

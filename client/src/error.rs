@@ -1,6 +1,6 @@
 //! Errors, shaped by what a caller can do next.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use tally_proto::{reason, status::Details, v1};
 pub use tonic::Code;
@@ -27,8 +27,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// }
 /// # }
 /// ```
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{}", self.describe())]
+#[derive(Debug, Clone)]
 pub struct Error(Box<Inner>);
 
 #[derive(Debug, Clone)]
@@ -121,19 +120,24 @@ impl Error {
         self.0.outcome = matches!(class, Class::Write | Class::Change).then_some(Outcome::Unknown);
         self
     }
+}
 
-    fn describe(&self) -> String {
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { reason, message, outcome, .. } = &*self.0;
         match outcome {
-            Some(outcome) if self.speaks_of_this_call_only() => format!(
+            Some(outcome) if self.speaks_of_this_call_only() => write!(
+                f,
                 "{message} [{reason}, outcome {outcome} by this call; an earlier one under the same \
                  key may have been applied]"
             ),
-            Some(outcome) => format!("{message} [{reason}, outcome {outcome}]"),
-            None => format!("{message} [{reason}]"),
+            Some(outcome) => write!(f, "{message} [{reason}, outcome {outcome}]"),
+            None => write!(f, "{message} [{reason}]"),
         }
     }
 }
+
+impl std::error::Error for Error {}
 
 /// Reasons that themselves say that the outcome is unknown.
 const KNOWN_UNKNOWN: [&str; 3] =

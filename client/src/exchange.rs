@@ -11,7 +11,7 @@ mod pending;
 mod tests;
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::select;
 use prost::Message as _;
 use tally_proto::{
     status::from_tonic,
@@ -99,13 +100,9 @@ impl Exchange {
                         Err(_) => not_sent(Code::DeadlineExceeded, "too many calls were waiting"),
                     }
                 };
-                // The end of the stream is told to those without a place, too.
+                // The end of the stream is told to those without a place, too, and first.
                 Calling::Waits(Box::pin(async move {
-                    tokio::select! {
-                        biased;
-                        reply = waiting.reply() => reply,
-                        reply = sending => reply,
-                    }
+                    select(pin!(waiting.reply()), pin!(sending)).await.factor_first().0
                 }))
             }
         }

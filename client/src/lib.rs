@@ -31,6 +31,7 @@
 //! ([`Error::speaks_of_this_call_only`]).
 
 #![deny(missing_docs)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod apply;
 pub mod call;
@@ -75,3 +76,8 @@ pub use held::{ListSessions, SessionInfo, SessionOwner, SessionPage};
 pub use node::Transport;
 pub use tally_proto::{reason, v1 as proto};
 pub use token::{InvalidToken, SessionToken};
+
+/// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

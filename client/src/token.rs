@@ -32,9 +32,16 @@ pub struct SessionToken(pub(crate) Bytes);
 /// ```
 /// assert!("not hexadecimal".parse::<tally_client::SessionToken>().is_err());
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a session token is an even number of hexadecimal digits")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidToken;
+
+impl fmt::Display for InvalidToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a session token is an even number of hexadecimal digits")
+    }
+}
+
+impl std::error::Error for InvalidToken {}
 
 impl fmt::Display for SessionToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

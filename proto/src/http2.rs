@@ -18,8 +18,6 @@
 
 use std::time::Duration;
 
-use tonic::transport::Endpoint;
-
 /// Calls that one connection to the client port may have open.
 pub const CALLS_PER_CONNECTION_MAX: u32 = 1024;
 
@@ -168,9 +166,10 @@ pub const PEER: Dialer = Dialer {
     keepalive_timeout: Duration::from_secs(1),
 };
 
+#[cfg(feature = "client")]
 impl Dialer {
     /// Sets all of it, but for how often a silent connection is asked.
-    pub fn apply(&self, endpoint: Endpoint) -> Endpoint {
+    pub fn apply(&self, endpoint: tonic::transport::Endpoint) -> tonic::transport::Endpoint {
         endpoint
             .initial_stream_window_size(self.call_window_bytes)
             .initial_connection_window_size(self.window_bytes)

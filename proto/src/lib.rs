@@ -1,7 +1,13 @@
-//! The messages of Tally on the wire: the public gRPC API ([`v1`]) and the transport between nodes
-//! ([`peer`]). Nothing here decides anything; the meaning is in the comments of the `.proto` files.
-//! Beside them, what both ends of a connection share.
+//! The messages of Tally on the wire: the public gRPC API ([`v1`]) and, with the feature `peer`, the
+//! transport between nodes. Nothing here decides anything; the meaning is in the comments of the
+//! `.proto` files. Beside them, what both ends of a connection share.
+//!
+//! The stubs that call are there with the feature `client`, those that serve with `server`, and the
+//! messages alone without either.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(any(feature = "client", feature = "server"))]
 pub mod gathered;
 pub mod http2;
 pub mod reason;
@@ -16,7 +22,8 @@ pub mod v1 {
     tonic::include_proto!("tally.v1");
 }
 
-/// The transport between nodes.
+/// The transport between nodes. Not for others: it may change with any release.
+#[cfg(feature = "peer")]
 pub mod peer {
     /// Package `tally.peer.v1`, spoken between nodes only.
     #[allow(missing_docs, clippy::all)]
@@ -26,4 +33,10 @@ pub mod peer {
 }
 
 /// The compiled descriptors of the public API, for gRPC reflection.
+#[cfg(feature = "server")]
 pub const PUBLIC_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tally.v1.bin"));
+
+/// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -10,7 +10,6 @@ use std::{collections::BTreeMap, time::Duration};
 use prost::Message;
 use prost_types::Any;
 use tonic::Code;
-use tonic_types::pb;
 
 use crate::v1;
 
@@ -36,6 +35,29 @@ struct ErrorInfo {
     metadata: BTreeMap<String, String>,
 }
 
+/// `google.rpc.RetryInfo`. Of Google's details only three are used, too few for a crate that has them all.
+#[derive(Clone, PartialEq, Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    retry_delay: Option<prost_types::Duration>,
+}
+
+/// `google.rpc.BadRequest`.
+#[derive(Clone, PartialEq, Message)]
+struct BadRequest {
+    #[prost(message, repeated, tag = "1")]
+    field_violations: Vec<FieldViolation>,
+}
+
+/// `google.rpc.BadRequest.FieldViolation`, as far as it is used.
+#[derive(Clone, PartialEq, Message)]
+struct FieldViolation {
+    #[prost(string, tag = "1")]
+    field: String,
+    #[prost(string, tag = "2")]
+    description: String,
+}
+
 /// A message that can be a detail of an error.
 pub trait Detail: Message + Default {
     /// Full name of the message.
@@ -50,8 +72,8 @@ macro_rules! details {
 
 details! {
     ErrorInfo => "google.rpc.ErrorInfo",
-    pb::RetryInfo => "google.rpc.RetryInfo",
-    pb::BadRequest => "google.rpc.BadRequest",
+    RetryInfo => "google.rpc.RetryInfo",
+    BadRequest => "google.rpc.BadRequest",
     v1::WriteOutcome => "tally.v1.WriteOutcome",
     v1::LeaderHint => "tally.v1.LeaderHint",
     v1::ConditionFailure => "tally.v1.ConditionFailure",
@@ -90,7 +112,7 @@ pub struct StatusBuilder {
     code: Code,
     message: String,
     info: ErrorInfo,
-    violations: Vec<pb::bad_request::FieldViolation>,
+    violations: Vec<FieldViolation>,
     details: Vec<Any>,
 }
 
@@ -117,11 +139,8 @@ impl StatusBuilder {
     /// Names a field of the request that is wrong.
     #[must_use]
     pub fn field(mut self, field: impl Into<String>, description: impl Into<String>) -> Self {
-        self.violations.push(pb::bad_request::FieldViolation {
-            field: field.into(),
-            description: description.into(),
-            ..Default::default()
-        });
+        self.violations
+            .push(FieldViolation { field: field.into(), description: description.into() });
         self
     }
 
@@ -129,7 +148,7 @@ impl StatusBuilder {
     #[must_use]
     pub fn retry_after(self, delay: Duration) -> Self {
         let retry_delay = prost_types::Duration::try_from(delay).ok();
-        self.detail(&pb::RetryInfo { retry_delay })
+        self.detail(&RetryInfo { retry_delay })
     }
 
     /// Says what became of a write that was refused outside of apply.
@@ -150,7 +169,7 @@ impl StatusBuilder {
     pub fn build(self) -> v1::CallStatus {
         let mut details = vec![pack(&self.info)];
         if !self.violations.is_empty() {
-            details.push(pack(&pb::BadRequest { field_violations: self.violations }));
+            details.push(pack(&BadRequest { field_violations: self.violations }));
         }
         // The outcome is what a client needs most: it never gives way to a long description.
         let outcome = format!("{TYPE_URL}{}", v1::WriteOutcome::FULL_NAME);
@@ -264,12 +283,12 @@ impl Details {
                     self.metadata = info.metadata;
                 }
             }
-            <pb::RetryInfo as Detail>::FULL_NAME => {
-                let delay = unpack::<pb::RetryInfo>(any).and_then(|info| info.retry_delay);
+            <RetryInfo as Detail>::FULL_NAME => {
+                let delay = unpack::<RetryInfo>(any).and_then(|info| info.retry_delay);
                 self.retry_after = delay.and_then(|delay| Duration::try_from(delay).ok());
             }
-            <pb::BadRequest as Detail>::FULL_NAME => {
-                let request = unpack::<pb::BadRequest>(any).unwrap_or_default();
+            <BadRequest as Detail>::FULL_NAME => {
+                let request = unpack::<BadRequest>(any).unwrap_or_default();
                 let violations = request.field_violations.into_iter();
                 self.fields = violations.map(|field| (field.field, field.description)).collect();
             }
@@ -331,12 +350,17 @@ mod tests {
     }
 
     #[test]
-    fn the_standard_library_reads_our_error_info() {
+    fn the_standard_library_reads_our_details() {
         use tonic_types::StatusExt as _;
         let status = refusal().into_tonic();
         let info = status.get_details_error_info().unwrap();
         assert_eq!((info.reason.as_str(), info.domain.as_str()), ("BELOW_FLOOR", DOMAIN));
         assert_eq!(info.metadata["floor"], "0");
+        let request = status.get_details_bad_request().unwrap();
+        let [wrong] = &request.field_violations[..] else { panic!("{request:?}") };
+        assert_eq!((wrong.field.as_str(), wrong.description.as_str()), ("delta", "too low"));
+        let retry = status.get_details_retry_info().unwrap();
+        assert_eq!(retry.retry_delay, Some(Duration::from_millis(1500)));
     }
 
     #[test]
@@ -363,7 +387,7 @@ mod tests {
         let garbage = tonic::Status::with_details(
             Code::Internal,
             "x",
-            bytes::Bytes::from_static(b"\xff\xff"),
+            prost::bytes::Bytes::from_static(b"\xff\xff"),
         );
         assert_eq!(Details::parse(&garbage), Details::default());
         assert_eq!(from_tonic(&garbage).message, "x");
