@@ -22,6 +22,9 @@
 //! `housekeeping.rs` then removes a bounded number of items that nobody can see any more. Reads go
 //! through [`query`].
 
+// Not published: its documentation is for those who work on it, with private items.
+#![allow(rustdoc::private_intra_doc_links)]
+
 #[cfg(feature = "seeded-bugs")]
 pub mod bugs;
 pub mod changes;

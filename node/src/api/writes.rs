@@ -1,9 +1,9 @@
 //! The writes: each becomes one command, goes through consensus, and comes back as what the machine
 //! decided.
 //!
-//! Writes of one operation are given as pairs of conversions, from the request ([`Single`]) and into
-//! the answer, since they come in two ways: through [`super::requests`], and directly from a stream
-//! ([`super::direct`]).
+//! Writes of one operation are given as pairs of conversions, from the request (`Single`) and into
+//! the answer, since they come in two ways: through `super::requests`, and directly from a stream
+//! (`super::direct`).
 
 use tally_proto::v1::{self, answer::Response, call::Request};
 

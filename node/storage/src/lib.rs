@@ -5,6 +5,9 @@
 //! the only files that touch the operating system; [`simulated_disk`] and [`simulated_store`] stand
 //! in for them where power cuts are made on purpose.
 
+// Not published: its documentation is for those who work on it, with private items.
+#![allow(rustdoc::private_intra_doc_links)]
+
 pub mod byte_store;
 mod codec;
 pub mod disk;
