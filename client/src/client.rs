@@ -16,10 +16,10 @@ use tonic::{
 
 use crate::{
     error::{Error, Result},
-    node::{Connector, Network, Transport},
+    node::{Connector, Network, Transport, Trouble},
     plan::Plan,
     routing::{Router, strip_scheme},
-    shared::{Sessions, Shared, Stamping},
+    shared::{Patience, Sessions, Shared, Stamping},
     silence,
     token::{SessionToken, TokenKeeper},
 };
@@ -87,8 +87,7 @@ impl Client {
         Builder {
             endpoints: endpoints.iter().map(|at| strip_scheme(at.trim()).to_owned()).collect(),
             network: Network::default(),
-            deadline: DEADLINE,
-            attempt_timeout: None,
+            patience: Patience { deadline: DEADLINE, attempt_timeout: None, unheard_max: None },
             stamping: Stamping::Session { idle_timeout: Duration::ZERO },
             seed: None,
         }
@@ -141,8 +140,7 @@ impl Client {
 pub struct Builder {
     endpoints: Vec<String>,
     network: Network,
-    deadline: Duration,
-    attempt_timeout: Option<Duration>,
+    patience: Patience,
     stamping: Stamping,
     seed: Option<u64>,
 }
@@ -161,7 +159,7 @@ impl Builder {
     /// ```
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+        self.patience.deadline = deadline;
         self
     }
 
@@ -175,7 +173,36 @@ impl Builder {
     /// ```
     #[must_use]
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
-        self.attempt_timeout = Some(timeout);
+        self.patience.attempt_timeout = Some(timeout);
+        self
+    }
+
+    /// Gives up after this long, and not only at the deadline, while nothing listens at any of the addresses
+    /// that a call was sent to: where each connection is refused at once, and nothing was ever sent. For a
+    /// program that somebody started by hand, and perhaps without a cluster. By default a call goes on
+    /// until its deadline, since nodes that are started again listen again.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let builder = tally_client::Client::builder(["127.0.0.1:7401"]);
+    /// let builder = builder.give_up_unheard(Duration::from_secs(2));
+    /// ```
+    #[must_use]
+    pub fn give_up_unheard(mut self, after: Duration) -> Self {
+        self.patience.unheard_max = Some(after);
+        self
+    }
+
+    /// Is told of each attempt that fails, while its call goes on: for a word to whoever waits, or to be
+    /// counted. It is called by the tasks that wait, and must not block.
+    ///
+    /// ```
+    /// # let builder = tally_client::Client::builder(["127.0.0.1:7401"]);
+    /// let builder = builder.on_trouble(|trouble| eprintln!("{}", trouble.message));
+    /// ```
+    #[must_use]
+    pub fn on_trouble(mut self, tell: impl Fn(&Trouble<'_>) + Send + Sync + 'static) -> Self {
+        self.network.trouble = Some(Arc::new(tell));
         self
     }
 
@@ -294,7 +321,7 @@ impl Builder {
                 Network { watch: Some(Arc::new(watch)), ..self.network },
                 Sessions::new(self.stamping),
                 TokenKeeper::default(),
-                (self.deadline, self.attempt_timeout),
+                self.patience,
                 random,
             )
         });

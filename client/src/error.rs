@@ -41,6 +41,7 @@ struct Inner {
     idempotency_key: Option<String>,
     /// The caller chose the key, so others may have used it.
     key_was_chosen: bool,
+    nobody_listens: bool,
     details: Details,
 }
 
@@ -56,6 +57,7 @@ impl Error {
             attempts: 0,
             idempotency_key: None,
             key_was_chosen: false,
+            nobody_listens: false,
             details: Details::default(),
         }))
     }
@@ -102,6 +104,7 @@ impl Error {
             attempts,
             idempotency_key: None,
             key_was_chosen: false,
+            nobody_listens: false,
             details,
         }))
     }
@@ -112,6 +115,13 @@ impl Error {
         if !idempotency_key.is_empty() {
             self.0.idempotency_key = Some(idempotency_key.to_owned());
         }
+        self
+    }
+
+    /// Nothing listens at any of these addresses.
+    pub(crate) fn of_nobody(mut self, addresses: &[String]) -> Self {
+        self.0.nobody_listens = true;
+        self.0.message = format!("nothing listens at {}", addresses.join(", "));
         self
     }
 
@@ -158,6 +168,13 @@ impl Error {
     #[doc = example!("assert_eq!(error.outcome(), Some(tally_client::Outcome::NotApplied));")]
     pub fn outcome(&self) -> Option<Outcome> {
         self.0.outcome
+    }
+
+    /// It gave up early, because nothing listens at any of the client's addresses
+    /// ([`Builder::give_up_unheard`](crate::Builder::give_up_unheard)).
+    #[doc = example!("if error.nobody_listens() { eprintln!(\"is the cluster running?\"); }")]
+    pub fn nobody_listens(&self) -> bool {
+        self.0.nobody_listens
     }
 
     /// The refusal was decided while the entry was applied, the same on every replica: sending the

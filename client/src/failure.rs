@@ -20,12 +20,18 @@ pub(crate) struct Failure {
     pub(crate) details: Details,
     /// A node of another cluster made it.
     of_another_cluster: bool,
+    /// Nothing listens at the node's address.
+    pub(crate) nobody_listens: bool,
 }
 
 impl Failure {
     pub(crate) fn new(sent: bool, status: v1::CallStatus) -> Self {
         let details = Details::parse_call(&status);
-        Self { sent, status, details, of_another_cluster: false }
+        Self { sent, status, details, of_another_cluster: false, nobody_listens: false }
+    }
+
+    pub(crate) fn refused(status: v1::CallStatus) -> Self {
+        Self { nobody_listens: true, ..Self::new(false, status) }
     }
 
     /// A node of another cluster answered. What it did there, it did to another store: it may have

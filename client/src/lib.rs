@@ -73,7 +73,7 @@ pub use consistency::ReadLevel;
 pub use error::{Code, Error, Outcome, Result};
 pub use health::{Health, Verdict};
 pub use held::{ListSessions, SessionInfo, SessionOwner, SessionPage};
-pub use node::Transport;
+pub use node::{Transport, Trouble};
 pub use tally_proto::{reason, v1 as proto};
 pub use token::{InvalidToken, SessionToken};
 

@@ -3,13 +3,14 @@
 use std::{
     fmt,
     future::Future,
+    io,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use futures_util::future::Either;
-use tally_proto::{http2::LIBRARY, status::from_tonic, v1::CallStatus};
+use tally_proto::{http2::LIBRARY, status::from_tonic};
 use tokio::time::{Instant, timeout_at};
 use tonic::{
     Code,
@@ -71,6 +72,27 @@ impl Default for Connector {
     }
 }
 
+/// An attempt that failed, while its call goes on ([`Builder::on_trouble`](crate::Builder::on_trouble)).
+///
+/// ```
+/// let builder = tally_client::Client::builder(["127.0.0.1:7401"]);
+/// let builder = builder.on_trouble(|trouble: &tally_client::Trouble<'_>| {
+///     eprintln!("{}: {}", trouble.node, trouble.message);
+/// });
+/// ```
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Trouble<'a> {
+    /// Address of the node that was asked.
+    pub node: &'a str,
+    /// The reason for programs; empty if no node gave one.
+    pub reason: &'a str,
+    /// For people.
+    pub message: &'a str,
+    /// Nothing listens at that address.
+    pub nobody_listens: bool,
+}
+
 /// How to reach nodes.
 #[derive(Clone, Default)]
 pub(crate) struct Network {
@@ -78,6 +100,8 @@ pub(crate) struct Network {
     pub(crate) connector: Connector,
     /// Who watches over each stream, by the node's address.
     pub(crate) watch: Option<Arc<dyn Fn(String, Answers) + Send + Sync>>,
+    /// Who is told of attempts that fail.
+    pub(crate) trouble: Option<Arc<dyn Fn(&Trouble<'_>) + Send + Sync>>,
 }
 
 impl fmt::Debug for Network {
@@ -124,7 +148,7 @@ impl Node {
                     Some(link) => link,
                     None => match self.connect_until(network, until).await {
                         Ok(link) => link,
-                        Err(status) => return Reply::Broken { sent: false, status },
+                        Err(unsent) => return unsent,
                     },
                 };
                 match link {
@@ -148,26 +172,36 @@ impl Node {
         }
     }
 
-    async fn connect_until(&self, network: &Network, until: Instant) -> Result<Link, CallStatus> {
+    /// A connection, or the reply to a call that can't be sent.
+    async fn connect_until(&self, network: &Network, until: Instant) -> Result<Link, Reply> {
         timeout_at(until, self.connect(network)).await.unwrap_or_else(|_| {
             let message = format!("{}: no connection before the deadline", self.address);
-            Err(local(Code::DeadlineExceeded, &message))
+            Err(Reply::Broken { sent: false, status: local(Code::DeadlineExceeded, &message) })
         })
     }
 
-    async fn connect(&self, network: &Network) -> Result<Link, CallStatus> {
+    async fn connect(&self, network: &Network) -> Result<Link, Reply> {
         let _guard = self.connecting.lock().await;
         if let Some(link) = self.open_link() {
             return Ok(link);
         }
-        let unavailable =
+        let status =
             |why: &dyn fmt::Display| local(Code::Unavailable, &format!("{}: {why}", self.address));
+        let unavailable =
+            |why: &dyn fmt::Display| Reply::Broken { sent: false, status: status(why) };
         let endpoint = endpoint(&self.address).map_err(|error| unavailable(&error))?;
         let connecting = (network.connector.0)(endpoint);
         let channel = timeout_at(Instant::now() + CONNECT_TIMEOUT, connecting)
             .await
             .map_err(|_| unavailable(&"connecting took too long"))?
-            .map_err(|error| unavailable(&root_cause(&*error)))?;
+            .map_err(|error| {
+                let cause = root_cause(&*error);
+                let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+                match kind {
+                    Some(io::ErrorKind::ConnectionRefused) => Reply::Refused(status(&cause)),
+                    _ => unavailable(&cause),
+                }
+            })?;
         let link = match network.transport {
             Transport::Stream => {
                 let exchange = Exchange::open(channel);

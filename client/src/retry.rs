@@ -63,6 +63,8 @@ pub(crate) struct Retry {
     /// A node said something else.
     this_cluster: bool,
     last: Option<Box<Failure>>,
+    /// Some attempt met more than an address at which nothing listens.
+    somebody_listens: bool,
 }
 
 impl Retry {
@@ -82,6 +84,7 @@ impl Retry {
             another_cluster,
             this_cluster,
             last,
+            somebody_listens: false,
         }
     }
 
@@ -115,6 +118,7 @@ impl Retry {
     /// Takes note of a failed attempt.
     pub(crate) fn failed(&mut self, failure: Box<Failure>) -> Next {
         self.attempts += 1;
+        self.somebody_listens |= !failure.nobody_listens;
         if failure.names_another_cluster() {
             self.another_cluster = true;
         } else if !failure.reason().is_empty() {
@@ -170,6 +174,17 @@ impl Retry {
     /// The deadline has passed.
     pub(crate) fn gave_up(&self, deadline: Duration) -> Error {
         self.error(Some(deadline))
+    }
+
+    /// Each node was asked, and nothing listens at any of the addresses.
+    pub(crate) fn nobody_listens(&self) -> bool {
+        self.attempts >= self.nodes && !self.somebody_listens
+    }
+
+    /// It is not worth waiting for somebody to listen.
+    pub(crate) fn unheard(&self, addresses: &[String]) -> Error {
+        debug_assert!(!self.unknown, "an attempt was sent to an address where nothing listens");
+        self.error(None).of_nobody(addresses)
     }
 
     fn write_failed(&mut self, failure: &Failure) -> Step {

@@ -108,6 +108,11 @@ impl Router {
         self.endpoints.len()
     }
 
+    /// The addresses that were given.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.endpoints.iter().map(|node| node.address.clone()).collect()
+    }
+
     fn in_turn<'a>(&'a self, state: &'a State) -> &'a Arc<Node> {
         let Turn { endpoint, other } = state.turn;
         // Others may have become fewer since.

@@ -104,14 +104,22 @@ impl Sessions {
     }
 }
 
+/// How long calls and their attempts may take, unless they say themselves.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    pub(crate) deadline: Duration,
+    pub(crate) attempt_timeout: Option<Duration>,
+    /// A call gives up this early if nothing listens anywhere.
+    pub(crate) unheard_max: Option<Duration>,
+}
+
 /// What the clones of a client share.
 pub(crate) struct Shared {
     pub(crate) router: Router,
     pub(crate) network: Network,
     pub(crate) sessions: Sessions,
     pub(crate) tokens: TokenKeeper,
-    pub(crate) deadline: Duration,
-    pub(crate) attempt_timeout: Option<Duration>,
+    pub(crate) patience: Patience,
     random: Mutex<SmallRng>,
 }
 
@@ -121,11 +129,11 @@ impl Shared {
         network: Network,
         sessions: Sessions,
         tokens: TokenKeeper,
-        (deadline, attempt_timeout): (Duration, Option<Duration>),
+        patience: Patience,
         random: SmallRng,
     ) -> Self {
         let random = Mutex::new(random);
-        Self { router, network, sessions, tokens, deadline, attempt_timeout, random }
+        Self { router, network, sessions, tokens, patience, random }
     }
 
     fn random(&self) -> MutexGuard<'_, SmallRng> {

@@ -17,8 +17,9 @@ mod output;
 mod procs;
 mod session;
 mod status;
+mod waiting;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use tally_client::{Client, Transport};
@@ -26,7 +27,12 @@ use tally_client::{Client, Transport};
 use crate::{
     args::Common,
     output::{Exit, Failure, Output, escaped},
+    waiting::Waiting,
 };
+
+/// A one-shot call gives up after this long if nothing listens at any endpoint. A node that is started
+/// again listens within a second or two.
+const UNHEARD_MAX: Duration = Duration::from_secs(2);
 
 const _: () = assert!(
     !tally_proto::seeded_bugs::COMPILED,
@@ -159,33 +165,46 @@ async fn run(arguments: Arguments, output: Output) -> Result<Exit, Failure> {
                 .map(|()| Exit::Done)
                 .map_err(|error| Failure::not_printed(&error, "the output could not be written"))
         }
-        Command::Counter { command } => {
-            counter::run(&client(common)?, command, output).await.map(|()| Exit::Done)
-        }
-        Command::Kv { command } => {
-            kv::run(&client(common)?, command, output).await.map(|()| Exit::Done)
-        }
-        Command::Session { command } => {
-            session::run(&client(common)?, command, output).await.map(|()| Exit::Done)
-        }
-        Command::Apply(apply) => {
-            apply::run(&client(common)?, apply, output).await.map(|()| Exit::Done)
-        }
-        Command::Status(status) => status::run(&client(common)?, status, output).await,
         Command::Bench(bench) => bench::run(common, bench, output).await.map(|()| Exit::Done),
         Command::BenchEchoServer { value_size } => {
             bench::serve_echo(*value_size).await.map(|()| Exit::Done)
         }
         Command::Fill(fill) => fill::run(common, fill, output).await.map(|()| Exit::Done),
         Command::Demo(demo) => demo::run(common, demo, output).await,
+        Command::Counter { .. }
+        | Command::Kv { .. }
+        | Command::Session { .. }
+        | Command::Apply(_)
+        | Command::Status(_) => {
+            let waiting = Waiting::default();
+            let client = client(common, &waiting)?;
+            waiting.tell(common.deadline.0, ask(&client, command, output)).await
+        }
     }
 }
 
-/// The client of a command that makes one call: it opens no session.
-fn client(common: &Common) -> Result<Client, Failure> {
+/// Runs a command that makes one call, or a few.
+async fn ask(client: &Client, command: &Command, output: Output) -> Result<Exit, Failure> {
+    match command {
+        Command::Counter { command } => counter::run(client, command, output).await?,
+        Command::Kv { command } => kv::run(client, command, output).await?,
+        Command::Session { command } => session::run(client, command, output).await?,
+        Command::Apply(apply) => apply::run(client, apply, output).await?,
+        Command::Status(status) => return status::run(client, status, output).await,
+        other => unreachable!("{other:?} has a client of its own"),
+    }
+    Ok(Exit::Done)
+}
+
+/// The client of a command that makes one call: it opens no session, and whoever started it by hand
+/// does not wait long for nodes that nobody has started.
+fn client(common: &Common, waiting: &Waiting) -> Result<Client, Failure> {
+    let waiting = waiting.clone();
     let builder = Client::builder(common.endpoints.clone())
         .deadline(common.deadline.0)
         .transport(Transport::Stream)
+        .give_up_unheard(UNHEARD_MAX)
+        .on_trouble(move |trouble| waiting.note(trouble))
         .one_shot();
     builder.build().map_err(|error| Failure::usage(error.message().to_owned()))
 }

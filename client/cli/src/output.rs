@@ -4,6 +4,7 @@ use std::{
     borrow::Cow,
     io::{self, Write as _},
     process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use serde::Serialize;
@@ -213,6 +214,9 @@ fn text(error: &Error) -> String {
             None => "\n  stored: nothing".to_owned(),
         };
     }
+    if error.nobody_listens() {
+        text += "\nIs the cluster running? `tallyd dev` starts one on this machine; --endpoints names others.";
+    }
     match (error.outcome(), error.idempotency_key()) {
         (Some(Outcome::Unknown), Some(key)) => {
             text += &format!(
@@ -316,8 +320,16 @@ impl Output {
     }
 }
 
+/// Something went to standard output.
+static PRINTED: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn has_printed() -> bool {
+    PRINTED.load(Ordering::Relaxed)
+}
+
 /// Writes to standard output, through to its end: what was not flushed was not written.
 pub(crate) fn print(bytes: &[u8]) -> io::Result<()> {
+    PRINTED.store(true, Ordering::Relaxed);
     let mut stdout = io::stdout().lock();
     stdout.write_all(bytes)?;
     stdout.flush()

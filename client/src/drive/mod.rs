@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Result},
     exchange::Reply,
     failure::Failure,
-    node::Node,
+    node::{Node, Trouble},
     plan::Plan,
     retry::{Backoff, Next, Pause, Retry, Stamps},
     routing::Target,
@@ -105,7 +105,7 @@ impl Call {
             let mut window = key_window;
             if !by_session && !key_was_chosen {
                 idempotency_key = shared.random_key();
-                window = one_shot_window(deadline.unwrap_or(shared.deadline));
+                window = one_shot_window(deadline.unwrap_or(shared.patience.deadline));
             }
             *slot = Some(v1::WriteOptions {
                 idempotency_window_ms: window.as_millis() as u64,
@@ -153,11 +153,11 @@ impl Call {
 
     fn limits(&self) -> Limits {
         let now = Instant::now();
-        let deadline = self.deadline.unwrap_or(self.shared.deadline);
+        let deadline = self.deadline.unwrap_or(self.shared.patience.deadline);
         let until = self.until.unwrap_or(now + deadline);
         let total = until.saturating_duration_since(now);
         let attempt = (total / 4).clamp(ATTEMPT_MIN, ATTEMPT_MAX);
-        Limits { until, total, attempt: self.shared.attempt_timeout.unwrap_or(attempt) }
+        Limits { until, total, attempt: self.shared.patience.attempt_timeout.unwrap_or(attempt) }
     }
 
     async fn run(&mut self) -> Result<Response> {
@@ -247,7 +247,7 @@ impl Call {
     }
 
     fn new_key(&mut self) {
-        let window = one_shot_window(self.deadline.unwrap_or(self.shared.deadline));
+        let window = one_shot_window(self.deadline.unwrap_or(self.shared.patience.deadline));
         self.idempotency_key = self.shared.random_key();
         if let Some(slot) = wire::write_options(&mut self.request) {
             *slot = Some(v1::WriteOptions {
@@ -324,6 +324,7 @@ impl Call {
                 Err(failure) => failure,
             },
             Reply::Broken { sent, status } => Box::new(Failure::new(sent, status)),
+            Reply::Refused(status) => Box::new(Failure::refused(status)),
         };
         tracing::debug!(
             node = node.address,
@@ -332,6 +333,14 @@ impl Call {
             message = failure.status.message,
             "attempt failed"
         );
+        if let Some(tell) = &self.shared.network.trouble {
+            tell(&Trouble {
+                node: &node.address,
+                reason: failure.reason(),
+                message: &failure.status.message,
+                nobody_listens: failure.nobody_listens,
+            });
+        }
         self.learn(node, &failure);
         Err(failure)
     }
@@ -420,10 +429,17 @@ impl Call {
         }
     }
 
-    /// Waits before the next attempt; fails if the deadline comes first.
+    /// Waits before the next attempt; fails if the deadline comes first, or if it has been long enough that
+    /// nothing listened wherever this call was sent.
     async fn wait(&mut self, pause: Pause, limits: &Limits) -> Result<()> {
         let random = self.shared.random_fraction();
         let again = Instant::now() + self.backoff.wait(pause, random);
+        if let Some(unheard_max) = self.shared.patience.unheard_max
+            && again >= limits.until - limits.total + unheard_max
+            && self.retry.nobody_listens()
+        {
+            return Err(self.retry.unheard(&self.shared.router.addresses()));
+        }
         if again >= limits.until {
             return Err(self.asked_all(Some(limits.total)));
         }

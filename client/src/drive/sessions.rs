@@ -119,7 +119,7 @@ async fn keep_alive(client: std::sync::Weak<Shared>, id: u64) {
             session_id: id,
             lowest_unanswered: session.lowest_unanswered(),
         };
-        let until = Instant::now() + (session.idle_timeout / 3).min(client.deadline);
+        let until = Instant::now() + (session.idle_timeout / 3).min(client.patience.deadline);
         match client.drive(request, Plan::until(until)).await {
             Ok(_) => session.renewed(),
             Err(error) if error.reason() == reason::SESSION_EXPIRED => client.sessions.expired(id),

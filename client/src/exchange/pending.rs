@@ -28,6 +28,8 @@ pub(crate) enum Reply {
     Answer(Response),
     /// No answer came. If it was sent, nobody here knows what the node did with it.
     Broken { sent: bool, status: v1::CallStatus },
+    /// Nothing listens at the node's address: it was not sent.
+    Refused(v1::CallStatus),
 }
 
 /// A caller that waits for an answer.

@@ -1,6 +1,10 @@
 //! Calls to a cluster in good health.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tally_client::{Client, Code, Outcome, ReadLevel, Transport, reason};
 use tally_proto::v1;
@@ -120,6 +124,44 @@ async fn a_node_too_slow_for_an_attempt_is_not_the_end_of_a_read() {
     let error = read.await.unwrap_err();
     assert_eq!((error.code(), error.outcome()), (Code::DeadlineExceeded, None));
     assert!(error.attempts() > 2, "{error}");
+}
+
+/// An address at which nothing listens.
+fn nobodys() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+#[tokio::test]
+async fn who_does_not_want_to_wait_for_nobody_does_not() {
+    let at = [nobodys(), nobodys()];
+    let troubles = Arc::new(Mutex::new(BTreeSet::new()));
+    let seen = Arc::clone(&troubles);
+    let builder = Client::builder(at.clone()).deadline(FAR).one_shot();
+    let builder = builder.give_up_unheard(Duration::from_millis(200)).on_trouble(move |trouble| {
+        seen.lock().unwrap().insert((trouble.node.to_owned(), trouble.nobody_listens));
+    });
+    let client = builder.build().unwrap();
+    let write = client.counter("hits").add(1).await.unwrap_err();
+    assert_eq!((write.nobody_listens(), write.outcome()), (true, Some(Outcome::NotApplied)));
+    for address in &at {
+        assert!(write.message().contains(address), "{write}");
+        assert!(troubles.lock().unwrap().contains(&(address.clone(), true)));
+    }
+    let read = client.counter("hits").get().await.unwrap_err();
+    assert_eq!((read.nobody_listens(), read.outcome()), (true, None));
+    // Where somebody listens it is worth waiting, and so it is for who did not say otherwise.
+    let cluster = Cluster::start(1).await;
+    cluster.elect(9);
+    let both = [at[0].clone(), cluster.nodes[0].address.clone()];
+    for builder in [
+        Client::builder(both).give_up_unheard(Duration::from_millis(200)),
+        Client::builder(at.clone()),
+    ] {
+        let client = builder.deadline(Duration::from_millis(600)).one_shot().build().unwrap();
+        let error = client.counter("hits").add(1).await.unwrap_err();
+        assert_eq!((error.nobody_listens(), error.code()), (false, Code::DeadlineExceeded));
+    }
 }
 
 #[tokio::test]

@@ -156,6 +156,20 @@ async fn an_endpoint_that_is_none_is_a_wrong_command_line() {
 }
 
 #[tokio::test]
+async fn without_a_cluster_it_says_so_long_before_the_deadline() {
+    let cluster = Cluster::start(1).await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let arguments = ["counter", "add", "hits", "--deadline", "5m", "--endpoints", &nobody];
+    let run = tally(&cluster, &arguments).await;
+    assert_eq!(run.exit, 4, "{}", run.stderr);
+    for told in [&format!("nothing listens at {nobody}")[..], "tallyd dev", "It was not applied"] {
+        assert!(run.stderr.contains(told), "{}", run.stderr);
+    }
+}
+
+#[tokio::test]
 async fn a_key_from_a_variable_that_is_not_set_is_refused() {
     let cluster = Cluster::start(1).await;
     let run = tally(&cluster, &["counter", "add", "hits", "--idempotency-key", ""]).await;
