@@ -95,6 +95,26 @@ pub enum Level {
     Linearizable,
 }
 
+impl Level {
+    /// The level of this name, as headers spell it; nothing for one of a newer release.
+    ///
+    /// ```
+    /// use tally_client::history::Level;
+    ///
+    /// assert_eq!(Level::named("LOCAL"), Some(Level::Local));
+    /// assert_eq!(Level::named("PRESCIENT"), None);
+    /// ```
+    pub fn named(name: &str) -> Option<Level> {
+        match name {
+            "LINEARIZABLE" => Some(Level::Linearizable),
+            "BOUNDED" => Some(Level::Bounded),
+            "SESSION" => Some(Level::Session),
+            "LOCAL" => Some(Level::Local),
+            _ => None,
+        }
+    }
+}
+
 impl From<&ReadLevel> for Level {
     fn from(level: &ReadLevel) -> Self {
         match level {

@@ -23,13 +23,7 @@ pub trait Told {
 }
 
 fn header(header: &Header, record: &mut Record) {
-    record.consistency = match header.consistency {
-        "LINEARIZABLE" => Some(Level::Linearizable),
-        "BOUNDED" => Some(Level::Bounded),
-        "SESSION" => Some(Level::Session),
-        "LOCAL" => Some(Level::Local),
-        _ => None,
-    };
+    record.consistency = Level::named(header.consistency);
     if header.cluster_id.is_empty() {
         return;
     }

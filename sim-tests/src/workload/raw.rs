@@ -204,7 +204,7 @@ impl Raw {
                     options.wait_ms = 1;
                     request = request.token(applied_index);
                 }
-                _ => options.set_level(v1::ReadLevel::Local),
+                ReadLevel::Local => options.set_level(v1::ReadLevel::Local),
             }
             let pending = book.begin(number, request);
             let call = v1::CountersGetRequest { name, read: Some(options) };

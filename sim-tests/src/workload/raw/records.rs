@@ -50,13 +50,14 @@ impl Told for Failed<'_> {
 
 /// What an answer's header says of itself.
 pub(in crate::workload) fn tell_header(header: &Header, record: &mut Record) {
-    record.consistency = match header.consistency {
-        "LINEARIZABLE" => Some(Level::Linearizable),
-        "BOUNDED" => Some(Level::Bounded),
-        "SESSION" => Some(Level::Session),
-        "LOCAL" => Some(Level::Local),
-        _ => None,
-    };
+    record.consistency = Level::named(header.consistency);
+    // Without one nothing is claimed, and nothing judged.
+    let says_none = matches!(header.consistency, "" | "UNSPECIFIED");
+    assert!(
+        says_none || record.consistency.is_some(),
+        "the judge does not know the level {}",
+        header.consistency
+    );
     if header.cluster_id.is_empty() {
         return;
     }
