@@ -19,6 +19,10 @@ pub(crate) struct Common {
     /// Print one JSON object, also for an error. 64-bit integers are numbers.
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// Say on standard error what each read is worth: its promise, the node, its greatest age. On a terminal
+    /// it is said of reads that are not linearizable in any case.
+    #[arg(long, short, global = true)]
+    pub(crate) verbose: bool,
     /// How long a call may take in all, its retries included.
     #[arg(long, global = true, default_value = "10s", value_name = "TIME")]
     pub(crate) deadline: Time,

@@ -5,7 +5,8 @@ use tally_client::{Client, CounterChange, CounterValue, counter::Expect};
 
 use crate::{
     args::{self, Pages, Read, Write},
-    output::{Failure, Output, line, word},
+    output::{Exit, Failure, Output, note, word},
+    worth,
 };
 
 #[derive(Debug, Subcommand)]
@@ -118,7 +119,11 @@ macro_rules! with {
 }
 pub(crate) use with;
 
-pub(crate) async fn run(client: &Client, command: &Counter, output: Output) -> Result<(), Failure> {
+pub(crate) async fn run(
+    client: &Client,
+    command: &Counter,
+    output: Output,
+) -> Result<Exit, Failure> {
     match command {
         Counter::Add { name, delta, floor, ceiling, saturate, fail_if_missing, write } => {
             let mut add = client.counter(name).add(*delta);
@@ -136,7 +141,7 @@ pub(crate) async fn run(client: &Client, command: &Counter, output: Output) -> R
             }
             output.written(&with!(add, write).await?, changed)?;
         }
-        Counter::Get { names, read } => get(client, names, read, output).await?,
+        Counter::Get { names, read } => return get(client, names, read, output).await,
         Counter::Set { name, value, write } => {
             output.written(&with!(client.counter(name).set(*value), write).await?, changed)?;
         }
@@ -173,7 +178,7 @@ pub(crate) async fn run(client: &Client, command: &Counter, output: Output) -> R
             })?;
         }
     }
-    Ok(())
+    Ok(Exit::Done)
 }
 
 /// The value alone, so that a script can use it; what is worth a remark comes behind it.
@@ -199,16 +204,21 @@ async fn get(
     names: &[String],
     read: &args::Read,
     output: Output,
-) -> Result<(), Failure> {
+) -> Result<Exit, Failure> {
     if let [name] = names {
         let counter = client.counter(name).get().level(read.read.clone()).await?;
-        return output.result(&counter, |counter| counter.value.to_string());
+        output.result(&counter, |counter| counter.value.to_string())?;
+        worth::tell(&counter.header, output);
+        return Ok(Exit::Done);
     }
     let batch = client.counters().batch_get(names).level(read.read.clone()).await?;
     output.result(&batch, |batch| {
         let missing = batch.missing.iter().map(|name| format!("{}  does not exist", word(name)));
         batch.items.iter().map(row).chain(missing).collect::<Vec<_>>().join("\n")
-    })
+    })?;
+    worth::tell(&batch.header, output);
+    // As if each had been asked for alone.
+    Ok(if batch.missing.is_empty() { Exit::Done } else { Exit::NotFound })
 }
 
 fn row(counter: &CounterValue) -> String {
@@ -230,21 +240,18 @@ async fn list(
         }
         let page = list.level(read.read.clone()).await?;
         output.result(&page, |page| page.items.iter().map(row).collect::<Vec<_>>().join("\n"))?;
+        worth::tell(&page.header, output);
         token = page.next_page_token;
-        if !more(&token, pages, output)? {
+        if !more(&token, pages, output) {
             return Ok(());
         }
     }
 }
 
 /// Whether to read the next page; says how, if that is left to the user.
-pub(crate) fn more(
-    token: &Option<String>,
-    pages: &args::Pages,
-    output: Output,
-) -> Result<bool, Failure> {
+pub(crate) fn more(token: &Option<String>, pages: &args::Pages, output: Output) -> bool {
     if let (Some(token), false, false) = (token, pages.all, output.json) {
-        line(&format!("-- more: --page-token {}", word(token)))?;
+        note(&format!("-- more: --page-token {}, or --all", word(token)));
     }
-    Ok(token.is_some() && pages.all)
+    token.is_some() && pages.all
 }

@@ -1,7 +1,7 @@
 //! `tally kv`.
 
 use std::{
-    io::{self, Read as _},
+    io::{self, IsTerminal as _, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -11,7 +11,8 @@ use tally_client::{Client, KeyChange, KeyValue};
 use crate::{
     args::{self, Pages, Read, Write},
     counter::{more, with},
-    output::{Failure, Output, print, word},
+    output::{Exit, Failure, Output, print, word},
+    worth,
 };
 
 #[derive(Debug, Subcommand)]
@@ -81,7 +82,7 @@ pub(crate) struct Condition {
     pub(crate) if_value: Option<String>,
 }
 
-pub(crate) async fn run(client: &Client, command: &Kv, output: Output) -> Result<(), Failure> {
+pub(crate) async fn run(client: &Client, command: &Kv, output: Output) -> Result<Exit, Failure> {
     match command {
         Kv::Put { key, value, file, if_absent, condition, write } => {
             let value = value_of(value.as_deref(), file.as_deref())?;
@@ -100,7 +101,7 @@ pub(crate) async fn run(client: &Client, command: &Kv, output: Output) -> Result
             }
             output.written(&with!(put, write).await?, changed)?;
         }
-        Kv::Get { keys, read } => get(client, keys, read, output).await?,
+        Kv::Get { keys, read } => return get(client, keys, read, output).await,
         Kv::Delete { key, condition, write } => {
             let mut delete = client.keys().delete(key);
             if condition.if_present {
@@ -133,14 +134,15 @@ pub(crate) async fn run(client: &Client, command: &Kv, output: Output) -> Result
                     let rows = page.items.iter().map(|item| row(item, *keys_only));
                     rows.collect::<Vec<_>>().join("\n")
                 })?;
+                worth::tell(&page.header, output);
                 token = page.next_page_token;
-                if !more(&token, pages, output)? {
-                    return Ok(());
+                if !more(&token, pages, output) {
+                    return Ok(Exit::Done);
                 }
             }
         }
     }
-    Ok(())
+    Ok(Exit::Done)
 }
 
 fn value_of(value: Option<&str>, file: Option<&Path>) -> Result<Vec<u8>, Failure> {
@@ -179,19 +181,28 @@ async fn get(
     keys: &[String],
     read: &args::Read,
     output: Output,
-) -> Result<(), Failure> {
+) -> Result<Exit, Failure> {
     if let [key] = keys {
         let item = client.keys().get(key).level(read.read.clone()).await?;
         if output.json {
-            return output.result(&item, |_| String::new());
+            output.result(&item, |_| String::new())?;
+            return Ok(Exit::Done);
         }
-        return print(&item.value)
-            .map_err(|error| Failure::not_printed(&error, "the value could not be written"));
+        // Byte for byte for a program; for who looks, the next prompt begins on a line of its own.
+        let ends_its_line = item.value.ends_with(b"\n") || !io::stdout().is_terminal();
+        let printed =
+            print(&item.value).and_then(|()| if ends_its_line { Ok(()) } else { print(b"\n") });
+        printed.map_err(|error| Failure::not_printed(&error, "the value could not be written"))?;
+        worth::tell(&item.header, output);
+        return Ok(Exit::Done);
     }
     let batch = client.keys().batch_get(keys).level(read.read.clone()).await?;
     output.result(&batch, |batch| {
         let missing = batch.missing.iter().map(|key| format!("{}  does not exist", word(key)));
         let items = batch.items.iter().map(|item| row(item, false));
         items.chain(missing).collect::<Vec<_>>().join("\n")
-    })
+    })?;
+    worth::tell(&batch.header, output);
+    // As if each had been asked for alone.
+    Ok(if batch.missing.is_empty() { Exit::Done } else { Exit::NotFound })
 }

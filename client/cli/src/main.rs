@@ -18,6 +18,7 @@ mod procs;
 mod session;
 mod status;
 mod waiting;
+mod worth;
 
 use std::{ffi::OsString, process::ExitCode, time::Duration};
 
@@ -55,7 +56,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
   5  unknown: it may have been applied; send it again only with the same --idempotency-key
   6  done, a write too, but the output could not be written
   7  status --check only: the cluster is degraded
-  8  status --check only: no leader or no quorum, so writes are not answered")]
+  8  status --check only: no leader or no quorum, so writes are not answered
+  9  what was to be read, or some of it, does not exist
+ 10  a node found the request wrong, e.g. a name that is too long")]
 struct Arguments {
     #[command(flatten)]
     common: Common,
@@ -121,9 +124,10 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = match Arguments::understand(std::env::args_os()) {
         Ok(arguments) => arguments,
-        Err(error) => return Output { json: args::asks_for_json() }.usage(&error),
+        Err(error) => return Output { json: args::asks_for_json(), verbose: false }.usage(&error),
     };
-    let output = Output { json: arguments.common.json };
+    let Common { json, verbose, .. } = arguments.common;
+    let output = Output { json, verbose };
     let many_tasks = matches!(
         arguments.command,
         Command::Bench(_) | Command::BenchEchoServer { .. } | Command::Demo(_) | Command::Fill(_)
@@ -186,8 +190,8 @@ async fn run(arguments: Arguments, output: Output) -> Result<Exit, Failure> {
 /// Runs a command that makes one call, or a few.
 async fn ask(client: &Client, command: &Command, output: Output) -> Result<Exit, Failure> {
     match command {
-        Command::Counter { command } => counter::run(client, command, output).await?,
-        Command::Kv { command } => kv::run(client, command, output).await?,
+        Command::Counter { command } => return counter::run(client, command, output).await,
+        Command::Kv { command } => return kv::run(client, command, output).await,
         Command::Session { command } => session::run(client, command, output).await?,
         Command::Apply(apply) => apply::run(client, apply, output).await?,
         Command::Status(status) => return status::run(client, status, output).await,

@@ -27,6 +27,10 @@ pub(crate) enum Exit {
     Degraded = 7,
     /// `status --check`: writes are not answered.
     NoWrites = 8,
+    /// What was to be read, or a part of it, does not exist.
+    NotFound = 9,
+    /// A node found the request itself wrong.
+    WrongRequest = 10,
 }
 
 impl From<Exit> for ExitCode {
@@ -96,6 +100,8 @@ fn exit(error: &Error) -> Exit {
         return Exit::Unknown;
     }
     match error.code() {
+        Code::NotFound if error.outcome().is_none() => Exit::NotFound,
+        Code::InvalidArgument if !error.is_decided() => Exit::WrongRequest,
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::ResourceExhausted
             if !error.is_decided() =>
         {
@@ -247,6 +253,8 @@ fn text(error: &Error) -> String {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
     pub(crate) json: bool,
+    /// What answers are worth is said beside them.
+    pub(crate) verbose: bool,
 }
 
 impl Output {

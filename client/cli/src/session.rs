@@ -11,6 +11,7 @@ use crate::{
     load::grouped,
     output::{Failure, Output, note, table, word},
     status::bytes,
+    worth,
 };
 
 #[derive(Debug, Subcommand)]
@@ -78,9 +79,10 @@ async fn list(client: &Client, asked: &SessionList, output: Output) -> Result<()
         }
         let page = list.level(read.read.clone()).await?;
         output.result(&page, |page| shown(page, is_first))?;
+        worth::tell(&page.header, output);
         is_first = false;
         token = page.next_page_token;
-        if !more(&token, pages, output)? {
+        if !more(&token, pages, output) {
             return Ok(());
         }
     }

@@ -122,6 +122,21 @@ impl Model {
                     StatusBuilder::new(Code::NotFound, reason::COUNTER_NOT_FOUND, "no").build(),
                 ),
             },
+            Request::CountersBatchGet(batch) => {
+                let (found, missing): (Vec<_>, Vec<_>) =
+                    batch.names.into_iter().partition(|name| self.counters.contains_key(name));
+                let counter = |name: String| {
+                    let value = self.counters[&name];
+                    v1::Counter { name, value, ..Default::default() }
+                };
+                let counters = found.into_iter().map(counter).collect();
+                let header = Some(self.header());
+                Response::CountersBatchGet(v1::CountersBatchGetResponse {
+                    header,
+                    counters,
+                    missing,
+                })
+            }
             Request::CountersList(list) => {
                 let has_prefix = |(name, _): &(&String, &i64)| name.starts_with(&list.prefix);
                 let counters = self.counters.iter().filter(has_prefix);

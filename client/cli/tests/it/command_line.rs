@@ -104,7 +104,7 @@ async fn a_decided_refusal_is_three() {
     assert_eq!(error["code"], "FAILED_PRECONDITION");
     assert_eq!(error["decided"], true);
     let run = tally(&cluster, &["counter", "get", "nothing"]).await;
-    assert_eq!((run.exit, run.stdout.as_str()), (3, ""));
+    assert_eq!((run.exit, run.stdout.as_str()), (9, ""));
     assert!(run.stderr.contains(reason::COUNTER_NOT_FOUND), "{}", run.stderr);
 }
 
@@ -153,6 +153,41 @@ async fn an_endpoint_that_is_none_is_a_wrong_command_line() {
         assert_eq!(run.exit, 2, "{}", run.stderr);
         assert!(run.stderr.contains(why), "{}", run.stderr);
     }
+}
+
+#[tokio::test]
+async fn what_does_not_exist_has_a_status_of_its_own_alone_and_among_others() {
+    let cluster = Cluster::start(1).await;
+    tally(&cluster, &["counter", "add", "hits", "5"]).await;
+    let run = tally(&cluster, &["counter", "get", "missing"]).await;
+    assert_eq!((run.exit, run.stdout.as_str()), (9, ""), "{}", run.stderr);
+    assert_eq!(tally(&cluster, &["counter", "get", "hits"]).await.exit, 0);
+    let run = tally(&cluster, &["counter", "get", "hits", "missing"]).await;
+    assert_eq!((run.exit, run.stderr.as_str()), (9, ""));
+    assert!(run.stdout.contains("missing  does not exist"), "{}", run.stdout);
+    assert_eq!(tally(&cluster, &["counter", "get", "hits", "hits"]).await.exit, 0);
+}
+
+#[tokio::test]
+async fn what_a_read_is_worth_is_said_to_who_asks() {
+    let cluster = Cluster::start(1).await;
+    tally(&cluster, &["counter", "add", "hits", "5"]).await;
+    let local = ["counter", "get", "hits", "--read", "local"];
+    let run = tally(&cluster, &local).await;
+    assert_eq!(
+        (run.stdout.as_str(), run.stderr.as_str()),
+        ("5\n", ""),
+        "a pipe gets the value alone"
+    );
+    let run = tally(&cluster, &[&local[..], &["--verbose"]].concat()).await;
+    assert_eq!(run.stdout, "5\n");
+    assert!(
+        run.stderr.starts_with("-- ") && run.stderr.contains("read by node "),
+        "{}",
+        run.stderr
+    );
+    let run = tally(&cluster, &[&local[..], &["--verbose", "--json"]].concat()).await;
+    assert_eq!((run.json()["value"].as_i64(), run.stderr.as_str()), (Some(5), ""));
 }
 
 #[tokio::test]
@@ -350,7 +385,7 @@ async fn what_could_not_be_printed_is_six() {
     }
     // What failed keeps its own code, and is told where there is room.
     let run = into_full(&cluster, &["counter", "get", "none", "--json"]).await;
-    assert_eq!(run.exit, 3);
+    assert_eq!(run.exit, 9);
     assert!(run.stderr.contains(reason::COUNTER_NOT_FOUND), "{}", run.stderr);
     let run = into_full(&cluster, &["counter", "get", "--json"]).await;
     assert_eq!(run.exit, 2);
@@ -413,7 +448,7 @@ async fn a_name_can_forge_no_line_and_moves_no_cursor() {
         .build();
     cluster.script(0, [Act::Refuse(Response::Error(refused).into())]);
     let refused = tally(&cluster, &["counter", "add", "hits"]).await;
-    assert_eq!(refused.exit, 3);
+    assert_eq!(refused.exit, 10);
     let wrong = tally(&cluster, &["counter", "add", "hits", name]).await;
     assert_eq!(wrong.exit, 2);
     for run in [refused, wrong] {
@@ -479,7 +514,10 @@ async fn sessions_are_listed_and_closed() {
     assert_eq!(run.exit, 0, "{}", run.stderr);
     assert!(run.stdout.starts_with("6 of 10 sessions are open"), "{}", run.stdout);
     assert!(run.stdout.contains("10.0.0.1 holds 2\n"), "{}", run.stdout);
-    assert!(run.stdout.ends_with("-- more: --page-token 4\n"), "{}", run.stdout);
+    assert_eq!(
+        run.stderr, "-- more: --page-token 4, or --all\n",
+        "what is piped on is the list alone"
+    );
     let run = tally(&cluster, &["session", "list", "--owner", "10.0.0.0", "--json"]).await;
     let ids: Vec<_> = run.json()["sessions"].as_array().unwrap().to_vec();
     assert_eq!(ids.len(), 3);
