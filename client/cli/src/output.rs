@@ -206,6 +206,10 @@ fn stored_instead(stored: &tally_client::proto::ConditionFailure) -> Value {
 fn text(error: &Error) -> String {
     let mut text = format!("{} ({})", escaped(error.message()), escaped(error.reason()));
     for (field, wrong) in error.fields() {
+        // With one wrong field, the message is about it.
+        if error.message() == format!("{field}: {wrong}") {
+            continue;
+        }
         text += &format!("\n  {}: {}", escaped(field), escaped(wrong));
     }
     if let Some(stored) = error.condition() {
