@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::future::Either;
-use tally_proto::{http2::LIBRARY, status::from_tonic};
+use tally_proto::{http2::LIBRARY, status::from_tonic, v1::CallStatus};
 use tokio::time::{Instant, timeout_at};
 use tonic::{
     Code,
@@ -93,6 +93,20 @@ pub struct Trouble<'a> {
     pub nobody_listens: bool,
 }
 
+type Tell = Arc<dyn Fn(&Trouble<'_>) + Send + Sync>;
+
+/// There is no connection, so nothing was sent.
+struct Unsent {
+    status: CallStatus,
+    nobody_listens: bool,
+}
+
+impl From<Unsent> for Reply {
+    fn from(Unsent { status, nobody_listens }: Unsent) -> Self {
+        if nobody_listens { Self::Refused(status) } else { Self::Broken { sent: false, status } }
+    }
+}
+
 /// How to reach nodes.
 #[derive(Clone, Default)]
 pub(crate) struct Network {
@@ -101,7 +115,7 @@ pub(crate) struct Network {
     /// Who watches over each stream, by the node's address.
     pub(crate) watch: Option<Arc<dyn Fn(String, Answers) + Send + Sync>>,
     /// Who is told of attempts that fail.
-    pub(crate) trouble: Option<Arc<dyn Fn(&Trouble<'_>) + Send + Sync>>,
+    pub(crate) trouble: Option<Tell>,
 }
 
 impl fmt::Debug for Network {
@@ -148,7 +162,7 @@ impl Node {
                     Some(link) => link,
                     None => match self.connect_until(network, until).await {
                         Ok(link) => link,
-                        Err(unsent) => return unsent,
+                        Err(unsent) => return unsent.into(),
                     },
                 };
                 match link {
@@ -172,23 +186,23 @@ impl Node {
         }
     }
 
-    /// A connection, or the reply to a call that can't be sent.
-    async fn connect_until(&self, network: &Network, until: Instant) -> Result<Link, Reply> {
+    async fn connect_until(&self, network: &Network, until: Instant) -> Result<Link, Unsent> {
         timeout_at(until, self.connect(network)).await.unwrap_or_else(|_| {
             let message = format!("{}: no connection before the deadline", self.address);
-            Err(Reply::Broken { sent: false, status: local(Code::DeadlineExceeded, &message) })
+            let status = local(Code::DeadlineExceeded, &message);
+            Err(Unsent { status, nobody_listens: false })
         })
     }
 
-    async fn connect(&self, network: &Network) -> Result<Link, Reply> {
+    async fn connect(&self, network: &Network) -> Result<Link, Unsent> {
         let _guard = self.connecting.lock().await;
         if let Some(link) = self.open_link() {
             return Ok(link);
         }
-        let status =
-            |why: &dyn fmt::Display| local(Code::Unavailable, &format!("{}: {why}", self.address));
-        let unavailable =
-            |why: &dyn fmt::Display| Reply::Broken { sent: false, status: status(why) };
+        let unavailable = |why: &dyn fmt::Display| Unsent {
+            status: local(Code::Unavailable, &format!("{}: {why}", self.address)),
+            nobody_listens: false,
+        };
         let endpoint = endpoint(&self.address).map_err(|error| unavailable(&error))?;
         let connecting = (network.connector.0)(endpoint);
         let channel = timeout_at(Instant::now() + CONNECT_TIMEOUT, connecting)
@@ -197,10 +211,8 @@ impl Node {
             .map_err(|error| {
                 let cause = root_cause(&*error);
                 let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
-                match kind {
-                    Some(io::ErrorKind::ConnectionRefused) => Reply::Refused(status(&cause)),
-                    _ => unavailable(&cause),
-                }
+                let nobody_listens = kind == Some(io::ErrorKind::ConnectionRefused);
+                Unsent { nobody_listens, ..unavailable(&cause) }
             })?;
         let link = match network.transport {
             Transport::Stream => {

@@ -32,6 +32,9 @@ const TOO_SOON: Duration = Duration::from_secs(2);
 /// How long the cluster has to elect its first leader before the user is told to look.
 const FIRST_LEADER: Duration = Duration::from_secs(30);
 
+/// How long somebody who has one of the ports is asked who it is.
+const ASKED_WITHIN: Duration = Duration::from_secs(1);
+
 /// How long the nodes have to stop by themselves.
 const STOP_GRACE: Duration = Duration::from_secs(8);
 
@@ -87,6 +90,8 @@ fn say(line: &str) {
 
 async fn supervise(arguments: Arguments) -> Result<(), String> {
     let problem = |what: &str, error: io::Error| format!("{what}: {error}");
+    // Before anything is made: what answers there would be taken for the nodes that are started here.
+    ports_are_free(&arguments).await?;
     create_dir_durably(&arguments.data)
         .map_err(|error| problem(&arguments.data.display().to_string(), error))?;
     let cluster = Cluster::new(arguments).map_err(|error| problem("this program", error))?;
@@ -96,6 +101,9 @@ async fn supervise(arguments: Arguments) -> Result<(), String> {
         signal(SignalKind::interrupt()).map_err(|error| problem("signals", error))?;
 
     say(&format!("Starting {} nodes in {}", cluster.nodes, cluster.data.display()));
+    if let Some(word) = what_may_fail(cluster.nodes) {
+        say(&word);
+    }
     let (ended_sender, mut ended) = mpsc::channel(16);
     let mut pids = vec![None; usize::try_from(cluster.nodes).expect("at most nine")];
     for node in 1..=cluster.nodes {
@@ -103,7 +111,8 @@ async fn supervise(arguments: Arguments) -> Result<(), String> {
     }
     cluster.introduce(&pids);
 
-    let watching = watch_first_leader(cluster.client_addresses());
+    let started = cluster.client_addresses().into_iter().zip(pids.iter().copied()).collect();
+    let watching = watch_first_leader(started);
     tokio::pin!(watching);
     let mut is_watching = true;
     let (restart_sender, mut restarts) = mpsc::channel(16);
@@ -329,13 +338,14 @@ fn last_lines(path: &Path, count: usize) -> Option<String> {
     Some(lines[from..].iter().map(|line| format!("  {line}\n")).collect())
 }
 
-/// The first leader that any node names.
-async fn watch_first_leader(addresses: Vec<String>) -> Option<(u64, u64)> {
+/// The first leader that any of these processes names.
+async fn watch_first_leader(started: Vec<(String, Option<u32>)>) -> Option<(u64, u64)> {
     let until = Instant::now() + FIRST_LEADER;
     while Instant::now() < until {
-        for address in &addresses {
-            if let Some(found) = leader_seen_by(address).await {
-                return Some(found);
+        for (address, pid) in &started {
+            let Some((_, node)) = asked(address).await else { continue };
+            if node.leader_id != 0 && *pid == Some(node.pid) {
+                return Some((node.leader_id, node.term));
             }
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -343,9 +353,66 @@ async fn watch_first_leader(addresses: Vec<String>) -> Option<(u64, u64)> {
     None
 }
 
-async fn leader_seen_by(address: &str) -> Option<(u64, u64)> {
+/// The cluster of the node at this address, and what it says of itself.
+async fn asked(address: &str) -> Option<(String, v1::NodeStatus)> {
     let mut client = ClusterClient::connect(format!("http://{address}")).await.ok()?;
     let status = client.status(v1::ClusterStatusRequest { local_only: true }).await.ok()?;
-    let node = status.into_inner().nodes.into_iter().next()?;
-    (node.leader_id != 0).then_some((node.leader_id, node.term))
+    let status = status.into_inner();
+    let node = status.nodes.into_iter().next()?;
+    Some((status.header.unwrap_or_default().cluster_id, node))
+}
+
+/// Nobody listens where the nodes are to.
+async fn ports_are_free(arguments: &Arguments) -> Result<(), String> {
+    for (first, flag) in
+        [(arguments.client_port, "client-port"), (arguments.peer_port, "peer-port")]
+    {
+        for port in u64::from(first)..u64::from(first) + arguments.nodes {
+            let address = format!("127.0.0.1:{port}");
+            let Err(error) = std::net::TcpListener::bind(&address) else { continue };
+            let who = match tokio::time::timeout(ASKED_WITHIN, asked(&address)).await {
+                Ok(Some((cluster, node))) => {
+                    format!(
+                        "node {} of cluster {cluster} (pid {}) listens there",
+                        node.id, node.pid
+                    )
+                }
+                _ => error.to_string(),
+            };
+            return Err(format!(
+                "{address}: {who}\nStop it, or choose other ports: --{flag} is the first of {}",
+                arguments.nodes
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A word where fewer nodes may fail than somebody might think.
+fn what_may_fail(nodes: u64) -> Option<String> {
+    let (quorum, tolerated) = (nodes / 2 + 1, nodes - (nodes / 2 + 1));
+    match nodes {
+        1 => Some("One node tolerates no failure.".to_owned()),
+        _ if nodes.is_multiple_of(2) => Some(format!(
+            "{nodes} nodes tolerate no more failures than {}: a majority is {quorum}, so {} may fail.",
+            nodes - 1,
+            if tolerated == 0 { "none".to_owned() } else { tolerated.to_string() },
+        )),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::what_may_fail;
+
+    #[test]
+    fn an_even_number_of_nodes_is_no_better_than_one_less() {
+        let two = "2 nodes tolerate no more failures than 1: a majority is 2, so none may fail.";
+        assert_eq!(what_may_fail(2).as_deref(), Some(two));
+        let four = "4 nodes tolerate no more failures than 3: a majority is 3, so 1 may fail.";
+        assert_eq!(what_may_fail(4).as_deref(), Some(four));
+        assert_eq!(what_may_fail(1).as_deref(), Some("One node tolerates no failure."));
+        assert_eq!((what_may_fail(3), what_may_fail(5)), (None, None));
+    }
 }

@@ -197,3 +197,37 @@ async fn killed_dev_leaves_no_node() {
     dev.ended().await;
     gone(&dev.pids).await;
 }
+
+#[tokio::test]
+async fn a_second_one_on_the_same_ports_says_who_is_there_and_makes_nothing() {
+    let dev = Dev::start("dev-twice", &[]).await;
+    // Another one may lead before it listens.
+    eventually("node 1 listens", || async {
+        tokio::net::TcpStream::connect(&dev.addresses[0]).await.ok()
+    })
+    .await;
+    let dir = TestDir::new("dev-twice-second");
+    let data = dir.path().join("data");
+    let port = dev.addresses[0].rsplit(':').next().expect("an address has a port");
+    let output = tokio::process::Command::from(Command::new(TALLYD))
+        .arg("dev")
+        .arg("--data")
+        .arg(&data)
+        .args(["--client-port", port])
+        .stdin(Stdio::null())
+        .output();
+    let output = tokio::time::timeout(PATIENCE, output).await.expect("it ends by itself");
+    let output = output.expect("it can be started");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    for part in [
+        &format!("{}: node 1 of cluster ", dev.addresses[0])[..],
+        &format!("(pid {}) listens there", dev.pids[0]),
+        "--client-port",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(output.stdout.is_empty(), "nothing of the other cluster is shown as its own");
+    assert!(!data.exists(), "nothing was made");
+    assert!(dev.pids.iter().all(|pid| is_a_node(*pid)), "the first one goes on");
+}
