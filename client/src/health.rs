@@ -63,77 +63,83 @@ impl Status {
     /// # Ok(()) }
     /// ```
     pub fn health(&self) -> Health {
-        let nodes = &self.nodes;
-        let takes_part = |node: &&NodeInfo| node.reachable && node.local_reads_only.is_empty();
-        let voters: Vec<&NodeInfo> = nodes.iter().filter(|node| node.is_voter).collect();
-        let answering: Vec<&NodeInfo> = voters.iter().copied().filter(takes_part).collect();
-        let quorum = voters.len() / 2 + 1;
-        let followers = |leader: &NodeInfo| {
-            answering.iter().filter(|voter| voter.leader_id == leader.id).count()
-        };
+        let voters = self.nodes.iter().filter(|node| node.is_voter).count();
+        let takes_part =
+            |node: &&NodeInfo| node.is_voter && node.reachable && node.local_reads_only.is_empty();
+        let answering: Vec<&NodeInfo> = self.nodes.iter().filter(takes_part).collect();
+        let quorum = voters / 2 + 1;
+        let followers =
+            |leader: u64| answering.iter().filter(|voter| voter.leader_id == leader).count();
         let leaders = answering.iter().filter(|node| node.role == "leader");
-        let leader = leaders.max_by_key(|node| node.term).filter(|it| followers(it) >= quorum);
-        let ids = |nodes: Vec<&NodeInfo>| nodes.iter().map(|node| node.id).collect::<Vec<u64>>();
-        let unreachable = ids(nodes.iter().filter(|node| !node.reachable).collect());
-        let tolerated = answering.len().saturating_sub(quorum);
-        let mut troubles = Vec::new();
-        if !unreachable.is_empty() {
-            troubles.push(format!("{} unreachable", named(&unreachable)));
-        }
-        for node in nodes.iter().filter(|node| node.reachable) {
-            if !node.local_reads_only.is_empty() {
-                troubles.push(format!("node {} serves local reads only", node.id));
+        let newest = leaders.max_by_key(|node| node.term).map(|node| node.id);
+        let leader = newest.filter(|leader| followers(*leader) >= quorum);
+        let silent = self.nodes.iter().filter(|node| !node.reachable);
+        let unreachable: Vec<u64> = silent.map(|node| node.id).collect();
+        let failures_tolerated = answering.len().saturating_sub(quorum);
+        let troubles = self.troubles(leader, &unreachable);
+        let verdict = match leader {
+            _ if answering.len() < quorum => Verdict::NoQuorum,
+            None => Verdict::NoLeader,
+            Some(_) if troubles.is_empty() => Verdict::Healthy,
+            Some(_) => Verdict::Degraded,
+        };
+        let answer = if answering.len() == 1 { "answers" } else { "answer" };
+        let of_voters = format!("{} of {voters} voters {answer}", answering.len());
+        let summary = match (verdict, failures_tolerated) {
+            (Verdict::NoQuorum, _) if voters == 0 => {
+                "NO QUORUM: the node that was asked knows of no voters".to_owned()
             }
-            if node.disk_nearly_full && leader.is_some_and(|leader| leader.id == node.id) {
-                let id = node.id;
-                troubles.push(format!("node {id} leads with a full disk, so writes are refused"));
-            } else if node.disk_nearly_full {
-                troubles.push(format!("the disk of node {} is nearly full", node.id));
+            (Verdict::NoQuorum, _) => format!("NO QUORUM: {of_voters}; writes are refused"),
+            (Verdict::NoLeader, _) => format!(
+                "NO LEADER: {of_voters}; an election is under way, or they do not reach each other; \
+                 writes wait"
+            ),
+            (Verdict::Healthy, tolerated) => {
+                let may_fail = match tolerated {
+                    0 => "none".to_owned(),
+                    1 => "any one".to_owned(),
+                    more => format!("any {more}"),
+                };
+                let id = leader.unwrap_or_default();
+                format!("healthy: {of_voters}, node {id} leads; {may_fail} may fail")
             }
-        }
-        let answer = |count: usize| if count == 1 { "answers" } else { "answer" };
-        let of_voters =
-            format!("{} of {} voters {}", answering.len(), voters.len(), answer(answering.len()));
-        let (verdict, summary) = if voters.is_empty() {
-            let summary = "NO QUORUM: the node that was asked knows of no voters".to_owned();
-            (Verdict::NoQuorum, summary)
-        } else if answering.len() < quorum {
-            (Verdict::NoQuorum, format!("NO QUORUM: {of_voters}; writes are refused"))
-        } else {
-            match leader {
-                None => {
-                    let why = "an election is under way, or they do not reach each other";
-                    (Verdict::NoLeader, format!("NO LEADER: {of_voters}; {why}; writes wait"))
-                }
-                Some(leader) if troubles.is_empty() => {
-                    let may_fail = match tolerated {
-                        0 => "none may fail".to_owned(),
-                        1 => "any one may fail".to_owned(),
-                        more => format!("any {more} may fail"),
-                    };
-                    let id = leader.id;
-                    let summary = format!("healthy: {of_voters}, node {id} leads; {may_fail}");
-                    (Verdict::Healthy, summary)
-                }
-                Some(_) => {
-                    let next = match tolerated {
-                        0 => "one more failure stops writes".to_owned(),
-                        more => format!("{more} more may fail"),
-                    };
-                    let summary = format!("DEGRADED: {}; {next}", troubles.join("; "));
-                    (Verdict::Degraded, summary)
-                }
+            (Verdict::Degraded, 0) => {
+                format!("DEGRADED: {}; one more failure stops writes", troubles.join("; "))
+            }
+            (Verdict::Degraded, more) => {
+                format!("DEGRADED: {}; {more} more may fail", troubles.join("; "))
             }
         };
         Health {
             verdict,
             summary,
-            voters: voters.len(),
+            voters,
             voters_answering: answering.len(),
-            failures_tolerated: tolerated,
+            failures_tolerated,
             unreachable,
-            leader: leader.map(|leader| leader.id),
+            leader,
         }
+    }
+
+    /// What wants to be looked at while writes are answered.
+    fn troubles(&self, leader: Option<u64>, unreachable: &[u64]) -> Vec<String> {
+        let mut troubles = Vec::new();
+        if !unreachable.is_empty() {
+            troubles.push(format!("{} unreachable", named(unreachable)));
+        }
+        for node in self.nodes.iter().filter(|node| node.reachable) {
+            let id = node.id;
+            if !node.local_reads_only.is_empty() {
+                troubles.push(format!("node {id} serves local reads only"));
+            }
+            if node.disk_nearly_full {
+                troubles.push(match leader == Some(id) {
+                    true => format!("node {id} leads with a full disk, so writes are refused"),
+                    false => format!("the disk of node {id} is nearly full"),
+                });
+            }
+        }
+        troubles
     }
 }
 

@@ -46,16 +46,15 @@ pub(crate) async fn run(
         let status = call.await;
         let shown = |status: &Status| {
             let health = (!arguments.local).then(|| status.health());
-            output.result(&Shown { health, status }, show)
+            let shown = Shown { health, status };
+            output.result(&shown, show).map(|()| shown.health.map(|health| health.verdict))
         };
         let Some(every) = arguments.watch else {
-            let status = status?;
-            shown(&status)?;
-            return Ok(match status.health().verdict {
+            return Ok(match shown(&status?)? {
                 _ if !arguments.check => Exit::Done,
-                Verdict::Healthy => Exit::Done,
-                Verdict::Degraded => Exit::Degraded,
-                _ => Exit::NoWrites,
+                None | Some(Verdict::Healthy) => Exit::Done,
+                Some(Verdict::Degraded) => Exit::Degraded,
+                Some(_) => Exit::NoWrites,
             });
         };
         match status {
