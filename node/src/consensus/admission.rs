@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use super::error::{Limit, NotProposed};
+use crate::env::spaced::Spaced;
 
 /// What a write does when a queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +47,7 @@ pub(super) struct Room {
     places_max: usize,
     bytes: Arc<Semaphore>,
     bytes_max: usize,
+    refusals: Spaced,
 }
 
 impl Room {
@@ -53,7 +55,7 @@ impl Room {
     pub(super) fn new(places_max: usize, bytes_max: usize) -> Room {
         let places = Arc::new(Semaphore::new(places_max));
         let bytes = Arc::new(Semaphore::new(bytes_max));
-        Room { places, places_max, bytes, bytes_max }
+        Room { places, places_max, bytes, bytes_max, refusals: Spaced::default() }
     }
 
     /// Room for one write.
@@ -86,19 +88,26 @@ impl Room {
         let place = Arc::clone(&self.places).try_acquire_owned();
         let place = place.map_err(|_| self.too_many())?;
         let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(permits(size_bytes));
-        let bytes = bytes.map_err(|_| NotProposed::Overloaded {
-            limit: Limit::InFlightBytes,
-            message: format!("at most {} bytes of writes may be under way", self.bytes_max),
+        let bytes = bytes.map_err(|_| {
+            self.overloaded(
+                Limit::InFlightBytes,
+                format!("at most {} bytes of writes may be under way", self.bytes_max),
+            )
         })?;
         Ok(Admission { when_full: WhenFull::Refuse, _place: place, _bytes: bytes })
     }
 
     /// Why a write is refused when all places are taken.
     pub(super) fn too_many(&self) -> NotProposed {
-        NotProposed::Overloaded {
-            limit: Limit::InFlight,
-            message: format!("at most {} writes may be under way", self.places_max),
+        let message = format!("at most {} writes may be under way", self.places_max);
+        self.overloaded(Limit::InFlight, message)
+    }
+
+    fn overloaded(&self, limit: Limit, message: String) -> NotProposed {
+        if let Some(times) = self.refusals.happened() {
+            tracing::warn!(times, limit = limit.reason(), "writes are refused: {message}");
         }
+        NotProposed::Overloaded { limit, message }
     }
 
     /// Waits until all of it is free.

@@ -15,7 +15,7 @@ use openraft::{
     EntryPayload as Payload, RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     membership::{decode_membership, encode_membership},
@@ -251,12 +251,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         // durable together with the log's jump, before the state is the snapshot's
         // (`StateHooks::log_reaches`): else the log could still have other entries after a power cut, at
         // indexes that are committed.
-        tracing::info!(last = ?meta.last_log_id, "installing a snapshot from the leader");
-        self.observe(Event::SnapshotReceived {
-            index: meta.last_log_id.as_ref().map_or(0, |last| last.index),
-        });
+        let began = Instant::now();
+        let last_index = meta.last_log_id.as_ref().map_or(0, |last| last.index);
+        tracing::info!(index = last_index, "installing a snapshot from the leader");
+        self.observe(Event::SnapshotReceived { index: last_index });
         self.state.install_snapshot(received).await.map_err(io::Error::other)?;
         let index = self.state.applied().map_or(0, |applied| applied.index);
+        let elapsed_ms = began.elapsed().as_millis() as u64;
+        tracing::info!(index, elapsed_ms, "a snapshot was installed");
         self.observe(Event::SnapshotInstalled { index });
         self.tell_applied();
         Ok(())

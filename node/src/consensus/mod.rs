@@ -26,6 +26,7 @@ pub mod log_store;
 pub mod log_time;
 pub mod members;
 pub mod membership;
+mod news;
 pub mod others;
 pub mod propose;
 pub mod raft;
@@ -213,6 +214,7 @@ impl Consensus {
             quorum_lost_sender,
         ));
         tokio::spawn(tasks::watch_raft(raft.clone(), fatal));
+        tokio::spawn(news::tell(raft.clone(), others.node_id()));
         Consensus {
             inner: Arc::new(Inner {
                 raft,

@@ -50,6 +50,16 @@ pub enum AskError {
     Transport(String),
 }
 
+impl AskError {
+    /// What a person is told.
+    pub fn reason(&self) -> &str {
+        match self {
+            AskError::Refused(_) => "it refuses",
+            AskError::NeverSent(reason) | AskError::Transport(reason) => reason,
+        }
+    }
+}
+
 /// The time left until a moment, as it goes on the wire.
 pub fn ms_left(until: Instant) -> u32 {
     u32::try_from(until.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u32::MAX)

@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-use super::{Consensus, leader::Leadership, leader::no_quorum_after, raft::Raft};
+use super::{Consensus, leader::Leadership, leader::no_quorum_after, news, raft::Raft};
 use crate::{
     env::{Fatal, Random},
     machine::{
@@ -52,12 +52,15 @@ pub(super) async fn watch_quorum(
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !lost.is_closed() {
         interval.tick().await;
-        let since = match leadership.term_as_leader() {
-            Some(_) => leadership.since_quorum_ack(),
-            None => leadership.since_leader_heard().await,
+        let leads = leadership.term_as_leader().is_some();
+        let since = match leads {
+            true => leadership.since_quorum_ack(),
+            false => leadership.since_leader_heard().await,
         };
         let is_lost = since.is_some_and(|since| since > limit);
-        lost.send_if_modified(|value| std::mem::replace(value, is_lost) != is_lost);
+        if lost.send_if_modified(|value| std::mem::replace(value, is_lost) != is_lost) {
+            news::tell_quorum(is_lost, leads);
+        }
     }
 }
 

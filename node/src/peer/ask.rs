@@ -28,6 +28,14 @@ fn never_sent(status: &tonic::Status) -> bool {
     false
 }
 
+/// What a person is told of a failed call.
+fn reason_of(status: &tonic::Status) -> String {
+    match status.message() {
+        "" => status.code().description().to_owned(),
+        message => message.to_owned(),
+    }
+}
+
 async fn timed<T>(
     peers: &Peers,
     node_id: u64,
@@ -38,8 +46,8 @@ async fn timed<T>(
     let began = Instant::now();
     match tokio::time::timeout_at(until, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) if never_sent(&status) => Err(AskError::NeverSent(status.to_string())),
-        Ok(Err(status)) => Err(AskError::Transport(status.to_string())),
+        Ok(Err(status)) if never_sent(&status) => Err(AskError::NeverSent(reason_of(&status))),
+        Ok(Err(status)) => Err(AskError::Transport(reason_of(&status))),
         Err(_) => {
             // A client's deadline may be far too short to say anything of the connection, which others
             // share. One that is dead is found by its keepalive.
@@ -139,7 +147,7 @@ pub async fn hello_at(
     let mut client = peers.dial(0, address);
     match tokio::time::timeout_at(until, client.hello(request)).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(status.message().to_owned()),
+        Ok(Err(status)) => Err(reason_of(&status)),
         Err(_) => Err("no answer in time".to_owned()),
     }
 }

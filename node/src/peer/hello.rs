@@ -303,11 +303,12 @@ impl Greeter {
         let response = match ask::hello(&self.peers, node_id, address, request, until).await {
             Ok(response) => response,
             Err(error) => {
-                tracing::trace!(peer = node_id, ?error, "a peer could not be greeted");
+                self.peers.not_met(node_id, address, error.reason());
                 self.peers.clear_trouble(node_id);
                 return Ok(());
             }
         };
+        self.peers.met(node_id);
         let trouble = if self.is_another_cluster(&response.cluster_id) {
             Some(format!("a node of cluster {} answers at {address}", response.cluster_id))
         } else if response.node_id != node_id {

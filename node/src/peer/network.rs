@@ -25,6 +25,7 @@ use openraft::{
     },
 };
 use tally_proto::peer::v1 as wire;
+use tokio::time::Instant;
 
 use self::appends::{Outgoing, Progress, timed_answers};
 use super::{
@@ -321,6 +322,18 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             let error = network_error("a received snapshot is not sent on before it is installed");
             return Err(StreamingError::Network(error));
         };
+        let (node, index) =
+            (self.target, snapshot.meta.last_log_id.as_ref().map_or(0, |id| id.index()));
+        let bytes = reader.info().size;
+        let began = Instant::now();
+        tracing::info!(
+            node,
+            index,
+            bytes,
+            "sending a snapshot: the log no longer has what the node lacks"
+        );
+        let not_sent =
+            |reason: &str| tracing::warn!(node, index, reason, "a snapshot was not taken");
         let head = wire::SnapshotHead {
             cluster_id: self.peers.cluster_id().text(),
             target_node_id: self.target,
@@ -337,11 +350,19 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             closed = cancel => return Err(StreamingError::Closed(closed)),
         };
         match sent {
-            Ok(Ok(response)) => convert::vote_from_wire(response.into_inner().ballot.as_ref())
-                .map(SnapshotResponse::new)
-                .map_err(|error| StreamingError::Network(network_error(error))),
-            Ok(Err(status)) => Err(StreamingError::Unreachable(unreachable(status))),
+            Ok(Ok(response)) => {
+                let elapsed_ms = began.elapsed().as_millis() as u64;
+                tracing::info!(node, index, bytes, elapsed_ms, "a snapshot was sent");
+                convert::vote_from_wire(response.into_inner().ballot.as_ref())
+                    .map(SnapshotResponse::new)
+                    .map_err(|error| StreamingError::Network(network_error(error)))
+            }
+            Ok(Err(status)) => {
+                not_sent(status.message());
+                Err(StreamingError::Unreachable(unreachable(status)))
+            }
             Err(_) => {
+                not_sent("it took too long");
                 self.bulk = None;
                 Err(StreamingError::Unreachable(unreachable("the snapshot took too long")))
             }

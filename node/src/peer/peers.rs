@@ -24,6 +24,9 @@ use crate::{consensus::cluster_id::ClusterId, env::Network};
 /// been silent.
 const SILENCE: Duration = Duration::from_millis(200);
 
+/// A peer that answers no introduction for so long is told of in the log. A restart takes less.
+const UNREACHABLE_TOLD_AFTER: Duration = Duration::from_secs(2);
+
 /// No connection could be made. Kept apart from every other failure because it proves that nothing
 /// was sent.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +104,16 @@ struct Peer {
     trouble: Option<String>,
     /// What was last warned of.
     warned: String,
+    /// Since when it answers no introduction, and why.
+    unmet: Option<Unmet>,
+}
+
+/// A peer that answers no introduction.
+struct Unmet {
+    since: Instant,
+    reason: String,
+    /// The log has a line of it, so it will have one when the peer is back.
+    told: bool,
 }
 
 impl Peer {
@@ -229,6 +242,40 @@ impl Peers {
             tracing::warn!(node = node_id, "{what}");
             peer.warned = what.to_owned();
         }
+    }
+
+    /// A peer did not answer an introduction. The log says so once, when that has lasted.
+    pub fn not_met(&self, node_id: u64, address: &str, reason: &str) {
+        let mut peers = lock(&self.inner.peers);
+        let unmet = peers.entry(node_id).or_default().unmet.get_or_insert_with(|| Unmet {
+            since: Instant::now(),
+            reason: String::new(),
+            told: false,
+        });
+        if unmet.reason != reason {
+            reason.clone_into(&mut unmet.reason);
+        }
+        if !unmet.told && unmet.since.elapsed() >= UNREACHABLE_TOLD_AFTER {
+            unmet.told = true;
+            tracing::warn!(node = node_id, address, reason, "a node can't be reached");
+        }
+    }
+
+    /// A peer answered an introduction.
+    pub fn met(&self, node_id: u64) {
+        let mut peers = lock(&self.inner.peers);
+        let Some(unmet) = peers.get_mut(&node_id).and_then(|peer| peer.unmet.take()) else {
+            return;
+        };
+        if unmet.told {
+            let silent_ms = unmet.since.elapsed().as_millis() as u64;
+            tracing::info!(node = node_id, silent_ms, "a node is reached again");
+        }
+    }
+
+    /// Why a peer answers no introduction, if it does not.
+    pub fn unmet_reason(&self, node_id: u64) -> Option<String> {
+        Some(lock(&self.inner.peers).get(&node_id)?.unmet.as_ref()?.reason.clone())
     }
 
     /// Learns a peer's client address.

@@ -37,13 +37,13 @@ use std::{convert::Infallible, io, sync::Arc, time::Duration};
 use futures_util::{Stream, StreamExt, stream};
 use http::{Request, Response};
 use tally_proto::http2;
-use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio::{sync::watch, task::JoinSet};
 use tonic::body::Body;
 use tower::Service;
 
 use self::room::NodeRoom;
 pub(crate) use self::slots::Slots;
-use crate::env::{Connection, Listener};
+use crate::env::{Connection, Listener, spaced::Spaced};
 
 /// What is not counted call by call, as there are only so many calls: most requests and answers are
 /// smaller.
@@ -51,9 +51,6 @@ pub(crate) const SMALL_BYTES: usize = 4 * 1024;
 
 /// How long a failed accept is waited out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// How often the log says that connections are refused, or can't be accepted.
-const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// Connections that are told why they are refused, at once; further ones are just closed.
 const REFUSALS_MAX: usize = 4;
@@ -103,7 +100,7 @@ pub(crate) async fn serve<S>(
     let port = Arc::new(port);
     let mut connections = JoinSet::new();
     let mut refusals = JoinSet::new();
-    let mut told = None;
+    let (failures, too_many) = (Spaced::default(), Spaced::default());
     {
         let mut incoming = std::pin::pin!(incoming(listener));
         let mut stopping = stop.clone();
@@ -117,9 +114,9 @@ pub(crate) async fn serve<S>(
                     let accepted = match accepted {
                         Ok(accepted) => accepted,
                         Err(error) => {
-                            if is_due(&mut told) {
+                            if let Some(times) = failures.happened() {
                                 let port = port.name;
-                                tracing::warn!(port, %error, "no connection can be accepted");
+                                tracing::warn!(port, times, %error, "no connection can be accepted");
                             }
                             continue;
                         }
@@ -130,9 +127,14 @@ pub(crate) async fn serve<S>(
                         connections.spawn(connection::drive(accepted, slot, service, port, stop));
                         continue;
                     }
-                    if is_due(&mut told) {
+                    if let Some(times) = too_many.happened() {
                         let (port, max) = (port.name, port.slots.max());
-                        tracing::warn!(port, max, "connections are refused: that many are open");
+                        tracing::warn!(
+                            port,
+                            times,
+                            max,
+                            "connections are refused: the most that may be open are"
+                        );
                     }
                     if refusals.len() < REFUSALS_MAX {
                         refusals.spawn(slots::refuse(accepted));
@@ -144,15 +146,6 @@ pub(crate) async fn serve<S>(
     drop(refusals);
     let _ = stop.wait_for(|stop| *stop).await;
     while connections.join_next().await.is_some() {}
-}
-
-fn is_due(told: &mut Option<Instant>) -> bool {
-    let now = Instant::now();
-    let is_due = told.is_none_or(|at| now - at >= TOLD_EVERY);
-    if is_due {
-        *told = Some(now);
-    }
-    is_due
 }
 
 /// Connections one after the other. (A stream, so that one which is just being accepted is not lost when

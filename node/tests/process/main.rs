@@ -10,5 +10,6 @@ mod bounds;
 mod dev;
 mod disk_full;
 mod failover;
+mod logs;
 mod refusal;
 mod shutdown;

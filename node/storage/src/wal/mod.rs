@@ -74,6 +74,7 @@ mod queue;
 mod record;
 mod recovery;
 mod segment;
+mod slow;
 mod space;
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ use super::{
     record::{LogState, Record},
     recovery::Opened,
     segment::{self, FRAMES_START, InUse, SegmentHeader},
+    slow::SlowSyncs,
     space::{Progress, Space},
     types::{Fatal, LogId, SpaceState, WalError, WalOptions, doing},
 };
@@ -48,6 +49,7 @@ pub struct WalWriter {
     /// Purged, but the old segments are still there.
     reclaim: bool,
     placed: Vec<(u64, u64, Place)>,
+    slow: SlowSyncs,
 }
 
 impl std::fmt::Debug for WalWriter {
@@ -99,6 +101,7 @@ impl WalWriter {
             must_sync: false,
             reclaim: true,
             placed: Vec::new(),
+            slow: SlowSyncs::default(),
         };
         let head = async {
             if writer.buf_at == FRAMES_START {
@@ -347,7 +350,9 @@ impl WalWriter {
     }
 
     async fn sync(&mut self) -> Result<(), Failed> {
+        let began = Instant::now();
         let synced = self.file.sync().await;
+        self.slow.ended(began);
         if !seeded_bugs::is_on("sync-error-overlooked") {
             self.check(synced, "syncing")?;
         }
