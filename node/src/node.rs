@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Leaves out what a node that runs is asked (`node/running`), what ties log and state to each other
-//! (`node/stored`), and how it meets its peers (`node/peering`). Production and simulation call the same
+//! (`node/stored`), how it meets its peers (`node/peering`), and what it says until then (`node/starting`). Production and simulation call the same
 //! [`Node::start`]; they differ in their [`Env`] only.
 
 mod beside;
@@ -19,6 +19,7 @@ mod error;
 mod peering;
 mod report;
 mod running;
+mod starting;
 mod stored;
 
 use std::{
@@ -41,6 +42,7 @@ use self::{
     beside::{follow_cluster_id, hand_over_when_full},
     peering::Met,
     report::Report,
+    starting::{Starting, WaitingPort},
     stored::Stored,
 };
 use crate::{
@@ -84,10 +86,13 @@ pub struct Node {
 impl Node {
     /// Starts a node. When this returns it answers on both ports; it may still look for a leader.
     pub async fn start(config: Config, env: Env) -> Result<Node, NodeError> {
+        let starting = Starting::new(config.node_id);
+        let waiting_port = WaitingPort::open(&config, &env, Arc::clone(&starting));
         let (incarnation, nonce) = (env.random.next_u128(), env.random.next_u128());
         let identity = Identity::open(Arc::clone(&env.disk), config.node_id, incarnation).await?;
         let identity = Arc::new(identity);
 
+        starting.goes_on("it waits for room on its disk");
         let reserve_bytes = config.disk_reserve();
         let guard =
             StorageGuard::open(Arc::clone(&env.disk), reserve_bytes, config.log_segment_bytes)
@@ -101,6 +106,7 @@ impl Node {
             );
         }
 
+        starting.goes_on("it reads its log and its state");
         let Stored { log, recovered, state } =
             stored::open(&config, &env, &identity, nonce, &guard).await?;
         let flush_interval = Duration::from_millis(config.flush_interval_ms);
@@ -127,7 +133,7 @@ impl Node {
             greeting,
             refused,
             clients_max,
-        } = peering::meet(&config, &env, &identity, &log, &state, started_empty).await?;
+        } = peering::meet(&config, &env, &identity, &log, &state, started_empty, &starting).await?;
         let mut running = vec![greeting];
         let (stop, stopped) = watch::channel(false);
         let appended_bytes = Arc::new(AtomicU64::new(0));
@@ -217,6 +223,7 @@ impl Node {
         };
         running.push(tokio::spawn(snapshots.run()));
 
+        waiting_port.close().await;
         let listener = listen(&env, "client_listen", &config.client_listen).await?;
         let client_address = listener.local_address();
         let own = Arc::new(OwnStatus {

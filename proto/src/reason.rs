@@ -43,6 +43,8 @@ pub const NO_QUORUM: &str = "NO_QUORUM";
 pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
 /// No node could prove the staleness bound that was asked for.
 pub const STALENESS_BOUND_EXCEEDED: &str = "STALENESS_BOUND_EXCEEDED";
+/// The node does not take part yet, and says what it waits for; never proposed.
+pub const NODE_STARTING: &str = "NODE_STARTING";
 /// The session token belongs to another cluster, or to this one before a restore.
 pub const TOKEN_OF_ANOTHER_CLUSTER: &str = "TOKEN_OF_ANOTHER_CLUSTER";
 /// The state of the session token was not reached in the time allowed.

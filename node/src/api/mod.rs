@@ -14,6 +14,7 @@ pub mod layer;
 pub mod reads;
 mod requests;
 pub mod server;
+pub(crate) mod starting;
 pub mod status;
 pub mod stream;
 pub mod token;

@@ -38,7 +38,7 @@ const PROBE_VALID: Duration = Duration::from_millis(1000);
 
 const _: () = assert!(PACK_BYTES_MAX <= room::REQUEST_BYTES_MAX);
 
-fn shape_of(path: &str) -> Shape {
+pub(super) fn shape_of(path: &str) -> Shape {
     match path {
         "/tally.v1.Stream/Exchange" => Shape::Stream,
         "/grpc.health.v1.Health/Watch" => Shape::Watch,

@@ -11,7 +11,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{LOGS, NodeError, listen};
+use super::{LOGS, NodeError, listen, starting::Starting};
 use crate::{
     config::Config,
     consensus::cluster_id::{ClusterId, format_cluster_id},
@@ -57,6 +57,7 @@ pub(super) async fn meet(
     log: &Wal,
     state: &Arc<StateStore>,
     started_empty: bool,
+    starting: &Starting,
 ) -> Result<Met, NodeError> {
     let election_timeout_max = Duration::from_millis(config.election_timeout_ms_max);
     let network = Arc::clone(&env.network);
@@ -79,6 +80,7 @@ pub(super) async fn meet(
     });
     let members = Members::new(config.initial_cluster.0.clone(), Arc::clone(state));
     greeter.set_roster(Arc::clone(&members) as Arc<dyn Roster>);
+    starting.greets(&greeter);
 
     let service = PeerService::new(Arc::clone(&greeter));
     let listener = listen(env, "peer_listen", &config.peer_listen).await?;

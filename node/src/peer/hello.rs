@@ -58,7 +58,10 @@ const INTERVAL_WHILE_WAITING: Duration = Duration::from_millis(50);
 /// How long one introduction may take.
 const TIMEOUT: Duration = Duration::from_millis(1000);
 
-/// How often a node that waits says for whom.
+/// A node that waits says for whom after this, as nodes that start together meet sooner …
+const WAITING_TOLD_AFTER: Duration = Duration::from_secs(1);
+
+/// … and then this often.
 const WAITING_TOLD_EVERY: Duration = Duration::from_secs(5);
 
 /// Who the members are, as the node that greets knows.
@@ -388,7 +391,7 @@ impl Greeter {
     /// Greets whoever is a member, for as long as the node runs, and says why it must not.
     pub async fn run(self: Arc<Self>, first_round: Duration, refuse: impl Fn(NotWelcome) + Send) {
         let mut timeout = first_round;
-        let mut told_at = Instant::now();
+        let mut tell_at = Instant::now() + WAITING_TOLD_AFTER;
         loop {
             let members = self.members();
             let others = members.iter().filter(|(id, _)| **id != self.identity.node_id());
@@ -411,9 +414,9 @@ impl Greeter {
                 self.admit();
             }
             timeout = TIMEOUT;
-            if !self.is_admitted() && told_at.elapsed() >= WAITING_TOLD_EVERY {
-                told_at = Instant::now();
-                self.say_for_whom_it_waits();
+            if !self.is_admitted() && Instant::now() >= tell_at {
+                tell_at = Instant::now() + WAITING_TOLD_EVERY;
+                tracing::warn!("{}", self.waits_for());
             }
             let pause = if self.is_admitted() { INTERVAL } else { INTERVAL_WHILE_WAITING };
             tokio::time::sleep(pause).await;
@@ -436,18 +439,35 @@ impl Greeter {
         }
     }
 
-    fn say_for_whom_it_waits(&self) {
+    /// What keeps the node from taking part, as a sentence.
+    pub fn waits_for(&self) -> String {
         let Admission::Forms { others, needed } = &self.admission else {
-            tracing::info!("waiting to be added to a cluster (Cluster.AddLearner)");
-            return;
+            return match self.admission {
+                Admission::WithData => "it asks its peers whether it may take part",
+                _ => "it waits to be added to a cluster (Cluster.AddLearner)",
+            }
+            .to_owned();
         };
         let met = lock(&self.met).clone();
-        let missing: Vec<u64> = others.difference(&met).copied().collect();
-        tracing::warn!(
-            ?missing,
-            needed,
-            "waiting for first members: to form the cluster all of initial_cluster must be there (or a \
-             majority, with form_without_all)"
-        );
+        let addresses = self.members();
+        let missing = others.difference(&met).map(|id| {
+            let address = addresses.get(id).map_or("", String::as_str);
+            let trouble = self
+                .peers
+                .trouble(*id)
+                .or_else(|| Some(format!("{address}: {}", self.peers.unmet_reason(*id)?)));
+            format!("node {id} ({})", trouble.unwrap_or_else(|| address.to_owned()))
+        });
+        let missing: Vec<String> = missing.collect();
+        let more = needed.saturating_sub(met.intersection(others).count());
+        let which = match more == missing.len() {
+            true => String::new(),
+            false => format!("{more} of "),
+        };
+        let enough = match *needed == others.len() {
+            true => "all of initial_cluster, or a majority with form_without_all",
+            false => "a majority of initial_cluster",
+        };
+        format!("to form the cluster it waits for {which}{}; it takes {enough}", missing.join(", "))
     }
 }

@@ -20,7 +20,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::EXIT_REFUSED;
+use super::{EXIT_REFUSED, serve};
 use crate::storage::real_disk::create_dir_durably;
 
 /// How long a dead node stays dead: long enough to see what the others do without it.
@@ -90,6 +90,7 @@ fn say(line: &str) {
 
 async fn supervise(arguments: Arguments) -> Result<(), String> {
     let problem = |what: &str, error: io::Error| format!("{what}: {error}");
+    serve::environment_is_ours()?;
     // Before anything is made: what answers there would be taken for the nodes that are started here.
     ports_are_free(&arguments).await?;
     create_dir_durably(&arguments.data)

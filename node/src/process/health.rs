@@ -10,7 +10,8 @@ use std::{
 };
 
 use clap::Args;
-use tonic::transport::Endpoint;
+use tally_proto::v1::{self, cluster_client::ClusterClient};
+use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -37,12 +38,13 @@ pub fn run(arguments: Arguments) -> ExitCode {
         .build()
         .expect("a runtime can be made while the process starts");
     match runtime.block_on(ask(arguments)) {
-        Ok(ServingStatus::Serving) => {
+        Ok(Health { status: ServingStatus::Serving, .. }) => {
             say("SERVING");
             ExitCode::SUCCESS
         }
-        Ok(status) => {
-            say(status.as_str_name());
+        Ok(Health { status, why }) => {
+            let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+            say(&format!("{}{why}", status.as_str_name()));
             ExitCode::FAILURE
         }
         Err(problem) => {
@@ -57,7 +59,13 @@ fn say(status: &str) {
     let _ = writeln!(io::stdout(), "{status}");
 }
 
-async fn ask(arguments: Arguments) -> Result<ServingStatus, String> {
+struct Health {
+    status: ServingStatus,
+    /// What the node waits for, if it says so.
+    why: Option<String>,
+}
+
+async fn ask(arguments: Arguments) -> Result<Health, String> {
     let address = reachable(&arguments.address);
     let timeout = Duration::from_millis(arguments.timeout_ms);
     let answer = tokio::time::timeout(timeout, async {
@@ -69,13 +77,27 @@ async fn ask(arguments: Arguments) -> Result<ServingStatus, String> {
             format!("{address}: {error}{cause}")
         })?;
         let request = HealthCheckRequest { service: arguments.service };
-        let answer = HealthClient::new(channel).check(request).await;
-        answer.map_err(|status| format!("{address}: {}: {}", status.code(), status.message()))
+        let answer = HealthClient::new(channel.clone()).check(request).await;
+        let answer = answer
+            .map_err(|status| format!("{address}: {}: {}", status.code(), status.message()))?;
+        let status = answer.into_inner().status();
+        let why = match status {
+            ServingStatus::NotServing => why_not(channel).await,
+            _ => None,
+        };
+        Ok(Health { status, why })
     });
     match answer.await {
-        Ok(answer) => Ok(answer?.into_inner().status()),
+        Ok(answer) => answer,
         Err(_) => Err(format!("{address}: no answer within {} ms", timeout.as_millis())),
     }
+}
+
+/// What a node that does not serve says to a call, if it says something: gRPC's health has no room for it.
+async fn why_not(channel: Channel) -> Option<String> {
+    let request = v1::ClusterStatusRequest { local_only: true };
+    let refused = ClusterClient::new(channel).status(request).await.err()?;
+    Some(refused.message().to_owned())
 }
 
 /// A node that listens on every interface is asked on the loopback one.

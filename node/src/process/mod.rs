@@ -3,6 +3,7 @@
 //! `main.rs` is the program `tallyd`, which calls what is here.
 
 pub mod dev;
+mod environment;
 pub mod health;
 pub mod serve;
 pub mod telemetry;

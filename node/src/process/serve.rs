@@ -9,7 +9,7 @@ use std::{
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{EXIT_FATAL, EXIT_REFUSED, telemetry};
+use super::{EXIT_FATAL, EXIT_REFUSED, environment, telemetry};
 use crate::{
     config::{Config, InitialCluster, LogFormat},
     env::{Env, descriptors},
@@ -118,6 +118,7 @@ arguments! {
 impl Arguments {
     /// The configuration that counts.
     fn config(&self) -> Result<Config, String> {
+        environment_is_ours()?;
         let mut config = match &self.config {
             None => Config::default(),
             Some(path) => {
@@ -130,6 +131,13 @@ impl Arguments {
         config.validate().map_err(|error| error.to_string())?;
         Ok(config)
     }
+}
+
+/// Refuses variables that are named like ours and mean nothing.
+pub(super) fn environment_is_ours() -> Result<(), String> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let flags = Arguments::augment_args(clap::Command::new("serve"));
+    environment::problem(names, &flags).map_or(Ok(()), Err)
 }
 
 /// How a process ends whose work was to print. A reader that has gone away wants no more.

@@ -61,7 +61,14 @@ const ONLY_IN: [(&str, &[&str]); 9] = [
     ("hyper::", &["node/src/port/"]),
     (
         "tally_proto::v1",
-        &["node/src/api/", "node/src/status.rs", "node/src/peer/ask.rs", "node/src/process/dev.rs"],
+        &[
+            "node/src/api/",
+            "node/src/status.rs",
+            "node/src/peer/ask.rs",
+            // Clients of a node, as small as can be.
+            "node/src/process/dev.rs",
+            "node/src/process/health.rs",
+        ],
     ),
     ("ReadPermit {", &["node/src/consensus/read.rs"]),
     ("machine::apply(", &["node/src/consensus/apply.rs", "node/src/consensus/propose/bugs.rs"]),

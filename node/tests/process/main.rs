@@ -13,3 +13,4 @@ mod failover;
 mod logs;
 mod refusal;
 mod shutdown;
+mod waiting;

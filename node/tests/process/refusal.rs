@@ -141,3 +141,17 @@ async fn an_output_that_takes_nothing_is_told_of() {
         assert!(said(&output).contains("No space left"), "{arguments:?}: {}", said(&output));
     }
 }
+
+#[tokio::test]
+async fn a_misspelt_variable_is_refused_with_what_was_meant() {
+    for arguments in [&["serve", "--node-id", "1"][..], &["dev"]] {
+        let mut command = tokio::process::Command::from(Command::new(TALLYD));
+        command.args(arguments).env("TALLY_FLUSH_INTERVAL", "5").kill_on_drop(true);
+        let running = tokio::time::timeout(crate::support::PATIENCE, command.output());
+        let output = running.await.expect("it ends by itself").expect("it can be started");
+        let said = said(&output);
+        assert!(said.contains("TALLY_FLUSH_INTERVAL means nothing"), "{said}");
+        assert!(said.contains("TALLY_FLUSH_INTERVAL_MS?"), "{said}");
+        assert_ne!(output.status.code(), Some(0));
+    }
+}
