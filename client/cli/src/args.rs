@@ -2,8 +2,14 @@
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
-use clap::Args;
+use clap::{Args, ValueEnum as _};
 use tally_client::ReadLevel;
+
+use crate::json::Integers;
+
+/// Items on a page, at most: what a node gives.
+pub(crate) const PAGE_SIZE_MAX: u16 = 1000;
+const PAGE_SIZE_DEFAULT: u16 = 100;
 
 /// Where a cluster that was started by hand usually is.
 pub(crate) const DEFAULT_ENDPOINTS: &str = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403";
@@ -16,9 +22,12 @@ pub(crate) struct Common {
     // Not clap's `env`: what comes from there it shows in usage lines, as if it were required.
     #[arg(long, global = true, value_delimiter = ',')]
     pub(crate) endpoints: Vec<String>,
-    /// Print one JSON object, also for an error. 64-bit integers are numbers.
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
+    /// Print one JSON object, also for an error; --all and --watch print a line of JSON for each page or look.
+    /// Integers are numbers. With --json=strings they are texts, for readers that round those above 2^53.
+    // With an equals sign only, so that what follows is never taken for it.
+    #[arg(long, global = true, value_enum, value_name = "INTEGERS", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "numbers")]
+    pub(crate) json: Option<Integers>,
     /// Say on standard error what each read is worth: its promise, the node, its greatest age. On a terminal
     /// it is said of reads that are not linearizable in any case.
     #[arg(long, short, global = true)]
@@ -32,17 +41,26 @@ impl Common {
     /// Takes what was not given from the environment.
     pub(crate) fn look_around(&mut self) {
         if self.endpoints.is_empty() {
-            let listed = std::env::var("TALLY_ENDPOINTS");
-            let listed = listed.as_deref().unwrap_or(DEFAULT_ENDPOINTS);
-            self.endpoints = listed.split(',').map(str::to_owned).collect();
+            self.endpoints = default_endpoints().split(',').map(str::to_owned).collect();
         }
     }
 }
 
-/// Whether this process, whose arguments are wrong, was asked for JSON.
-pub(crate) fn asks_for_json() -> bool {
+/// The endpoints of a command line that names none.
+pub(crate) fn default_endpoints() -> String {
+    std::env::var("TALLY_ENDPOINTS").unwrap_or_else(|_| DEFAULT_ENDPOINTS.to_owned())
+}
+
+/// Whether this process, whose arguments are wrong, was asked for JSON, and which.
+pub(crate) fn asks_for_json() -> Option<Integers> {
     let arguments = std::env::args_os().skip(1);
-    arguments.take_while(|argument| argument != "--").any(|argument| argument == "--json")
+    let mut arguments = arguments.take_while(|argument| argument != "--");
+    arguments.find_map(|argument| match argument.to_str()?.strip_prefix("--json")? {
+        "" => Some(Integers::Numbers),
+        given => {
+            given.strip_prefix('=').map(|form| Integers::from_str(form, false).unwrap_or_default())
+        }
+    })
 }
 
 #[derive(Debug, Args)]
@@ -65,15 +83,34 @@ pub(crate) struct Read {
 
 #[derive(Debug, Args)]
 pub(crate) struct Pages {
-    /// At most this many on a page (1000 at most).
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    pub(crate) limit: u16,
+    /// At most this many on a page (1000 at most). Default: 100, and 1000 with --all.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=i64::from(PAGE_SIZE_MAX)))]
+    pub(crate) limit: Option<u16>,
     /// Go on from here: the token that the page before ended with.
     #[arg(long, value_name = "TOKEN")]
     pub(crate) page_token: Option<String>,
-    /// Follow the pages to the end. Each page is a read of its own.
+    /// Follow the pages to the end. Each page is a read of its own: whether all of them are one point of the
+    /// history is said at the end.
     #[arg(long)]
     pub(crate) all: bool,
+    /// Print the pages of --all only if they are one point of the history: what is written meanwhile has them
+    /// read again, a few times, and then it ends with status 11. Holds all of them in memory.
+    #[arg(long, requires = "all")]
+    pub(crate) one_point: bool,
+}
+
+impl Pages {
+    pub(crate) fn size(&self) -> u16 {
+        self.limit.unwrap_or(if self.all { PAGE_SIZE_MAX } else { PAGE_SIZE_DEFAULT })
+    }
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Keep {
+    /// Leave what it made in the cluster. Without this it removes it when it ends, also when Ctrl-C cuts it
+    /// short; where there was something of the same names before, all of it stays.
+    #[arg(long)]
+    pub(crate) keep: bool,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -1,11 +1,13 @@
 //! `tally counter`.
 
 use clap::{Args, Subcommand};
-use tally_client::{Client, CounterChange, CounterValue, counter::Expect};
+use tally_client::{Client, CounterChange, CounterValue, Page, counter::Expect};
 
 use crate::{
     args::{self, Pages, Read, Write},
-    output::{Exit, Failure, Output, note, word},
+    output::{Exit, Failure, Output, word},
+    pages,
+    prefix::{self, Kind, Many},
     worth,
 };
 
@@ -59,9 +61,12 @@ pub(crate) enum Counter {
         #[command(flatten)]
         write: Write,
     },
-    /// Removes a counter with its bounds.
+    /// Removes a counter with its bounds, or all whose name starts with a prefix.
     Delete {
-        name: String,
+        #[arg(required_unless_present = "prefix", conflicts_with = "prefix")]
+        name: Option<String>,
+        #[command(flatten)]
+        many: Many,
         #[command(flatten)]
         write: Write,
     },
@@ -154,7 +159,11 @@ pub(crate) async fn run(
             let call = client.counter(name).compare_and_set(expect, *value);
             output.written(&with!(call, write).await?, changed)?;
         }
-        Counter::Delete { name, write } => {
+        Counter::Delete { name, many, write } => {
+            let Some(name) = name else {
+                return prefix::run(client, Kind::Counter, many, output).await;
+            };
+            many.is_for_one()?;
             let change = with!(client.counter(name).delete(), write).await?;
             output.written(&change, |change| {
                 if change.existed {
@@ -232,26 +241,14 @@ async fn list(
     read: &args::Read,
     output: Output,
 ) -> Result<(), Failure> {
-    let mut token = pages.page_token.clone();
-    loop {
-        let mut list = client.counters().list().prefix(prefix).page_size(pages.limit);
+    let fetch = async |token: Option<String>, _| {
+        let mut list = client.counters().list().prefix(prefix).page_size(pages.size());
         if let Some(token) = token {
             list = list.page_token(token);
         }
-        let page = list.level(read.read.clone()).await?;
-        output.result(&page, |page| page.items.iter().map(row).collect::<Vec<_>>().join("\n"))?;
-        worth::tell(&page.header, output);
-        token = page.next_page_token;
-        if !more(&token, pages, output) {
-            return Ok(());
-        }
-    }
-}
-
-/// Whether to read the next page; says how, if that is left to the user.
-pub(crate) fn more(token: &Option<String>, pages: &args::Pages, output: Output) -> bool {
-    if let (Some(token), false, false) = (token, pages.all, output.json) {
-        note(&format!("-- more: --page-token {}, or --all", word(token)));
-    }
-    token.is_some() && pages.all
+        list.level(read.read.clone()).await
+    };
+    let text =
+        |page: &Page<CounterValue>, _| page.items.iter().map(row).collect::<Vec<_>>().join("\n");
+    pages::show(pages, output, fetch, text).await
 }

@@ -1,7 +1,8 @@
 //! `tally demo`: clients count, leaders are killed, and then the books are audited.
 
+mod kills;
+
 use std::{
-    net::{IpAddr, ToSocketAddrs as _, UdpSocket},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -11,24 +12,29 @@ use std::{
 
 use clap::Args;
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
-use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tally_client::{
-    Client, NodeInfo, Outcome, Status,
+    Client, Outcome,
     history::{Part, Request},
 };
 use tokio::{
+    sync::watch,
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
 
+use self::kills::{Kill, kill_leaders, killable, leader};
 use crate::{
-    args::{Common, DEFAULT_ENDPOINTS, History},
+    args::{Common, DEFAULT_ENDPOINTS, History, Keep},
     audit::{Account, Verdict, audit},
     book::{Book, OBSERVER},
+    cleanup::{Trace, Traces, tell_left},
+    interrupts::Interrupts,
     load::{Failed, Recorder, grouped, micros},
     output::{Exit, Failure, Output, note, progress, progress_done},
-    procs::{self, OwnCluster},
+    prefix::Kind,
+    procs::OwnCluster,
+    waiting::Waiting,
 };
 
 #[derive(Debug, Args)]
@@ -43,6 +49,8 @@ pub(crate) struct Demo {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) seconds: u64,
     #[command(flatten)]
+    pub(crate) keep: Keep,
+    #[command(flatten)]
     pub(crate) history: History,
 }
 
@@ -50,25 +58,14 @@ pub(crate) struct Demo {
 const SPREAD: usize = 15;
 /// So long that an outage ends before it: an add whose outcome stays unknown blurs the audit.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// Who cut it short does not wait longer for adds that have no answer: those count as unknown.
+const ADDS_WITHIN: Duration = Duration::from_secs(5);
 /// A cluster that answers within this time is the one to use.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 /// A new cluster has elected its first leader within this time.
 const STARTS_WITHIN: Duration = Duration::from_secs(45);
-/// A killed node is back within this time, or nobody restarts it.
-const BACK_WITHIN: Duration = Duration::from_secs(60);
 /// A supervisor takes a node that dies sooner than this after its start for broken.
 const RUNS_FOR: Duration = Duration::from_secs(3);
-
-#[derive(Debug, Clone, Serialize)]
-struct Kill {
-    round: u32,
-    node_id: u64,
-    pid: u32,
-    /// From the signal to the first acknowledged add that was sent after it.
-    first_success_ms: u64,
-    /// From the signal until the node answered again.
-    back_ms: u64,
-}
 
 /// What clients and the one who kills share.
 struct Shared {
@@ -78,6 +75,8 @@ struct Shared {
     book: Book,
     began: Instant,
     stop: AtomicBool,
+    /// Nobody waits any more for adds that have no answer.
+    give_up: watch::Sender<bool>,
     successes: Mutex<Successes>,
 }
 
@@ -110,39 +109,74 @@ impl Shared {
 }
 
 pub(crate) async fn run(common: &Common, demo: &Demo, output: Output) -> Result<Exit, Failure> {
-    let (watcher, own) = reach(common).await?;
-    let result = tokio::select! {
-        result = demonstrate(common, demo, &watcher) => result,
-        _ = tokio::signal::ctrl_c() => Err(Failure::unable("interrupted".to_owned())),
-    };
+    let interrupts = Interrupts::listen();
+    let (watcher, own) = reach(common, &interrupts).await?;
+    let mut made = Made::default();
+    let result = demonstrate(common, demo, &watcher, &interrupts, &mut made).await;
+    let Made { traces, client } = made;
+    if let Some(client) = client {
+        interrupts.ending(timeout(ADDS_WITHIN, client.close())).await;
+    }
     progress_done();
+    let passed = result.as_ref().map_or(true, |(_, verdict)| verdict.passed());
+    let printed = match &result {
+        Ok((report, verdict)) => output.result(report, |report| show(report, verdict)),
+        Err(_) => Ok(()),
+    };
     if let Some(own) = own {
-        let keep = result.as_ref().map_or(true, |(_, verdict)| !verdict.passed());
+        let keep = !passed || (result.is_err() && !interrupts.is_cut_short());
         if let Some(directory) = own.stop(keep).await {
             note(&format!("the nodes' data and logs are kept in {}", directory.display()));
         }
+    } else if !passed {
+        tell_left("the audit failed, so its counters stay to be looked at", &traces, common);
+    } else if !demo.keep.keep {
+        let client = crate::client(common, &Waiting::default())?;
+        Traces::own(traces).remove(common, &client, &interrupts).await;
     }
-    let (report, verdict) = result?;
-    let printed = output.result(&report, |report| show(report, &verdict));
-    if verdict.passed() {
-        printed?;
+    let (_, verdict) = result?;
+    if !verdict.passed() {
+        return Ok(Exit::AuditFailed);
     }
-    Ok(if verdict.passed() { Exit::Done } else { Exit::AuditFailed })
+    printed?;
+    Ok(if interrupts.is_cut_short() { Exit::CutShort } else { Exit::Done })
+}
+
+/// What is to be ended, and removed.
+#[derive(Default)]
+struct Made {
+    traces: Vec<Trace>,
+    client: Option<Client>,
+}
+
+fn cut_short() -> Failure {
+    Failure::cut_short("cut short before anything was counted".to_owned())
 }
 
 /// A client of the cluster that is there, or of one that is started.
-async fn reach(common: &Common) -> Result<(Client, Option<OwnCluster>), Failure> {
+async fn reach(
+    common: &Common,
+    interrupts: &Interrupts,
+) -> Result<(Client, Option<OwnCluster>), Failure> {
     let builder = Client::builder(common.endpoints.clone()).deadline(ANSWERS_WITHIN).one_shot();
-    let client = builder.build()?;
-    let unreachable = match client.status().await {
+    let watcher = builder.build()?;
+    let is_default = common.endpoints.join(",") == DEFAULT_ENDPOINTS;
+    let waiting = Waiting::default();
+    let (asked, patience) = if is_default {
+        (watcher.clone(), ANSWERS_WITHIN)
+    } else {
+        (crate::client(common, &waiting)?, common.deadline.0)
+    };
+    let status = waiting.tell(patience, asked.status().into_future());
+    let unreachable = match interrupts.work(status).await.ok_or_else(cut_short)? {
         Ok(status) => {
             note(&format!("using the cluster at {}", common.endpoints.join(",")));
             leader(&status)?;
-            return Ok((client, None));
+            return Ok((watcher, None));
         }
         Err(error) => error,
     };
-    if common.endpoints.join(",") != DEFAULT_ENDPOINTS {
+    if !is_default {
         return Err(unreachable.into());
     }
     let mut own = OwnCluster::start().map_err(|error| Failure::unable(error.to_string()))?;
@@ -150,13 +184,17 @@ async fn reach(common: &Common) -> Result<(Client, Option<OwnCluster>), Failure>
     let began = Instant::now();
     loop {
         sleep(Duration::from_millis(200)).await;
-        if let Ok(status) = client.status().await
+        if interrupts.is_cut_short() {
+            own.stop(false).await;
+            return Err(cut_short());
+        }
+        if let Ok(status) = watcher.status().await
             && status.nodes.iter().all(|node| node.reachable)
             && leader(&status).is_ok()
         {
             // A supervisor takes a node that dies at once for broken.
-            sleep(RUNS_FOR).await;
-            return Ok((client, Some(own)));
+            interrupts.work(sleep(RUNS_FOR)).await;
+            return Ok((watcher, Some(own)));
         }
         if began.elapsed() > STARTS_WITHIN || own.has_ended() {
             let log = own.log();
@@ -167,46 +205,36 @@ async fn reach(common: &Common) -> Result<(Client, Option<OwnCluster>), Failure>
     }
 }
 
-fn leader(status: &Status) -> Result<&NodeInfo, Failure> {
-    let leaders = status.nodes.iter().filter(|node| node.reachable && node.role == "leader");
-    leaders
-        .max_by_key(|node| node.term)
-        .ok_or_else(|| Failure::unable("the cluster has no leader".to_owned()))
-}
-
-/// Refuses to kill what may be a stranger: the process must be a node, and the node's address one of
-/// this machine's.
-fn killable(node: &NodeInfo) -> Result<(), Failure> {
-    let addresses = node.address.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
-    let is_here = |ip: IpAddr| UdpSocket::bind((ip, 0)).is_ok();
-    let local = addresses.is_ok_and(|all| all.iter().any(|address| is_here(address.ip())));
-    if local && procs::is_node(node.pid) {
-        return Ok(());
-    }
-    Err(Failure::unable(format!(
-        "node {} at {} says that it is process {}, which is no tallyd on this machine: not killed",
-        node.id, node.address, node.pid
-    )))
-}
-
 async fn demonstrate(
     common: &Common,
     demo: &Demo,
     watcher: &Client,
+    interrupts: &Interrupts,
+    made: &mut Made,
 ) -> Result<(Map<String, Value>, Verdict), Failure> {
-    let status = watcher.status().await?;
-    status.nodes.iter().filter(|node| node.reachable).try_for_each(killable)?;
-    let client = Client::builder(common.endpoints.clone()).deadline(DEADLINE).connect().await?;
-    let book = Book::open(demo.history.history.as_deref())?;
-    let run = std::process::id();
-    let began = Instant::now();
+    let (began, run) = (Instant::now(), std::process::id());
+    let prepared = async {
+        let status = watcher.status().await?;
+        status.nodes.iter().filter(|node| node.reachable).try_for_each(killable)?;
+        let builder = Client::builder(common.endpoints.clone()).deadline(DEADLINE);
+        let client = builder.connect().await?;
+        let book = Book::open(demo.history.history.as_deref())?;
+        let prefix = format!("demo/{run}-{}/", status.header.revision);
+        let counters = counters(&client, &book, &prefix).await?;
+        Ok::<_, Failure>((client, book, prefix, counters))
+    };
+    let (client, book, prefix, counters) =
+        interrupts.work(prepared).await.ok_or_else(cut_short)??;
+    made.traces.push(Trace::Prefix(Kind::Counter, prefix));
+    made.client = Some(client.clone());
     let shared = Arc::new(Shared {
-        counters: counters(&client, &book, run, status.header.revision).await?,
+        counters,
         client,
         recorder: Recorder::new(),
         book,
         began,
         stop: AtomicBool::new(false),
+        give_up: watch::Sender::new(false),
         successes: Mutex::new(Successes {
             last: began,
             longest_gap: Duration::ZERO,
@@ -218,30 +246,26 @@ async fn demonstrate(
         .map(|index| tokio::spawn(count(shared.clone(), index)))
         .collect();
     let reporter = tokio::spawn(report(shared.clone(), demo.clients));
-    let kills = kill_leaders(demo, watcher, &shared).await;
+    let mut kills = Vec::new();
+    let killed = interrupts.work(kill_leaders(demo, watcher, &shared, &mut kills)).await;
     shared.stop.store(true, Ordering::Relaxed);
     reporter.abort();
-    let books = collect(&shared, clients).await?;
-    let kills = kills?;
-    let mut accounts = read_back(&shared, books).await?;
-    shared.client.close().await;
+    let books = collect(&shared, clients, interrupts).await?;
+    killed.unwrap_or(Ok(()))?;
+    let mut accounts = read_back(&shared, books, interrupts).await?;
     if let Some(path) = shared.book.close()? {
         note(&format!("judge the history with: tally-sim check {}", path.display()));
     }
     let verdict = audit(&mut accounts);
-    Ok((describe(&shared, demo, &kills, &accounts, &verdict), verdict))
+    let cut_short = interrupts.is_cut_short();
+    Ok((describe(&shared, demo, &kills, &accounts, &verdict, cut_short), verdict))
 }
 
 /// Counters that are new, so that they start at 0.
-async fn counters(
-    client: &Client,
-    book: &Book,
-    run: u32,
-    revision: u64,
-) -> Result<Vec<String>, Failure> {
+async fn counters(client: &Client, book: &Book, prefix: &str) -> Result<Vec<String>, Failure> {
     let name = |item: usize| match item {
-        0 => format!("demo/{run}-{revision}/hot"),
-        item => format!("demo/{run}-{revision}/{item}"),
+        0 => format!("{prefix}hot"),
+        item => format!("{prefix}{item}"),
     };
     let names: Vec<_> = (0..=SPREAD).map(name).collect();
     let look = client.counters().batch_get(names.clone());
@@ -256,13 +280,21 @@ async fn counters(
 async fn count(shared: Arc<Shared>, index: usize) -> Vec<Account> {
     let mut random = SmallRng::seed_from_u64(index as u64);
     let mut books = vec![Account::default(); shared.counters.len()];
+    let mut give_up = shared.give_up.subscribe();
     while !shared.stop.load(Ordering::Relaxed) {
         let item = if random.random() { 0 } else { random.random_range(1..=SPREAD) };
         let sent = Instant::now();
         let counter = &shared.counters[item];
         let request = || Request::from(Part::incr(counter, 1));
         let add = shared.client.counter(counter).add(1);
-        match shared.book.call(index as u64 + 1, request, add).await {
+        let result = tokio::select! {
+            result = shared.book.call(index as u64 + 1, request, add) => result,
+            _ = give_up.wait_for(|give_up| *give_up) => {
+                books[item].unknown += 1;
+                break;
+            }
+        };
+        match result {
             Ok(change) => {
                 shared.succeeded(sent);
                 shared.recorder.done(index, sent.elapsed());
@@ -300,78 +332,25 @@ async fn report(shared: Arc<Shared>, clients: u32) {
     }
 }
 
-async fn kill_leaders(
-    demo: &Demo,
-    watcher: &Client,
-    shared: &Shared,
-) -> Result<Vec<Kill>, Failure> {
-    let mut kills = Vec::new();
-    for round in 1..=demo.rounds {
-        sleep(Duration::from_secs(demo.seconds)).await;
-        let status = wait_for(watcher, BACK_WITHIN, |status| leader(status).is_ok()).await?;
-        let victim = leader(&status)?.clone();
-        killable(&victim)?;
-        let killed = Instant::now();
-        {
-            let mut successes = shared.successes();
-            successes.waiting_since = Some(killed);
-            successes.first_after = None;
-        }
-        procs::kill(victim.pid).map_err(|error| Failure::unable(error.to_string()))?;
-        note(&format!(
-            "round {round} of {}: SIGKILL to node {}, leader of term {} (process {})",
-            demo.rounds, victim.id, victim.term, victim.pid
-        ));
-        let is_back = |status: &Status| {
-            let other = |node: &&NodeInfo| node.id == victim.id && node.pid != victim.pid;
-            status.nodes.iter().find(other).is_some_and(|node| node.reachable)
-        };
-        wait_for(watcher, BACK_WITHIN, is_back).await?;
-        let back_ms = killed.elapsed().as_millis() as u64;
-        let first_success_ms = loop {
-            let successes = shared.successes().first_after;
-            if let Some(first) = successes {
-                break (first - killed).as_millis() as u64;
-            }
-            sleep(Duration::from_millis(20)).await;
-        };
-        note(&format!(
-            "round {round} of {}: writes again after {first_success_ms} ms; node {} back after \
-             {back_ms} ms",
-            demo.rounds, victim.id
-        ));
-        kills.push(Kill { round, node_id: victim.id, pid: victim.pid, first_success_ms, back_ms });
-        sleep(RUNS_FOR).await;
-    }
-    Ok(kills)
-}
-
-/// Asks for the status until it is as wanted.
-async fn wait_for(
-    watcher: &Client,
-    patience: Duration,
-    wanted: impl Fn(&Status) -> bool,
-) -> Result<Status, Failure> {
-    let began = Instant::now();
-    loop {
-        if let Ok(status) = watcher.status().await
-            && wanted(&status)
-        {
-            return Ok(status);
-        }
-        if began.elapsed() > patience {
-            return Err(Failure::unable(format!(
-                "the cluster did not become whole again within {} s: does somebody start a killed \
-                 node again?",
-                patience.as_secs()
-            )));
-        }
-        sleep(Duration::from_millis(100)).await;
-    }
-}
-
 /// The books of all clients, counter by counter.
 async fn collect(
+    shared: &Shared,
+    clients: Vec<JoinHandle<Vec<Account>>>,
+    interrupts: &Interrupts,
+) -> Result<Vec<Account>, Failure> {
+    let give_up = async {
+        interrupts.first().await;
+        interrupts.ending(sleep(ADDS_WITHIN)).await;
+        shared.give_up.send_replace(true);
+        std::future::pending().await
+    };
+    tokio::select! {
+        books = collect_all(shared, clients) => books,
+        never = give_up => never,
+    }
+}
+
+async fn collect_all(
     shared: &Shared,
     clients: Vec<JoinHandle<Vec<Account>>>,
 ) -> Result<Vec<Account>, Failure> {
@@ -392,10 +371,16 @@ async fn collect(
 }
 
 /// What the counters hold, by one linearizable read.
-async fn read_back(shared: &Shared, mut books: Vec<Account>) -> Result<Vec<Account>, Failure> {
+async fn read_back(
+    shared: &Shared,
+    mut books: Vec<Account>,
+    interrupts: &Interrupts,
+) -> Result<Vec<Account>, Failure> {
     let names = || shared.counters.clone();
     let look = shared.client.counters().batch_get(names());
-    let batch = shared.book.call(OBSERVER, || Request::batch_get(names()), look).await?;
+    let look = shared.book.call(OBSERVER, || Request::batch_get(names()), look);
+    let unread = || Failure::cut_short("cut short, and the counters were not read".to_owned());
+    let batch = interrupts.ending(look).await.ok_or_else(unread)??;
     for counter in batch.items {
         if let Some(book) = books.iter_mut().find(|book| book.counter == counter.name) {
             book.applied = counter.value;
@@ -410,10 +395,12 @@ fn describe(
     kills: &[Kill],
     accounts: &[Account],
     verdict: &Verdict,
+    cut_short: bool,
 ) -> Map<String, Value> {
     let mut report = Map::new();
     let mut put = |name: &str, value: Value| report.insert(name.to_owned(), value);
     put("passed", json!(verdict.passed()));
+    put("cut_short", json!(cut_short));
     put("clients", json!(demo.clients));
     put("rounds", json!(demo.rounds));
     put("seconds", json!(shared.began.elapsed().as_secs()));
@@ -431,11 +418,16 @@ fn describe(
 
 fn show(report: &Map<String, Value>, verdict: &Verdict) -> String {
     let number = |name: &str| report.get(name).and_then(Value::as_u64).unwrap_or_default();
-    let mut text = format!(
+    let killed = report.get("kills").and_then(Value::as_array).map_or(0, Vec::len);
+    let mut text = String::new();
+    if report.get("cut_short") == Some(&Value::Bool(true)) {
+        text += &format!("\ncut short in round {} of {}", killed + 1, number("rounds"));
+    }
+    text += &format!(
         "\nleaders killed   {}\nacknowledged     {}\napplied          {}\nlost             \
          {}\ncounted twice    {}\nunknown          {}\nlongest pause    {} ms between two \
          successful writes\nlatency          p50 {}  p99 {}  p99.9 {}  max {}\n",
-        number("rounds"),
+        killed,
         grouped(verdict.acknowledged),
         grouped(u64::try_from(verdict.applied).unwrap_or_default()),
         verdict.lost,

@@ -8,12 +8,17 @@ mod args;
 mod audit;
 mod bench;
 mod book;
+mod cleanup;
 mod counter;
 mod demo;
 mod fill;
+mod interrupts;
+mod json;
 mod kv;
 mod load;
 mod output;
+mod pages;
+mod prefix;
 mod procs;
 mod session;
 mod status;
@@ -58,7 +63,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
   7  status --check only: the cluster is degraded
   8  status --check only: no leader or no quorum, so writes are not answered
   9  what was to be read, or some of it, does not exist
- 10  a node found the request wrong, e.g. a name that is too long")]
+ 10  a node found the request wrong, e.g. a name that is too long
+ 11  --one-point only: something was written while it was read, each time; nothing was printed
+130  cut short by Ctrl-C or SIGTERM")]
 struct Arguments {
     #[command(flatten)]
     common: Common,
@@ -124,10 +131,9 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = match Arguments::understand(std::env::args_os()) {
         Ok(arguments) => arguments,
-        Err(error) => return Output { json: args::asks_for_json(), verbose: false }.usage(&error),
+        Err(error) => return Output::new(args::asks_for_json(), false).usage(&error),
     };
-    let Common { json, verbose, .. } = arguments.common;
-    let output = Output { json, verbose };
+    let output = Output::new(arguments.common.json, arguments.common.verbose);
     let many_tasks = matches!(
         arguments.command,
         Command::Bench(_) | Command::BenchEchoServer { .. } | Command::Demo(_) | Command::Fill(_)
@@ -151,10 +157,13 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return output.failure(&Failure::usage(format!("no runtime: {error}"))),
     };
-    match runtime.block_on(run(arguments, output)) {
+    let status = match runtime.block_on(run(arguments, output)) {
         Ok(exit) => exit.into(),
         Err(failure) => output.failure(&failure),
-    }
+    };
+    // Who cut it short does not wait for what is still under way.
+    runtime.shutdown_background();
+    status
 }
 
 async fn run(arguments: Arguments, output: Output) -> Result<Exit, Failure> {
@@ -169,11 +178,11 @@ async fn run(arguments: Arguments, output: Output) -> Result<Exit, Failure> {
                 .map(|()| Exit::Done)
                 .map_err(|error| Failure::not_printed(&error, "the output could not be written"))
         }
-        Command::Bench(bench) => bench::run(common, bench, output).await.map(|()| Exit::Done),
+        Command::Bench(bench) => bench::run(common, bench, output).await,
         Command::BenchEchoServer { value_size } => {
             bench::serve_echo(*value_size).await.map(|()| Exit::Done)
         }
-        Command::Fill(fill) => fill::run(common, fill, output).await.map(|()| Exit::Done),
+        Command::Fill(fill) => fill::run(common, fill, output).await,
         Command::Demo(demo) => demo::run(common, demo, output).await,
         Command::Counter { .. }
         | Command::Kv { .. }
@@ -202,7 +211,7 @@ async fn ask(client: &Client, command: &Command, output: Output) -> Result<Exit,
 
 /// The client of a command that makes one call: it opens no session, and whoever started it by hand
 /// does not wait long for nodes that nobody has started.
-fn client(common: &Common, waiting: &Waiting) -> Result<Client, Failure> {
+pub(crate) fn client(common: &Common, waiting: &Waiting) -> Result<Client, Failure> {
     let waiting = waiting.clone();
     let builder = Client::builder(common.endpoints.clone())
         .deadline(common.deadline.0)

@@ -1,7 +1,8 @@
 //! What is printed, and with which status the process exits.
 
+mod words;
+
 use std::{
-    borrow::Cow,
     io::{self, Write as _},
     process::ExitCode,
     sync::atomic::{AtomicBool, Ordering},
@@ -10,6 +11,9 @@ use std::{
 use serde::Serialize;
 use serde_json::{Value, json};
 use tally_client::{Code, Error, Outcome};
+
+pub(crate) use self::words::{escaped, table, word};
+use crate::json::{self, Integers};
 
 /// How the process exits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +35,10 @@ pub(crate) enum Exit {
     NotFound = 9,
     /// A node found the request itself wrong.
     WrongRequest = 10,
+    /// `--one-point`: something was written while it was read, each time.
+    NotOnePoint = 11,
+    /// Ctrl-C, or SIGTERM, cut it short.
+    CutShort = 130,
 }
 
 impl From<Exit> for ExitCode {
@@ -74,6 +82,26 @@ impl Failure {
         let error = json!({ "code": code, "reason": reason, "message": message });
         let failure = Self::new(Exit::Refused, json!({ "error": error }), message);
         Self { output_failed: is_printed, ..failure }
+    }
+
+    /// Pages were to be one point of the history, and were not.
+    pub(crate) fn not_one_point(message: String) -> Self {
+        let error = json!({ "code": "ABORTED", "reason": "NOT_ONE_POINT", "message": message });
+        Self::new(Exit::NotOnePoint, json!({ "error": error }), message)
+    }
+
+    /// A command that is many writes broke off. It is safe to be repeated, whatever became of the last one.
+    pub(crate) fn broken_off(error: Error, so_far: &str, deleted: u64) -> Self {
+        let (exit, mut value) = (exit(&error), describe(&error));
+        value["deleted"] = json!(deleted);
+        let text = format!("{} ({})\n{so_far}", escaped(error.message()), escaped(error.reason()));
+        Self::new(exit, json!({ "error": value }), text)
+    }
+
+    /// Somebody cut it short, before there was anything to print.
+    pub(crate) fn cut_short(message: String) -> Self {
+        let error = json!({ "code": "CANCELLED", "reason": "CUT_SHORT", "message": message });
+        Self::new(Exit::CutShort, json!({ "error": error }), message)
     }
 
     /// The command could not do its work, and changed nothing.
@@ -212,7 +240,11 @@ fn text(error: &Error) -> String {
         }
         text += &format!("\n  {}: {}", escaped(field), escaped(wrong));
     }
-    if let Some(stored) = error.condition() {
+    // A node's message has it already.
+    if let Some(stored) = error.condition()
+        && !error.message().contains(&format!("at revision {}", stored.modified_revision))
+        && !error.message().contains("does not exist")
+    {
         text += &match stored.counter_value {
             Some(value) => {
                 format!("\n  stored: {value}, revision {}", stored.modified_revision)
@@ -257,19 +289,24 @@ fn text(error: &Error) -> String {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
     pub(crate) json: bool,
+    /// How JSON has its integers.
+    pub(crate) integers: Integers,
     /// What answers are worth is said beside them.
     pub(crate) verbose: bool,
 }
 
 impl Output {
+    pub(crate) fn new(json: Option<Integers>, verbose: bool) -> Self {
+        Self { json: json.is_some(), integers: json.unwrap_or_default(), verbose }
+    }
+
     /// Prints what was read, or measured, in one of its two forms.
     pub(crate) fn result<T: Serialize>(
         self,
         value: &T,
         text: impl FnOnce(&T) -> String,
     ) -> Result<(), Failure> {
-        let printed = self.print(&self.form(value, text));
-        printed.map_err(|error| Failure::not_printed(&error, "the output could not be written"))
+        print_form(&self.form(value, text))
     }
 
     /// Prints what came of a write. If it can't be, it is said on standard error: the write was done.
@@ -279,7 +316,7 @@ impl Output {
         text: impl FnOnce(&T) -> String,
     ) -> Result<(), Failure> {
         let form = self.form(value, text);
-        self.print(&form).map_err(|error| {
+        print_line(&form).map_err(|error| {
             let done = format!(
                 "the write WAS APPLIED, and this could not be written to the output:\n  {}\nDo not \
                  send it again to see it, but under the same --idempotency-key. Why it could not",
@@ -289,24 +326,21 @@ impl Output {
         })
     }
 
-    fn form<T: Serialize>(self, value: &T, text: impl FnOnce(&T) -> String) -> String {
+    /// One of its two forms.
+    pub(crate) fn form<T: Serialize>(self, value: &T, text: impl FnOnce(&T) -> String) -> String {
         if self.json {
-            serde_json::to_string(value)
+            json::text(value, self.integers)
                 .unwrap_or_else(|error| format!("{{\"error\":{{\"message\":\"{error}\"}}}}"))
         } else {
             text(value)
         }
     }
 
-    fn print(self, form: &str) -> io::Result<()> {
-        if form.is_empty() { Ok(()) } else { print(format!("{form}\n").as_bytes()) }
-    }
-
     /// Prints an error: JSON goes where results go, and to standard error if it can't.
     pub(crate) fn failure(self, failure: &Failure) -> ExitCode {
         let printed = self.json
             && !failure.output_failed
-            && print(format!("{}\n", failure.value).as_bytes()).is_ok();
+            && print_line(&self.form(&failure.value, Value::to_string)).is_ok();
         if !printed && !failure.text.is_empty() {
             let _ = writeln!(io::stderr(), "tally: {}", failure.text);
         }
@@ -347,55 +381,21 @@ pub(crate) fn print(bytes: &[u8]) -> io::Result<()> {
     stdout.flush()
 }
 
+/// A line, unless there is nothing to say.
+fn print_line(form: &str) -> io::Result<()> {
+    if form.is_empty() { Ok(()) } else { print(format!("{form}\n").as_bytes()) }
+}
+
+/// Prints what [`Output::form`] made of a result.
+pub(crate) fn print_form(form: &str) -> Result<(), Failure> {
+    let printed = print_line(form);
+    printed.map_err(|error| Failure::not_printed(&error, "the output could not be written"))
+}
+
 /// Prints a line of its own.
 pub(crate) fn line(text: &str) -> Result<(), Failure> {
     print(format!("{text}\n").as_bytes())
         .map_err(|error| Failure::not_printed(&error, "the output could not be written"))
-}
-
-/// It prints as itself, and moves nothing: no control character, and none of those that hide text or
-/// turn its direction.
-fn is_plain(letter: char) -> bool {
-    let moves = matches!(letter,
-        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
-    !letter.is_control() && !moves
-}
-
-/// A text of somebody else's, on one line and without an effect on the terminal.
-pub(crate) fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for letter in text.chars() {
-        if is_plain(letter) {
-            escaped.push(letter)
-        } else {
-            escaped.extend(letter.escape_default())
-        }
-    }
-    escaped
-}
-
-/// A name, or a value, as a word of a line: as it is if nobody can take it for something else, in
-/// quotes and escaped otherwise. Two spaces are what columns are separated by.
-pub(crate) fn word(text: &str) -> Cow<'_, str> {
-    let is_clear = text.chars().all(is_plain)
-        && !text.is_empty()
-        && !text.contains("  ")
-        && !text.starts_with(['"', ' '])
-        && !text.ends_with(' ');
-    if is_clear {
-        return Cow::Borrowed(text);
-    }
-    let mut quoted = String::from('"');
-    for letter in text.chars() {
-        match letter {
-            '"' | '\\' => quoted.extend(['\\', letter]),
-            _ if is_plain(letter) => quoted.push(letter),
-            _ => quoted.extend(letter.escape_default()),
-        }
-    }
-    quoted.push('"');
-    Cow::Owned(quoted)
 }
 
 /// Prints to standard error, over the line before on a terminal.
@@ -424,22 +424,6 @@ pub(crate) fn note(text: &str) {
     progress_done();
 }
 
-/// Columns, aligned; the first row is the head. What nodes say of themselves is escaped.
-pub(crate) fn table(rows: &[Vec<String>]) -> String {
-    let escape = |row: &Vec<String>| row.iter().map(|cell| escaped(cell)).collect();
-    let rows: Vec<Vec<String>> = rows.iter().map(escape).collect();
-    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
-    let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
-    };
-    let widths: Vec<_> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
-    let lines = rows.iter().map(|row| {
-        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    });
-    lines.collect::<Vec<_>>().join("\n")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -449,29 +433,5 @@ mod tests {
         assert_eq!(code(Code::NotFound), "NOT_FOUND");
         assert_eq!(code(Code::DeadlineExceeded), "DEADLINE_EXCEEDED");
         assert_eq!(code(Code::Ok), "OK");
-    }
-
-    #[test]
-    fn words_can_be_taken_for_nothing_else() {
-        for plain in ["a/x", "page views", "größe", "e\u{301}", "a\\b", "x\"y", "日本"] {
-            assert_eq!(word(plain), plain);
-        }
-        for (name, quoted) in [
-            ("", r#""""#),
-            ("a/x  0\na/gold  1", r#""a/x  0\na/gold  1""#),
-            ("\u{1b}[2J", r#""\u{1b}[2J""#),
-            ("a\u{202e}b", r#""a\u{202e}b""#),
-            ("\"a\\n\"", r#""\"a\\n\"""#),
-            (" a", r#"" a""#),
-        ] {
-            assert_eq!(word(name), quoted);
-        }
-        assert_eq!(escaped("a\r\u{9b}b"), "a\\r\\u{9b}b");
-    }
-
-    #[test]
-    fn tables_are_aligned() {
-        let rows = [vec!["id".into(), "role".into()], vec!["10".into(), "leader".into()]];
-        assert_eq!(table(&rows), "id  role\n10  leader");
     }
 }

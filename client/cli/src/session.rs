@@ -6,12 +6,11 @@ use tally_client::{Client, SessionInfo, SessionPage};
 use tokio::task::JoinSet;
 
 use crate::{
-    args::{Pages, Read},
-    counter::more,
+    args::{PAGE_SIZE_MAX, Pages, Read},
     load::grouped,
     output::{Failure, Output, note, table, word},
+    pages,
     status::bytes,
-    worth,
 };
 
 #[derive(Debug, Subcommand)]
@@ -54,9 +53,6 @@ pub(crate) struct SessionClose {
 /// Closes in flight: each is a write of its own.
 const CLOSES: usize = 64;
 
-/// Sessions on a page that is closed.
-const PAGE: u16 = 1000;
-
 pub(crate) async fn run(client: &Client, command: &Session, output: Output) -> Result<(), Failure> {
     match command {
         Session::List(asked) => list(client, asked, output).await,
@@ -66,10 +62,8 @@ pub(crate) async fn run(client: &Client, command: &Session, output: Output) -> R
 
 async fn list(client: &Client, asked: &SessionList, output: Output) -> Result<(), Failure> {
     let SessionList { owner, owners, pages, read } = asked;
-    let mut token = pages.page_token.clone();
-    let mut is_first = true;
-    loop {
-        let mut list = client.list_sessions().page_size(pages.limit);
+    let fetch = async |token: Option<String>, is_first| {
+        let mut list = client.list_sessions().page_size(pages.size());
         list = list.owner(owner.as_deref().unwrap_or_default());
         if is_first {
             list = list.owners(*owners);
@@ -77,15 +71,9 @@ async fn list(client: &Client, asked: &SessionList, output: Output) -> Result<()
         if let Some(token) = token {
             list = list.page_token(token);
         }
-        let page = list.level(read.read.clone()).await?;
-        output.result(&page, |page| shown(page, is_first))?;
-        worth::tell(&page.header, output);
-        is_first = false;
-        token = page.next_page_token;
-        if !more(&token, pages, output) {
-            return Ok(());
-        }
-    }
+        list.level(read.read.clone()).await
+    };
+    pages::show(pages, output, fetch, shown).await
 }
 
 fn shown(page: &SessionPage, is_first: bool) -> String {
@@ -123,8 +111,9 @@ fn row(session: &SessionInfo) -> Vec<String> {
     ]
 }
 
+/// How many were ended.
 #[derive(Default)]
-struct Closed {
+pub(crate) struct Closed {
     closed: u64,
     not_open: u64,
 }
@@ -142,7 +131,7 @@ impl Closed {
     }
 
     /// Closes them, many at once.
-    async fn close(&mut self, client: &Client, ids: Vec<u64>) -> Result<(), Failure> {
+    pub(crate) async fn close(&mut self, client: &Client, ids: Vec<u64>) -> Result<(), Failure> {
         let mut closing = JoinSet::new();
         let mut ids = ids.into_iter();
         loop {
@@ -193,7 +182,7 @@ async fn close_all_of(
     let mut newest = None;
     let mut token = None;
     loop {
-        let mut list = client.list_sessions().owner(owner).page_size(PAGE);
+        let mut list = client.list_sessions().owner(owner).page_size(PAGE_SIZE_MAX);
         if let Some(token) = token {
             list = list.page_token(token);
         }

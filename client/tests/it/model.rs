@@ -1,5 +1,8 @@
 //! What the fake cluster agrees on: counters, keys, sessions and the answers that it remembers.
 
+#[path = "model_store.rs"]
+mod store;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
@@ -25,6 +28,10 @@ pub(crate) struct Model {
     pub(crate) opens: u32,
     pub(crate) renewals: u32,
     pub(crate) closed: u32,
+    /// Of counters and keys.
+    pub(crate) revision: u64,
+    /// So often somebody else writes before the next page is read.
+    pub(crate) writes_between_pages: u32,
 }
 
 #[derive(Debug, Default)]
@@ -137,22 +144,9 @@ impl Model {
                     missing,
                 })
             }
-            Request::CountersList(list) => {
-                let has_prefix = |(name, _): &(&String, &i64)| name.starts_with(&list.prefix);
-                let counters = self.counters.iter().filter(has_prefix);
-                let counter = |(name, value): (&String, &i64)| v1::Counter {
-                    name: name.clone(),
-                    value: *value,
-                    ..Default::default()
-                };
-                Response::CountersList(v1::CountersListResponse {
-                    header: Some(self.header()),
-                    counters: counters.map(counter).collect(),
-                    next_page_token: String::new(),
-                })
-            }
             Request::KeysPut(put) => {
                 let existed = self.keys.insert(put.key, put.value).is_some();
+                self.revision += 1;
                 Response::KeysPut(v1::KeysWriteResponse {
                     header: Some(self.header()),
                     change: Some(v1::KeyChange {
@@ -218,7 +212,7 @@ impl Model {
                         .collect(),
                 })
             }
-            other => panic!("the model does not know {other:?}"),
+            other => self.store(other),
         }
     }
 
@@ -240,6 +234,7 @@ impl Model {
             );
         }
         self.counters.insert(add.name.clone(), after);
+        self.revision += 1;
         Response::CountersAdd(v1::CountersWriteResponse {
             header: Some(self.header()),
             change: Some(v1::CounterChange {
@@ -258,6 +253,8 @@ impl Model {
         v1::ResponseHeader {
             cluster_id: self.cluster_id.clone(),
             applied_index: self.log_index,
+            revision: self.revision,
+            consistency: v1::ReadLevel::Linearizable as i32,
             session_token: [&self.log_index.to_be_bytes(), self.cluster_id.as_bytes()]
                 .concat()
                 .into(),
@@ -281,7 +278,10 @@ fn replayed(mut answer: Response) -> Response {
 pub(crate) fn options(request: &mut Request) -> Option<&mut Option<v1::WriteOptions>> {
     match request {
         Request::CountersAdd(add) => Some(&mut add.options),
+        Request::CountersDelete(delete) => Some(&mut delete.options),
         Request::KeysPut(put) => Some(&mut put.options),
+        Request::KeysDelete(delete) => Some(&mut delete.options),
+        Request::TransactionsApply(step) => Some(&mut step.options),
         _ => None,
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use tally_client::Transport;
 
-use crate::args::{History, Read, Time};
+use crate::args::{History, Keep, Read, Time};
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Bench {
@@ -56,9 +56,12 @@ pub(crate) struct Bench {
     /// Bytes of each value.
     #[arg(long, default_value_t = 256, value_name = "BYTES")]
     pub(crate) value_size: usize,
-    /// What the workload reads is there already: write nothing before it starts.
+    /// What the workload reads is there already: write nothing before it starts, and remove nothing at the
+    /// end.
     #[arg(long)]
     pub(crate) no_prepare: bool,
+    #[command(flatten)]
+    pub(crate) keep: Keep,
     /// Redis only: acknowledge writes without waiting for a replica.
     #[cfg(feature = "peers")]
     #[arg(long)]

@@ -23,6 +23,7 @@ pub(super) fn figures(measured: &Measured) -> Map<String, Value> {
     let mut result = described(bench);
     let mut put = |name: &str, value: Value| result.insert(name.to_owned(), value);
     put("duration_s", rounded(seconds));
+    put("cut_short", json!(measured.cut_short));
     put("operations", json!(measured.operations));
     put("ops_per_second", json!((rate * 10.0).round() / 10.0));
     let each = |cpu: std::time::Duration| {
@@ -33,6 +34,7 @@ pub(super) fn figures(measured: &Measured) -> Map<String, Value> {
         put("server_cpu_us_per_op", each(usage.cpu));
         put("server_rss_bytes", json!(usage.memory));
         put("server_rss_max_bytes", json!(usage.memory.iter().max()));
+        put("server_gaps", json!(usage.gaps));
     }
     if let Some(cpu) = measured.client_cpu {
         put("client_cpu_us_per_op", each(cpu));
@@ -74,6 +76,7 @@ fn described(bench: &Bench) -> Map<String, Value> {
         put("spread", json!(bench.spread));
     }
     put("value_size", json!(bench.value_size));
+    put("duration_wanted_s", rounded(bench.duration.0.as_secs_f64()));
     result
 }
 
@@ -120,7 +123,15 @@ pub(super) fn number(result: &Map<String, Value>, name: &str) -> Option<f64> {
 pub(super) fn show(result: &Map<String, Value>) -> String {
     let figure = |name: &str| number(result, name).unwrap_or_default();
     let time = |name: &str| micros(figure(name) as u64);
-    let mut text = format!(
+    let mut text = String::new();
+    if result.get("cut_short") == Some(&Value::Bool(true)) {
+        text += &format!(
+            "cut short after {:.1} s of {:.1} s\n",
+            figure("duration_s"),
+            figure("duration_wanted_s")
+        );
+    }
+    text += &format!(
         "{} operations/s\nlatency  p50 {}  p95 {}  p99 {}  p99.9 {}  max {}\nerrors   {}",
         grouped(figure("ops_per_second") as u64),
         time("p50_us"),
@@ -163,6 +174,14 @@ pub(super) fn show(result: &Map<String, Value>) -> String {
     if let Some(memory) = result.get("server_rss_bytes").and_then(Value::as_array) {
         let memory = memory.iter().filter_map(Value::as_u64).map(bytes).collect::<Vec<_>>();
         text += &format!("\nserver memory  {}", memory.join("  "));
+    }
+    for gap in result.get("server_gaps").and_then(Value::as_array).into_iter().flatten() {
+        text += &format!(
+            "\nprocess {} ended, seen after {:.1} s: what it used until then, at most a second less, is in \
+             these figures, and what runs in its place is not",
+            gap["pid"],
+            gap["seen_after_ms"].as_f64().unwrap_or_default() / 1000.0
+        );
     }
     text
 }

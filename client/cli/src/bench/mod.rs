@@ -12,41 +12,103 @@ mod tally;
 mod target;
 mod workload;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use self::{args::Baseline, servers::Servers, target::Target};
 pub(crate) use self::{
     args::Bench,
     target::serve_echo,
     workload::{counter as counter_name, key as key_name},
 };
+use self::{
+    args::{Baseline, TargetName},
+    servers::Servers,
+    target::Target,
+};
 use crate::{
     args::Common,
-    output::{Failure, Output},
+    cleanup::Traces,
+    interrupts::Interrupts,
+    output::{Exit, Failure, Output},
+    waiting::Waiting,
 };
 
-pub(crate) async fn run(common: &Common, bench: &Bench, output: Output) -> Result<(), Failure> {
-    let fsync = match &bench.fsync_dir {
-        Some(directory) => Some(baseline::fsync(directory).await?),
-        None => None,
+pub(crate) async fn run(common: &Common, bench: &Bench, output: Output) -> Result<Exit, Failure> {
+    let interrupts = Interrupts::listen();
+    let nothing = || Failure::cut_short("cut short before anything was measured".to_owned());
+    // Named by hand, so a wrong one is a mistake; what ends later is not.
+    let named = Servers::of(&bench.pids)?;
+    let ground = interrupts.work(ground(bench)).await.ok_or_else(nothing)??;
+    if bench.target != TargetName::Tally {
+        let target = Target::connect(&common.endpoints, common.deadline.0, bench).await?;
+        return measure(&target, bench, named, &ground, &interrupts, output).await;
+    }
+    let waiting = Waiting::default();
+    let client = crate::client(common, &waiting)?;
+    let reached = async {
+        // Nobody there is said, and ends it, before a load is made.
+        waiting.tell(common.deadline.0, client.status().into_future()).await?;
+        let target = Target::connect(&common.endpoints, common.deadline.0, bench).await?;
+        let traces = if bench.keep.keep || bench.no_prepare {
+            Traces::default()
+        } else {
+            let look = Traces::look(&client, workload::traces(bench.workload));
+            waiting.tell(common.deadline.0, look).await?
+        };
+        Ok::<_, Failure>((target, traces))
     };
-    let echo = match bench.baseline {
-        Some(Baseline::Echo) => Some(baseline::echo(bench).await?),
-        None => None,
+    let (target, traces) = interrupts.work(reached).await.ok_or_else(nothing)??;
+    let done = measure(&target, bench, named, &ground, &interrupts, output).await;
+    if let Some(tally) = target.tally() {
+        interrupts.ending(tally.end_sessions()).await;
+    }
+    traces.remove(common, &client, &interrupts).await;
+    done
+}
+
+/// What the ground allows, as far as that is asked for.
+#[derive(Default)]
+struct Ground {
+    fsync: Option<Map<String, Value>>,
+    echo: Option<Map<String, Value>>,
+}
+
+async fn ground(bench: &Bench) -> Result<Ground, Failure> {
+    let mut ground = Ground::default();
+    if let Some(directory) = &bench.fsync_dir {
+        ground.fsync = Some(baseline::fsync(directory).await?);
+    }
+    if bench.baseline == Some(Baseline::Echo) {
+        ground.echo = Some(baseline::echo(bench).await?);
+    }
+    Ok(ground)
+}
+
+/// Measures, and prints it.
+async fn measure(
+    target: &Target,
+    bench: &Bench,
+    named: Servers,
+    ground: &Ground,
+    interrupts: &Interrupts,
+    output: Output,
+) -> Result<Exit, Failure> {
+    let nothing = || Failure::cut_short("cut short before anything was measured".to_owned());
+    interrupts.work(target.prepare(bench)).await.ok_or_else(nothing)??;
+    let servers = match target.tally() {
+        Some(tally) if bench.pids.is_empty() => Servers::local_nodes(tally.client()).await,
+        _ => named,
     };
-    let target = Target::connect(&common.endpoints, common.deadline.0, bench).await?;
-    target.prepare(bench).await?;
-    let servers = match (&bench.pids[..], target.tally()) {
-        ([], Some(tally)) => Servers::local_nodes(tally.client()).await,
-        (pids, _) => Servers::of(pids),
-    };
-    let measured = run::run(&target, bench, &servers).await?;
+    let measured = run::run(target, bench, servers, interrupts).await?;
+    let measured = measured.ok_or_else(nothing)?;
+    let cut_short = measured.cut_short;
     let mut result = figures::figures(&measured);
     if let Some(tally) = target.tally()
-        && let Some(history) = tally.close(bench).await?
+        && let Some(ended) = interrupts.ending(tally.end_history(bench)).await
+        && let Some(history) = ended?
     {
         result.insert("history".to_owned(), json!(history));
     }
+    let (echo, fsync) = (ground.echo.clone(), ground.fsync.clone());
     let ratios = baseline::ratios(bench, &result, echo.as_ref(), fsync.as_ref());
     for (name, part) in [("baseline", echo), ("fsync", fsync)] {
         if let Some(part) = part {
@@ -56,7 +118,8 @@ pub(crate) async fn run(common: &Common, bench: &Bench, output: Output) -> Resul
     if !ratios.is_empty() {
         result.insert("ratios".to_owned(), Value::Object(ratios));
     }
-    output.result(&result, |result| figures::show(result) + &baseline::show(result))
+    output.result(&result, |result| figures::show(result) + &baseline::show(result))?;
+    Ok(if cut_short { Exit::CutShort } else { Exit::Done })
 }
 
 #[cfg(test)]

@@ -11,14 +11,18 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
 use super::{
-    servers::{Servers, Usage},
+    servers::{Servers, Usage, Watched},
     target::Target,
 };
 use crate::{
     bench::args::Bench,
+    interrupts::Interrupts,
     load::{Recorder, grouped},
     output::{Failure, progress, progress_done},
     procs,
@@ -56,14 +60,20 @@ pub(super) struct Measured {
     pub(super) elapsed: Duration,
     pub(super) usage: Option<Usage>,
     pub(super) client_cpu: Option<Duration>,
+    /// Somebody ended it before its time.
+    pub(super) cut_short: bool,
 }
 
-/// Runs the load against a target that is prepared.
+/// Who cut it short does not wait longer than this for calls that are under way.
+const CALLS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Runs the load against a target that is prepared. Nothing, if it is cut short before it is measured.
 pub(super) async fn run(
     target: &Target,
     bench: &Bench,
-    servers: &Servers,
-) -> Result<Measured, Failure> {
+    servers: Servers,
+    interrupts: &Interrupts,
+) -> Result<Option<Measured>, Failure> {
     let shared = Arc::new(Shared {
         bench: bench.clone(),
         recorder: Recorder::new(),
@@ -73,40 +83,56 @@ pub(super) async fn run(
     for index in 0..bench.clients as usize {
         callers.push(target.caller(index).await?);
     }
-    let mut tasks = Vec::new();
+    let mut tasks = JoinSet::new();
     if let Some(rate) = bench.rate {
         let schedule = open::Schedule::new(rate, bench.warmup.0, bench.duration.0);
         let (shared, runtime) = (shared.clone(), tokio::runtime::Handle::current());
-        tasks.push(tokio::task::spawn_blocking(move || {
-            open::dispatch(&shared, callers, schedule, &runtime);
-        }));
+        tasks.spawn_blocking(move || open::dispatch(&shared, callers, schedule, &runtime));
     } else {
         for (index, caller) in callers.into_iter().enumerate() {
-            tasks.push(tokio::spawn(closed::call(shared.clone(), caller, index)));
+            tasks.spawn(closed::call(shared.clone(), caller, index));
         }
     }
-    sleep(bench.warmup.0).await;
-    let usage_before = servers.usage()?;
+    if interrupts.work(sleep(bench.warmup.0)).await.is_none() {
+        shared.enter(STOP);
+        finish(tasks, interrupts).await;
+        return Ok(None);
+    }
+    let mut servers = servers.watch();
     let client_before = own_cpu();
     let began = Instant::now();
     let operations_before = shared.recorder.operations();
     shared.enter(MEASURE);
-    let memory = watch(&shared, servers, began).await;
+    watch(&shared, &mut servers, began, interrupts).await;
     // The open loop ends by itself, when all is started that was to start.
     if bench.rate.is_none() {
-        at_least_one(&shared).await;
+        interrupts.work(at_least_one(&shared)).await;
+    }
+    let cut_short = interrupts.is_cut_short();
+    if bench.rate.is_none() || cut_short {
         shared.enter(STOP);
     }
     let elapsed = began.elapsed();
     // Before the last calls are answered, so that only operations that count are paid for.
     let operations = shared.recorder.operations() - operations_before;
-    let usage = servers.usage()?.zip(usage_before).map(|(after, before)| after.since(&before));
+    servers.look();
+    let usage = servers.usage();
     let client_cpu = own_cpu().zip(client_before).map(|(after, before)| after - before);
-    for task in tasks {
-        let _ = task.await;
+    finish(tasks, interrupts).await;
+    Ok(Some(Measured { shared, operations, elapsed, usage, client_cpu, cut_short }))
+}
+
+/// The last calls end by their own deadlines, or are given up by who cut it short.
+async fn finish(mut tasks: JoinSet<()>, interrupts: &Interrupts) {
+    let all = async { while tasks.join_next().await.is_some() {} };
+    let given_up = async {
+        interrupts.first().await;
+        sleep(CALLS_WITHIN).await;
+    };
+    tokio::select! {
+        _ = interrupts.ending(all) => {}
+        () = given_up => {}
     }
-    let usage = usage.map(|usage| usage.with_memory(memory));
-    Ok(Measured { shared, operations, elapsed, usage, client_cpu })
 }
 
 /// A closed loop in which nothing ended has measured nothing, so it goes on until something has: its
@@ -121,15 +147,15 @@ fn own_cpu() -> Option<Duration> {
     procs::cpu_time(&[std::process::id()]).ok()
 }
 
-/// Shows the rate of each second; returns the most memory that was seen, of each server.
-async fn watch(shared: &Shared, servers: &Servers, began: Instant) -> Vec<u64> {
+/// Shows the rate of each second, and sees what the servers use.
+async fn watch(shared: &Shared, servers: &mut Watched, began: Instant, interrupts: &Interrupts) {
     let duration = shared.bench.duration.0;
     let mut before = shared.recorder.operations();
-    let mut memory = servers.memory();
-    while began.elapsed() < duration {
+    let mut is_on = true;
+    while is_on && began.elapsed() < duration {
         let second = (duration - began.elapsed()).min(Duration::from_secs(1));
         let asleep = Instant::now();
-        sleep(second).await;
+        is_on = interrupts.work(sleep(second)).await.is_some();
         let operations = shared.recorder.operations();
         let rate = (operations - before) as f64 / asleep.elapsed().as_secs_f64();
         progress(&format!(
@@ -139,10 +165,7 @@ async fn watch(shared: &Shared, servers: &Servers, began: Instant) -> Vec<u64> {
             shared.recorder.errors()
         ));
         before = operations;
-        for (most, now) in memory.iter_mut().zip(servers.memory()) {
-            *most = now.max(*most);
-        }
+        servers.look();
     }
     progress_done();
-    memory
 }

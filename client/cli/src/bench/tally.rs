@@ -8,6 +8,7 @@ use tally_client::{
     apply::Operation,
     history::{Part, Request},
 };
+use tokio::task::JoinSet;
 
 use super::workload::{Step, account, counter, hot, key, needs_keys};
 use crate::{
@@ -105,38 +106,42 @@ impl Target {
         let by_bytes = (PREPARE_BYTES / (bench.value_size + 64)).max(1) as u64;
         let step = by_bytes.min(PREPARE_OPERATIONS);
         let spread = bench.spread;
-        let tasks: Vec<_> = (0..PREPARE_TASKS)
-            .map(|task| {
-                let (client, book) = (self.client().clone(), self.book.clone());
-                let value = self.value.clone();
-                tokio::spawn(async move {
-                    let firsts = (task * step..spread).step_by((step * PREPARE_TASKS) as usize);
-                    for first in firsts {
-                        let mut apply = client.apply();
-                        let mut parts = Vec::new();
-                        for item in first..(first + step).min(spread) {
-                            let (operation, part) = make(item, &value);
-                            apply = apply.then(operation);
-                            parts.push(part);
-                        }
-                        book.call(OBSERVER, || Request::apply(parts), apply).await?;
+        // Who cuts it short drops them.
+        let mut tasks = JoinSet::new();
+        for task in 0..PREPARE_TASKS {
+            let (client, book) = (self.client().clone(), self.book.clone());
+            let value = self.value.clone();
+            tasks.spawn(async move {
+                let firsts = (task * step..spread).step_by((step * PREPARE_TASKS) as usize);
+                for first in firsts {
+                    let mut apply = client.apply();
+                    let mut parts = Vec::new();
+                    for item in first..(first + step).min(spread) {
+                        let (operation, part) = make(item, &value);
+                        apply = apply.then(operation);
+                        parts.push(part);
                     }
-                    Ok::<(), tally_client::Error>(())
-                })
-            })
-            .collect();
-        for task in tasks {
-            task.await.map_err(|error| Failure::unable(error.to_string()))??;
+                    book.call(OBSERVER, || Request::apply(parts), apply).await?;
+                }
+                Ok::<(), tally_client::Error>(())
+            });
+        }
+        while let Some(task) = tasks.join_next().await {
+            task.map_err(|error| Failure::unable(error.to_string()))??;
         }
         Ok(())
     }
 
-    /// Ends the sessions, and the history; says where that is.
-    pub(super) async fn close(&self, bench: &Bench) -> Result<Option<String>, Failure> {
-        self.last_look(bench).await?;
+    /// Ends the sessions.
+    pub(super) async fn end_sessions(&self) {
         for client in &self.clients {
             client.close().await;
         }
+    }
+
+    /// Ends the history, and says where it is.
+    pub(super) async fn end_history(&self, bench: &Bench) -> Result<Option<String>, Failure> {
+        self.last_look(bench).await?;
         Ok(self.book.close()?.map(|path| path.display().to_string()))
     }
 

@@ -3,6 +3,7 @@
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 
 use super::args::{Bench, Workload};
+use crate::{cleanup::Trace, prefix::Kind};
 
 /// Counters and keys of a benchmark start with this.
 const PREFIX: &str = "bench/";
@@ -68,6 +69,19 @@ pub(crate) fn name<T: clap::ValueEnum>(value: &T) -> String {
 /// What the workload needs before it starts.
 pub(crate) fn needs_keys(workload: Workload) -> bool {
     matches!(workload, Workload::Get | Workload::Mixed)
+}
+
+/// What the workload writes.
+pub(crate) fn traces(workload: Workload) -> Vec<Trace> {
+    let counters = |part| Trace::Prefix(Kind::Counter, format!("{PREFIX}{part}/"));
+    let keys = || Trace::Prefix(Kind::Key, format!("{PREFIX}k/"));
+    match workload {
+        Workload::AddHot => vec![Trace::Name(Kind::Counter, hot())],
+        Workload::AddSpread => vec![counters("c")],
+        Workload::Put | Workload::Get => vec![keys()],
+        Workload::Mixed => vec![counters("c"), keys()],
+        Workload::ApplyTransfer => vec![counters("account")],
+    }
 }
 
 pub(crate) fn hot() -> String {

@@ -7,4 +7,11 @@ mod fake;
 #[path = "../../../tests/it/model.rs"]
 mod model;
 
-mod command_line;
+mod deletes;
+mod exit_status;
+mod lists;
+mod loads;
+mod output;
+mod runs;
+mod schema;
+mod status;

@@ -1,0 +1,80 @@
+//! Ctrl-C and SIGTERM, for commands that have something to say, or to remove, before they end.
+//!
+//! The first one cuts the work short; what was measured is printed, and what was made removed. The second
+//! one ends that, too. The third one ends the process.
+
+use std::future::Future;
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+use crate::output::Exit;
+
+/// How often somebody wanted this process to end.
+#[derive(Debug, Clone)]
+pub(crate) struct Interrupts(watch::Receiver<u32>);
+
+impl Interrupts {
+    /// From here on, a signal no longer ends the process by itself.
+    pub(crate) fn listen() -> Self {
+        let (count, counted) = watch::channel(0);
+        let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+        if let (Ok(mut interrupt), Ok(mut terminate)) = signals {
+            tokio::spawn(async move {
+                loop {
+                    tokio::select! {
+                        _ = interrupt.recv() => {}
+                        _ = terminate.recv() => {}
+                    }
+                    if *count.borrow() >= 2 {
+                        std::process::exit(Exit::CutShort as i32);
+                    }
+                    count.send_modify(|count| *count += 1);
+                }
+            });
+        }
+        Self(counted)
+    }
+
+    /// For work that ends when whoever waits for it no longer does.
+    pub(crate) fn never() -> Self {
+        Self(watch::channel(0).1)
+    }
+
+    pub(crate) fn is_cut_short(&self) -> bool {
+        *self.0.borrow() > 0
+    }
+
+    /// Returns after so many of them, if there ever are.
+    async fn after(&self, count: u32) {
+        let mut counted = self.0.clone();
+        if counted.wait_for(|counted| *counted >= count).await.is_err() {
+            // Nobody listens any more, so there will be no other.
+            std::future::pending().await
+        }
+    }
+
+    /// Returns at the first.
+    pub(crate) async fn first(&self) {
+        self.after(1).await;
+    }
+
+    /// Does it, unless the work is cut short.
+    pub(crate) async fn work<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = work => Some(done),
+            () = self.after(1) => None,
+        }
+    }
+
+    /// Does what comes behind the work, until somebody does not want to wait for that either.
+    pub(crate) async fn ending<T>(&self, ending: impl Future<Output = T>) -> Option<T> {
+        let so_far = *self.0.borrow();
+        tokio::select! {
+            done = ending => Some(done),
+            () = self.after(so_far + 1) => None,
+        }
+    }
+}
