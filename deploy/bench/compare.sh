@@ -62,7 +62,7 @@ measure() {
     fi
     # Not `set -e`: one system that can't do a case must not end the comparison.
     if ! figures=$("$tally" --endpoints "${endpoints[$target]}" bench "$workload" --target "$target" \
-        --pids "${server_pids[$target]}" --duration "${seconds}s" --warmup "$warmup" --spread "$spread" --json \
+        --pids "${server_pids[$target]}" --duration "${seconds}s" --warmup "$warmup" --spread "$spread" --keep --json \
         "${state[@]}" "$@" 2>"$scratch/bench.log"); then
         skip "$case, $label: $(tail -n 1 "$scratch/bench.log") $figures"
         return 0

@@ -60,7 +60,8 @@ snapshot_index() { "$tally" status --json | grep -oE '"snapshot_index":[0-9]+' |
 
 keep() { printf '{"what":"%s",%s\n' "$1" "${2#\{}" >>"$results"; }
 
-bench() { "$tally" bench "$@" --json 2>>"$scratch/bench.log"; }
+# What one leaves the next one finds.
+bench() { "$tally" bench "$@" --keep --json 2>>"$scratch/bench.log"; }
 
 # Bytes that the data's disk has written so far: as the disk counts them, since the kernel's count for a
 # process (/proc/PID/io) has the whole folio of page cache where a page of it was changed: ten times as
@@ -116,7 +117,7 @@ flushing() {
     row "  p99.9, of p50; at most 10 wanted" "$(of "$(number p999_us "$figures")" "$(number p50_us "$figures")")"
 }
 
-fill() { "$tally" fill --for-bench --deadline 60s "$@" 2>>"$scratch/bench.log"; }
+fill() { "$tally" fill --for-bench --keep --deadline 60s "$@" 2>>"$scratch/bench.log"; }
 
 # Arguments: what it is, and the bytes of the names and values in it.
 state() {

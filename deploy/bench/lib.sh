@@ -286,7 +286,7 @@ CONF
 # A system answers writes without an error.
 ready() {
     timeout 20 "$tally" --endpoints "${endpoints[$1]}" bench add-hot --target "$1" --clients 1 \
-        --duration 200ms --warmup 0ms --json 2>/dev/null | grep -q '"errors":0'
+        --duration 200ms --warmup 0ms --keep --json 2>/dev/null | grep -q '"errors":0'
 }
 
 # --- Tables -------------------------------------------------------------------------------------

@@ -67,8 +67,9 @@ term() {
     "$tally" status --json | grep -oE '"term":[0-9]+' | cut -d: -f2 | sort -n | tail -n 1
 }
 
+# What is removed after one measurement would be a load before the next.
 bench() {
-    "$tally" bench add-spread --transport unary --connections "$connections" --warmup 2s --json "$@" 2>>"$scratch/bench.log"
+    "$tally" bench add-spread --keep --transport unary --connections "$connections" --warmup 2s --json "$@" 2>>"$scratch/bench.log"
 }
 
 # The lowest and the highest of a time in milliseconds, of all rounds.
@@ -145,7 +146,7 @@ overload() {
 # to counters of the same names, and meet at the same leader.
 fairness() {
     local alone beside greedy
-    lone() { "$tally" bench add-spread --clients 1 --warmup 1s --duration "${seconds}s" --json 2>>"$scratch/bench.log"; }
+    lone() { "$tally" bench add-spread --keep --clients 1 --warmup 1s --duration "${seconds}s" --json 2>>"$scratch/bench.log"; }
     waited() { millis "$1" p50 p99; }
     fill_page_cache
     title "one caller beside a greedy client"
@@ -153,7 +154,7 @@ fairness() {
     alone=$(lone)
     echo "$alone"
     # It begins before the caller and ends after it.
-    "$tally" bench add-spread --clients 64 --depth 256 --warmup 1s --duration "$((seconds + 4))s" --json \
+    "$tally" bench add-spread --keep --clients 64 --depth 256 --warmup 1s --duration "$((seconds + 4))s" --json \
         >"$scratch/greedy.json" 2>>"$scratch/bench.log" &
     greedy=$!
     pids+=("$greedy")
