@@ -3,16 +3,21 @@
 //! Only what it made itself: where there was something of the same names before, nobody can tell it from what
 //! was added, and all of it stays. What stays for whatever reason is named, with the command that removes it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::{self, IsTerminal as _},
+    time::Duration,
+};
 
 use tally_client::{Client, Error};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::{
     args::{Common, default_endpoints},
     interrupts::Interrupts,
     output::note,
     prefix::{self, Kind, Removed},
+    waiting::SILENT_FOR,
 };
 
 /// Who cut it short waits no longer than this.
@@ -104,6 +109,19 @@ impl Traces {
             }
             None
         });
+        let told = async {
+            sleep(SILENT_FOR).await;
+            if io::stderr().is_terminal() {
+                note("-- removing what it made; Ctrl-C leaves the rest of it");
+            }
+            std::future::pending().await
+        };
+        let removing = async {
+            tokio::select! {
+                removed = removing => removed,
+                never = told => never,
+            }
+        };
         let why = match interrupts.ending(removing).await {
             Some(Ok(None)) => None,
             Some(Ok(Some(why))) => Some(why),

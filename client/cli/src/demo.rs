@@ -449,3 +449,48 @@ fn show(report: &Map<String, Value>, verdict: &Verdict) -> String {
     };
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_report_has_the_fields_that_the_page_shows() {
+        let page = include_str!("../../../docs/command-line.md");
+        let (_, shown) = page.split_once("```json\n// tally demo ").unwrap();
+        let shown = shown.split_once('\n').unwrap().1.split("```").next().unwrap();
+        let shown: Value = serde_json::from_str(shown).unwrap();
+        let now = Instant::now();
+        let shared = Shared {
+            client: Client::builder(["127.0.0.1:1"]).build().unwrap(),
+            counters: Vec::new(),
+            recorder: Recorder::new(),
+            book: Book::open(None).unwrap(),
+            began: now,
+            stop: AtomicBool::new(false),
+            give_up: watch::Sender::new(false),
+            successes: Mutex::new(Successes {
+                last: now,
+                longest_gap: Duration::ZERO,
+                waiting_since: None,
+                first_after: None,
+            }),
+        };
+        let demo = Demo {
+            rounds: 1,
+            clients: 1,
+            seconds: 1,
+            keep: Keep { keep: false },
+            history: History { history: None },
+        };
+        let kills = [Kill { round: 1, node_id: 1, pid: 1, first_success_ms: 1, back_ms: 1 }];
+        let mut accounts = [Account::default()];
+        let verdict = audit(&mut accounts);
+        let report = Value::Object(describe(&shared, &demo, &kills, &accounts, &verdict, false));
+        let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&report), names(&shown));
+        for list in ["kills", "counters"] {
+            assert_eq!(names(&report[list][0]), names(&shown[list][0]), "{list}");
+        }
+    }
+}

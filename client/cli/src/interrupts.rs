@@ -1,7 +1,7 @@
 //! Ctrl-C and SIGTERM, for commands that have something to say, or to remove, before they end.
 //!
-//! The first one cuts the work short; what was measured is printed, and what was made removed. The second
-//! one ends that, too. The third one ends the process.
+//! The first one cuts the work short; what was measured is printed, and what was made removed. Each further one
+//! ends what is waited for then: calls without an answer, or the removal. One too many ends the process.
 
 use std::future::Future;
 
@@ -11,6 +11,9 @@ use tokio::{
 };
 
 use crate::output::Exit;
+
+/// The work, the calls that are under way, the removal: there is nothing else to wait for.
+const ENDINGS: u32 = 3;
 
 /// How often somebody wanted this process to end.
 #[derive(Debug, Clone)]
@@ -28,7 +31,7 @@ impl Interrupts {
                         _ = interrupt.recv() => {}
                         _ = terminate.recv() => {}
                     }
-                    if *count.borrow() >= 2 {
+                    if *count.borrow() >= ENDINGS {
                         std::process::exit(Exit::CutShort as i32);
                     }
                     count.send_modify(|count| *count += 1);

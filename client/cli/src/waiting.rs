@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::output::{escaped, has_printed, note};
 
 /// Nobody wonders before.
-const SILENT_FOR: Duration = Duration::from_secs(1);
+pub(crate) const SILENT_FOR: Duration = Duration::from_secs(1);
 
 /// What each node that was asked last said, or why it said nothing.
 #[derive(Debug, Clone, Default)]

@@ -4,6 +4,7 @@ mod closed;
 mod open;
 
 use std::{
+    io::{self, IsTerminal as _},
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering},
@@ -24,8 +25,9 @@ use crate::{
     bench::args::Bench,
     interrupts::Interrupts,
     load::{Recorder, grouped},
-    output::{Failure, progress, progress_done},
+    output::{Failure, note, progress, progress_done},
     procs,
+    waiting::SILENT_FOR,
 };
 
 pub(super) const WARMUP: u8 = 0;
@@ -127,6 +129,10 @@ async fn finish(mut tasks: JoinSet<()>, interrupts: &Interrupts) {
     let all = async { while tasks.join_next().await.is_some() {} };
     let given_up = async {
         interrupts.first().await;
+        sleep(SILENT_FOR).await;
+        if io::stderr().is_terminal() {
+            note("cut short; waiting for calls that have no answer yet, Ctrl-C does not");
+        }
         sleep(CALLS_WITHIN).await;
     };
     tokio::select! {

@@ -20,13 +20,13 @@ const BACK_WITHIN: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Kill {
-    round: u32,
-    node_id: u64,
-    pid: u32,
+    pub(super) round: u32,
+    pub(super) node_id: u64,
+    pub(super) pid: u32,
     /// From the signal to the first acknowledged add that was sent after it.
-    first_success_ms: u64,
+    pub(super) first_success_ms: u64,
     /// From the signal until the node answered again.
-    back_ms: u64,
+    pub(super) back_ms: u64,
 }
 
 /// Who leads, as the newest term says.

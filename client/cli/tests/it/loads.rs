@@ -7,7 +7,7 @@ use tonic::Code;
 use crate::{
     fake::{Act, Cluster},
     model::refusal,
-    runs::{Run, cut_short, line, tally},
+    runs::{Run, cut_short, cut_short_again, line, tally},
 };
 
 #[tokio::test]
@@ -288,16 +288,14 @@ async fn a_node_that_ends_is_a_gap_and_throws_nothing_away() {
 }
 
 #[tokio::test]
-async fn without_a_cluster_a_load_says_so_at_once() {
+async fn who_does_not_want_to_wait_for_the_clean_up_is_told_what_is_left() {
     let cluster = Cluster::start(1).await;
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let nobody = listener.local_addr().unwrap().to_string();
-    drop(listener);
-    for command in ["bench add-hot", "fill --counters 10", "demo"] {
-        let run = line(&cluster, &format!("{command} --deadline 5m --endpoints {nobody}")).await;
-        assert_eq!(run.exit, 4, "{command}: {}", run.stderr);
-        for told in [&format!("nothing listens at {nobody}")[..], "tallyd dev"] {
-            assert!(run.stderr.contains(told), "{command}: {}", run.stderr);
-        }
-    }
+    // Some are answered, and then nothing is: neither adds nor deletes.
+    let acts = (0..100).map(|_| Act::Answer).chain((0..1000).map(|_| Act::Silence));
+    cluster.script(0, acts);
+    let bench = ["bench", "add-spread", "--duration", "1h", "--warmup", "0s", "--clients", "4"];
+    let run = cut_short_again(&cluster, &bench, async || cluster.has_seen(104).await, 3).await;
+    is_cut_short(&run);
+    let left = "to remove it:\n   tally counter delete --prefix bench/c/\n";
+    assert!(run.stderr.contains(left), "{}", run.stderr);
 }

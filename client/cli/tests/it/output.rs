@@ -180,8 +180,14 @@ async fn who_waits_at_a_terminal_is_told_what_for() {
         let told = format!(
             "no answer from {nobody} (Connection refused (os error 111)) yet; still trying for 9 s"
         );
-        assert!(shown.contains(&told), "{command}: {shown}");
-        let run = tally(&cluster, &arguments).await;
-        assert!(!run.stderr.contains("still trying"), "{command}: {}", run.stderr);
+        for told in [&told[..], &format!("nothing listens at {nobody}"), "tallyd dev"] {
+            assert!(shown.contains(told), "{command}: {shown}");
+        }
     }
+    // A program is told at the end.
+    let run =
+        tally(&cluster, &["bench", "add-hot", "--deadline", "5m", "--endpoints", &nobody]).await;
+    assert!(!run.stderr.contains("still trying"), "{}", run.stderr);
+    assert!(run.stderr.contains("nothing listens at"), "{}", run.stderr);
+    assert_eq!(run.exit, 4);
 }

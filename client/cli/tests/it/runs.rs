@@ -6,6 +6,7 @@ use std::{
     io::{Read as _, Write as _},
     os::fd::OwnedFd,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use rustix::{
@@ -86,12 +87,27 @@ pub(crate) async fn cut_short(
     arguments: &[&str],
     when: impl AsyncFnOnce(),
 ) -> Run {
+    cut_short_again(cluster, arguments, when, 1).await
+}
+
+/// The same, so many times.
+pub(crate) async fn cut_short_again(
+    cluster: &Cluster,
+    arguments: &[&str],
+    when: impl AsyncFnOnce(),
+    times: u32,
+) -> Run {
     let mut command = command(cluster, arguments);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
     let pid = Pid::from_raw(child.id() as i32).unwrap();
     when().await;
-    kill_process(pid, Signal::INT).unwrap();
+    for time in 0..times {
+        if time > 0 {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        kill_process(pid, Signal::INT).unwrap();
+    }
     ended(tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap())
 }
 

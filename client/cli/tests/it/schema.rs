@@ -82,7 +82,7 @@ async fn commands_print_the_fields_that_the_page_shows() {
         let words: Vec<&str> = command.split_whitespace().collect();
         shown_of.insert(words[0].to_owned());
         if words[0] == "demo" {
-            // It kills leaders, and there are none of this cluster's.
+            // It kills leaders, and there are none here: a test beside it compares its report.
             continue;
         }
         if words[1] == "list" && words[0] == "session" {
