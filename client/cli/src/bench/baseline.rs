@@ -4,7 +4,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -81,14 +81,24 @@ pub(super) async fn fsync(directory: &Path) -> Result<Map<String, Value>, Failur
     let file = OpenOptions::new().create_new(true).write(true).open(&path);
     let file = file
         .map_err(|error| Failure::usage(format!("--fsync-dir {}: {error}", directory.display())))?;
+    // Also if somebody cuts it short.
+    let _removed = Removed(path);
     let measured = tokio::task::spawn_blocking(move || append(file)).await;
-    let _ = std::fs::remove_file(&path);
     let latencies = measured.map_err(|error| Failure::unable(error.to_string()))??;
     let mut result = Map::new();
     result.insert("append_bytes".to_owned(), json!(APPEND_BYTES));
     result.insert("appends".to_owned(), json!(latencies.count()));
     result.extend(latencies.figures());
     Ok(result)
+}
+
+/// A file that is removed when this is dropped.
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 fn append(mut file: File) -> io::Result<Latencies> {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tally_client::{proto as v1, reason};
+use tally_proto::{status::StatusBuilder, v1::answer::Response};
 use tonic::Code;
 
 use crate::{
@@ -221,4 +222,33 @@ async fn a_write_that_could_not_be_printed_does_not_look_like_one_that_was_not_d
         }
     }
     assert_eq!(cluster.value("hits"), 10);
+}
+
+#[tokio::test]
+async fn what_a_condition_met_is_said_once() {
+    let cluster = Cluster::start(1).await;
+    let stored = v1::ConditionFailure {
+        exists: true,
+        modified_revision: 7,
+        value_size_bytes: 2,
+        ..Default::default()
+    };
+    let refused = |message: &str| {
+        let status = StatusBuilder::new(Code::Aborted, reason::CONDITION_FAILED, message);
+        let outcome = v1::WriteOutcome {
+            outcome: v1::Outcome::NotApplied as i32,
+            decided_in_apply: true,
+            ..Default::default()
+        };
+        Act::Refuse(Response::Error(status.detail(&stored).detail(&outcome).build()).into())
+    };
+    // As nodes say it, and as one might that says less.
+    let node = "condition on key \"k\" failed: its value has 2 bytes, at revision 7";
+    cluster.script(0, [refused(node), refused("a condition failed")]);
+    let put = ["kv", "put", "k", "v", "--if-absent"];
+    let run = tally(&cluster, &put).await;
+    assert_eq!(run.exit, 3);
+    assert_eq!(run.stderr, format!("tally: {node} (CONDITION_FAILED)\nIt was not applied.\n"));
+    let run = tally(&cluster, &put).await;
+    assert!(run.stderr.contains("\n  stored: 2 bytes, revision 7\n"), "{}", run.stderr);
 }

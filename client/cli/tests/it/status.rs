@@ -54,6 +54,12 @@ async fn sessions_are_listed_and_closed() {
     assert_eq!(ids.len(), 3);
     assert_eq!(ids[0]["session_id"], 2);
 
+    // Sessions change without a revision.
+    let run = tally(&cluster, &["session", "list", "--all", "--limit", "4", "--json"]).await;
+    let all = &run.json_lines()[1]["all"];
+    assert_eq!((&all["items"], &all["one_point"]), (&6.into(), &false.into()), "{all}");
+    assert!(all["applied_index_min"].as_u64() < all["applied_index_max"].as_u64(), "{all}");
+
     let run = tally(&cluster, &["session", "close", "1", "99", "--json"]).await;
     assert_eq!(
         (run.exit, &run.json()["closed"], &run.json()["not_open"]),
