@@ -23,10 +23,10 @@ pub(crate) struct Common {
     #[arg(long, global = true, value_delimiter = ',')]
     pub(crate) endpoints: Vec<String>,
     /// Print one JSON object, also for an error; --all and --watch print a line of JSON for each page or look.
-    /// Integers are numbers. With --json=strings they are texts, for readers that round those above 2^53.
+    /// Integers are numbers; with --json=strings they are strings, for readers that round those above 2^53.
     // With an equals sign only, so that what follows is never taken for it.
     #[arg(long, global = true, value_enum, value_name = "INTEGERS", num_args = 0..=1, require_equals = true)]
-    #[arg(default_missing_value = "numbers")]
+    #[arg(default_missing_value = "numbers", hide_possible_values = true)]
     pub(crate) json: Option<Integers>,
     /// Say on standard error what each read is worth: its promise, the node, its greatest age. On a terminal
     /// it is said of reads that are not linearizable in any case.

@@ -1,4 +1,4 @@
-//! The JSON that is printed: integers as numbers, or as texts for readers that would round them.
+//! The JSON that is printed: integers as numbers, or as strings for readers that would round them.
 
 use std::io;
 
@@ -12,7 +12,7 @@ pub(crate) enum Integers {
     /// As JSON numbers.
     #[default]
     Numbers,
-    /// As texts, whatever their size, so that a field is always of one kind.
+    /// As strings, whatever their size, so that a field is always of one kind.
     Strings,
 }
 
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn integers_are_texts_and_nothing_else_is() {
+    fn integers_are_strings_and_nothing_else_is() {
         let answer = Answer { value: i64::MIN, pid: 7, share: 0.5, is_new: true, left: None };
         let numbers =
             r#"{"value":-9223372036854775808,"pid":7,"share":0.5,"is_new":true,"left":null}"#;

@@ -109,7 +109,7 @@ async fn a_wrong_command_line_is_json_too_and_demands_no_endpoints() {
 }
 
 #[tokio::test]
-async fn integers_are_numbers_or_texts_wherever_json_is_asked_for() {
+async fn integers_are_numbers_or_strings_wherever_json_is_asked_for() {
     let cluster = Cluster::start(1).await;
     let big = "9007199254740993";
     tally(&cluster, &["counter", "add", "big", big]).await;
