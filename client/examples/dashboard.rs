@@ -10,7 +10,7 @@
 
 use std::{error::Error as StdError, time::Duration};
 
-use tally_client::{Client, Header, ReadLevel};
+use tally_client::{Client, Header, ReadLevel, Role};
 
 const LOOKS: usize = 5;
 const PAUSE: Duration = Duration::from_secs(1);
@@ -28,7 +28,7 @@ async fn main() -> Result<(), Box<dyn StdError>> {
         .unwrap_or_else(|_| "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403".to_owned());
     let client = Client::connect(endpoints.split(',')).await?;
     let status = client.status().await?;
-    let follower = status.nodes.iter().find(|node| node.reachable && node.role == "follower");
+    let follower = status.nodes.iter().find(|node| node.role == Some(Role::Follower));
     let follower = follower.ok_or("there is no follower")?;
     println!("reading at node {}, {}", follower.id, follower.address);
     // Reads that need no leader go to the endpoint, so that a client with one endpoint reads there for as
@@ -60,11 +60,9 @@ async fn main() -> Result<(), Box<dyn StdError>> {
 /// How much the numbers are worth.
 fn worth(header: &Header) -> String {
     let Header { consistency, node_id, role, revision, .. } = header;
-    let age = match header.staleness_ms_max {
-        Some(ms) if u128::from(ms) > STALENESS_MAX.as_millis() => {
-            format!("STALE, up to {ms} ms old")
-        }
-        Some(ms) => format!("at most {ms} ms old"),
+    let age = match header.staleness_max {
+        Some(age) if age > STALENESS_MAX => format!("STALE, up to {} ms old", age.as_millis()),
+        Some(age) => format!("at most {} ms old", age.as_millis()),
         None => "of unknown age".to_owned(),
     };
     format!("{consistency} at node {node_id} ({role}), revision {revision}, {age}")

@@ -1,10 +1,15 @@
 //! Answers, as plain data.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
 use tally_proto::v1;
 
-use crate::token::SessionToken;
+use crate::{
+    token::SessionToken,
+    words::{Consistency, Role, StalenessGround, as_millis, some_as_millis},
+};
 
 /// What an answer is worth: which promise it keeps and who gave it.
 ///
@@ -16,24 +21,26 @@ use crate::token::SessionToken;
 /// ```
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Header {
-    /// The promise kept: `LINEARIZABLE`, `BOUNDED`, `SESSION` or `LOCAL`.
-    pub consistency: &'static str,
+    /// The promise kept.
+    pub consistency: Consistency,
     /// Id of the cluster.
     pub cluster_id: String,
     /// The node that answered.
     pub node_id: u64,
-    /// Its role: `leader`, `follower` or `learner`.
-    pub role: &'static str,
+    /// Its role when it answered.
+    pub role: Role,
     /// Its Raft term.
     pub term: u64,
     /// Log index of the last entry that the state includes.
     pub applied_index: u64,
     /// Revision of the store in that state.
     pub revision: u64,
-    /// The state is no older than this many milliseconds, if that can be proven.
-    pub staleness_ms_max: Option<u64>,
-    /// What proves it: `READ_INDEX` or `EARLIER_READ_INDEX`.
-    pub staleness_ground: Option<&'static str>,
+    /// The state is no older than this, to the millisecond, if that can be proven. In JSON
+    /// `staleness_ms_max`.
+    #[serde(rename = "staleness_ms_max", serialize_with = "some_as_millis")]
+    pub staleness_max: Option<Duration>,
+    /// What proves it.
+    pub staleness_ground: Option<StalenessGround>,
     /// Token of that state, for reads at session level anywhere.
     pub session_token: SessionToken,
 }
@@ -44,34 +51,19 @@ impl Header {
     }
 }
 
-/// An enum's own part of its name on the wire.
-fn short(name: &'static str, prefix: &str) -> &'static str {
-    name.strip_prefix(prefix).unwrap_or(name)
-}
-
-pub(crate) fn role(role: v1::Role) -> &'static str {
-    match role {
-        v1::Role::Leader => "leader",
-        v1::Role::Follower => "follower",
-        v1::Role::Learner => "learner",
-        v1::Role::Unspecified => "unspecified",
-    }
-}
-
 impl From<v1::ResponseHeader> for Header {
     fn from(header: v1::ResponseHeader) -> Self {
-        let ground = header.staleness_ground();
-        let proven = ground != v1::StalenessGround::Unspecified;
+        let ground = StalenessGround::of(header.staleness_ground);
         Self {
-            consistency: short(header.consistency().as_str_name(), "READ_LEVEL_"),
-            role: role(header.role()),
-            staleness_ground: proven.then(|| short(ground.as_str_name(), "STALENESS_GROUND_")),
+            consistency: Consistency::of(header.consistency),
+            role: Role::of(header.role),
+            staleness_ground: Some(ground).filter(|ground| *ground != StalenessGround::Unspecified),
             cluster_id: header.cluster_id,
             node_id: header.node_id,
             term: header.term,
             applied_index: header.applied_index,
             revision: header.revision,
-            staleness_ms_max: header.staleness_ms_max,
+            staleness_max: header.staleness_ms_max.map(Duration::from_millis),
             session_token: SessionToken(header.session_token),
         }
     }
@@ -91,18 +83,21 @@ impl From<v1::ResponseHeader> for Header {
 pub struct WriteInfo {
     /// The answer is the stored one of an earlier attempt; nothing was executed now.
     pub replayed: bool,
-    /// With an idempotency key: log time, in ms, up to which the key is remembered.
-    pub kept_until_log_time_ms: u64,
-    /// With an idempotency key: how much log time was left of that, in ms.
-    pub kept_for_ms: u64,
+    /// With an idempotency key: the log time (counted from the cluster's beginning) up to which the key is
+    /// remembered. In JSON `kept_until_log_time_ms`.
+    #[serde(rename = "kept_until_log_time_ms", serialize_with = "as_millis")]
+    pub kept_until_log_time: Duration,
+    /// With an idempotency key: how much log time was left of that. In JSON `kept_for_ms`.
+    #[serde(rename = "kept_for_ms", serialize_with = "as_millis")]
+    pub kept_for: Duration,
 }
 
 impl From<v1::WriteInfo> for WriteInfo {
     fn from(info: v1::WriteInfo) -> Self {
         Self {
             replayed: info.replayed,
-            kept_until_log_time_ms: info.kept_until_log_time_ms,
-            kept_for_ms: info.kept_for_ms,
+            kept_until_log_time: Duration::from_millis(info.kept_until_log_time_ms),
+            kept_for: Duration::from_millis(info.kept_for_ms),
         }
     }
 }

@@ -4,7 +4,23 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use crate::{client::Client, consistency::ReadLevel, error::Result, plan::Plan, shared::Shared};
 
-/// A call on its way.
+/// A call on its way. Nothing is sent before it is first polled.
+///
+/// # Dropping it
+/// Dropping this future (an `abort`, a `select`, a timeout around it) ends the waiting, and no more is sent. It
+/// takes nothing back:
+/// - A **write** that was dropped before it was polled, or while it waited in the queue, does not happen. One
+///   that was sent may have happened, or **may still happen**, exactly once or not at all, and nobody is told
+///   which: it is [`Outcome::Unknown`](crate::Outcome::Unknown), without an error to say so.
+/// - Its number in the session is given up: no later write waits for it, it takes no room in the window, and
+///   the next write tells the cluster to forget its answer. Once a node has heard that, a write that it still
+///   has on its way is not executed any more.
+/// - To find out, name the write with an
+///   [`idempotency_key`](Write::idempotency_key) and send the same again under the same key: it is answered as
+///   the first time, and counted once.
+/// - A **read** or a page of a stream that is dropped has changed nothing.
+///
+/// A [`deadline`](Write::deadline) on the call instead ends with an error that says what is known.
 ///
 /// ```no_run
 /// # fn example(client: tally_client::Client) {
@@ -15,7 +31,8 @@ use crate::{client::Client, consistency::ReadLevel, error::Result, plan::Plan, s
 /// ```
 pub type Sending<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
-/// A write that is sent when it is awaited. It has methods of its own for each kind of request,
+/// A write that is sent when it is awaited, and may happen though its future is dropped before its answer
+/// ([`Sending`]). It has methods of its own for each kind of request,
 /// e.g. [`floor`](crate::counter::Add::floor) of an add.
 ///
 /// ```no_run
@@ -71,8 +88,9 @@ impl<R> Write<R> {
 
     /// A name that the application chose for this write, e.g. an order number, of up to 128 bytes.
     /// The same key with the same request is applied once, also when another process sends it
-    /// again; with another request it is refused. An empty one is refused too, as it would protect nothing. If this call fails before the cluster has decided
-    /// anything, its outcome says nothing of earlier calls under the key
+    /// again; with another request it is refused. An empty one is refused too, as it would protect nothing. If
+    /// this call fails before the cluster has decided anything, its outcome says nothing of earlier calls
+    /// under the key
     /// ([`Error::speaks_of_this_call_only`](crate::Error::speaks_of_this_call_only)).
     ///
     /// ```no_run

@@ -15,10 +15,11 @@ use tonic::{
 };
 
 use crate::{
+    cause::root_cause,
     error::{Error, Result},
     node::{Connector, Network, Transport, Trouble},
     plan::Plan,
-    routing::{Router, strip_scheme},
+    routing::{Router, Scheme, split_scheme},
     shared::{Patience, Sessions, Shared, Stamping},
     silence,
     token::{SessionToken, TokenKeeper},
@@ -53,7 +54,8 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// Connects to a cluster by the addresses of some of its nodes: `host:port`, or `host` for port 7401.
+    /// Connects to a cluster by the addresses of some of its nodes: `host:port`, or `host` for port 7401. With
+    /// `http://` before it that is the same; `https://` is TLS, and takes the feature `tls`.
     ///
     /// It succeeds when one of them answers. Use [`Builder::build`] to connect at the first call.
     ///
@@ -83,9 +85,8 @@ impl Client {
         I: IntoIterator,
         I::Item: Into<String>,
     {
-        let endpoints = endpoints.into_iter().map(Into::into).collect::<Vec<String>>();
         Builder {
-            endpoints: endpoints.iter().map(|at| strip_scheme(at.trim()).to_owned()).collect(),
+            endpoints: endpoints.into_iter().map(Into::into).collect(),
             network: Network::default(),
             patience: Patience { deadline: DEADLINE, attempt_timeout: None, unheard_max: None },
             stamping: Stamping::Session { idle_timeout: Duration::ZERO },
@@ -286,6 +287,23 @@ impl Builder {
         self
     }
 
+    /// Speaks TLS to all nodes, as this says; also to those whose addresses other nodes tell of. Endpoints with
+    /// `https://` do the same with [`Tls::new`](crate::Tls::new).
+    ///
+    /// A node of this release speaks no TLS itself: something before it has to.
+    ///
+    /// ```
+    /// # let builder = tally_client::Client::builder(["127.0.0.1:7401"]);
+    /// let builder = builder.tls(tally_client::Tls::new().server_name("tally.internal"));
+    /// ```
+    #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+    #[must_use]
+    pub fn tls(mut self, tls: crate::Tls) -> Self {
+        self.network.tls = Some(tls);
+        self
+    }
+
     /// A client that connects at its first call.
     ///
     /// ```
@@ -299,8 +317,8 @@ impl Builder {
         if self.endpoints.is_empty() {
             return Err(invalid("no endpoints were given".to_owned()));
         }
-        let endpoints = self.endpoints.iter().map(|at| with_port(at));
-        let endpoints: Vec<String> = endpoints.collect::<Result<_, _>>().map_err(invalid)?;
+        let mut network = self.network;
+        let endpoints = addresses(&self.endpoints, &mut network).map_err(invalid)?;
         let mut random = match self.seed {
             Some(seed) => SmallRng::seed_from_u64(seed),
             None => {
@@ -318,7 +336,7 @@ impl Builder {
             };
             Shared::new(
                 Router::new(endpoints, start),
-                Network { watch: Some(Arc::new(watch)), ..self.network },
+                Network { watch: Some(Arc::new(watch)), ..network },
                 Sessions::new(self.stamping),
                 TokenKeeper::default(),
                 self.patience,
@@ -342,6 +360,40 @@ impl Builder {
         client.shared.drive(request, any).await?;
         Ok(client)
     }
+}
+
+/// The endpoints as `host:port`, and in the network whether they are spoken to over TLS: all or none.
+fn addresses(given: &[String], network: &mut Network) -> Result<Vec<String>, String> {
+    let split = || given.iter().map(|at| split_scheme(at.trim()));
+    let has = |wanted| split().find(|(scheme, _)| *scheme == wanted).map(|(_, at)| at);
+    let (https, http, bare) = (has(Scheme::Https), has(Scheme::Http), has(Scheme::None));
+    #[cfg(not(feature = "tls"))]
+    if let Some(at) = https {
+        return Err(format!(
+            "https://{at} asks for TLS, and this program is built without it (the feature `tls` of tally-client)"
+        ));
+    }
+    #[cfg(feature = "tls")]
+    if https.is_some() && network.tls.is_none() {
+        if let Some(at) = bare {
+            return Err(format!(
+                "{at:?} says nothing of TLS, and another endpoint asks for it: all do or none"
+            ));
+        }
+        network.tls = Some(crate::Tls::new());
+    }
+    if let (true, Some(at)) = (network.is_tls(), http) {
+        return Err(format!(
+            "http://{at} is without TLS, and this client is told to speak it: all do or none"
+        ));
+    }
+    let _ = bare;
+    let endpoints = split().map(|(_, at)| with_port(at)).collect::<Result<Vec<_>, _>>()?;
+    if let Some(first) = endpoints.first() {
+        // What is wrong with certificates and keys is said now, and not at the first call.
+        network.endpoint(first).map_err(|error| format!("TLS: {}", root_cause(&*error)))?;
+    }
+    Ok(endpoints)
 }
 
 /// An endpoint as it was given, with the port that nodes have by default where it names none.
@@ -392,7 +444,7 @@ fn with_port(given: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::with_port;
+    use super::*;
 
     #[test]
     fn an_endpoint_has_a_host_and_the_default_port() {
@@ -424,5 +476,37 @@ mod tests {
             let error = with_port(given).unwrap_err();
             assert!(error.contains(why), "{given}: {error}");
         }
+    }
+
+    fn refused(endpoints: &[&str]) -> String {
+        let refused = Client::builder(endpoints.iter().copied()).build().unwrap_err();
+        assert_eq!(refused.reason(), crate::reason::INVALID_REQUEST);
+        refused.message().to_owned()
+    }
+
+    #[test]
+    #[cfg(not(feature = "tls"))]
+    fn https_is_refused_by_a_program_that_can_not_speak_it() {
+        for endpoints in [&["https://tally.example"][..], &["a:7401", "https://b:7401"]] {
+            let message = refused(endpoints);
+            assert!(message.contains("built without it"), "{message}");
+        }
+        assert!(Client::builder(["http://tally.example/"]).build().is_ok());
+    }
+
+    #[test]
+    #[cfg(feature = "tls")]
+    fn tls_is_for_all_endpoints_or_none() {
+        assert!(refused(&["a:7401", "https://b:7401"]).contains("all do or none"));
+        assert!(refused(&["http://a", "https://b"]).contains("all do or none"));
+        let tls = |tls: crate::Tls| Client::builder(["a"]).tls(tls).build();
+        let both = Client::builder(["http://a"]).tls(crate::Tls::new()).build().unwrap_err();
+        assert!(both.message().contains("http://a is without TLS"), "{both}");
+        let no_pem = tls(crate::Tls::new().trust_only("not a certificate")).unwrap_err();
+        assert!(no_pem.message().starts_with("TLS: no certificate"), "{no_pem}");
+        let no_key = crate::Tls::new().trust_only(include_str!("../tests/it/tls/ca.pem"));
+        assert!(tls(no_key.clone()).is_ok());
+        let no_key = tls(no_key.identity("neither", "nor")).unwrap_err();
+        assert!(no_key.message().starts_with("TLS: "), "{no_key}");
     }
 }

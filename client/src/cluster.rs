@@ -1,12 +1,15 @@
 //! The nodes, as one of them sees them.
 
+use std::time::Duration;
+
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 use tally_proto::v1;
 
 use crate::{
-    answer::{self, Header},
+    answer::Header,
     call::{Read, answers},
     client::Client,
+    words::{Role, as_millis, millis},
 };
 
 /// The nodes of a cluster, as the asked one sees them.
@@ -14,7 +17,8 @@ use crate::{
 /// ```no_run
 /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
 /// for node in client.status().await?.nodes {
-///     println!("{} {} {}", node.id, node.role, node.applied_index);
+///     let role = node.role.map_or("unreachable".to_owned(), |role| role.to_string());
+///     println!("{} {role} {}", node.id, node.applied_index);
 /// }
 /// # Ok(()) }
 /// ```
@@ -40,8 +44,8 @@ pub struct Status {
 pub struct NodeInfo {
     /// Its id.
     pub id: u64,
-    /// `leader`, `follower` or `learner`; `unreachable` if it did not answer.
-    pub role: &'static str,
+    /// Its role; nothing if it did not answer. In JSON that is `unreachable`.
+    pub role: Option<Role>,
     /// It has a vote.
     pub is_voter: bool,
     /// Address of its client port.
@@ -82,8 +86,8 @@ pub struct NodeInfo {
     pub note: String,
     /// Revision of its store.
     pub revision: u64,
-    /// Log time of its store, in ms.
-    pub log_time_ms: u64,
+    /// Log time of its store, counted from the cluster's beginning. In JSON `log_time_ms`.
+    pub log_time: Duration,
     /// It serves local reads only, and why, if so.
     pub local_reads_only: String,
 }
@@ -112,16 +116,19 @@ pub struct DedupTables {
     pub key_bytes: u64,
     /// At most this many.
     pub key_bytes_max: u64,
-    /// Log time left, in ms, until the key that expires first does.
-    pub first_expiry_in_ms: u64,
-    /// Age of the oldest live key, in ms of log time.
-    pub oldest_key_age_ms: u64,
+    /// Log time left until the key that expires first does. In JSON `first_expiry_in_ms`.
+    #[serde(rename = "first_expiry_in_ms", serialize_with = "as_millis")]
+    pub first_expiry_in: Duration,
+    /// Age of the oldest live key, in log time. In JSON `oldest_key_age_ms`.
+    #[serde(rename = "oldest_key_age_ms", serialize_with = "as_millis")]
+    pub oldest_key_age: Duration,
     /// Keyed writes a second that the table can sustain.
     pub sustainable_keys_per_second: f64,
     /// The table is more than 70 % full.
     pub key_bytes_warning: bool,
-    /// Default window of an idempotency key, in ms of log time.
-    pub key_window_ms: u64,
+    /// Default window of an idempotency key, in log time. In JSON `key_window_ms`.
+    #[serde(rename = "key_window_ms", serialize_with = "as_millis")]
+    pub key_window: Duration,
     /// The table of sessions is more than 80 % full.
     pub sessions_warning: bool,
     /// One address may hold this much, in percent, of the places for sessions that no other holds.
@@ -169,12 +176,20 @@ impl Serialize for NodeInfo {
                 $(map.serialize_entry(stringify!($field), &self.reachable.then_some(&self.$field))?;)*
             };
         }
-        known!(id role is_voter address peer_address reachable);
+        known!(id);
+        match self.role {
+            Some(role) => map.serialize_entry("role", &role)?,
+            None => map.serialize_entry("role", "unreachable")?,
+        }
+        known!(is_voter address peer_address reachable);
         answered!(pid term last_log_index commit_index applied_index snapshot_index purged_index);
         answered!(lag_entries log_bytes state_bytes disk_free_bytes disk_nearly_full leader_id);
         answered!(version);
         known!(note);
-        answered!(revision log_time_ms local_reads_only);
+        answered!(revision);
+        let log_time_ms = self.reachable.then(|| millis(self.log_time));
+        map.serialize_entry("log_time_ms", &log_time_ms)?;
+        answered!(local_reads_only);
         map.end()
     }
 }
@@ -182,7 +197,7 @@ impl Serialize for NodeInfo {
 impl From<v1::NodeStatus> for NodeInfo {
     fn from(node: v1::NodeStatus) -> Self {
         Self {
-            role: if node.reachable { answer::role(node.role()) } else { "unreachable" },
+            role: node.reachable.then(|| Role::of(node.role)),
             is_voter: matches!(node.role(), v1::Role::Leader | v1::Role::Follower),
             id: node.id,
             address: node.address,
@@ -204,7 +219,7 @@ impl From<v1::NodeStatus> for NodeInfo {
             version: node.version,
             note: node.note,
             revision: node.revision,
-            log_time_ms: node.log_time_ms,
+            log_time: Duration::from_millis(node.log_time_ms),
             local_reads_only: node.local_reads_only,
         }
     }
@@ -220,11 +235,11 @@ impl From<v1::DedupStatus> for DedupTables {
             keys: dedup.keys,
             key_bytes: dedup.key_bytes,
             key_bytes_max: dedup.key_bytes_max,
-            first_expiry_in_ms: dedup.first_expiry_in_ms,
-            oldest_key_age_ms: dedup.oldest_key_age_ms,
+            first_expiry_in: Duration::from_millis(dedup.first_expiry_in_ms),
+            oldest_key_age: Duration::from_millis(dedup.oldest_key_age_ms),
             sustainable_keys_per_second: dedup.sustainable_keys_per_second,
             key_bytes_warning: dedup.key_bytes_warning,
-            key_window_ms: dedup.key_window_ms,
+            key_window: Duration::from_millis(dedup.key_window_ms),
             sessions_warning: dedup.sessions_warning,
             sessions_share_percent: dedup.sessions_share_percent,
         }

@@ -33,6 +33,8 @@ use tonic::{
 pub async fn connect(endpoint: Endpoint) -> Result<Channel, tonic::transport::Error> {
     let mut tcp = HttpConnector::new();
     tcp.set_nodelay(true);
+    // TLS is the endpoint's, and comes on top of the connection.
+    tcp.enforce_http(false);
     tcp.set_connect_timeout(endpoint.get_connect_timeout());
     endpoint.connect_with_connector(Gathering(tcp)).await
 }

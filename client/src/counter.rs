@@ -3,6 +3,8 @@
 //! One file though it is long: half of it is the examples of its methods, and a call and the same operation
 //! as a step of an atomic one are made alike.
 
+use std::future::IntoFuture as _;
+
 use tally_proto::v1::{self, operation::Kind};
 
 use crate::{
@@ -10,6 +12,7 @@ use crate::{
     apply::Operation,
     call::{Read, Write, answers},
     client::Client,
+    paging::{Items, Pages},
 };
 
 /// One counter, by name.
@@ -343,6 +346,40 @@ impl List {
     pub fn page_token(mut self, token: impl Into<String>) -> Self {
         self.request.page_token = token.into();
         self
+    }
+
+    /// All pages, as a stream, from the first or from the page token on: [`Pages`] says what it promises.
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// let mut pages = client.counters().list().prefix("page/").pages();
+    /// while let Some(page) = pages.next().await {
+    ///     println!("{}", page?.items.len());
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn pages(self) -> Pages<Page<CounterValue>> {
+        let first = self.request.page_token.clone();
+        let ask = move |token: Option<String>| {
+            let mut call = self.clone();
+            call.request.page_token = token.unwrap_or_default();
+            call.into_future()
+        };
+        Pages::new(ask, &first, |page| page.next_page_token.clone())
+    }
+
+    /// All counters of the list, as a stream, from the first page or from the page token on: [`Items`] says what it
+    /// promises. A large [`page_size`](Self::page_size) takes fewer calls.
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// use futures_util::TryStreamExt as _;
+    ///
+    /// let all: Vec<_> = client.counters().list().page_size(1000).items().try_collect().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn items(self) -> Items<CounterValue> {
+        Items::new(self.pages())
     }
 }
 

@@ -21,10 +21,7 @@ use std::{
 
 use futures_util::future::select;
 use prost::Message as _;
-use tally_proto::{
-    status::from_tonic,
-    v1::{self, stream_client::StreamClient},
-};
+use tally_proto::v1::{self, stream_client::StreamClient};
 use tokio::{
     sync::{
         mpsc::{self, error::TrySendError},
@@ -39,7 +36,10 @@ use self::{
     pack::{Packer, Queued},
     pending::{Pending, sweep},
 };
-use crate::wire::{MESSAGE_BYTES_MAX, Request};
+use crate::{
+    cause::with_cause,
+    wire::{MESSAGE_BYTES_MAX, Request},
+};
 
 /// Calls that wait for the connection. Further callers wait for room here. No more than a node that stood
 /// still can take at once.
@@ -215,14 +215,14 @@ async fn run(channel: Channel, packer: Packer, closing: Closing) {
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let status = match client.exchange(packer).await {
-        Err(status) => from_tonic(&status),
+        Err(status) => with_cause(&status),
         Ok(response) => {
             let mut answers = response.into_inner();
             loop {
                 match answers.message().await {
                     Ok(Some(pack)) => pending.complete(pack.answers),
                     Ok(None) => break local(Code::Unavailable, "the node ended the stream"),
-                    Err(status) => break from_tonic(&status),
+                    Err(status) => break with_cause(&status),
                 }
             }
         }

@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use crate::cluster::{NodeInfo, Status};
+use crate::{
+    cluster::{NodeInfo, Status},
+    words::Role,
+};
 
 /// How a cluster is, in one word.
 ///
@@ -70,7 +73,7 @@ impl Status {
         let quorum = voters / 2 + 1;
         let followers =
             |leader: u64| answering.iter().filter(|voter| voter.leader_id == leader).count();
-        let leaders = answering.iter().filter(|node| node.role == "leader");
+        let leaders = answering.iter().filter(|node| node.role == Some(Role::Leader));
         let newest = leaders.max_by_key(|node| node.term).map(|node| node.id);
         let leader = newest.filter(|leader| followers(*leader) >= quorum);
         let silent = self.nodes.iter().filter(|node| !node.reachable);
@@ -156,7 +159,7 @@ mod tests {
     fn three() -> Status {
         let node = |id: u64| NodeInfo {
             id,
-            role: if id == 2 { "leader" } else { "follower" },
+            role: Some(if id == 2 { Role::Leader } else { Role::Follower }),
             is_voter: true,
             reachable: true,
             term: 5,
@@ -172,8 +175,7 @@ mod tests {
 
     fn lose(status: &mut Status, id: u64) {
         let node = &mut status.nodes[id as usize - 1];
-        *node =
-            NodeInfo { id, role: "unreachable", is_voter: node.is_voter, ..NodeInfo::default() };
+        *node = NodeInfo { id, role: None, is_voter: node.is_voter, ..NodeInfo::default() };
     }
 
     #[track_caller]
@@ -212,7 +214,7 @@ mod tests {
     #[test]
     fn a_learner_has_no_vote_and_one_node_no_other() {
         let mut status = three();
-        status.nodes.push(NodeInfo { id: 4, role: "unreachable", ..NodeInfo::default() });
+        status.nodes.push(NodeInfo { id: 4, role: None, ..NodeInfo::default() });
         let degraded = "DEGRADED: node 4 unreachable; 1 more may fail";
         check(&status, Verdict::Degraded, 1, degraded);
         status.nodes = vec![NodeInfo { leader_id: 2, ..status.nodes.remove(1) }];

@@ -1,14 +1,18 @@
 //! Sessions of all clients, for an operator: who holds them, and ending some.
 
+use std::{future::IntoFuture as _, time::Duration};
+
 use serde::Serialize;
 use tally_proto::v1;
 
 use crate::{
-    answer::Header,
-    call::{Read, answers},
+    answer::{Header, Page},
+    call::{Read, Sending, answers},
     client::Client,
     error::Result,
+    paging::{Items, Pages},
     plan::Plan,
+    words::as_millis,
 };
 
 /// A list of sessions that is sent when it is awaited.
@@ -65,13 +69,16 @@ pub struct SessionInfo {
     pub session_id: u64,
     /// Who opened it: the IP address that the node saw which took the call. Empty if not known.
     pub owner: String,
-    /// Idle time, in ms of log time, after which it ends.
-    pub idle_timeout_ms: u64,
-    /// It was not used for this long at least, in ms of log time; longer by a 64th of its idle time at
-    /// most.
-    pub idle_for_ms: u64,
-    /// It ends in so many ms of log time, unless it is used before.
-    pub expires_in_ms: u64,
+    /// Idle time, in log time, after which it ends. In JSON `idle_timeout_ms`.
+    #[serde(rename = "idle_timeout_ms", serialize_with = "as_millis")]
+    pub idle_timeout: Duration,
+    /// It was not used for this long at least, in log time; longer by a 64th of its idle time at most. In
+    /// JSON `idle_for_ms`.
+    #[serde(rename = "idle_for_ms", serialize_with = "as_millis")]
+    pub idle_for: Duration,
+    /// It ends in so much log time, unless it is used before. In JSON `expires_in_ms`.
+    #[serde(rename = "expires_in_ms", serialize_with = "as_millis")]
+    pub expires_in: Duration,
     /// Answers that are remembered under it.
     pub answers: u64,
     /// Their bytes.
@@ -177,6 +184,50 @@ impl Read<v1::SessionsListRequest> {
         self.request.page_token = token.into();
         self
     }
+
+    /// All pages, as a stream, from the first or from the page token on: [`Pages`] says what it promises.
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// let mut pages = client.list_sessions().pages();
+    /// while let Some(page) = pages.next().await {
+    ///     println!("{}", page?.sessions.len());
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn pages(self) -> Pages<SessionPage> {
+        let first = self.request.page_token.clone();
+        let ask = move |token: Option<String>| {
+            let mut call = self.clone();
+            call.request.page_token = token.unwrap_or_default();
+            call.into_future()
+        };
+        Pages::new(ask, &first, |page| page.next_page_token.clone())
+    }
+
+    /// All sessions of the list, as a stream, from the first page or from the page token on: [`Items`] says what it
+    /// promises. A large [`page_size`](Self::page_size) takes fewer calls.
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// use futures_util::TryStreamExt as _;
+    ///
+    /// let all: Vec<_> = client.list_sessions().page_size(1000).items().try_collect().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn items(self) -> Items<SessionInfo> {
+        let first = self.request.page_token.clone();
+        let ask = move |token: Option<String>| -> Sending<Page<SessionInfo>> {
+            let mut call = self.clone();
+            call.request.page_token = token.unwrap_or_default();
+            let answered = call.into_future();
+            Box::pin(async move {
+                let SessionPage { sessions: items, next_page_token, header, .. } = answered.await?;
+                Ok(Page { items, next_page_token, header })
+            })
+        };
+        Items::new(Pages::new(ask, &first, |page| page.next_page_token.clone()))
+    }
 }
 
 impl From<v1::SessionInfo> for SessionInfo {
@@ -184,9 +235,9 @@ impl From<v1::SessionInfo> for SessionInfo {
         Self {
             session_id: session.session_id,
             owner: session.owner,
-            idle_timeout_ms: session.idle_timeout_ms,
-            idle_for_ms: session.idle_for_ms,
-            expires_in_ms: session.expires_in_ms,
+            idle_timeout: Duration::from_millis(session.idle_timeout_ms),
+            idle_for: Duration::from_millis(session.idle_for_ms),
+            expires_in: Duration::from_millis(session.expires_in_ms),
             answers: session.answers,
             answer_bytes: session.answer_bytes,
             lowest_unanswered: session.lowest_unanswered,

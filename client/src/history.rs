@@ -52,7 +52,7 @@ pub use self::{
     recorder::{Pending, Recorder, Request},
     told::Told,
 };
-use crate::{Branch, ReadLevel};
+use crate::{Branch, Consistency, ReadLevel};
 
 /// What became of an operation.
 ///
@@ -96,21 +96,21 @@ pub enum Level {
 }
 
 impl Level {
-    /// The level of this name, as headers spell it; nothing for one of a newer release.
+    /// The level of an answer, as its header says it; nothing for one of a newer release.
     ///
     /// ```
-    /// use tally_client::history::Level;
+    /// use tally_client::{Consistency, history::Level};
     ///
-    /// assert_eq!(Level::named("LOCAL"), Some(Level::Local));
-    /// assert_eq!(Level::named("PRESCIENT"), None);
+    /// assert_eq!(Level::of(Consistency::Local), Some(Level::Local));
+    /// assert_eq!(Level::of(Consistency::Unknown(7)), None);
     /// ```
-    pub fn named(name: &str) -> Option<Level> {
-        match name {
-            "LINEARIZABLE" => Some(Level::Linearizable),
-            "BOUNDED" => Some(Level::Bounded),
-            "SESSION" => Some(Level::Session),
-            "LOCAL" => Some(Level::Local),
-            _ => None,
+    pub fn of(consistency: Consistency) -> Option<Level> {
+        match consistency {
+            Consistency::Linearizable => Some(Level::Linearizable),
+            Consistency::Bounded => Some(Level::Bounded),
+            Consistency::Session => Some(Level::Session),
+            Consistency::Local => Some(Level::Local),
+            Consistency::Unspecified | Consistency::Unknown(_) => None,
         }
     }
 }

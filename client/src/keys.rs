@@ -1,5 +1,7 @@
 //! Keys: UTF-8 names for values of up to 1 MiB.
 
+use std::future::IntoFuture as _;
+
 use bytes::Bytes;
 use tally_proto::v1::{self, key_condition, operation::Kind};
 
@@ -8,6 +10,7 @@ use crate::{
     apply::Operation,
     call::{Read, Write, answers},
     client::Client,
+    paging::{Items, Pages},
 };
 
 /// The keys of the store.
@@ -303,6 +306,40 @@ impl Scan {
     pub fn page_token(mut self, token: impl Into<String>) -> Self {
         self.request.page_token = token.into();
         self
+    }
+
+    /// All pages, as a stream, from the first or from the page token on: [`Pages`] says what it promises.
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// let mut pages = client.keys().scan().prefix("user/").pages();
+    /// while let Some(page) = pages.next().await {
+    ///     println!("{}", page?.items.len());
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn pages(self) -> Pages<Page<KeyValue>> {
+        let first = self.request.page_token.clone();
+        let ask = move |token: Option<String>| {
+            let mut call = self.clone();
+            call.request.page_token = token.unwrap_or_default();
+            call.into_future()
+        };
+        Pages::new(ask, &first, |page| page.next_page_token.clone())
+    }
+
+    /// All keys of the scan, as a stream, from the first page or from the page token on: [`Items`] says what it
+    /// promises. A large [`page_size`](Self::page_size) takes fewer calls.
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// use futures_util::TryStreamExt as _;
+    ///
+    /// let all: Vec<_> = client.keys().scan().page_size(1000).items().try_collect().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn items(self) -> Items<KeyValue> {
+        Items::new(self.pages())
     }
 }
 

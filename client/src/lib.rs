@@ -28,7 +28,17 @@
 //! speaks for all attempts: once one of them may have been executed, only a refusal which the
 //! cluster decided under the same number can say otherwise. It speaks of this call: under an
 //! idempotency key of your own an earlier call may have been applied
-//! ([`Error::speaks_of_this_call_only`]).
+//! ([`Error::speaks_of_this_call_only`]). A future that is dropped before that tells neither, and the write may
+//! happen all the same: [`call::Sending`] says what then.
+//!
+//! Lists and scans come as a page or as a stream of all ([`Pages`], [`Items`]).
+//!
+//! # Tracing
+//! Each call is one span of the crate `tracing`: `tally.call`, of level DEBUG and target `tally_client::call`,
+//! with the fields `operation`, `node` (that was asked last), `attempts` and `outcome` (`ok`, `NOT_APPLIED`,
+//! `UNKNOWN`, `failed` of a read, `dropped`). They are told when it ends. Attempts that fail are events in it.
+//! Neither has names or values that were stored. Where nobody listens to that level, a call pays the load of
+//! one atomic for it.
 
 #![deny(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -41,6 +51,7 @@ pub mod history;
 pub mod keys;
 
 mod answer;
+mod cause;
 mod client;
 mod cluster;
 mod connect;
@@ -53,14 +64,18 @@ mod health;
 mod held;
 mod node;
 mod outcome;
+mod paging;
 mod plan;
 mod retry;
 mod routing;
 mod session;
 mod shared;
 mod silence;
+#[cfg(feature = "tls")]
+mod tls;
 mod token;
 mod wire;
+mod words;
 
 pub use answer::{
     Applied, Batch, Branch, CounterChange, CounterValue, Header, KeyChange, KeyValue,
@@ -74,8 +89,13 @@ pub use error::{Code, Error, Outcome, Result};
 pub use health::{Health, Verdict};
 pub use held::{ListSessions, SessionInfo, SessionOwner, SessionPage};
 pub use node::{Transport, Trouble};
+pub use paging::{Items, Pages};
 pub use tally_proto::{reason, v1 as proto};
+#[cfg(feature = "tls")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+pub use tls::Tls;
 pub use token::{InvalidToken, SessionToken};
+pub use words::{Consistency, Role, StalenessGround};
 
 /// Compiles the example of the README.
 #[cfg(doctest)]

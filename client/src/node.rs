@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::future::Either;
-use tally_proto::{http2::LIBRARY, status::from_tonic, v1::CallStatus};
+use tally_proto::{http2::LIBRARY, v1::CallStatus};
 use tokio::time::{Instant, timeout_at};
 use tonic::{
     Code,
@@ -18,6 +18,7 @@ use tonic::{
 };
 
 use crate::{
+    cause::{root_cause, with_cause},
     connect::connect,
     exchange::{Answers, Exchange, Reply, local},
     wire::{self, Request},
@@ -116,6 +117,32 @@ pub(crate) struct Network {
     pub(crate) watch: Option<Arc<dyn Fn(String, Answers) + Send + Sync>>,
     /// Who is told of attempts that fail.
     pub(crate) trouble: Option<Tell>,
+    /// Nodes are spoken to over TLS.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<crate::Tls>,
+}
+
+impl Network {
+    pub(crate) fn is_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+
+    /// How to connect to an address.
+    pub(crate) fn endpoint(&self, address: &str) -> Result<Endpoint, BoxError> {
+        let scheme = if self.is_tls() { "https" } else { "http" };
+        let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(LIBRARY.keepalive_interval);
+        #[cfg(feature = "tls")]
+        let endpoint = match &self.tls {
+            Some(tls) => endpoint.tls_config(tls.config()?)?,
+            None => endpoint,
+        };
+        Ok(LIBRARY.apply(endpoint))
+    }
 }
 
 impl fmt::Debug for Network {
@@ -203,7 +230,7 @@ impl Node {
             status: local(Code::Unavailable, &format!("{}: {why}", self.address)),
             nobody_listens: false,
         };
-        let endpoint = endpoint(&self.address).map_err(|error| unavailable(&error))?;
+        let endpoint = network.endpoint(&self.address).map_err(|error| unavailable(&error))?;
         let connecting = (network.connector.0)(endpoint);
         let channel = timeout_at(Instant::now() + CONNECT_TIMEOUT, connecting)
             .await
@@ -229,31 +256,12 @@ impl Node {
     }
 }
 
-fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
-    let uri = format!("http://{address}");
-    let endpoint = Endpoint::from_shared(uri)?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(LIBRARY.keepalive_interval);
-    Ok(LIBRARY.apply(endpoint))
-}
-
-/// "Connection refused" says more than "transport error".
-fn root_cause<'a>(
-    error: &'a (dyn std::error::Error + 'static),
-) -> &'a (dyn std::error::Error + 'static) {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause
-}
-
 async fn unary(channel: Channel, request: Request, until: Instant) -> Reply {
     let timeout = until.saturating_duration_since(Instant::now());
     match timeout_at(until, wire::unary(channel, request, timeout)).await {
         Ok(Ok(response)) => Reply::Answer(response),
         Ok(Err(status)) => {
-            let status = from_tonic(&status);
+            let status = with_cause(&status);
             if status.details.is_empty() {
                 // Not a node's word. It may have been sent.
                 return Reply::Broken { sent: true, status };

@@ -278,10 +278,27 @@ impl Router {
     }
 }
 
+/// What an endpoint asks for by what stands before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    None,
+    Http,
+    Https,
+}
+
+/// An endpoint without what stands before it, and what that was.
+pub(crate) fn split_scheme(endpoint: &str) -> (Scheme, &str) {
+    let (scheme, rest) = match endpoint.split_once("://") {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (Scheme::Http, rest),
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (Scheme::Https, rest),
+        _ => (Scheme::None, endpoint),
+    };
+    (scheme, rest.trim_end_matches('/'))
+}
+
 /// Endpoints are compared as `host:port`.
-pub(crate) fn strip_scheme(endpoint: &str) -> &str {
-    let endpoint = endpoint.strip_prefix("http://").unwrap_or(endpoint);
-    endpoint.trim_end_matches('/')
+fn strip_scheme(endpoint: &str) -> &str {
+    split_scheme(endpoint).1
 }
 
 #[cfg(test)]

@@ -94,6 +94,13 @@ macro_rules! of_each {
             }
         )*)*
 
+        /// What it is called in the stream.
+        pub(crate) fn name(request: &Request) -> &'static str {
+            match request {
+                $($(Request::$variant(_) => stringify!($field),)*)*
+            }
+        }
+
         /// What may happen when it is sent twice.
         pub(crate) fn class(request: &Request) -> Class {
             match request {

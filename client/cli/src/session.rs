@@ -103,8 +103,8 @@ fn row(session: &SessionInfo) -> Vec<String> {
     vec![
         session.session_id.to_string(),
         owner.to_owned(),
-        format!("{} s", session.idle_for_ms / 1000),
-        format!("{} s", session.expires_in_ms / 1000),
+        format!("{} s", session.idle_for.as_secs()),
+        format!("{} s", session.expires_in.as_secs()),
         session.answers.to_string(),
         bytes(session.answer_bytes),
         session.lowest_unanswered.to_string(),

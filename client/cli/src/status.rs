@@ -117,7 +117,7 @@ fn show(shown: &Shown<'_>) -> String {
     if dedup.keys > 0 {
         text += &format!(
             ", oldest {} s, room for {:.0} a second",
-            dedup.oldest_key_age_ms / 1000,
+            dedup.oldest_key_age.as_secs(),
             dedup.sustainable_keys_per_second
         );
     }
@@ -152,7 +152,7 @@ fn row(node: &NodeInfo) -> Vec<String> {
     }
     vec![
         id,
-        node.role.to_owned(),
+        node.role.map(|role| role.to_string()).unwrap_or_default(),
         node.address.clone(),
         node.pid.to_string(),
         node.term.to_string(),

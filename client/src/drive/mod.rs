@@ -1,11 +1,15 @@
 //! The life of one call: stamped once, attempted until it is answered, refused or out of time.
 
 mod sessions;
+mod span;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use tally_proto::{reason, seeded_bugs, v1};
 use tokio::time::{Instant, sleep_until};
+use tracing::{Instrument as _, Span};
+
+use self::span::CallSpan;
 
 use crate::{
     consistency::ReadLevel,
@@ -66,6 +70,8 @@ pub(crate) struct Call {
     asked: Option<Box<Asked>>,
     /// What a node says counts, whichever cluster it is of.
     any_cluster: bool,
+    /// Its span, if somebody looks at it.
+    span: Option<Box<CallSpan>>,
 }
 
 /// Whom not to ask again.
@@ -132,11 +138,31 @@ impl Call {
             asked: None,
             // Who asks for the state of a node wants to see that one, above all if it is a wrong one.
             any_cluster: any_node,
+            span: None,
         }
     }
 
     /// Runs it to its end.
     pub(crate) async fn answer_to<R: Rpc>(&mut self) -> Result<R::Response> {
+        self.span = CallSpan::open(&self.request);
+        if self.span.is_some() {
+            // Boxed, so that who is not looked at does not carry it around.
+            return Box::pin(self.looked_at::<R>()).await;
+        }
+        self.end_of::<R>().await
+    }
+
+    /// The same, in its span.
+    async fn looked_at<R: Rpc>(&mut self) -> Result<R::Response> {
+        let span = self.span.as_ref().map_or_else(Span::none, |span| span.span());
+        let ended = self.end_of::<R>().instrument(span).await;
+        if let Some(mut span) = self.span.take() {
+            span.end(&ended);
+        }
+        ended
+    }
+
+    async fn end_of<R: Rpc>(&mut self) -> Result<R::Response> {
         match self.run().await {
             Ok(response) => R::response(response).ok_or_else(|| {
                 // Something was answered, so a write may have been applied.
@@ -172,6 +198,9 @@ impl Call {
         loop {
             let stamped = self.stamped(ticket.as_ref());
             let Some(node) = self.node(&stamped) else { return Err(self.asked_all(None)) };
+            if let Some(span) = &mut self.span {
+                span.attempt(&node);
+            }
             let failure = match self.attempt(&node, stamped, &limits).await {
                 Ok(response) => return Ok(response),
                 Err(failure) => failure,

@@ -21,7 +21,7 @@ fn ticking() -> impl Fn() -> u64 {
 
 fn header(revision: u64) -> Header {
     Header {
-        consistency: "LINEARIZABLE",
+        consistency: Consistency::Linearizable,
         cluster_id: "c".into(),
         node_id: 2,
         term: 3,

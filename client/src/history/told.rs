@@ -5,7 +5,7 @@ use tally_proto::reason;
 use super::{Answer, Level, Op, Part, Record, RefusedPart, Scalar, Status};
 use crate::{
     Applied, Batch, Branch, CounterChange, CounterValue, Error, Header, KeyChange, KeyValue,
-    OperationResult, Outcome, WriteInfo,
+    OperationResult, Outcome, WriteInfo, words::millis,
 };
 
 /// An answer that a history can hold.
@@ -23,11 +23,11 @@ pub trait Told {
 }
 
 fn header(header: &Header, record: &mut Record) {
-    record.consistency = Level::named(header.consistency);
+    record.consistency = Level::of(header.consistency);
     if header.cluster_id.is_empty() {
         return;
     }
-    record.staleness_ms = header.staleness_ms_max;
+    record.staleness_ms = header.staleness_max.map(millis);
     record.node = Some(header.node_id);
     record.term = Some(header.term);
     record.applied = Some(header.applied_index);

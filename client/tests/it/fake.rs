@@ -33,7 +33,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status, Streaming, transport::Server};
 
 use crate::model::{Model, options, refusal};
 
@@ -131,6 +131,11 @@ impl Drop for Cluster {
 
 impl Cluster {
     pub(crate) async fn start(nodes: usize) -> Self {
+        Self::served_by(nodes, Server::builder).await
+    }
+
+    /// With servers of the test's own making.
+    pub(crate) async fn served_by(nodes: usize, server: impl Fn() -> Server) -> Self {
         let model = Model {
             cluster_id: "fake".into(),
             window: 65_536,
@@ -158,7 +163,7 @@ impl Cluster {
                 seen: Mutex::default(),
                 shared: shared.clone(),
             });
-            let server = tonic::transport::Server::builder()
+            let server = server()
                 .add_service(StreamServer::new(Handle(node.clone())))
                 .add_service(CountersServer::new(Handle(node.clone())))
                 .add_service(SessionsServer::new(Handle(node.clone())))

@@ -6,6 +6,11 @@ mod fallback;
 mod model;
 
 mod basics;
+mod dropped;
 mod exactly_once;
+mod paging;
 mod pipelining;
+mod spans;
+#[cfg(feature = "tls")]
+mod tls;
 mod tokens;

@@ -286,7 +286,7 @@ impl Cluster {
             let mut found = None;
             for node in self.nodes.iter().filter(|node| node.process.is_some()) {
                 if let Some(info) = node.status().await
-                    && info.role == "leader"
+                    && info.role == Some(tally_client::Role::Leader)
                     && found.is_none_or(|(_, term)| info.term > term)
                 {
                     found = Some((info.id, info.term));

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use tally_client::{Client, ReadLevel};
+use tally_client::{Client, Consistency, ReadLevel};
 
 use super::Workload;
 use crate::{
@@ -54,7 +54,7 @@ impl Workload {
         }
         let read = client.counter(NOWHERE).get().level(ReadLevel::Session(Some(token))).await;
         let seen = read.as_ref().err().and_then(|error| error.header());
-        if let Some(seen) = seen.filter(|seen| seen.consistency == "SESSION") {
+        if let Some(seen) = seen.filter(|seen| seen.consistency == Consistency::Session) {
             book.happened("session reads of clients that came first");
             if seen.applied_index < written.header.applied_index {
                 let (at, wrote) = (seen.applied_index, written.header.applied_index);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde::Serialize;
-use tally_client::{Client, NodeInfo, Status};
+use tally_client::{Client, NodeInfo, Role, Status};
 use tokio::time::{Instant, sleep};
 
 use super::{Demo, RUNS_FOR, Shared};
@@ -31,7 +31,8 @@ pub(super) struct Kill {
 
 /// Who leads, as the newest term says.
 pub(super) fn leader(status: &Status) -> Result<&NodeInfo, Failure> {
-    let leaders = status.nodes.iter().filter(|node| node.reachable && node.role == "leader");
+    let leaders =
+        status.nodes.iter().filter(|node| node.reachable && node.role == Some(Role::Leader));
     leaders
         .max_by_key(|node| node.term)
         .ok_or_else(|| Failure::unable("the cluster has no leader".to_owned()))

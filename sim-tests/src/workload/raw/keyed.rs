@@ -102,7 +102,7 @@ impl Raw {
                     revision: change.revision,
                     idem: idem(Ok(change)).unwrap_or_default(),
                     delta,
-                    until_ms: began + change.write.kept_for_ms,
+                    until_ms: began + change.write.kept_for.as_millis() as u64,
                     ..first.clone()
                 });
                 if self.kept.len() > PROBES_MAX {

@@ -2,7 +2,7 @@
 //! without the library was told.
 
 use tally_client::{
-    CounterChange, CounterValue, Header,
+    Consistency, CounterChange, CounterValue, Header,
     history::{Answer, Level, Record, RefusedPart, Status, Told},
     proto as v1,
 };
@@ -50,18 +50,17 @@ impl Told for Failed<'_> {
 
 /// What an answer's header says of itself.
 pub(in crate::workload) fn tell_header(header: &Header, record: &mut Record) {
-    record.consistency = Level::named(header.consistency);
+    record.consistency = Level::of(header.consistency);
     // Without one nothing is claimed, and nothing judged.
-    let says_none = matches!(header.consistency, "" | "UNSPECIFIED");
     assert!(
-        says_none || record.consistency.is_some(),
+        header.consistency == Consistency::Unspecified || record.consistency.is_some(),
         "the judge does not know the level {}",
         header.consistency
     );
     if header.cluster_id.is_empty() {
         return;
     }
-    record.staleness_ms = header.staleness_ms_max;
+    record.staleness_ms = header.staleness_max.map(|age| age.as_millis() as u64);
     record.node = Some(header.node_id);
     record.term = Some(header.term);
     record.applied = Some(header.applied_index);

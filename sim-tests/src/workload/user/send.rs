@@ -45,7 +45,7 @@ impl User {
                         if let Ok(answer) = &result
                             && has_session
                             && idem.is_none()
-                            && answer.write.kept_for_ms > 0
+                            && !answer.write.kept_for.is_zero()
                         {
                             book.happened("write under a key for want of a session");
                         }
