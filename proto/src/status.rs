@@ -67,6 +67,9 @@ pub trait Detail: Message + Default {
 macro_rules! details {
     ($($message:ty => $name:literal,)*) => {
         $(impl Detail for $message { const FULL_NAME: &'static str = $name; })*
+
+        /// The full names of all messages that can be a detail of an error.
+        pub const DETAIL_NAMES: &[&str] = &[$($name),*];
     };
 }
 

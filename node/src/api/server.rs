@@ -57,11 +57,16 @@ pub(crate) async fn serve(
     room: Arc<NodeRoom>,
     stop: watch::Receiver<bool>,
 ) {
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(PUBLIC_DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .expect("the descriptors were compiled with the crate");
+    // Twice, as older tools speak its first version only: grpcurl before 1.8.8, Postman, Python's client. With
+    // Google's own details, so that tools show errors as text.
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(PUBLIC_DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+    };
+    const COMPILED: &str = "the descriptors were compiled with the crate";
+    let (reflection, alpha) = (reflection().build_v1(), reflection().build_v1alpha());
     macro_rules! limited {
         ($module:ident :: $server:ident) => {
             v1::$module::$server::new(api.clone())
@@ -80,7 +85,8 @@ pub(crate) async fn serve(
                 .max_decoding_message_size(PACK_BYTES_MAX)
                 .max_encoding_message_size(2 * limits::ANSWER_BYTES_MAX),
         )
-        .add_service(reflection);
+        .add_service(reflection.expect(COMPILED))
+        .add_service(alpha.expect(COMPILED));
     let consensus = api.consensus.clone();
     let probe = tokio::spawn(probe(consensus, health));
     let dated = port::date::layer(Arc::clone(api.consensus.clock()));

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use prost::Message as _;
+use prost_types::FileDescriptorProto;
 use tally_proto::{
     reason,
     v1::{self, Outcome, call::Request},
@@ -11,9 +13,12 @@ use tonic::{Code, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
-use tonic_reflection::pb::v1::{
-    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
-    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+use tonic_reflection::pb::{
+    v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    },
+    v1alpha,
 };
 
 use crate::{
@@ -46,6 +51,54 @@ async fn reflection_lists_every_service_and_describes_them() {
     }
     assert!(names.contains(&"grpc.health.v1.Health"), "{names:?}");
     assert!(!names.iter().any(|name| name.contains("peer")), "the peer port is no public API");
+}
+
+/// Full names of the messages in what reflection says of a symbol, by its first version.
+async fn described_by_v1alpha(channel: &Channel, symbol: &str) -> Vec<String> {
+    let request = v1alpha::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(
+            v1alpha::server_reflection_request::MessageRequest::FileContainingSymbol(symbol.into()),
+        ),
+    };
+    let mut client =
+        v1alpha::server_reflection_client::ServerReflectionClient::new(channel.clone());
+    let mut answers =
+        client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+    match answers.message().await.unwrap().unwrap().message_response.unwrap() {
+        v1alpha::server_reflection_response::MessageResponse::FileDescriptorResponse(files) => {
+            messages(files.file_descriptor_proto)
+        }
+        other => panic!("{symbol}: {other:?}"),
+    }
+}
+
+fn messages(files: Vec<Vec<u8>>) -> Vec<String> {
+    let files = files.iter().map(|file| FileDescriptorProto::decode(&**file).unwrap());
+    let names = |file: FileDescriptorProto| {
+        let package = file.package().to_owned();
+        file.message_type.into_iter().map(move |message| format!("{package}.{}", message.name()))
+    };
+    files.flat_map(names).collect()
+}
+
+#[tokio::test]
+async fn both_versions_of_reflection_describe_each_detail_of_an_error() {
+    let cluster = Cluster::start(1).await;
+    let channel = cluster.channel(1);
+    let names = tally_proto::status::DETAIL_NAMES;
+    assert!(names.contains(&"google.rpc.ErrorInfo") && names.contains(&"tally.v1.WriteOutcome"));
+    // The envelope of the details, which a tool needs first.
+    for name in names.iter().chain(&["google.rpc.Status"]) {
+        let asked = MessageRequest::FileContainingSymbol((*name).to_owned());
+        let file = match reflect(&channel, asked).await {
+            MessageResponse::FileDescriptorResponse(files) => messages(files.file_descriptor_proto),
+            other => panic!("{name}: {other:?}"),
+        };
+        assert!(file.iter().any(|message| message == name), "{name} in {file:?}");
+        let file = described_by_v1alpha(&channel, name).await;
+        assert!(file.iter().any(|message| message == name), "{name} in {file:?}");
+    }
 }
 
 async fn health(channel: &Channel, service: &str) -> Result<ServingStatus, Code> {
