@@ -17,7 +17,6 @@ LIST = sys.argv[1]
 ONE = LIST.split(",")[0]
 PORT = ONE.split(":")[1]
 ROUND_ROBIN, AUTHORITY = ("grpc.lb_policy_name", "round_robin"), ("grpc.default_authority", "tally")
-REFUSED = "INTERNAL"
 
 
 def nodes(target, options):
@@ -44,11 +43,10 @@ for target, options, expected in [
     (f"dns:///{ONE}", [], 1),
     (f"dns:///localhost:{PORT}", [ROUND_ROBIN], 1),
     (f"ipv4:{ONE}", [], 1),
-    (f"ipv4:{LIST}", [], REFUSED),
-    (f"ipv4:{LIST}", [ROUND_ROBIN], REFUSED),
-    (f"ipv4:{LIST}", [AUTHORITY], 1),
+    (f"ipv4:{LIST}", [], 1),
+    (f"ipv4:{LIST}", [ROUND_ROBIN], 3),
     (f"ipv4:{LIST}", [AUTHORITY, ROUND_ROBIN], 3),
-    (f"dns:///{LIST}", [AUTHORITY], "UNREACHABLE"),
+    (f"dns:///{LIST}", [], "UNREACHABLE"),
 ]:
     seen = nodes(target, options)
     wrong += seen != expected

@@ -50,9 +50,7 @@ def add(stub, name, delta, key, seconds=20, **more):
 
 
 addresses = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403"
-# Without the authority a list is refused (INTERNAL, RST_STREAM): docs/other-languages.md.
-options = [("grpc.default_authority", "tally"), ("grpc.lb_policy_name", "round_robin")]
-with grpc.insecure_channel(f"ipv4:{addresses}", options) as channel:
+with grpc.insecure_channel(f"ipv4:{addresses}", [("grpc.lb_policy_name", "round_robin")]) as channel:
     stub = services.CountersStub(channel)
     for _ in range(int(sys.argv[2]) if len(sys.argv) > 2 else 1):
         answer = add(stub, "hits", 1, key=str(uuid.uuid4()))

@@ -26,6 +26,7 @@ use tower::Service;
 use super::{
     Port, Shape,
     answer::Answer,
+    authority::Authority,
     call::{Call, Open, Shared, UNREAD_STEPS, UNREAD_TIME_MAX},
     deadline::answer_by,
     request::Received,
@@ -136,7 +137,12 @@ pub(super) async fn drive<S>(
 {
     let _slot = slot;
     let shared = Shared::new(ConnectionRoom::new(Arc::clone(&port.room)), connection.from());
-    let io = TokioIo::new(Begins { connection, read: 0, shared: Arc::clone(&shared) });
+    let io = TokioIo::new(Begins {
+        connection,
+        read: 0,
+        shared: Arc::clone(&shared),
+        authority: Authority::default(),
+    });
     let calls = Calls { service, port: Arc::clone(&port), shared: Arc::clone(&shared) };
     let serving = builder(&port, &shared).serve_connection(io, calls);
     let mut serving = std::pin::pin!(serving);
@@ -208,11 +214,12 @@ fn builder(port: &Port, shared: &Arc<Shared>) -> http2::Builder<Tasks> {
     builder
 }
 
-/// A connection that notes when HTTP/2 has begun on it.
+/// A connection that notes when HTTP/2 has begun on it, and on which no authority is in the way.
 struct Begins {
     connection: Connection,
     read: usize,
     shared: Arc<Shared>,
+    authority: Authority,
 }
 
 impl AsyncRead for Begins {
@@ -229,6 +236,7 @@ impl AsyncRead for Begins {
                 self.shared.begun.store(true, Ordering::Relaxed);
             }
         }
+        self.authority.pass(&mut buffer.filled_mut()[before..]);
         read
     }
 }

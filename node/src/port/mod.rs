@@ -24,6 +24,7 @@
 //! a connection that says nothing, or only half a request, ends with the port.
 
 pub(crate) mod answer;
+pub(crate) mod authority;
 pub(crate) mod call;
 pub(crate) mod connection;
 pub(crate) mod date;
