@@ -134,7 +134,7 @@ node() {
     fi
     # Modules are looked for beside the file.
     cp languages/*.mjs "$at"
-    export TALLY_PROTO=$proto
+    export PROTO_DIR=$proto
     forms=(node forms.mjs) hello=(node hello.mjs)
     try node "$at"
 }

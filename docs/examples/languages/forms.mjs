@@ -1,12 +1,12 @@
 // How grpc-js may be told of the nodes: each form, and what comes of it.
 //
-//     TALLY_PROTO=proto/proto node forms.mjs ADDRESS,ADDRESS,ADDRESS
+//     PROTO_DIR=proto/proto node forms.mjs ADDRESS,ADDRESS,ADDRESS
 //
 // The table in docs/other-languages.md is what this says; it fails where that is not so any more.
 import grpc from '@grpc/grpc-js'
 import loader from '@grpc/proto-loader'
 
-const includeDirs = [process.env.TALLY_PROTO ?? 'proto/proto']
+const includeDirs = [process.env.PROTO_DIR ?? 'proto/proto']
 const { tally } = grpc.loadPackageDefinition(
   loader.loadSync('tally/v1/counters.proto', { includeDirs, longs: String, enums: String }))
 

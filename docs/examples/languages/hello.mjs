@@ -1,4 +1,4 @@
-// Counts from Node:  TALLY_PROTO=proto/proto node hello.mjs [ADDRESS,ADDRESS,...] [TIMES]
+// Counts from Node:  PROTO_DIR=proto/proto node hello.mjs [ADDRESS,ADDRESS,...] [TIMES]
 //
 //     npm install @grpc/grpc-js @grpc/proto-loader protobufjs
 import { randomUUID } from 'node:crypto'
@@ -7,7 +7,7 @@ import grpc from '@grpc/grpc-js'
 import loader from '@grpc/proto-loader'
 import protobuf from 'protobufjs'
 
-const includeDirs = [process.env.TALLY_PROTO ?? 'proto/proto']
+const includeDirs = [process.env.PROTO_DIR ?? 'proto/proto']
 // Numbers of 64 bits as text: a double holds 53. BigInt(text) counts with them.
 const options = { includeDirs, longs: String, enums: String, defaults: true }
 const { tally } = grpc.loadPackageDefinition(loader.loadSync('tally/v1/counters.proto', options))
