@@ -103,7 +103,11 @@ async fn four_speaks_of_this_call_and_not_of_a_key_that_was_chosen() {
 #[tokio::test]
 async fn an_endpoint_that_is_none_is_a_wrong_command_line() {
     let cluster = Cluster::start(1).await;
-    for (endpoint, why) in [("8501", "it is a number"), ("localhost:http", "a port is a number")] {
+    for (endpoint, why) in [
+        ("8501", "it is a number"),
+        ("localhost:http", "a port is a number"),
+        ("https://localhost", "built without it"),
+    ] {
         let run = tally(&cluster, &["counter", "get", "hits", "--endpoints", endpoint]).await;
         assert_eq!(run.exit, 2, "{}", run.stderr);
         assert!(run.stderr.contains(why), "{}", run.stderr);
