@@ -91,7 +91,7 @@ pub struct Config {
     pub shutdown_grace_ms: u64,
     /// Logs for people or for machines.
     pub log_format: LogFormat,
-    /// Which logs, as `tracing_subscriber::EnvFilter` reads it.
+    /// Which logs: a level, and levels of modules.
     pub log_filter: String,
 }
 

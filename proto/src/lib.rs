@@ -3,7 +3,8 @@
 //! `.proto` files. Beside them, what both ends of a connection share.
 //!
 //! The stubs that call are there with the feature `client`, those that serve with `server`, and the
-//! messages alone without either.
+//! messages alone without either. They are made from the `.proto` files by
+//! `proto/generate`, and committed.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -19,7 +20,7 @@ pub use tally_seeded_bugs as seeded_bugs;
 /// Package `tally.v1`, the public API.
 #[allow(missing_docs, clippy::all)]
 pub mod v1 {
-    tonic::include_proto!("tally.v1");
+    include!("generated/tally.v1.rs");
 }
 
 /// The transport between nodes. Not for others: it may change with any release.
@@ -28,13 +29,13 @@ pub mod peer {
     /// Package `tally.peer.v1`, spoken between nodes only.
     #[allow(missing_docs, clippy::all)]
     pub mod v1 {
-        tonic::include_proto!("tally.peer.v1");
+        include!("generated/tally.peer.v1.rs");
     }
 }
 
 /// The compiled descriptors of the public API, for gRPC reflection.
 #[cfg(feature = "server")]
-pub const PUBLIC_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/tally.v1.bin"));
+pub const PUBLIC_DESCRIPTORS: &[u8] = include_bytes!("generated/tally.v1.bin");
 
 /// Compiles the example of the README.
 #[cfg(doctest)]

@@ -1,6 +1,6 @@
 //! Logs through `tracing`, for people or for machines.
 
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::config::{Config, LogFormat};
 
@@ -19,14 +19,15 @@ const LIBRARIES: &str =
 pub fn start(config: &Config) -> Result<(), String> {
     // Behind ours, so that it wins where it names the same.
     let filter = format!("{LIBRARIES},{}", config.log_filter);
-    let filter = EnvFilter::try_new(&filter).map_err(|error| format!("log_filter: {error}"))?;
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter: Targets = filter.parse().map_err(|error| format!("log_filter: {error}"))?;
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let logs = tracing_subscriber::registry().with(filter);
     match config.log_format {
         LogFormat::Human => {
             let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            builder.with_ansi(is_terminal).with_target(false).try_init()
+            logs.with(lines.with_ansi(is_terminal).with_target(false)).try_init()
         }
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Json => logs.with(lines.json().flatten_event(true)).try_init(),
     }
     .map_err(|error| error.to_string())
 }
