@@ -14,26 +14,29 @@ const PAGE_SIZE_DEFAULT: u16 = 100;
 /// Where a cluster that was started by hand usually is.
 pub(crate) const DEFAULT_ENDPOINTS: &str = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403";
 
+/// Behind the options of the command itself in its help.
+pub(crate) const GLOBAL: &str = "Global options";
+
 /// What every command has.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
     /// Addresses of some nodes, host:port or host (port 7401), separated by commas. Default: those in
     /// the environment variable TALLY_ENDPOINTS, else 127.0.0.1:7401, :7402 and :7403.
     // Not clap's `env`: what comes from there it shows in usage lines, as if it were required.
-    #[arg(long, global = true, value_delimiter = ',')]
+    #[arg(long, global = true, value_delimiter = ',', value_name = "HOST:PORT,...", help_heading = GLOBAL)]
     pub(crate) endpoints: Vec<String>,
     /// Print one JSON object, also for an error; --all and --watch print a line of JSON for each page or look.
     /// Integers are numbers; with --json=strings they are strings, for readers that round those above 2^53.
     // With an equals sign only, so that what follows is never taken for it.
-    #[arg(long, global = true, value_enum, value_name = "INTEGERS", num_args = 0..=1, require_equals = true)]
+    #[arg(long, global = true, value_enum, value_name = "INTEGERS", num_args = 0..=1, require_equals = true, help_heading = GLOBAL)]
     #[arg(default_missing_value = "numbers", hide_possible_values = true)]
     pub(crate) json: Option<Integers>,
     /// Say on standard error what each read is worth: its promise, the node, its greatest age. On a terminal
     /// it is said of reads that are not linearizable in any case.
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = GLOBAL)]
     pub(crate) verbose: bool,
-    /// How long a call may take in all, its retries included.
-    #[arg(long, global = true, default_value = "10s", value_name = "TIME")]
+    /// How long a call may take in all, its retries included: a number with ms, s, m or h.
+    #[arg(long, global = true, default_value = "10s", value_name = "TIME", help_heading = GLOBAL)]
     pub(crate) deadline: Time,
 }
 
@@ -65,11 +68,12 @@ pub(crate) fn asks_for_json() -> Option<Integers> {
 
 #[derive(Debug, Args)]
 pub(crate) struct Write {
-    /// A name for this write, e.g. an order number: the same key with the same request is applied
-    /// once, however often it is sent. Default: a random one, remembered for a minute.
+    /// A name for this write, e.g. an order number, 1 to 128 bytes: the same key with the same request
+    /// is applied once, however often it is sent. Default: a random one, remembered for a minute.
     #[arg(long, value_name = "KEY", value_parser = idempotency_key)]
     pub(crate) idempotency_key: Option<String>,
-    /// How long the cluster remembers the key. Default: the cluster's own window.
+    /// How long the cluster remembers the key: a number with ms, s, m or h, at least 1m and at most the
+    /// cluster's own window. Default: the cluster's own window.
     #[arg(long, value_name = "TIME", requires = "idempotency_key")]
     pub(crate) idempotency_window: Option<Time>,
 }
@@ -83,7 +87,7 @@ pub(crate) struct Read {
 
 #[derive(Debug, Args)]
 pub(crate) struct Pages {
-    /// At most this many on a page (1000 at most). Default: 100, and 1000 with --all.
+    /// At most this many on a page, 1 to 1000. Default: 100, and 1000 with --all.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=i64::from(PAGE_SIZE_MAX)))]
     pub(crate) limit: Option<u16>,
     /// Go on from here: the token that the page before ended with.

@@ -16,14 +16,15 @@ pub(crate) enum Counter {
     /// Moves a counter by a signed delta; a missing one is created at 0 first.
     #[command(allow_negative_numbers = true)]
     Add {
+        /// The counter's name, 1 to 512 bytes.
         name: String,
-        /// What to add.
+        /// What to add: a signed 64-bit integer.
         #[arg(default_value_t = 1)]
         delta: i64,
-        /// The value must not fall below this.
+        /// The value must not fall below this, for this write alone.
         #[arg(long)]
         floor: Option<i64>,
-        /// The value must not rise above this.
+        /// The value must not rise above this, for this write alone.
         #[arg(long)]
         ceiling: Option<i64>,
         /// At a bound, move as far as it allows instead of refusing.
@@ -37,6 +38,7 @@ pub(crate) enum Counter {
     },
     /// Reads counters; several are read at one point in the history.
     Get {
+        /// The counters' names; up to 128 are read at once.
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
         #[command(flatten)]
@@ -45,7 +47,9 @@ pub(crate) enum Counter {
     /// Replaces a value, within its stored bounds.
     #[command(allow_negative_numbers = true)]
     Set {
+        /// The counter's name, 1 to 512 bytes.
         name: String,
+        /// The new value: a signed 64-bit integer.
         value: i64,
         #[command(flatten)]
         write: Write,
@@ -53,8 +57,9 @@ pub(crate) enum Counter {
     /// Replaces a value that is as expected (compare and set).
     #[command(allow_negative_numbers = true)]
     Cas {
+        /// The counter's name, 1 to 512 bytes.
         name: String,
-        /// The new value.
+        /// The new value: a signed 64-bit integer.
         value: i64,
         #[command(flatten)]
         expect: Expected,
@@ -63,6 +68,7 @@ pub(crate) enum Counter {
     },
     /// Removes a counter with its bounds, or all whose name starts with a prefix.
     Delete {
+        /// The counter's name, 1 to 512 bytes.
         #[arg(required_unless_present = "prefix", conflicts_with = "prefix")]
         name: Option<String>,
         #[command(flatten)]
@@ -72,7 +78,8 @@ pub(crate) enum Counter {
     },
     /// Lists counters whose name starts with a prefix.
     List {
-        #[arg(default_value = "")]
+        /// What the names start with. Default: all are listed.
+        #[arg(default_value = "", hide_default_value = true)]
         prefix: String,
         #[command(flatten)]
         pages: Pages,
@@ -82,6 +89,7 @@ pub(crate) enum Counter {
     /// Replaces both stored bounds; one that is not named is removed.
     #[command(allow_negative_numbers = true)]
     Configure {
+        /// The counter's name, 1 to 512 bytes.
         name: String,
         /// Lowest value allowed, for every writer.
         #[arg(long)]

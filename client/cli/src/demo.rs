@@ -39,13 +39,13 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
-    /// How often the leader is killed.
+    /// How often the leader is killed, 1 to 1000 times.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) rounds: u32,
-    /// Concurrent clients.
+    /// Concurrent clients, 1 to 10,000.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) clients: u32,
-    /// Seconds of load between two kills, at least; a killed node also has to be back.
+    /// Seconds of load between two kills, 1 to 3600, at least; a killed node also has to be back.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) seconds: u64,
     #[command(flatten)]

@@ -45,7 +45,7 @@ pub(crate) struct Fill {
     /// Keys to put, `fill/k/00000000` and so on.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub(crate) keys: u64,
-    /// Bytes of each key's value.
+    /// Bytes of each key's value, up to 1 MiB.
     #[arg(long, default_value_t = 256, value_name = "BYTES")]
     pub(crate) value_size: usize,
     /// Sessions to open, and to leave open for as long as the cluster allows. It ends, with status 3, when

@@ -22,8 +22,9 @@ use crate::{
 pub(crate) enum Kv {
     /// Stores a value.
     Put {
+        /// The key, 1 to 512 bytes.
         key: String,
-        /// The value; `-` reads it from standard input.
+        /// The value, up to 1 MiB; `-` reads it from standard input.
         #[arg(required_unless_present = "file", conflicts_with = "file")]
         value: Option<String>,
         /// Reads the value from a file.
@@ -39,6 +40,7 @@ pub(crate) enum Kv {
     },
     /// Writes a value to standard output, byte for byte; with several keys, as a list.
     Get {
+        /// The keys; up to 128 are read at once.
         #[arg(required = true, value_name = "KEY")]
         keys: Vec<String>,
         #[command(flatten)]
@@ -48,6 +50,7 @@ pub(crate) enum Kv {
     },
     /// Removes a key, or all whose name starts with a prefix.
     Delete {
+        /// The key, 1 to 512 bytes.
         #[arg(required_unless_present = "prefix", conflicts_with = "prefix")]
         key: Option<String>,
         #[command(flatten)]
@@ -59,13 +62,14 @@ pub(crate) enum Kv {
     },
     /// Lists keys whose name starts with a prefix, with their values.
     Scan {
-        #[arg(default_value = "")]
+        /// What the keys start with. Default: all are listed.
+        #[arg(default_value = "", hide_default_value = true)]
         prefix: String,
-        /// First key, inclusive.
-        #[arg(long, default_value = "")]
+        /// First key, inclusive. Default: the first there is.
+        #[arg(long, default_value = "", hide_default_value = true, value_name = "KEY")]
         start: String,
-        /// Last key, exclusive.
-        #[arg(long, default_value = "")]
+        /// Where to end: the first key that is left out. Default: behind the last.
+        #[arg(long, default_value = "", hide_default_value = true, value_name = "KEY")]
         end: String,
         /// Leave the values out.
         #[arg(long)]
@@ -112,7 +116,7 @@ pub(crate) struct Condition {
     /// Only if this revision was the last to change the key.
     #[arg(long, value_name = "REVISION", conflicts_with = "if_present")]
     pub(crate) if_revision: Option<u64>,
-    /// Only if the key has this value.
+    /// Only if the key has this value, of up to 1 KiB.
     #[arg(long, value_name = "VALUE", conflicts_with_all = ["if_present", "if_revision"])]
     pub(crate) if_value: Option<String>,
 }

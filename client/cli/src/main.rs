@@ -16,12 +16,14 @@ mod interrupts;
 mod json;
 mod kv;
 mod load;
+mod manual;
 mod output;
 mod pages;
 mod prefix;
 mod procs;
 mod session;
 mod status;
+mod version;
 mod waiting;
 mod worth;
 
@@ -50,7 +52,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Talks to a Tally cluster: replicated counters and keys, each write counted exactly once.
 #[derive(Debug, Parser)]
-#[command(version, about, propagate_version = true)]
+#[command(name = "tally", version = version::LINE, about, propagate_version = true)]
 #[command(after_help = "Exit status:
   0  done
   1  demo only: the audit found something lost or counted twice
@@ -121,11 +123,15 @@ enum Command {
     },
     /// Kills leaders under load and counts: nothing lost, nothing counted twice.
     Demo(demo::Demo),
-    /// Prints a completion script for a shell.
+    /// Prints a script that completes commands and options in a shell.
     Completions {
-        /// The shell.
+        /// The shell in which it will run.
         shell: clap_complete::Shell,
     },
+    /// Prints the manual page of a command, as roff: `tally man status | man -l -`.
+    Man(manual::Man),
+    /// Shows the version, the commit and the date of the build, and the versions that the nodes run.
+    Version(version::VersionOptions),
 }
 
 fn main() -> ExitCode {
@@ -169,14 +175,11 @@ fn main() -> ExitCode {
 async fn run(arguments: Arguments, output: Output) -> Result<Exit, Failure> {
     let Arguments { common, command } = &arguments;
     match command {
-        Command::Completions { shell } => {
-            let mut command = Arguments::command();
-            let mut script = Vec::new();
-            clap_complete::generate(*shell, &mut command, "tally", &mut script);
-            let printed = output::print(&script);
-            printed
-                .map(|()| Exit::Done)
-                .map_err(|error| Failure::not_printed(&error, "the output could not be written"))
+        Command::Completions { shell } => manual::completions(Arguments::command(), *shell),
+        Command::Man(man) => manual::man(Arguments::command(), man),
+        Command::Version(asked) => {
+            let client = (!asked.client).then(|| nodes_for_a_moment(common)).transpose()?;
+            version::run(client.as_ref(), output).await
         }
         Command::Bench(bench) => bench::run(common, bench, output).await,
         Command::BenchEchoServer { value_size } => {
@@ -222,6 +225,14 @@ pub(crate) fn client(common: &Common, waiting: &Waiting) -> Result<Client, Failu
     builder.build().map_err(|error| Failure::usage(error.message().to_owned()))
 }
 
+/// A client for what is nice to know, and not worth a wait.
+fn nodes_for_a_moment(common: &Common) -> Result<Client, Failure> {
+    let deadline = common.deadline.0.min(version::NODES_WITHIN);
+    let builder = Client::builder(common.endpoints.clone()).deadline(deadline).one_shot();
+    let builder = builder.give_up_unheard(version::UNHEARD_MAX);
+    builder.build().map_err(|error| Failure::usage(error.message().to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,6 +240,35 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn everything_has_a_help_and_global_options_stand_at_its_end() {
+        fn walk(command: &clap::Command, path: &str, silent: &mut Vec<String>) {
+            if command.get_about().is_none() {
+                silent.push(path.to_owned());
+            }
+            for argument in command.get_arguments() {
+                let id = argument.get_id();
+                if argument.get_help().is_none_or(|help| help.to_string().trim().is_empty()) {
+                    silent.push(format!("{path} {id}"));
+                }
+            }
+            for command in command.get_subcommands() {
+                walk(command, &format!("{path} {}", command.get_name()), silent);
+            }
+        }
+        let mut definition = Arguments::command();
+        definition.build();
+        let mut silent = Vec::new();
+        walk(&definition, "", &mut silent);
+        assert!(silent.is_empty(), "no help: {silent:#?}");
+
+        let add = definition.find_subcommand_mut("counter").unwrap();
+        let help = add.find_subcommand_mut("add").unwrap().render_help().to_string();
+        let (own, global) = help.split_once(args::GLOBAL).expect(&help);
+        assert!(own.contains("--floor") && !own.contains("--endpoints"), "{help}");
+        assert!(global.contains("--endpoints") && !global.contains("--floor"), "{help}");
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub(crate) struct SessionList {
     /// Only the sessions that clients at this IP address opened.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) owner: Option<String>,
-    /// Show so many owners, those that hold the most (100 at most).
+    /// Show so many owners, those that hold the most, 0 to 100.
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=100))]
     pub(crate) owners: u16,
     #[command(flatten)]

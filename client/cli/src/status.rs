@@ -16,7 +16,7 @@ pub(crate) struct StatusOptions {
     /// Ask only one node, and let it not ask the others.
     #[arg(long)]
     pub(crate) local: bool,
-    /// Show the table again every so often.
+    /// Show the table again every so often: a number with ms, s, m or h, or nothing for 1s.
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "1s")]
     pub(crate) watch: Option<Time>,
     /// Exit with 7 if the cluster is degraded, and with 8 if it answers no writes.

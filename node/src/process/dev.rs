@@ -44,7 +44,7 @@ pub struct Arguments {
     /// Directory for the nodes' data and logs; kept, so that the next start goes on from it.
     #[arg(long, value_name = "DIR", default_value = "tally-dev")]
     data: PathBuf,
-    /// Number of nodes.
+    /// Number of nodes, 1 to 9.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=9))]
     nodes: u64,
     /// Leave a node dead that was killed.

@@ -2,13 +2,14 @@
 //! it is (`health`).
 
 mod allocator;
+mod definition;
 
 use std::{
     io::{self, Write as _},
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches as _, Parser, Subcommand};
 use tally_node::process::{dev, health, serve, serve::printed};
 
 const _: () = assert!(
@@ -19,7 +20,8 @@ const _: () = assert!(
 #[derive(Parser)]
 #[command(
     name = "tallyd",
-    version,
+    version = definition::VERSION,
+    propagate_version = true,
     about = "A node of Tally, the replicated counter and key store"
 )]
 struct Arguments {
@@ -35,6 +37,21 @@ enum Command {
     Serve(Box<serve::Arguments>),
     /// Asks a node whether it serves: exit code 0 if it does, else 1.
     Health(health::Arguments),
+    /// Prints a script that completes commands and options in a shell.
+    Completions {
+        /// The shell in which it will run.
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page of a command, as roff: `tallyd man serve | man -l -`.
+    Man(definition::Man),
+    /// Shows the version, the commit and the date of the build.
+    Version,
+}
+
+fn understood() -> Result<Arguments, clap::Error> {
+    let mut definition = definition::of::<Arguments>();
+    let matches = definition.try_get_matches_from_mut(std::env::args_os())?;
+    Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut definition))
 }
 
 /// Says what clap has to say: help to standard output, a mistake to standard error.
@@ -48,7 +65,7 @@ fn not_run(error: &clap::Error) -> ExitCode {
 
 fn main() -> ExitCode {
     allocator::configure();
-    let arguments = match Arguments::try_parse() {
+    let arguments = match understood() {
         Ok(arguments) => arguments,
         Err(error) => return not_run(&error),
     };
@@ -56,5 +73,45 @@ fn main() -> ExitCode {
         Command::Dev(arguments) => dev::run(arguments),
         Command::Serve(arguments) => serve::run(*arguments),
         Command::Health(arguments) => health::run(arguments),
+        Command::Completions { shell } => {
+            definition::completions(definition::of::<Arguments>(), shell)
+        }
+        Command::Man(asked) => definition::man(definition::of::<Arguments>(), &asked),
+        Command::Version => definition::version(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_and_argument_has_a_help() {
+        fn walk(command: &clap::Command, path: &str, silent: &mut Vec<String>) {
+            let path = format!("{path} {}", command.get_name());
+            if command.get_about().is_none() {
+                silent.push(path.clone());
+            }
+            for argument in command.get_arguments() {
+                let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+                if help.trim().is_empty() {
+                    silent.push(format!("{path} {}", argument.get_id()));
+                }
+            }
+            for command in command.get_subcommands() {
+                walk(command, &path, silent);
+            }
+        }
+        let mut definition = definition::of::<Arguments>();
+        definition.build();
+        definition.clone().debug_assert();
+        let mut silent = Vec::new();
+        walk(&definition, "", &mut silent);
+        assert!(silent.is_empty(), "no help: {silent:#?}");
+
+        let serve = definition.find_subcommand_mut("serve").unwrap().render_help().to_string();
+        for told in ["--heartbeat-interval-ms <MS>", "[default: 60] [10 or more]", "[1 to 1024]"] {
+            assert!(serve.contains(told), "{told}: {serve}");
+        }
     }
 }

@@ -18,21 +18,21 @@ pub(crate) struct Bench {
     /// How calls to Tally travel.
     #[arg(long, value_enum, default_value_t = Way::Stream)]
     pub(crate) transport: Way,
-    /// Callers.
+    /// Callers, 1 to 1,000,000.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) clients: u32,
-    /// Calls that each caller has in flight.
+    /// Calls that each caller has in flight, 1 to 65,536.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) depth: u32,
-    /// Connections that the callers share.
+    /// Connections that the callers share, 1 to 1024.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) connections: u32,
-    /// Open loop: start so many operations a second, whether or not earlier ones are answered.
+    /// Open loop: start so many operations a second (0.1 to 10,000,000), whether or not earlier ones are answered.
     /// Latency counts from the moment at which an operation was to start.
     #[arg(long, value_name = "OPS_PER_S", value_parser = rate, conflicts_with = "depth")]
     pub(crate) rate: Option<f64>,
-    /// Open loop: at most so many operations in flight. One that would be too many is not started,
-    /// and counted.
+    /// Open loop: at most so many operations in flight, 1 to 1,000,000. One that would be too many is not
+    /// started, and counted.
     #[arg(long, default_value_t = 10_000, requires = "rate", value_name = "CALLS")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) in_flight: u32,
@@ -40,11 +40,11 @@ pub(crate) struct Bench {
     /// soon as it comes.
     #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_attempts: Option<u32>,
-    /// How long to measure. A closed loop in which nothing has ended by then goes on until something
+    /// How long to measure: a number with ms, s, m or h. A closed loop in which nothing has ended by then goes on until something
     /// has.
     #[arg(long, default_value = "10s", value_name = "TIME")]
     pub(crate) duration: Time,
-    /// How long to run before measuring.
+    /// How long to run before measuring: a number with ms, s, m or h.
     #[arg(long, default_value = "1s", value_name = "TIME")]
     pub(crate) warmup: Time,
     /// The promise that reads ask for.
@@ -53,7 +53,7 @@ pub(crate) struct Bench {
     /// Counters, or keys, over which the load is spread.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) spread: u64,
-    /// Bytes of each value.
+    /// Bytes of each value, up to 1 MiB.
     #[arg(long, default_value_t = 256, value_name = "BYTES")]
     pub(crate) value_size: usize,
     /// What the workload reads is there already: write nothing before it starts, and remove nothing at the

@@ -7,6 +7,7 @@ mod fake;
 #[path = "../../../tests/it/model.rs"]
 mod model;
 
+mod about;
 mod deletes;
 mod exit_status;
 mod lists;
