@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    io::Read as _,
     path::{Path, PathBuf},
 };
 
@@ -17,6 +16,7 @@ use tally_client::{
 use crate::{
     args::{self, Write},
     counter::with,
+    input,
     output::{Failure, Output, word},
 };
 
@@ -375,9 +375,8 @@ fn parse(text: &str) -> Result<Parsed, String> {
 
 fn read(file: &Path) -> Result<String, Failure> {
     if file == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text)?;
-        return Ok(text);
+        return String::from_utf8(input::read()?)
+            .map_err(|error| Failure::usage(error.to_string()));
     }
     std::fs::read_to_string(file)
         .map_err(|error| Failure::usage(format!("{}: {error}", file.display())))

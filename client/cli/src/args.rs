@@ -18,7 +18,7 @@ pub(crate) const DEFAULT_ENDPOINTS: &str = "127.0.0.1:7401,127.0.0.1:7402,127.0.
 pub(crate) const GLOBAL: &str = "Global options";
 
 /// What every command has.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Common {
     /// Addresses of some nodes, host:port or host (port 7401), separated by commas. Default: those in
     /// the environment variable TALLY_ENDPOINTS, else 127.0.0.1:7401, :7402 and :7403.
@@ -160,7 +160,7 @@ fn idempotency_key(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn read_level(text: &str) -> Result<ReadLevel, String> {
+pub(crate) fn read_level(text: &str) -> Result<ReadLevel, String> {
     match text.split_once(':') {
         None if text == "linearizable" => Ok(ReadLevel::Linearizable),
         None if text == "local" => Ok(ReadLevel::Local),

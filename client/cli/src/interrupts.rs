@@ -30,6 +30,8 @@ impl Interrupts {
                     tokio::select! {
                         _ = interrupt.recv() => {}
                         _ = terminate.recv() => {}
+                        // The command is over; a shell goes on, and its next one listens by itself.
+                        () = count.closed() => return,
                     }
                     if *count.borrow() >= ENDINGS {
                         std::process::exit(Exit::CutShort as i32);

@@ -1,7 +1,7 @@
 //! `tally kv`.
 
 use std::{
-    io::{self, IsTerminal as _, Read as _},
+    io::{self, IsTerminal as _},
     path::{Path, PathBuf},
 };
 
@@ -11,6 +11,7 @@ use tally_client::{Client, KeyChange, KeyValue, Page};
 use crate::{
     args::{self, Pages, Read, Write},
     counter::with,
+    input,
     load::grouped,
     output::{Exit, Failure, Output, print, word},
     pages,
@@ -197,11 +198,7 @@ fn value_of(value: Option<&str>, file: Option<&Path>) -> Result<Vec<u8>, Failure
     match (value, file) {
         (_, Some(file)) => std::fs::read(file)
             .map_err(|error| Failure::usage(format!("{}: {error}", file.display()))),
-        (Some("-"), None) => {
-            let mut value = Vec::new();
-            io::stdin().read_to_end(&mut value)?;
-            Ok(value)
-        }
+        (Some("-"), None) => Ok(input::read()?),
         (Some(value), None) => Ok(value.as_bytes().to_vec()),
         (None, None) => Err(Failure::usage("a value or --file is needed".to_owned())),
     }

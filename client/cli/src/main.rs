@@ -12,8 +12,10 @@ mod cleanup;
 mod counter;
 mod demo;
 mod fill;
+mod input;
 mod interrupts;
 mod json;
+mod key;
 mod kv;
 mod load;
 mod manual;
@@ -22,6 +24,7 @@ mod pages;
 mod prefix;
 mod procs;
 mod session;
+mod shell;
 mod status;
 mod version;
 mod waiting;
@@ -130,6 +133,8 @@ enum Command {
     },
     /// Prints the manual page of a command, as roff: `tally man status | man -l -`.
     Man(manual::Man),
+    /// Runs commands as they are typed, with history and completion; or from a pipe, a line each.
+    Shell(shell::ShellOptions),
     /// Shows the version, the commit and the date of the build, and the versions that the nodes run.
     Version(version::VersionOptions),
 }
@@ -139,12 +144,14 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return Output::new(args::asks_for_json(), false).usage(&error),
     };
-    let output = Output::new(arguments.common.json, arguments.common.verbose);
+    let output = output(&arguments.common);
+    // The client of a shell lives on while somebody types.
+    let is_shell = matches!(arguments.command, Command::Shell(_));
     let many_tasks = matches!(
         arguments.command,
         Command::Bench(_) | Command::BenchEchoServer { .. } | Command::Demo(_) | Command::Fill(_)
     );
-    let mut builder = if many_tasks {
+    let mut builder = if many_tasks || is_shell {
         tokio::runtime::Builder::new_multi_thread()
     } else {
         tokio::runtime::Builder::new_current_thread()
@@ -159,10 +166,19 @@ fn main() -> ExitCode {
         #[cfg(tokio_unstable)]
         builder.disable_lifo_slot();
     }
+    if is_shell {
+        builder.worker_threads(1);
+    }
     let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return output.failure(&Failure::usage(format!("no runtime: {error}"))),
     };
+    if let Command::Shell(options) = &arguments.command {
+        let status = shell::run(&runtime, &arguments.common, options);
+        // It may still read a line that nobody wants any more.
+        runtime.shutdown_background();
+        return status;
+    }
     let status = match runtime.block_on(run(arguments, output)) {
         Ok(exit) => exit.into(),
         Err(failure) => output.failure(&failure),
@@ -170,6 +186,10 @@ fn main() -> ExitCode {
     // Who cut it short does not wait for what is still under way.
     runtime.shutdown_background();
     status
+}
+
+fn output(common: &Common) -> Output {
+    Output::new(common.json, common.verbose)
 }
 
 async fn run(arguments: Arguments, output: Output) -> Result<Exit, Failure> {
@@ -187,6 +207,7 @@ async fn run(arguments: Arguments, output: Output) -> Result<Exit, Failure> {
         }
         Command::Fill(fill) => fill::run(common, fill, output).await,
         Command::Demo(demo) => demo::run(common, demo, output).await,
+        Command::Shell(_) => unreachable!("it has run"),
         Command::Counter { .. }
         | Command::Kv { .. }
         | Command::Session { .. }

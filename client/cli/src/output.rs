@@ -13,7 +13,10 @@ use serde_json::{Value, json};
 use tally_client::{Code, Error, Outcome};
 
 pub(crate) use self::words::{escaped, table, word};
-use crate::json::{self, Integers};
+use crate::{
+    json::{self, Integers},
+    key,
+};
 
 /// How the process exits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,6 +114,29 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// Nobody waited for the end of a write: it may have been sent.
+    pub(crate) fn cut_short_write(key: &str) -> Self {
+        let message = "cut short before an answer came";
+        let error = json!({ "code": "CANCELLED", "reason": "CUT_SHORT", "message": message,
+            "outcome": Outcome::Unknown, "idempotency_key": key });
+        Self::new(Exit::Unknown, json!({ "error": error }), message.to_owned() + &unknown(key))
+    }
+
+    pub(crate) fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whoever read the output has gone away.
+    pub(crate) fn is_nobody_there(&self) -> bool {
+        self.output_failed && self.exit == Exit::Done
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::new(exit(&error), json!({ "error": describe(&error) }), text(&error))
@@ -165,7 +191,7 @@ fn describe(error: &Error) -> Value {
     if let Some(key) = error.idempotency_key() {
         put("idempotency_key", json!(key));
     }
-    if error.speaks_of_this_call_only() {
+    if speaks_of_this_call_only(error) {
         put("this_call_only", json!(true));
     }
     if let Some(leader) = error.leader() {
@@ -230,6 +256,21 @@ fn stored_instead(stored: &tally_client::proto::ConditionFailure) -> Value {
     value
 }
 
+/// What to do where nobody knows whether a write was applied.
+fn unknown(key: &str) -> String {
+    format!(
+        "\nThe outcome is UNKNOWN: it may have been applied, or may still be. To find out, or to make\nsure \
+         of it, run the same command with --idempotency-key {}: under that key it can't count\ntwice for as \
+         long as the cluster remembers it (at least a minute).",
+        word(key)
+    )
+}
+
+/// Whether an earlier call under its key may have been applied, though this one was not.
+fn speaks_of_this_call_only(error: &Error) -> bool {
+    error.speaks_of_this_call_only() && !key::is_drawn(error.idempotency_key())
+}
+
 /// What a person needs to know: above all whether it happened.
 fn text(error: &Error) -> String {
     let mut text = format!("{} ({})", escaped(error.message()), escaped(error.reason()));
@@ -261,18 +302,12 @@ fn text(error: &Error) -> String {
     }
     match (error.outcome(), error.idempotency_key()) {
         (Some(Outcome::Unknown), Some(key)) => {
-            text += &format!(
-                "\nThe outcome is UNKNOWN: it may have been applied, or may still be. To find out, \
-                 or to make\nsure of it, run the same command with --idempotency-key {}: under \
-                 that key it can't count\ntwice for as long as the cluster remembers it (at least a \
-                 minute).",
-                word(key)
-            );
+            text += &unknown(key);
         }
         (Some(Outcome::Unknown), None) => {
             text += "\nThe outcome is UNKNOWN: it may have been applied, or may still be.";
         }
-        (Some(Outcome::NotApplied), _) if error.speaks_of_this_call_only() => {
+        (Some(Outcome::NotApplied), _) if speaks_of_this_call_only(error) => {
             text += "\nNothing was done by this call; an earlier one under this key may have been \
                      applied: send it\nagain under the same key to know.";
         }
@@ -371,6 +406,10 @@ static PRINTED: AtomicBool = AtomicBool::new(false);
 
 pub(crate) fn has_printed() -> bool {
     PRINTED.load(Ordering::Relaxed)
+}
+
+pub(crate) fn forget_printed() {
+    PRINTED.store(false, Ordering::Relaxed);
 }
 
 /// Writes to standard output, through to its end: what was not flushed was not written.

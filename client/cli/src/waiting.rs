@@ -12,7 +12,7 @@ use std::{
 use tally_client::Trouble;
 use tokio::time::timeout;
 
-use crate::output::{escaped, has_printed, note};
+use crate::output::{escaped, forget_printed, has_printed, note};
 
 /// Nobody wonders before.
 pub(crate) const SILENT_FOR: Duration = Duration::from_secs(1);
@@ -29,6 +29,12 @@ impl Waiting {
         let message = message.trim_start_matches(": ").to_owned();
         let mut troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         troubles.insert(trouble.node.to_owned(), message);
+    }
+
+    /// Another command begins: what was said of those before is forgotten.
+    pub(crate) fn begin(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        forget_printed();
     }
 
     /// Does it, and says after a moment what is in the way, if somebody looks.

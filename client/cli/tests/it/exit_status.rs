@@ -64,7 +64,7 @@ async fn a_decided_refusal_is_three() {
 }
 
 /// A refusal that ends a command, as it asks to wait for longer than any command does here.
-fn not_applied_and_wait() -> Act {
+pub(crate) fn not_applied_and_wait() -> Act {
     let (why, not_applied) = (reason::NO_QUORUM, v1::Outcome::NotApplied);
     let day = Duration::from_secs(86_400);
     Act::Refuse(refusal_for(day, Code::Unavailable, why, not_applied).into())

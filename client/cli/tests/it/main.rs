@@ -15,4 +15,5 @@ mod loads;
 mod output;
 mod runs;
 mod schema;
+mod shell;
 mod status;
