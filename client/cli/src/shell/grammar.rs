@@ -21,6 +21,8 @@ pub(super) fn elsewhere(command: &str) -> Option<&'static str> {
 
 /// What a line asks for.
 pub(super) struct Understood {
+    /// The command, without what is below it.
+    pub(super) name: String,
     pub(super) arguments: Arguments,
     pub(super) effect: Effect,
 }
@@ -90,7 +92,8 @@ pub(super) fn understand(
     })?;
     let arguments =
         Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut definition))?;
-    Ok(Understood { arguments, effect: effect(&matches) })
+    let name = matches.subcommand_name().unwrap_or_default().to_owned();
+    Ok(Understood { name, arguments, effect: effect(&matches) })
 }
 
 fn effect(matches: &ArgMatches) -> Effect {

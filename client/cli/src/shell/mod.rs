@@ -178,7 +178,7 @@ fn meaning(exit: Exit) -> &'static str {
         Exit::AuditFailed => "the audit found something",
         Exit::Usage => "the line is wrong, and nothing was sent",
         Exit::Refused => "refused",
-        Exit::NotApplied => "not applied; sending it again is safe",
+        Exit::NotApplied => "not done; sending it again is safe",
         Exit::Unknown => "unknown, whether it was applied",
         Exit::NotPrinted => "done, and not printed",
         Exit::Degraded => "the cluster is degraded",

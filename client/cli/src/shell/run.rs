@@ -85,27 +85,31 @@ impl Shell {
     pub(super) async fn greeting(&mut self, within: Duration) -> String {
         const KEYS: &str = "\\help for help, \\quit or Ctrl-D to leave.";
         let program = format!("Tally shell {}", env!("CARGO_PKG_VERSION"));
-        let client = match self.clients.get(&self.wanted()) {
-            Ok(client) => client,
-            Err(failure) => return format!("{program}. {}\n{KEYS}", failure.text()),
+        let clients = (self.clients.get(&self.wanted()), crate::nodes_for_a_moment(&self.common));
+        let (client, hasty) = match clients {
+            (Ok(client), Ok(hasty)) => (client, hasty),
+            (Err(failure), _) | (_, Err(failure)) => {
+                return format!("{program}: {}\n{KEYS}", failure.text());
+            }
         };
-        self.names.ask(client.clone());
-        let status = timeout(within, client.status().deadline(within).into_future()).await;
-        let found = match status {
+        self.names.ask(client);
+        let found = match timeout(within, hasty.status().into_future()).await {
             Ok(Ok(status)) => {
                 let cluster = word(&status.header.cluster_id).into_owned();
                 format!("cluster {cluster}\n{}", status.health().summary)
             }
             other => {
                 let why = match other {
-                    Ok(Err(error)) => format!(" ({})", escaped(error.message())),
-                    _ => String::new(),
+                    Ok(Err(error)) => escaped(error.message()),
+                    _ => {
+                        let at: Vec<_> =
+                            self.common.endpoints.iter().map(|at| escaped(at)).collect();
+                        format!("no answer from {} within {} s", at.join(", "), within.as_secs())
+                    }
                 };
-                let at = self.common.endpoints.iter().map(|at| escaped(at)).collect::<Vec<_>>();
                 format!(
-                    "no node answers yet at {}{why}\nEach command tries again; `tallyd dev` starts a cluster \
-                     on this machine.",
-                    at.join(", ")
+                    "no cluster yet: {why}\nEach command tries again; `tallyd dev` starts a cluster on this \
+                     machine."
                 )
             }
         };
@@ -176,15 +180,16 @@ impl Shell {
     /// Runs a command line, and says what is wrong with it, if something is.
     async fn command(&mut self, words: &[String]) -> Exit {
         let definition = grammar::definition(&self.settings, self.clients.token().as_ref());
+        // Whoever types it without its arguments is told, too, that they would not help.
         let name = words.iter().find(|word| *word != "tally").map_or("", String::as_str);
-        let understood = match elsewhere(name) {
-            Some(why) => {
-                let message = format!("`tally {name}` is not run in the shell: {why}");
-                return self.ended(Err(Failure::usage(message)), self.output());
+        if elsewhere(name).is_some() {
+            return self.ended(Err(not_here(name)), self.output());
+        }
+        match grammar::understand(definition, words) {
+            // It stood behind an option.
+            Ok(understood) if elsewhere(&understood.name).is_some() => {
+                self.ended(Err(not_here(&understood.name)), self.output())
             }
-            None => grammar::understand(definition, words),
-        };
-        match understood {
             Ok(mut understood) => {
                 understood.arguments.common.inherit(&self.common, self.settings.verbose);
                 let output = crate::output(&understood.arguments.common);
@@ -200,7 +205,7 @@ impl Shell {
     }
 
     async fn perform(&mut self, line: Understood, output: Output) -> Result<Exit, Failure> {
-        let Understood { arguments: Arguments { common, command }, effect } = line;
+        let Understood { arguments: Arguments { common, command }, effect, .. } = line;
         let mut wanted = self.wanted();
         wanted.deadline = common.deadline.0;
         if !common.endpoints.is_empty() {
@@ -246,6 +251,11 @@ impl Shell {
         self.is_cut_short |= exit == Exit::CutShort;
         exit
     }
+}
+
+fn not_here(name: &str) -> Failure {
+    let why = elsewhere(name).unwrap_or_default();
+    Failure::usage(format!("`tally {name}` is not run in the shell: {why}"))
 }
 
 /// What whoever pressed Ctrl-C has to know.

@@ -126,7 +126,17 @@ async fn each_command_of_one_call_works_unchanged() {
     assert_eq!((run.exit, &objects[0]["value"]), (9, &3.into()));
     assert_eq!(objects[1]["error"]["reason"], reason::COUNTER_NOT_FOUND);
 
-    for elsewhere in ["bench add-hot", "demo", "fill", "shell", "man", "completions bash"] {
+    for elsewhere in [
+        "bench add-hot",
+        "bench",
+        "--json demo",
+        "tally --json bench add-hot",
+        "demo",
+        "fill",
+        "shell",
+        "man",
+        "completions bash",
+    ] {
         let run = shell(&cluster, &format!("{elsewhere}\n")).await;
         assert_eq!((run.exit, run.stdout.as_str()), (2, ""), "{elsewhere}");
         assert!(run.stderr.contains("is not run in the shell"), "{}", run.stderr);
@@ -407,7 +417,7 @@ async fn at_a_terminal_too_it_begins_without_a_cluster() {
     let play = move || {
         let began = Instant::now();
         let mut shell = Terminal::open(&nobody, &folder);
-        shell.shows("no node answers yet at ");
+        shell.shows("no cluster yet: nothing listens at 127.0.0.1:");
         shell.shows("`tallyd dev`");
         shell.shows("tally> ");
         // Completion does not wait for what is not there.
