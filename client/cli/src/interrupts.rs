@@ -83,3 +83,27 @@ impl Interrupts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::*;
+
+    /// A shell runs many commands: signals are not counted on for one that is over, until they are too many.
+    #[tokio::test]
+    async fn nobody_counts_for_a_command_that_is_over() {
+        drop(Interrupts::listen());
+        let next = Interrupts::listen();
+        kill_process(getpid(), Signal::INT).unwrap();
+        next.first().await;
+        drop(next);
+        for _ in 0..=ENDINGS {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            kill_process(getpid(), Signal::INT).unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
