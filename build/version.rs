@@ -2,9 +2,10 @@
 //! scripts call `tell`, and the tests of the command line look at the rest.
 //!
 //! In the profiles of everyday work (`dev`, `sim`) it says that it does not know: a commit would compile `tally-node`
-//! again, and the simulator with it, for the sake of a line that nobody reads there. In the others the commit is looked
-//! up again when it, or a source, has changed, and at no other time. Without git it is unknown, unless whoever builds
-//! names it in `TALLY_COMMIT`. `SOURCE_DATE_EPOCH` replaces the time, so that two builds of one source are equal.
+//! again, and the simulator with it, for the sake of a line that nobody reads there. In the others the commit is
+//! looked up again when it, or a source, has changed, and at no other time. Without git it is unknown, unless whoever
+//! builds names it in `TALLY_COMMIT`. `SOURCE_DATE_EPOCH` replaces the time, so that two builds of one source are
+//! equal.
 
 use std::{
     env,

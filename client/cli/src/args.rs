@@ -28,8 +28,8 @@ pub(crate) struct Common {
     /// Print one JSON object, also for an error; --all and --watch print a line of JSON for each page or look.
     /// Integers are numbers; with --json=strings they are strings, for readers that round those above 2^53.
     // With an equals sign only, so that what follows is never taken for it.
-    #[arg(long, global = true, value_enum, value_name = "INTEGERS", num_args = 0..=1, require_equals = true, help_heading = GLOBAL)]
-    #[arg(default_missing_value = "numbers", hide_possible_values = true)]
+    #[arg(long, global = true, value_enum, value_name = "INTEGERS", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "numbers", hide_possible_values = true, help_heading = GLOBAL)]
     pub(crate) json: Option<Integers>,
     /// Say on standard error what each read is worth: its promise, the node, its greatest age. On a terminal
     /// it is said of reads that are not linearizable in any case.

@@ -40,8 +40,8 @@ pub(crate) struct Bench {
     /// soon as it comes.
     #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_attempts: Option<u32>,
-    /// How long to measure: a number with ms, s, m or h. A closed loop in which nothing has ended by then goes on until something
-    /// has.
+    /// How long to measure: a number with ms, s, m or h. A closed loop in which nothing has ended by then
+    /// goes on until something has.
     #[arg(long, default_value = "10s", value_name = "TIME")]
     pub(crate) duration: Time,
     /// How long to run before measuring: a number with ms, s, m or h.

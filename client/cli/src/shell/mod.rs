@@ -40,8 +40,9 @@ use crate::{
 const SHELL_HELP: &str = "From a pipe, each line is run as it comes. The first that fails ends the shell with its exit
 status, and what follows is not run; --keep-going goes on, and the exit status is that of the first.
 
-Lines are remembered in $XDG_STATE_HOME/tally/history (~/.local/state/tally/history), readable by you alone; in the file
-that TALLY_SHELL_HISTORY names; or nowhere, if that is empty. A line that begins with a space is not.
+Lines are remembered in $XDG_STATE_HOME/tally/history (~/.local/state/tally/history), readable by you
+alone; in the file that TALLY_SHELL_HISTORY names; or nowhere, if that is empty. A line that begins with a
+space is not.
 
 `\\help` lists what the shell has besides the commands of the command line.";
 
