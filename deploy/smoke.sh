@@ -395,7 +395,7 @@ three_nodes() {
 unit_files() {
     title "systemd: the unit and the sample configuration"
     local tallyd
-    for tallyd in target/release/tallyd target/debug/tallyd; do [[ -x $tallyd ]] && break; done
+    for tallyd in target/dist/tallyd target/quick/tallyd target/debug/tallyd; do [[ -x $tallyd ]] && break; done
     if [[ -x $tallyd ]]; then
         "$tallyd" serve --config deploy/systemd/tally.toml --print-config >/dev/null ||
             fail "the sample configuration is refused"

@@ -1,8 +1,8 @@
 //! Commit and date, for `tallyd version`.
 
-#[path = "../build/version.rs"]
+#[path = "build/version.rs"]
 mod version;
 
 fn main() {
-    version::tell(&["../build", "machine/src", "storage/src", "../proto"]);
+    version::tell(&["build", "machine/src", "storage/src", "../proto"]);
 }

@@ -1,8 +1,8 @@
 //! Commit and date, for `tally version`.
 
-#[path = "../../build/version.rs"]
+#[path = "../../node/build/version.rs"]
 mod version;
 
 fn main() {
-    version::tell(&["../../build", "../src", "../../proto"]);
+    version::tell(&["../../node/build", "../src", "../../proto"]);
 }

@@ -7,7 +7,7 @@ use tally_proto::{
 };
 use tonic::Code;
 
-use crate::outcome::Outcome;
+use crate::{cause::Stranger, exchange::local, outcome::Outcome};
 
 /// How a failed attempt ended.
 #[derive(Debug, Clone)]
@@ -22,12 +22,28 @@ pub(crate) struct Failure {
     of_another_cluster: bool,
     /// Nothing listens at the node's address.
     pub(crate) nobody_listens: bool,
+    /// Whoever answers at the node's address is no node.
+    pub(crate) is_stranger: bool,
 }
 
 impl Failure {
     pub(crate) fn new(sent: bool, status: v1::CallStatus) -> Self {
         let details = Details::parse_call(&status);
-        Self { sent, status, details, of_another_cluster: false, nobody_listens: false }
+        Self {
+            sent,
+            status,
+            details,
+            of_another_cluster: false,
+            nobody_listens: false,
+            is_stranger: false,
+        }
+    }
+
+    /// Who answers is no node. What speaks no gRPC has done nothing; of what does, that may be before nodes, it
+    /// can't be known.
+    pub(crate) fn of_stranger(sent: bool, stranger: Stranger) -> Self {
+        let status = local(Code::Unavailable, &stranger.message);
+        Self { is_stranger: true, ..Self::new(sent && stranger.speaks_grpc, status) }
     }
 
     pub(crate) fn refused(status: v1::CallStatus) -> Self {

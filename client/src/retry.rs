@@ -243,6 +243,8 @@ impl Retry {
             return Step::Fail;
         }
         match failure.reason() {
+            // Of this address. Another may be a node's, and if none is, waiting makes none of them one.
+            _ if failure.is_stranger => Step::Another,
             reason::NOT_LEADER => self.elsewhere(),
             reason::NO_QUORUM
             | reason::NOT_PROPOSED

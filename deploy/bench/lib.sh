@@ -84,12 +84,12 @@ trap 'exit 143' TERM
 build() {
     local directory=$1
     shift
-    tally=${BENCH_PROGRAMS:-$PWD/$directory/release}/tally
-    tallyd=${BENCH_PROGRAMS:-$PWD/target/release}/tallyd
+    tally=${BENCH_PROGRAMS:-$PWD/$directory/dist}/tally
+    tallyd=${BENCH_PROGRAMS:-$PWD/target/dist}/tallyd
     [[ -z ${BENCH_PROGRAMS:-} ]] || return 0
     title "building"
-    cargo build --release --locked -p tally-node --bin tallyd
-    cargo build --release --locked -p tally-cli --target-dir "$directory" "$@"
+    cargo build --profile dist --locked -p tally-node --bin tallyd
+    cargo build --profile dist --locked -p tally-cli --target-dir "$directory" "$@"
 }
 
 # Path of a program: in PATH, or installed from PyPI into the cache. Fails if there is none.

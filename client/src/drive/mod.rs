@@ -12,6 +12,7 @@ use tracing::{Instrument as _, Span};
 use self::span::CallSpan;
 
 use crate::{
+    cause::Stranger,
     consistency::ReadLevel,
     error::{Error, Result},
     exchange::Reply,
@@ -352,7 +353,10 @@ impl Call {
                 Ok(()) => return Ok(response),
                 Err(failure) => failure,
             },
-            Reply::Broken { sent, status } => Box::new(Failure::new(sent, status)),
+            Reply::Broken { sent, status } => match Stranger::of(&node.address, &status) {
+                Some(stranger) => Box::new(Failure::of_stranger(sent, stranger)),
+                None => Box::new(Failure::new(sent, status)),
+            },
             Reply::Refused(status) => Box::new(Failure::refused(status)),
         };
         tracing::debug!(

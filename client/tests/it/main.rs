@@ -11,6 +11,7 @@ mod exactly_once;
 mod paging;
 mod pipelining;
 mod spans;
+mod strangers;
 #[cfg(feature = "tls")]
 mod tls;
 mod tokens;

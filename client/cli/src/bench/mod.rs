@@ -28,11 +28,22 @@ use crate::{
     args::Common,
     cleanup::Traces,
     interrupts::Interrupts,
-    output::{Exit, Failure, Output},
+    output::{self, Exit, Failure, Output},
     waiting::Waiting,
 };
 
+/// Profiles whose figures say something.
+const MEASURED_PROFILES: [&str; 2] = ["dist", "release"];
+
 pub(crate) async fn run(common: &Common, bench: &Bench, output: Output) -> Result<Exit, Failure> {
+    // The nodes are most often of the same build.
+    if !MEASURED_PROFILES.contains(&env!("TALLY_PROFILE")) {
+        output::note(concat!(
+            "built in the profile ",
+            env!("TALLY_PROFILE"),
+            ", which compiles fast and runs slowly; measure with one built by cargo build --profile dist"
+        ));
+    }
     let interrupts = Interrupts::listen();
     let nothing = || Failure::cut_short("cut short before anything was measured".to_owned());
     // Named by hand, so a wrong one is a mistake; what ends later is not.

@@ -5,7 +5,7 @@ use std::{path::Path, process::Command};
 use crate::{fake::Cluster, runs::tally};
 
 #[allow(dead_code, reason = "the build scripts use the rest")]
-#[path = "../../../../build/version.rs"]
+#[path = "../../../../node/build/version.rs"]
 mod version;
 
 #[tokio::test]

@@ -14,15 +14,20 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+/// The profiles in which one compiles all day.
+const EVERYDAY: [&str; 2] = ["debug", "sim"];
+
 /// Prints what cargo hands on to the compiler. `sources` are what the program is made of, besides its own `src`.
 pub(crate) fn tell(sources: &[&str]) {
     println!("cargo::rerun-if-changed=build.rs");
     for variable in ["TALLY_COMMIT", "SOURCE_DATE_EPOCH"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
+    let profile = profile();
+    println!("cargo::rustc-env=TALLY_PROFILE={profile}");
     let version = env::var("CARGO_PKG_VERSION").unwrap_or_default();
     let named = env::var("TALLY_COMMIT").ok().filter(|name| !name.is_empty());
-    if named.is_none() && is_everyday() {
+    if named.is_none() && EVERYDAY.contains(&&*profile) {
         let unknown = "unknown (a development build)";
         return put(&format!("{version} (development build)"), unknown, unknown);
     }
@@ -51,11 +56,11 @@ fn put(version: &str, commit: &str, built: &str) {
     println!("cargo::rustc-env=TALLY_BUILT={built}");
 }
 
-/// Whether this is one of the profiles in which one compiles all day. Its folder is the only trace of its name.
-fn is_everyday() -> bool {
+/// The profile. Its folder is the only trace of its name.
+fn profile() -> String {
     let out = env::var_os("OUT_DIR").unwrap_or_default();
-    let profile = Path::new(&out).ancestors().nth(3).and_then(Path::file_name);
-    profile.is_some_and(|profile| profile == "debug" || profile == "sim")
+    let folder = Path::new(&out).ancestors().nth(3).and_then(Path::file_name);
+    folder.map(|folder| folder.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 fn abbreviated(id: &str) -> &str {
