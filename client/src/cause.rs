@@ -14,8 +14,7 @@ pub(crate) fn root_cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error
     cause
 }
 
-/// What h2 says of bytes that are no HTTP/2: the first ones, read as the length of a frame, are too many. No
-/// node sends such a frame.
+/// What h2 says of bytes that are no HTTP/2: the first ones, read as the length of a frame, are too many.
 const NOT_HTTP2: &str = "connection error detected: frame with invalid size";
 
 /// Whoever answers at an address that is no node's client port.

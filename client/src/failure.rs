@@ -22,7 +22,7 @@ pub(crate) struct Failure {
     of_another_cluster: bool,
     /// Nothing listens at the node's address.
     pub(crate) nobody_listens: bool,
-    /// Whoever answers at the node's address is no node.
+    /// Whoever answers at the node's address has another API.
     pub(crate) is_stranger: bool,
 }
 
@@ -39,11 +39,11 @@ impl Failure {
         }
     }
 
-    /// Who answers is no node. What speaks no gRPC has done nothing; of what does, that may be before nodes, it
-    /// can't be known.
-    pub(crate) fn of_stranger(sent: bool, stranger: Stranger) -> Self {
+    /// Who answers seems to be no node. It may stand before nodes, so nothing is known of what was sent; and it
+    /// may be there for a moment (a balancer while its nodes start), unless it is a server of another API.
+    pub(crate) fn of_stranger(sent: bool, stranger: &Stranger) -> Self {
         let status = local(Code::Unavailable, &stranger.message);
-        Self { is_stranger: true, ..Self::new(sent && stranger.speaks_grpc, status) }
+        Self { is_stranger: stranger.speaks_grpc, ..Self::new(sent, status) }
     }
 
     pub(crate) fn refused(status: v1::CallStatus) -> Self {

@@ -24,7 +24,8 @@ pub(crate) fn tell(sources: &[&str]) {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     let profile = profile();
-    println!("cargo::rustc-env=TALLY_PROFILE={profile}");
+    // Not under TALLY_: cargo puts them into the environment of what it runs, where a node would refuse them.
+    println!("cargo::rustc-env=BUILD_PROFILE={profile}");
     let version = env::var("CARGO_PKG_VERSION").unwrap_or_default();
     let named = env::var("TALLY_COMMIT").ok().filter(|name| !name.is_empty());
     if named.is_none() && EVERYDAY.contains(&&*profile) {
@@ -51,9 +52,9 @@ pub(crate) fn tell(sources: &[&str]) {
 }
 
 fn put(version: &str, commit: &str, built: &str) {
-    println!("cargo::rustc-env=TALLY_VERSION={version}");
-    println!("cargo::rustc-env=TALLY_COMMIT={commit}");
-    println!("cargo::rustc-env=TALLY_BUILT={built}");
+    println!("cargo::rustc-env=BUILD_VERSION={version}");
+    println!("cargo::rustc-env=BUILD_COMMIT={commit}");
+    println!("cargo::rustc-env=BUILD_BUILT={built}");
 }
 
 /// The profile. Its folder is the only trace of its name.

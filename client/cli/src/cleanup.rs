@@ -142,8 +142,14 @@ impl Traces {
                 common,
             );
         }
-        let why = "there was something of these names before, so what was added to it stays";
-        tell_left(why, &self.from_before, common);
+        if !self.from_before.is_empty() {
+            // Without a command: it would take with it what was there before.
+            let names: Vec<_> = self.from_before.iter().map(|trace| trace.parts().1).collect();
+            note(&format!(
+                "-- there was something of these names before, so what was added to it stays: {}",
+                names.join(", ")
+            ));
+        }
     }
 }
 

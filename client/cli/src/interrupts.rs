@@ -3,7 +3,10 @@
 //! The first one cuts the work short; what was measured is printed, and what was made removed. Each further one
 //! ends what is waited for then: calls without an answer, or the removal. One too many ends the process.
 
-use std::future::Future;
+use std::{
+    future::Future,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -19,13 +22,50 @@ const ENDINGS: u32 = 3;
 #[derive(Debug, Clone)]
 pub(crate) struct Interrupts(watch::Receiver<u32>);
 
+/// Commands that listen now.
+static LISTENING: AtomicU32 = AtomicU32::new(0);
+
+struct Listening;
+
+impl Listening {
+    fn begin() -> Self {
+        LISTENING.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        LISTENING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Ends this process at SIGTERM while no command listens for it: once one has, the signal no longer does that by
+/// itself, and a shell lives longer than its commands. On a thread of its own, as an editor blocks the shell's.
+pub(crate) fn end_at_sigterm() {
+    std::thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let Ok(runtime) = runtime else { return };
+        runtime.block_on(async {
+            let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+            while terminate.recv().await.is_some() {
+                if LISTENING.load(Ordering::Relaxed) == 0 {
+                    std::process::exit(Exit::CutShort as i32);
+                }
+            }
+        });
+    });
+}
+
 impl Interrupts {
     /// From here on, a signal no longer ends the process by itself.
     pub(crate) fn listen() -> Self {
         let (count, counted) = watch::channel(0);
         let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
         if let (Ok(mut interrupt), Ok(mut terminate)) = signals {
+            let listening = Listening::begin();
             tokio::spawn(async move {
+                let _listening = listening;
                 loop {
                     tokio::select! {
                         _ = interrupt.recv() => {}

@@ -350,7 +350,7 @@ fn check(kind: Kind, prefix: &str, all_of_them: bool) -> Result<(), Failure> {
 /// What to say of it when it did not come to its end.
 fn so_far(kind: Kind, removed: &Removed) -> String {
     format!(
-        "deleted {} so far, and perhaps those of steps that have no answer; the same command goes on from there",
+        "deleted {} so far, and perhaps, now or later, those of steps that have no answer; the same command goes on from there",
         kind.count(removed.deleted)
     )
 }

@@ -9,7 +9,7 @@ use tally_client::{Client, NodeInfo};
 use crate::output::{Exit, Failure, Output, escaped, note};
 
 /// In one line, for `--version`.
-pub(crate) const LINE: &str = env!("TALLY_VERSION");
+pub(crate) const LINE: &str = env!("BUILD_VERSION");
 
 /// Nodes are asked this long at most: it is this program that was asked for first.
 pub(crate) const NODES_WITHIN: Duration = Duration::from_secs(2);
@@ -59,8 +59,8 @@ pub(crate) async fn run(client: Option<&Client>, output: Output) -> Result<Exit,
     };
     let client = Build {
         version: env!("CARGO_PKG_VERSION"),
-        commit: env!("TALLY_COMMIT"),
-        built: env!("TALLY_BUILT"),
+        commit: env!("BUILD_COMMIT"),
+        built: env!("BUILD_BUILT"),
     };
     output.result(&Shown { client, nodes }, text)?;
     if let (Some(error), false) = (why, output.json) {

@@ -354,7 +354,7 @@ impl Call {
                 Err(failure) => failure,
             },
             Reply::Broken { sent, status } => match Stranger::of(&node.address, &status) {
-                Some(stranger) => Box::new(Failure::of_stranger(sent, stranger)),
+                Some(stranger) => Box::new(Failure::of_stranger(sent, &stranger)),
                 None => Box::new(Failure::new(sent, status)),
             },
             Reply::Refused(status) => Box::new(Failure::refused(status)),

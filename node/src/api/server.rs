@@ -25,7 +25,7 @@ use crate::{
 const MESSAGE_BYTES_MAX: usize = limits::REQUEST_BYTES_MAX + 4 * 1024;
 
 /// Longest pack of a stream: it may hold many calls, each within the limit.
-const PACK_BYTES_MAX: usize = 4 * limits::REQUEST_BYTES_MAX;
+pub(super) const PACK_BYTES_MAX: usize = 4 * limits::REQUEST_BYTES_MAX;
 
 /// Name of the health service that says whether linearizable reads work.
 pub const LINEARIZABLE_SERVICE: &str = "tally.linearizable";

@@ -24,10 +24,9 @@ use tonic::{Code, Status, Streaming, body::Body, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tower::{Service, ServiceBuilder};
 
-use super::server::{LINEARIZABLE_SERVICE, shape_of};
+use super::server::{LINEARIZABLE_SERVICE, PACK_BYTES_MAX, shape_of};
 use crate::{
     env::{Clock, Listener},
-    machine::limits,
     port::{self, Port, Slots, room::NodeRoom},
 };
 
@@ -57,14 +56,14 @@ pub(crate) async fn serve(
     let (health, health_service) = tonic_health::server::health_reporter();
     not_serving(&health).await;
     let streams = stream_server::StreamServer::new(Streams(Arc::clone(&waits)))
-        .max_decoding_message_size(limits::REQUEST_BYTES_MAX);
+        .max_decoding_message_size(PACK_BYTES_MAX);
     let routes = Routes::new(health_service).add_service(streams).prepare();
     let dated = port::date::layer(clock);
     let service = ServiceBuilder::new().layer(dated).service(Starting { routes, waits });
     let port = Port {
         name: "client",
         http2: http2::CLIENT_PORT,
-        message_bytes_max: limits::REQUEST_BYTES_MAX,
+        message_bytes_max: PACK_BYTES_MAX,
         deadline_default: port::deadline::DEADLINE_DEFAULT,
         shape_of,
         slots: Slots::new(connections_max),

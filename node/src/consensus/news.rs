@@ -29,14 +29,14 @@ pub(super) async fn tell(raft: Raft, me: u64) {
     // It must not be what keeps Raft.
     drop(raft);
     let mut led = Led::ByNobody;
-    let mut members_at = None;
+    let (mut members_at, mut belongs) = (None, false);
     loop {
         let now = server.borrow_watched().clone();
         tell_leader(&mut led, leader_of(&now), me);
         let at = now.membership_config.log_id().as_ref().map(|id| (term_of(id), id.index()));
         if at != members_at {
             members_at = at;
-            tell_members(&now, me);
+            tell_members(&now, me, &mut belongs);
         }
         if server.changed().await.is_err() {
             return;
@@ -73,7 +73,7 @@ fn tell_leader(led: &mut Led, now: Led, me: u64) {
     *led = now;
 }
 
-fn tell_members(metrics: &RaftServerMetrics<TypeConfig>, me: u64) {
+fn tell_members(metrics: &RaftServerMetrics<TypeConfig>, me: u64, belongs: &mut bool) {
     let membership = metrics.membership_config.membership();
     let voters: BTreeSet<u64> = membership.voter_ids().collect();
     let learners: BTreeSet<u64> = membership.learner_ids().collect();
@@ -84,8 +84,10 @@ fn tell_members(metrics: &RaftServerMetrics<TypeConfig>, me: u64) {
     // Between the two steps of a change both sets have to agree.
     let is_changing = membership.get_joint_config().len() > 1;
     tracing::info!(index, ?voters, ?learners, is_changing, "the members");
-    if !voters.contains(&me) && !learners.contains(&me) {
-        tracing::warn!(index, "this node is not among the members: it was removed");
+    let belonged = std::mem::replace(belongs, voters.contains(&me) || learners.contains(&me));
+    // One that is being added reads of memberships without it, too.
+    if belonged && !*belongs {
+        tracing::warn!(index, "this node is no longer among the members");
     }
 }
 

@@ -311,7 +311,6 @@ impl Greeter {
                 return Ok(());
             }
         };
-        self.peers.met(node_id);
         let trouble = if self.is_another_cluster(&response.cluster_id) {
             Some(format!("a node of cluster {} answers at {address}", response.cluster_id))
         } else if response.node_id != node_id {
@@ -325,6 +324,7 @@ impl Greeter {
             self.peers.set_trouble(node_id, &trouble);
             return Ok(());
         }
+        self.peers.met(node_id);
         self.peers.clear_trouble(node_id);
         self.learn(node_id, &response.known).await?;
         if let Some(roster) = self.roster.get()

@@ -326,14 +326,21 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             (self.target, snapshot.meta.last_log_id.as_ref().map_or(0, |id| id.index()));
         let bytes = reader.info().size;
         let began = Instant::now();
-        tracing::info!(
-            node,
-            index,
-            bytes,
-            "sending a snapshot: the log no longer has what the node lacks"
-        );
-        let not_sent =
-            |reason: &str| tracing::warn!(node, index, reason, "a snapshot was not taken");
+        // openraft tries again many times a second for as long as the node is away.
+        if self.peers.is_news_of_snapshot(node, index, "") {
+            tracing::info!(
+                node,
+                index,
+                bytes,
+                "sending a snapshot: the log no longer has what the node lacks"
+            );
+        }
+        let peers = self.peers.clone();
+        let not_sent = |reason: &str| {
+            if peers.is_news_of_snapshot(node, index, reason) {
+                tracing::warn!(node, index, reason, "a snapshot was not taken");
+            }
+        };
         let head = wire::SnapshotHead {
             cluster_id: self.peers.cluster_id().text(),
             target_node_id: self.target,
@@ -353,6 +360,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             Ok(Ok(response)) => {
                 let elapsed_ms = began.elapsed().as_millis() as u64;
                 tracing::info!(node, index, bytes, elapsed_ms, "a snapshot was sent");
+                self.peers.forget_snapshot(node);
                 convert::vote_from_wire(response.into_inner().ballot.as_ref())
                     .map(SnapshotResponse::new)
                     .map_err(|error| StreamingError::Network(network_error(error)))

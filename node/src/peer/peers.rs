@@ -27,6 +27,9 @@ const SILENCE: Duration = Duration::from_millis(200);
 /// A peer that answers no introduction for so long is told of in the log. A restart takes less.
 const UNREACHABLE_TOLD_AFTER: Duration = Duration::from_secs(2);
 
+/// As many lines of one snapshot: it is sent, and reasons why it is not taken.
+const SNAPSHOT_NEWS_MAX: usize = 8;
+
 /// No connection could be made. Kept apart from every other failure because it proves that nothing
 /// was sent.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +109,8 @@ struct Peer {
     warned: String,
     /// Since when it answers no introduction, and why.
     unmet: Option<Unmet>,
+    /// The snapshot that it is being sent: its index, and what was told of it.
+    snapshot: Option<(u64, Vec<String>)>,
 }
 
 /// A peer that answers no introduction.
@@ -230,6 +235,7 @@ impl Peers {
         let Some(peer) = peers.get_mut(&node_id) else { return };
         if peer.trouble.take().is_some() {
             peer.warned.clear();
+            drop(peers);
             tracing::info!(node = node_id, "nobody else answers at the node's address any more");
         }
     }
@@ -238,10 +244,12 @@ impl Peers {
     pub fn warn_of(&self, node_id: u64, what: &str) {
         let mut peers = lock(&self.inner.peers);
         let peer = peers.entry(node_id).or_default();
-        if peer.warned != what {
-            tracing::warn!(node = node_id, "{what}");
-            peer.warned = what.to_owned();
+        if peer.warned == what {
+            return;
         }
+        what.clone_into(&mut peer.warned);
+        drop(peers);
+        tracing::warn!(node = node_id, "{what}");
     }
 
     /// A peer did not answer an introduction. The log says so once, when that has lasted.
@@ -255,8 +263,11 @@ impl Peers {
         if unmet.reason != reason {
             reason.clone_into(&mut unmet.reason);
         }
-        if !unmet.told && unmet.since.elapsed() >= UNREACHABLE_TOLD_AFTER {
-            unmet.told = true;
+        let tell = !unmet.told && unmet.since.elapsed() >= UNREACHABLE_TOLD_AFTER;
+        unmet.told |= tell;
+        // Heartbeats take the lock, too, and who reads the log may be slow.
+        drop(peers);
+        if tell {
             tracing::warn!(node = node_id, address, reason, "a node can't be reached");
         }
     }
@@ -267,9 +278,33 @@ impl Peers {
         let Some(unmet) = peers.get_mut(&node_id).and_then(|peer| peer.unmet.take()) else {
             return;
         };
+        drop(peers);
         if unmet.told {
             let silent_ms = unmet.since.elapsed().as_millis() as u64;
             tracing::info!(node = node_id, silent_ms, "a node is reached again");
+        }
+    }
+
+    /// Whether it was not told yet of a snapshot for a peer that it is not taken for this reason; without a
+    /// reason, that it is sent.
+    pub fn is_news_of_snapshot(&self, node_id: u64, index: u64, reason: &str) -> bool {
+        let mut peers = lock(&self.inner.peers);
+        let (of, told) =
+            peers.entry(node_id).or_default().snapshot.get_or_insert_with(|| (index, Vec::new()));
+        if *of != index {
+            (*of, *told) = (index, Vec::new());
+        }
+        let is_news = told.len() < SNAPSHOT_NEWS_MAX && !told.iter().any(|known| known == reason);
+        if is_news {
+            told.push(reason.to_owned());
+        }
+        is_news
+    }
+
+    /// The snapshot has arrived: the next one is news.
+    pub fn forget_snapshot(&self, node_id: u64) {
+        if let Some(peer) = lock(&self.inner.peers).get_mut(&node_id) {
+            peer.snapshot = None;
         }
     }
 
@@ -425,6 +460,32 @@ mod tests {
         count.borrow_and_update();
         peers.answered(2);
         assert!(!count.has_changed().unwrap(), "once for each silence");
+    }
+
+    #[test]
+    fn each_thing_about_a_snapshot_is_news_once() {
+        let peers = peers();
+        let mut news = vec![];
+        for (index, reason) in [
+            (7, ""),
+            (7, "refused"),
+            (7, ""),
+            (7, "refused"),
+            (7, "too long"),
+            (9, ""),
+            (9, "refused"),
+        ] {
+            news.push(peers.is_news_of_snapshot(2, index, reason));
+        }
+        assert_eq!(news, [true, true, false, false, true, true, true]);
+        let told = (0..100).filter(|n| peers.is_news_of_snapshot(2, 9, &format!("reason {n}")));
+        assert_eq!(
+            told.count(),
+            SNAPSHOT_NEWS_MAX - 2,
+            "reasons that differ each time are no way around"
+        );
+        peers.forget_snapshot(2);
+        assert!(peers.is_news_of_snapshot(2, 9, ""));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use clap::{Args, Command, CommandFactory};
 use tally_node::{config::Config, process::serve::printed};
 
 /// In one line, for `--version`.
-pub(crate) const VERSION: &str = env!("TALLY_VERSION");
+pub(crate) const VERSION: &str = env!("BUILD_VERSION");
 
 /// Least and greatest value of a key of the configuration, where it refuses others.
 const LIMITS: [(&str, u64, Option<u64>); 14] = [
@@ -133,8 +133,8 @@ pub(crate) fn completions(mut definition: Command, shell: clap_complete::Shell) 
 
 /// Prints what this program is.
 pub(crate) fn version() -> ExitCode {
-    let (version, commit) = (env!("CARGO_PKG_VERSION"), env!("TALLY_COMMIT"));
-    let built = env!("TALLY_BUILT");
+    let (version, commit) = (env!("CARGO_PKG_VERSION"), env!("BUILD_COMMIT"));
+    let built = env!("BUILD_BUILT");
     print(Ok(format!("tallyd {version}\ncommit: {commit}\nbuilt: {built}\n").into_bytes()))
 }
 

@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 /// What the names of ours begin with.
 const PREFIX: &str = "TALLY_";
 
-/// Read by others of our programs, so they may well be there: the command line, and deploy/compose.yaml.
-const OF_OTHERS: [&str; 3] = ["TALLY_ENDPOINTS", "TALLY_HOST_ADDRESS", "TALLY_IMAGE"];
+/// Read by others of ours, so they may well be there: the command line, deploy/compose.yaml, a build.
+const OF_OTHERS: [&str; 5] =
+    ["TALLY_ENDPOINTS", "TALLY_SHELL_HISTORY", "TALLY_HOST_ADDRESS", "TALLY_IMAGE", "TALLY_COMMIT"];
 
 /// … and everything that begins like this.
 const OF_TESTS: &str = "TALLY_TEST_";
@@ -39,23 +40,22 @@ pub(super) fn problem(
     Some(format!("the environment variable {name} means nothing to tallyd{hint}"))
 }
 
-/// What Kubernetes puts into each container for a service whose name begins with "tally": addresses, and
-/// nobody's mistake.
+/// What Kubernetes and Docker put into each container beside a service, or a container, whose name begins with
+/// "tally": addresses, and nobody's mistake.
 fn is_service_link(name: &str) -> bool {
-    let Some(at) = name.find("_PORT").into_iter().chain(name.find("_SERVICE_HOST")).min() else {
-        return false;
+    // TALLY_PORT_7401_TCP, or with _ADDR, _PORT, _PROTO behind.
+    let is_port = |at: usize| {
+        let mut parts = name[at + "_PORT_".len()..].split('_');
+        let is_number = parts.next().is_some_and(|port| port.parse::<u16>().is_ok());
+        is_number && parts.next().is_some_and(|name| ["TCP", "UDP", "SCTP"].contains(&name))
     };
-    let rest = &name[at..];
-    let is_protocol = |rest: &str| {
-        let mut parts = rest.split('_');
-        let port = parts.next().is_some_and(|port| port.parse::<u16>().is_ok());
-        let protocol = parts.next().is_some_and(|name| ["TCP", "UDP", "SCTP"].contains(&name));
-        port && protocol
-    };
-    rest == "_SERVICE_HOST"
-        || rest == "_PORT"
-        || name[..at].ends_with("_SERVICE")
-        || rest.strip_prefix("_PORT_").is_some_and(is_protocol)
+    name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_SERVICE_PORT")
+        || name.contains("_SERVICE_PORT_")
+        || name.ends_with("_PORT")
+        || name.match_indices("_PORT_").any(|(at, _)| is_port(at))
+        || name == "TALLY_NAME"
+        || name.starts_with("TALLY_ENV_")
 }
 
 #[cfg(test)]
@@ -91,6 +91,11 @@ mod tests {
                 "TALLY_PORT_7401_TCP_ADDR",
                 "TALLY_PEERS_SERVICE_HOST",
                 "TALLY_PEERS_PORT_7501_TCP_PROTO",
+                "TALLY_PORTAL_SERVICE_HOST",
+                "TALLY_PORTAL_PORT_80_TCP",
+                "TALLY_PORT_X_PORT_80_TCP_ADDR",
+                "TALLY_NAME",
+                "TALLY_ENV_PATH",
             ]),
             None
         );

@@ -181,7 +181,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         return ExitCode::from(2);
     }
     let one_line = printed.trim().replace('\n', "; ");
-    tracing::info!(version = env!("TALLY_VERSION"), profile = env!("TALLY_PROFILE"), config = %one_line, "starting");
+    tracing::info!(version = env!("BUILD_VERSION"), profile = env!("BUILD_PROFILE"), config = %one_line, "starting");
 
     descriptors::raise_limit();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();

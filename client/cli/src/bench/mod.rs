@@ -37,10 +37,10 @@ const MEASURED_PROFILES: [&str; 2] = ["dist", "release"];
 
 pub(crate) async fn run(common: &Common, bench: &Bench, output: Output) -> Result<Exit, Failure> {
     // The nodes are most often of the same build.
-    if !MEASURED_PROFILES.contains(&env!("TALLY_PROFILE")) {
+    if !MEASURED_PROFILES.contains(&env!("BUILD_PROFILE")) {
         output::note(concat!(
             "built in the profile ",
-            env!("TALLY_PROFILE"),
+            env!("BUILD_PROFILE"),
             ", which compiles fast and runs slowly; measure with one built by cargo build --profile dist"
         ));
     }

@@ -91,7 +91,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) fn find(named: &str, status: &Status) -> Result<Pinned, String> {
     let is = |address: &str| address.strip_prefix("http://").unwrap_or(address).to_owned();
     let Ok(id) = named.parse::<u64>() else {
-        return Ok(Pinned { id: None, address: named.to_owned() });
+        return Ok(Pinned { id: None, address: is(named) });
     };
     let nodes = status.nodes.iter();
     match nodes.clone().find(|node| node.id == id) {

@@ -118,11 +118,13 @@ fn end_of_line(text: &str) -> Option<usize> {
     }
 }
 
-/// A line that ends with `<<END` or `<<'END'`: without that, and the word that ends the text.
+/// A line that ends with `<<END` or `<<'END'`: without that, and the word that ends the text. Within quotes, and in
+/// a comment, it is text.
 fn here_document(line: &str) -> Option<(&str, &str)> {
     let (before, word) = line.trim_end().rsplit_once(char::is_whitespace)?;
     let word = word.strip_prefix("<<")?.trim_matches(['\'', '"']);
-    (!word.is_empty()).then_some((before, word))
+    let is_between_words = matches!(scan(before, |_, _, _, _| false).0, At::Gap | At::Word);
+    (!word.is_empty() && is_between_words).then_some((before, word))
 }
 
 /// The lines before the one that is the delimiter, and what is behind that.
@@ -202,6 +204,9 @@ mod tests {
         for open in ["counter add 'a", "counter add \"a", "counter add a\\", "status\nkv put k 'v"]
         {
             assert_eq!(lines(open), None, "{open}");
+        }
+        for text in ["status # see <<END", "kv put note \"a <<b\"", "kv put note 'a <<b'"] {
+            assert!(lines(text).is_some(), "{text}");
         }
         assert_eq!(lines("apply <<END"), None);
         assert_eq!(lines("apply <<END\n{}\nEN"), None);

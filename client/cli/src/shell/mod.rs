@@ -34,6 +34,7 @@ use self::{
 };
 use crate::{
     args::Common,
+    interrupts,
     output::{Exit, Failure, escaped, line as say, note},
 };
 
@@ -62,6 +63,7 @@ const GREETS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Runs lines until there are no more.
 pub(crate) fn run(runtime: &Runtime, common: &Common, options: &ShellOptions) -> ExitCode {
+    interrupts::end_at_sigterm();
     let mut shell = Shell::new(common, runtime.handle().clone());
     let done = if io::stdin().is_terminal() && io::stdout().is_terminal() {
         let history = (!options.no_history).then(editor::history_path).flatten();

@@ -180,7 +180,8 @@ async fn what_was_there_before_stays_and_so_does_what_is_to_be_kept() {
     cluster.model().counters.insert("bench/c/00000007".into(), 7);
     let run = line(&cluster, &format!("bench add-spread {SHORT}")).await;
     assert_eq!(run.exit, 0, "{}", run.stderr);
-    assert!(run.stderr.contains("tally counter delete --prefix bench/c/\n"), "{}", run.stderr);
+    assert!(run.stderr.contains("stays: bench/c/\n"), "{}", run.stderr);
+    assert!(!run.stderr.contains("delete"), "it would take what was there before: {}", run.stderr);
     assert!(cluster.value("bench/c/00000007") >= 7);
     for kept in ["--keep", "--no-prepare"] {
         let run = line(&cluster, &format!("bench add-hot {SHORT} {kept}")).await;
