@@ -130,8 +130,12 @@ pub(super) struct History<'a> {
 impl History<'_> {
     pub(super) fn name(&self, name: usize) -> String {
         let (counter, key) = &self.names[name];
-        format!("{} {key:?}", if *counter { "counter" } else { "key" })
+        if *counter { counter_named(key) } else { format!("key {key:?}") }
     }
+}
+
+pub(super) fn counter_named(key: &str) -> String {
+    format!("counter {key:?}")
 }
 
 #[derive(Default)]
@@ -154,7 +158,7 @@ const DECIDED: [&str; 6] = [
     reason::COUNTER_NOT_FOUND,
 ];
 
-fn is_decided(record: &Record) -> bool {
+pub(super) fn is_decided(record: &Record) -> bool {
     let reason = record.reason.as_deref().unwrap_or_default();
     record.status == Status::Fail && !record.is_read() && DECIDED.contains(&reason)
 }

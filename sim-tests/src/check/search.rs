@@ -44,10 +44,12 @@ use super::{
     play::{Mismatch, Overlay, play},
 };
 
-/// Operations played, those that are played again included.
+/// Operations played, those that are played again included; of a history so long that it would be played
+/// less often than [`ROUNDS`] times, so many rounds.
 const BUDGET: u64 = 3_000_000;
 /// Of these, so many in leaps: see [`Search::leap`].
 const BUDGET_IN_LEAPS: u64 = 1_000_000;
+const ROUNDS: u64 = 3;
 /// Failed states that are remembered.
 const MEMO_MAX: usize = 200_000;
 
@@ -206,7 +208,7 @@ impl<'h, 'a> Search<'h, 'a> {
                     self.note(Dead { reached: next, revision, entry: next, wrong: Some(wrong) });
                 }
             }
-            if self.played > BUDGET {
+            if self.played > self.budget(BUDGET) {
                 return End::OutOfBudget;
             }
             if self.next < self.entries.len() && !self.choose() {
@@ -215,9 +217,13 @@ impl<'h, 'a> Search<'h, 'a> {
         }
     }
 
+    fn budget(&self, least: u64) -> u64 {
+        least.max(self.entries.len() as u64 * ROUNDS)
+    }
+
     /// Looks for a solution in leaps; true if it has one.
     fn leap(&mut self) -> bool {
-        while self.played <= BUDGET_IN_LEAPS {
+        while self.played <= self.budget(BUDGET_IN_LEAPS) {
             let conflict = match self.advance() {
                 Ok(true) => return true,
                 Ok(false) => {

@@ -21,10 +21,19 @@
 //! 5. Where there is a choice, the told revisions say what to try first, else which operation has to
 //!    end first. That guides and proves nothing.
 //!
+//! **Without a search** where one of two things makes it needless:
+//!
+//! - *The order that revisions give explains every answer and agrees with real time* (`order.rs`,
+//!   `time.rs`), and every operation on the item has its place in it. Restricted to this item it still
+//!   does both, so it is an order as this check looks for it. Revisions proposed it; nobody had to
+//!   believe them.
+//! - *Adds in one direction, and reads*: `chain.rs`.
+//!
 //! Left out, so that what this check rejects is wrong for certain: expected revisions (taken as
 //! fulfilled), conditions of atomic steps on other items, refused steps of several parts.
 
 mod events;
+mod one_way;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,18 +42,24 @@ use std::{
 
 use tally_client::history::{Answer, Level};
 
-use self::events::{after, steps};
+use self::{
+    events::{after, steps},
+    one_way::chain,
+};
 use super::{
     Rule, Verdict,
-    logical::{History, Outcome},
+    chain::Alone,
+    logical::{History, Outcome, Place},
     model::{Act, Item, Slot, Value, run},
     order::Order,
     search::Fnv,
     show::show_all,
 };
 
-/// Operations tried on one item.
+/// Operations tried on one item, at least …
 const BUDGET: u64 = 3_000_000;
+/// … and of a long history so many for each operation: about as many as are under way at once.
+const BUDGET_EACH: u64 = 100;
 const MEMO_MAX: usize = 500_000;
 
 /// What one operation does to the item: a part, or several at once.
@@ -75,7 +90,8 @@ struct Class<'a> {
     gives: usize,
 }
 
-pub(super) fn check(history: &History<'_>, order: &Order, verdict: &mut Verdict) {
+/// `verified`: the order explains every answer that has a place, and agrees with real time.
+pub(super) fn check(history: &History<'_>, order: &Order, verified: bool, verdict: &mut Verdict) {
     let mut by_name: Vec<Vec<usize>> = vec![Vec::new(); history.names.len()];
     for (index, operation) in history.operations.iter().enumerate() {
         if operation.outcome == Outcome::Failed
@@ -90,6 +106,28 @@ pub(super) fn check(history: &History<'_>, order: &Order, verdict: &mut Verdict)
         }
     }
     for (name, operations) in by_name.iter().enumerate() {
+        let has_place = |index: &usize| {
+            let operation = &history.operations[*index];
+            operation.place != Place::Nowhere || operation.outcome == Outcome::Unknown
+        };
+        if verified && operations.iter().all(has_place) {
+            continue;
+        }
+        match chain(history, name, operations).map_or(Alone::NotOneWay, |mut chain| chain.judge()) {
+            Alone::NotOneWay => {}
+            Alone::Linearizable => continue,
+            Alone::Contradiction { message, operations } => {
+                let quoted = operations.iter().map(|index| history.operations[*index].record);
+                let message = format!(
+                    "{} alone, whatever revisions say, has no order that explains its answers: \
+                     {message}:{}",
+                    history.name(name),
+                    show_all(quoted)
+                );
+                verdict.violation(Rule::NotLinearizable, message);
+                continue;
+            }
+        }
         let mut item = Search::new(history, order, name, operations);
         match item.run() {
             Some(true) => {}
@@ -100,6 +138,18 @@ pub(super) fn check(history: &History<'_>, order: &Order, verdict: &mut Verdict)
             )),
         }
     }
+}
+
+/// What the search and the chain say of the first name, each by itself.
+#[cfg(test)]
+pub(super) fn by_both(history: &History<'_>, order: &Order) -> (Option<bool>, Alone) {
+    let judged = |operation: &super::logical::Logical<'_>| operation.outcome != Outcome::Failed;
+    let all = history.operations.iter().enumerate();
+    let operations: Vec<usize> =
+        all.filter(|(_, operation)| judged(operation)).map(|(index, _)| index).collect();
+    let searched = Search::new(history, order, 0, &operations).run();
+    let chain = chain(history, 0, &operations);
+    (searched, chain.map_or(Alone::NotOneWay, |mut chain| chain.judge()))
 }
 
 enum Undo {
@@ -240,7 +290,7 @@ impl<'a> Search<'a> {
             if !self.choose() {
                 return Some(false);
             }
-            if self.tried > BUDGET {
+            if self.tried > BUDGET.max(self.events.len() as u64 * BUDGET_EACH) {
                 return None;
             }
         }

@@ -1,7 +1,9 @@
 //! Histories made by hand, good and bad, and histories of a store that breaks one promise on
 //! purpose. Times are in milliseconds.
 
+mod adds;
 mod bad;
+mod chain;
 mod good;
 mod machine;
 mod property;
@@ -11,7 +13,7 @@ mod store;
 use tally_client::history::{Answer, Level, Part, Record, Status};
 use tally_proto::reason;
 
-use super::{Assumptions, Rule, Verdict, judge, judge_with};
+use super::{Assumptions, Rule, Verdict, Violation, judge, judge_with};
 
 const MS: u64 = 1_000_000;
 

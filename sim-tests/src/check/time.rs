@@ -53,8 +53,10 @@ impl Reached {
     }
 }
 
-pub(super) fn check(history: &History<'_>, order: &Order, verdict: &mut Verdict) {
+/// Whether all operations that have a place agree with real time.
+pub(super) fn check(history: &History<'_>, order: &Order, verdict: &mut Verdict) -> bool {
     let reached = Reached::new(history);
+    let mut all_do = true;
     for operation in &history.operations {
         let strict = !operation.is_read() || operation.level() == Level::Linearizable;
         let Some((floor, by)) = reached.before(operation.call) else { continue };
@@ -75,12 +77,14 @@ pub(super) fn check(history: &History<'_>, order: &Order, verdict: &mut Verdict)
             },
             _ => continue,
         };
+        all_do = false;
         let both = show_all([before.record, operation.record]);
         verdict.violation(Rule::RealTime, format!("{wrong}:{both}"));
     }
     if order.found {
         unplaced(history, order, &reached, verdict);
     }
+    all_do
 }
 
 /// Operations that do not tell which state they saw.
