@@ -28,6 +28,7 @@ pub mod bugs;
 pub mod knobs;
 pub mod run;
 pub mod scenarios;
+pub mod story;
 
 // For these alone.
 mod invariants;

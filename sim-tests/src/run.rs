@@ -121,6 +121,8 @@ pub struct Outcome {
     pub trace: Recorded,
     /// What clients saw.
     pub records: Vec<Record>,
+    /// What a story is told from, if it was kept.
+    pub heard: Vec<trace::Heard>,
 }
 
 impl Outcome {
@@ -136,6 +138,7 @@ impl Outcome {
             simulated_ms: 0,
             trace: Recorded::default(),
             records: Vec::new(),
+            heard: Vec::new(),
         }
     }
 

@@ -25,8 +25,12 @@ pub struct Scenario {
     pub name: &'static str,
     /// What it shows.
     pub shows: &'static str,
-    /// Where to look in its timeline.
+    /// Where to look in its story.
     pub look_at: &'static str,
+    /// The seed that shows it.
+    pub seed: u64,
+    /// What its story has at that seed, or it shows nothing: patterns as in [`crate::story::missing`].
+    pub lesson: &'static [&'static str],
     /// What is special about the cluster and its users.
     pub knobs: fn(&mut Knobs),
     /// Faults: at so many ms, for so many ms, what.

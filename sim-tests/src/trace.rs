@@ -46,6 +46,19 @@ pub enum Keep {
     Digest,
     /// … and each is printed as it comes, so that a run that hangs shows where.
     Print,
+    /// … and those that a story is told from.
+    Story,
+}
+
+/// A line that a story is told from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard {
+    /// When, in simulated ms.
+    pub ms: u64,
+    /// Who.
+    pub who: String,
+    /// What.
+    pub what: String,
 }
 
 thread_local! {
@@ -63,6 +76,7 @@ pub struct Trace {
     line: String,
     /// The simulated ms of the last line, and how many lines it has had.
     busy: (u128, u64),
+    heard: Vec<Heard>,
 }
 
 /// More lines than this in one simulated millisecond are a loop that does not wait.
@@ -98,6 +112,7 @@ pub fn begin(detail: Detail, keep: Keep) -> Guard {
         count: 0,
         line: String::new(),
         busy: (0, 0),
+        heard: Vec::new(),
     };
     TRACE.with_borrow_mut(|slot| *slot = Some(Rc::new(RefCell::new(trace))));
     let logs = Logs { detail, hosts: Mutex::default(), next_span: AtomicU64::new(1) };
@@ -109,6 +124,11 @@ pub fn recorded() -> Recorded {
     let trace = current().expect("a trace was begun on this thread");
     let trace = trace.borrow();
     Recorded { digest: trace.digest, count: trace.count }
+}
+
+/// What a story is told from, if it was kept.
+pub fn heard() -> Vec<Heard> {
+    current().map_or_else(Vec::new, |trace| std::mem::take(&mut trace.borrow_mut().heard))
 }
 
 /// Tells the trace what time it is, outside of any host.
@@ -138,6 +158,12 @@ pub fn event(who: &str, what: fmt::Arguments<'_>) {
         Keep::Digest => {}
         // Whoever closes the pipe has seen enough.
         Keep::Print => drop(writeln!(std::io::stdout(), "{}", trace.line)),
+        Keep::Story => {
+            let what = what.to_string();
+            if crate::story::is_news(who, &what) {
+                trace.heard.push(Heard { ms: ms as u64, who: who.to_owned(), what });
+            }
+        }
     }
     assert!(!livelock, "{LINES_PER_MS_MAX} events at simulated ms {ms}: something does not wait");
 }

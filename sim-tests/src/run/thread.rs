@@ -115,6 +115,7 @@ fn on_this_thread(seed: u64, options: &Options, progress: &Arc<AtomicU64>) -> Ou
             Outcome {
                 violations: vec![Violation { kind: "panic".to_owned(), what, at_ms: 0 }],
                 trace: trace::recorded(),
+                heard: trace::heard(),
                 acted,
                 ..Outcome::empty(seed)
             }

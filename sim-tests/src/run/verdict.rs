@@ -59,6 +59,7 @@ impl Run<'_> {
             simulated_ms: self.now_ms,
             trace: trace::recorded(),
             records,
+            heard: trace::heard(),
         }
     }
 

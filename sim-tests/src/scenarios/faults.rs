@@ -16,6 +16,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 entries that it could not commit are dropped.",
         look_at: "the `fault` lines; `leads in term` on another node soon after; users' NO_QUORUM \
                   and unknown outcomes in between; `drops its log behind` when the link is back",
+        seed: 1,
+        lesson: &[],
         knobs: as_it_is,
         faults: &[(8_000, 6_000, Fault::Isolate(Target::Leader))],
     },
@@ -25,6 +27,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 side. There may be two nodes that believe they lead, never two that commit: each \
                 counter has one history, and the auditor's final sums agree with every answer.",
         look_at: "`leads in term` lines: each term has one leader; the auditor at the end",
+        seed: 1,
+        lesson: &[],
         knobs: one_hot_counter,
         faults: &[
             (5_000, 3_000, Fault::Isolate(Target::Leader)),
@@ -41,6 +45,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 LINEARIZABLE reads there end as NO_QUORUM. This is the choice of PACELC: latency \
                 and availability, or consistency, and each answer says which one it got.",
         look_at: "reads that end with STALENESS_BOUND_EXCEEDED or NO_QUORUM while the fault lasts",
+        seed: 1,
+        lesson: &[],
         knobs: many_reads,
         faults: &[
             (6_000, 8_000, Fault::Isolate(Target::Follower(0))),
@@ -55,6 +61,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         look_at: "users' unknown outcomes, the same call `under a key` later with the same answer; \
                   the count of remembered answers in `tally-sim run --scenario \
                   lost-answer-and-retry`",
+        seed: 1,
+        lesson: &[],
         knobs: impatient,
         faults: &[
             (5_000, 8_000, Fault::Lose(40)),
@@ -68,6 +76,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 the majority without it acknowledges. A slow leader still commits through its \
                 followers, whose syncs count as much as its own.",
         look_at: "the milliseconds at the ends of users' lines, before and during the faults",
+        seed: 1,
+        lesson: &[],
         knobs: as_it_is,
         faults: &[
             (6_000, 8_000, Fault::SlowDisk(Target::Follower(0), 400)),
@@ -80,6 +90,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 over before it stops, so users see a pause of milliseconds and no unknown outcome \
                 that a retry does not settle.",
         look_at: "`is started, in its turn`; who `leads in term` next; users' milliseconds meanwhile",
+        seed: 1,
+        lesson: &[],
         knobs: as_it_is,
         faults: &[(8_000, 0, Fault::RollingRestart)],
     },
@@ -91,6 +103,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 `enable_leader_restore` is off.)",
         look_at: "`opens its log` right after the power cut, and `leads in term` with a higher term; \
                   nothing that was acknowledged is missing for the auditor",
+        seed: 1,
+        lesson: &[],
         knobs: quick_disks,
         faults: &[
             (6_000, 1_500, Fault::SlowDisk(Target::Leader, 600)),
@@ -112,6 +126,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 NO_QUORUM; none may ask again and again without waiting. (Once a leader that was \
                 refused a round at once asked again in a loop, on a full core.)",
         look_at: "reads that end with NO_QUORUM, and the time that they took; the run ends at all",
+        seed: 1,
+        lesson: &[],
         knobs: |knobs| {
             patient(knobs);
             knobs.reads = 0.9;
@@ -133,6 +149,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 or that it was not applied. (Once such a write waited on a closed channel, which does \
                 not wait, on a full core.)",
         look_at: "NO_QUORUM, SHUTTING_DOWN and unknown outcomes; the run ends at all",
+        seed: 1,
+        lesson: &[],
         knobs: patient,
         faults: &[
             (5_000, 4_000, Fault::Isolate(Target::Follower(0))),
@@ -152,6 +170,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         shows: "A leader that sends and hears nothing. It must stop being followed: the others notice \
                 that its connections are half dead, elect another, and go on.",
         look_at: "`leads in term` on another node within seconds; users' writes go on",
+        seed: 1,
+        lesson: &[],
         knobs: as_it_is,
         faults: &[
             (6_000, 18_000, Fault::Deaf(Target::Leader)),
@@ -166,6 +186,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 nothing, for ever.) In between its power fails while it installs the snapshot: the \
                 next start has the old state or the new one.",
         look_at: "`is left behind`, `installs a snapshot`, and what the node applies next",
+        seed: 1,
+        lesson: &[],
         knobs: short_log,
         faults: &[
             (4_000, 0, Fault::LeaveBehind(Target::Follower(0), None)),
@@ -186,6 +208,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 millisecond.",
         look_at: "users' reads with a bound, the staleness that their answers state, and those that \
                   are refused as too old",
+        seed: 1,
+        lesson: &[],
         knobs: watched_counter,
         faults: &[(4_000, 12_000, Fault::Slow(120)), (20_000, 20_000, Fault::Slow(80))],
     },
@@ -197,6 +221,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 slow, so that it lags.",
         look_at: "the raw clients' `reads … in a row beside writes`, and the count of rounds that \
                   several reads shared",
+        seed: 1,
+        lesson: &[],
         knobs: |knobs| {
             watched_counter(knobs);
             knobs.clients = 4;
@@ -217,6 +243,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 torn. Nothing that was acknowledged is gone.",
         look_at: "`opens its log, cutting` so many bytes, and users' calls that last until the \
                   machines are back: sent again, and each counted once",
+        seed: 1,
+        lesson: &[],
         knobs: many_writes,
         faults: &[
             (4_000, 1_000, Fault::PowerCutAll),
@@ -237,6 +265,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 the next start finds the old log or the shortened one, the old state or the new one.",
         look_at: "`drops its log behind`, `installs a snapshot`, `the power failed between two disk \
                   operations`, and where the node goes on",
+        seed: 1,
+        lesson: &[],
         knobs: |knobs| {
             short_log(knobs);
             knobs.clients = 24;
@@ -261,6 +291,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 power fails as one of them begins as the log's next segment: its header is there, torn or \
                 not there, old bytes behind it. What was acknowledged lies before it, all of it synced.",
         look_at: "`the power failed between two disk operations`, then `opens its log, cutting` so many bytes",
+        seed: 1,
+        lesson: &[],
         knobs: |knobs| {
             short_log(knobs);
             knobs.segment_bytes = 64 * 1024;
@@ -286,6 +318,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 had in its log is overruled; those who wait for it are told that the outcome is \
                 unknown, or get the answer of the write that the library sent again.",
         look_at: "`drops its log behind`, and the outcomes of the calls that were under way",
+        seed: 1,
+        lesson: &[],
         knobs: patient,
         faults: &[
             (5_000, 0, Fault::Depose(0)),
@@ -302,6 +336,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 counted once, as each write keeps its key.",
         look_at: "users' adds at the hot counter: `DEDUP_TABLE_FULL` never, an answer or UNKNOWN each, and \
                   the auditor's sum",
+        seed: 1,
+        lesson: &[],
         knobs: |knobs| {
             one_hot_counter(knobs);
             knobs.clients = 16;
@@ -330,6 +366,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 log than the one that stood, and an earlier term. Each refuses the other, until a refusal \
                 tells of the later term.",
         look_at: "`a vote that … does not hear`, and who `leads in term` next, while the third is away",
+        seed: 1,
+        lesson: &[],
         knobs: quick_disks,
         faults: &[(5_000, 0, Fault::UnheardVote), (26_000, 0, Fault::UnheardVote)],
     },
@@ -339,6 +377,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 It comes back when the log that it needs is gone, and gets a snapshot: with it, the voters \
                 are again those that the others know.",
         look_at: "`appends`: the voters; `is left behind`, `installs a snapshot`",
+        seed: 1,
+        lesson: &[],
         knobs: short_log,
         faults: &[
             (5_000, 0, Fault::OverruledRemoval),
@@ -353,6 +393,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 one joined by: it knows nothing of what the new one has, and has no entry to find out with. \
                 It sends the snapshot.",
         look_at: "the power cut, and `installs a snapshot` soon after the new machine is back",
+        seed: 1,
+        lesson: &[],
         knobs: |knobs| {
             short_log(knobs);
             knobs.snapshot_after_entries = 1;
@@ -370,6 +412,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         shows: "A cluster of one, whose disk takes 100 ms for a sync: longer than the pause between two looks \
                 at whether an election is due. After each power cut it saves one vote for itself, and leads.",
         look_at: "`leads in term` after each power cut: a term more each time, and soon",
+        seed: 1,
+        lesson: &[],
         knobs: |knobs| {
             one_hot_counter(knobs);
             knobs.nodes = 1;

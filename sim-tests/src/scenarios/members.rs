@@ -11,6 +11,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 killed and transferred. At each size a majority goes on: four of six, three of five, three \
                 of four, two of three. Each change is two entries, the first with both sets of voters.",
         look_at: "`the voters are [{…}, {…}]`, then `the voters are [{…}]`; users' writes in between",
+        seed: 1,
+        lesson: &[],
         knobs: five,
         faults: &[
             (4_000, 0, Fault::Grow),
@@ -35,6 +37,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 confirmed while both sets stood, and stayed so for ever.)",
         look_at: "`while voters change`; the `appends …: the voters are` lines before and after; \
                   `has done`",
+        seed: 1,
+        lesson: &[],
         knobs: five,
         faults: &[
             (4_000, 3_000, Fault::WhenJoint(Break::Isolate, 4)),
@@ -56,6 +60,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 confirms no read, while the other two elect and go on.",
         look_at: "`leads in term` on the other side; reads and writes at the old leader that end with \
                   NO_QUORUM",
+        seed: 1,
+        lesson: &[],
         knobs: watched_by_many,
         faults: &[
             (4_000, 0, Fault::Learner(18_000, true)),
@@ -76,6 +82,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 not start any more.",
         look_at: "`is no member any more`; what raw clients and users are told at that node; \
                   `ended itself`, `is started again, though it was removed`",
+        seed: 1,
+        lesson: &[],
         knobs: five,
         faults: &[
             (5_000, 0, Fault::Shrink(Target::Leader, 8_000)),
@@ -92,6 +100,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 none ends itself, and no log gets an entry of the other one.",
         look_at: "`has its address`; the operator's `a mistake at` lines; after `is started` the member \
                   catches up",
+        seed: 1,
+        lesson: &[],
         knobs: five,
         faults: &[
             (4_000, 9_000, Fault::Stranger(Target::Follower(0), true)),
@@ -106,6 +116,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 though they are a majority of the first members. The old disks are put back, and all that \
                 was acknowledged is there.",
         look_at: "`the disks of {…} are lost`; no `leads in term` until `has its disk again`; the auditor",
+        seed: 1,
+        lesson: &[],
         knobs: as_it_is,
         faults: &[
             (6_000, 8_000, Fault::WipeMajority(1 << 32)),
@@ -117,6 +129,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         name: "three-of-five-wiped",
         shows: "The same with five nodes: three of them, without the other two.",
         look_at: "as in two-of-three-wiped",
+        seed: 1,
+        lesson: &[],
         knobs: five,
         faults: &[
             (6_000, 8_000, Fault::WipeMajority((1 << 32) + 1)),
@@ -130,6 +144,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 added. It catches up once more. (Once it took that for its removal, and never started \
                 again.)",
         look_at: "`has installed a snapshot` at the new node, `is started`, and that it goes on applying",
+        seed: 1,
+        lesson: &[],
         knobs: |knobs| {
             short_log(knobs);
             // The leader has one when the node comes, and the node makes none itself for some seconds, as

@@ -50,13 +50,16 @@ pub(crate) fn bugs(arguments: &BugsArguments) -> Result<bool, String> {
     let chosen: Vec<_> = BUGS.iter().filter(|bug| wanted(bug.name)).collect();
     if !arguments.check {
         for bug in chosen {
-            println!(
+            say!(
                 "{}  ({:?})\n    breaks: {}\n    at:     {}",
-                bug.name, bug.family, bug.breaks, bug.place
+                bug.name,
+                bug.family,
+                bug.breaks,
+                bug.place
             );
         }
         for (name, reason) in INEXPRESSIBLE {
-            println!("{name}: can't be put into this code: {reason}");
+            say!("{name}: can't be put into this code: {reason}");
         }
         return Ok(true);
     }
@@ -78,22 +81,23 @@ pub(crate) fn bugs(arguments: &BugsArguments) -> Result<bool, String> {
             if let Some((kind, what)) = shown {
                 let what: String = what.chars().take(110).collect();
                 let nth = tried + 1;
-                println!(
+                say!(
                     "{:<28} caught by seed {nth:>3}{place}, acted {acted} times: {kind}: {what}",
                     bug.name
                 );
                 return Ok(true);
             }
         }
-        println!(
+        say!(
             "{:<28} NOT CAUGHT in {} seeds{place}, acted {acted} times",
-            bug.name, arguments.seeds
+            bug.name,
+            arguments.seeds
         );
         missed.lock().unwrap_or_else(PoisonError::into_inner).push(bug.name);
         Ok(true)
     })?;
     let missed = missed.into_inner().unwrap_or_else(PoisonError::into_inner);
-    println!(
+    say!(
         "{} of {} bugs caught in {:.0} s",
         chosen.len() - missed.len(),
         chosen.len(),
@@ -109,7 +113,7 @@ type Shown = Option<(String, String)>;
 fn shows(seed: &mut Seed) -> Result<(Shown, u64), String> {
     let two_runs = seed.bug.as_deref() == Some(SHOWN_BY_TWO_RUNS);
     if two_runs {
-        seed.detail = DetailName::Everything;
+        seed.detail = Some(DetailName::Everything);
     }
     let report = seed.spawn()?;
     if two_runs {

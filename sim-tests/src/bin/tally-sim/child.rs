@@ -19,6 +19,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use tally_sim::{
     run::{Options, Violation, run},
+    story,
     trace::{Detail, Keep},
 };
 
@@ -51,9 +52,9 @@ impl FromStr for Seeds {
 /// How one seed is run; also the command line of the process that runs it.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Seed {
-    /// The seed.
-    #[arg(long)]
-    pub(crate) seed: u64,
+    /// The seed. Of a scenario it is the one that shows it, unless given.
+    #[arg(long, required_unless_present = "scenario")]
+    pub(crate) seed: Option<u64>,
     /// Simulated seconds.
     #[arg(long, default_value_t = 60)]
     pub(crate) seconds: u64,
@@ -66,9 +67,14 @@ pub(crate) struct Seed {
     /// A scenario in place of what the seed draws.
     #[arg(long)]
     pub(crate) scenario: Option<String>,
-    /// How much becomes part of the trace.
-    #[arg(long, default_value = "events")]
-    pub(crate) detail: DetailName,
+    /// The whole trace, and how much becomes part of it. `replay` of a seed prints events unless told
+    /// otherwise.
+    #[arg(long)]
+    pub(crate) detail: Option<DetailName>,
+    /// Tell what happens in short: faults, leaders, calls that were refused or shown something old, promises
+    /// kept. `replay` of a scenario does so unless it is given `--detail`.
+    #[arg(long, conflicts_with = "detail")]
+    pub(crate) story: bool,
     /// Write what clients saw into this directory.
     #[arg(long, value_name = "DIR")]
     pub(crate) history: Option<PathBuf>,
@@ -108,6 +114,8 @@ pub(crate) struct Report {
     pub(crate) simulated_ms: u64,
     pub(crate) lines: u64,
     pub(crate) digest: u64,
+    /// Of a scenario at its own seed: what its story should have had, and had not.
+    pub(crate) missing: Vec<String>,
 }
 
 impl Report {
@@ -119,20 +127,25 @@ impl Report {
 impl Seed {
     pub(crate) fn new(seed: u64, seconds: u64) -> Self {
         Seed {
-            seed,
+            seed: Some(seed),
             seconds,
             only: None,
             bug: None,
             scenario: None,
-            detail: DetailName::Events,
+            detail: None,
+            story: false,
             history: None,
         }
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.seed.unwrap_or(1)
     }
 
     pub(crate) fn options(&self, keep: Keep) -> Result<Options, String> {
         let mut options = Options {
             seconds: self.seconds,
-            detail: match self.detail {
+            detail: match self.detail.unwrap_or(DetailName::Events) {
                 DetailName::Events => Detail::Events,
                 DetailName::Logs => Detail::Logs,
                 DetailName::Everything => Detail::Everything,
@@ -157,8 +170,9 @@ impl Seed {
     pub(crate) fn spawn(&self) -> Result<Report, String> {
         let executable = std::env::current_exe().map_err(|error| error.to_string())?;
         let mut command = Command::new(executable);
-        command.arg("seed").args(["--seed", &self.seed.to_string()]);
-        command.args(["--seconds", &self.seconds.to_string(), "--detail", self.detail.name()]);
+        command.arg("seed").args(["--seed", &self.number().to_string()]);
+        let detail = self.detail.unwrap_or(DetailName::Events).name();
+        command.args(["--seconds", &self.seconds.to_string(), "--detail", detail]);
         if let Some(only) = &self.only {
             let only: Vec<String> = only.iter().map(ToString::to_string).collect();
             command.arg(format!("--only={}", only.join(",")));
@@ -193,7 +207,7 @@ impl Seed {
         let _ = reader.join();
         let last_words = last_words.join().unwrap_or_default();
         let failed = |what: String| Report {
-            seed: self.seed,
+            seed: self.number(),
             violations: vec![Violation { kind: "harness".to_owned(), what, at_ms: 0 }],
             ..Report::default()
         };
@@ -220,7 +234,18 @@ fn last_words(mut errors: impl io::Read) -> String {
 
 /// The process of one seed: prints its report.
 pub(crate) fn seed(arguments: &Seed) -> Result<(), String> {
-    let outcome = run(arguments.seed, &arguments.options(Keep::Digest)?);
+    let mut options = arguments.options(Keep::Digest)?;
+    // Its lesson is promised at the seed that is printed for it.
+    let taught = options.scenario.filter(|scenario| scenario.seed == arguments.number());
+    let taught = taught.filter(|_| arguments.only.is_none() && arguments.bug.is_none());
+    if taught.is_some() {
+        options.keep = Keep::Story;
+    }
+    let outcome = run(arguments.number(), &options);
+    let missing = taught.map_or_else(Vec::new, |scenario| {
+        let missing = story::missing(scenario, &story::lines(&outcome));
+        missing.into_iter().map(str::to_owned).collect()
+    });
     if let Some(directory) = &arguments.history {
         let path = directory.join(format!("seed-{}.jsonl", outcome.seed));
         write_history(&path, &outcome.records)
@@ -241,8 +266,9 @@ pub(crate) fn seed(arguments: &Seed) -> Result<(), String> {
         simulated_ms: outcome.simulated_ms,
         lines: outcome.trace.count,
         digest: outcome.trace.digest,
+        missing,
     };
-    println!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?);
+    say!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?);
     Ok(())
 }
 

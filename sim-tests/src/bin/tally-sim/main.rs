@@ -3,12 +3,18 @@
 //! Exit codes: 0 if all is well, 1 if something was violated, 2 if it was asked for something that
 //! it can't do.
 
+#[macro_use]
+mod say;
 mod bugs;
 mod child;
 mod run;
 mod shrink;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use clap::{Parser, Subcommand};
 use tally_sim::{
@@ -37,7 +43,7 @@ enum Command {
     /// Runs each seed twice and compares whole traces.
     Determinism(run::DeterminismArguments),
     /// Lists the scenarios that teach: what each shows, and what to look at.
-    Scenarios,
+    Scenarios(ScenariosArguments),
     /// Lists the bugs on purpose, or checks that each is caught.
     Bugs(bugs::BugsArguments),
     /// Judges a history: one operation a line, as a run, `tally demo` and `tally bench` record it.
@@ -45,6 +51,13 @@ enum Command {
     /// One seed, as `run` starts it.
     #[command(hide = true)]
     Seed(child::Seed),
+}
+
+#[derive(Debug, clap::Args)]
+struct ScenariosArguments {
+    /// Run each at the seed that is printed, and fail if it does not show its lesson there.
+    #[arg(long)]
+    check: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -65,10 +78,11 @@ struct CheckArguments {
 fn main() -> ExitCode {
     let all_well = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
-        Command::Replay(arguments) => run::replay(&arguments),
+        Command::Replay(arguments) => run::replay(&at_its_seed(arguments)),
         Command::Shrink(arguments) => shrink::shrink(&arguments),
         Command::Determinism(arguments) => run::determinism(&arguments),
-        Command::Scenarios => Ok(scenarios()),
+        Command::Scenarios(arguments) if arguments.check => check_scenarios(),
+        Command::Scenarios(_) => Ok(scenarios()),
         Command::Bugs(arguments) => bugs::bugs(&arguments),
         Command::Check(arguments) => check(&arguments),
         Command::Seed(arguments) => child::seed(&arguments).map(|()| true),
@@ -83,11 +97,52 @@ fn main() -> ExitCode {
     }
 }
 
+/// A scenario for which no seed is given is replayed at the one that shows it.
+fn at_its_seed(mut arguments: child::Seed) -> child::Seed {
+    let scenario = arguments.scenario.as_deref().and_then(scenarios::named);
+    if let (None, Some(scenario)) = (arguments.seed, scenario) {
+        arguments.seed = Some(scenario.seed);
+    }
+    arguments
+}
+
+/// Runs each scenario at the seed that is printed for it. True if all show their lessons, and nothing is
+/// violated.
+fn check_scenarios() -> Result<bool, String> {
+    let all: Vec<_> = scenarios::all().collect();
+    let failed = AtomicUsize::new(0);
+    let numbers = child::Seeds { first: 0, end: all.len() as u64 };
+    child::for_each(numbers, child::jobs(None), |number| {
+        let scenario = all[number as usize];
+        let mut seed = child::Seed::new(scenario.seed, 60);
+        seed.scenario = Some(scenario.name.to_owned());
+        let report = seed.spawn()?;
+        let mut wrong: Vec<String> = report
+            .violations
+            .iter()
+            .map(|broken| format!("{}: {}", broken.kind, broken.what))
+            .collect();
+        if scenario.lesson.is_empty() {
+            wrong.push("it has no lesson".to_owned());
+        }
+        let missing = report.missing.iter();
+        wrong.extend(missing.map(|pattern| format!("no line of its story is like `{pattern}`")));
+        let verdict = if wrong.is_empty() { "shows its lesson" } else { "FAILED" };
+        say!("{:<50} seed {}  {verdict}", scenario.name, scenario.seed);
+        for wrong in &wrong {
+            say!("    {wrong}");
+        }
+        failed.fetch_add(usize::from(!wrong.is_empty()), Ordering::Relaxed);
+        Ok(true)
+    })?;
+    Ok(failed.into_inner() == 0)
+}
+
 fn scenarios() -> bool {
     for scenario in scenarios::all() {
-        println!("{}\n    {}", scenario.name, scenario.shows);
-        println!("    look at: {}", scenario.look_at);
-        println!("    tally-sim replay --scenario {} --seed 1\n", scenario.name);
+        say!("{}\n    {}", scenario.name, scenario.shows);
+        say!("    look at: {}", scenario.look_at);
+        say!("    tally-sim replay --scenario {} --seed {}\n", scenario.name, scenario.seed);
     }
     true
 }
@@ -101,9 +156,9 @@ fn check(arguments: &CheckArguments) -> Result<bool, String> {
     let report =
         check_file_with(&arguments.file, assumptions).map_err(|error| error.to_string())?;
     if arguments.json {
-        println!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?);
+        say!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?);
     } else {
-        println!("{report}");
+        say!("{report}");
     }
     Ok(report.passed)
 }

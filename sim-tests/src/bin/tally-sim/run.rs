@@ -14,6 +14,7 @@ use tally_sim::{
     knobs::Knobs,
     run::run as run_seed,
     scenarios::{self, BRINGS},
+    story,
     trace::Keep,
 };
 
@@ -75,6 +76,9 @@ const NOT_JUDGED_PERCENT_MAX: u64 = 5;
 /// could know would pass every other check. It was 5 when this was set.
 const UNKNOWN_PERCENT_MAX: u64 = 10;
 
+/// Where nobody watches, a line of progress for so many seeds.
+const SEEDS_PER_LINE: u64 = 10;
+
 /// Sums over all seeds.
 #[derive(Debug, Default)]
 struct Total {
@@ -107,7 +111,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<bool, String> {
     }
     let until = arguments.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes));
     let total = Mutex::new(Total::default());
-    let progress = io::stderr().is_terminal();
+    let is_terminal = io::stderr().is_terminal();
     let scenarios = scenarios(arguments.scenario.as_deref());
     let each = scenarios.len() as u64;
     let runs =
@@ -122,10 +126,12 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<bool, String> {
         let report = one.spawn()?;
         let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
         total.add(&report, &one);
-        if progress {
+        // On a terminal one line that changes; in a pipe or a log a line now and then.
+        if is_terminal || total.seeds.is_multiple_of(SEEDS_PER_LINE) {
+            let (start, end) = if is_terminal { ("\r", " ") } else { ("", "\n") };
             let _ = write!(
                 io::stderr(),
-                "\r{} seeds, {} failed, {:.0} simulated s in {:.0} s ",
+                "{start}{} seeds, {} failed, {:.0} simulated s in {:.0} s{end}",
                 total.seeds,
                 total.failed.len(),
                 total.simulated_ms as f64 / 1e3,
@@ -134,7 +140,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<bool, String> {
         }
         Ok(report.passed() || arguments.keep_going)
     })?;
-    if progress {
+    if is_terminal {
         eprintln!();
     }
     let mut total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -147,7 +153,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<bool, String> {
             .map_err(|error| format!("{}: {error}", path.display()))?;
     }
     if arguments.json {
-        println!("{}", total.json(elapsed()));
+        say!("{}", total.json(elapsed()));
     } else {
         total.print(elapsed());
     }
@@ -177,6 +183,14 @@ impl Total {
                 *self.brought.entry((scenario, what)).or_default() += count;
             }
         }
+        if let (Some(scenario), false) = (&how.scenario, report.missing.is_empty()) {
+            let missing = report.missing.join("`, `");
+            self.fail(format!(
+                "{scenario} at seed {} does not show its lesson: its story has no line like `{missing}`; see \
+                 it: tally-sim replay --scenario {scenario} --seed {}",
+                how.number(), how.number()
+            ));
+        }
         if report.passed() {
             return;
         }
@@ -184,7 +198,7 @@ impl Total {
             format!("{} at {} ms: {}", violation.kind, violation.at_ms, violation.what)
         });
         let told: Vec<String> = told.collect();
-        let (seed, seconds) = (how.seed, how.seconds);
+        let (seed, seconds) = (how.number(), how.seconds);
         let scenario = how.scenario.as_ref().map(|name| format!(" --scenario {name}"));
         let scenario = scenario.unwrap_or_default();
         eprintln!("\nseed {seed}{scenario} FAILED");
@@ -239,7 +253,7 @@ impl Total {
     }
 
     fn print(&self, took: Duration) {
-        println!(
+        say!(
             "{} seeds, {} failed; {:.0} simulated seconds in {:.1} s ({:.1} a second)",
             self.seeds,
             self.failed.len(),
@@ -248,10 +262,10 @@ impl Total {
             self.rate(took)
         );
         for (name, count) in &self.counts {
-            println!("{count:>12}  {name}");
+            say!("{count:>12}  {name}");
         }
-        println!("{:>12}  checks of a history without a verdict", self.undecided);
-        println!("{:>12}  runs that were not judged for it", self.not_judged);
+        say!("{:>12}  checks of a history without a verdict", self.undecided);
+        say!("{:>12}  runs that were not judged for it", self.not_judged);
     }
 
     fn json(&self, took: Duration) -> serde_json::Value {
@@ -295,18 +309,40 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// Prints what happens in a seed, as it happens. True if it passed.
+/// Tells what happened in a seed, in short. True if it passed.
+fn tell(arguments: &Seed) -> Result<bool, String> {
+    let options = arguments.options(Keep::Story)?;
+    let outcome = run_seed(arguments.number(), &options);
+    if let Some(scenario) = options.scenario {
+        say!("{}: {}\nlook at: {}\n", scenario.name, scenario.shows, scenario.look_at);
+    }
+    for line in story::told(&story::lines(&outcome)) {
+        say!("{line}");
+    }
+    let how = match &arguments.scenario {
+        Some(name) => format!("--scenario {name} --seed {}", arguments.number()),
+        None => format!("--seed {}", arguments.number()),
+    };
+    say!("\nthe whole trace: tally-sim replay {how} --detail events");
+    say!("{} lines, digest {:016x}", outcome.trace.count, outcome.trace.digest);
+    Ok(outcome.passed())
+}
+
+/// Prints what happens in a seed, as it happens; of a scenario its story. True if it passed.
 pub(crate) fn replay(arguments: &Seed) -> Result<bool, String> {
+    if arguments.story || (arguments.scenario.is_some() && arguments.detail.is_none()) {
+        return tell(arguments);
+    }
     let options = arguments.options(Keep::Print)?;
     if options.scenario.is_none() {
-        let knobs = serde_json::to_string(&Knobs::draw(arguments.seed));
-        println!("{}", knobs.map_err(|error| error.to_string())?);
+        let knobs = serde_json::to_string(&Knobs::draw(arguments.number()));
+        say!("{}", knobs.map_err(|error| error.to_string())?);
     }
-    let outcome = run_seed(arguments.seed, &options);
+    let outcome = run_seed(arguments.number(), &options);
     for violation in &outcome.violations {
-        println!("VIOLATED {} at {} ms: {}", violation.kind, violation.at_ms, violation.what);
+        say!("VIOLATED {} at {} ms: {}", violation.kind, violation.at_ms, violation.what);
     }
-    println!("{} lines, digest {:016x}", outcome.trace.count, outcome.trace.digest);
+    say!("{} lines, digest {:016x}", outcome.trace.count, outcome.trace.digest);
     Ok(outcome.passed())
 }
 
@@ -316,7 +352,7 @@ pub(crate) fn determinism(arguments: &DeterminismArguments) -> Result<bool, Stri
     let sum = Mutex::new((0, 0, Vec::new()));
     for_each(arguments.seeds, jobs(arguments.jobs), |seed| {
         let mut one = Seed::new(seed, arguments.seconds);
-        one.detail = DetailName::Everything;
+        one.detail = Some(DetailName::Everything);
         let (first, second) = (one.spawn()?, one.spawn()?);
         let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
         sum.0 += 1;
@@ -334,7 +370,7 @@ pub(crate) fn determinism(arguments: &DeterminismArguments) -> Result<bool, Stri
         Ok(true)
     })?;
     let (seeds, lines, differing) = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
-    println!(
+    say!(
         "{} of {seeds} seeds had the same trace twice; {lines} lines compared in {:.1} s",
         seeds - differing.len() as u64,
         elapsed().as_secs_f64()

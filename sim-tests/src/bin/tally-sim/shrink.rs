@@ -10,12 +10,12 @@ use crate::child::{Report, Seed};
 pub(crate) fn shrink(arguments: &Seed) -> Result<bool, String> {
     let whole = arguments.spawn()?;
     if whole.passed() {
-        println!("seed {} passes; there is nothing to shrink", arguments.seed);
+        say!("seed {} passes; there is nothing to shrink", arguments.number());
         return Ok(true);
     }
     let mut smallest = whole;
     let mut kept: Vec<usize> = smallest.faults.iter().map(|(number, _)| *number).collect();
-    println!("{} faults: {}", kept.len(), first_violation(&smallest));
+    say!("{} faults: {}", kept.len(), first_violation(&smallest));
     let mut chunk = kept.len().div_ceil(2).max(1);
     while !kept.is_empty() {
         let mut left_out_any = false;
@@ -29,7 +29,7 @@ pub(crate) fn shrink(arguments: &Seed) -> Result<bool, String> {
             if tried.passed() {
                 at += chunk;
             } else {
-                println!("{} faults: {}", rest.len(), first_violation(&tried));
+                say!("{} faults: {}", rest.len(), first_violation(&tried));
                 kept = rest;
                 smallest = tried;
                 left_out_any = true;
@@ -41,15 +41,15 @@ pub(crate) fn shrink(arguments: &Seed) -> Result<bool, String> {
         chunk = if left_out_any { chunk } else { (chunk / 2).max(1) };
         chunk = chunk.min(kept.len().max(1));
     }
-    println!("\nthe fewest faults with which it still fails:");
+    say!("\nthe fewest faults with which it still fails:");
     for (_, fault) in &smallest.faults {
-        println!("  {fault}");
+        say!("  {fault}");
     }
-    println!("{}", first_violation(&smallest));
+    say!("{}", first_violation(&smallest));
     let only: Vec<String> = kept.iter().map(ToString::to_string).collect();
-    println!(
+    say!(
         "\nsee it: tally-sim replay --seed {} --seconds {} --only={}",
-        arguments.seed,
+        arguments.number(),
         arguments.seconds,
         only.join(",")
     );

@@ -32,7 +32,8 @@ impl Adds<'_> {
     pub(super) fn in_time(&self, verdict: &mut Verdict) -> bool {
         let reached = Reached::new(self);
         let mut all_do = true;
-        let mut told = None;
+        // One answer that is out of place contradicts all that come after it: the first of those tells it.
+        let mut told = std::collections::BTreeSet::new();
         for (index, op) in self.ops.iter().enumerate() {
             let Some((floor, by)) = reached.before(op.call) else { continue };
             let saw = matches!(self.ops[by as usize].deed, Deed::Read { .. });
@@ -53,8 +54,10 @@ impl Adds<'_> {
                 _ => continue,
             };
             all_do = false;
-            // Of a batch read once.
-            if std::mem::replace(&mut told, Some(op.line)) != Some(op.line) {
+            // (The parts of a batch read are on one line.)
+            let is_news = !told.contains(&op.line) && told.insert(self.ops[by as usize].line);
+            if is_news {
+                told.insert(op.line);
                 let both = self.quoted([by, index as u32]);
                 verdict.violation(Rule::RealTime, format!("{wrong}:{both}"));
             }

@@ -1,0 +1,210 @@
+//! Faults in words.
+
+use super::{Line, span};
+use crate::faults::{
+    inject::{Done, Fate},
+    moments::Moment,
+    plan::{Fault, Target},
+};
+
+pub(super) fn lines(done: &[Done], leaders: &[(u64, u64)]) -> Vec<Line> {
+    let line = |done: &Done| {
+        let leader = leaders.iter().rev().find(|(since, _)| *since <= done.at_ms);
+        let words = Words { leader: leader.map(|(_, id)| *id), for_ms: done.planned.for_ms };
+        let mut text = words.of(&done.planned.fault);
+        if let Fate::Skipped(why) = &done.fate {
+            text += &format!(" – left out: {why}");
+        }
+        Line::new(done.at_ms, "fault", text)
+    };
+    done.iter().map(line).collect()
+}
+
+struct Words {
+    leader: Option<u64>,
+    for_ms: u64,
+}
+
+impl Words {
+    fn node(&self, target: Target) -> String {
+        match (target, self.leader) {
+            (Target::Leader, Some(id)) => format!("the leader, node {id},"),
+            (Target::Leader, None) => "the leader".to_owned(),
+            (Target::Follower(n), _) => format!("follower {}", n + 1),
+            (Target::Any(n), _) => format!("machine {}", n + 1),
+        }
+    }
+
+    fn of(&self, fault: &Fault) -> String {
+        let lasts = span(self.for_ms);
+        let node = |target: &Target| self.node(*target);
+        match fault {
+            Fault::Isolate(at) => {
+                format!(
+                    "{} is cut off from the other nodes for {lasts}; clients still reach it",
+                    node(at)
+                )
+            }
+            Fault::IsolateFromAll(at) => {
+                format!("{} is cut off from everybody for {lasts}", node(at))
+            }
+            Fault::Depose(ms) => format!(
+                "{} is cut off from the other nodes, clients still reach it, until another leads and {} more",
+                node(&Target::Leader),
+                span(*ms)
+            ),
+            Fault::LeaveBehind(at, None) => {
+                format!(
+                    "{} is cut off until the others have given up the log that it needs",
+                    node(at)
+                )
+            }
+            Fault::LeaveBehind(at, Some(steps)) => format!(
+                "{} is cut off until the others have given up the log that it needs; its power fails {steps} \
+                 disk operations into the snapshot that it gets then",
+                node(at)
+            ),
+            Fault::Halves(_) => format!("the network splits in two for {lasts}"),
+            Fault::CutLink(one, other) => {
+                format!("the link between {} and {} is cut for {lasts}", node(one), node(other))
+            }
+            Fault::OneWay(one, other) => {
+                format!("nothing from {} reaches {} for {lasts}", node(one), node(other))
+            }
+            Fault::Mute(at) => {
+                format!("nothing that {} sends to other nodes arrives for {lasts}", node(at))
+            }
+            Fault::Deaf(at) => {
+                format!("nothing that other nodes send to {} arrives for {lasts}", node(at))
+            }
+            Fault::CutClients(at) => format!("clients do not reach {} for {lasts}", node(at)),
+            Fault::Hold(at) => {
+                format!("messages of {} wait for {lasts}, and arrive together then", node(at))
+            }
+            Fault::Stall(at, ms, _) => {
+                format!(
+                    "what old connections bring {} waits for {}, then drips",
+                    node(at),
+                    span(*ms)
+                )
+            }
+            Fault::Slow(ms) => format!("messages take up to {} for {lasts}", span(*ms)),
+            Fault::Lose(one_in) => {
+                format!("messages get lost with their connections, one in {one_in}, for {lasts}")
+            }
+            Fault::Kill(at) => format!("{} is killed, and is back after {lasts}", node(at)),
+            Fault::PowerCut(at) => format!("the power of {} fails for {lasts}", node(at)),
+            Fault::PowerCutAll => format!("the power of all machines fails at once, for {lasts}"),
+            Fault::PowerCutAtStep(at, steps) => {
+                format!("the power of {} fails after {steps} disk operations", node(at))
+            }
+            Fault::PowerCutOn(at, moment, steps) => format!(
+                "the power of {} fails {steps} disk operations after {}",
+                node(at),
+                moment_in_words(*moment)
+            ),
+            Fault::PowerCutTwo(one, other, ms) => {
+                format!(
+                    "the power of {} fails, and {} later that of {}",
+                    node(one),
+                    span(*ms),
+                    node(other)
+                )
+            }
+            Fault::BounceInElection(_) => {
+                format!(
+                    "{} is cut off, and a follower restarts in the election",
+                    node(&Target::Leader)
+                )
+            }
+            Fault::Pause(at) => format!("the machine of {} stands still for {lasts}", node(at)),
+            Fault::Stop(at) => format!("{} is stopped in good order for {lasts}", node(at)),
+            Fault::SlowDisk(at, ms) => {
+                format!(
+                    "each sync of {}'s disk takes {} for {lasts}",
+                    node(at).trim_end_matches(','),
+                    span(*ms)
+                )
+            }
+            Fault::SyncError(at) => format!("the next sync of {} fails", node(at)),
+            Fault::WriteError(at) => format!("the next write of {} fails", node(at)),
+            Fault::StoreError(at, _) => {
+                format!("the next write of {} to its state's store fails", node(at))
+            }
+            Fault::ReadError(at) => format!("the next read of {} fails", node(at)),
+            Fault::FullDisk(at) => format!("the disk of {} is full for {lasts}", node(at)),
+            Fault::BitRot(at, _) => {
+                format!("a bit on the disk of {} flips, then its power fails", node(at))
+            }
+            Fault::LoseDisk(at) => {
+                format!("the disk of {} is lost; the machine comes back empty", node(at))
+            }
+            Fault::LoseLog(at) => {
+                format!("the log of {} is lost, and what lies beside it is not", node(at))
+            }
+            Fault::OlderCopy(at) => {
+                format!("the disk of {} is put back from an older copy", node(at))
+            }
+            Fault::WrongClock(at, ms) => {
+                format!("the wall clock of {} is wrong by {ms} ms for {lasts}", node(at))
+            }
+            Fault::DriftingClock(at, us) => {
+                format!("the wall clock of {} gains {us} µs a second", node(at))
+            }
+            Fault::TransferLeader => "the operator lets another node lead".to_owned(),
+            Fault::Replace(at) => format!("the operator replaces {} by a new machine", node(at)),
+            Fault::RollingRestart => {
+                "the operator restarts every node, one after the other".to_owned()
+            }
+            Fault::UnheardVote => format!(
+                "{} is cut off; whoever stands for election next is not heard, as the third is cut off then",
+                node(&Target::Leader)
+            ),
+            Fault::OverruledRemoval => format!(
+                "{} is cut off, asked to remove a voter, and stays away until it is left behind",
+                node(&Target::Leader)
+            ),
+            Fault::Grow => "the operator adds a new machine as a voter".to_owned(),
+            Fault::Shrink(at, 0) => {
+                format!("the operator removes {}; its process goes on", node(at))
+            }
+            Fault::Shrink(at, ms) => format!(
+                "the operator removes {}, which is cut off from the other nodes for {}; its process goes on",
+                node(at),
+                span(*ms)
+            ),
+            Fault::Learner(ms, promoted) => {
+                let then = if *promoted { "promotes" } else { "removes" };
+                format!("the operator adds a learner, and {then} it after {}", span(*ms))
+            }
+            Fault::WithLearners => {
+                format!("{} is alone with the learners for {lasts}", node(&Target::Leader))
+            }
+            Fault::WhenJoint(broken, _) => {
+                let words = Words { leader: None, ..*self };
+                format!("when the voters change next: {}", words.of(&broken.fault()))
+            }
+            Fault::WipeMajority(_) => format!("a majority's disks are lost at once, for {lasts}"),
+            Fault::Stranger(at, same_id) => {
+                let id = if *same_id { "its id" } else { "another id" };
+                format!(
+                    "{} is down for {lasts}; a node of another cluster has its address, under {id}",
+                    node(at)
+                )
+            }
+        }
+    }
+}
+
+fn moment_in_words(moment: Moment) -> &'static str {
+    match moment {
+        Moment::Vote => "its vote is saved",
+        Moment::Append => "entries are handed to its log",
+        Moment::Synced => "entries are synced",
+        Moment::Truncate => "it is about to drop entries of an overruled leader",
+        Moment::Purge => "its log is about to be purged",
+        Moment::Snapshot => "it has built a snapshot",
+        Moment::Install => "it is about to install a snapshot",
+        Moment::Segment => "its log moves on into a used file",
+    }
+}
