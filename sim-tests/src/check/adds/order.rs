@@ -60,6 +60,9 @@ struct Walk<'a, 'q> {
     wrong: Vec<String>,
 }
 
+/// Jobs, and the revisions without a writer.
+type Jobs = (Vec<Job>, Vec<(u64, u64)>);
+
 /// Why an answer is wrong.
 type Mismatch = Result<(), String>;
 
@@ -417,7 +420,7 @@ impl<'a, 'q> Walk<'a, 'q> {
     }
 
     /// The jobs with what the calls of their adds allow, those that may be left among them.
-    fn into_jobs(mut self) -> Result<(Vec<Job>, Vec<(u64, u64)>), LeftOpen> {
+    fn into_jobs(mut self) -> Result<Jobs, LeftOpen> {
         if self.gaps.is_empty() {
             return Ok((Vec::new(), Vec::new()));
         }

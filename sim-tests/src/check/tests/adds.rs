@@ -181,7 +181,7 @@ pub(super) fn kind(seed: u64) -> Kind {
         counters: 1 + (seed % 3) as usize,
         operations: 3 + (seed / 3 % 12) as usize,
         unknown: [0, 20, 50, 80][(seed / 5 % 4) as usize],
-        mixed: seed % 11 == 0,
+        mixed: seed.is_multiple_of(11),
         base: [0, 0, 7][(seed / 7 % 3) as usize],
     }
 }
@@ -229,7 +229,7 @@ fn both_checks_agree_on_good_histories() {
     let mut seen = [0; 3];
     for seed in 0..2_000 {
         let kind = kind(seed);
-        let from_the_beginning = kind.base == 0 && seed % 2 == 0;
+        let from_the_beginning = kind.base == 0 && seed.is_multiple_of(2);
         let assumptions = Assumptions { from_the_beginning, ..Assumptions::default() };
         let records = history(seed, kind);
         compare(seed, &records, assumptions, &mut seen);
@@ -243,8 +243,8 @@ fn both_checks_agree_on_changed_histories() {
     let mut seen = [0; 3];
     for seed in 0..8_000 {
         let kind = kind(seed);
-        let others_write = seed % 5 == 0;
-        let from_the_beginning = kind.base == 0 && seed % 2 == 0;
+        let others_write = seed.is_multiple_of(5);
+        let from_the_beginning = kind.base == 0 && seed.is_multiple_of(2);
         let assumptions =
             Assumptions { from_the_beginning, others_write, ..Assumptions::default() };
         let mut records = history(seed, kind);
