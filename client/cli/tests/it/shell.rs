@@ -199,8 +199,32 @@ fn start(cluster: &Cluster) -> Child {
 }
 
 fn interrupt(child: &Child) {
+    send(child, Signal::INT);
+}
+
+fn send(child: &Child, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-    kill_process(pid, Signal::INT).unwrap();
+    kill_process(pid, signal).unwrap();
+}
+
+/// A command that listens for SIGTERM has run, and its shell is not deaf to it afterwards.
+#[tokio::test]
+async fn sigterm_ends_it_behind_a_command_that_took_it_for_itself() {
+    let cluster = Cluster::start(1).await;
+    let mut child = start(&cluster);
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"counter delete --prefix none\ncounter add hits 1\n").unwrap();
+    let ended = move || {
+        let mut output = [0; 1];
+        while output != *b"1" {
+            child.stdout.as_mut().unwrap().read_exact(&mut output).unwrap();
+        }
+        send(&child, Signal::TERM);
+        child.wait().unwrap()
+    };
+    let status = tokio::task::spawn_blocking(ended).await.unwrap();
+    assert_eq!(status.code(), Some(130), "{status:?}");
+    drop(stdin);
 }
 
 #[tokio::test]
