@@ -86,15 +86,18 @@ pub fn missing(scenario: &Scenario, lines: &[Line]) -> Vec<&'static str> {
     scenario.lesson.iter().copied().filter(|pattern| !shows(pattern)).collect()
 }
 
-/// Whether the parts of a pattern between its `…` stand in a line, in this order.
+/// Whether the parts of a pattern between its `…` stand in a line, in this order; of patterns with `|` between
+/// them, one.
 fn matches(pattern: &str, line: &str) -> bool {
-    let mut rest = line;
-    pattern.split('…').all(|part| match rest.find(part) {
-        Some(at) => {
-            rest = &rest[at + part.len()..];
-            true
-        }
-        None => false,
+    pattern.split('|').any(|pattern| {
+        let mut rest = line;
+        pattern.split('…').all(|part| match rest.find(part) {
+            Some(at) => {
+                rest = &rest[at + part.len()..];
+                true
+            }
+            None => false,
+        })
     })
 }
 
@@ -155,6 +158,20 @@ mod tests {
         let line = "client 3 counter get hot --read local: 4 (node 2, LOCAL)";
         assert!(matches("get…--read local…node 2", line) && matches("client", line));
         assert!(!matches("node 2…--read local", line));
+        assert!(matches("node 9|node 2", line) && !matches("node 9|node 8", line));
+    }
+
+    /// What it is to teach is said of each, and is asked of its story (`tally-sim scenarios --check`).
+    #[test]
+    fn each_scenario_has_a_lesson_and_a_story_without_it_lacks_it() {
+        let nothing = [Line::new(1, "node 3", "leads in term 1")];
+        for scenario in crate::scenarios::all() {
+            assert!(!scenario.lesson.is_empty(), "{} has no lesson", scenario.name);
+            assert_eq!(missing(scenario, &nothing), scenario.lesson, "{}", scenario.name);
+        }
+        let scenario = crate::scenarios::named("split-brain-that-does-not-happen").unwrap();
+        let lines = [Line::new(1, "node 1", "leads in term 4")];
+        assert_eq!(missing(scenario, &lines).len(), scenario.lesson.len() - 1);
     }
 
     #[test]

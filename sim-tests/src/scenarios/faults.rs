@@ -14,10 +14,19 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 It acknowledges nothing: what it is asked ends as NO_QUORUM or unknown, while the \
                 others elect a new leader and go on. When the link is back it steps down, and the \
                 entries that it could not commit are dropped.",
-        look_at: "the `fault` lines; `leads in term` on another node soon after; users' NO_QUORUM \
-                  and unknown outcomes in between; `drops its log behind` when the link is back",
+        look_at: "the fault; `leads in term` on another node soon after; what clients are \
+                  told meanwhile at the node that is cut off (NO_QUORUM) and of what they \
+                  had sent it (UNKNOWN); `drops entries that no majority has` when the link \
+                  is back",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "the leader…is cut off",
+            "refused with NO_QUORUM…(node",
+            "outcome UNKNOWN",
+            "leads in term 3|leads in term 4|leads in term 5",
+            "drops entries that no majority has",
+            "kept no acknowledged write is lost or counted twice",
+        ],
         knobs: as_it_is,
         faults: &[(8_000, 6_000, Fault::Isolate(Target::Leader))],
     },
@@ -26,9 +35,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         shows: "The cluster is divided again and again, each time with the leader on the small \
                 side. There may be two nodes that believe they lead, never two that commit: each \
                 counter has one history, and the auditor's final sums agree with every answer.",
-        look_at: "`leads in term` lines: each term has one leader; the auditor at the end",
+        look_at: "`leads in term` lines: each term has one leader; the auditor, and what \
+                  was kept, at the end",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "the leader…is cut off",
+            "leads in term 3|leads in term 4|leads in term 5",
+            "auditor has read everything",
+            "kept one order of all…agrees with real time",
+            "kept no acknowledged write is lost or counted twice",
+        ],
         knobs: one_hot_counter,
         faults: &[
             (5_000, 3_000, Fault::Isolate(Target::Leader)),
@@ -44,9 +60,17 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 answer the past; BOUNDED reads are refused once the bound can't be proven; \
                 LINEARIZABLE reads there end as NO_QUORUM. This is the choice of PACELC: latency \
                 and availability, or consistency, and each answer says which one it got.",
-        look_at: "reads that end with STALENESS_BOUND_EXCEEDED or NO_QUORUM while the fault lasts",
+        look_at: "reads at the follower that is cut off: what a LOCAL one is worth (its \
+                  node, its age, what it does not know of), and those refused with \
+                  STALENESS_BOUND_EXCEEDED or NO_QUORUM",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "follower…is cut off",
+            "--read local: …LOCAL, at most…newer revisions were acknowledged before",
+            "refused with STALENESS_BOUND_EXCEEDED…(node",
+            "get…refused with NO_QUORUM…(node",
+            "kept each read was as fresh as it said",
+        ],
         knobs: many_reads,
         faults: &[
             (6_000, 8_000, Fault::Isolate(Target::Follower(0))),
@@ -58,11 +82,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         shows: "Answers get lost after the write was applied, and deadlines are too short. The \
                 library sends each write again under its sequence number, and users do under their \
                 idempotency keys; the cluster answers from memory and counts once.",
-        look_at: "users' unknown outcomes, the same call `under a key` later with the same answer; \
-                  the count of remembered answers in `tally-sim run --scenario \
-                  lost-answer-and-retry`",
+        look_at: "calls whose outcome is UNKNOWN; `--idempotency-key …` with an answer from \
+                  memory; at the end, how many were sent again and got the first answer \
+                  again",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "messages get lost",
+            "outcome UNKNOWN",
+            "--idempotency-key …answered from memory: it counts once",
+            "calls sent again got the first answer again",
+        ],
         knobs: impatient,
         faults: &[
             (5_000, 8_000, Fault::Lose(40)),
@@ -75,9 +104,14 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         shows: "One follower's syncs take 400 ms, then the leader's. A slow follower costs nothing: \
                 the majority without it acknowledges. A slow leader still commits through its \
                 followers, whose syncs count as much as its own.",
-        look_at: "the milliseconds at the ends of users' lines, before and during the faults",
+        look_at: "what is not there: during neither fault does a call take a second \
+                  (`answered after`), and nobody else leads",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "each sync of follower…takes 400 ms",
+            "each sync of the leader…takes 400 ms",
+            "kept one order of all…agrees with real time",
+        ],
         knobs: as_it_is,
         faults: &[
             (6_000, 8_000, Fault::SlowDisk(Target::Follower(0), 400)),
@@ -89,9 +123,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         shows: "An upgrade: each node is stopped in good order and started again. A leader hands \
                 over before it stops, so users see a pause of milliseconds and no unknown outcome \
                 that a retry does not settle.",
-        look_at: "`is started, in its turn`; who `leads in term` next; users' milliseconds meanwhile",
+        look_at: "`is started, in its turn`; who `leads in term` next; what clients are \
+                  told by a node that stops (SHUTTING_DOWN)",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "the operator restarts every node",
+            "refused with SHUTTING_DOWN",
+            "is started, in its turn",
+            "leads in term 3|leads in term 4|leads in term 5",
+            "kept no acknowledged write is lost or counted twice",
+        ],
         knobs: as_it_is,
         faults: &[(8_000, 0, Fault::RollingRestart)],
     },
@@ -101,10 +142,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 sync returns, and starts again first. It must win a new term before it leads: in its \
                 old one it would use the indexes of what it has forgotten for other entries. (Why \
                 `enable_leader_restore` is off.)",
-        look_at: "`opens its log` right after the power cut, and `leads in term` with a higher term; \
-                  nothing that was acknowledged is missing for the auditor",
+        look_at: "`opens its log` right after the power cut, and `leads in term` with a \
+                  higher term",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "each sync of the leader…takes 600 ms",
+            "the power of the leader…fails",
+            "opens its log",
+            "leads in term 3|leads in term 4|leads in term 5",
+            "kept no acknowledged write is lost or counted twice",
+        ],
         knobs: quick_disks,
         faults: &[
             (6_000, 1_500, Fault::SlowDisk(Target::Leader, 600)),
@@ -125,9 +172,15 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 elected and has committed nothing yet. Each waits for a quorum round or is told \
                 NO_QUORUM; none may ask again and again without waiting. (Once a leader that was \
                 refused a round at once asked again in a loop, on a full core.)",
-        look_at: "reads that end with NO_QUORUM, and the time that they took; the run ends at all",
+        look_at: "reads refused with NO_QUORUM, and the time that each took; that the run \
+                  ends",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "the leader…is cut off",
+            "get…refused with NO_QUORUM after",
+            "the operator lets another node lead",
+            "leads in term 3|leads in term 4|leads in term 5",
+        ],
         knobs: |knobs| {
             patient(knobs);
             knobs.reads = 0.9;
@@ -148,9 +201,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 stopped in good order, or its disk fails. Each is told that its outcome is unknown, \
                 or that it was not applied. (Once such a write waited on a closed channel, which does \
                 not wait, on a full core.)",
-        look_at: "NO_QUORUM, SHUTTING_DOWN and unknown outcomes; the run ends at all",
+        look_at: "what clients are told by a node that ends: NO_QUORUM, \
+                  UNKNOWN; that the run ends",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "is stopped in good order",
+            "the next sync of the leader…fails",
+            "ended itself: syncing",
+            "NO_QUORUM…(node",
+            "outcome UNKNOWN",
+        ],
         knobs: patient,
         faults: &[
             (5_000, 4_000, Fault::Isolate(Target::Follower(0))),
@@ -169,9 +229,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         name: "deaf-leader",
         shows: "A leader that sends and hears nothing. It must stop being followed: the others notice \
                 that its connections are half dead, elect another, and go on.",
-        look_at: "`leads in term` on another node within seconds; users' writes go on",
+        look_at: "`leads in term` on another node within seconds; NO_QUORUM at the deaf one",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "nothing that other nodes send to the leader…arrives",
+            "leads in term 3|leads in term 4|leads in term 5",
+            "refused with NO_QUORUM…(node",
+        ],
         knobs: as_it_is,
         faults: &[
             (6_000, 18_000, Fault::Deaf(Target::Leader)),
@@ -185,9 +249,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 stream to it went on from entries that were purged, with messages that carried \
                 nothing, for ever.) In between its power fails while it installs the snapshot: the \
                 next start has the old state or the new one.",
-        look_at: "`is left behind`, `installs a snapshot`, and what the node applies next",
+        look_at: "`is left behind, and comes back`, `gets a snapshot`, `has installed the \
+                  snapshot`; once, `ended itself` in between",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "is left behind, and comes back",
+            "gets a snapshot",
+            "has installed the snapshot",
+            "its power fails…into the snapshot",
+            "ended itself…crashed",
+        ],
         knobs: short_log,
         faults: &[
             (4_000, 0, Fault::LeaveBehind(Target::Follower(0), None)),
@@ -206,10 +277,15 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 its leader for a read index counts the age of what it knows from when it asked, not \
                 from when the answer came: so what a read says of its staleness is true to the \
                 millisecond.",
-        look_at: "users' reads with a bound, the staleness that their answers state, and those that \
-                  are refused as too old",
+        look_at: "reads with a bound, the age that their answers state, and those refused \
+                  with STALENESS_BOUND_EXCEEDED",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "messages take up to 120 ms",
+            "--read bounded…BOUNDED, at most…newer revisions were acknowledged before",
+            "refused with STALENESS_BOUND_EXCEEDED",
+            "kept each read was as fresh as it said",
+        ],
         knobs: watched_counter,
         faults: &[(4_000, 12_000, Fault::Slow(120)), (20_000, 20_000, Fault::Slow(80))],
     },
@@ -219,10 +295,15 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 a round for earlier reads runs. A read that comes after such an acknowledgement must \
                 not share that round: its index was taken before the write. One follower's disk is \
                 slow, so that it lags.",
-        look_at: "the raw clients' `reads … in a row beside writes`, and the count of rounds that \
-                  several reads shared",
+        look_at: "the slow disk and the slow messages; what was kept at the end. (With \
+                  `--detail events`: `reads … in a row beside writes`, and the count of \
+                  rounds that several reads shared)",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "each sync of follower…takes 60 ms",
+            "messages take up to 40 ms",
+            "kept one order of all…agrees with real time",
+        ],
         knobs: |knobs| {
             watched_counter(knobs);
             knobs.clients = 4;
@@ -241,10 +322,15 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         shows: "All machines lose their power at once, in the middle of writes, again and again; then \
                 single ones. Of what was not synced some sectors survive, some do not, and some are \
                 torn. Nothing that was acknowledged is gone.",
-        look_at: "`opens its log, cutting` so many bytes, and users' calls that last until the \
-                  machines are back: sent again, and each counted once",
+        look_at: "`opens its log, and drops … of a write that was torn`; what was kept at \
+                  the end",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "the power of all machines fails at once",
+            "opens its log, and drops…of a write that was torn",
+            "leads in term 3|leads in term 4|leads in term 5",
+            "kept no acknowledged write is lost or counted twice",
+        ],
         knobs: many_writes,
         faults: &[
             (4_000, 1_000, Fault::PowerCutAll),
@@ -263,10 +349,15 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         shows: "A leader is cut off with entries that only it has, until the others have given up the log \
                 that it needs. It drops those entries, gets a snapshot, and its power fails in the middle: \
                 the next start finds the old log or the shortened one, the old state or the new one.",
-        look_at: "`drops its log behind`, `installs a snapshot`, `the power failed between two disk \
-                  operations`, and where the node goes on",
+        look_at: "`drops entries that no majority has`, `gets a snapshot`, `ended itself`, \
+                  and where the node goes on",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "drops entries that no majority has",
+            "gets a snapshot",
+            "ended itself…crashed",
+            "has installed the snapshot",
+        ],
         knobs: |knobs| {
             short_log(knobs);
             knobs.clients = 24;
@@ -290,9 +381,15 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         shows: "The log is full of large entries and purged often, so files are used again and again. The \
                 power fails as one of them begins as the log's next segment: its header is there, torn or \
                 not there, old bytes behind it. What was acknowledged lies before it, all of it synced.",
-        look_at: "`the power failed between two disk operations`, then `opens its log, cutting` so many bytes",
+        look_at: "`ended itself` as its log moves on, then `opens its log, and drops … of a \
+                  write that was torn`",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "after its log moves on into a used file",
+            "ended itself: …wal/",
+            "opens its log, and drops…of a write that was torn",
+            "kept no acknowledged write is lost or counted twice",
+        ],
         knobs: |knobs| {
             short_log(knobs);
             knobs.segment_bytes = 64 * 1024;
@@ -317,9 +414,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         shows: "A leader is cut off, asked by many, and comes back just when another leads. What it \
                 had in its log is overruled; those who wait for it are told that the outcome is \
                 unknown, or get the answer of the write that the library sent again.",
-        look_at: "`drops its log behind`, and the outcomes of the calls that were under way",
+        look_at: "`drops entries that no majority has`, and the outcomes of the calls that \
+                  were under way",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "until another leads",
+            "leads in term 3|leads in term 4|leads in term 5",
+            "drops entries that no majority has",
+            "outcome UNKNOWN",
+            "kept no acknowledged write is lost or counted twice",
+        ],
         knobs: patient,
         faults: &[
             (5_000, 0, Fault::Depose(0)),
@@ -334,10 +438,15 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         shows: "The table of sessions is full, so most users write under keys that the library draws. Leaders \
                 are cut off from clients and die while answers are on their way: what is sent again is \
                 counted once, as each write keeps its key.",
-        look_at: "users' adds at the hot counter: `DEDUP_TABLE_FULL` never, an answer or UNKNOWN each, and \
-                  the auditor's sum",
+        look_at: "adds at the hot counter, each with an answer or UNKNOWN; that none is \
+                  counted twice",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "clients do not reach the leader",
+            "is killed",
+            "counter add hot-0 1: outcome UNKNOWN",
+            "kept no acknowledged write is lost or counted twice",
+        ],
         knobs: |knobs| {
             one_hot_counter(knobs);
             knobs.clients = 16;
@@ -365,9 +474,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 election, and the third is gone before it hears of it. The leader starts anew: it has more \
                 log than the one that stood, and an earlier term. Each refuses the other, until a refusal \
                 tells of the later term.",
-        look_at: "`a vote that … does not hear`, and who `leads in term` next, while the third is away",
+        look_at: "`a vote that … does not hear`, and who `leads in term` next, while the \
+                  third is away",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "a vote that node…does not hear",
+            "leads in term 3|leads in term 4|leads in term 5",
+        ],
         knobs: quick_disks,
         faults: &[(5_000, 0, Fault::UnheardVote), (26_000, 0, Fault::UnheardVote)],
     },
@@ -376,9 +489,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         shows: "A leader that is cut off is asked to remove a voter, and has that change in its log alone. \
                 It comes back when the log that it needs is gone, and gets a snapshot: with it, the voters \
                 are again those that the others know.",
-        look_at: "`appends`: the voters; `is left behind`, `installs a snapshot`",
+        look_at: "`the voters are to change` at the node that is cut off; `is left behind`, \
+                  `gets a snapshot`",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "is cut off, asked to remove a voter",
+            "the voters are to change",
+            "leads in term 3|leads in term 4|leads in term 5",
+            "is left behind, and comes back",
+            "has installed the snapshot",
+        ],
         knobs: short_log,
         faults: &[
             (5_000, 0, Fault::OverruledRemoval),
@@ -392,9 +512,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 Meanwhile the leader gives up all of its log behind a snapshot, with the entry that the new \
                 one joined by: it knows nothing of what the new one has, and has no entry to find out with. \
                 It sends the snapshot.",
-        look_at: "the power cut, and `installs a snapshot` soon after the new machine is back",
+        look_at: "`ended itself` at the new machine, and `has installed the snapshot` soon \
+                  after it is back",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "is a new machine, for the place of node",
+            "ended itself…crashed",
+            "is started",
+            "has installed the snapshot",
+            "operator has replaced node",
+        ],
         knobs: |knobs| {
             short_log(knobs);
             knobs.snapshot_after_entries = 1;
@@ -413,7 +540,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 at whether an election is due. After each power cut it saves one vote for itself, and leads.",
         look_at: "`leads in term` after each power cut: a term more each time, and soon",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "the power of the leader…fails",
+            "leads in term 2",
+            "leads in term 3",
+            "leads in term 4",
+        ],
         knobs: |knobs| {
             one_hot_counter(knobs);
             knobs.nodes = 1;

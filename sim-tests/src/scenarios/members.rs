@@ -10,9 +10,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         shows: "Five voters become six, five, four and three, one at a time, while leaders are cut off, \
                 killed and transferred. At each size a majority goes on: four of six, three of five, three \
                 of four, two of three. Each change is two entries, the first with both sets of voters.",
-        look_at: "`the voters are [{…}, {…}]`, then `the voters are [{…}]`; users' writes in between",
+        look_at: "`the voters are to change`, then `the voters are`; that clients are \
+                  answered in between",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "is a new machine",
+            "the voters are to change: a majority of…are needed",
+            "the voters are 1, 2, 3, 4, 5, 6",
+            "has done promote",
+            "has done remove",
+        ],
         knobs: five,
         faults: &[
             (4_000, 0, Fault::Grow),
@@ -35,10 +42,14 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 needed. Whoever leads next finds the first entry or does not; the operator asks again, \
                 and is told that it is done when the old set is left behind. (Once a promotion was \
                 confirmed while both sets stood, and stayed so for ever.)",
-        look_at: "`while voters change`; the `appends …: the voters are` lines before and after; \
-                  `has done`",
+        look_at: "`while voters change`; `the voters are` before and after; `has done`",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "while voters change",
+            "the voters are to change",
+            "has done promote|has done remove",
+            "leads in term 3|leads in term 4|leads in term 5",
+        ],
         knobs: five,
         faults: &[
             (4_000, 3_000, Fault::WhenJoint(Break::Isolate, 4)),
@@ -58,10 +69,14 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         shows: "A learner is held for long, and the leader alone with it on one side again and again. \
                 With the learner it has two of four nodes and one of three voters: it commits nothing and \
                 confirms no read, while the other two elect and go on.",
-        look_at: "`leads in term` on the other side; reads and writes at the old leader that end with \
-                  NO_QUORUM",
+        look_at: "`leads in term` on the other side; what clients are told at the old \
+                  leader (NO_QUORUM)",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "is alone with the learners",
+            "leads in term 3|leads in term 4|leads in term 5",
+            "refused with NO_QUORUM…(node",
+        ],
         knobs: watched_by_many,
         faults: &[
             (4_000, 0, Fault::Learner(18_000, true)),
@@ -80,10 +95,15 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 Such a node does not know it: it answers LOCAL reads from its past, says how old they may \
                 be, and nothing else. When it reaches a member again it learns it, ends itself, and does \
                 not start any more.",
-        look_at: "`is no member any more`; what raw clients and users are told at that node; \
-                  `ended itself`, `is started again, though it was removed`",
+        look_at: "`is no member any more`; what clients are told at that node; `is started \
+                  again, though it was removed`, and how it ends",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "is no member any more",
+            "refused with NO_QUORUM…(node",
+            "is started again, though it was removed",
+            "ended itself…was removed from its cluster",
+        ],
         knobs: five,
         faults: &[
             (5_000, 0, Fault::Shrink(Target::Leader, 8_000)),
@@ -98,10 +118,15 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 another; a second one elsewhere goes on calling that address when the member is back. \
                 Members show that somebody else answers there; each cluster refuses the other's nodes; \
                 none ends itself, and no log gets an entry of the other one.",
-        look_at: "`has its address`; the operator's `a mistake at` lines; after `is started` the member \
-                  catches up",
+        look_at: "`has its address`; the operator's `a mistake at` lines; after `is \
+                  started` the member catches up",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "of another cluster has its address",
+            "operator a mistake at…is of cluster",
+            "is started",
+            "has installed the snapshot|kept in the end",
+        ],
         knobs: five,
         faults: &[
             (4_000, 9_000, Fault::Stranger(Target::Follower(0), true)),
@@ -115,9 +140,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 away, as it remembers their directories; if not, they wait for it and serve nothing, \
                 though they are a majority of the first members. The old disks are put back, and all that \
                 was acknowledged is there.",
-        look_at: "`the disks of {…} are lost`; no `leads in term` until `has its disk again`; the auditor",
+        look_at: "`the disks of … are lost`; what clients are told by a node that waits \
+                  (NODE_STARTING); no `leads in term` until `has its disk again`",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "the disks of nodes…are lost",
+            "refused with NODE_STARTING",
+            "has its disk again",
+            "leads in term 3|leads in term 4|leads in term 5",
+            "kept no acknowledged write is lost or counted twice",
+        ],
         knobs: as_it_is,
         faults: &[
             (6_000, 8_000, Fault::WipeMajority(1 << 32)),
@@ -130,7 +162,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         shows: "The same with five nodes: three of them, without the other two.",
         look_at: "as in two-of-three-wiped",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "the disks of nodes…are lost",
+            "refused with NODE_STARTING",
+            "has its disk again",
+            "leads in term 3|leads in term 4|leads in term 5",
+            "kept no acknowledged write is lost or counted twice",
+        ],
         knobs: five,
         faults: &[
             (6_000, 8_000, Fault::WipeMajority((1 << 32) + 1)),
@@ -143,9 +181,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 killed before its state is flushed again: after the start its state is from before it was \
                 added. It catches up once more. (Once it took that for its removal, and never started \
                 again.)",
-        look_at: "`has installed a snapshot` at the new node, `is started`, and that it goes on applying",
+        look_at: "`has installed the snapshot` at the new node, `is started`, and that it \
+                  holds the same state in the end",
         seed: 1,
-        lesson: &[],
+        lesson: &[
+            "is a new machine",
+            "has installed the snapshot",
+            "has done promote",
+            "is started",
+            "kept in the end every node runs, and all hold the same state",
+        ],
         knobs: |knobs| {
             short_log(knobs);
             // The leader has one when the node comes, and the node makes none itself for some seconds, as
