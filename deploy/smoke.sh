@@ -250,8 +250,7 @@ context() {
     if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
         while read -r line; do ignored+=(":(exclude,glob)$line"); done \
             < <(grep -v '^#' deploy/Dockerfile.dockerignore)
-        { git ls-files -z -- . "${ignored[@]}"; printf 'deploy/Dockerfile\0'; } |
-            tar --null --files-from=- -cf -
+        git ls-files -z -- . "${ignored[@]}" | tar --null --files-from=- -cf -
     else
         tar --exclude=./target --exclude=./tally-dev -cf - .
     fi
