@@ -366,7 +366,7 @@ impl Builder {
 fn addresses(given: &[String], network: &mut Network) -> Result<Vec<String>, String> {
     let split = || given.iter().map(|at| split_scheme(at.trim()));
     let has = |wanted| split().find(|(scheme, _)| *scheme == wanted).map(|(_, at)| at);
-    let (https, http, bare) = (has(Scheme::Https), has(Scheme::Http), has(Scheme::None));
+    let (https, http) = (has(Scheme::Https), has(Scheme::Http));
     #[cfg(not(feature = "tls"))]
     if let Some(at) = https {
         return Err(format!(
@@ -375,7 +375,7 @@ fn addresses(given: &[String], network: &mut Network) -> Result<Vec<String>, Str
     }
     #[cfg(feature = "tls")]
     if https.is_some() && network.tls.is_none() {
-        if let Some(at) = bare {
+        if let Some(at) = has(Scheme::None) {
             return Err(format!(
                 "{at:?} says nothing of TLS, and another endpoint asks for it: all do or none"
             ));
@@ -387,7 +387,6 @@ fn addresses(given: &[String], network: &mut Network) -> Result<Vec<String>, Str
             "http://{at} is without TLS, and this client is told to speak it: all do or none"
         ));
     }
-    let _ = bare;
     let endpoints = split().map(|(_, at)| with_port(at)).collect::<Result<Vec<_>, _>>()?;
     if let Some(first) = endpoints.first() {
         // What is wrong with certificates and keys is said now, and not at the first call.

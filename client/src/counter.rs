@@ -360,11 +360,7 @@ impl List {
     /// ```
     pub fn pages(self) -> Pages<Page<CounterValue>> {
         let first = self.request.page_token.clone();
-        let ask = move |token: Option<String>| {
-            let mut call = self.clone();
-            call.request.page_token = token.unwrap_or_default();
-            call.into_future()
-        };
+        let ask = move |token: &str| self.clone().page_token(token).into_future();
         Pages::new(ask, &first, |page| page.next_page_token.clone())
     }
 

@@ -197,11 +197,7 @@ impl Read<v1::SessionsListRequest> {
     /// ```
     pub fn pages(self) -> Pages<SessionPage> {
         let first = self.request.page_token.clone();
-        let ask = move |token: Option<String>| {
-            let mut call = self.clone();
-            call.request.page_token = token.unwrap_or_default();
-            call.into_future()
-        };
+        let ask = move |token: &str| self.clone().page_token(token).into_future();
         Pages::new(ask, &first, |page| page.next_page_token.clone())
     }
 
@@ -217,10 +213,8 @@ impl Read<v1::SessionsListRequest> {
     /// ```
     pub fn items(self) -> Items<SessionInfo> {
         let first = self.request.page_token.clone();
-        let ask = move |token: Option<String>| -> Sending<Page<SessionInfo>> {
-            let mut call = self.clone();
-            call.request.page_token = token.unwrap_or_default();
-            let answered = call.into_future();
+        let ask = move |token: &str| -> Sending<Page<SessionInfo>> {
+            let answered = self.clone().page_token(token).into_future();
             Box::pin(async move {
                 let SessionPage { sessions: items, next_page_token, header, .. } = answered.await?;
                 Ok(Page { items, next_page_token, header })

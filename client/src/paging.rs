@@ -16,6 +16,9 @@ use crate::{
     error::Result,
 };
 
+/// Asks for the page at a token; the first one's is empty.
+type Ask<P> = Box<dyn Fn(&str) -> Sending<P> + Send>;
+
 /// All pages of a list or scan, one after the other. Made by `pages()` of the call.
 ///
 /// It is a [`Stream`] of the crate `futures-core`, so that `StreamExt` of `futures` and `tokio-stream` goes
@@ -46,7 +49,7 @@ use crate::{
 /// ```
 #[must_use = "a page is asked for when the stream is polled"]
 pub struct Pages<P> {
-    ask: Box<dyn Fn(Option<String>) -> Sending<P> + Send>,
+    ask: Ask<P>,
     token_of: fn(&P) -> Option<String>,
     /// Token of the page that comes next, or is under way.
     next: Option<String>,
@@ -56,7 +59,7 @@ pub struct Pages<P> {
 
 impl<P> Pages<P> {
     pub(crate) fn new(
-        ask: impl Fn(Option<String>) -> Sending<P> + Send + 'static,
+        ask: impl Fn(&str) -> Sending<P> + Send + 'static,
         first: &str,
         token_of: fn(&P) -> Option<String>,
     ) -> Self {
@@ -109,7 +112,8 @@ impl<P> Stream for Pages<P> {
         if this.ended {
             return Poll::Ready(None);
         }
-        let asking = this.asking.get_or_insert_with(|| (this.ask)(this.next.clone()));
+        let asking =
+            this.asking.get_or_insert_with(|| (this.ask)(this.next.as_deref().unwrap_or_default()));
         let answered = ready!(asking.as_mut().poll(context));
         this.asking = None;
         match &answered {
