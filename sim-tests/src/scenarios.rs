@@ -29,7 +29,7 @@ pub struct Scenario {
     pub look_at: &'static str,
     /// The seed that shows it.
     pub seed: u64,
-    /// What its story has at that seed, or it shows nothing: patterns as in [`crate::story::missing`].
+    /// What its story has at that seed, in this order, or it shows nothing: patterns as `story/lesson` says.
     pub lesson: &'static [&'static str],
     /// What is special about the cluster and its users.
     pub knobs: fn(&mut Knobs),

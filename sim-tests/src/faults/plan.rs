@@ -103,8 +103,10 @@ pub enum Fault {
     TransferLeader,
     /// The operator replaces a node with a new machine, under a new id.
     Replace(Target),
-    /// The operator restarts every node, one after the other.
-    RollingRestart,
+    /// The operator restarts every node, one after the other: the next one when the one before can answer
+    /// linearizable reads again, as an orchestrator does that asks for its health, or (true) as soon
+    /// as that one was started.
+    RollingRestart(bool),
     /// Of three voters, the leader is cut off and the first that stands for election is not heard: the
     /// third one is cut off just then, for so long, and the leader starts anew. It has more log than the
     /// one that stood, and knows of no such term.
@@ -423,7 +425,7 @@ fn operation(rng: &mut SmallRng, _: &Knobs) -> Fault {
     match rng.random_range(0..6) {
         0..3 => Fault::TransferLeader,
         3..5 => Fault::Replace(target(rng)),
-        _ => Fault::RollingRestart,
+        _ => Fault::RollingRestart(true),
     }
 }
 

@@ -2,37 +2,88 @@
 
 use super::{Line, span};
 use crate::faults::{
-    inject::{Done, Fate},
+    inject::{Done, Fate, Whom},
     moments::Moment,
     plan::{Fault, Target},
 };
 
-pub(super) fn lines(done: &[Done], leaders: &[(u64, u64)]) -> Vec<Line> {
-    let line = |done: &Done| {
-        let leader = leaders.iter().rev().find(|(since, _)| *since <= done.at_ms);
-        let words = Words { leader: leader.map(|(_, id)| *id), for_ms: done.planned.for_ms };
-        let mut text = words.of(&done.planned.fault);
-        if let Fate::Skipped(why) = &done.fate {
+/// A line as each begins, and one as it ends if it lasts, with how many writes were acknowledged in between;
+/// what is undone at `mended_ms` with everything else has no end of its own.
+pub(super) fn lines(done: &[Done], mended_ms: Option<u64>, acked_ms: &[u64]) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for Done { planned, at_ms, whom, fate } in done {
+        let words = Words { whom: Some(whom), for_ms: planned.for_ms };
+        let mut text = words.of(&planned.fault).replace(",;", ";").replace(",,", ",");
+        if let Fate::Skipped(why) = fate {
             text += &format!(" – left out: {why}");
         }
-        Line::new(done.at_ms, "fault", text)
-    };
-    done.iter().map(line).collect()
+        lines.push(Line::new(*at_ms, "fault", text));
+        let end_ms = at_ms + planned.for_ms;
+        let end = words.end_of(&planned.fault).filter(|_| *fate == Fate::Installed);
+        if let Some(end) = end.filter(|_| mended_ms.is_none_or(|mended_ms| end_ms < mended_ms)) {
+            let meanwhile = acked_ms.partition_point(|ms| *ms < end_ms)
+                - acked_ms.partition_point(|ms| *ms < *at_ms);
+            let meanwhile = match meanwhile {
+                0 => "no write was acknowledged meanwhile".to_owned(),
+                1 => "1 write was acknowledged meanwhile".to_owned(),
+                writes => format!("{writes} writes were acknowledged meanwhile"),
+            };
+            lines.push(Line::new(end_ms, "fault", format!("{end}; {meanwhile}")));
+        }
+    }
+    lines
 }
 
-struct Words {
-    leader: Option<u64>,
+struct Words<'a> {
+    /// Nobody knows yet.
+    whom: Option<&'a Whom>,
     for_ms: u64,
 }
 
-impl Words {
+impl Words<'_> {
     fn node(&self, target: Target) -> String {
-        match (target, self.leader) {
+        let id = self.whom.and_then(|whom| whom.id(target));
+        match (target, id) {
             (Target::Leader, Some(id)) => format!("the leader, node {id},"),
             (Target::Leader, None) => "the leader".to_owned(),
-            (Target::Follower(n), _) => format!("follower {}", n + 1),
-            (Target::Any(n), _) => format!("machine {}", n + 1),
+            (Target::Follower(_), Some(id)) => format!("a follower, node {id},"),
+            (Target::Follower(_), None) => "a follower".to_owned(),
+            (Target::Any(_), Some(id)) => format!("node {id}"),
+            (Target::Any(_), None) => "a node".to_owned(),
         }
+    }
+
+    /// The end of what was begun, where the nodes do not tell of it themselves.
+    fn end_of(&self, fault: &Fault) -> Option<String> {
+        let node = |target: &Target| {
+            let id = self.whom.and_then(|whom| whom.id(*target));
+            id.map_or_else(|| "a node".to_owned(), |id| format!("node {id}"))
+        };
+        let what = match fault {
+            Fault::Isolate(at) | Fault::IsolateFromAll(at) => {
+                format!("the cut around {}", node(at))
+            }
+            Fault::Halves(_) => "the split of the network".to_owned(),
+            Fault::CutLink(one, other) => {
+                format!("the cut between {} and {}", node(one), node(other))
+            }
+            Fault::OneWay(one, other) => {
+                format!("the cut from {} to {}", node(one), node(other))
+            }
+            Fault::Mute(at) => format!("the silence of {}", node(at)),
+            Fault::Deaf(at) => format!("the deafness of {}", node(at)),
+            Fault::CutClients(at) => format!("the cut between clients and {}", node(at)),
+            Fault::Hold(at) => format!("the wait of {}'s messages", node(at)),
+            Fault::Slow(_) => "slow messages".to_owned(),
+            Fault::Lose(_) => "lost messages".to_owned(),
+            Fault::SlowDisk(at, _) => format!("the slow disk of {}", node(at)),
+            Fault::FullDisk(at) => format!("the full disk of {}", node(at)),
+            Fault::WithLearners => {
+                format!("the cut between {} and the other voters", node(&Target::Leader))
+            }
+            _ => return None,
+        };
+        Some(format!("over: {what}"))
     }
 
     fn of(&self, fault: &Fault) -> String {
@@ -146,15 +197,19 @@ impl Words {
                 format!("the disk of {} is put back from an older copy", node(at))
             }
             Fault::WrongClock(at, ms) => {
-                format!("the wall clock of {} is wrong by {ms} ms for {lasts}", node(at))
+                format!("the wall clock of {} is wrong by {ms} ms from now on", node(at))
             }
             Fault::DriftingClock(at, us) => {
                 format!("the wall clock of {} gains {us} µs a second", node(at))
             }
             Fault::TransferLeader => "the operator lets another node lead".to_owned(),
             Fault::Replace(at) => format!("the operator replaces {} by a new machine", node(at)),
-            Fault::RollingRestart => {
-                "the operator restarts every node, one after the other".to_owned()
+            Fault::RollingRestart(hasty) => {
+                let when =
+                    if *hasty { "as soon as it was started" } else { "when it has caught up" };
+                format!(
+                    "the operator restarts every node, one after the other: the next one {when}"
+                )
             }
             Fault::UnheardVote => format!(
                 "{} is cut off; whoever stands for election next is not heard, as the third is cut off then",
@@ -181,7 +236,7 @@ impl Words {
                 format!("{} is alone with the learners for {lasts}", node(&Target::Leader))
             }
             Fault::WhenJoint(broken, _) => {
-                let words = Words { leader: None, ..*self };
+                let words = Words { whom: None, ..*self };
                 format!("when the voters change next: {}", words.of(&broken.fault()))
             }
             Fault::WipeMajority(_) => format!("a majority's disks are lost at once, for {lasts}"),

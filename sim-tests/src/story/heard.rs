@@ -13,14 +13,13 @@ pub(crate) fn is_news(who: &str, what: &str) -> bool {
         && !noise.iter().any(|start| what.starts_with(start))
 }
 
-/// From when on which node leads.
-pub(super) fn leaders(heard: &[Heard]) -> Vec<(u64, u64)> {
-    let leads = |heard: &Heard| {
-        let id = heard.who.strip_prefix("tally-")?.parse().ok()?;
-        heard.what.starts_with("leads in term").then_some((heard.ms, id))
-    };
-    heard.iter().filter_map(leads).collect()
+/// When everything was mended.
+pub(super) fn mended_ms(heard: &[Heard]) -> Option<u64> {
+    let mended = heard.iter().find(|heard| heard.what == MENDED && heard.who == "fault");
+    mended.map(|heard| heard.ms)
 }
+
+const MENDED: &str = "everything is mended";
 
 pub(super) fn lines(heard: &[Heard]) -> Vec<Line> {
     let mut voters = BTreeSet::new();
@@ -102,7 +101,8 @@ fn in_words(ms: u64, who: &str, what: &str, voters: &mut BTreeSet<String>) -> Op
         let quoted = what.starts_with("begins ")
             || what.starts_with("has done ")
             || what.starts_with("gave up ");
-        if what.starts_with("begins ") {
+        // It asks one node after the other.
+        if what.starts_with("begins ") || what.ends_with("this node is not the leader") {
             return None;
         }
         return Some(if quoted { task(what) } else { names(what) });
@@ -110,7 +110,7 @@ fn in_words(ms: u64, who: &str, what: &str, voters: &mut BTreeSet<String>) -> Op
     Some(match (who, what) {
         ("driver", "users end") => "users stop".to_owned(),
         ("driver", "the auditor reads everything") => return None,
-        ("fault", "everything is mended") => "everything is mended: no more faults".to_owned(),
+        ("fault", MENDED) => "everything is mended: no more faults".to_owned(),
         _ => names(what),
     })
 }

@@ -115,7 +115,7 @@ pub(crate) struct Report {
     pub(crate) lines: u64,
     pub(crate) digest: u64,
     /// Of a scenario at its own seed: what its story should have had, and had not.
-    pub(crate) missing: Vec<String>,
+    pub(crate) missing: Option<String>,
 }
 
 impl Report {
@@ -242,10 +242,7 @@ pub(crate) fn seed(arguments: &Seed) -> Result<(), String> {
         options.keep = Keep::Story;
     }
     let outcome = run(arguments.number(), &options);
-    let missing = taught.map_or_else(Vec::new, |scenario| {
-        let missing = story::missing(scenario, &story::lines(&outcome));
-        missing.into_iter().map(str::to_owned).collect()
-    });
+    let missing = taught.and_then(|scenario| story::missing(scenario, &story::lines(&outcome)));
     if let Some(directory) = &arguments.history {
         let path = directory.join(format!("seed-{}.jsonl", outcome.seed));
         write_history(&path, &outcome.records)
@@ -266,7 +263,7 @@ pub(crate) fn seed(arguments: &Seed) -> Result<(), String> {
         simulated_ms: outcome.simulated_ms,
         lines: outcome.trace.count,
         digest: outcome.trace.digest,
-        missing,
+        missing: missing.map(str::to_owned),
     };
     say!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?);
     Ok(())

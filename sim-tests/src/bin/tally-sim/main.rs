@@ -125,8 +125,7 @@ fn check_scenarios() -> Result<bool, String> {
         if scenario.lesson.is_empty() {
             wrong.push("it has no lesson".to_owned());
         }
-        let missing = report.missing.iter();
-        wrong.extend(missing.map(|pattern| format!("no line of its story is like `{pattern}`")));
+        wrong.extend(report.missing.map(|pattern| format!("its story lacks `{pattern}`")));
         let verdict = if wrong.is_empty() { "shows its lesson" } else { "FAILED" };
         say!("{:<50} seed {}  {verdict}", scenario.name, scenario.seed);
         for wrong in &wrong {

@@ -183,12 +183,12 @@ impl Total {
                 *self.brought.entry((scenario, what)).or_default() += count;
             }
         }
-        if let (Some(scenario), false) = (&how.scenario, report.missing.is_empty()) {
-            let missing = report.missing.join("`, `");
+        if let (Some(scenario), Some(missing)) = (&how.scenario, &report.missing) {
             self.fail(format!(
-                "{scenario} at seed {} does not show its lesson: its story has no line like `{missing}`; see \
+                "{scenario} at seed {} does not show its lesson: its story lacks `{missing}`; see \
                  it: tally-sim replay --scenario {scenario} --seed {}",
-                how.number(), how.number()
+                how.number(),
+                how.number()
             ));
         }
         if report.passed() {
@@ -309,12 +309,33 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
+/// Columns of a paragraph.
+const COLUMNS: usize = 100;
+
+/// A paragraph in lines.
+fn folded(text: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let line = lines.last_mut().expect("there is one");
+        if line.is_empty() {
+            word.clone_into(line);
+        } else if line.chars().count() + 1 + word.chars().count() > COLUMNS {
+            lines.push(word.to_owned());
+        } else {
+            *line += " ";
+            *line += word;
+        }
+    }
+    lines.join("\n")
+}
+
 /// Tells what happened in a seed, in short. True if it passed.
 fn tell(arguments: &Seed) -> Result<bool, String> {
     let options = arguments.options(Keep::Story)?;
     let outcome = run_seed(arguments.number(), &options);
     if let Some(scenario) = options.scenario {
-        say!("{}: {}\nlook at: {}\n", scenario.name, scenario.shows, scenario.look_at);
+        let shows = format!("{}: {}", scenario.name, scenario.shows);
+        say!("{}\n{}\n", folded(&shows), folded(&format!("Look at: {}", scenario.look_at)));
     }
     for line in story::told(&story::lines(&outcome)) {
         say!("{line}");

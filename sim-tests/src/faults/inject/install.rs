@@ -319,12 +319,13 @@ impl Injector {
             }
             Fault::UnheardVote => self.expect_unheard_vote(sim, now_ms),
             Fault::OverruledRemoval => self.overrule_removal(sim, now_ms),
-            Fault::RollingRestart => {
+            Fault::RollingRestart(hasty) => {
                 if !self.rolling.is_empty() {
                     return Err("one rolling restart at a time");
                 }
                 let running = self.members().into_iter().filter(|id| self.is_up(*id));
                 self.rolling = running.collect();
+                self.rolls_hastily = hasty;
                 if let Some(first) = self.rolling.last() {
                     self.cluster.stop(*first);
                 }

@@ -35,6 +35,7 @@ use tally_proto::seeded_bugs;
 use turmoil::Sim;
 
 use self::copies::Copy;
+pub(crate) use self::targets::Whom;
 use super::{
     links::{Links, Taken},
     moments::Traps,
@@ -68,6 +69,8 @@ pub struct Done {
     pub planned: Planned,
     /// When, in ms.
     pub at_ms: u64,
+    /// Who was who then.
+    pub whom: Whom,
     /// What became of it.
     pub fate: Fate,
 }
@@ -130,7 +133,12 @@ pub(crate) struct Injector {
     being_replaced: BTreeMap<u64, u64>,
     /// When machines that lost their disks are replaced.
     replace_at: BTreeMap<u64, u64>,
+    /// Those that are to be restarted, the next one last, …
     rolling: Vec<u64>,
+    /// … whether it is waited for the one before, …
+    rolls_hastily: bool,
+    /// … and who that is, with the log index that it must have applied.
+    rolls_behind: Option<(u64, u64)>,
     healed: bool,
     losing: u32,
     slow: u32,
@@ -209,6 +217,8 @@ impl Injector {
             being_replaced: BTreeMap::new(),
             replace_at: BTreeMap::new(),
             rolling: Vec::new(),
+            rolls_hastily: false,
+            rolls_behind: None,
             healed: false,
             losing: 0,
             slow: 0,
@@ -323,12 +333,13 @@ impl Injector {
             self.mend(sim, undo);
         }
         while let Some(planned) = self.plan.next_if(|planned| planned.at_ms <= now_ms) {
+            let whom = self.whom();
             let fate = match self.install(sim, &planned, now_ms) {
                 Ok(()) => Fate::Installed,
                 Err(why) => Fate::Skipped(why),
             };
             trace_event!("fault", "{planned}: {fate:?}");
-            self.done.push(Done { planned, at_ms: now_ms, fate });
+            self.done.push(Done { planned, at_ms: now_ms, whom, fate });
         }
         // Where turmoil loses a message it mends the link afterwards, in both directions, also one
         // that was cut in one of them. A link gets there while messages are lost when a cut of both
@@ -349,6 +360,7 @@ impl Injector {
             self.mend(sim, undo);
         }
         self.rolling.clear();
+        self.rolls_behind = None;
         self.second_cuts.clear();
         self.joint_breaks.clear();
         self.traps.clear();

@@ -2,6 +2,7 @@
 //! whose disk was damaged and does not come back is replaced by the operator. Also those that are stopped
 //! and started one after the other.
 
+use tally_node::consensus::Consensus;
 use turmoil::Sim;
 
 use super::{Injector, RESTART_AFTER_MS, Undo, set_up};
@@ -100,6 +101,14 @@ impl Injector {
     /// One node after the other is stopped and started, the next one when the one before is back.
     pub(super) fn roll(&mut self, sim: &mut Sim<'_>) {
         let Some(id) = self.rolling.last().copied() else { return };
+        if let Some((before, index)) = self.rolls_behind {
+            if !self.may_roll_on(before, index) {
+                return;
+            }
+            self.rolls_behind = None;
+            self.cluster.stop(id);
+            return;
+        }
         let gone = self.retired.contains(&id) || self.being_replaced.contains_key(&id);
         match self.cluster.machine(id).condition() {
             // It was asked to stop, and has not yet.
@@ -112,9 +121,29 @@ impl Injector {
             _ => {}
         }
         self.rolling.pop();
-        if let Some(next) = self.rolling.last() {
-            self.cluster.stop(*next);
+        let committed = self.committed();
+        match self.rolling.last() {
+            Some(next) if self.rolls_hastily => self.cluster.stop(*next),
+            Some(_) => self.rolls_behind = Some((id, committed)),
+            None => {}
         }
+    }
+
+    /// The highest commit index that some node knows of.
+    fn committed(&self) -> u64 {
+        let nodes = self.members().into_iter().filter_map(|id| self.cluster.consensus(id));
+        nodes.map(|consensus| consensus.leadership().commit_index()).max().unwrap_or(0)
+    }
+
+    /// Whether a node that was restarted knows a leader and has caught up, or has left.
+    fn may_roll_on(&self, id: u64, index: u64) -> bool {
+        let gone = self.retired.contains(&id) || self.being_replaced.contains_key(&id);
+        let is_back = |consensus: Consensus| {
+            let leadership = consensus.leadership();
+            let applied = leadership.last_applied().map_or(0, |(_, index)| index);
+            leadership.current().is_some() && applied >= index
+        };
+        gone || self.cluster.consensus(id).is_some_and(is_back)
     }
 
     pub(super) fn replace(&mut self, sim: &mut Sim<'_>, old: u64) {

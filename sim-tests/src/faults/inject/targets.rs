@@ -1,5 +1,6 @@
 //! Whom a fault strikes, which links that takes, and what may be damaged.
 
+use serde::Serialize;
 use turmoil::Sim;
 
 use super::{Injector, Undo};
@@ -11,6 +12,33 @@ use crate::{
         plan::Target,
     },
 };
+
+/// Who is who at the moment of a fault.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Whom {
+    /// The node that leads.
+    pub leader: Option<u64>,
+    /// All that belong to the cluster.
+    pub members: Vec<u64>,
+}
+
+impl Whom {
+    /// The node that a target means.
+    pub fn id(&self, target: Target) -> Option<u64> {
+        let nth = |ids: &[u64], n: u64| match ids.len() as u64 {
+            0 => None,
+            len => Some(ids[(n % len) as usize]),
+        };
+        match target {
+            Target::Leader => self.leader.or(self.members.first().copied()),
+            Target::Follower(n) => {
+                let follows = |id: &u64| Some(*id) != self.leader;
+                nth(&self.members.iter().copied().filter(follows).collect::<Vec<_>>(), n)
+            }
+            Target::Any(n) => nth(&self.members, n),
+        }
+    }
+}
 
 impl Injector {
     pub(super) fn cut(
@@ -74,20 +102,20 @@ impl Injector {
         matches!(self.cluster.machine(id).condition(), Condition::Running | Condition::Starting)
     }
 
-    pub(super) fn resolve(&self, target: Target) -> Result<u64, &'static str> {
+    /// Who is meant by which target now.
+    pub(super) fn whom(&self) -> Whom {
         let members = self.members();
         let leader = self.cluster.leader().filter(|id| members.contains(id));
-        let nth = |ids: Vec<u64>, n: u64| match ids.len() as u64 {
-            0 => Err("there is no such node"),
-            len => Ok(ids[(n % len) as usize]),
-        };
-        match target {
-            Target::Leader => leader.or(members.first().copied()).ok_or("there is no node"),
-            Target::Follower(n) => {
-                nth(members.into_iter().filter(|id| Some(*id) != leader).collect(), n)
-            }
-            Target::Any(n) => nth(members, n),
-        }
+        Whom { leader, members }
+    }
+
+    pub(super) fn resolve(&self, target: Target) -> Result<u64, &'static str> {
+        let whom = self.whom();
+        whom.id(target).ok_or(if whom.members.is_empty() {
+            "there is no node"
+        } else {
+            "there is no such node"
+        })
     }
 
     pub(super) fn resolve_running(&self, target: Target) -> Result<u64, &'static str> {
