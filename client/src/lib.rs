@@ -51,6 +51,7 @@ pub mod history;
 pub mod keys;
 
 mod answer;
+mod auth;
 mod cause;
 mod client;
 mod cluster;

@@ -84,6 +84,13 @@ pub struct Config {
     pub idempotency_window_ms: u64,
     /// For a cluster's first start: bytes of remembered idempotency keys.
     pub idempotency_bytes_max: u64,
+    /// Callers must show who they are: a token or a certificate. On a cluster's first start it is switched on
+    /// in the cluster, with a first token in the file `admin-token`; a node that has this serves nobody where
+    /// it is off.
+    pub authentication: bool,
+    /// Listen for clients on an address beyond loopback without authentication: whoever reaches the port reads
+    /// and writes everything.
+    pub insecure_listen_without_authentication: bool,
     /// Threads that answer clients and peers and run Raft; 0: half as many as there are cores, at
     /// least one. The log and the state have one more each.
     pub worker_threads: usize,
@@ -137,6 +144,8 @@ impl Default for Config {
             session_idle_ms: limits::SESSION_IDLE_MS_DEFAULT,
             idempotency_window_ms: limits::IDEMPOTENCY_WINDOW_MS_DEFAULT,
             idempotency_bytes_max: limits::IDEMPOTENCY_BYTES_MAX_DEFAULT,
+            authentication: false,
+            insecure_listen_without_authentication: false,
             worker_threads: 0,
             shutdown_grace_ms: 5_000,
             log_format: LogFormat::Human,

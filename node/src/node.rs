@@ -49,8 +49,15 @@ use crate::{
     api::{self, Api, NodeFacts},
     config::Config,
     consensus::{
-        Consensus, Foundation, apply::StateMachine, log_store::LogStore, raft::Raft,
-        raft_config::raft_config, snapshots::SnapshotBuilds, tables, tasks, types::Member,
+        Consensus, Foundation,
+        apply::StateMachine,
+        first_token::{self, FirstToken},
+        log_store::LogStore,
+        raft::Raft,
+        raft_config::raft_config,
+        snapshots::SnapshotBuilds,
+        tables, tasks,
+        types::Member,
     },
     env::{Env, identity::Identity, storage_guard::StorageGuard},
     peer::{hello::NotWelcome, network::NetworkFactory, peers::Peers},
@@ -207,6 +214,11 @@ impl Node {
             consensus.clone(),
             Arc::clone(&env.random),
             config.settings(),
+            config.authentication.then(|| FirstToken {
+                disk: Arc::clone(&env.disk),
+                shown_path: config.data_dir.join(first_token::FILE).display().to_string(),
+            }),
+            Arc::clone(&env.fatal),
         )));
         running.push(tokio::spawn(tasks::tick(consensus.clone())));
         running.push(tokio::spawn(tables::watch(Arc::clone(&state))));
@@ -239,6 +251,8 @@ impl Node {
             NodeFacts {
                 own: Arc::clone(&own),
                 sessions_share_percent: config.sessions_share_percent,
+                authentication: config.authentication,
+                random: Arc::clone(&env.random),
                 greeter,
                 stopping: stopped.clone(),
             },

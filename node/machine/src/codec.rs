@@ -10,11 +10,11 @@ use bytes::Bytes;
 
 pub use super::versioned::{CodecError, FORMAT_VERSION};
 use super::{
-    command::{Action, Batch, Command, Test},
+    command::{Action, Batch, Caller, Command, Test},
     item::Target,
     operation::Operation,
     reply::Reply,
-    versioned::{decode, encode},
+    versioned::{decode, decode_rest, encode, encode_as},
 };
 
 /// Encodes a log entry.
@@ -24,6 +24,10 @@ use super::{
 /// If it opens two sessions: the id of a session is the log index of its entry.
 pub fn encode_batch(batch: &Batch) -> Bytes {
     assert!(opens_at_most_one_session(batch), "a log entry opens two sessions, which share an id");
+    if batch.commands.iter().any(|command| command.caller.is_some()) {
+        let callers: Vec<Option<Caller>> = batch.commands.iter().map(|it| it.caller).collect();
+        return encode_as(WITH_CALLERS_VERSION, &(batch, callers));
+    }
     if batch.commands.len() < 2 {
         return encode(batch);
     }
@@ -66,27 +70,67 @@ pub fn size_hint_of(action: &Action, key_bytes: usize) -> usize {
 
 /// Decodes a log entry.
 pub fn decode_batch(bytes: &[u8]) -> Result<Batch, CodecError> {
-    decode("batch", bytes)
+    let Some((&WITH_CALLERS_VERSION, rest)) = bytes.split_first() else {
+        return decode("batch", bytes).map_err(|error| up_to(error, WITH_CALLERS_VERSION));
+    };
+    let (mut batch, callers): (Batch, Vec<Option<Caller>>) = decode_rest("batch", rest)?;
+    if callers.len() != batch.commands.len() {
+        let reason = postcard::Error::SerdeDeCustom;
+        return Err(CodecError::Corrupt { what: "batch", reason });
+    }
+    for (command, caller) in batch.commands.iter_mut().zip(callers) {
+        command.caller = caller;
+    }
+    Ok(batch)
 }
 
 /// Encodes one command, to forward it to the leader.
 pub fn encode_command(command: &Command) -> Bytes {
-    encode(command)
+    match command.caller {
+        None => encode(command),
+        Some(caller) => encode_as(WITH_CALLERS_VERSION, &(command, caller)),
+    }
 }
 
 /// Decodes one command.
 pub fn decode_command(bytes: &[u8]) -> Result<Command, CodecError> {
-    decode("command", bytes)
+    let Some((&WITH_CALLERS_VERSION, rest)) = bytes.split_first() else {
+        return decode("command", bytes).map_err(|error| up_to(error, WITH_CALLERS_VERSION));
+    };
+    let (command, caller): (Command, Caller) = decode_rest("command", rest)?;
+    Ok(Command { caller: Some(caller), ..command })
 }
 
 /// Encodes one reply, to bring it back to the node that forwarded the command.
 pub fn encode_reply(reply: &Reply) -> Bytes {
-    encode(reply)
+    match reply.hidden {
+        false => encode(reply),
+        true => encode_as(HIDDEN_REPLY_VERSION, reply),
+    }
 }
 
 /// Decodes one reply.
 pub fn decode_reply(bytes: &[u8]) -> Result<Reply, CodecError> {
-    decode("reply", bytes)
+    let Some((&HIDDEN_REPLY_VERSION, rest)) = bytes.split_first() else {
+        return decode("reply", bytes).map_err(|error| up_to(error, HIDDEN_REPLY_VERSION));
+    };
+    let reply: Reply = decode_rest("reply", rest)?;
+    Ok(Reply { hidden: true, ..reply })
+}
+
+/// Version of entries and commands that say who calls: those that don't have the bytes that they had before
+/// there were callers.
+const WITH_CALLERS_VERSION: u8 = 2;
+
+/// Version of a reply of which something was left out.
+const HIDDEN_REPLY_VERSION: u8 = 2;
+
+/// The same error, where a newer version than the common one is known.
+fn up_to(error: CodecError, known: u8) -> CodecError {
+    match error {
+        CodecError::Version { what, found, .. } => CodecError::Version { what, found, known },
+        error => error,
+    }
 }
 
 pub(super) fn opens_at_most_one_session(batch: &Batch) -> bool {
@@ -105,7 +149,13 @@ mod tests {
     };
 
     fn command(action: Action) -> Command {
-        Command { session: None, idempotency: None, fingerprint: Default::default(), action }
+        Command {
+            session: None,
+            idempotency: None,
+            fingerprint: Default::default(),
+            action,
+            caller: None,
+        }
     }
 
     fn batch(commands: Vec<Command>) -> Batch {
@@ -119,9 +169,9 @@ mod tests {
 
         assert_eq!(decode_batch(b""), Err(CodecError::Empty { what: "batch" }));
         let mut newer = bytes.to_vec();
-        newer[0] = 2;
+        newer[0] = 3;
         let error = decode_batch(&newer).unwrap_err();
-        assert_eq!(error.to_string(), "an encoded batch has format 2, this release reads up to 1");
+        assert_eq!(error.to_string(), "an encoded batch has format 3, this release reads up to 2");
         let mut longer = bytes.to_vec();
         longer.push(0);
         assert_eq!(decode_batch(&longer), Err(CodecError::Trailing { what: "batch", bytes: 1 }));
@@ -199,6 +249,7 @@ mod tests {
             garbage_queued: true,
             opened_wall_time_ms: 8,
             owner,
+            user: 0,
         }
     }
 
@@ -214,10 +265,16 @@ mod tests {
         let owned = session(Some("10.0.0.7".parse().unwrap()));
         let new = Bytes::from([&[2][..], &numbers, &[0, 10, 0, 0, 7]].concat());
         assert_eq!(owned.encode(), new);
+        // … and of a user, with an owner or without one.
+        let of_user = SessionRecord { user: 300, ..owned };
+        let newest = Bytes::from([&[3][..], &numbers, &[1, 0, 10, 0, 0, 7, 0xac, 2]].concat());
+        assert_eq!((of_user.encode(), SessionRecord::decode(&newest)), (newest, Ok(of_user)));
+        let of_user = SessionRecord { owner: None, ..of_user };
+        assert_eq!(SessionRecord::decode(&of_user.encode()), Ok(of_user));
         let mut newer = new.to_vec();
-        newer[0] = 3;
+        newer[0] = 4;
         let error = SessionRecord::decode(&newer.into()).unwrap_err();
-        let says = "an encoded session has format 3, this release reads up to 2";
+        let says = "an encoded session has format 4, this release reads up to 3";
         assert_eq!(error.to_string(), says);
     }
 

@@ -25,7 +25,7 @@ use tokio::{
 use tonic::Status;
 
 use super::{
-    Api, Call,
+    Api, Call, Who,
     writes::{Facts, Respond, Single, Split, split},
 };
 use crate::{
@@ -266,6 +266,7 @@ impl Api {
         call: v1::Call,
         size: usize,
         room: Room,
+        who: Who,
         flights: &Arc<Flights>,
     ) -> Option<(v1::Call, Room)> {
         // An upper bound of the request's own size.
@@ -284,7 +285,7 @@ impl Api {
             }
         };
         let asked = Duration::from_millis(u64::from(deadline_ms));
-        let call = self.call(Some(asked), &request_id, WhenFull::Wait);
+        let call = Call { who, ..self.call(Some(asked), &request_id, WhenFull::Wait) };
         let command = match self.command(&call, action, options) {
             Ok(command) => command,
             Err(error) => {

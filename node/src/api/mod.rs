@@ -7,6 +7,7 @@
 //! become statuses in [`status`], and nowhere else.
 
 mod answer_bytes;
+mod auth;
 pub mod cluster;
 pub mod convert;
 mod direct;
@@ -19,6 +20,7 @@ pub mod status;
 pub mod stream;
 pub mod token;
 pub mod unary;
+pub mod who;
 pub mod writes;
 
 use std::{
@@ -40,11 +42,13 @@ use crate::{
         propose::Applied,
         read::{Ground, Provided, Staleness},
     },
-    machine::command::Owner,
+    env::Random,
     peer::hello::Greeter,
     port::deadline::{DEADLINE_DEFAULT, DEADLINE_MAX},
     status::{OwnStatus, role_to_wire},
 };
+
+pub use self::who::Who;
 
 /// How long a SESSION read waits for its token if it does not say.
 pub const TOKEN_WAIT_DEFAULT: Duration = Duration::from_secs(2);
@@ -63,6 +67,10 @@ pub struct NodeFacts {
     pub own: Arc<OwnStatus>,
     /// Percent of the session table's places which others leave that one address may hold.
     pub sessions_share_percent: u8,
+    /// Callers must show who they are, whatever the cluster's state says.
+    pub authentication: bool,
+    /// For the secrets of tokens.
+    pub random: Arc<dyn Random>,
     /// Meets other nodes.
     pub greeter: Arc<Greeter>,
     /// The node stops: calls that were read are answered, further ones are not read.
@@ -84,9 +92,8 @@ pub struct Call {
     pub request_id: RequestId,
     /// What happens when a queue is full.
     pub when_full: WhenFull,
-    /// Who calls: the address that this node sees, which took the call. Nobody, for a call from within
-    /// the process.
-    pub from: Option<Owner>,
+    /// Who calls.
+    pub who: Who,
 }
 
 /// Id of a request. Written out only when somebody wants to see it.
@@ -144,7 +151,7 @@ impl Api {
             let end = (0..=end).rev().find(|end| request_id.is_char_boundary(*end)).unwrap_or(0);
             RequestId::Given(request_id[..end].to_owned())
         };
-        Call { deadline, request_id, when_full, from: None }
+        Call { deadline, request_id, when_full, who: Who::default() }
     }
 
     /// The header of an answer to a write: the state after the entry that answered it, and the leader

@@ -10,21 +10,23 @@ use super::{
     Answered, Api, Call, TOKEN_WAIT_DEFAULT, convert,
     status::{Invalid, Kind},
     token::{self, Token},
+    who::Reads,
 };
 use crate::{
     consensus::{
         error::ReadError,
         read::{Level, ReadPermit},
     },
-    machine::{command::Owner, limits, query},
+    machine::{auth::Scope, command::Owner, limits, query},
 };
 
 impl Api {
-    /// A permit for what the request asks.
-    async fn permit(
+    /// A permit for what the request asks, if its caller may read that.
+    pub(super) async fn permit(
         &self,
         call: &Call,
         options: Option<v1::ReadOptions>,
+        reads: Reads<'_>,
     ) -> Answered<ReadPermit<'_>> {
         let level = self
             .level(call, options.unwrap_or_default())
@@ -32,11 +34,15 @@ impl Api {
             .map_err(|invalid| self.invalid(call, Kind::Read, &invalid))?
             .map_err(|error| self.read_error(call, &error))?;
         tracing::debug!(request = %call.request_id, ?level, "a read");
-        self.consensus
+        let permit = self
+            .consensus
             .reads()
             .permit(&level, call.deadline)
             .await
-            .map_err(|error| self.read_error(call, &error))
+            .map_err(|error| self.read_error(call, &error))?;
+        // By the state that is read, before anything of it is looked at.
+        self.may_read(call, &permit.view, reads)?;
+        Ok(permit)
     }
 
     /// The level that the request names.
@@ -115,7 +121,7 @@ impl Api {
     }
 
     /// The header of an answer read under a permit.
-    fn read_header(&self, permit: &ReadPermit<'_>) -> v1::ResponseHeader {
+    pub(super) fn read_header(&self, permit: &ReadPermit<'_>) -> v1::ResponseHeader {
         let applied = permit.view.applied().map_or(0, |applied| applied.index);
         let revision = query::meta(&permit.view).revision;
         self.header(permit.provided, permit.staleness, applied, revision)
@@ -128,7 +134,9 @@ impl Api {
     ) -> Answered<v1::CountersGetResponse> {
         let name = convert::name("name", request.name)
             .map_err(|invalid| self.invalid(call, Kind::Read, &invalid))?;
-        let permit = self.permit(call, request.read).await?;
+        let permit = self
+            .permit(call, request.read, Reads::Items(Scope::Counters, std::slice::from_ref(&name)))
+            .await?;
         let record = query::counter(&permit.view, &name);
         let header = self.read_header(&permit);
         drop(permit);
@@ -168,7 +176,7 @@ impl Api {
         request: v1::CountersBatchGetRequest,
     ) -> Answered<v1::CountersBatchGetResponse> {
         let names = self.batch_names(call, "names", request.names)?;
-        let permit = self.permit(call, request.read).await?;
+        let permit = self.permit(call, request.read, Reads::Items(Scope::Counters, &names)).await?;
         let mut response = v1::CountersBatchGetResponse {
             header: Some(self.read_header(&permit)),
             ..v1::CountersBatchGetResponse::default()
@@ -191,7 +199,8 @@ impl Api {
         let (page_size, after) = page(request.page_size, &request.page_token, query_hash)
             .and_then(|page| within_name(&[("prefix", &request.prefix)]).map(|()| page))
             .map_err(|invalid| self.invalid(call, Kind::Read, &invalid))?;
-        let permit = self.permit(call, request.read).await?;
+        let permit =
+            self.permit(call, request.read, Reads::List(Scope::Counters, &request.prefix)).await?;
         let range = query::Range {
             prefix: &request.prefix,
             after: after.as_deref(),
@@ -219,7 +228,9 @@ impl Api {
     ) -> Answered<v1::KeysGetResponse> {
         let key = convert::name("key", request.key)
             .map_err(|invalid| self.invalid(call, Kind::Read, &invalid))?;
-        let permit = self.permit(call, request.read).await?;
+        let permit = self
+            .permit(call, request.read, Reads::Items(Scope::Keys, std::slice::from_ref(&key)))
+            .await?;
         let record = query::key(&permit.view, &key);
         let header = self.read_header(&permit);
         drop(permit);
@@ -241,7 +252,7 @@ impl Api {
         request: v1::KeysBatchGetRequest,
     ) -> Answered<v1::KeysBatchGetResponse> {
         let keys = self.batch_names(call, "keys", request.keys)?;
-        let permit = self.permit(call, request.read).await?;
+        let permit = self.permit(call, request.read, Reads::Items(Scope::Keys, &keys)).await?;
         let mut response = v1::KeysBatchGetResponse {
             header: Some(self.read_header(&permit)),
             ..v1::KeysBatchGetResponse::default()
@@ -278,7 +289,8 @@ impl Api {
         let (page_size, after) = page(request.page_size, &request.page_token, query_hash)
             .and_then(|page| within_name(&parts).map(|()| page))
             .map_err(|invalid| self.invalid(call, Kind::Read, &invalid))?;
-        let permit = self.permit(call, request.read).await?;
+        let permit =
+            self.permit(call, request.read, Reads::List(Scope::Keys, &request.prefix)).await?;
         let given = |text| Some(text).filter(|text: &&str| !text.is_empty());
         let range = query::Range {
             prefix: &request.prefix,
@@ -331,7 +343,7 @@ impl Api {
         };
         let (page_size, after, owner, owners_max) =
             asked().map_err(|invalid| self.invalid(call, Kind::Read, &invalid))?;
-        let permit = self.permit(call, request.read).await?;
+        let permit = self.permit(call, request.read, Reads::Monitor).await?;
         let looked_at_max = limits::SESSIONS_PER_PAGE_LOOKED_AT_MAX;
         let page = query::list_sessions(&permit.view, after, owner, page_size, looked_at_max);
         let meta = query::meta(&permit.view);

@@ -56,6 +56,13 @@ macro_rules! of_each {
             }
         })*)*
 
+        /// What is said of a request that fails.
+        pub(super) fn kind_of(request: &Request) -> Kind {
+            match request {
+                $($(Request::$variant(_) => kind!($kind),)*)*
+            }
+        }
+
         /// Runs a request of a stream.
         pub(super) async fn dispatch(
             api: &Api,

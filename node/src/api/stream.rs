@@ -34,10 +34,11 @@ use super::{
     direct::{Flights, Ready, Room},
     requests,
     status::Kind,
+    who::Guest,
 };
 use crate::{
     consensus::WhenFull,
-    machine::{command::Owner, limits},
+    machine::limits,
     port::room::{self, Along, ConnectionRoom, Held},
 };
 
@@ -68,18 +69,18 @@ const _: () = {
 pub type Answers = Pin<Box<dyn Stream<Item = Result<v1::StreamExchangeResponse, Status>> + Send>>;
 
 /// Starts one stream.
-pub(crate) fn exchange(
+pub(super) fn exchange(
     api: Api,
     calls: Streaming<v1::StreamExchangeRequest>,
     room: Arc<ConnectionRoom>,
-    from: Option<Owner>,
+    guest: Guest,
     along: Along,
 ) -> Answers {
     let (answers, ready) = mpsc::channel(ANSWERS_QUEUED_MAX);
     let flights = Flights::new(answers.clone());
     let its_api = api.clone();
     tokio::spawn(async move {
-        read_calls(its_api, calls, answers, &flights, room, from).await;
+        read_calls(its_api, calls, answers, &flights, room, Arc::new(guest)).await;
         flights.close();
     });
     packs(api, ready, along).boxed()
@@ -137,7 +138,7 @@ async fn read_calls(
     answers: mpsc::Sender<Ready>,
     flights: &Arc<Flights>,
     connection: Arc<ConnectionRoom>,
-    from: Option<Owner>,
+    guest: Arc<Guest>,
 ) {
     let mut stopping = api.node.stopping.clone();
     loop {
@@ -177,14 +178,19 @@ async fn read_calls(
             let bytes = Arc::clone(&connection).request(size).await;
             let answer = connection.answer(answer_bytes_of(&call)).await;
             let room = Room { place, bytes, answer };
-            let Some((call, room)) = api.start(call, size, room, flights) else { continue };
+            let left = match guest.known() {
+                Some(who) => api.start(call, size, room, who, flights),
+                None => Some((call, room)),
+            };
+            let Some((call, room)) = left else { continue };
+            let guest = Arc::clone(&guest);
             let Room { place, bytes, answer: reserved } = room;
             let connection = Arc::clone(&connection);
             let api = api.clone();
             let answers = answers.clone();
             let flights = Arc::clone(flights);
             tokio::spawn(async move {
-                let answered = run_within(&api, call, from, reserved, &connection).await;
+                let answered = run_within(&api, call, &guest, reserved, &connection).await;
                 flights.end(id);
                 let (answer, reserved) = answered;
                 let _ = answers.send(Ready::Answer(answer, reserved)).await;
@@ -199,18 +205,18 @@ async fn read_calls(
 async fn run_within(
     api: &Api,
     call: v1::Call,
-    from: Option<Owner>,
+    guest: &Guest,
     reserved: Held,
     connection: &ConnectionRoom,
 ) -> (v1::Answer, Held) {
     let again = matches!(&call.request, Some(Request::KeysGet(_))).then(|| call.clone());
-    let answer = run(api, call, from).await;
+    let answer = run(api, call, guest).await;
     match again {
         Some(again) if answer.encoded_len() > reserved.bytes() => {
             // Neither is held while it waits, so nobody waits for a waiter.
             drop((answer, reserved));
             let reserved = connection.answer(limits::VALUE_BYTES_MAX + ITEM_BYTES).await;
-            (run(api, again, from).await, reserved)
+            (run(api, again, guest).await, reserved)
         }
         _ => (answer, reserved),
     }
@@ -226,16 +232,19 @@ fn protocol_error(field: &str, message: &str) -> Status {
 }
 
 /// Runs one call.
-async fn run(api: &Api, call: v1::Call, from: Option<Owner>) -> v1::Answer {
-    let asked = Duration::from_millis(u64::from(call.deadline_ms));
-    let context = api.call(Some(asked), &call.request_id, WhenFull::Wait);
-    let context = super::Call { from, ..context };
-    let response = match call.request {
+async fn run(api: &Api, call: v1::Call, guest: &Guest) -> v1::Answer {
+    let v1::Call { id, deadline_ms, request_id, request } = call;
+    let asked = Duration::from_millis(u64::from(deadline_ms));
+    let context = api.call(Some(asked), &request_id, WhenFull::Wait);
+    let response = match request {
         None => {
             let invalid = super::status::Invalid::new("request", "is required");
             Err(api.invalid(&context, Kind::Write, &invalid))
         }
-        Some(request) => requests::dispatch(api, &context, request).await,
+        Some(request) => match guest.who(api, &context, requests::kind_of(&request)).await {
+            Ok(who) => requests::dispatch(api, &super::Call { who, ..context }, request).await,
+            Err(refused) => Err(refused),
+        },
     };
-    v1::Answer { id: call.id, response: Some(response.unwrap_or_else(Response::Error)) }
+    v1::Answer { id, response: Some(response.unwrap_or_else(Response::Error)) }
 }

@@ -15,6 +15,7 @@ use super::{
     requests::Runs,
     status::{Invalid, Kind},
     stream,
+    who::{Guest, Shown},
 };
 use crate::{
     consensus::WhenFull,
@@ -31,7 +32,7 @@ pub const REQUEST_ID_HEADER: &str = "x-request-id";
 
 impl Api {
     /// The facts of a unary call.
-    fn unary<T: Message>(&self, request: &Request<T>, kind: Kind) -> Result<Call, Status> {
+    async fn unary<T: Message>(&self, request: &Request<T>, kind: Kind) -> Result<Call, Status> {
         let metadata = request.metadata();
         let request_id =
             metadata.get(REQUEST_ID_HEADER).and_then(|id| id.to_str().ok()).unwrap_or_default();
@@ -42,7 +43,9 @@ impl Api {
         };
         let from = request.extensions().get::<Arc<port::Call>>().and_then(|at| at.from());
         let call = self.call_until(deadline, request_id, WhenFull::Refuse);
-        let call = Call { from: from.map(Owner::new), ..call };
+        let shown = Shown::of(metadata, request.extensions().get());
+        let who = self.identify(&call, kind, from.map(Owner::new), &shown).await;
+        let call = Call { who: who.map_err(|error| to_tonic(&error))?, ..call };
         self.check_size(&call, request.get_ref(), kind).map_err(|error| to_tonic(&error))?;
         Ok(call)
     }
@@ -116,7 +119,7 @@ macro_rules! services {
                 request: Request<v1::$request>,
             ) -> Result<Response<v1::$response>, Status> {
                 let kind = <v1::$request as Runs>::KIND;
-                let call = self.unary(&request, kind)?;
+                let call = self.unary(&request, kind).await?;
                 let at = request.extensions().get::<Arc<port::Call>>().cloned();
                 let request = request.into_inner();
                 answered(self, at, &call, kind, request, |request| request.run(self, &call)).await
@@ -143,9 +146,10 @@ impl stream_server::Stream for Api {
             None => ConnectionRoom::new(NodeRoom::new()),
         };
         let from = at.and_then(|at| at.from()).map(Owner::new);
+        let guest = Guest::new(from, Shown::of(request.metadata(), request.extensions().get()));
         let along = Along::default();
         let calls = request.into_inner();
-        let answers = stream::exchange(self.clone(), calls, room, from, along.clone());
+        let answers = stream::exchange(self.clone(), calls, room, guest, along.clone());
         let mut response = Response::new(answers);
         response.extensions_mut().insert(along);
         Ok(response)

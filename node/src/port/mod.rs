@@ -26,6 +26,7 @@
 pub(crate) mod answer;
 pub(crate) mod authority;
 pub(crate) mod call;
+mod client_name;
 pub(crate) mod connection;
 pub(crate) mod date;
 pub(crate) mod deadline;
@@ -42,6 +43,7 @@ use tokio::{sync::watch, task::JoinSet};
 use tonic::body::Body;
 use tower::Service;
 
+pub(crate) use self::client_name::ClientName;
 use self::room::NodeRoom;
 pub(crate) use self::slots::Slots;
 use crate::env::{Connection, Listener, spaced::Spaced};

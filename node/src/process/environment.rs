@@ -8,8 +8,14 @@ use std::collections::BTreeSet;
 const PREFIX: &str = "TALLY_";
 
 /// Read by others of ours, so they may well be there: the command line, deploy/compose.yaml, a build.
-const OF_OTHERS: [&str; 5] =
-    ["TALLY_ENDPOINTS", "TALLY_SHELL_HISTORY", "TALLY_HOST_ADDRESS", "TALLY_IMAGE", "TALLY_COMMIT"];
+const OF_OTHERS: [&str; 6] = [
+    "TALLY_ENDPOINTS",
+    "TALLY_TOKEN",
+    "TALLY_SHELL_HISTORY",
+    "TALLY_HOST_ADDRESS",
+    "TALLY_IMAGE",
+    "TALLY_COMMIT",
+];
 
 /// … and everything that begins like this.
 const OF_TESTS: &str = "TALLY_TEST_";

@@ -105,6 +105,10 @@ arguments! {
     idempotency_window_ms: u64 = "TALLY_IDEMPOTENCY_WINDOW_MS",
     /// First start of a cluster: bytes of remembered idempotency keys.
     idempotency_bytes_max: u64 = "TALLY_IDEMPOTENCY_BYTES_MAX",
+    /// Callers must show who they are; switches it on on the first start of a cluster.
+    authentication: bool = "TALLY_AUTHENTICATION",
+    /// Listen beyond loopback without it: whoever reaches the port reads and writes everything.
+    insecure_listen_without_authentication: bool = "TALLY_INSECURE_LISTEN_WITHOUT_AUTHENTICATION",
     /// Threads that answer and run Raft; 0: half the cores.
     worker_threads: usize = "TALLY_WORKER_THREADS",
     /// How long a shutdown waits for what is in flight, in ms.

@@ -10,7 +10,7 @@
 use std::{
     fs, io,
     io::{Read as _, Write as _},
-    os::unix::fs::{FileExt as _, MetadataExt as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -194,10 +194,12 @@ impl Disk for RealDisk {
     }
 
     async fn open(&self, path: &str, mode: OpenMode) -> io::Result<Box<dyn File>> {
+        // Nobody else's to read: what clients store, and a cluster's first token.
         let file = fs::OpenOptions::new()
             .read(true)
             .write(mode != OpenMode::Read)
             .create_new(mode == OpenMode::CreateNew)
+            .mode(0o600)
             .open(self.path(path))?;
         Ok(Box::new(RealFile { file }))
     }

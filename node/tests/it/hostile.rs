@@ -253,6 +253,7 @@ async fn a_forwarded_write_is_not_forwarded_again() {
         idempotency: None,
         fingerprint: Default::default(),
         action: tally_node::machine::command::Action::Tick,
+        caller: None,
     };
     let propose = peer::ProposeRequest {
         cluster_id: consensus.cluster_id().text(),

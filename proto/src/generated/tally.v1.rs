@@ -99,6 +99,10 @@ pub struct WriteInfo {
     /// With an idempotency key: how much log time was left of that when the answer was given, in ms.
     #[prost(uint64, tag = "3")]
     pub kept_for_ms: u64,
+    /// The caller may not read what it wrote to: values, bounds and whether it existed are left out of the
+    /// answer. What is 0 or empty there is not known.
+    #[prost(bool, tag = "4")]
+    pub values_hidden: bool,
 }
 /// ReadLevel is the promise that a read asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -260,6 +264,763 @@ impl Comparison {
             "COMPARISON_GREATER_OR_EQUAL" => Some(Self::GreaterOrEqual),
             _ => None,
         }
+    }
+}
+/// AuthRule allows something on all items of a scope whose names begin with a prefix.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthRule {
+    /// Counters or keys.
+    #[prost(enumeration = "AuthScope", tag = "1")]
+    pub scope: i32,
+    /// At most 512 bytes; empty for all.
+    #[prost(string, tag = "2")]
+    pub prefix: ::prost::alloc::string::String,
+    /// What is allowed.
+    #[prost(enumeration = "AuthPermission", repeated, tag = "3")]
+    pub permissions: ::prost::alloc::vec::Vec<i32>,
+}
+/// AuthRole is a list of rules. What no rule of no role allows is refused; no rule forbids.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuthRole {
+    /// 1 to 256 bytes.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// At most 256.
+    #[prost(message, repeated, tag = "2")]
+    pub rules: ::prost::alloc::vec::Vec<AuthRule>,
+    /// It allows everything, changing users and members of the cluster included.
+    #[prost(bool, tag = "3")]
+    pub admin: bool,
+    /// It allows to see the state of nodes and sessions.
+    #[prost(bool, tag = "4")]
+    pub monitor: bool,
+}
+/// AuthUser is somebody who calls.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthUser {
+    /// 1 to 256 bytes. A client certificate of this name speaks for the user.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// At most 32.
+    #[prost(string, repeated, tag = "2")]
+    pub roles: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// AuthToken is what speaks for a user. Its secret is not stored.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthToken {
+    /// The id.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// The user.
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+    /// What it is for.
+    #[prost(string, tag = "3")]
+    pub label: ::prost::alloc::string::String,
+    /// Wall clock, in ms since 1970, when it was made.
+    #[prost(uint64, tag = "4")]
+    pub created_wall_time_ms: u64,
+    /// From this time on, by the clock of the node that is shown it, it does not count; 0: never.
+    #[prost(uint64, tag = "5")]
+    pub expires_wall_time_ms: u64,
+}
+/// AuthEnable switches authentication on, makes the user and the role `admin`, and a token for it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthEnable {}
+/// AuthDisable switches it off. Users, roles and tokens stay.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthDisable {}
+/// AuthCreateToken makes a token.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthCreateToken {
+    /// The user that it speaks for.
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    /// What it is for: at most 256 bytes.
+    #[prost(string, tag = "2")]
+    pub label: ::prost::alloc::string::String,
+    /// How long it counts, in ms, by wall clocks; 0: for ever.
+    #[prost(uint64, tag = "3")]
+    pub lifetime_ms: u64,
+}
+/// AuthChangeRequest asks for Auth.Change.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuthChangeRequest {
+    /// Say what would become of it, and change nothing.
+    #[prost(bool, tag = "15")]
+    pub dry_run: bool,
+    /// The change.
+    #[prost(oneof = "auth_change_request::Change", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    pub change: ::core::option::Option<auth_change_request::Change>,
+}
+/// Nested message and enum types in `AuthChangeRequest`.
+pub mod auth_change_request {
+    /// The change.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Change {
+        /// Switch it on.
+        #[prost(message, tag = "1")]
+        Enable(super::AuthEnable),
+        /// Switch it off.
+        #[prost(message, tag = "2")]
+        Disable(super::AuthDisable),
+        /// Make a role, or replace it.
+        #[prost(message, tag = "3")]
+        PutRole(super::AuthRole),
+        /// Remove the role of this name.
+        #[prost(string, tag = "4")]
+        DeleteRole(::prost::alloc::string::String),
+        /// Make a user, or replace its roles.
+        #[prost(message, tag = "5")]
+        PutUser(super::AuthUser),
+        /// Remove the user of this name, with its tokens.
+        #[prost(string, tag = "6")]
+        DeleteUser(::prost::alloc::string::String),
+        /// Make a token.
+        #[prost(message, tag = "7")]
+        CreateToken(super::AuthCreateToken),
+        /// Remove the token with this id.
+        #[prost(uint64, tag = "8")]
+        RevokeToken(u64),
+    }
+}
+/// AuthChangeResponse answers Auth.Change.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthChangeResponse {
+    /// What the answer is worth.
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<ResponseHeader>,
+    /// Id of the user or token that was made; else 0.
+    #[prost(uint64, tag = "2")]
+    pub id: u64,
+    /// The token that was made: it is shown here and nowhere else, ever.
+    #[prost(string, tag = "3")]
+    pub token: ::prost::alloc::string::String,
+}
+/// AuthListRequest asks for Auth.List.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthListRequest {
+    /// The promise asked for.
+    #[prost(message, optional, tag = "1")]
+    pub read: ::core::option::Option<ReadOptions>,
+}
+/// AuthListResponse answers Auth.List.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuthListResponse {
+    /// What the answer is worth.
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<ResponseHeader>,
+    /// Authentication is on.
+    #[prost(bool, tag = "2")]
+    pub enabled: bool,
+    /// By name.
+    #[prost(message, repeated, tag = "3")]
+    pub roles: ::prost::alloc::vec::Vec<AuthRole>,
+    /// In the order in which they were made.
+    #[prost(message, repeated, tag = "4")]
+    pub users: ::prost::alloc::vec::Vec<AuthUser>,
+    /// In the order in which they were made.
+    #[prost(message, repeated, tag = "5")]
+    pub tokens: ::prost::alloc::vec::Vec<AuthToken>,
+}
+/// AuthCanRequest asks for Auth.Can.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthCanRequest {
+    /// The user; empty: the caller.
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    /// All of these.
+    #[prost(enumeration = "AuthPermission", repeated, tag = "2")]
+    pub permissions: ::prost::alloc::vec::Vec<i32>,
+    /// On a counter or a key.
+    #[prost(enumeration = "AuthScope", tag = "3")]
+    pub scope: i32,
+    /// Its name; for READ also a prefix: whether all that begins with it may be listed.
+    #[prost(string, tag = "4")]
+    pub name: ::prost::alloc::string::String,
+    /// The promise asked for.
+    #[prost(message, optional, tag = "5")]
+    pub read: ::core::option::Option<ReadOptions>,
+}
+/// AuthGrant is a rule of a role that decides.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthGrant {
+    /// The role.
+    #[prost(string, tag = "1")]
+    pub role: ::prost::alloc::string::String,
+    /// The rule; nothing if the role is admin.
+    #[prost(message, optional, tag = "2")]
+    pub rule: ::core::option::Option<AuthRule>,
+}
+/// AuthCanResponse answers Auth.Can.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuthCanResponse {
+    /// What the answer is worth.
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<ResponseHeader>,
+    /// The user; empty if authentication is off and the caller is nobody.
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+    /// All of it is allowed.
+    #[prost(bool, tag = "3")]
+    pub allowed: bool,
+    /// The rules that allow it; none while authentication is off.
+    #[prost(message, repeated, tag = "4")]
+    pub grants: ::prost::alloc::vec::Vec<AuthGrant>,
+    /// What no rule allows.
+    #[prost(enumeration = "AuthPermission", repeated, tag = "5")]
+    pub lacks: ::prost::alloc::vec::Vec<i32>,
+    /// Roles of the user.
+    #[prost(string, repeated, tag = "6")]
+    pub roles: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Authentication is on.
+    #[prost(bool, tag = "7")]
+    pub enabled: bool,
+}
+/// AuthScope says which items a rule is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AuthScope {
+    /// Not given: refused.
+    Unspecified = 0,
+    /// Counters.
+    Counters = 1,
+    /// Keys.
+    Keys = 2,
+}
+impl AuthScope {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "AUTH_SCOPE_UNSPECIFIED",
+            Self::Counters => "AUTH_SCOPE_COUNTERS",
+            Self::Keys => "AUTH_SCOPE_KEYS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AUTH_SCOPE_UNSPECIFIED" => Some(Self::Unspecified),
+            "AUTH_SCOPE_COUNTERS" => Some(Self::Counters),
+            "AUTH_SCOPE_KEYS" => Some(Self::Keys),
+            _ => None,
+        }
+    }
+}
+/// AuthPermission is something that a rule allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AuthPermission {
+    /// Not given: refused.
+    Unspecified = 0,
+    /// To see values, bounds and revisions, to compare with them, to list. Whoever may write and not read gets
+    /// answers without values (`WriteInfo.values_hidden`).
+    Read = 1,
+    /// To add to a counter what is not negative. With bounds of the request's own it needs READ, too.
+    Increase = 2,
+    /// To add to a counter what is negative: to spend, and never refill.
+    Decrease = 3,
+    /// To set, put, compare-and-set (with READ) and delete.
+    Write = 4,
+    /// To change a counter's stored bounds.
+    Configure = 5,
+    /// To watch changes as they come.
+    Watch = 6,
+}
+impl AuthPermission {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "AUTH_PERMISSION_UNSPECIFIED",
+            Self::Read => "AUTH_PERMISSION_READ",
+            Self::Increase => "AUTH_PERMISSION_INCREASE",
+            Self::Decrease => "AUTH_PERMISSION_DECREASE",
+            Self::Write => "AUTH_PERMISSION_WRITE",
+            Self::Configure => "AUTH_PERMISSION_CONFIGURE",
+            Self::Watch => "AUTH_PERMISSION_WATCH",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AUTH_PERMISSION_UNSPECIFIED" => Some(Self::Unspecified),
+            "AUTH_PERMISSION_READ" => Some(Self::Read),
+            "AUTH_PERMISSION_INCREASE" => Some(Self::Increase),
+            "AUTH_PERMISSION_DECREASE" => Some(Self::Decrease),
+            "AUTH_PERMISSION_WRITE" => Some(Self::Write),
+            "AUTH_PERMISSION_CONFIGURE" => Some(Self::Configure),
+            "AUTH_PERMISSION_WATCH" => Some(Self::Watch),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+#[cfg(feature = "client")]
+pub mod auth_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Auth says who may do what. While authentication is off everybody may do everything, this included. While it
+    /// is on, a caller shows a token (metadata `authorization: Bearer TOKEN`) or a client certificate whose name
+    /// is a user's; what it shows nothing for is refused with UNAUTHENTICATED, and what its roles do not allow
+    /// with PERMISSION_DENIED, before anything is looked at.
+    ///
+    /// Users, roles and tokens are replicated state. Writes are judged by the rights as of their own log entry,
+    /// reads by those of the state that they read: so LOCAL and BOUNDED reads by rights of that age.
+    #[derive(Debug, Clone)]
+    pub struct AuthClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl AuthClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> AuthClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> AuthClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            AuthClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Change changes users, roles or tokens. It needs a role that is admin. Refusals: FAILED_PRECONDITION
+        /// `ROLE_IN_USE`, `LAST_ADMIN` (nobody could change anything any more), `AUTHENTICATION_ENABLED`; NOT_FOUND
+        /// `ROLE_NOT_FOUND`, `USER_NOT_FOUND`, `TOKEN_NOT_FOUND`; RESOURCE_EXHAUSTED `AUTH_TABLE_FULL` (all of it
+        /// may have 1 MiB).
+        pub async fn change(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AuthChangeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AuthChangeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/tally.v1.Auth/Change");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tally.v1.Auth", "Change"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// List shows users, roles and tokens, without anything secret. It needs a role that is admin.
+        pub async fn list(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AuthListRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AuthListResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/tally.v1.Auth/List");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tally.v1.Auth", "List"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Can says whether a user may do something, and which rules decide. Anybody may ask of itself; of others
+        /// it needs a role that is admin.
+        pub async fn can(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AuthCanRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AuthCanResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/tally.v1.Auth/Can");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tally.v1.Auth", "Can"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+#[cfg(feature = "server")]
+pub mod auth_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with AuthServer.
+    #[async_trait]
+    pub trait Auth: std::marker::Send + std::marker::Sync + 'static {
+        /// Change changes users, roles or tokens. It needs a role that is admin. Refusals: FAILED_PRECONDITION
+        /// `ROLE_IN_USE`, `LAST_ADMIN` (nobody could change anything any more), `AUTHENTICATION_ENABLED`; NOT_FOUND
+        /// `ROLE_NOT_FOUND`, `USER_NOT_FOUND`, `TOKEN_NOT_FOUND`; RESOURCE_EXHAUSTED `AUTH_TABLE_FULL` (all of it
+        /// may have 1 MiB).
+        async fn change(
+            &self,
+            request: tonic::Request<super::AuthChangeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AuthChangeResponse>,
+            tonic::Status,
+        >;
+        /// List shows users, roles and tokens, without anything secret. It needs a role that is admin.
+        async fn list(
+            &self,
+            request: tonic::Request<super::AuthListRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AuthListResponse>,
+            tonic::Status,
+        >;
+        /// Can says whether a user may do something, and which rules decide. Anybody may ask of itself; of others
+        /// it needs a role that is admin.
+        async fn can(
+            &self,
+            request: tonic::Request<super::AuthCanRequest>,
+        ) -> std::result::Result<tonic::Response<super::AuthCanResponse>, tonic::Status>;
+    }
+    /// Auth says who may do what. While authentication is off everybody may do everything, this included. While it
+    /// is on, a caller shows a token (metadata `authorization: Bearer TOKEN`) or a client certificate whose name
+    /// is a user's; what it shows nothing for is refused with UNAUTHENTICATED, and what its roles do not allow
+    /// with PERMISSION_DENIED, before anything is looked at.
+    ///
+    /// Users, roles and tokens are replicated state. Writes are judged by the rights as of their own log entry,
+    /// reads by those of the state that they read: so LOCAL and BOUNDED reads by rights of that age.
+    #[derive(Debug)]
+    pub struct AuthServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> AuthServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for AuthServer<T>
+    where
+        T: Auth,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/tally.v1.Auth/Change" => {
+                    #[allow(non_camel_case_types)]
+                    struct ChangeSvc<T: Auth>(pub Arc<T>);
+                    impl<T: Auth> tonic::server::UnaryService<super::AuthChangeRequest>
+                    for ChangeSvc<T> {
+                        type Response = super::AuthChangeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AuthChangeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Auth>::change(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ChangeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tally.v1.Auth/List" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSvc<T: Auth>(pub Arc<T>);
+                    impl<T: Auth> tonic::server::UnaryService<super::AuthListRequest>
+                    for ListSvc<T> {
+                        type Response = super::AuthListResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AuthListRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Auth>::list(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tally.v1.Auth/Can" => {
+                    #[allow(non_camel_case_types)]
+                    struct CanSvc<T: Auth>(pub Arc<T>);
+                    impl<T: Auth> tonic::server::UnaryService<super::AuthCanRequest>
+                    for CanSvc<T> {
+                        type Response = super::AuthCanResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AuthCanRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Auth>::can(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CanSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for AuthServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "tally.v1.Auth";
+    impl<T> tonic::server::NamedService for AuthServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
     }
 }
 /// ClusterStatusRequest asks for Cluster.Status.
@@ -4342,7 +5103,7 @@ pub struct Call {
     /// The request. Required.
     #[prost(
         oneof = "call::Request",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 60, 61, 62"
     )]
     pub request: ::core::option::Option<call::Request>,
 }
@@ -4420,6 +5181,15 @@ pub mod call {
         /// Cluster.TransferLeader.
         #[prost(message, tag = "54")]
         ClusterTransferLeader(super::ClusterTransferLeaderRequest),
+        /// Auth.Change.
+        #[prost(message, tag = "60")]
+        AuthChange(super::AuthChangeRequest),
+        /// Auth.List.
+        #[prost(message, tag = "61")]
+        AuthList(super::AuthListRequest),
+        /// Auth.Can.
+        #[prost(message, tag = "62")]
+        AuthCan(super::AuthCanRequest),
     }
 }
 /// StreamExchangeResponse is a pack of answers: as many as were ready.
@@ -4438,7 +5208,7 @@ pub struct Answer {
     /// The response, or the error.
     #[prost(
         oneof = "answer::Response",
-        tags = "2, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54"
+        tags = "2, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 60, 61, 62"
     )]
     pub response: ::core::option::Option<answer::Response>,
 }
@@ -4519,6 +5289,15 @@ pub mod answer {
         /// Cluster.TransferLeader.
         #[prost(message, tag = "54")]
         ClusterTransferLeader(super::ClusterTransferLeaderResponse),
+        /// Auth.Change.
+        #[prost(message, tag = "60")]
+        AuthChange(super::AuthChangeResponse),
+        /// Auth.List.
+        #[prost(message, tag = "61")]
+        AuthList(super::AuthListResponse),
+        /// Auth.Can.
+        #[prost(message, tag = "62")]
+        AuthCan(super::AuthCanResponse),
     }
 }
 /// CallStatus has the fields and numbers of google.rpc.Status.
