@@ -7,6 +7,7 @@ use tally_proto::v1;
 use crate::{
     consensus::{Consensus, leader::Role},
     machine::query,
+    tls::Certificate,
 };
 
 /// What a node says of itself that is not consensus's to know.
@@ -19,6 +20,8 @@ pub trait SelfReport: Send + Sync + 'static {
     fn disk_free_bytes(&self) -> u64;
     /// What it last complained of.
     fn note(&self) -> String;
+    /// The certificates in use.
+    fn certificates(&self) -> Vec<Certificate>;
     /// Why it serves LOCAL reads only, if so.
     fn local_reads_only(&self) -> Option<String>;
 }
