@@ -28,8 +28,14 @@ fn never_sent(status: &tonic::Status) -> bool {
     false
 }
 
-/// What a person is told of a failed call.
+/// What a person is told of a failed call: of a connection the innermost cause, which says more than "transport
+/// error".
 fn reason_of(status: &tonic::Status) -> String {
+    let mut causes =
+        std::iter::successors(std::error::Error::source(status), |error| error.source());
+    if let Some(cause) = causes.by_ref().find(|cause| cause.is::<DialFailed>()).or(causes.last()) {
+        return cause.to_string();
+    }
     match status.message() {
         "" => status.code().description().to_owned(),
         message => message.to_owned(),

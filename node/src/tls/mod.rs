@@ -30,6 +30,7 @@ use std::{
 };
 
 use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 pub use self::uses::Certificate;
@@ -40,6 +41,9 @@ use self::{
     uses::Warnings,
 };
 use crate::env::{Clock, Connection};
+
+/// So long an alert has to reach a caller that is refused.
+const ALERT_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// How often the files are looked at. One that changes is in use within twice this.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -254,7 +258,14 @@ impl Secured {
     ) -> io::Result<(Connection, Caller)> {
         let (stream, from) = connection.into_parts();
         let acceptor = TlsAcceptor::from(Arc::clone(&self.loaded().server));
-        let stream = acceptor.accept(Prefixed::new(head, stream)).await?;
+        let accepting = acceptor.accept(Prefixed::new(head, stream)).into_fallible();
+        let stream = match accepting.await {
+            Ok(stream) => stream,
+            Err((error, stream)) => {
+                let _ = tokio::time::timeout(ALERT_TIME_MAX, read_out(stream)).await;
+                return Err(verify::in_words(error));
+            }
+        };
         let certificates = stream.get_ref().1.peer_certificates();
         let caller = match certificates.and_then(<[_]>::first) {
             Some(certificate) => self.wanted.caller(certificate),
@@ -273,7 +284,17 @@ impl Secured {
         let dialler = loaded.dialler.clone().ok_or(io::ErrorKind::Unsupported)?;
         let name = ServerName::try_from(verify::asked_name(node_id)).map_err(io::Error::other)?;
         let (stream, from) = connection.into_parts();
-        let stream = TlsConnector::from(dialler).connect(name, stream).await?;
+        let connecting = TlsConnector::from(dialler).connect(name, stream).await;
+        let stream = connecting.map_err(verify::in_words)?;
         Ok(Connection::again(stream, from))
     }
+}
+
+/// Closes our side, and reads what the other one sent: the system drops an alert that is under way to somebody whose
+/// bytes nobody wanted.
+async fn read_out(mut stream: Prefixed) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut sent = [0; 1024];
+    while stream.read(&mut sent).await? > 0 {}
+    Ok(())
 }

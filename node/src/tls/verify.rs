@@ -55,6 +55,17 @@ fn refused(wrong: WrongName) -> Error {
     CertificateError::Other(OtherError(Arc::new(wrong))).into()
 }
 
+/// An error of a handshake in our own words, if they are what it is about: rustls would show them as code.
+pub(super) fn in_words(error: std::io::Error) -> std::io::Error {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match inner {
+        Some(Error::InvalidCertificate(CertificateError::Other(OtherError(wrong)))) => {
+            std::io::Error::new(error.kind(), wrong.to_string())
+        }
+        _ => error,
+    }
+}
+
 const NAME_END: &str = ".node.tally";
 
 /// What a node asks for in its handshake with another one. It is in no certificate: it tells
