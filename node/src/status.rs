@@ -86,7 +86,17 @@ impl OwnStatus {
             revision: meta.revision,
             log_time_ms: meta.log_time_ms,
             local_reads_only: report.local_reads_only().unwrap_or_default(),
+            certificates: report.certificates().into_iter().map(certificate_to_wire).collect(),
         }
+    }
+}
+
+fn certificate_to_wire(certificate: Certificate) -> v1::Certificate {
+    v1::Certificate {
+        key: certificate.key.to_owned(),
+        name: certificate.name,
+        not_before_wall_time_ms: certificate.not_before_ms,
+        not_after_wall_time_ms: certificate.not_after_ms,
     }
 }
 
