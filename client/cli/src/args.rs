@@ -39,7 +39,7 @@ pub(crate) struct Common {
     /// it is said of reads that are not linearizable in any case.
     #[arg(long, short, global = true, help_heading = GLOBAL)]
     pub(crate) verbose: bool,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = GLOBAL)]
     pub(crate) tls: TlsOptions,
     /// How long a call may take in all, its retries included: a number with ms, s, m or h.
     #[arg(long, global = true, default_value = "10s", value_name = "TIME", help_heading = GLOBAL)]

@@ -9,24 +9,24 @@ use clap::Args;
 use tally_client::{Builder, Client, Tls};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
-use crate::{args::GLOBAL, output::Failure};
+use crate::output::Failure;
 
 /// The options of TLS, which every command has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub(crate) struct TlsOptions {
     /// Speak TLS, and trust the CAs in this file (PEM). Default: the file in TALLY_TLS_CA. Endpoints with https://
     /// speak it too, and trust what the operating system trusts where no file is named.
-    #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL)]
+    #[arg(long, global = true, value_name = "FILE")]
     pub(crate) tls_ca: Option<PathBuf>,
     /// Show this certificate, with its chain (PEM), to nodes that ask who calls. Default: the file in TALLY_TLS_CERT.
-    #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL)]
+    #[arg(long, global = true, value_name = "FILE")]
     pub(crate) tls_cert: Option<PathBuf>,
     /// The key of --tls-cert (PEM). Default: the file in TALLY_TLS_KEY.
-    #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL)]
+    #[arg(long, global = true, value_name = "FILE")]
     pub(crate) tls_key: Option<PathBuf>,
     /// Look for this name in the nodes' certificates, and not for the host of each address. Default: the name in
     /// TALLY_TLS_SERVER_NAME.
-    #[arg(long, global = true, value_name = "NAME", help_heading = GLOBAL)]
+    #[arg(long, global = true, value_name = "NAME")]
     pub(crate) tls_server_name: Option<String>,
 }
 

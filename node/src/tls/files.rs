@@ -63,7 +63,7 @@ pub(super) fn problem_of(key: &'static str, path: &Path, problem: &str) -> TlsEr
     TlsError { key, problem: format!("{}: {problem}", path.display()) }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     let length = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
     if length > FILE_BYTES_MAX {
         return Err(format!("it has {length} bytes, and at most {FILE_BYTES_MAX} are read"));
@@ -71,7 +71,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|error| error.to_string())
 }
 
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let all = all.map_err(|error| format!("no PEM: {error}"))?;
     if all.is_empty() {

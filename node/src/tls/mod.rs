@@ -16,6 +16,7 @@
 //!
 //! Leaves out: how handshakes are bounded (`port`).
 
+mod ask;
 mod files;
 mod material;
 mod prefixed;
@@ -33,7 +34,10 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-pub use self::uses::Certificate;
+pub use self::{
+    ask::{Asking, Trusted},
+    uses::Certificate,
+};
 use self::{
     files::Contents,
     material::{Loaded, Wanted},

@@ -71,6 +71,7 @@ const ONLY_IN: [(&str, &[&str]); 10] = [
             "node/src/peer/",
             "node/src/port/",
             "node/src/node.rs",
+            "node/src/process/ask.rs",
             "node/src/process/dev.rs",
             "node/src/process/health.rs",
         ],

@@ -49,6 +49,13 @@ impl Facts {
         })
     }
 
+    /// Reads the first certificate in a PEM.
+    pub fn of_pem(pem: &str) -> Result<Facts, NotACertificate> {
+        let parsed = x509_parser::pem::parse_x509_pem(pem.as_bytes());
+        let (_, parsed) = parsed.map_err(|error| NotACertificate(error.to_string()))?;
+        Facts::of(&parsed.contents)
+    }
+
     /// The one name that it is known by: the first URI, else the first host name, else the common name.
     pub fn name(&self) -> Option<&str> {
         let first = self.uris.first().or(self.hosts.first()).or(self.common_name.as_ref())?;
