@@ -303,7 +303,7 @@ impl Builder {
     /// Speaks TLS to all nodes, as this says; also to those whose addresses other nodes tell of. Endpoints with
     /// `https://` do the same with [`Tls::new`](crate::Tls::new).
     ///
-    /// A node of this release speaks no TLS itself: something before it has to.
+    /// Nodes speak it with `client_tls_cert_file`.
     ///
     /// ```
     /// # let builder = tally_client::Client::builder(["127.0.0.1:7401"]);

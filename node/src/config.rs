@@ -9,7 +9,7 @@
 //! `docs/configuration.md` is checked against all of them at once. A part is given what it
 //! needs as values: only the process, the composition root and `consensus::raft_config` read this.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,23 @@ pub struct Config {
     /// Form the cluster when a majority of `initial_cluster` is there. Without it every first member
     /// must be seen: else two nodes of three that lost their data would form a new, empty cluster.
     pub form_without_all: bool,
+    /// Name of the cluster in the certificates of its nodes, `tally://NAME/node/ID`. Only with peer_tls_cert_file.
+    pub cluster_name: String,
+    /// TLS of the client port: certificate with its chain (PEM). Empty: no TLS.
+    pub client_tls_cert_file: PathBuf,
+    /// … and its key.
+    pub client_tls_key_file: PathBuf,
+    /// CAs whose clients are known by their certificates (PEM). A client may still show none. Empty: none is asked
+    /// for.
+    pub client_tls_ca_file: PathBuf,
+    /// Mutual TLS between nodes: certificate of this node with its chain (PEM). Empty: no TLS.
+    pub peer_tls_cert_file: PathBuf,
+    /// … and its key.
+    pub peer_tls_key_file: PathBuf,
+    /// CAs that sign for the nodes (PEM).
+    pub peer_tls_ca_file: PathBuf,
+    /// Listen on addresses other than loopback without TLS: whoever reaches them reads and writes everything.
+    pub insecure_listen_without_tls: bool,
     /// Heartbeats of a leader, in ms.
     pub heartbeat_interval_ms: u64,
     /// A follower that hears nothing for a random time between this, in ms, …
@@ -123,6 +140,14 @@ impl Default for Config {
             peer_advertise: String::new(),
             initial_cluster: InitialCluster::default(),
             form_without_all: false,
+            cluster_name: "tally".to_owned(),
+            client_tls_cert_file: PathBuf::new(),
+            client_tls_key_file: PathBuf::new(),
+            client_tls_ca_file: PathBuf::new(),
+            peer_tls_cert_file: PathBuf::new(),
+            peer_tls_key_file: PathBuf::new(),
+            peer_tls_ca_file: PathBuf::new(),
+            insecure_listen_without_tls: false,
             heartbeat_interval_ms: 60,
             election_timeout_ms_min: 180,
             election_timeout_ms_max: 300,
@@ -226,6 +251,7 @@ impl Config {
             "initial_cluster",
             || format!("does not name this node, {}", self.node_id),
         )?;
+        self.validate_tls()?;
         check(self.heartbeat_interval_ms >= 10, "heartbeat_interval_ms", || {
             "must be at least 10".to_owned()
         })?;
@@ -280,6 +306,72 @@ impl Config {
         Ok(())
     }
 
+    /// Checks which files of TLS are named, and that nothing is listened on in the open by accident.
+    fn validate_tls(&self) -> Result<(), ConfigError> {
+        let wrong = |key, problem: String| Err(ConfigError { key, problem });
+        let is_set = |path: &PathBuf| !path.as_os_str().is_empty();
+        let (client_cert, client_key) =
+            (is_set(&self.client_tls_cert_file), is_set(&self.client_tls_key_file));
+        if client_cert != client_key {
+            let (missing, other) = match client_cert {
+                true => ("client_tls_key_file", "client_tls_cert_file"),
+                false => ("client_tls_cert_file", "client_tls_key_file"),
+            };
+            return wrong(missing, format!("is not set, and {other} is"));
+        }
+        if is_set(&self.client_tls_ca_file) && !client_cert {
+            return wrong(
+                "client_tls_cert_file",
+                "is not set, and client_tls_ca_file is".to_owned(),
+            );
+        }
+        let peer = [
+            ("peer_tls_cert_file", is_set(&self.peer_tls_cert_file)),
+            ("peer_tls_key_file", is_set(&self.peer_tls_key_file)),
+            ("peer_tls_ca_file", is_set(&self.peer_tls_ca_file)),
+        ];
+        if let (Some((set, _)), Some((missing, _))) =
+            (peer.iter().find(|(_, is_set)| *is_set), peer.iter().find(|(_, is_set)| !is_set))
+        {
+            return wrong(
+                missing,
+                format!("is not set, and {set} is: nodes prove who they are to each other"),
+            );
+        }
+        if !tally_certificates::is_cluster_name(&self.cluster_name) {
+            let problem = "must be 1 to 64 letters, digits, '-', '_' and '.'".to_owned();
+            return wrong("cluster_name", problem);
+        }
+        for (key, address, port, has_tls, files) in [
+            (
+                "client_listen",
+                &self.client_listen,
+                "client",
+                client_cert,
+                "cert_file and client_tls_key_file",
+            ),
+            (
+                "peer_listen",
+                &self.peer_listen,
+                "peer",
+                peer[0].1,
+                "cert_file, peer_tls_key_file and peer_tls_ca_file",
+            ),
+        ] {
+            if !has_tls && !self.insecure_listen_without_tls && !is_loopback(address) {
+                return wrong(
+                    key,
+                    format!(
+                        "{address:?} is reached from other machines, and without TLS whoever reaches it, or is on \
+                         the way, reads and changes everything. Set {port}_tls_{files}, or give that up with \
+                         insecure_listen_without_tls = true"
+                    ),
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// Address of the client port, as clients reach it.
     pub fn client_address(&self) -> String {
         if self.client_advertise.is_empty() {
@@ -327,6 +419,13 @@ fn is_address(text: &str) -> bool {
 
 fn is_unspecified(address: &str) -> bool {
     address.starts_with("0.0.0.0:") || address.starts_with("[::]:")
+}
+
+/// Whether only this machine reaches it. Of a name nothing is known but for `localhost`.
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// The first members: node id and address of the peer port.
@@ -399,7 +498,7 @@ mod tests {
     #[test]
     fn each_check_names_its_key() {
         type Breaks = fn(&mut Config);
-        let broken: [(&str, Breaks); 10] = [
+        let broken: [(&str, Breaks); 17] = [
             ("client_listen", |config| config.client_listen = "7401".into()),
             ("peer_advertise", |config| config.peer_listen = "0.0.0.0:7501".into()),
             ("initial_cluster", |config| {
@@ -412,12 +511,44 @@ mod tests {
             ("write_bytes_in_flight", |config| config.write_bytes_in_flight = 1 << 20),
             ("sessions_share_percent", |config| config.sessions_share_percent = 101),
             ("worker_threads", |config| config.worker_threads = 2000),
+            ("client_listen", |config| {
+                config.client_listen = "0.0.0.0:7401".into();
+                config.client_advertise = "node1:7401".into();
+            }),
+            ("peer_listen", |config| config.peer_listen = "node1:7501".into()),
+            ("client_tls_key_file", |config| config.client_tls_cert_file = "a".into()),
+            ("client_tls_cert_file", |config| config.client_tls_key_file = "a".into()),
+            ("client_tls_cert_file", |config| config.client_tls_ca_file = "a".into()),
+            ("peer_tls_key_file", |config| {
+                (config.peer_tls_cert_file, config.peer_tls_ca_file) = ("a".into(), "b".into());
+            }),
+            ("cluster_name", |config| config.cluster_name = "a/b".into()),
         ];
         for (key, breaks) in broken {
             let mut config = valid();
             breaks(&mut config);
             assert_eq!(config.validate().unwrap_err().key, key);
         }
+    }
+
+    #[test]
+    fn other_machines_reach_a_node_over_tls_or_by_the_operators_word() {
+        for loopback in ["127.0.0.1:1", "127.8.9.1:1", "[::1]:1", "localhost:1"] {
+            assert!(is_loopback(loopback), "{loopback}");
+        }
+        for open in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "node1:1", "localhost.example:1"] {
+            assert!(!is_loopback(open), "{open}");
+        }
+        let mut config = valid();
+        (config.client_listen, config.peer_listen) = ("10.0.0.1:1".into(), "10.0.0.1:2".into());
+        let said = config.validate().unwrap_err().to_string();
+        for named in ["client_listen", "client_tls_cert_file", "insecure_listen_without_tls"] {
+            assert!(said.contains(named), "{said}");
+        }
+        (config.client_tls_cert_file, config.client_tls_key_file) = ("a".into(), "b".into());
+        assert_eq!(config.validate().unwrap_err().key, "peer_listen", "each port by itself");
+        config.insecure_listen_without_tls = true;
+        config.validate().unwrap();
     }
 
     #[test]

@@ -12,9 +12,10 @@ pub mod consensus;
 pub mod env;
 pub mod node;
 pub mod peer;
-mod port;
+pub mod port;
 pub mod process;
 pub mod status;
+pub mod tls;
 
 pub use tally_machine as machine;
 pub use tally_storage as storage;

@@ -40,7 +40,7 @@ use tonic::service::Routes;
 pub use self::error::{NodeError, system_error_needs_a_person};
 use self::{
     beside::{follow_cluster_id, hand_over_when_full},
-    peering::Met,
+    peering::{Met, Newcomer},
     report::Report,
     starting::{Starting, WaitingPort},
     stored::Stored,
@@ -61,9 +61,10 @@ use crate::{
     },
     env::{Env, identity::Identity, storage_guard::StorageGuard},
     peer::{hello::NotWelcome, network::NetworkFactory, peers::Peers},
-    port::{Slots, room::NodeRoom},
+    port::{Entrance, Slots, room::NodeRoom},
     status::{OwnStatus, SelfReport},
     storage::{state::StateStore, wal::SpaceState},
+    tls::{self, Tls},
 };
 
 /// Logs of its parts have its name too: one filter finds them all, and traces of a seed can be compared
@@ -94,7 +95,8 @@ impl Node {
     /// Starts a node. When this returns it answers on both ports; it may still look for a leader.
     pub async fn start(config: Config, env: Env) -> Result<Node, NodeError> {
         let starting = Starting::new(config.node_id);
-        let waiting_port = WaitingPort::open(&config, &env, Arc::clone(&starting));
+        let tls = Tls::open(&tls_settings(&config), &env.clock)?;
+        let waiting_port = WaitingPort::open(&config, &env, Arc::clone(&starting), tls.client());
         let (incarnation, nonce) = (env.random.next_u128(), env.random.next_u128());
         let identity = Identity::open(Arc::clone(&env.disk), config.node_id, incarnation).await?;
         let identity = Arc::new(identity);
@@ -128,6 +130,7 @@ impl Node {
 
         let election_timeout_max = Duration::from_millis(config.election_timeout_ms_max);
         let started_empty = recovered.last.is_none() && state.applied().is_none();
+        let newcomer = Newcomer { identity: &identity, log: &log, state: &state, started_empty };
         let Met {
             peers,
             cluster_id,
@@ -140,8 +143,8 @@ impl Node {
             greeting,
             refused,
             clients_max,
-        } = peering::meet(&config, &env, &identity, &log, &state, started_empty, &starting).await?;
-        let mut running = vec![greeting];
+        } = peering::meet(&config, &env, newcomer, &starting, tls.peer()).await?;
+        let mut running = vec![greeting, tokio::spawn(Arc::clone(&tls).watch())];
         let (stop, stopped) = watch::channel(false);
         let appended_bytes = Arc::new(AtomicU64::new(0));
         let (applied_sender, applied) = watch::channel(0);
@@ -199,6 +202,7 @@ impl Node {
             guard: Arc::clone(&guard),
             local_reads_only: AtomicBool::new(local_reads_only),
             slots: Arc::clone(&slots),
+            tls: Arc::clone(&tls),
         });
         let space = log.space();
         let has_segment = move || *space.borrow() == SpaceState::Ok;
@@ -273,7 +277,7 @@ impl Node {
         let room = NodeRoom::new();
         let client_server = tokio::spawn(api::server::serve(
             api.clone(),
-            listener,
+            Entrance { listener, tls: tls.client() },
             health,
             routes,
             Arc::clone(&slots),
@@ -298,6 +302,24 @@ impl Node {
             refused,
             shutdown_grace: Duration::from_millis(config.shutdown_grace_ms),
         })
+    }
+}
+
+/// What the configuration says of TLS.
+fn tls_settings(config: &Config) -> tls::Settings {
+    tls::Settings {
+        node_id: config.node_id,
+        cluster_name: config.cluster_name.clone(),
+        client: tls::Files {
+            certificate: config.client_tls_cert_file.clone(),
+            key: config.client_tls_key_file.clone(),
+            ca: config.client_tls_ca_file.clone(),
+        },
+        peer: tls::Files {
+            certificate: config.peer_tls_cert_file.clone(),
+            key: config.peer_tls_key_file.clone(),
+            ca: config.peer_tls_ca_file.clone(),
+        },
     }
 }
 

@@ -8,6 +8,7 @@ mod args;
 mod audit;
 mod bench;
 mod book;
+mod cert;
 mod cleanup;
 mod counter;
 mod demo;
@@ -26,6 +27,7 @@ mod procs;
 mod session;
 mod shell;
 mod status;
+mod tls;
 mod version;
 mod waiting;
 mod worth;
@@ -111,6 +113,11 @@ enum Command {
     },
     /// Runs an atomic step over counters and keys, given as JSON.
     Apply(apply::Apply),
+    /// Makes certificates for development and small clusters: a CA, and what it signs for nodes and clients.
+    Cert {
+        #[command(subcommand)]
+        command: cert::Cert,
+    },
     /// Shows the nodes: roles, terms, log and applied index, lag, disk.
     Status(status::StatusOptions),
     /// Measures throughput and latency: in a closed loop, or at a fixed rate.
@@ -207,6 +214,7 @@ async fn run(arguments: Arguments, output: Output) -> Result<Exit, Failure> {
         }
         Command::Fill(fill) => fill::run(common, fill, output).await,
         Command::Demo(demo) => demo::run(common, demo, output).await,
+        Command::Cert { command } => cert::run(command, output),
         Command::Shell(_) => unreachable!("it has run"),
         Command::Counter { .. }
         | Command::Kv { .. }
@@ -237,7 +245,8 @@ async fn ask(client: &Client, command: &Command, output: Output) -> Result<Exit,
 /// does not wait long for nodes that nobody has started.
 pub(crate) fn client(common: &Common, waiting: &Waiting) -> Result<Client, Failure> {
     let waiting = waiting.clone();
-    let builder = Client::builder(common.endpoints.clone())
+    let builder = common
+        .builder()?
         .deadline(common.deadline.0)
         .transport(Transport::Stream)
         .give_up_unheard(UNHEARD_MAX)
@@ -249,7 +258,7 @@ pub(crate) fn client(common: &Common, waiting: &Waiting) -> Result<Client, Failu
 /// A client for what is nice to know, and not worth a wait.
 fn nodes_for_a_moment(common: &Common) -> Result<Client, Failure> {
     let deadline = common.deadline.0.min(version::NODES_WITHIN);
-    let builder = Client::builder(common.endpoints.clone()).deadline(deadline).one_shot();
+    let builder = common.builder()?.deadline(deadline).one_shot();
     let builder = builder.give_up_unheard(version::UNHEARD_MAX);
     builder.build().map_err(|error| Failure::usage(error.message().to_owned()))
 }

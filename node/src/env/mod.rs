@@ -211,6 +211,17 @@ impl Connection {
         Connection { from: Some(from), ..Connection::new(stream) }
     }
 
+    /// The stream below and who connected, for a layer between ([`Connection::again`]). Nothing may have been
+    /// written that was not flushed.
+    pub(crate) fn into_parts(self) -> (Box<dyn Stream>, Option<IpAddr>) {
+        (self.stream.into_inner(), self.from)
+    }
+
+    /// A connection again, over what was put on top of its stream.
+    pub(crate) fn again(stream: impl Stream, from: Option<IpAddr>) -> Self {
+        Connection { from, ..Connection::new(stream) }
+    }
+
     /// Who connected, if that is known.
     pub(crate) fn from(&self) -> Option<IpAddr> {
         self.from

@@ -12,6 +12,7 @@ pub mod peers;
 pub(crate) mod roster;
 pub(crate) mod server;
 pub mod service;
+mod speaker;
 
 /// Largest message between nodes, in bytes. An append carries at most
 /// [`APPEND_BYTES_MAX`] or one entry, and an entry at most one request and its frame.

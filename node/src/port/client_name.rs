@@ -1,6 +1,11 @@
-//! The name in a client's certificate.
+//! Who a client is, where its certificate proves it.
 
-/// The name in the certificate that a client has shown and that was verified. In the extensions of each of its
-/// requests.
+/// The name in the client's certificate, which was verified ([`crate::tls`]): its first URI among the alternative
+/// names, else its first host name, else its common name. In the extensions of each request of a connection over
+/// which a client showed one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ClientName(pub(crate) String);
+
+/// The node that calls, as its certificate proves it. In the extensions of each request to a peer port with TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CallingNode(pub(crate) u64);

@@ -63,6 +63,22 @@ arguments! {
     initial_cluster: InitialCluster = "TALLY_INITIAL_CLUSTER",
     /// Form the cluster when a majority of the first members is there; without it all must be.
     form_without_all: bool = "TALLY_FORM_WITHOUT_ALL",
+    /// Name of the cluster in its nodes' certificates, tally://NAME/node/ID.
+    cluster_name: String = "TALLY_CLUSTER_NAME",
+    /// TLS of the client port: certificate with its chain (PEM).
+    client_tls_cert_file: PathBuf = "TALLY_CLIENT_TLS_CERT_FILE",
+    /// Key of that certificate (PEM).
+    client_tls_key_file: PathBuf = "TALLY_CLIENT_TLS_KEY_FILE",
+    /// CAs of clients that show who they are (PEM); a client may show nothing.
+    client_tls_ca_file: PathBuf = "TALLY_CLIENT_TLS_CA_FILE",
+    /// Mutual TLS between nodes: this node's certificate with its chain (PEM).
+    peer_tls_cert_file: PathBuf = "TALLY_PEER_TLS_CERT_FILE",
+    /// Key of that certificate (PEM).
+    peer_tls_key_file: PathBuf = "TALLY_PEER_TLS_KEY_FILE",
+    /// CAs that sign for the nodes (PEM).
+    peer_tls_ca_file: PathBuf = "TALLY_PEER_TLS_CA_FILE",
+    /// Listen on other addresses than loopback without TLS: whoever reaches them reads and writes everything.
+    insecure_listen_without_tls: bool = "TALLY_INSECURE_LISTEN_WITHOUT_TLS",
     /// Heartbeats of a leader, in ms.
     heartbeat_interval_ms: u64 = "TALLY_HEARTBEAT_INTERVAL_MS",
     /// Lower end of the election timeout, in ms.

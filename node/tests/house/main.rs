@@ -24,27 +24,44 @@ const PACKAGES: [&str; 6] = [
 ];
 
 /// Of `tally-node`: what each part may know of the others. A part is a folder or a file of `node/src`.
-const MAY_KNOW: [(&str, &[&str]); 9] = [
+const MAY_KNOW: [(&str, &[&str]); 10] = [
     ("env", &["machine", "storage"]),
     ("config", &["machine"]),
     ("consensus", &["config", "env", "machine", "storage"]),
-    ("port", &["env", "machine"]),
-    ("status", &["consensus", "machine"]),
-    ("peer", &["consensus", "env", "machine", "port", "status", "storage"]),
-    ("api", &["consensus", "env", "machine", "peer", "port", "status"]),
+    ("tls", &["env"]),
+    ("port", &["env", "machine", "tls"]),
+    ("status", &["consensus", "machine", "tls"]),
+    ("peer", &["consensus", "env", "machine", "port", "status", "storage", "tls"]),
+    ("api", &["consensus", "env", "machine", "peer", "port", "status", "tls"]),
     (
         "node",
-        &["api", "config", "consensus", "env", "machine", "peer", "port", "status", "storage"],
+        &[
+            "api",
+            "config",
+            "consensus",
+            "env",
+            "machine",
+            "peer",
+            "port",
+            "status",
+            "storage",
+            "tls",
+        ],
     ),
-    ("process", &["config", "env", "node", "storage"]),
+    ("process", &["config", "env", "node", "storage", "tls"]),
 ];
 
 /// Words, and the only files that may have them outside of comments and strings: each a prefix of paths.
-const ONLY_IN: [(&str, &[&str]); 9] = [
+const ONLY_IN: [(&str, &[&str]); 10] = [
     ("sled::", &["node/storage/src/sled_store.rs"]),
     (
         "std::fs::",
-        &["node/storage/src/real_disk.rs", "node/storage/src/sled_store.rs", "node/src/process/"],
+        &[
+            "node/storage/src/real_disk.rs",
+            "node/storage/src/sled_store.rs",
+            "node/src/process/",
+            "node/src/tls/files.rs",
+        ],
     ),
     ("openraft", &["node/src/consensus/", "node/src/peer/", "node/src/node.rs"]),
     (
@@ -54,11 +71,13 @@ const ONLY_IN: [(&str, &[&str]); 9] = [
             "node/src/peer/",
             "node/src/port/",
             "node/src/node.rs",
+            "node/src/process/ask.rs",
             "node/src/process/dev.rs",
             "node/src/process/health.rs",
         ],
     ),
     ("hyper::", &["node/src/port/"]),
+    ("rustls", &["node/src/tls/"]),
     (
         "tally_proto::v1",
         &[

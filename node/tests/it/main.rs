@@ -25,3 +25,6 @@ mod service;
 mod sessions;
 mod start;
 mod streams;
+mod tls;
+mod tls_peers;
+mod tls_reload;

@@ -455,7 +455,7 @@ pub struct StatusRequest {
     pub cluster_id: ::prost::alloc::string::String,
 }
 /// StatusResponse answers a StatusRequest.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StatusResponse {
     /// The node's own line of the table.
     #[prost(message, optional, tag = "1")]

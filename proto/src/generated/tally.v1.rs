@@ -1044,7 +1044,7 @@ pub struct ClusterStatusResponse {
     pub dedup: ::core::option::Option<DedupStatus>,
 }
 /// NodeStatus is one member.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeStatus {
     /// Its id.
     #[prost(uint64, tag = "1")]
@@ -1115,6 +1115,26 @@ pub struct NodeStatus {
     /// It serves LOCAL reads only, and why, if so.
     #[prost(string, tag = "23")]
     pub local_reads_only: ::prost::alloc::string::String,
+    /// The certificates that it uses; none without TLS.
+    #[prost(message, repeated, tag = "24")]
+    pub certificates: ::prost::alloc::vec::Vec<Certificate>,
+}
+/// Certificate is one that a node uses.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Certificate {
+    /// Key of the configuration that names its file, e.g. `client_tls_cert_file`.
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    /// Whose it is: the first URI among its alternative names, else the first host name, else the common name. Of
+    /// several CAs in a file the one that ends last.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// It is good from this on, in ms since 1970 by the wall clock.
+    #[prost(uint64, tag = "3")]
+    pub not_before_wall_time_ms: u64,
+    /// It ends then, or one that leads from it to its CA does.
+    #[prost(uint64, tag = "4")]
+    pub not_after_wall_time_ms: u64,
 }
 /// DedupStatus is the fill of the tables behind exactly-once.
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
