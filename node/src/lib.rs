@@ -16,5 +16,8 @@ mod port;
 pub mod process;
 pub mod status;
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use self::port::fuzzing as port_fuzzing;
 pub use tally_machine as machine;
 pub use tally_storage as storage;

@@ -10,6 +10,9 @@ mod answer_bytes;
 pub mod cluster;
 pub mod convert;
 mod direct;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod layer;
 pub mod reads;
 mod requests;

@@ -29,6 +29,9 @@ pub(crate) mod call;
 pub(crate) mod connection;
 pub(crate) mod date;
 pub(crate) mod deadline;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub(crate) mod request;
 pub(crate) mod room;
 pub(crate) mod slots;
