@@ -4,7 +4,7 @@
 #   sim-tests/fuzz/run.sh [--seconds N] [--keep] [TARGET…]
 #
 #   --seconds N   for each target (60). 0 only replays what there is
-#   --keep        what was found is added to the kept corpora, minimised; findings to cases/
+#   --keep        what reached new code is added to the kept corpora, which are minimised
 #
 # A finding ends the script with 1, and its bytes are in target/fuzz/found/TARGET. docs/fuzzing.md says more.
 set -euo pipefail
@@ -57,10 +57,13 @@ for target in "${targets[@]}"; do
         grep -E -A 2 'panicked at|ERROR: libFuzzer|Test unit written' "$log" | sed 's/^/    /'
     fi
     if [[ $keep == yes ]]; then
+        # What reaches code that no seed does, once and in few bytes: how often it is reached is found again soon.
         minimised=$work/minimised
         rm -rf "$minimised"
-        mkdir -p "$minimised"
-        "$built/$target" -merge=1 -max_len=8300 "$minimised" "corpus/$target" "$work/new/$target" >>"$log" 2>&1
+        cp -r "$work/seeds/$target" "$minimised"
+        "$built/$target" -merge=1 -set_cover_merge=1 -use_counters=0 -max_len=1024 \
+            "$minimised" "corpus/$target" "$work/new/$target" >>"$log" 2>&1
+        for seed in "$work/seeds/$target"/*; do rm "$minimised/${seed##*/}"; done
         rm -rf "corpus/$target"
         mv "$minimised" "corpus/$target"
     fi
