@@ -256,7 +256,7 @@ impl Config {
             "must be at least 10".to_owned()
         })?;
         check(
-            self.election_timeout_ms_min >= 2 * self.heartbeat_interval_ms,
+            self.election_timeout_ms_min >= self.heartbeat_interval_ms.saturating_mul(2),
             "election_timeout_ms_min",
             || "must be at least twice heartbeat_interval_ms".to_owned(),
         )?;
@@ -408,7 +408,7 @@ impl Config {
         if self.disk_reserve_bytes > 0 {
             return self.disk_reserve_bytes;
         }
-        2 * (self.dirty_bytes_max + self.log_segment_bytes)
+        self.dirty_bytes_max.saturating_add(self.log_segment_bytes).saturating_mul(2)
     }
 }
 
@@ -529,6 +529,16 @@ mod tests {
             breaks(&mut config);
             assert_eq!(config.validate().unwrap_err().key, key);
         }
+    }
+
+    /// What is computed of sizes and times does not wrap: a reserve of all that there is was one of 16 MiB.
+    #[test]
+    fn the_greatest_values_stay_great() {
+        let huge = u64::MAX;
+        let config = Config { dirty_bytes_max: huge, log_segment_bytes: huge, ..valid() };
+        assert_eq!(config.disk_reserve(), huge);
+        let config = Config { heartbeat_interval_ms: huge / 2 + 1, ..valid() };
+        assert_eq!(config.validate().unwrap_err().key, "election_timeout_ms_min");
     }
 
     #[test]

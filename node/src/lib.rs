@@ -17,5 +17,8 @@ pub mod process;
 pub mod status;
 pub mod tls;
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use self::port::fuzzing as port_fuzzing;
 pub use tally_machine as machine;
 pub use tally_storage as storage;

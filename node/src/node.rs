@@ -345,7 +345,7 @@ async fn start_raft(
     let wrong = |error: &dyn std::fmt::Display| NodeError::Raft(error.to_string());
     let raft_config = raft_config(config, !local_reads_only);
     let raft_config = Arc::new(raft_config.validate().map_err(|error| wrong(&error))?);
-    let append_timeout = Duration::from_millis(4 * config.election_timeout_ms_max);
+    let append_timeout = Duration::from_millis(config.election_timeout_ms_max.saturating_mul(4));
     let purged_log = log.log().clone();
     let purged = Arc::new(move || purged_log.purged().map(|purged| purged.index));
     let network = NetworkFactory::new(peers.clone(), purged, append_timeout);

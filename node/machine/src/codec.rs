@@ -278,6 +278,17 @@ mod tests {
         assert_eq!(error.to_string(), says);
     }
 
+    /// However an address was encoded, it is the owner with its octets, under which sessions are counted.
+    #[test]
+    fn an_owner_is_one_however_its_address_is_encoded() {
+        let mut mapped = session(Some("10.0.0.7".parse().unwrap())).encode().to_vec();
+        let numbers = mapped.len() - 5;
+        mapped.truncate(numbers);
+        mapped.extend([1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 7]);
+        let read = SessionRecord::decode(&mapped.into()).unwrap();
+        assert_eq!(read.owner, Some("10.0.0.7".parse().unwrap()));
+    }
+
     /// Entries from before sessions had owners are read, and so are those since.
     #[test]
     fn both_ways_to_open_a_session_are_in_logs() {

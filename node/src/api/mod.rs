@@ -11,6 +11,9 @@ mod auth;
 pub mod cluster;
 pub mod convert;
 mod direct;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod layer;
 pub mod reads;
 mod requests;

@@ -392,7 +392,7 @@ fn page_limits(items_max: usize) -> query::PageLimits {
 /// Format of a page token.
 const PAGE_TOKEN_VERSION: u8 = 1;
 
-fn page_token(query_hash: [u8; 8], last: &str) -> String {
+pub(super) fn page_token(query_hash: [u8; 8], last: &str) -> String {
     let mut token = String::with_capacity(2 * (9 + last.len()));
     let bytes = [PAGE_TOKEN_VERSION].into_iter().chain(query_hash).chain(last.bytes());
     for byte in bytes {
@@ -402,7 +402,7 @@ fn page_token(query_hash: [u8; 8], last: &str) -> String {
 }
 
 /// Page size and last name of the page before.
-fn page(
+pub(super) fn page(
     page_size: i32,
     page_token: &str,
     query_hash: [u8; 8],

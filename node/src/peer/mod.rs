@@ -6,6 +6,9 @@
 
 pub mod ask;
 pub mod convert;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hello;
 pub mod network;
 pub mod peers;

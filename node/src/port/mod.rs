@@ -31,6 +31,9 @@ mod client_name;
 pub(crate) mod connection;
 pub(crate) mod date;
 pub(crate) mod deadline;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub(crate) mod request;
 pub(crate) mod room;
 mod secure;

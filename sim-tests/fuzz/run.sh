@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# Fuzzes: each target for so many seconds, from its seeds and its kept corpus. With stable Rust and a C++ compiler.
+#
+#   sim-tests/fuzz/run.sh [--seconds N] [--keep] [TARGET…]
+#
+#   --seconds N   for each target (60). 0 only replays what there is
+#   --keep        what reached new code is added to the kept corpora, which are minimised
+#
+# A finding ends the script with 1, and its bytes are in target/fuzz/found/TARGET. docs/fuzzing.md says more.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+seconds=60 keep=no targets=()
+while (($#)); do
+    case $1 in
+        --seconds) seconds=${2:?--seconds needs a number}; shift ;;
+        --keep) keep=yes ;;
+        -*) echo "usage: run.sh [--seconds N] [--keep] [TARGET…]" >&2; exit 2 ;;
+        *) targets+=("$1") ;;
+    esac
+    shift
+done
+((${#targets[@]})) || for file in fuzz_targets/*.rs; do targets+=("$(basename "$file" .rs)"); done
+
+host=$(rustc -vV | sed -n 's/^host: //p')
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/../../target/fuzz}
+# LLVM's own pass for coverage, which stable compilers have too; what `cargo fuzz` asks for with `--sanitizer none`.
+# Named for the host, so that build scripts are built without.
+flags=(--cfg tokio_unstable -Cpasses=sancov-module)
+for option in level=4 inline-8bit-counters pc-table trace-compares; do
+    flags+=("-Cllvm-args=-sanitizer-coverage-$option")
+done
+RUSTFLAGS="${flags[*]}" cargo build --release --locked --features engine --target "$host" --bins --example seeds
+built=$CARGO_TARGET_DIR/$host/release
+work=$CARGO_TARGET_DIR/work
+mkdir -p "$work"
+"$built/examples/seeds" "$work/seeds"
+
+found=()
+for target in "${targets[@]}"; do
+    mkdir -p "corpus/$target" "$work/new/$target" "$CARGO_TARGET_DIR/found/$target" "cases/$target"
+    options=(-artifact_prefix="$CARGO_TARGET_DIR/found/$target/" -timeout=20 -rss_limit_mb=2048 -max_len=8300)
+    from=("corpus/$target" "cases/$target" "$work/seeds/$target")
+    if ((seconds > 0)); then
+        options+=(-max_total_time="$seconds" -print_final_stats=1)
+        from=("$work/new/$target" "${from[@]}")
+    else
+        options+=(-runs=0)
+    fi
+    log=$work/$target.log
+    if "$built/$target" "${options[@]}" "${from[@]}" >"$log" 2>&1; then
+        last=$(grep -E 'cov: [0-9]+' "$log" | tail -n 1)
+        printf '%-14s %s\n' "$target" "$(sed 's/^#\([0-9]*\)[^c]*/\1 executions, /; s/ lim:.*exec/, exec/; s/ rss.*//' <<<"$last")"
+    else
+        found+=("$target")
+        printf '%-14s FOUND something:\n' "$target"
+        grep -E -A 2 'panicked at|ERROR: libFuzzer|Test unit written' "$log" | sed 's/^/    /'
+    fi
+    if [[ $keep == yes ]]; then
+        # What reaches code that no seed does, once and in few bytes: how often it is reached is found again soon.
+        minimised=$work/minimised
+        rm -rf "$minimised"
+        cp -r "$work/seeds/$target" "$minimised"
+        "$built/$target" -merge=1 -set_cover_merge=1 -use_counters=0 -max_len=1024 \
+            "$minimised" "corpus/$target" "$work/new/$target" >>"$log" 2>&1
+        for seed in "$work/seeds/$target"/*; do rm "$minimised/${seed##*/}"; done
+        rm -rf "corpus/$target"
+        mv "$minimised" "corpus/$target"
+    fi
+    rmdir --ignore-fail-on-non-empty "corpus/$target" "cases/$target"
+done
+if ((${#found[@]})); then
+    echo "found: ${found[*]}; the inputs are in $CARGO_TARGET_DIR/found" >&2
+    exit 1
+fi
