@@ -22,7 +22,7 @@ const DAYS: u32 = 365;
 pub(crate) enum Cert {
     /// Makes a CA: ca.crt, which nodes and clients trust, and ca.key, which signs and stays where it is.
     Init {
-        /// Its name in the certificate.
+        /// Its name in the certificate; a part of its key is put behind it.
         #[arg(long, default_value = "Tally development CA")]
         name: String,
         #[command(flatten)]

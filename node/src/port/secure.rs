@@ -159,3 +159,90 @@ fn explained(error: &io::Error) -> String {
         None => text,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, path::Path};
+
+    use http::{Request, Response};
+    use tally_certificates::{Authority, Lifetime, Paths, write_pair};
+    use tally_proto::http2;
+    use tokio::sync::watch;
+    use tonic::body::Body;
+
+    use super::super::{ClientName, Shape, Slots, deadline, room::NodeRoom, serve};
+    use crate::{
+        env::Env,
+        port::Port,
+        tls::{Asking, Files, Settings, Tls, Trusted},
+    };
+
+    /// What is in the request's extensions, as a header of its answer.
+    async fn told(request: Request<Body>) -> Result<Response<Body>, Infallible> {
+        let name = request.extensions().get::<ClientName>().map(|name| name.0.as_str());
+        let answer = Response::builder().header("name", name.unwrap_or("nobody"));
+        Ok(answer.body(Body::empty()).expect("names are header values here"))
+    }
+
+    /// Who somebody with this certificate is in two requests of one connection.
+    async fn who(address: &str, ca: &Path, shown: Option<&Paths>) -> Vec<String> {
+        let shown = shown.map(|paths| (paths.certificate.as_path(), paths.key.as_path()));
+        let asking = Asking::new(Trusted::Ca(ca), shown).unwrap();
+        let stream = asking.connect(address).await.unwrap();
+        let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        let mut names = Vec::new();
+        for _ in 0..2 {
+            let request = Request::post("http://node.test/x").body(()).unwrap();
+            let (response, _) = sender.send_request(request, true).unwrap();
+            let response = response.await.unwrap();
+            names.push(response.headers()["name"].to_str().unwrap().to_owned());
+        }
+        names
+    }
+
+    #[tokio::test]
+    async fn each_request_brings_the_name_in_the_certificate_of_its_connection() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = |name| Paths::new(dir.path(), name);
+        let authority = Authority::new("a test's CA", Lifetime::days(9)).unwrap();
+        write_pair(&paths("ca"), authority.pair()).unwrap();
+        let hosts = ["127.0.0.1".to_owned()];
+        let node = authority.node("shop", 1, &hosts, Lifetime::days(9)).unwrap();
+        write_pair(&paths("node"), &node).unwrap();
+        let (plain, uri) = ("billing", "spiffe://shop/billing");
+        for (file, name) in [("plain", plain), ("uri", uri)] {
+            write_pair(&paths(file), &authority.client(name, Lifetime::days(9)).unwrap()).unwrap();
+        }
+
+        let env = Env::real(dir.path(), 1 << 20).unwrap();
+        let (own, ca) = (paths("node"), paths("ca").certificate);
+        let client = Files { certificate: own.certificate, key: own.key, ca: ca.clone() };
+        let settings = Settings { client, ..Settings::default() };
+        let port = Port {
+            name: "client",
+            http2: http2::CLIENT_PORT,
+            message_bytes_max: 1024,
+            deadline_default: deadline::DEADLINE_DEFAULT,
+            shape_of: |_| Shape::Unary,
+            slots: Slots::new(8),
+            room: NodeRoom::new(),
+            keeps_alive: true,
+            tls: Tls::open(&settings, &env.clock).unwrap().client(),
+        };
+        let listener = env.network.listen("127.0.0.1:0").await.unwrap();
+        let address = listener.local_address();
+        let (stop, stopped) = watch::channel(false);
+        let serving = tokio::spawn(serve(port, tower::service_fn(told), listener, stopped));
+        assert_eq!(who(&address, &ca, None).await, ["nobody"; 2]);
+        assert_eq!(who(&address, &ca, Some(&paths("plain"))).await, [plain; 2]);
+        assert_eq!(who(&address, &ca, Some(&paths("uri"))).await, [uri; 2]);
+        let a_node = who(&address, &ca, Some(&paths("node"))).await;
+        assert_eq!(a_node, ["tally://shop/node/1"; 2], "to the client port it is a client");
+        stop.send(true).unwrap();
+        tokio::time::timeout(http2::CLIENT_PORT.handshake_time_max, serving)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+}

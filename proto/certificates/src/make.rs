@@ -79,12 +79,16 @@ impl std::fmt::Debug for Authority {
 }
 
 impl Authority {
-    /// A new one with a name, which signs end certificates and no further CA.
+    /// A new one with a name, which signs end certificates and no further CA. A part of its key comes behind the
+    /// name, in hexadecimal: of two CAs with one name nobody could say which of them is not trusted.
     pub fn new(name: &str, lifetime: Lifetime) -> Result<Authority, MakeError> {
-        let mut params = params(name, lifetime)?;
+        let key = KeyPair::generate()?;
+        let raw = key.public_key_raw();
+        let part: String =
+            raw[raw.len().saturating_sub(4)..].iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut params = params(&format!("{name} {part}"), lifetime)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate()?;
         let certificate = params.self_signed(&key)?.pem();
         Authority::from_pair(Pair { certificate, key: key.serialize_pem() })
     }
@@ -201,6 +205,13 @@ mod tests {
         assert_eq!(facts(&named).name(), Some("spiffe://shop/billing"));
         let longer = facts(&again.client("x", Lifetime::days(1000)).unwrap());
         assert_eq!(longer.not_after_ms, again.until_ms(), "not longer than the CA");
+    }
+
+    #[test]
+    fn no_two_cas_have_one_name() {
+        let name = || facts(Authority::new("a CA", Lifetime::days(9)).unwrap().pair()).common_name;
+        let (one, two) = (name().unwrap(), name().unwrap());
+        assert!(one.starts_with("a CA ") && one != two, "{one} {two}");
     }
 
     #[test]
