@@ -293,7 +293,8 @@ image() {
     local id
     id=$(docker run --detach --read-only --cap-drop ALL --health-interval 1s \
         --env TALLY_NODE_ID=1 --env TALLY_INITIAL_CLUSTER=1=127.0.0.1:7501 \
-        --env TALLY_INSECURE_LISTEN_WITHOUT_TLS=true --env TALLY_CLIENT_ADVERTISE=127.0.0.1:7401 "$IMAGE")
+        --env TALLY_INSECURE_LISTEN_WITHOUT_TLS=true --env TALLY_INSECURE_LISTEN_WITHOUT_AUTHENTICATION=true \
+        --env TALLY_CLIENT_ADVERTISE=127.0.0.1:7401 "$IMAGE")
     containers_made+=("$id")
     within 60 is_health "$id" healthy || { docker logs "$id" >&2; fail "one node alone never gets healthy"; }
     expect "the user of the process" "$(docker top "$id" -o pid,uid | awk 'END { print $2 }')" 65532

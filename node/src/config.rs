@@ -369,6 +369,16 @@ impl Config {
                 );
             }
         }
+        let asks = self.authentication || self.insecure_listen_without_authentication;
+        if !asks && !is_loopback(&self.client_listen) {
+            let problem = format!(
+                "{:?} is reached from other machines, and without authentication whoever reaches it reads and \
+                 changes everything. Set authentication = true, or give that up with \
+                 insecure_listen_without_authentication = true",
+                self.client_listen
+            );
+            return wrong("client_listen", problem);
+        }
         Ok(())
     }
 
@@ -558,6 +568,11 @@ mod tests {
         (config.client_tls_cert_file, config.client_tls_key_file) = ("a".into(), "b".into());
         assert_eq!(config.validate().unwrap_err().key, "peer_listen", "each port by itself");
         config.insecure_listen_without_tls = true;
+        let said = config.validate().unwrap_err().to_string();
+        assert!(said.contains("insecure_listen_without_authentication"), "{said}");
+        config.authentication = true;
+        config.validate().unwrap();
+        (config.authentication, config.insecure_listen_without_authentication) = (false, true);
         config.validate().unwrap();
     }
 

@@ -6,6 +6,7 @@
 mod apply;
 mod args;
 mod audit;
+mod auth;
 mod bench;
 mod book;
 mod cert;
@@ -110,6 +111,11 @@ enum Command {
     Session {
         #[command(subcommand)]
         command: session::Session,
+    },
+    /// Users, roles and tokens: who may do what.
+    Auth {
+        #[command(subcommand)]
+        command: auth::Auth,
     },
     /// Runs an atomic step over counters and keys, given as JSON.
     Apply(apply::Apply),
@@ -219,6 +225,7 @@ async fn run(arguments: Arguments, output: Output) -> Result<Exit, Failure> {
         Command::Counter { .. }
         | Command::Kv { .. }
         | Command::Session { .. }
+        | Command::Auth { .. }
         | Command::Apply(_)
         | Command::Status(_) => {
             let waiting = Waiting::default();
@@ -234,6 +241,7 @@ async fn ask(client: &Client, command: &Command, output: Output) -> Result<Exit,
         Command::Counter { command } => return counter::run(client, command, output).await,
         Command::Kv { command } => return kv::run(client, command, output).await,
         Command::Session { command } => session::run(client, command, output).await?,
+        Command::Auth { command } => return auth::run(client, command, output).await,
         Command::Apply(apply) => apply::run(client, apply, output).await?,
         Command::Status(status) => return status::run(client, status, output).await,
         other => unreachable!("{other:?} has a client of its own"),

@@ -1,4 +1,4 @@
-//! TLS as the command line asks for it.
+//! TLS, and who calls, as the command line asks for it.
 
 use std::{
     fs,
@@ -28,6 +28,10 @@ pub(crate) struct TlsOptions {
     /// TALLY_TLS_SERVER_NAME.
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) tls_server_name: Option<String>,
+    /// Show the token in this file, to say who calls. Default: the token in TALLY_TOKEN. (No option takes the token
+    /// itself: who lists processes would see it.)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 impl TlsOptions {
@@ -39,6 +43,7 @@ impl TlsOptions {
             ("--tls-cert", path(&self.tls_cert)),
             ("--tls-key", path(&self.tls_key)),
             ("--tls-server-name", self.tls_server_name.clone()),
+            ("--token-file", path(&self.token_file)),
         ];
         let flag = |(flag, value): (&str, Option<String>)| {
             let value = value?;
@@ -69,6 +74,7 @@ pub(crate) struct Secrets {
     ca: Option<Vec<u8>>,
     identity: Option<(Vec<u8>, Vec<u8>)>,
     server_name: Option<String>,
+    token: Option<String>,
     /// An endpoint asks for TLS.
     https: bool,
 }
@@ -93,6 +99,7 @@ impl Secrets {
             ca: options.tls_ca.as_deref().map(read).transpose()?,
             identity,
             server_name: options.tls_server_name.clone(),
+            token: token(options)?,
             https: endpoints.iter().any(is_https),
         })
     }
@@ -104,7 +111,10 @@ impl Secrets {
 
     /// A client of these endpoints.
     pub(crate) fn builder(&self, endpoints: Vec<String>) -> Builder {
-        let builder = Client::builder(endpoints);
+        let mut builder = Client::builder(endpoints);
+        if let Some(token) = &self.token {
+            builder = builder.bearer_token(token.clone());
+        }
         if !self.is_tls() {
             return builder;
         }
@@ -138,6 +148,20 @@ impl Secrets {
             config = config.domain_name(name.clone());
         }
         Endpoint::from_shared(format!("https://{address}"))?.tls_config(config)
+    }
+}
+
+/// The token of the file, else of the environment.
+fn token(options: &TlsOptions) -> Result<Option<String>, Failure> {
+    let Some(path) = &options.token_file else {
+        let token = std::env::var("TALLY_TOKEN").unwrap_or_default().trim().to_owned();
+        return Ok(Some(token).filter(|token| !token.is_empty()));
+    };
+    let token = fs::read_to_string(path);
+    let token = token.map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+    match token.trim() {
+        "" => Err(Failure::usage(format!("{}: there is no token in it", path.display()))),
+        token => Ok(Some(token.to_owned())),
     }
 }
 

@@ -53,6 +53,7 @@ fn entries() -> Vec<Seed> {
         Action::CreateCluster { cluster_id: 1 << 100, settings: Settings::default() },
     ];
     let command = |action| Command {
+        caller: None,
         session: None,
         idempotency: Some(IdempotencyKey { key: "order-1".to_owned(), window_ms: 60_000 }),
         fingerprint: Default::default(),
@@ -86,7 +87,7 @@ fn replies() -> Vec<Reply> {
     let below = Refusal::BelowFloor { name: "stock".to_owned(), value: 0, floor: 0 };
     let kept = Some(Kept { until_log_time_ms: 100, for_ms: 50 });
     [Ok(Reply0::Apply { else_branch: false, answers }), Ok(Reply0::Done), Err(below)]
-        .map(|result| Reply { result, revision: 9, replayed: false, kept })
+        .map(|result| Reply { result, revision: 9, replayed: false, kept, hidden: false })
         .into()
 }
 
@@ -105,6 +106,7 @@ fn records() -> Vec<Seed> {
         modified_wall_time_ms: 3,
     };
     let session = |owner: Option<&str>| SessionRecord {
+        user: 0,
         idle_timeout_ms: 1,
         expires_at_ms: 2,
         watermark: 3,

@@ -208,6 +208,7 @@ fn peers() -> Vec<Seed> {
         must_exist: false,
     });
     let command = Command {
+        caller: None,
         session: Some(SessionStamp { session_id: 7, sequence: 3, lowest_unanswered: 2 }),
         idempotency: None,
         fingerprint: Default::default(),
