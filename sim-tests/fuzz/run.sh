@@ -33,14 +33,16 @@ done
 RUSTFLAGS="${flags[*]}" cargo build --release --locked --features engine --target "$host" --bins --example seeds
 built=$CARGO_TARGET_DIR/$host/release
 work=$CARGO_TARGET_DIR/work
-mkdir -p "$work"
-"$built/examples/seeds" "$work/seeds"
+rm -rf "$work/seeds" "$work/kept"
+mkdir -p "$work" corpus
+"$built/examples/seeds" "$work"
 
 found=()
 for target in "${targets[@]}"; do
-    mkdir -p "corpus/$target" "$work/new/$target" "$CARGO_TARGET_DIR/found/$target" "cases/$target"
+    mkdir -p "$work/new/$target" "$CARGO_TARGET_DIR/found/$target"
     options=(-artifact_prefix="$CARGO_TARGET_DIR/found/$target/" -timeout=20 -rss_limit_mb=2048 -max_len=8300)
-    from=("corpus/$target" "cases/$target" "$work/seeds/$target")
+    from=("$work/kept/$target" "$work/seeds/$target")
+    if [[ -d cases/$target ]]; then from+=("cases/$target"); fi
     if ((seconds > 0)); then
         options+=(-max_total_time="$seconds" -print_final_stats=1)
         from=("$work/new/$target" "${from[@]}")
@@ -62,12 +64,10 @@ for target in "${targets[@]}"; do
         rm -rf "$minimised"
         cp -r "$work/seeds/$target" "$minimised"
         "$built/$target" -merge=1 -set_cover_merge=1 -use_counters=0 -max_len=1024 \
-            "$minimised" "corpus/$target" "$work/new/$target" >>"$log" 2>&1
+            "$minimised" "$work/kept/$target" "$work/new/$target" >>"$log" 2>&1
         for seed in "$work/seeds/$target"/*; do rm "$minimised/${seed##*/}"; done
-        rm -rf "corpus/$target"
-        mv "$minimised" "corpus/$target"
+        "$built/examples/seeds" --pack "$minimised" "corpus/$target"
     fi
-    rmdir --ignore-fail-on-non-empty "corpus/$target" "cases/$target"
 done
 if ((${#found[@]})); then
     echo "found: ${found[*]}; the inputs are in $CARGO_TARGET_DIR/found" >&2

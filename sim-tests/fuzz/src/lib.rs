@@ -89,6 +89,18 @@ impl<'a> Iterator for Pieces<'a> {
     }
 }
 
+/// A corpus in one file, as thousands of small ones would be in everybody's way.
+pub fn pack<'a>(inputs: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut packed = Vec::new();
+    inputs.into_iter().for_each(|input| piece(&mut packed, input));
+    packed
+}
+
+/// The inputs of such a file.
+pub fn unpack(packed: &[u8]) -> impl Iterator<Item = &[u8]> {
+    Pieces(packed)
+}
+
 /// The opposite of [`Pieces`].
 fn piece(to: &mut Vec<u8>, bytes: &[u8]) {
     match u8::try_from(bytes.len()) {

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tally_fuzz::{TARGETS, Target, seeds};
+use tally_fuzz::{TARGETS, Target, pack, seeds, unpack};
 
 /// All files of a folder, in the order of their names; a missing folder has none.
 fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
@@ -33,11 +33,14 @@ fn seeds_and_corpora_and_old_findings_keep_every_promise() {
             seen += 1;
         }
         assert!(seen > 0, "{name} has no seed");
-        for folder in ["corpus", "cases"] {
-            for (path, bytes) in files(&root.join(folder).join(name)) {
-                replay(name, *target, &path.display().to_string(), &bytes);
-                seen += 1;
-            }
+        let kept = fs::read(root.join("corpus").join(name)).expect("a corpus is kept");
+        for (at, bytes) in unpack(&kept).enumerate() {
+            replay(name, *target, &format!("number {at} of its corpus"), bytes);
+            seen += 1;
+        }
+        for (path, bytes) in files(&root.join("cases").join(name)) {
+            replay(name, *target, &path.display().to_string(), &bytes);
+            seen += 1;
         }
         println!("{name}: {seen} inputs");
     }
@@ -58,19 +61,27 @@ fn a_target_lives_with_every_seed_cut_anywhere_and_any_byte_changed() {
     }
 }
 
+#[test]
+fn a_corpus_is_unpacked_as_it_was_packed() {
+    let inputs = [0, 1, 254, 255, 256, 60_000, 0].map(|length| vec![7u8; length]);
+    let packed = pack(inputs.iter().map(Vec::as_slice));
+    assert!(unpack(&packed).eq(inputs.iter().map(Vec::as_slice)));
+}
+
 /// A corpus is kept small enough to be kept: below 1 MB in all.
 #[test]
 fn the_corpora_are_of_targets_and_small() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let is_target = |path: &Path| TARGETS.iter().any(|(name, _)| path.ends_with(name));
     let mut bytes = 0;
-    for folder in ["corpus", "cases"] {
-        let Ok(entries) = fs::read_dir(root.join(folder)) else { continue };
-        for entry in entries {
-            let entry = entry.expect("it is read");
-            let name = entry.file_name().into_string().expect("names are text");
-            assert!(TARGETS.iter().any(|(known, _)| *known == name), "{name} is no target");
-            bytes += files(&entry.path()).iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
-        }
+    for (path, kept) in files(&root.join("corpus")) {
+        assert!(is_target(&path), "{} is of no target", path.display());
+        bytes += kept.len();
+    }
+    for entry in fs::read_dir(root.join("cases")).expect("there are cases") {
+        let folder = entry.expect("it is read").path();
+        assert!(is_target(&folder), "{} is of no target", folder.display());
+        bytes += files(&folder).iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
     }
     assert!(bytes < 1_000_000, "{bytes} bytes are kept");
 }
