@@ -20,8 +20,8 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Auth {
-    /// Switches authentication on, and prints the token of the user admin that it makes: nobody will see it
-    /// again.
+    /// Switches authentication on. Before that it makes the role and user admin and a token for it, and prints the
+    /// token: nobody will see it again.
     Enable(DryRun),
     /// Switches authentication off: everybody may do everything. Users, roles and tokens stay.
     Disable(DryRun),
@@ -217,9 +217,7 @@ pub(crate) async fn run(client: &Client, command: &Auth, output: Output) -> Resu
         Auth::List => return list(client, output).await,
         Auth::Can(can) => return may(client, can, output).await,
         Auth::Whoami => return who_am_i(client, output).await,
-        Auth::Enable(dry_run) => {
-            (Change::Enable(AuthEnable {}), *dry_run, "authentication is on".to_owned())
-        }
+        Auth::Enable(dry_run) => return enable(client, *dry_run, output).await,
         Auth::Disable(dry_run) => {
             (Change::Disable(AuthDisable {}), *dry_run, "authentication is off".to_owned())
         }
@@ -261,6 +259,39 @@ pub(crate) async fn run(client: &Client, command: &Auth, output: Output) -> Resu
         // Alone on its line, for a file.
         (token, false) => token.to_owned(),
     })?;
+    Ok(Exit::Done)
+}
+
+/// The token is printed before authentication is switched on: whatever becomes of the last answer, whoever has asked
+/// can get in.
+async fn enable(client: &Client, dry_run: DryRun, output: Output) -> Result<Exit, Failure> {
+    let DryRun { dry_run } = dry_run;
+    let is_on = client.auth_can(AuthCanRequest::default()).await?.enabled;
+    let enable = Change::Enable(AuthEnable {});
+    if !is_on {
+        const ADMIN: &str = "admin";
+        let name = || ADMIN.to_owned();
+        let role = AuthRole { name: name(), admin: true, ..AuthRole::default() };
+        let user = AuthUser { name: name(), roles: vec![name()] };
+        let label = "made when authentication was switched on".to_owned();
+        let create = AuthCreateToken { user: name(), label, lifetime_ms: 0 };
+        if dry_run {
+            let value = json!({ "id": 0, "token": "", "dry_run": true });
+            output.result(&value, |_| "authentication is on (not done: it would be)".to_owned())?;
+            return Ok(Exit::Done);
+        }
+        let mut made = None;
+        for change in [Change::PutRole(role), Change::PutUser(user), Change::CreateToken(create)] {
+            let request = AuthChangeRequest { change: Some(change), dry_run: false };
+            made = Some(client.auth_change(request).await?);
+        }
+        if let Some(AuthChangeResponse { id, token, .. }) = made {
+            let value = json!({ "id": id, "token": token, "dry_run": false });
+            output.written(&value, |_| token.clone())?;
+        }
+    }
+    // Refused if it is on.
+    client.auth_change(AuthChangeRequest { change: Some(enable), dry_run }).await?;
     Ok(Exit::Done)
 }
 

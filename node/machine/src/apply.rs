@@ -166,9 +166,9 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
                 if self.meta.cluster_id == 0 {
                     self.meta.cluster_id = *cluster_id;
                     self.meta.settings = *settings;
-                    let enable = AuthCommand::Enable { secret_hash: *secret_hash };
+                    let begin = AuthCommand::Begin { secret_hash: *secret_hash };
                     // In an empty state there is nothing that could be in its way.
-                    let enabled = self.change_auth(&enable);
+                    let enabled = self.change_auth(&begin);
                     assert!(enabled.is_ok(), "the first change of users was refused: {enabled:?}");
                 }
                 self.reply(Ok(Answer::Done))

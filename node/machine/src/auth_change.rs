@@ -44,7 +44,8 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
     /// The id of what it made, else 0.
     fn try_change(&mut self, command: &AuthCommand) -> Result<u64, AuthRefusal> {
         match command {
-            AuthCommand::Enable { secret_hash } => self.enable(*secret_hash),
+            AuthCommand::Enable => self.enable(),
+            AuthCommand::Begin { secret_hash } => self.begin_secure(*secret_hash),
             AuthCommand::Disable => {
                 self.meta.auth.enabled = false;
                 Ok(0)
@@ -74,24 +75,37 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         }
     }
 
-    /// Who comes first makes the rules: a second one is refused, and told so. The user and role of that name
-    /// are made anew if they are there from an earlier time.
-    fn enable(&mut self, secret_hash: [u8; 32]) -> Result<u64, AuthRefusal> {
+    /// Only when somebody can get in: a user with an admin role who has a token. (Whether a certificate names such
+    /// a user nobody knows here.)
+    fn enable(&mut self) -> Result<u64, AuthRefusal> {
         if self.meta.auth.enabled {
             return Err(AuthRefusal::AlreadyEnabled);
         }
+        let can_get_in = |user: &UserRecord| {
+            let id = self.user_id(&user.name);
+            user.roles.iter().any(|role| self.is_admin(role))
+                && id.is_ok_and(|id| !self.tokens_of(id).is_empty())
+        };
+        if self.some_user(can_get_in).is_none() {
+            return Err(AuthRefusal::LastAdmin);
+        }
+        self.meta.auth.enabled = true;
+        Ok(0)
+    }
+
+    fn begin_secure(&mut self, secret_hash: [u8; 32]) -> Result<u64, AuthRefusal> {
         let role = RoleRecord { admin: true, ..RoleRecord::default() };
         self.put_role(ADMIN, &role)?;
-        self.put_user(ADMIN, &[ADMIN.to_owned()])?;
-        let user = self.user_id(ADMIN)?;
-        self.meta.auth.enabled = true;
-        self.create_token(TokenRecord {
+        let user = self.put_user(ADMIN, &[ADMIN.to_owned()])?;
+        let token = self.create_token(TokenRecord {
             user,
             secret_hash,
-            label: "made when authentication was switched on".to_owned(),
+            label: "the first of the cluster".to_owned(),
             created_wall_time_ms: self.wall_time_ms,
             expires_wall_time_ms: 0,
-        })
+        })?;
+        self.enable()?;
+        Ok(token)
     }
 
     fn put_role(&mut self, name: &str, role: &RoleRecord) -> Result<u64, AuthRefusal> {

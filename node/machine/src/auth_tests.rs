@@ -485,15 +485,27 @@ fn it_is_switched_on_once_and_off_by_an_admin() {
     // Off, everybody may do everything, and what a command says of its caller means nothing.
     let anybody = Caller { user: 77, token: 8 };
     assert!(state.single(anybody, set("hits", 5)).result.is_ok());
-    let enable = |hash| Action::Auth(AuthCommand::Enable { secret_hash: [hash; 32] });
-    let reply = state.run(None, enable(1));
-    let Ok(Answer::AuthChanged { id }) = reply.result else { panic!("{reply}") };
-    assert_eq!(state.run(None, enable(2)).result, Err(Refusal::Unauthenticated));
+    // Not before somebody can get in again.
+    let enable = || Action::Auth(AuthCommand::Enable);
+    let chief = RoleRecord { admin: true, ..RoleRecord::default() };
+    let steps = [
+        AuthCommand::PutRole { name: "chief".into(), role: chief },
+        AuthCommand::PutUser { name: "anna".into(), roles: vec!["chief".into()] },
+        token("anna"),
+    ];
+    let mut made = Vec::new();
+    for step in steps {
+        let reply = state.run(None, enable());
+        assert_eq!(reply.result, Err(Refusal::Auth(AuthRefusal::LastAdmin)));
+        let reply = state.run(None, Action::Auth(step));
+        let Ok(Answer::AuthChanged { id }) = reply.result else { panic!("{reply}") };
+        made.push(id);
+    }
+    assert_eq!(state.run(None, enable()).result, Ok(Answer::AuthChanged { id: 0 }));
+    assert_eq!(state.run(None, enable()).result, Err(Refusal::Unauthenticated));
     assert_eq!(state.single(anybody, set("hits", 6)).result, Err(Refusal::Unauthenticated));
-    let token: TokenRecord = query::get(&state.state, crate::keys::RecordKey::Token(id)).unwrap();
-    assert_eq!(token.secret_hash, [1; 32]);
-    state.admin = Caller { user: token.user, token: id };
-    let again = state.auth(AuthCommand::Enable { secret_hash: [3; 32] });
+    state.admin = Caller { user: made[1], token: made[2] };
+    let again = state.auth(AuthCommand::Enable);
     assert_eq!(again, Err(Refusal::Auth(AuthRefusal::AlreadyEnabled)));
     state.auth(AuthCommand::Disable).unwrap();
     assert!(state.single(anybody, set("hits", 7)).result.is_ok());

@@ -28,8 +28,7 @@ impl Api {
         let mut secret = [0; SECRET_BYTES];
         secret[..16].copy_from_slice(&self.node.random.next_u128().to_be_bytes());
         secret[16..].copy_from_slice(&self.node.random.next_u128().to_be_bytes());
-        let makes_token =
-            matches!(request.change, Some(Change::Enable(_) | Change::CreateToken(_)));
+        let makes_token = matches!(request.change, Some(Change::CreateToken(_)));
         let action = self.auth_command(request.change, &secret).map(Action::Auth);
         if request.dry_run {
             let action = action.map_err(|invalid| self.invalid(call, Kind::Write, &invalid))?;
@@ -72,7 +71,7 @@ impl Api {
         let secret_hash = hash_secret(secret);
         Ok(match change {
             None => return Err(Invalid::new("change", "is required")),
-            Some(Change::Enable(_)) => AuthCommand::Enable { secret_hash },
+            Some(Change::Enable(_)) => AuthCommand::Enable,
             Some(Change::Disable(_)) => AuthCommand::Disable,
             Some(Change::PutRole(role)) => {
                 let name = name("put_role.name", role.name.clone())?;

@@ -321,12 +321,22 @@ async fn it_is_switched_on_and_off() {
     let cluster = Cluster::start(3).await;
     let open = client(&cluster, &[1, 2, 3], "");
     open.counter("hits").add(1).await.unwrap();
-    let enabled = change(&open, Change::Enable(v1::AuthEnable {})).await;
+    // Not before somebody can get in again.
+    let enable =
+        AuthChangeRequest { change: Some(Change::Enable(v1::AuthEnable {})), dry_run: false };
+    let refused = open.auth_change(enable).await.expect_err("nobody is admin");
+    assert_eq!(refused.reason(), reason::LAST_ADMIN, "{refused}");
+    let chief = AuthRole { name: "chief".into(), admin: true, ..AuthRole::default() };
+    change(&open, Change::PutRole(chief)).await;
+    let anna = AuthUser { name: "anna".into(), roles: vec!["chief".into()] };
+    change(&open, Change::PutUser(anna)).await;
+    let token = token(&open, "anna", 0).await.1;
+    change(&open, Change::Enable(v1::AuthEnable {})).await;
     cluster.caught_up().await;
     let shut_out = open.counter("hits").add(1).await.expect_err("it is on");
     assert_eq!(shut_out.reason(), reason::UNAUTHENTICATED);
     assert_eq!(open.counter("hits").get().await.expect_err("on").reason(), reason::UNAUTHENTICATED);
-    let admin = client(&cluster, &[1, 2, 3], &enabled.token);
+    let admin = client(&cluster, &[1, 2, 3], &token);
     assert_eq!(admin.counter("hits").add(1).await.unwrap().value, 2);
     change(&admin, Change::Disable(v1::AuthDisable {})).await;
     assert_eq!(open.counter("hits").add(1).await.unwrap().value, 3);

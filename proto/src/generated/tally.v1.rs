@@ -324,7 +324,8 @@ pub struct AuthToken {
     #[prost(uint64, tag = "5")]
     pub expires_wall_time_ms: u64,
 }
-/// AuthEnable switches authentication on, makes the user and the role `admin`, and a token for it.
+/// AuthEnable switches authentication on. Before, make a user with a role that is admin, and a token for it: else it
+/// is refused with `LAST_ADMIN`, as nobody could get in again. (So a lost answer shuts nobody out.)
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AuthEnable {}
 /// AuthDisable switches it off. Users, roles and tokens stay.
@@ -678,7 +679,7 @@ pub mod auth_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/tally.v1.Auth/Change");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("tally.v1.Auth", "Change"));
@@ -700,7 +701,7 @@ pub mod auth_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/tally.v1.Auth/List");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("tally.v1.Auth", "List"));
@@ -723,7 +724,7 @@ pub mod auth_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/tally.v1.Auth/Can");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("tally.v1.Auth", "Can"));
@@ -882,7 +883,7 @@ pub mod auth_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ChangeSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -925,7 +926,7 @@ pub mod auth_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -968,7 +969,7 @@ pub mod auth_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CanSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

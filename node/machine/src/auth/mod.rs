@@ -179,8 +179,12 @@ pub struct TokenRecord {
 /// A change of users, roles and tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AuthCommand {
-    /// Switches authentication on, and makes the user and role [`ADMIN`] with a token.
-    Enable {
+    /// Switches authentication on. There must be a user with a role that is admin and a token, made before:
+    /// if the answer is lost, nobody is shut out.
+    Enable,
+    /// Makes the user and role [`ADMIN`] with a token, and switches authentication on: the first command of a
+    /// cluster that begins with it. No request becomes this.
+    Begin {
         /// SHA-256 of its secret.
         secret_hash: [u8; 32],
     },
@@ -232,7 +236,8 @@ pub enum AuthCommand {
 impl std::fmt::Display for AuthCommand {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            AuthCommand::Enable { .. } => write!(f, "switch authentication on"),
+            AuthCommand::Enable => write!(f, "switch authentication on"),
+            AuthCommand::Begin { .. } => write!(f, "begin with authentication on"),
             AuthCommand::Disable => write!(f, "switch authentication off"),
             AuthCommand::PutRole { name, role } => {
                 write!(f, "put role {name:?}")?;
