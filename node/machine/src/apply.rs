@@ -5,7 +5,7 @@ use std::rc::Rc;
 use tally_seeded_bugs as seeded_bugs;
 
 use super::{
-    auth::AuthCommand,
+    auth::{AuthCommand, Permissions},
     codec,
     command::{Action, Answer, Batch, Command, Refusal, Reply},
     idempotency::Keyed,
@@ -309,8 +309,10 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
 fn forbid(command: &Command, rights: &Rights) -> Option<Refusal> {
     let refuse = |need: Need<'_>| {
         let lacks = rights.lacks(need);
-        let on = format!("{} {:?}", need.scope, need.name);
-        (!rights.allow(need)).then(|| denied(rights, &lacks.to_string(), &on))
+        (lacks != Permissions::NONE).then(|| {
+            let on = format!("{} {:?}", need.scope, need.name);
+            denied(rights, &lacks.to_string(), &on)
+        })
     };
     match &command.action {
         Action::Single(operation) => refuse(Need::of(operation)),

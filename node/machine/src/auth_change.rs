@@ -25,7 +25,6 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         match self.try_change(command) {
             Ok(id) => {
                 self.auth_undo.clear();
-                self.meta.auth.version += 1;
                 Ok(Answer::AuthChanged { id })
             }
             Err(refusal) => {

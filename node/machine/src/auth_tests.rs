@@ -441,6 +441,10 @@ fn users_roles_and_tokens_have_room_together() {
         tokens += 1;
     }
     assert_eq!(tokens, 17);
+    let mut many = Cluster::new();
+    let commands = (0..10_000).map(|_| command(Some(many.admin), Action::Auth(label(32))));
+    let commands = commands.collect();
+    assert!(many.entry(commands).iter().all(|reply| reply.result.is_ok()), "10,000 with labels");
     let held = |cluster: &Cluster| {
         let mut bytes = 0;
         for (key, value) in &cluster.state.records {

@@ -7,6 +7,7 @@
 //! feature level that all replicas switch at the same entry.
 
 use bytes::Bytes;
+use serde::Serialize;
 
 pub use super::versioned::{CodecError, FORMAT_VERSION};
 use super::{
@@ -14,7 +15,7 @@ use super::{
     item::Target,
     operation::Operation,
     reply::Reply,
-    versioned::{decode, decode_rest, encode, encode_as},
+    versioned::{decode_rest, encode, encode_as, version},
 };
 
 /// Encodes a log entry.
@@ -26,15 +27,20 @@ pub fn encode_batch(batch: &Batch) -> Bytes {
     assert!(opens_at_most_one_session(batch), "a log entry opens two sessions, which share an id");
     if batch.commands.iter().any(|command| command.caller.is_some()) {
         let callers: Vec<Option<Caller>> = batch.commands.iter().map(|it| it.caller).collect();
-        return encode_as(WITH_CALLERS_VERSION, &(batch, callers));
+        return encode_sized(WITH_CALLERS_VERSION, &(batch, callers), batch);
     }
+    encode_sized(FORMAT_VERSION, batch, batch)
+}
+
+/// Encodes a batch, with what lies beside it.
+fn encode_sized(version: u8, value: &impl Serialize, batch: &Batch) -> Bytes {
     if batch.commands.len() < 2 {
-        return encode(batch);
+        return encode_as(version, value);
     }
     // A buffer that has to grow is copied, and keeps up to twice what it needs for as long as the entry
     // is in the log's cache.
     let buffer = Vec::with_capacity(batch.commands.iter().map(size_hint).sum());
-    postcard::to_extend(&(FORMAT_VERSION, batch), buffer)
+    postcard::to_extend(&(version, value), buffer)
         .expect("plain data in memory can be encoded")
         .into()
 }
@@ -70,9 +76,10 @@ pub fn size_hint_of(action: &Action, key_bytes: usize) -> usize {
 
 /// Decodes a log entry.
 pub fn decode_batch(bytes: &[u8]) -> Result<Batch, CodecError> {
-    let Some((&WITH_CALLERS_VERSION, rest)) = bytes.split_first() else {
-        return decode("batch", bytes).map_err(|error| up_to(error, WITH_CALLERS_VERSION));
-    };
+    let (version, rest) = version("batch", bytes, WITH_CALLERS_VERSION)?;
+    if version == FORMAT_VERSION {
+        return decode_rest("batch", rest);
+    }
     let (mut batch, callers): (Batch, Vec<Option<Caller>>) = decode_rest("batch", rest)?;
     if callers.len() != batch.commands.len() {
         let reason = postcard::Error::SerdeDeCustom;
@@ -94,9 +101,10 @@ pub fn encode_command(command: &Command) -> Bytes {
 
 /// Decodes one command.
 pub fn decode_command(bytes: &[u8]) -> Result<Command, CodecError> {
-    let Some((&WITH_CALLERS_VERSION, rest)) = bytes.split_first() else {
-        return decode("command", bytes).map_err(|error| up_to(error, WITH_CALLERS_VERSION));
-    };
+    let (version, rest) = version("command", bytes, WITH_CALLERS_VERSION)?;
+    if version == FORMAT_VERSION {
+        return decode_rest("command", rest);
+    }
     let (command, caller): (Command, Caller) = decode_rest("command", rest)?;
     Ok(Command { caller: Some(caller), ..command })
 }
@@ -111,11 +119,9 @@ pub fn encode_reply(reply: &Reply) -> Bytes {
 
 /// Decodes one reply.
 pub fn decode_reply(bytes: &[u8]) -> Result<Reply, CodecError> {
-    let Some((&HIDDEN_REPLY_VERSION, rest)) = bytes.split_first() else {
-        return decode("reply", bytes).map_err(|error| up_to(error, HIDDEN_REPLY_VERSION));
-    };
+    let (version, rest) = version("reply", bytes, HIDDEN_REPLY_VERSION)?;
     let reply: Reply = decode_rest("reply", rest)?;
-    Ok(Reply { hidden: true, ..reply })
+    Ok(Reply { hidden: version == HIDDEN_REPLY_VERSION, ..reply })
 }
 
 /// Version of entries and commands that say who calls: those that don't have the bytes that they had before
@@ -124,14 +130,6 @@ const WITH_CALLERS_VERSION: u8 = 2;
 
 /// Version of a reply of which something was left out.
 const HIDDEN_REPLY_VERSION: u8 = 2;
-
-/// The same error, where a newer version than the common one is known.
-fn up_to(error: CodecError, known: u8) -> CodecError {
-    match error {
-        CodecError::Version { what, found, .. } => CodecError::Version { what, found, known },
-        error => error,
-    }
-}
 
 pub(super) fn opens_at_most_one_session(batch: &Batch) -> bool {
     let opens = |command: &&Command| command.action.opens_session();

@@ -184,16 +184,11 @@ impl Record for Meta {
     }
 
     fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
-        let (&found, rest) = bytes.split_first().ok_or(CodecError::Empty { what: Self::WHAT })?;
-        match found {
-            FORMAT_VERSION => versioned::decode_rest(Self::WHAT, rest),
-            META_WITH_AUTH_VERSION => {
+        match versioned::version(Self::WHAT, bytes, META_WITH_AUTH_VERSION)? {
+            (FORMAT_VERSION, rest) => versioned::decode_rest(Self::WHAT, rest),
+            (_, rest) => {
                 let (meta, auth): (Self, AuthMeta) = versioned::decode_rest(Self::WHAT, rest)?;
                 Ok(Self { auth, ..meta })
-            }
-            _ => {
-                let known = META_WITH_AUTH_VERSION;
-                Err(CodecError::Version { what: Self::WHAT, found, known })
             }
         }
     }
@@ -217,21 +212,16 @@ impl Record for SessionRecord {
     }
 
     fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
-        let (&found, rest) = bytes.split_first().ok_or(CodecError::Empty { what: Self::WHAT })?;
-        match found {
-            FORMAT_VERSION => versioned::decode_rest(Self::WHAT, rest),
-            OWNED_SESSION_VERSION => {
+        match versioned::version(Self::WHAT, bytes, USERS_SESSION_VERSION)? {
+            (FORMAT_VERSION, rest) => versioned::decode_rest(Self::WHAT, rest),
+            (OWNED_SESSION_VERSION, rest) => {
                 let (session, owner): (Self, Owner) = versioned::decode_rest(Self::WHAT, rest)?;
                 Ok(Self { owner: Some(owner), ..session })
             }
-            USERS_SESSION_VERSION => {
+            (_, rest) => {
                 let (session, owner, user): (Self, Option<Owner>, u64) =
                     versioned::decode_rest(Self::WHAT, rest)?;
                 Ok(Self { owner, user, ..session })
-            }
-            _ => {
-                let known = USERS_SESSION_VERSION;
-                Err(CodecError::Version { what: Self::WHAT, found, known })
             }
         }
     }

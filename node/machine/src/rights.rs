@@ -1,7 +1,5 @@
 //! What a caller may do, as of one state.
 
-use std::collections::BTreeSet;
-
 use super::{
     auth::{Caller, Permissions, RoleRecord, Rule, Scope, TokenRecord, UserRecord},
     keys::RecordKey,
@@ -125,24 +123,19 @@ impl Rights {
         if let Some((role, _)) = self.roles.iter().find(|(_, role)| role.admin) {
             return Decision::Admin { role: role.clone() };
         }
-        let lacks = self.lacks(need);
-        if lacks != Permissions::NONE {
-            return Decision::Denied { lacks };
-        }
-        let mut deciding = BTreeSet::new();
-        for (_, permission) in Permissions::NAMED {
-            if !need.permissions.hold(permission) {
-                continue;
+        // A rule decides if it gives something that none before it gave.
+        let (mut lacks, mut deciding) = (need.permissions, Vec::new());
+        for (role, rule) in self.rules().filter(|(_, rule)| rule.is_about(need.scope, need.name)) {
+            let left = lacks.without(rule.permissions);
+            if left != lacks {
+                deciding.push((role.to_owned(), rule.clone()));
             }
-            let is_it = |rule: &Rule| {
-                rule.is_about(need.scope, need.name) && rule.permissions.hold(permission)
-            };
-            let at = self.rules().position(|(_, rule)| is_it(rule));
-            let at = at.expect("a permission that is not lacking has a rule");
-            deciding.insert(at);
+            lacks = left;
         }
-        let rules = self.rules().enumerate().filter(|(at, _)| deciding.contains(at));
-        Decision::Rules(rules.map(|(_, (role, rule))| (role.to_owned(), rule.clone())).collect())
+        match lacks {
+            Permissions::NONE => Decision::Rules(deciding),
+            lacks => Decision::Denied { lacks },
+        }
     }
 
     fn rules(&self) -> impl Iterator<Item = (&str, &Rule)> {

@@ -25,9 +25,7 @@ impl Api {
         call: &Call,
         request: v1::AuthChangeRequest,
     ) -> Answered<v1::AuthChangeResponse> {
-        let mut secret = [0; SECRET_BYTES];
-        secret[..16].copy_from_slice(&self.node.random.next_u128().to_be_bytes());
-        secret[16..].copy_from_slice(&self.node.random.next_u128().to_be_bytes());
+        let secret = self.node.random.next_secret();
         let makes_token = matches!(request.change, Some(Change::CreateToken(_)));
         let action = self.auth_command(request.change, &secret).map(Action::Auth);
         if request.dry_run {
@@ -68,7 +66,6 @@ impl Api {
         change: Option<Change>,
         secret: &[u8; SECRET_BYTES],
     ) -> Result<AuthCommand, Invalid> {
-        let secret_hash = hash_secret(secret);
         Ok(match change {
             None => return Err(Invalid::new("change", "is required")),
             Some(Change::Enable(_)) => AuthCommand::Enable,
@@ -100,7 +97,7 @@ impl Api {
                 let now_ms = self.consensus.clock().wall_ms();
                 AuthCommand::CreateToken {
                     user: name("create_token.user", token.user)?,
-                    secret_hash,
+                    secret_hash: hash_secret(secret),
                     label: token.label,
                     expires_wall_time_ms: match token.lifetime_ms {
                         0 => 0,

@@ -10,7 +10,7 @@ use std::{io, sync::Arc};
 use crate::{
     env::Random,
     machine::{
-        auth::secret::{SECRET_BYTES, format_token, hash_secret, parse_token},
+        auth::secret::{format_token, hash_secret, parse_token},
         users,
     },
     storage::{
@@ -36,9 +36,7 @@ pub struct FirstToken {
 impl FirstToken {
     /// Makes a secret and leaves the token in the file. What is stored of it.
     pub(super) async fn make(&self, random: &dyn Random) -> io::Result<[u8; 32]> {
-        let mut secret = [0; SECRET_BYTES];
-        secret[..16].copy_from_slice(&random.next_u128().to_be_bytes());
-        secret[16..].copy_from_slice(&random.next_u128().to_be_bytes());
+        let secret = random.next_secret();
         self.remove().await?;
         let text = format_token(FIRST_TOKEN_ID, &secret) + "\n";
         let mut file = self.disk.open(FILE, OpenMode::CreateNew).await?;

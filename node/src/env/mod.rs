@@ -276,6 +276,14 @@ pub trait Clock: Send + Sync + 'static {
 pub trait Random: Send + Sync + 'static {
     /// 128 random bits.
     fn next_u128(&self) -> u128;
+
+    /// 256 random bits: a secret.
+    fn next_secret(&self) -> [u8; 32] {
+        let mut secret = [0; 32];
+        secret[..16].copy_from_slice(&self.next_u128().to_be_bytes());
+        secret[16..].copy_from_slice(&self.next_u128().to_be_bytes());
+        secret
+    }
 }
 
 /// Where work goes that blocks.

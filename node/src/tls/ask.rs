@@ -3,19 +3,20 @@
 use std::{io, path::Path, sync::Arc};
 
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-    client::{
-        WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
-    crypto::{CryptoProvider, ring, verify_tls13_signature},
+    CertificateError, ClientConfig, Error,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
+    crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
     version::TLS13,
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::files::{certificates, read};
+use super::{
+    files::{certificates, read},
+    material::roots,
+    verify::{Accepts, Called},
+};
 
 /// Whom to trust, and what to show.
 #[derive(Debug, Clone, Copy)]
@@ -47,14 +48,11 @@ impl Asking {
         let provider = Arc::new(ring::default_provider());
         let verifier: Arc<dyn ServerCertVerifier> = match trusted {
             Trusted::Own(path) => {
-                let own = of(path)?.swap_remove(0);
-                Arc::new(Pinned { own, provider: Arc::clone(&provider) })
+                let accepts = Pinned(of(path)?.swap_remove(0));
+                Arc::new(Called { accepts, provider: Arc::clone(&provider) })
             }
             Trusted::Ca(path) => {
-                let mut roots = RootCertStore::empty();
-                for certificate in of(path)? {
-                    roots.add(certificate).map_err(|error| named(path, error.to_string()))?;
-                }
+                let roots = roots(&of(path)?).map_err(|problem| named(path, problem))?;
                 let provider = Arc::clone(&provider);
                 WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
                     .build()
@@ -93,46 +91,19 @@ impl Asking {
 
 /// Takes one certificate alone, and by its key.
 #[derive(Debug)]
-struct Pinned {
-    own: CertificateDer<'static>,
-    provider: Arc<CryptoProvider>,
-}
+struct Pinned(CertificateDer<'static>);
 
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
+impl Accepts for Pinned {
+    fn accept(
         &self,
         end_entity: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
         _: &ServerName<'_>,
-        _: &[u8],
         _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        match *end_entity == self.own {
-            true => Ok(ServerCertVerified::assertion()),
+    ) -> Result<(), Error> {
+        match *end_entity == self.0 {
+            true => Ok(()),
             false => Err(CertificateError::ApplicationVerificationFailure.into()),
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.3 alone is spoken".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

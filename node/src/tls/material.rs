@@ -17,7 +17,7 @@ use tally_certificates::{Facts, date, node_name};
 use super::{
     Caller, Certificate, TlsError,
     files::{Contents, keys},
-    verify::{Answering, Calling, named},
+    verify::{Answering, Called, Calling, named},
 };
 use crate::env::Clock;
 
@@ -169,7 +169,7 @@ impl Loaded {
     }
 }
 
-fn roots(ca: &[CertificateDer<'static>]) -> Result<RootCertStore, String> {
+pub(super) fn roots(ca: &[CertificateDer<'static>]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in ca {
         roots.add(certificate.clone()).map_err(|error| error.to_string())?;
@@ -181,8 +181,9 @@ fn dialler(
     contents: &Contents,
     provider: Arc<CryptoProvider>,
     time: Arc<dyn TimeProvider>,
-    verifier: Answering,
+    accepts: Answering,
 ) -> Result<ClientConfig, rustls::Error> {
+    let verifier = Called { provider: Arc::clone(&provider), accepts };
     let mut dialler = ClientConfig::builder_with_details(provider, time)
         .with_protocol_versions(&[&TLS13])?
         .dangerous()

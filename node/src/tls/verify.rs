@@ -66,6 +66,61 @@ pub(super) fn in_words(error: std::io::Error) -> std::io::Error {
     }
 }
 
+/// Whether a server's certificate is accepted for the name that was called.
+pub(super) trait Accepts: std::fmt::Debug + Send + Sync {
+    fn accept(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<(), Error>;
+}
+
+/// Checks a server for rustls: its certificate by `accepts`, its signatures as TLS 1.3 has them.
+#[derive(Debug)]
+pub(super) struct Called<A> {
+    pub(super) provider: Arc<CryptoProvider>,
+    pub(super) accepts: A,
+}
+
+impl<A: Accepts> ServerCertVerifier for Called<A> {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.accepts.accept(end_entity, intermediates, server_name, now)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.3 alone is spoken".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
 const NAME_END: &str = ".node.tally";
 
 /// What a node asks for in its handshake with another one. It is in no certificate: it tells
@@ -103,46 +158,22 @@ impl Answering {
     }
 }
 
-impl ServerCertVerifier for Answering {
-    fn verify_server_cert(
+impl Accepts for Answering {
+    fn accept(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
-        _: &[u8],
         now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
+    ) -> Result<(), Error> {
         self.verify_chain(end_entity, intermediates, now)?;
         let meant = server_name.to_str();
         let meant = meant.strip_suffix(NAME_END).and_then(|id| id.parse().ok());
         let meant: u64 = meant.ok_or(CertificateError::NotValidForName)?;
         match named(end_entity, &self.cluster).map_err(refused)? {
-            found if found == meant => Ok(ServerCertVerified::assertion()),
+            found if found == meant => Ok(()),
             found => Err(refused(WrongName::AnotherNode { found, meant })),
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.3 alone is spoken".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
