@@ -97,6 +97,11 @@ impl Guest {
         Guest { from, shown, known: OnceLock::new() }
     }
 
+    /// Whose share its calls take: until it is known who it is, its address's.
+    pub(super) fn identity(&self) -> Identity {
+        self.known().unwrap_or_else(|| Who::at(self.from)).identity()
+    }
+
     /// Who it is, if that was found out before.
     pub(super) fn known(&self) -> Option<Who> {
         self.known.get().copied()

@@ -312,6 +312,11 @@ impl Consensus {
         self.inner.shutting_down.store(true, Ordering::Release);
     }
 
+    /// How often a client would have had more than its share of the room for writes.
+    pub fn shares_exceeded(&self) -> u64 {
+        self.inner.room.shares_exceeded()
+    }
+
     /// Waits until no write is under way, or the time is over.
     pub async fn drain(&self, until: Instant) {
         let _ = tokio::time::timeout_at(until, self.inner.room.all_free()).await;

@@ -39,7 +39,7 @@ use tokio::{
     time::Instant,
 };
 
-use self::turns::Turns;
+use self::turns::{Entry, HEAVY_ENTRIES_MAX, Heavy, Turns};
 use super::{
     Admission,
     error::{Error, NotProposed, Unknown},
@@ -190,6 +190,9 @@ impl Waiter {
     }
 }
 
+/// The places that an entry takes until it is answered: among all, and among those with something of heavy clients.
+type Places = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+
 /// The task behind the queue.
 pub(super) struct Proposer {
     pub(super) raft: Raft,
@@ -206,30 +209,60 @@ impl Proposer {
     /// Runs until the queue is closed and empty.
     pub(super) async fn run(mut self) {
         let places = Arc::new(Semaphore::new(self.entries_in_flight));
+        let heavy_places = Arc::new(Semaphore::new(HEAVY_ENTRIES_MAX));
         let mut turns = Turns::default();
         loop {
             let place = Arc::clone(&places)
                 .acquire_owned()
                 .await
                 .expect("the semaphore lives as long as this task and is never closed");
-            if turns.is_empty() {
-                match self.queue.recv().await {
-                    Some(proposal) => turns.put(proposal),
-                    None => break,
-                }
-            }
-            while let Ok(proposal) = self.queue.try_recv() {
-                turns.put(proposal);
-            }
-            self.propose(turns.take(Instant::now()), place).await;
+            let Some((batch, heavy_place)) = self.next_entry(&mut turns, &heavy_places).await
+            else {
+                break;
+            };
+            self.propose(batch, (place, heavy_place)).await;
         }
         // What is under way still gets its answer.
         let all = u32::try_from(self.entries_in_flight).unwrap_or(u32::MAX);
         drop(places.acquire_many(all).await);
     }
 
+    /// What is proposed next, as soon as there is something, and the place among heavy entries that it takes if it
+    /// needs one. `None` when the queue is closed and empty.
+    async fn next_entry(
+        &mut self,
+        turns: &mut Turns,
+        heavy_places: &Arc<Semaphore>,
+    ) -> Option<(Vec<Proposal>, Option<OwnedSemaphorePermit>)> {
+        loop {
+            if turns.is_empty() {
+                turns.put(self.queue.recv().await?);
+            }
+            while let Ok(proposal) = self.queue.try_recv() {
+                turns.put(proposal);
+            }
+            let (heavy, heavy_place) = match turns.are_short(Instant::now()) {
+                false => (Heavy::All, None),
+                true => match Arc::clone(heavy_places).try_acquire_owned() {
+                    Ok(place) => (Heavy::Some, Some(place)),
+                    Err(_) => (Heavy::Nothing, None),
+                },
+            };
+            let Entry { batch, has_heavy } = turns.take(heavy);
+            if !batch.is_empty() {
+                return Some((batch, heavy_place.filter(|_| has_heavy)));
+            }
+            // Only heavy ones wait, and as much of that is under way as may be.
+            tokio::select! {
+                biased;
+                Some(proposal) = self.queue.recv() => turns.put(proposal),
+                _ = heavy_places.acquire() => {}
+            }
+        }
+    }
+
     /// Hands one entry over and leaves its answers to a task of its own.
-    async fn propose(&mut self, batch: Vec<Proposal>, place: OwnedSemaphorePermit) {
+    async fn propose(&mut self, batch: Vec<Proposal>, place: Places) {
         let Some(term) = self.leadership.term_as_leader() else {
             let refusal = NotProposed::NotLeader(self.leadership.hint());
             return refuse(batch, &refusal);
@@ -272,7 +305,7 @@ impl Proposer {
         }
         #[cfg(feature = "seeded-bugs")]
         if seeded_bugs::is_on("ack-before-commit")
-            && place.semaphore().available_permits() + 1 == self.entries_in_flight
+            && place.0.semaphore().available_permits() + 1 == self.entries_in_flight
             && batch.commands.iter().all(bugs::writes)
         {
             let (log_index, revision, replies) = bugs::foresee(self.log_time.state(), &batch);

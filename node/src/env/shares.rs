@@ -58,6 +58,11 @@ pub struct ShareRule {
     pub report_only: bool,
 }
 
+impl ShareRule {
+    /// Everybody may have everything.
+    pub const NONE: ShareRule = ShareRule { percent: 100, report_only: true };
+}
+
 /// So much of some things, and who has how much of each.
 #[derive(Debug)]
 pub struct Shares<const N: usize> {
@@ -173,6 +178,16 @@ impl<const N: usize> Shares<N> {
 impl<const N: usize> Account<N> {
     fn nothing() -> Account<N> {
         Account { held: [0; N], shares: 0, freed: None }
+    }
+}
+
+impl<const N: usize> Share<N> {
+    /// Takes another one in, of the same identity.
+    pub fn merge(&mut self, mut other: Share<N>) {
+        debug_assert!(Arc::ptr_eq(&self.of, &other.of) && self.identity == other.identity);
+        for (amount, more) in self.amount.iter_mut().zip(&mut other.amount) {
+            *amount += std::mem::take(more);
+        }
     }
 }
 

@@ -11,9 +11,9 @@
 //! # Short entries while somebody asks for little
 //! A turn alone is of little use to who has one call under way: it is in the next entry, behind all entries
 //! that were proposed before and beside what the next one holds for others. So while anybody asks for no more
-//! than a quantum at once (*light*), those who ask for more (*heavy*) get [`HEAVY_COST_MAX`] of each entry
-//! and no more. It costs them throughput, which `docs/performance.md` has figures of; without anybody else, or among
-//! heavy ones alone, entries are as long as ever.
+//! than a quantum at once (*light*), those who ask for more (*heavy*) get [`HEAVY_COST_MAX`] of an entry
+//! and no more, and have [`HEAVY_ENTRIES_MAX`] such entries under way. Without anybody else, or among
+//! heavy ones alone, entries are as long and as many as ever.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -33,6 +33,10 @@ const QUANTUM: i64 = 64;
 
 /// What heavy lanes get of an entry together, while there is a light one.
 const HEAVY_COST_MAX: i64 = 64;
+
+/// Entries with something of heavy lanes that are under way meanwhile. Two, so that the disk and the network have
+/// one while the other is applied.
+pub(super) const HEAVY_ENTRIES_MAX: usize = 2;
 
 /// A light lane counts as there for so long after it was served.
 const LIGHT_FOR: Duration = Duration::from_secs(1);
@@ -81,6 +85,26 @@ pub(super) struct Turns {
     round: VecDeque<Identity>,
     waiting: usize,
     light_until: Option<Instant>,
+}
+
+/// What heavy lanes may have of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heavy {
+    /// All of it.
+    All,
+    /// A little.
+    Some,
+    /// Nothing.
+    Nothing,
+}
+
+/// The next entry.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Its proposals; none if nobody waits who may have something of it.
+    pub(super) batch: Vec<Proposal>,
+    /// There is something of a heavy lane among them.
+    pub(super) has_heavy: bool,
 }
 
 /// What an entry has of its room.
@@ -133,15 +157,20 @@ impl Turns {
         self.waiting == 0
     }
 
-    /// The next entry: empty only if nobody waits.
-    pub(super) fn take(&mut self, now: Instant) -> Vec<Proposal> {
+    /// The next entry.
+    pub(super) fn take(&mut self, heavy: Heavy) -> Entry {
+        let mut has_heavy = false;
         let mut taken = Taken::default();
         while let Some(next) = self.own.front()
             && taken.fits(next)
         {
             taken.put(self.own.pop_front().expect("it was just there"));
         }
-        let mut heavy_left = self.heavy_cost(now);
+        let mut heavy_left = match heavy {
+            Heavy::All => i64::MAX,
+            Heavy::Some => HEAVY_COST_MAX,
+            Heavy::Nothing => 0,
+        };
         // Heavy lanes that got their part of this entry; their turn stands for the next one.
         let mut held_back = Vec::new();
         while !taken.is_full
@@ -161,6 +190,7 @@ impl Turns {
                 lane.cost -= cost;
                 if is_heavy {
                     heavy_left -= cost;
+                    has_heavy = true;
                 }
                 taken.put(proposal);
             }
@@ -187,7 +217,7 @@ impl Turns {
             self.round.push_front(identity);
         }
         self.waiting -= taken.batch.len();
-        taken.batch
+        Entry { batch: taken.batch, has_heavy }
     }
 
     fn next(&mut self) -> Option<(Identity, bool)> {
@@ -197,18 +227,15 @@ impl Turns {
         }
     }
 
-    /// What heavy lanes may have of the next entry.
-    fn heavy_cost(&mut self, now: Instant) -> i64 {
+    /// Whether heavy lanes have to leave room for light ones.
+    pub(super) fn are_short(&mut self, now: Instant) -> bool {
         if self.lanes.len() > 1
             && self.lanes.values().any(|lane| (1..=QUANTUM).contains(&lane.cost))
             && self.lanes.values().any(|lane| lane.cost > QUANTUM)
         {
             self.light_until = Some(now + LIGHT_FOR);
         }
-        match self.light_until {
-            Some(until) if now < until => HEAVY_COST_MAX,
-            _ => i64::MAX,
-        }
+        self.light_until.is_some_and(|until| now < until)
     }
 }
 
@@ -266,7 +293,11 @@ mod tests {
         /// Whose proposals are in the next entry, and how many.
         fn take(&mut self) -> BTreeMap<Option<u64>, usize> {
             let mut of = BTreeMap::new();
-            for proposal in self.turns.take(Instant::now()) {
+            let heavy = match self.turns.are_short(Instant::now()) {
+                true => Heavy::Some,
+                false => Heavy::All,
+            };
+            for proposal in self.turns.take(heavy).batch {
                 let user = proposal.waiter.identity().map(|identity| match identity {
                     Identity::User(user) => user,
                     other => panic!("{other:?}"),
@@ -288,7 +319,7 @@ mod tests {
         for bytes in [1, 2, 3] {
             queue.put(None, Action::Tick, bytes);
         }
-        let first = queue.turns.take(Instant::now());
+        let first = queue.turns.take(Heavy::All).batch;
         let sizes: Vec<_> = first.iter().take(4).map(|proposal| proposal.size_bytes).collect();
         assert_eq!((first.len(), &sizes[..]), (ENTRY_COMMANDS_MAX, &[1, 2, 3, 100][..]));
         assert_eq!(queue.take(), BTreeMap::from([of(HEAVY, 13)]));
@@ -301,6 +332,11 @@ mod tests {
         queue.add(HEAVY, 5000);
         queue.add(LIGHT, 1);
         assert_eq!(queue.take(), BTreeMap::from([of(HEAVY, 64), of(LIGHT, 1)]));
+        // With enough of that under way, only light ones are proposed.
+        assert!(queue.turns.take(Heavy::Nothing).batch.is_empty());
+        queue.add(LIGHT, 1);
+        let entry = queue.turns.take(Heavy::Nothing);
+        assert_eq!((entry.batch.len(), entry.has_heavy), (1, false));
         // It may come again at any moment …
         assert_eq!(queue.take(), BTreeMap::from([of(HEAVY, 64)]));
         queue.add(LIGHT, 2);
