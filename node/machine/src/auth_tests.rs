@@ -13,6 +13,7 @@ use super::{
     operation::{CounterAdd, KeyExpectation, Operation},
     query,
     rights::{Decision, Need, Rights},
+    users,
     view::{Overlay, Writes},
 };
 
@@ -567,4 +568,40 @@ fn bytes_of_before_are_the_same() {
     for cut in 1..bytes.len() {
         assert!(crate::codec::decode_batch(&bytes[..cut]).is_err());
     }
+}
+
+#[test]
+fn a_limit_goes_with_its_role_and_the_highest_counts() {
+    let mut cluster = Cluster::new();
+    let limit = |operations_per_second| RoleLimit { operations_per_second, burst: 10 };
+    let put = |name: &str, operations_per_second| AuthCommand::PutLimitedRole {
+        name: name.into(),
+        role: RoleRecord::default(),
+        limit: limit(operations_per_second),
+    };
+    for (name, rate) in [("slow", 5), ("fast", 50)] {
+        cluster.auth(put(name, rate)).unwrap();
+    }
+    cluster
+        .auth(AuthCommand::PutRole { name: "free".into(), role: RoleRecord::default() })
+        .unwrap();
+    let roles = |names: &[&str]| AuthCommand::PutUser {
+        name: "user".into(),
+        roles: names.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let mut limit_with = |names: &[&str]| {
+        let id = cluster.auth(roles(names)).unwrap();
+        users::limit_of_user(&cluster.state, id)
+    };
+    assert_eq!(limit_with(&["free"]), None);
+    assert_eq!(limit_with(&["free", "slow"]), Some(limit(5)));
+    assert_eq!(limit_with(&["fast", "slow"]), Some(limit(50)));
+    // A role that is put without one has none, and one that is gone leaves none behind.
+    cluster
+        .auth(AuthCommand::PutRole { name: "fast".into(), role: RoleRecord::default() })
+        .unwrap();
+    assert_eq!(users::limit_of_role(&cluster.state, "fast"), None);
+    cluster.auth(roles(&[])).unwrap();
+    cluster.auth(AuthCommand::DeleteRole { name: "slow".into() }).unwrap();
+    assert_eq!(users::limit_of_role(&cluster.state, "slow"), None);
 }

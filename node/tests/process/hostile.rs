@@ -12,6 +12,9 @@ use std::{
 use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tally_client::{Client, apply::Operation};
+use tally_proto::v1::{
+    AuthChangeRequest, AuthCreateToken, AuthRole, AuthUser, auth_change_request::Change,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -71,7 +74,8 @@ fn shown(sorted: &[Duration]) -> String {
 /// Each takes a node a place and some memory, and keeps nobody else out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_idle_connections_keep_nobody_out() {
-    let count = IDLE_CONNECTIONS.min(descriptors().saturating_sub(OTHERS));
+    // One address has its share of a node's connections, which are about as many as its descriptors.
+    let count = IDLE_CONNECTIONS.min(descriptors().saturating_sub(OTHERS) / 10 * 7);
     let mut cluster = Cluster::started("idle", 1, &[]).await;
     let address = cluster.node(1).client.clone();
     let client = cluster.client();
@@ -223,12 +227,43 @@ impl Flood {
     }
 }
 
-/// One client asks for all that a node can do; another one's writes are all acknowledged. How much longer they
-/// take is reported: docs/security-model.md says what holds it, and what does not.
+/// A client that shows who it is: turns are between users.
+async fn as_user(cluster: &Cluster, name: &str) -> (String, Client) {
+    let client = cluster.client();
+    let named = || name.to_owned();
+    let role = AuthRole { name: named(), admin: true, ..AuthRole::default() };
+    let user = AuthUser { name: named(), roles: vec![named()] };
+    let token = AuthCreateToken { user: named(), ..AuthCreateToken::default() };
+    let mut made = String::new();
+    for change in [Change::PutRole(role), Change::PutUser(user), Change::CreateToken(token)] {
+        let request = AuthChangeRequest { change: Some(change), dry_run: false };
+        made = client.auth_change(request).await.expect("everybody may, while it is off").token;
+    }
+    let of_user = with_token(cluster, &made);
+    (made, of_user)
+}
+
+fn with_token(cluster: &Cluster, token: &str) -> Client {
+    let endpoints = cluster.nodes.iter().map(|node| node.client.clone());
+    Client::builder(endpoints).bearer_token(token).build().expect("a client")
+}
+
+/// One client asks for all that a node can do; another one's writes are all acknowledged, and take turns with its own.
+/// How much longer they take is reported: docs/security-model.md says what that was on a quiet machine.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_one_client_leaves_another_its_answers() {
     let cluster = Cluster::started("flood", 1, &[]).await;
-    let victim = cluster.client();
+    let (_, victim) = as_user(&cluster, "victim").await;
+    let (token, _) = as_user(&cluster, "flood").await;
+    // Its machine is another one, as far as that can be had here: what it computes itself delays nobody.
+    let elsewhere = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .on_thread_start(|| {
+            let _ = rustix::process::nice(19);
+        })
+        .build()
+        .expect("threads can be started");
     adds(&victim, "hits", 100).await;
     let alone = adds(&victim, "hits", 500).await;
     for flood in [
@@ -238,8 +273,8 @@ async fn a_flood_of_one_client_leaves_another_its_answers() {
         Flood { connections: 1, at_a_time: 64, adds: 128 },
     ] {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let clients = (0..flood.connections).map(|_| cluster.client()).collect();
-        let flooding = tokio::spawn(flood.run(clients, Arc::clone(&stop), Arc::clone(&done)));
+        let clients = (0..flood.connections).map(|_| with_token(&cluster, &token)).collect();
+        let flooding = elsewhere.spawn(flood.run(clients, Arc::clone(&stop), Arc::clone(&done)));
         tokio::time::sleep(Duration::from_millis(500)).await;
         let (began, before) = (Instant::now(), done.load(Ordering::Relaxed));
         let beside = adds(&victim, "hits", 300).await;
@@ -259,4 +294,5 @@ async fn a_flood_of_one_client_leaves_another_its_answers() {
             "a flood holds up another client"
         );
     }
+    elsewhere.shutdown_background();
 }
