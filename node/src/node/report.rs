@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use crate::{
+    audit::{AuditLog, Counts},
     env::storage_guard::StorageGuard,
     port::Slots,
     status::SelfReport,
@@ -21,6 +22,7 @@ pub(super) struct Report {
     pub(super) local_reads_only: AtomicBool,
     pub(super) slots: Arc<Slots>,
     pub(super) tls: Arc<Tls>,
+    pub(super) audit: Option<Arc<AuditLog>>,
 }
 
 impl SelfReport for Report {
@@ -48,6 +50,10 @@ impl SelfReport for Report {
 
     fn certificates(&self) -> Vec<Certificate> {
         self.tls.certificates()
+    }
+
+    fn audit_log(&self) -> Option<Counts> {
+        self.audit.as_ref().map(|log| log.counts())
     }
 
     fn local_reads_only(&self) -> Option<String> {
