@@ -22,8 +22,16 @@ const ALL: &[AuthPermission] = &[
 
 /// A cluster that asks who calls, and its first token.
 async fn secure(size: u64) -> (Cluster, String) {
-    let cluster =
-        Cluster::start_with(size, |config: &mut Config| config.authentication = true).await;
+    secure_with(size, |_| {}).await
+}
+
+/// … with other settings besides.
+pub(crate) async fn secure_with(size: u64, also: impl Fn(&mut Config)) -> (Cluster, String) {
+    let settings = |config: &mut Config| {
+        config.authentication = true;
+        also(config);
+    };
+    let cluster = Cluster::start_with(size, settings).await;
     let found = || {
         let files = cluster.ids().into_iter().map(|id| cluster.data_dir(id).join("admin-token"));
         let tokens: Vec<String> =
@@ -35,20 +43,20 @@ async fn secure(size: u64) -> (Cluster, String) {
     (cluster, token)
 }
 
-fn client(cluster: &Cluster, ids: &[u64], token: &str) -> Client {
+pub(crate) fn client(cluster: &Cluster, ids: &[u64], token: &str) -> Client {
     let endpoints: Vec<String> = ids.iter().map(|id| cluster.client_address(*id)).collect();
     let builder = Client::builder(endpoints).deadline(Duration::from_secs(8));
     let builder = if token.is_empty() { builder } else { builder.bearer_token(token) };
     builder.build().expect("a client")
 }
 
-async fn change(admin: &Client, change: Change) -> v1::AuthChangeResponse {
+pub(crate) async fn change(admin: &Client, change: Change) -> v1::AuthChangeResponse {
     let request = AuthChangeRequest { change: Some(change), dry_run: false };
     admin.auth_change(request).await.expect("an admin may")
 }
 
 /// A user with one role that has these rules; its token.
-async fn user(
+pub(crate) async fn user(
     admin: &Client,
     name: &str,
     rules: &[(AuthScope, &str, &[AuthPermission])],
@@ -69,7 +77,7 @@ async fn user(
     token(admin, name, 0).await.1
 }
 
-async fn token(admin: &Client, user: &str, lifetime_ms: u64) -> (u64, String) {
+pub(crate) async fn token(admin: &Client, user: &str, lifetime_ms: u64) -> (u64, String) {
     let user = user.to_owned();
     let create = AuthCreateToken { user, label: String::new(), lifetime_ms };
     let made = change(admin, Change::CreateToken(create)).await;
