@@ -212,6 +212,11 @@ impl Record {
         self.line.as_mut().expect("it is taken when the record ends")
     }
 
+    /// It has a line already.
+    pub(super) fn only_if_refused(&mut self) {
+        self.is_wanted = false;
+    }
+
     /// The outcome of a write that no task waits for. The record is still to be dropped.
     pub(super) fn decide(&mut self, outcome: &Outcome) {
         self.verdict = Some(Verdict::of_outcome(outcome));

@@ -217,13 +217,13 @@ async fn run_within(
     connection: &ConnectionRoom,
 ) -> (v1::Answer, Held) {
     let again = matches!(&call.request, Some(Request::KeysGet(_))).then(|| call.clone());
-    let answer = run(api, call, guest).await;
+    let answer = run(api, call, guest, false).await;
     match again {
         Some(again) if answer.encoded_len() > reserved.bytes() => {
             // Neither is held while it waits, so nobody waits for a waiter.
             drop((answer, reserved));
             let reserved = connection.answer(limits::VALUE_BYTES_MAX + ITEM_BYTES).await;
-            (run(api, again, guest).await, reserved)
+            (run(api, again, guest, true).await, reserved)
         }
         _ => (answer, reserved),
     }
@@ -239,7 +239,7 @@ fn protocol_error(field: &str, message: &str) -> Status {
 }
 
 /// Runs one call.
-async fn run(api: &Api, call: v1::Call, (guest, way): (&Guest, Way)) -> v1::Answer {
+async fn run(api: &Api, call: v1::Call, (guest, way): (&Guest, Way), is_again: bool) -> v1::Answer {
     let v1::Call { id, deadline_ms, request_id, request } = call;
     let asked = Duration::from_millis(u64::from(deadline_ms));
     let context = api.call(Some(asked), &request_id, WhenFull::Wait);
@@ -248,20 +248,25 @@ async fn run(api: &Api, call: v1::Call, (guest, way): (&Guest, Way)) -> v1::Answ
             let invalid = super::status::Invalid::new("request", "is required");
             Err(api.invalid(&context, Kind::Write, &invalid))
         }
-        Some(request) => run_recorded(api, context, request, guest, way).await,
+        Some(request) => run_recorded(api, context, request, (guest, way), is_again).await,
     };
     v1::Answer { id, response: Some(response.unwrap_or_else(Response::Error)) }
 }
 
-/// Runs one request, and records it.
+/// Runs one request, and records it: once, unless it is refused when it is run again.
 async fn run_recorded(
     api: &Api,
     call: super::Call,
     request: Request,
-    guest: &Guest,
-    way: Way,
+    (guest, way): (&Guest, Way),
+    is_again: bool,
 ) -> Result<Response, v1::CallStatus> {
     let mut record = api.record(requests::audited(&request), &call, guest.from(), way)?;
+    if let Some(record) = &mut record
+        && is_again
+    {
+        record.only_if_refused();
+    }
     let who = guest.who(api, &call, requests::kind_of(&request)).await;
     if let Some(record) = &mut record {
         guest.tell(api, record, who.as_ref().ok());

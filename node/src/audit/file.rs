@@ -4,6 +4,7 @@
 //!   to none, as somebody has moved or removed it, the file is opened again. What was in hand is written there.
 //! - **Put aside**: `audit.log` becomes `audit.log.1`, that `.2`, and so on; the last is removed. A line is never in
 //!   two files.
+//! - **One node's**: the file is locked. Two nodes with one file would put aside what the other writes.
 //! - **Whole lines**: when a write fails half way, as on a full disk, the half is cut off again. Behind a half that was
 //!   left all the same, by a power cut, the next line begins on a line of its own.
 
@@ -14,7 +15,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::OFlags;
+use rustix::{
+    fs::{FlockOperation, OFlags, flock},
+    io::Errno,
+};
 
 use super::{Settings, Sink};
 use crate::env::spaced::Spaced;
@@ -158,6 +162,11 @@ impl Opened {
         let found = file.metadata()?;
         if !found.is_file() {
             return Err(told(io::Error::new(ErrorKind::InvalidInput, "is not a regular file")));
+        }
+        // Two that put aside what the other writes would lose it. Where locks can't be had, nothing is said.
+        if let Err(Errno::WOULDBLOCK) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            let error = "is written by another process; each node needs a file of its own";
+            return Err(told(io::Error::new(ErrorKind::ResourceBusy, error)));
         }
         let mut size = found.len();
         if let Some(mode) = mode

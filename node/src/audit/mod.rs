@@ -42,6 +42,9 @@ pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// What is held beside what a line has already for who asked and what came of it; most need half of it.
 const REST_BYTES: usize = 512;
 
+/// How often a stop tries again to write what can't be written.
+const TRIES_TO_STOP: usize = 2;
+
 /// How the audit log is kept.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -144,7 +147,7 @@ impl AuditLog {
             queue: Arc::clone(&queue),
             ended,
         });
-        let writer = Writer { node_id, clock, queue, sink, end };
+        let writer = Writer { node_id, clock, queue, sink, end, tries_left_to_stop: TRIES_TO_STOP };
         threads.run_blocking("tally-audit", Box::pin(writer.run()));
         let mut started = log.line("start");
         started.word("version", env!("CARGO_PKG_VERSION"));

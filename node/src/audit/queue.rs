@@ -32,15 +32,23 @@ pub(super) struct Queue {
 
 #[derive(Debug, Default)]
 struct Lines {
-    text: Vec<u8>,
-    count: u64,
+    chunks: Vec<Chunk>,
     closed: bool,
 }
 
-/// Lines on their way into the file.
-pub(super) struct Taken {
+/// Some lines. They are kept in chunks, as one text would be copied whole, under the lock, whenever it has to grow.
+#[derive(Debug, Default)]
+pub(super) struct Chunk {
     pub(super) text: Vec<u8>,
     pub(super) lines: u64,
+}
+
+/// A chunk is closed at this many bytes, unless its first line alone is longer.
+const CHUNK_BYTES_MAX: usize = 256 * 1024;
+
+/// Lines on their way into the file.
+pub(super) struct Taken {
+    pub(super) chunks: Vec<Chunk>,
     /// There will be no more.
     pub(super) is_last: bool,
 }
@@ -100,9 +108,14 @@ impl Queue {
             self.dropped();
             return false;
         }
-        let is_first = lines.text.is_empty();
-        lines.text.extend_from_slice(line);
-        lines.count += 1;
+        let is_first = lines.chunks.is_empty();
+        match lines.chunks.last_mut() {
+            Some(last) if last.text.len() + line.len() <= CHUNK_BYTES_MAX => {
+                last.text.extend_from_slice(line);
+                last.lines += 1;
+            }
+            _ => lines.chunks.push(Chunk { text: line.to_vec(), lines: 1 }),
+        }
         drop(lines);
         if is_first {
             self.ready.notify_one();
@@ -111,10 +124,9 @@ impl Queue {
     }
 
     /// All that waits. Its room is held until it is released.
-    pub(super) fn take(&self, empty: Vec<u8>) -> Taken {
+    pub(super) fn take(&self) -> Taken {
         let mut lines = self.lock();
-        let text = std::mem::replace(&mut lines.text, empty);
-        Taken { text, lines: std::mem::take(&mut lines.count), is_last: lines.closed }
+        Taken { chunks: std::mem::take(&mut lines.chunks), is_last: lines.closed }
     }
 
     /// There will be no more lines.

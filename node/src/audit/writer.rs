@@ -10,7 +10,7 @@ use tokio::{sync::watch, time::sleep};
 
 use super::{
     Sink,
-    queue::{Queue, Taken},
+    queue::{Chunk, Queue, Taken},
     text,
 };
 use crate::env::{Clock, spaced::Spaced};
@@ -21,9 +21,6 @@ const GATHER: Duration = Duration::from_millis(5);
 /// When a write that failed is tried again. Without a line to write nothing is tried.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// A buffer that has grown beyond this is not kept.
-const KEPT_BUFFER_BYTES_MAX: usize = 1024 * 1024;
-
 /// The thread's work.
 pub(super) struct Writer {
     pub(super) node_id: u64,
@@ -31,6 +28,8 @@ pub(super) struct Writer {
     pub(super) queue: Arc<Queue>,
     pub(super) sink: Box<dyn Sink>,
     pub(super) end: watch::Sender<bool>,
+    /// Failures that a stop waits out.
+    pub(super) tries_left_to_stop: usize,
 }
 
 /// What the file has been told of what is not in it.
@@ -43,7 +42,6 @@ struct Told {
 impl Writer {
     pub(super) async fn run(mut self) {
         let mut told = Told::default();
-        let mut buffer = Vec::new();
         let failures = Spaced::default();
         loop {
             if !self.queue.is_closed() {
@@ -52,19 +50,17 @@ impl Writer {
             if !self.queue.is_closed() {
                 sleep(GATHER).await;
             }
-            let Taken { mut text, lines, is_last } = self.queue.take(std::mem::take(&mut buffer));
-            let held = text.len();
-            let written = self.write(&text, lines, &failures).await;
-            self.queue.release(held);
+            let Taken { chunks, is_last } = self.queue.take();
+            let mut written = true;
+            for Chunk { text, lines } in chunks {
+                written = self.write(&text, lines, &failures).await;
+                self.queue.release(text.len());
+            }
             if written {
                 self.tell_what_is_missing(&mut told, &failures).await;
             }
             if is_last {
                 break;
-            }
-            text.clear();
-            if text.capacity() <= KEPT_BUFFER_BYTES_MAX {
-                buffer = text;
             }
         }
         if let Err(error) = self.sink.sync() {
@@ -75,7 +71,7 @@ impl Writer {
 
     /// Brings lines into the sink, however long that takes; false if the node stops before.
     async fn write(&mut self, lines: &[u8], count: u64, failures: &Spaced) -> bool {
-        let (mut left, mut tries_left_to_stop) = (lines, 2);
+        let mut left = lines;
         while !left.is_empty() {
             match self.sink.write(left) {
                 Ok(taken) => {
@@ -88,15 +84,15 @@ impl Writer {
                 }
                 Err(error) => {
                     self.failed(&error, failures);
+                    if self.queue.is_closed() && self.tries_left_to_stop == 0 {
+                        let lost = left.iter().filter(|byte| **byte == b'\n').count() as u64;
+                        self.queue.dropped.fetch_add(lost, Ordering::Relaxed);
+                        self.queue.written_lines.fetch_add(count - lost, Ordering::Relaxed);
+                        tracing::error!(lost, %error, "lines of the audit log are lost");
+                        return false;
+                    }
                     if self.queue.is_closed() {
-                        tries_left_to_stop -= 1;
-                        if tries_left_to_stop == 0 {
-                            let lost = left.iter().filter(|byte| **byte == b'\n').count() as u64;
-                            self.queue.dropped.fetch_add(lost, Ordering::Relaxed);
-                            self.queue.written_lines.fetch_add(count - lost, Ordering::Relaxed);
-                            tracing::error!(lost, %error, "lines of the audit log are lost");
-                            return false;
-                        }
+                        self.tries_left_to_stop -= 1;
                     }
                     sleep(RETRY).await;
                 }

@@ -43,10 +43,12 @@ fn full_files_are_put_aside_and_the_oldest_goes() {
     write(&mut sink, "a long line of its own\nx\n");
     assert_eq!(read("audit.log.1"), "a long line of its own\n");
     assert_eq!(read("audit.log"), "x\n");
+    drop(sink);
     // Fewer are to be kept.
     let mut fewer = super::tests::sink(&path, 10, 1);
     write(&mut fewer, "0009\n0010\n0011\n");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    drop(fewer);
     let mut none = super::tests::sink(&path, 10, 0);
     write(&mut none, "0012\n0013\n0014\n");
     assert!(read("audit.log").ends_with("0014\n"));
@@ -60,6 +62,7 @@ fn files_are_private_and_a_mode_that_somebody_gave_stays() {
     write(&mut sink, "0000\n");
     assert_eq!(mode(&path), 0o600);
     fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+    drop(sink);
     let mut sink = super::tests::sink(&path, 10, 2);
     write(&mut sink, "0001\n0002\n");
     assert_eq!((mode(&path), mode(&dir.path().join("audit.log.1"))), (0o640, 0o640));
@@ -143,4 +146,20 @@ fn a_file_that_can_t_be_put_aside_grows() {
     let mut sink = sink(&path, 10, 1);
     write(&mut sink, "0000\n0001\n0002\n0003\n");
     assert_eq!(fs::read_to_string(&path).unwrap(), "0000\n0001\n0002\n0003\n");
+}
+
+#[test]
+fn a_file_that_another_writes_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.log");
+    let mut one = sink(&path, 10, 1);
+    one.open().unwrap();
+    let error = sink(&path, 10, 1).open().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResourceBusy);
+    assert!(error.to_string().contains("another process"), "{error}");
+    // Also the file after the one that was put aside.
+    write(&mut one, "0000\n0001\n0002\n");
+    assert!(sink(&path, 10, 1).open().is_err());
+    drop(one);
+    sink(&path, 10, 1).open().unwrap();
 }
