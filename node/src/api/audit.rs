@@ -494,7 +494,7 @@ impl Api {
         if let Some(certificate) = certificate {
             open.word("certificate", certificate);
         }
-        if open.reserve().is_err() || end.reserve().is_err() {
+        if open.reserve_in_queue().is_err() || end.reserve_in_queue().is_err() {
             return Err(self.not_recorded(call, Kind::Write));
         }
         open.write();

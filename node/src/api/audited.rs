@@ -161,7 +161,7 @@ impl Asked<'_> {
         if given.is_empty() {
             return;
         }
-        let told = given.iter().map(|given| part(given));
+        let told = given.iter().map(&part);
         self.bounded(list, told, |list, told| {
             let Some((op, name)) = told else { return };
             list.word("op", op.op);

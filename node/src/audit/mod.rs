@@ -283,10 +283,15 @@ impl Line {
     /// Reserves its place, and what is usually to come. Where lines may be dropped it never fails: the line looks for
     /// a place again when it is written.
     pub fn reserve(&mut self) -> Result<(), NoPlace> {
-        let log = &self.log;
-        if log.must_not_drop && log.queue.is_failing() {
+        if self.log.must_not_drop && self.log.queue.is_failing() {
             return Err(NoPlace);
         }
+        self.reserve_in_queue()
+    }
+
+    /// The same for what neither does nor tells anything: its line may wait until the file can be written again.
+    pub fn reserve_in_queue(&mut self) -> Result<(), NoPlace> {
+        let log = &self.log;
         let bytes = self.text.len() + REST_BYTES;
         match log.queue.reserve(bytes) {
             true => self.held = bytes,

@@ -182,6 +182,7 @@ async fn a_log_that_must_not_drop_gives_no_place_while_it_can_t_be_written() {
     assert!(log.line("seen by the writer").write());
     a_while().await;
     assert_eq!(log.line("request").reserve(), Err(NoPlace));
+    assert_eq!(log.line("stream").reserve_in_queue(), Ok(()), "it may wait");
     log.refused_request();
     assert!(admitted.write(), "it was let in before");
     a_while().await;
