@@ -7,6 +7,7 @@ use tally_proto::v1;
 use crate::{
     audit::Counts,
     consensus::{Consensus, leader::Role},
+    env::shares::ShareRule,
     machine::query,
     tls::Certificate,
 };
@@ -25,8 +26,21 @@ pub trait SelfReport: Send + Sync + 'static {
     fn certificates(&self) -> Vec<Certificate>;
     /// What its audit log counts, if it keeps one.
     fn audit_log(&self) -> Option<Counts>;
+    /// What clients may have, and wanted.
+    fn limits(&self) -> Limits;
     /// Why it serves LOCAL reads only, if so.
     fn local_reads_only(&self) -> Option<String>;
+}
+
+/// What a client may have of a node, and how often one wanted more.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Its share.
+    pub share: ShareRule,
+    /// How often one had, or would have had, more.
+    pub shares_exceeded: u64,
+    /// How often a user asked for more than its roles allow.
+    pub rates_exceeded: u64,
 }
 
 /// A node, as it knows itself.
@@ -91,6 +105,7 @@ impl OwnStatus {
             local_reads_only: report.local_reads_only().unwrap_or_default(),
             certificates: report.certificates().into_iter().map(certificate_to_wire).collect(),
             audit_log: report.audit_log().map(audit_log_to_wire),
+            limits: Some(limits_to_wire(report.limits())),
         }
     }
 }
@@ -105,6 +120,13 @@ fn audit_log_to_wire(counts: Counts) -> v1::AuditLogStatus {
         queued_bytes: counts.queued_bytes,
         error: counts.error,
     }
+}
+
+fn limits_to_wire(limits: Limits) -> v1::LimitStatus {
+    let Limits { share: ShareRule { percent, report_only }, shares_exceeded, rates_exceeded } =
+        limits;
+    let share_percent = u32::from(percent);
+    v1::LimitStatus { share_percent, report_only, shares_exceeded, rates_exceeded }
 }
 
 fn certificate_to_wire(certificate: Certificate) -> v1::Certificate {

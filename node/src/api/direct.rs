@@ -28,6 +28,7 @@ use super::{
     Api, Call, Who,
     audit::{Record, Way},
     requests,
+    status::Kind,
     who::Guest,
     writes::{Facts, Respond, Single, Split, split},
 };
@@ -286,7 +287,9 @@ impl Api {
         if !is_small || !can_be_here {
             return Some((call, room));
         }
-        let Some(admission) = self.consensus.try_admit(size) else { return Some((call, room)) };
+        let Some(admission) = self.consensus.try_admit(who.identity(), size) else {
+            return Some((call, room));
+        };
         let v1::Call { id, deadline_ms, request_id, request } = call;
         if !request.as_ref().is_some_and(requests::is_single_write) {
             return Some((v1::Call { id, deadline_ms, request_id, request }, room));
@@ -310,7 +313,8 @@ impl Api {
             Split::Write(single, respond) => (single, respond),
             Split::Other(request) => unreachable!("{request:?} was a write of one operation"),
         };
-        let command = match self.command(&call, action, options) {
+        let counted = self.count(&call, Kind::Write, &who, 1);
+        let command = match counted.and_then(|()| self.command(&call, action, options)) {
             Ok(command) => command,
             Err(error) => {
                 let error = self.recorded(record, &call, Err(&error)).unwrap_or(error);

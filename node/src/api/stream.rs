@@ -33,12 +33,14 @@ use super::{
     answer_bytes::{ITEM_BYTES, SMALL_ANSWER_BYTES, answer_bytes_of},
     audit::{StreamRecord, Way},
     direct::{Flights, Ready, Room},
+    rates::operations_of_call,
     requests,
     status::Kind,
     who::Guest,
 };
 use crate::{
     consensus::WhenFull,
+    env::shares::Share,
     machine::limits,
     port::room::{self, Along, ConnectionRoom, Held},
 };
@@ -73,7 +75,7 @@ pub type Answers = Pin<Box<dyn Stream<Item = Result<v1::StreamExchangeResponse, 
 pub(super) fn exchange(
     api: Api,
     calls: Streaming<v1::StreamExchangeRequest>,
-    room: Arc<ConnectionRoom>,
+    (room, share): (Arc<ConnectionRoom>, Share<1>),
     guest: Guest,
     record: Option<StreamRecord>,
     along: Along,
@@ -84,6 +86,7 @@ pub(super) fn exchange(
     tokio::spawn(async move {
         read_calls(its_api, calls, answers, &flights, room, Arc::new(guest), record).await;
         flights.close();
+        drop(share);
     });
     packs(api, ready, along).boxed()
 }
@@ -181,7 +184,7 @@ async fn read_calls(
                 record.count();
             }
             let size = call.encoded_len();
-            let place = connection.place().await;
+            let place = connection.place(guest.identity()).await;
             let bytes = Arc::clone(&connection).request(size).await;
             let answer = connection.answer(answer_bytes_of(&call)).await;
             let room = Room { place, bytes, answer };
@@ -273,8 +276,12 @@ async fn run_recorded(
     }
     let (answered, call) = match who {
         Ok(who) => {
+            let (kind, operations) = (requests::kind_of(&request), operations_of_call(&request));
             let call = super::Call { who, ..call };
-            (requests::dispatch(api, &call, request).await, call)
+            match api.count(&call, kind, &who, operations) {
+                Ok(()) => (requests::dispatch(api, &call, request).await, call),
+                Err(refused) => (Err(refused), call),
+            }
         }
         Err(refused) => (Err(refused), call),
     };

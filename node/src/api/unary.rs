@@ -4,23 +4,26 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use prost::Message;
 use tally_proto::{
-    status::to_tonic,
+    reason,
+    status::{StatusBuilder, to_tonic},
     v1::{self, CallStatus, stream_server},
 };
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
     Api, Call, Who,
     answer_bytes::{AnswerBytes, ITEM_BYTES},
     audit::Way,
     audited::{Audited, Tells},
+    rates::operations_of,
     requests::Runs,
-    status::{Invalid, Kind},
+    status::{Invalid, Kind, RETRY_AFTER},
     stream,
     who::{Guest, Shown},
 };
 use crate::{
     consensus::WhenFull,
+    env::shares::ShareRule,
     machine::{command::Owner, limits},
     port::{
         SMALL_BYTES, call as port,
@@ -69,7 +72,7 @@ impl Api {
 /// Serves one request, and records it.
 async fn serve<Q>(api: &Api, request: Request<Q>) -> Result<Response<Q::Response>, Status>
 where
-    Q: Runs + AnswerBytes + Audited,
+    Q: Runs + AnswerBytes + Audited + 'static,
     Q::Response: Tells,
 {
     let (call, shown) = api.unary(&request);
@@ -86,8 +89,14 @@ where
     let (answered, call) = match who {
         Ok(who) => {
             let call = Call { who, ..call };
-            let run = |request: Q| request.run(api, &call);
-            (answered(api, at, &call, Q::KIND, request, run).await, call)
+            let answered = match api.count(&call, Q::KIND, &who, operations_of(&request)) {
+                Ok(()) => {
+                    let run = |request: Q| request.run(api, &call);
+                    answered(api, at, &call, Q::KIND, request, run).await
+                }
+                Err(refused) => Err(refused),
+            };
+            (answered, call)
         }
         Err(refused) => (Err(refused), call),
     };
@@ -170,16 +179,26 @@ impl stream_server::Stream for Api {
         let room = match at {
             Some(at) => Arc::clone(at.room()),
             // Called in this process, without a port.
-            None => ConnectionRoom::new(NodeRoom::new()),
+            None => ConnectionRoom::new(NodeRoom::new(ShareRule::NONE), None),
         };
         let from = at.and_then(|at| at.from()).map(Owner::new);
         let guest = Guest::new(from, Shown::of(request.metadata(), request.extensions().get()));
+        let Some(share) = room.node().stream(guest.identity()) else {
+            let message = "this client has its share of the streams that may be open";
+            let status =
+                StatusBuilder::new(Code::ResourceExhausted, reason::SHARE_EXCEEDED, message);
+            return Err(status
+                .outcome(v1::Outcome::NotApplied)
+                .retry_after(RETRY_AFTER)
+                .into_tonic());
+        };
         let (call, shown) = self.unary(&request);
         let record = self.stream_record(&call, from, shown.recorded());
         let record = record.map_err(|error| to_tonic(&error))?;
         let along = Along::default();
         let calls = request.into_inner();
-        let answers = stream::exchange(self.clone(), calls, room, guest, record, along.clone());
+        let answers =
+            stream::exchange(self.clone(), calls, (room, share), guest, record, along.clone());
         let mut response = Response::new(answers);
         response.extensions_mut().insert(along);
         Ok(response)

@@ -16,7 +16,7 @@ use crate::{
     audit::AuditLog,
     config::Config,
     consensus::cluster_id::{ClusterId, format_cluster_id},
-    env::{Env, descriptors, identity::Identity},
+    env::{Env, descriptors, identity::Identity, shares::ShareRule},
     machine::query,
     peer::{
         self,
@@ -117,7 +117,7 @@ pub(super) async fn meet(
         service.clone(),
         listener,
         Arc::clone(&env.clock),
-        Slots::new(sockets.peers_max),
+        Slots::new(sockets.peers_max, ShareRule::NONE),
         (tls, audit),
         peers_stopped,
     ));

@@ -6,10 +6,12 @@ use std::sync::{
 };
 
 use crate::{
+    api::rates::Rates,
     audit::{AuditLog, Counts},
-    env::storage_guard::StorageGuard,
-    port::Slots,
-    status::SelfReport,
+    consensus::Consensus,
+    env::{shares::ShareRule, storage_guard::StorageGuard},
+    port::{Slots, room::NodeRoom},
+    status::{Limits, SelfReport},
     storage::{state::StateStore, wal::Wal},
     tls::{Certificate, Tls},
 };
@@ -23,6 +25,10 @@ pub(super) struct Report {
     pub(super) slots: Arc<Slots>,
     pub(super) tls: Arc<Tls>,
     pub(super) audit: Option<Arc<AuditLog>>,
+    pub(super) room: Arc<NodeRoom>,
+    pub(super) rates: Arc<Rates>,
+    pub(super) consensus: Consensus,
+    pub(super) share: ShareRule,
 }
 
 impl SelfReport for Report {
@@ -54,6 +60,15 @@ impl SelfReport for Report {
 
     fn audit_log(&self) -> Option<Counts> {
         self.audit.as_ref().map(|log| log.counts())
+    }
+
+    fn limits(&self) -> Limits {
+        let writes = self.consensus.shares_exceeded();
+        Limits {
+            share: self.share,
+            shares_exceeded: self.slots.shares_exceeded() + self.room.shares_exceeded() + writes,
+            rates_exceeded: self.rates.exceeded(),
+        }
     }
 
     fn local_reads_only(&self) -> Option<String> {

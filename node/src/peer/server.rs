@@ -10,7 +10,7 @@ use tower::ServiceBuilder;
 use super::{PEER_MESSAGE_BYTES_MAX, service::PeerService};
 use crate::{
     audit::AuditLog,
-    env::{Clock, Listener},
+    env::{Clock, Listener, shares::ShareRule},
     port::{self, Port, Shape, Slots, room::NodeRoom},
     tls::Secured,
 };
@@ -45,7 +45,7 @@ pub(crate) async fn serve(
         deadline_default: port::deadline::DEADLINE_MAX,
         shape_of,
         slots,
-        room: NodeRoom::new(),
+        room: NodeRoom::new(ShareRule::NONE),
         keeps_alive: !seeded_bugs::is_on("leader-never-steps-down"),
         tls,
         audit,

@@ -17,6 +17,7 @@ mod headers;
 mod hostile;
 mod invalid;
 mod large_values;
+mod limits;
 mod members;
 mod network;
 mod quorum;
