@@ -92,8 +92,38 @@ pub struct NodeInfo {
     pub local_reads_only: String,
     /// The certificates that it uses; none without TLS.
     pub certificates: Vec<Certificate>,
+    /// Its audit log, if it keeps one.
+    pub audit_log: Option<AuditLogInfo>,
     /// Limits of its clients; `None` from a node of a release without them.
     pub limits: Option<Limits>,
+}
+
+/// What a node's audit log counts since the node started.
+///
+/// ```no_run
+/// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+/// for node in client.status().await?.nodes {
+///     let dropped = node.audit_log.map_or(0, |log| log.dropped_lines);
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[non_exhaustive]
+pub struct AuditLogInfo {
+    /// Requests are refused while they can't be recorded.
+    pub must_not_drop: bool,
+    /// Lines in the file.
+    pub written_lines: u64,
+    /// Their bytes.
+    pub written_bytes: u64,
+    /// Lines that were dropped, as there was no room for them.
+    pub dropped_lines: u64,
+    /// Requests that were refused, as there was no room for their lines.
+    pub refused_requests: u64,
+    /// Bytes of lines that wait to be written, and of places held for those to come.
+    pub queued_bytes: u64,
+    /// Why the file can't be written now; empty: it can be.
+    pub error: String,
 }
 
 /// What a client of a node may have, and how often one wanted more since the node started.
@@ -238,7 +268,7 @@ impl Serialize for NodeInfo {
         answered!(revision);
         let log_time_ms = self.reachable.then(|| millis(self.log_time));
         map.serialize_entry("log_time_ms", &log_time_ms)?;
-        answered!(local_reads_only certificates);
+        answered!(local_reads_only certificates audit_log);
         map.end()
     }
 }
@@ -271,12 +301,27 @@ impl From<v1::NodeStatus> for NodeInfo {
             log_time: Duration::from_millis(node.log_time_ms),
             local_reads_only: node.local_reads_only,
             certificates: node.certificates.into_iter().map(Certificate::from).collect(),
+            audit_log: node.audit_log.map(AuditLogInfo::from),
             limits: node.limits.map(|limits| Limits {
                 share_percent: limits.share_percent,
                 report_only: limits.report_only,
                 shares_exceeded: limits.shares_exceeded,
                 rates_exceeded: limits.rates_exceeded,
             }),
+        }
+    }
+}
+
+impl From<v1::AuditLogStatus> for AuditLogInfo {
+    fn from(log: v1::AuditLogStatus) -> Self {
+        Self {
+            must_not_drop: log.must_not_drop,
+            written_lines: log.written_lines,
+            written_bytes: log.written_bytes,
+            dropped_lines: log.dropped_lines,
+            refused_requests: log.refused_requests,
+            queued_bytes: log.queued_bytes,
+            error: log.error,
         }
     }
 }

@@ -250,7 +250,9 @@ impl Retry {
             | reason::NOT_PROPOSED
             | reason::OUTCOME_UNKNOWN
             | reason::SESSION_WINDOW_FULL => Step::Again(pause(failure)),
-            reason::SHUTTING_DOWN | reason::NODE_STARTING => self.elsewhere(),
+            reason::SHUTTING_DOWN | reason::NODE_STARTING | reason::AUDIT_LOG_UNAVAILABLE => {
+                self.elsewhere()
+            }
             // Of this attempt, which has a part of the call's time: one node was too slow for it (it may
             // be behind, or paused a moment ago), which says nothing of the others. When the call's own
             // time is over is not for a node to say.

@@ -13,10 +13,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    env::shares::ShareRule,
-    machine::{command::Settings, limits},
-};
+use crate::machine::{command::Settings, limits};
 
 /// Configuration of one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +113,16 @@ pub struct Config {
     /// Listen for clients on an address beyond loopback without authentication: whoever reaches the port reads
     /// and writes everything.
     pub insecure_listen_without_authentication: bool,
+    /// File of the audit log: who asked for what, and what came of it. Empty: none is kept.
+    pub audit_log_file: PathBuf,
+    /// When it would grow above this it is put aside, with a number; 0: never.
+    pub audit_log_file_bytes: u64,
+    /// So many that were put aside are kept; the oldest is removed.
+    pub audit_log_files: usize,
+    /// Record reads, too. Those that are refused are recorded in any case.
+    pub audit_log_reads: bool,
+    /// Refuse requests that can't be recorded. Without it their lines are dropped, and counted.
+    pub audit_log_must_not_drop: bool,
     /// Threads that answer clients and peers and run Raft; 0: half as many as there are cores, at
     /// least one. The log and the state have one more each.
     pub worker_threads: usize,
@@ -181,6 +188,11 @@ impl Default for Config {
             idempotency_bytes_max: limits::IDEMPOTENCY_BYTES_MAX_DEFAULT,
             authentication: false,
             insecure_listen_without_authentication: false,
+            audit_log_file: PathBuf::new(),
+            audit_log_file_bytes: 100 * 1024 * 1024,
+            audit_log_files: 10,
+            audit_log_reads: false,
+            audit_log_must_not_drop: false,
             worker_threads: 0,
             shutdown_grace_ms: 5_000,
             log_format: LogFormat::Human,
@@ -188,6 +200,12 @@ impl Default for Config {
         }
     }
 }
+
+/// The least that `audit_log_file_bytes` may be: some lines, so that files are not put aside all the time.
+const AUDIT_LOG_FILE_BYTES_MIN: u64 = 64 * 1024;
+
+/// The most that `audit_log_files` may be: each is renamed when one is put aside.
+const AUDIT_LOG_FILES_MAX: usize = 1000;
 
 /// The most that `writes_in_flight` may be: memory for their queue.
 const WRITES_IN_FLIGHT_MAX: usize = 1 << 20;
@@ -220,11 +238,6 @@ impl Config {
     pub fn store_cache_bytes(&self) -> usize {
         let bytes = self.state_cache_bytes - self.state_cache_bytes / 4;
         usize::try_from(bytes).unwrap_or(usize::MAX)
-    }
-
-    /// What one client may have of this node's room.
-    pub fn share(&self) -> ShareRule {
-        ShareRule { percent: self.limit_share_percent, report_only: self.limit_report_only }
     }
 
     /// The threads to start, on this machine.
@@ -267,6 +280,7 @@ impl Config {
             || format!("does not name this node, {}", self.node_id),
         )?;
         self.validate_tls()?;
+        self.validate_audit_log()?;
         check(self.heartbeat_interval_ms >= 10, "heartbeat_interval_ms", || {
             "must be at least 10".to_owned()
         })?;
@@ -321,6 +335,29 @@ impl Config {
             "idempotency_window_ms",
             || format!("must be at least {}", limits::IDEMPOTENCY_WINDOW_MS_MIN),
         )?;
+        Ok(())
+    }
+
+    fn validate_audit_log(&self) -> Result<(), ConfigError> {
+        let wrong = |key, problem: String| Err(ConfigError { key, problem });
+        if self.audit_log_file.as_os_str().is_empty() {
+            for (key, is_set) in [
+                ("audit_log_reads", self.audit_log_reads),
+                ("audit_log_must_not_drop", self.audit_log_must_not_drop),
+            ] {
+                if is_set {
+                    return wrong(key, "is set, and audit_log_file is not".to_owned());
+                }
+            }
+        }
+        if self.audit_log_file_bytes != 0 && self.audit_log_file_bytes < AUDIT_LOG_FILE_BYTES_MIN {
+            let problem = format!("must be 0 or at least {AUDIT_LOG_FILE_BYTES_MIN}");
+            return wrong("audit_log_file_bytes", problem);
+        }
+        if self.audit_log_files > AUDIT_LOG_FILES_MAX {
+            let problem = format!("must be at most {AUDIT_LOG_FILES_MAX}");
+            return wrong("audit_log_files", problem);
+        }
         Ok(())
     }
 

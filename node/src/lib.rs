@@ -7,6 +7,7 @@
 //! outside.
 
 pub mod api;
+pub mod audit;
 pub mod config;
 pub mod consensus;
 pub mod env;

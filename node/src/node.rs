@@ -47,6 +47,7 @@ use self::{
 };
 use crate::{
     api::{self, Api, NodeFacts, rates::Rates},
+    audit::{self, AuditLog},
     config::Config,
     consensus::{
         Consensus, Foundation,
@@ -59,7 +60,7 @@ use crate::{
         tables, tasks,
         types::Member,
     },
-    env::{Env, identity::Identity, storage_guard::StorageGuard},
+    env::{Env, identity::Identity, shares::ShareRule, storage_guard::StorageGuard},
     peer::{hello::NotWelcome, network::NetworkFactory, peers::Peers},
     port::{Entrance, Slots, room::NodeRoom},
     status::{OwnStatus, SelfReport},
@@ -86,6 +87,7 @@ pub struct Node {
     peer_server: JoinHandle<()>,
     slots: Arc<Slots>,
     room: Arc<NodeRoom>,
+    audit: Option<Arc<AuditLog>>,
     tasks: Vec<JoinHandle<()>>,
     refused: mpsc::Receiver<NotWelcome>,
     shutdown_grace: Duration,
@@ -96,7 +98,9 @@ impl Node {
     pub async fn start(config: Config, env: Env) -> Result<Node, NodeError> {
         let starting = Starting::new(config.node_id);
         let tls = Tls::open(&tls_settings(&config), &env.clock)?;
-        let waiting_port = WaitingPort::open(&config, &env, Arc::clone(&starting), tls.client());
+        let audit = open_audit_log(&config, &env)?;
+        let waiting_port =
+            WaitingPort::open(&config, &env, Arc::clone(&starting), tls.client(), audit.clone());
         let (incarnation, nonce) = (env.random.next_u128(), env.random.next_u128());
         let identity = Identity::open(Arc::clone(&env.disk), config.node_id, incarnation).await?;
         let identity = Arc::new(identity);
@@ -143,7 +147,7 @@ impl Node {
             greeting,
             refused,
             clients_max,
-        } = peering::meet(&config, &env, newcomer, &starting, tls.peer()).await?;
+        } = peering::meet(&config, &env, newcomer, &starting, tls.peer(), audit.clone()).await?;
         let mut running = vec![greeting, tokio::spawn(Arc::clone(&tls).watch())];
         let (stop, stopped) = watch::channel(false);
         let appended_bytes = Arc::new(AtomicU64::new(0));
@@ -178,6 +182,7 @@ impl Node {
         }
         members.follow(raft.clone());
 
+        let share = share_of(&config);
         let (disk_sender, disk_nearly_full) = watch::channel(!guard.is_held());
         let consensus = Consensus::start(Foundation {
             raft: raft.clone(),
@@ -192,12 +197,12 @@ impl Node {
             entries_in_flight: config.entries_in_flight,
             writes_in_flight: config.writes_in_flight,
             write_bytes_in_flight: config.write_bytes_in_flight,
-            share: config.share(),
+            share,
             disk_nearly_full: disk_nearly_full.clone(),
         });
 
-        let slots = Slots::new(clients_max, config.share());
-        let room = NodeRoom::new(config.share());
+        let slots = Slots::new(clients_max, share);
+        let room = NodeRoom::new(share);
         let rates = Rates::new(config.limit_report_only);
         let report = Arc::new(Report {
             log: log.clone(),
@@ -206,10 +211,11 @@ impl Node {
             local_reads_only: AtomicBool::new(local_reads_only),
             slots: Arc::clone(&slots),
             tls: Arc::clone(&tls),
+            audit: audit.clone(),
             room: Arc::clone(&room),
             rates: Arc::clone(&rates),
             consensus: consensus.clone(),
-            share: config.share(),
+            share,
         });
         let space = log.space();
         let has_segment = move || *space.borrow() == SpaceState::Ok;
@@ -266,6 +272,7 @@ impl Node {
                 rates,
                 random: Arc::clone(&env.random),
                 greeter,
+                audit: audit.clone(),
                 stopping: stopped.clone(),
             },
         );
@@ -305,11 +312,17 @@ impl Node {
             peer_server,
             slots,
             room,
+            audit,
             tasks: running,
             refused,
             shutdown_grace: Duration::from_millis(config.shutdown_grace_ms),
         })
     }
+}
+
+/// What one client may have of a node's room.
+fn share_of(config: &Config) -> ShareRule {
+    ShareRule { percent: config.limit_share_percent, report_only: config.limit_report_only }
 }
 
 /// What the configuration says of TLS.
@@ -328,6 +341,23 @@ fn tls_settings(config: &Config) -> tls::Settings {
             ca: config.peer_tls_ca_file.clone(),
         },
     }
+}
+
+/// The audit log, if there is to be one. The only files that a node writes outside of its data directory.
+fn open_audit_log(config: &Config, env: &Env) -> Result<Option<Arc<AuditLog>>, NodeError> {
+    if config.audit_log_file.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let settings = audit::Settings {
+        file: config.audit_log_file.clone(),
+        file_bytes: config.audit_log_file_bytes,
+        files: config.audit_log_files,
+        reads: config.audit_log_reads,
+        must_not_drop: config.audit_log_must_not_drop,
+    };
+    AuditLog::open(settings, config.node_id, Arc::clone(&env.clock), &*env.threads)
+        .map(Some)
+        .map_err(NodeError::AuditLog)
 }
 
 async fn listen(

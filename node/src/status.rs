@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use tally_proto::v1;
 
 use crate::{
+    audit::Counts,
     consensus::{Consensus, leader::Role},
     env::shares::ShareRule,
     machine::query,
@@ -23,6 +24,8 @@ pub trait SelfReport: Send + Sync + 'static {
     fn note(&self) -> String;
     /// The certificates in use.
     fn certificates(&self) -> Vec<Certificate>;
+    /// What its audit log counts, if it keeps one.
+    fn audit_log(&self) -> Option<Counts>;
     /// What clients may have, and wanted.
     fn limits(&self) -> Limits;
     /// Why it serves LOCAL reads only, if so.
@@ -101,8 +104,21 @@ impl OwnStatus {
             log_time_ms: meta.log_time_ms,
             local_reads_only: report.local_reads_only().unwrap_or_default(),
             certificates: report.certificates().into_iter().map(certificate_to_wire).collect(),
+            audit_log: report.audit_log().map(audit_log_to_wire),
             limits: Some(limits_to_wire(report.limits())),
         }
+    }
+}
+
+fn audit_log_to_wire(counts: Counts) -> v1::AuditLogStatus {
+    v1::AuditLogStatus {
+        must_not_drop: counts.must_not_drop,
+        written_lines: counts.written_lines,
+        written_bytes: counts.written_bytes,
+        dropped_lines: counts.dropped_lines,
+        refused_requests: counts.refused_requests,
+        queued_bytes: counts.queued_bytes,
+        error: counts.error,
     }
 }
 

@@ -65,6 +65,8 @@ pub const DISK_NEARLY_FULL: &str = "DISK_NEARLY_FULL";
 pub const DEADLINE_EXCEEDED: &str = "DEADLINE_EXCEEDED";
 /// A membership change was refused.
 pub const MEMBERSHIP_REFUSED: &str = "MEMBERSHIP_REFUSED";
+/// The node's audit log can't take another line and must not drop any; nothing was done.
+pub const AUDIT_LOG_UNAVAILABLE: &str = "AUDIT_LOG_UNAVAILABLE";
 /// This version has no such method.
 pub const UNIMPLEMENTED: &str = "UNIMPLEMENTED";
 /// Authentication is on, and the caller showed nothing that counts: no token or certificate, or one that

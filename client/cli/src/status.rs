@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal as _};
 
 use clap::Args;
 use serde::Serialize;
-use tally_client::{Client, Health, NodeInfo, Status, Verdict};
+use tally_client::{AuditLogInfo, Client, Health, NodeInfo, Status, Verdict};
 
 use crate::{
     args::Time,
@@ -105,6 +105,8 @@ fn show(shown: &Shown<'_>) -> String {
     );
     text += &limits(&status.nodes);
     text += &certificates(&first_ends(&status.nodes), tally_certificates::now_ms());
+    let logs = status.nodes.iter().filter_map(|node| Some((node.id, node.audit_log.as_ref()?)));
+    text += &logs.map(|(id, log)| audit_log(id, log)).collect::<String>();
     let dedup = &status.dedup;
     text += &format!(
         "\nsessions {} of {}, answers {} of {}; idempotency keys {}, {} of {}",
@@ -188,6 +190,28 @@ fn certificates(first: &[(u64, String, u64)], now_ms: u64) -> String {
     text
 }
 
+/// What is wrong with a node's audit log.
+fn audit_log(id: u64, log: &AuditLogInfo) -> String {
+    let mut text = String::new();
+    if !log.error.is_empty() {
+        let then = match log.must_not_drop {
+            true => "requests that have to be recorded are refused",
+            false => "lines are dropped once its queue is full",
+        };
+        let error = word(&log.error);
+        text += &format!("\nWARNING: the audit log of node {id} can't be written, {then}: {error}");
+    }
+    for (count, what) in [
+        (log.dropped_lines, "has dropped lines"),
+        (log.refused_requests, "could not take requests, which were refused"),
+    ] {
+        if count > 0 {
+            text += &format!("\nWARNING: the audit log of node {id} {what}: {count}");
+        }
+    }
+    text
+}
+
 fn row(node: &NodeInfo) -> Vec<String> {
     let id = node.id.to_string();
     if !node.reachable {
@@ -242,6 +266,23 @@ pub(crate) fn bytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_with_an_audit_log_is_a_warning() {
+        let mut log = AuditLogInfo::default();
+        (log.written_lines, log.queued_bytes) = (9, 100);
+        assert_eq!(audit_log(1, &log), "", "nothing is wrong");
+        log.error = "no space\nleft".to_owned();
+        (log.dropped_lines, log.refused_requests) = (3, 0);
+        let shown = audit_log(2, &log);
+        assert!(shown.contains("node 2 can't be written, lines are dropped"), "{shown}");
+        assert!(shown.contains("has dropped lines: 3") && !shown.contains("refused"), "{shown}");
+        assert!(!shown.contains("space\nleft"), "{shown}");
+        log.must_not_drop = true;
+        log.refused_requests = 4;
+        let shown = audit_log(2, &log);
+        assert!(shown.contains("are refused: ") && shown.contains("were refused: 4"), "{shown}");
+    }
 
     #[test]
     fn certificates_are_shown_and_warned_of_before_they_end() {

@@ -451,7 +451,8 @@ impl Call {
             reason::DEADLINE_EXCEEDED
             | reason::STALENESS_BOUND_EXCEEDED
             | reason::TOKEN_NOT_REACHED
-            | reason::TOKEN_OF_ANOTHER_CLUSTER => router.avoid(node),
+            | reason::TOKEN_OF_ANOTHER_CLUSTER
+            | reason::AUDIT_LOG_UNAVAILABLE => router.avoid(node),
             _ => {}
         }
         // Its header says whose leader that is.

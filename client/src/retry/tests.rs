@@ -52,6 +52,7 @@ fn cases() -> Vec<Case> {
         refused(reason::NOT_LEADER),
         refused(reason::NO_QUORUM),
         refused(reason::SHUTTING_DOWN),
+        refused(reason::AUDIT_LOG_UNAVAILABLE),
         case("full", full, false),
         case("invalid", invalid, false),
         Case {

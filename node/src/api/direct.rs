@@ -26,7 +26,10 @@ use tonic::Status;
 
 use super::{
     Api, Call, Who,
+    audit::{Record, Way},
+    requests,
     status::Kind,
+    who::Guest,
     writes::{Facts, Respond, Single, Split, split},
 };
 use crate::{
@@ -81,6 +84,7 @@ struct Flight {
     facts: Facts,
     ticket: Arc<Ticket>,
     room: Room,
+    record: Option<Box<Record>>,
 }
 
 /// A write whose outcome is known.
@@ -91,12 +95,14 @@ pub(super) struct Landed {
     respond: Respond,
     facts: Facts,
     outcome: Outcome,
+    /// Written when this is dropped: away from the task that lands it.
+    record: Option<Box<Record>>,
 }
 
 impl Landed {
     /// The answer, as it goes out.
     pub(super) fn answer(self, api: &Api) -> v1::Answer {
-        let Landed { id, call, respond, facts, outcome } = self;
+        let Landed { id, call, respond, facts, outcome, record: _written } = self;
         let response = match api.written(&call, facts, outcome) {
             Ok(written) => respond(written),
             Err(error) => Response::Error(error),
@@ -176,10 +182,14 @@ impl Flights {
     }
 
     fn land(&self, id: u64, flight: Flight, outcome: Outcome) {
-        let Flight { call, respond, facts, room, .. } = flight;
+        let Flight { call, respond, facts, room, mut record, .. } = flight;
+        if let Some(record) = &mut record {
+            record.decide(&outcome);
+        }
         let Room { place, bytes, answer } = room;
         drop((place, bytes));
-        self.send(Ready::Landed(Box::new(Landed { id, call, respond, facts, outcome }), answer));
+        let landed = Landed { id, call, respond, facts, outcome, record };
+        self.send(Ready::Landed(Box::new(landed), answer));
     }
 
     /// Answers a call that did not become a flight.
@@ -267,7 +277,7 @@ impl Api {
         call: v1::Call,
         size: usize,
         room: Room,
-        who: Who,
+        (who, guest, way): (Who, &Guest, Way),
         flights: &Arc<Flights>,
     ) -> Option<(v1::Call, Room)> {
         // An upper bound of the request's own size.
@@ -281,18 +291,33 @@ impl Api {
             return Some((call, room));
         };
         let v1::Call { id, deadline_ms, request_id, request } = call;
-        let (Single { action, options }, respond) = match split(request) {
-            Split::Write(single, respond) => (single, respond),
-            Split::Other(request) => {
-                return Some((v1::Call { id, deadline_ms, request_id, request }, room));
-            }
-        };
+        if !request.as_ref().is_some_and(requests::is_single_write) {
+            return Some((v1::Call { id, deadline_ms, request_id, request }, room));
+        }
         let asked = Duration::from_millis(u64::from(deadline_ms));
         let call = Call { who, ..self.call(Some(asked), &request_id, WhenFull::Wait) };
+        let record = request.as_ref().map_or(Ok(None), |request| {
+            self.record(requests::audited(request), &call, guest.from(), way)
+        });
+        let mut record = match record {
+            Ok(record) => record,
+            Err(error) => {
+                flights.answer_now(id, Response::Error(error), room);
+                return None;
+            }
+        };
+        if let Some(record) = &mut record {
+            guest.tell(self, record, Some(&who));
+        }
+        let (Single { action, options }, respond) = match split(request) {
+            Split::Write(single, respond) => (single, respond),
+            Split::Other(request) => unreachable!("{request:?} was a write of one operation"),
+        };
         let counted = self.count(&call, Kind::Write, &who, 1);
         let command = match counted.and_then(|()| self.command(&call, action, options)) {
             Ok(command) => command,
             Err(error) => {
+                let error = self.recorded(record, &call, Err(&error)).unwrap_or(error);
                 flights.answer_now(id, Response::Error(error), room);
                 return None;
             }
@@ -300,7 +325,7 @@ impl Api {
         let facts = Facts::of(&command);
         let ticket = Arc::new(Ticket::default());
         let deadline = call.deadline;
-        let flight = Flight { call, respond, facts, ticket: Arc::clone(&ticket), room };
+        let flight = Flight { call, respond, facts, ticket: Arc::clone(&ticket), room, record };
         flights.depart(id, Box::new(flight));
         let lander = Lander { flights: Arc::clone(flights), id, ticket: Arc::clone(&ticket) };
         let decided =

@@ -5,23 +5,40 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use http::{HeaderMap, HeaderValue, Request, Response};
-use tally_proto::{reason, status::StatusBuilder, v1};
+use tally_proto::{
+    reason,
+    status::{Details, StatusBuilder},
+    v1,
+};
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
+use super::audit::record_unread;
+use crate::{audit::AuditLog, machine::command::Owner, port::call as port};
+
 /// Gives details to statuses that lack them.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ExplainLayer;
+#[derive(Debug, Clone, Default)]
+pub struct ExplainLayer {
+    audit: Option<Arc<AuditLog>>,
+}
+
+impl ExplainLayer {
+    /// One that records such calls, too.
+    pub(crate) fn new(audit: Option<Arc<AuditLog>>) -> ExplainLayer {
+        ExplainLayer { audit }
+    }
+}
 
 impl<S> Layer<S> for ExplainLayer {
     type Service = Explain<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Explain { inner }
+        Explain { inner, audit: self.audit.clone() }
     }
 }
 
@@ -29,6 +46,7 @@ impl<S> Layer<S> for ExplainLayer {
 #[derive(Debug, Clone)]
 pub struct Explain<S> {
     inner: S,
+    audit: Option<Arc<AuditLog>>,
 }
 
 impl<S, B, R> Service<Request<B>> for Explain<S>
@@ -45,24 +63,36 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        let unread = self.audit.clone().map(|log| {
+            let from = request.extensions().get::<Arc<port::Call>>().and_then(|at| at.from());
+            (log, request.uri().path().to_owned(), from.map(Owner::new))
+        });
         let response = self.inner.call(request);
         Box::pin(async move {
             let mut response = response.await?;
-            explain_headers(response.headers_mut());
+            let explained = explain_headers(response.headers_mut());
+            if let (Some((code, reason)), Some((log, path, from))) = (explained, unread)
+                // Of health and reflection only what is unknown has no details.
+                && (!path.starts_with("/grpc.") || code == Code::Unimplemented)
+            {
+                record_unread(&log, &path, from, (code, reason));
+            }
             Ok(response)
         })
     }
 }
 
-/// An error of a call that never reached its operation is in the response's head.
-fn explain_headers(headers: &mut HeaderMap<HeaderValue>) {
+/// An error of a call that never reached its operation is in the response's head. Its code and reason, if there is one.
+fn explain_headers(headers: &mut HeaderMap<HeaderValue>) -> Option<(Code, String)> {
     let is_error = headers.get(Status::GRPC_STATUS).is_some_and(|status| status != "0");
     if !is_error || headers.contains_key("grpc-status-details-bin") {
-        return;
+        return None;
     }
-    let Some(status) = Status::from_header_map(headers) else { return };
+    let status = Status::from_header_map(headers)?;
+    let explained = explain(&status, v1::Outcome::NotApplied);
     // On failure the plain status stands, which is true as far as it goes.
-    let _ = explain(&status, v1::Outcome::NotApplied).add_header(headers);
+    let _ = explained.add_header(headers);
+    Some((explained.code(), Details::parse(&explained).reason))
 }
 
 /// The status with what the table promises. `outcome` is what it means for writes: of a whole stream

@@ -7,6 +7,8 @@
 //! become statuses in [`status`], and nowhere else.
 
 mod answer_bytes;
+mod audit;
+mod audited;
 mod auth;
 pub mod cluster;
 pub mod convert;
@@ -40,6 +42,7 @@ use tally_proto::v1::{self, CallStatus};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    audit::AuditLog,
     consensus::{
         Consensus, WhenFull,
         cluster_id::format_cluster_id,
@@ -64,6 +67,8 @@ pub struct Api {
     pub(crate) consensus: Consensus,
     pub(crate) node: Arc<NodeFacts>,
     next_request: Arc<AtomicU64>,
+    /// Streams have numbers in the audit log.
+    next_stream: Arc<AtomicU64>,
 }
 
 /// What is fixed while a node runs.
@@ -80,6 +85,8 @@ pub struct NodeFacts {
     pub random: Arc<dyn Random>,
     /// Meets other nodes.
     pub greeter: Arc<Greeter>,
+    /// Where requests are recorded, if they are.
+    pub audit: Option<Arc<AuditLog>>,
     /// The node stops: calls that were read are answered, further ones are not read.
     pub stopping: watch::Receiver<bool>,
 }
@@ -139,7 +146,12 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 impl Api {
     /// Over a running node.
     pub fn new(consensus: Consensus, node: NodeFacts) -> Self {
-        Api { consensus, node: Arc::new(node), next_request: Arc::default() }
+        Api {
+            consensus,
+            node: Arc::new(node),
+            next_request: Arc::default(),
+            next_stream: Arc::new(AtomicU64::new(1)),
+        }
     }
 
     /// The facts of one call.

@@ -5,12 +5,19 @@ use std::future::Future;
 use prost::Message;
 use tally_proto::v1::{self, CallStatus, answer::Response, call::Request};
 
-use super::{Answered, Api, Call, status::Kind};
+use super::{
+    Answered, Api, Call,
+    audited::{Audited, Method, Tells, Told},
+    status::Kind,
+};
 
 /// A request, and how it is run.
 pub(super) trait Runs: Message + Sized {
     /// What is said of it when it fails.
     const KIND: Kind;
+
+    /// What it is called where it is recorded.
+    const METHOD: Method;
 
     /// Its answer.
     type Response;
@@ -32,6 +39,28 @@ macro_rules! kind {
     };
 }
 
+/// Whether it is always recorded.
+macro_rules! is_change {
+    (read) => {
+        false
+    };
+    (status) => {
+        false
+    };
+    ($changes:ident) => {
+        true
+    };
+}
+
+macro_rules! is_single_write {
+    (write) => {
+        true
+    };
+    ($other:ident) => {
+        false
+    };
+}
+
 /// A write of one operation runs as all of them do; anything else has a method of its own.
 macro_rules! run {
     (write $field:ident $request:ident $api:ident $call:ident) => {
@@ -48,6 +77,11 @@ macro_rules! of_each {
     })*) => {
         $($(impl Runs for v1::$request {
             const KIND: Kind = kind!($kind);
+            const METHOD: Method = Method {
+                service: stringify!($service),
+                variant: stringify!($variant),
+                is_change: is_change!($kind),
+            };
             type Response = v1::$response;
 
             async fn run(self, api: &Api, call: &Call) -> Answered<v1::$response> {
@@ -61,6 +95,34 @@ macro_rules! of_each {
             match request {
                 $($(Request::$variant(_) => kind!($kind),)*)*
             }
+        }
+
+        /// What a request says of itself where it is recorded.
+        pub(super) fn audited(request: &Request) -> (Method, &dyn Audited) {
+            match request {
+                $($(Request::$variant(request) => (<v1::$request as Runs>::METHOD, request),)*)*
+            }
+        }
+
+        /// What an answer says that is recorded.
+        pub(super) fn told(response: &Response) -> Told {
+            match response {
+                $($(Response::$variant(response) => response.told(),)*)*
+                Response::Error(_) => Told::default(),
+            }
+        }
+
+        /// Whether a request is a write of one operation.
+        pub(super) fn is_single_write(request: &Request) -> bool {
+            match request {
+                $($(Request::$variant(_) => is_single_write!($kind),)*)*
+            }
+        }
+
+        /// The methods of all requests, as gRPC names them.
+        #[cfg(test)]
+        pub(super) fn methods() -> Vec<String> {
+            vec![$($(<v1::$request as Runs>::METHOD.name()),*),*]
         }
 
         /// Runs a request of a stream.

@@ -87,10 +87,13 @@ pub(crate) async fn serve(
         )
         .add_service(reflection.expect(COMPILED))
         .add_service(alpha.expect(COMPILED));
-    let consensus = api.consensus.clone();
+    let (consensus, audit) = (api.consensus.clone(), api.node.audit.clone());
     let probe = tokio::spawn(probe(consensus, health));
     let dated = port::date::layer(Arc::clone(api.consensus.clock()));
-    let service = ServiceBuilder::new().layer(dated).layer(ExplainLayer).service(routes.prepare());
+    let service = ServiceBuilder::new()
+        .layer(dated)
+        .layer(ExplainLayer::new(audit.clone()))
+        .service(routes.prepare());
     let port = Port {
         name: "client",
         http2: http2::CLIENT_PORT,
@@ -101,6 +104,7 @@ pub(crate) async fn serve(
         room,
         keeps_alive: true,
         tls: entrance.tls,
+        audit,
     };
     port::serve(port, service, entrance.listener, stop).await;
     probe.abort();

@@ -26,6 +26,7 @@ use tower::{Service, ServiceBuilder};
 
 use super::server::{LINEARIZABLE_SERVICE, PACK_BYTES_MAX, shape_of};
 use crate::{
+    audit::AuditLog,
     env::{Clock, Listener, shares::ShareRule},
     port::{self, Port, Slots, room::NodeRoom},
     tls::Secured,
@@ -53,6 +54,7 @@ pub(crate) async fn serve(
     clock: Arc<dyn Clock>,
     connections_max: usize,
     tls: Option<Arc<Secured>>,
+    audit: Option<Arc<AuditLog>>,
     stop: watch::Receiver<bool>,
 ) {
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -72,6 +74,7 @@ pub(crate) async fn serve(
         room: NodeRoom::new(ShareRule::NONE),
         keeps_alive: true,
         tls,
+        audit,
     };
     port::serve(port, service, listener, stop).await;
 }

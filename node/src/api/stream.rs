@@ -31,6 +31,7 @@ use tonic::{Code, Status, Streaming};
 use super::{
     Api,
     answer_bytes::{ITEM_BYTES, SMALL_ANSWER_BYTES, answer_bytes_of},
+    audit::{StreamRecord, Way},
     direct::{Flights, Ready, Room},
     rates::operations_of_call,
     requests,
@@ -76,13 +77,14 @@ pub(super) fn exchange(
     calls: Streaming<v1::StreamExchangeRequest>,
     (room, share): (Arc<ConnectionRoom>, Share<1>),
     guest: Guest,
+    record: Option<StreamRecord>,
     along: Along,
 ) -> Answers {
     let (answers, ready) = mpsc::channel(ANSWERS_QUEUED_MAX);
     let flights = Flights::new(answers.clone());
     let its_api = api.clone();
     tokio::spawn(async move {
-        read_calls(its_api, calls, answers, &flights, room, Arc::new(guest)).await;
+        read_calls(its_api, calls, answers, &flights, room, Arc::new(guest), record).await;
         flights.close();
         drop(share);
     });
@@ -142,7 +144,9 @@ async fn read_calls(
     flights: &Arc<Flights>,
     connection: Arc<ConnectionRoom>,
     guest: Arc<Guest>,
+    mut record: Option<StreamRecord>,
 ) {
+    let way = Way::Stream(record.as_ref().map_or(0, |record| record.number));
     let mut stopping = api.node.stopping.clone();
     loop {
         let next = tokio::select! {
@@ -176,13 +180,16 @@ async fn read_calls(
                 let _ = answers.send(Ready::Broken(broken)).await;
                 return;
             }
+            if let Some(record) = &mut record {
+                record.count();
+            }
             let size = call.encoded_len();
             let place = connection.place(guest.identity()).await;
             let bytes = Arc::clone(&connection).request(size).await;
             let answer = connection.answer(answer_bytes_of(&call)).await;
             let room = Room { place, bytes, answer };
             let left = match guest.known() {
-                Some(who) => api.start(call, size, room, who, flights),
+                Some(who) => api.start(call, size, room, (who, &guest, way), flights),
                 None => Some((call, room)),
             };
             let Some((call, room)) = left else { continue };
@@ -193,7 +200,7 @@ async fn read_calls(
             let answers = answers.clone();
             let flights = Arc::clone(flights);
             tokio::spawn(async move {
-                let answered = run_within(&api, call, &guest, reserved, &connection).await;
+                let answered = run_within(&api, call, (&guest, way), reserved, &connection).await;
                 flights.end(id);
                 let (answer, reserved) = answered;
                 let _ = answers.send(Ready::Answer(answer, reserved)).await;
@@ -208,18 +215,18 @@ async fn read_calls(
 async fn run_within(
     api: &Api,
     call: v1::Call,
-    guest: &Guest,
+    guest: (&Guest, Way),
     reserved: Held,
     connection: &ConnectionRoom,
 ) -> (v1::Answer, Held) {
     let again = matches!(&call.request, Some(Request::KeysGet(_))).then(|| call.clone());
-    let answer = run(api, call, guest).await;
+    let answer = run(api, call, guest, false).await;
     match again {
         Some(again) if answer.encoded_len() > reserved.bytes() => {
             // Neither is held while it waits, so nobody waits for a waiter.
             drop((answer, reserved));
             let reserved = connection.answer(limits::VALUE_BYTES_MAX + ITEM_BYTES).await;
-            (run(api, again, guest).await, reserved)
+            (run(api, again, guest, true).await, reserved)
         }
         _ => (answer, reserved),
     }
@@ -235,7 +242,7 @@ fn protocol_error(field: &str, message: &str) -> Status {
 }
 
 /// Runs one call.
-async fn run(api: &Api, call: v1::Call, guest: &Guest) -> v1::Answer {
+async fn run(api: &Api, call: v1::Call, (guest, way): (&Guest, Way), is_again: bool) -> v1::Answer {
     let v1::Call { id, deadline_ms, request_id, request } = call;
     let asked = Duration::from_millis(u64::from(deadline_ms));
     let context = api.call(Some(asked), &request_id, WhenFull::Wait);
@@ -244,19 +251,42 @@ async fn run(api: &Api, call: v1::Call, guest: &Guest) -> v1::Answer {
             let invalid = super::status::Invalid::new("request", "is required");
             Err(api.invalid(&context, Kind::Write, &invalid))
         }
-        Some(request) => match guest.who(api, &context, requests::kind_of(&request)).await {
-            Ok(who) => {
-                let (kind, operations) =
-                    (requests::kind_of(&request), operations_of_call(&request));
-                match api.count(&context, kind, &who, operations) {
-                    Ok(()) => {
-                        requests::dispatch(api, &super::Call { who, ..context }, request).await
-                    }
-                    Err(refused) => Err(refused),
-                }
-            }
-            Err(refused) => Err(refused),
-        },
+        Some(request) => run_recorded(api, context, request, (guest, way), is_again).await,
     };
     v1::Answer { id, response: Some(response.unwrap_or_else(Response::Error)) }
+}
+
+/// Runs one request, and records it: once, unless it is refused when it is run again.
+async fn run_recorded(
+    api: &Api,
+    call: super::Call,
+    request: Request,
+    (guest, way): (&Guest, Way),
+    is_again: bool,
+) -> Result<Response, v1::CallStatus> {
+    let mut record = api.record(requests::audited(&request), &call, guest.from(), way)?;
+    if let Some(record) = &mut record
+        && is_again
+    {
+        record.only_if_refused();
+    }
+    let who = guest.who(api, &call, requests::kind_of(&request)).await;
+    if let Some(record) = &mut record {
+        guest.tell(api, record, who.as_ref().ok());
+    }
+    let (answered, call) = match who {
+        Ok(who) => {
+            let (kind, operations) = (requests::kind_of(&request), operations_of_call(&request));
+            let call = super::Call { who, ..call };
+            match api.count(&call, kind, &who, operations) {
+                Ok(()) => (requests::dispatch(api, &call, request).await, call),
+                Err(refused) => (Err(refused), call),
+            }
+        }
+        Err(refused) => (Err(refused), call),
+    };
+    match api.recorded(record, &call, answered.as_ref().map(requests::told)) {
+        Some(instead) => Err(instead),
+        None => answered,
+    }
 }

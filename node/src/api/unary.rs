@@ -11,8 +11,10 @@ use tally_proto::{
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
-    Api, Call,
+    Api, Call, Who,
     answer_bytes::{AnswerBytes, ITEM_BYTES},
+    audit::Way,
+    audited::{Audited, Tells},
     rates::operations_of,
     requests::Runs,
     status::{Invalid, Kind, RETRY_AFTER},
@@ -35,11 +37,7 @@ pub const REQUEST_ID_HEADER: &str = "x-request-id";
 
 impl Api {
     /// The facts of a unary call.
-    async fn unary<T: Message + 'static>(
-        &self,
-        request: &Request<T>,
-        kind: Kind,
-    ) -> Result<Call, Status> {
+    fn unary<T>(&self, request: &Request<T>) -> (Call, Shown) {
         let metadata = request.metadata();
         let request_id =
             metadata.get(REQUEST_ID_HEADER).and_then(|id| id.to_str().ok()).unwrap_or_default();
@@ -50,13 +48,8 @@ impl Api {
         };
         let from = request.extensions().get::<Arc<port::Call>>().and_then(|at| at.from());
         let call = self.call_until(deadline, request_id, WhenFull::Refuse);
-        let shown = Shown::of(metadata, request.extensions().get());
-        let who = self.identify(&call, kind, from.map(Owner::new), &shown).await;
-        let call = Call { who: who.map_err(|error| to_tonic(&error))?, ..call };
-        let operations = operations_of(request.get_ref());
-        self.count(&call, kind, &call.who, operations).map_err(|error| to_tonic(&error))?;
-        self.check_size(&call, request.get_ref(), kind).map_err(|error| to_tonic(&error))?;
-        Ok(call)
+        let call = Call { who: Who::at(from.map(Owner::new)), ..call };
+        (call, Shown::of(metadata, request.extensions().get()))
     }
 
     /// Refuses a request above the limit.
@@ -76,30 +69,68 @@ impl Api {
     }
 }
 
+/// Serves one request, and records it.
+async fn serve<Q>(api: &Api, request: Request<Q>) -> Result<Response<Q::Response>, Status>
+where
+    Q: Runs + AnswerBytes + Audited + 'static,
+    Q::Response: Tells,
+{
+    let (call, shown) = api.unary(&request);
+    let from = call.who.from;
+    let record = api.record((Q::METHOD, request.get_ref()), &call, from, Way::Unary);
+    let mut record = record.map_err(|error| to_tonic(&error))?;
+    let who = api.identify(&call, Q::KIND, from, &shown).await;
+    if let Some(record) = &mut record {
+        let known = who.as_ref().ok().map(|who| who.caller);
+        api.who_fields(record.line(), known, shown.recorded());
+    }
+    let at = request.extensions().get::<Arc<port::Call>>().cloned();
+    let request = request.into_inner();
+    let (answered, call) = match who {
+        Ok(who) => {
+            let call = Call { who, ..call };
+            let answered = match api.count(&call, Q::KIND, &who, operations_of(&request)) {
+                Ok(()) => {
+                    let run = |request: Q| request.run(api, &call);
+                    answered(api, at, &call, Q::KIND, request, run).await
+                }
+                Err(refused) => Err(refused),
+            };
+            (answered, call)
+        }
+        Err(refused) => (Err(refused), call),
+    };
+    let told = answered.as_ref().map(|response| response.get_ref().told());
+    match api.recorded(record, &call, told) {
+        Some(instead) => Err(to_tonic(&instead)),
+        None => answered.map_err(|error| to_tonic(&error)),
+    }
+}
+
 /// Runs one operation, with room for its answer before it runs if that may be large.
-async fn answered<Q: AnswerBytes, A: Message, F>(
+async fn answered<Q: AnswerBytes + Message, A: Message, F>(
     api: &Api,
     at: Option<Arc<port::Call>>,
     call: &Call,
     kind: Kind,
     request: Q,
     run: impl Fn(Q) -> F,
-) -> Result<Response<A>, Status>
+) -> Result<Response<A>, CallStatus>
 where
     F: Future<Output = Result<A, CallStatus>>,
 {
-    let ended = |status: CallStatus| to_tonic(&status);
+    api.check_size(call, &request, kind)?;
     let Some(at) = at.filter(|_| request.answer_bytes() > SMALL_BYTES || Q::MAY_BE_LARGER) else {
-        return run(request).await.map(Response::new).map_err(ended);
+        return run(request).await.map(Response::new);
     };
     let room = async |bytes| {
         let room = tokio::time::timeout_at(call.deadline, at.room().answer(bytes)).await;
-        room.map_err(|_| ended(api.no_room_for_answer(call, kind)))
+        room.map_err(|_| api.no_room_for_answer(call, kind))
     };
     let mut again = Q::MAY_BE_LARGER.then(|| request.clone());
     let mut bytes = request.answer_bytes();
     let mut held = if bytes > SMALL_BYTES { Some(room(bytes).await?) } else { None };
-    let mut answer = run(request).await.map_err(ended)?;
+    let mut answer = run(request).await?;
     if let Some(again) = again.take()
         && answer.encoded_len() > SMALL_BYTES
     {
@@ -107,7 +138,7 @@ where
         drop(answer);
         bytes = limits::VALUE_BYTES_MAX + ITEM_BYTES;
         held = Some(room(bytes).await?);
-        answer = run(again).await.map_err(ended)?;
+        answer = run(again).await?;
     }
     let mut response = Response::new(answer);
     if let Some(held) = held {
@@ -127,11 +158,7 @@ macro_rules! services {
                 &self,
                 request: Request<v1::$request>,
             ) -> Result<Response<v1::$response>, Status> {
-                let kind = <v1::$request as Runs>::KIND;
-                let call = self.unary(&request, kind).await?;
-                let at = request.extensions().get::<Arc<port::Call>>().cloned();
-                let request = request.into_inner();
-                answered(self, at, &call, kind, request, |request| request.run(self, &call)).await
+                serve(self, request).await
             })*
         })*
     };
@@ -165,9 +192,13 @@ impl stream_server::Stream for Api {
                 .retry_after(RETRY_AFTER)
                 .into_tonic());
         };
+        let (call, shown) = self.unary(&request);
+        let record = self.stream_record(&call, from, shown.recorded());
+        let record = record.map_err(|error| to_tonic(&error))?;
         let along = Along::default();
         let calls = request.into_inner();
-        let answers = stream::exchange(self.clone(), calls, (room, share), guest, along.clone());
+        let answers =
+            stream::exchange(self.clone(), calls, (room, share), guest, record, along.clone());
         let mut response = Response::new(answers);
         response.extensions_mut().insert(along);
         Ok(response)

@@ -11,13 +11,17 @@
 //! decision sees, and it may expire, which is looked at for each call. One who is not known is told so by the
 //! answer to each call, and looked up again with the next.
 
-use std::{hint::black_box, sync::OnceLock};
+use std::{
+    hint::black_box,
+    sync::{Arc, OnceLock},
+};
 
 use tally_proto::{reason, status::StatusBuilder, v1::CallStatus};
 use tonic::{Code, metadata::MetadataMap};
 
 use super::{
     Api, Call,
+    audit::Record,
     status::{Kind, with_outcome},
 };
 use crate::{
@@ -83,6 +87,12 @@ impl Shown {
         });
         Shown { name: name.cloned(), token }
     }
+
+    /// What is recorded of it: the id in its token, which is no secret, and the name in its certificate.
+    pub(super) fn recorded(&self) -> (Option<u64>, Option<&str>) {
+        let token = self.token.as_ref().and_then(|token| parse_token(token)).map(|(id, _)| id);
+        (token, self.name.as_ref().map(|ClientName(name)| name.as_str()))
+    }
 }
 
 /// Whoever has opened a stream.
@@ -90,11 +100,13 @@ pub(super) struct Guest {
     from: Option<Owner>,
     shown: Shown,
     known: OnceLock<Who>,
+    /// How the audit log tells it.
+    fields: OnceLock<Arc<str>>,
 }
 
 impl Guest {
     pub(super) fn new(from: Option<Owner>, shown: Shown) -> Guest {
-        Guest { from, shown, known: OnceLock::new() }
+        Guest { from, shown, known: OnceLock::new(), fields: OnceLock::new() }
     }
 
     /// Whose share its calls take: until it is known who it is, its address's.
@@ -105,6 +117,25 @@ impl Guest {
     /// Who it is, if that was found out before.
     pub(super) fn known(&self) -> Option<Who> {
         self.known.get().copied()
+    }
+
+    /// The address that it calls from.
+    pub(super) fn from(&self) -> Option<Owner> {
+        self.from
+    }
+
+    /// Tells a record who it is, given what was found out.
+    pub(super) fn tell(&self, api: &Api, record: &mut Record, found: Option<&Who>) {
+        if let (Some(_), Some(fields)) = (found, self.fields.get()) {
+            record.line().fields(fields);
+            return;
+        }
+        let line = record.line();
+        let position = line.position();
+        api.who_fields(line, found.map(|who| who.caller), self.shown.recorded());
+        if found.is_some() && self.known().is_some() {
+            let _ = self.fields.set(line.since(position).into());
+        }
     }
 
     /// Who it is. Who shows nothing, and need not, is nobody for as long as the stream is open.

@@ -27,6 +27,9 @@ pub enum NodeError {
     /// The files of TLS can't be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The audit log can't be written.
+    #[error("the audit log (audit_log_file): {0}")]
+    AuditLog(#[source] io::Error),
     /// A port can't be listened on.
     #[error("can't listen on {address} ({key}): {error}")]
     Listen {
@@ -50,6 +53,8 @@ impl NodeError {
     /// start (an I/O error, a full disk, no descriptors left).
     pub fn needs_a_person(&self) -> bool {
         let system = match self {
+            // Its folder is missing, which nobody makes by starting again.
+            NodeError::AuditLog(error) if error.kind() == io::ErrorKind::NotFound => return true,
             NodeError::Identity(IdentityError::Io(error))
             | NodeError::Wal(WalError::Io { source: error, .. })
             | NodeError::State(
@@ -57,6 +62,7 @@ impl NodeError {
                 | StateError::Snapshot(SnapshotError::Io { source: error, .. }),
             )
             | NodeError::Listen { error, .. }
+            | NodeError::AuditLog(error)
             | NodeError::Io(error) => error,
             NodeError::State(StateError::Fatal(_)) | NodeError::Raft(_) => return false,
             NodeError::Identity(_)

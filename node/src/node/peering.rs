@@ -13,6 +13,7 @@ use tokio::{
 
 use super::{LOGS, NodeError, listen, starting::Starting};
 use crate::{
+    audit::AuditLog,
     config::Config,
     consensus::cluster_id::{ClusterId, format_cluster_id},
     env::{Env, descriptors, identity::Identity, shares::ShareRule},
@@ -66,6 +67,7 @@ pub(super) async fn meet(
     newcomer: Newcomer<'_>,
     starting: &Starting,
     tls: Option<Arc<Secured>>,
+    audit: Option<Arc<AuditLog>>,
 ) -> Result<Met, NodeError> {
     let Newcomer { identity, log, state, started_empty } = newcomer;
     let election_timeout_max = Duration::from_millis(config.election_timeout_ms_max);
@@ -116,7 +118,7 @@ pub(super) async fn meet(
         listener,
         Arc::clone(&env.clock),
         Slots::new(sockets.peers_max, ShareRule::NONE),
-        tls,
+        (tls, audit),
         peers_stopped,
     ));
 

@@ -7,6 +7,7 @@ use std::sync::{
 
 use crate::{
     api::rates::Rates,
+    audit::{AuditLog, Counts},
     consensus::Consensus,
     env::{shares::ShareRule, storage_guard::StorageGuard},
     port::{Slots, room::NodeRoom},
@@ -23,6 +24,7 @@ pub(super) struct Report {
     pub(super) local_reads_only: AtomicBool,
     pub(super) slots: Arc<Slots>,
     pub(super) tls: Arc<Tls>,
+    pub(super) audit: Option<Arc<AuditLog>>,
     pub(super) room: Arc<NodeRoom>,
     pub(super) rates: Arc<Rates>,
     pub(super) consensus: Consensus,
@@ -54,6 +56,10 @@ impl SelfReport for Report {
 
     fn certificates(&self) -> Vec<Certificate> {
         self.tls.certificates()
+    }
+
+    fn audit_log(&self) -> Option<Counts> {
+        self.audit.as_ref().map(|log| log.counts())
     }
 
     fn limits(&self) -> Limits {

@@ -13,6 +13,9 @@ use crate::{
     peer::{hello::NotWelcome, peers::Peers},
 };
 
+/// How long a shutdown waits for the audit log, which is longer than a disk takes that works.
+const AUDIT_LOG_GRACE: Duration = Duration::from_secs(5);
+
 /// How long a shutdown waits for peers to close their connections, which they seldom do.
 const PEER_PORT_GRACE: Duration = Duration::from_millis(20);
 
@@ -95,6 +98,10 @@ impl Node {
         let mut peer_server = self.peer_server;
         if tokio::time::timeout(PEER_PORT_GRACE, &mut peer_server).await.is_err() {
             peer_server.abort();
+        }
+        if let Some(audit) = &self.audit {
+            // It has time of its own: what it holds was promised to be recorded.
+            audit.close(Instant::now() + AUDIT_LOG_GRACE).await;
         }
         if let Err(error) = self.state.close().await {
             tracing::warn!(target: LOGS, %error, "the state was not flushed; the log has what is missing");

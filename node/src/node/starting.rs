@@ -12,6 +12,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use super::{LOGS, listen};
 use crate::{
     api::starting::{self, Waits},
+    audit::AuditLog,
     config::Config,
     env::Env,
     peer::hello::Greeter,
@@ -73,6 +74,7 @@ impl WaitingPort {
         env: &Env,
         starting: Arc<Starting>,
         tls: Option<Arc<Secured>>,
+        audit: Option<Arc<AuditLog>>,
     ) -> WaitingPort {
         let (stop, mut stopped) = watch::channel(false);
         let (address, env) = (config.client_listen.clone(), env.clone());
@@ -87,7 +89,7 @@ impl WaitingPort {
             tracing::info!(target: LOGS, clients = address, "the client port says what the start waits for");
             let connections_max = env.network.sockets().clients_max;
             let clock = Arc::clone(&env.clock);
-            starting::serve(starting, listener, clock, connections_max, tls, stopped).await;
+            starting::serve(starting, listener, clock, connections_max, tls, audit, stopped).await;
         });
         WaitingPort { stop, serving }
     }

@@ -9,6 +9,7 @@ use tower::ServiceBuilder;
 
 use super::{PEER_MESSAGE_BYTES_MAX, service::PeerService};
 use crate::{
+    audit::AuditLog,
     env::{Clock, Listener, shares::ShareRule},
     port::{self, Port, Shape, Slots, room::NodeRoom},
     tls::Secured,
@@ -27,7 +28,7 @@ pub(crate) async fn serve(
     listener: Box<dyn Listener>,
     clock: Arc<dyn Clock>,
     slots: Arc<Slots>,
-    tls: Option<Arc<Secured>>,
+    (tls, audit): (Option<Arc<Secured>>, Option<Arc<AuditLog>>),
     stop: watch::Receiver<bool>,
 ) {
     let service = PeerServer::new(service)
@@ -47,6 +48,7 @@ pub(crate) async fn serve(
         room: NodeRoom::new(ShareRule::NONE),
         keeps_alive: !seeded_bugs::is_on("leader-never-steps-down"),
         tls,
+        audit,
     };
     port::serve(port, service, listener, stop).await;
 }

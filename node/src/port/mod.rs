@@ -55,6 +55,7 @@ pub(crate) use self::{
 };
 use self::{room::NodeRoom, secure::Door};
 use crate::{
+    audit::AuditLog,
     env::{Connection, Listener, spaced::Spaced},
     tls::Secured,
 };
@@ -98,6 +99,8 @@ pub(crate) struct Port {
     pub(crate) keeps_alive: bool,
     /// TLS, if it is spoken.
     pub(crate) tls: Option<Arc<Secured>>,
+    /// Where connections are recorded that are refused.
+    pub(crate) audit: Option<Arc<AuditLog>>,
 }
 
 /// Where callers come in.

@@ -58,6 +58,7 @@ impl Default for Door {
 impl Door {
     /// Somebody spoke TLS to a port without it.
     pub(super) fn met_tls(&self, port: &Port, from: Option<IpAddr>) {
+        record(port, from, "it speaks TLS, and this port does not");
         if let Some(times) = self.with_tls.happened() {
             let (port, from) = (port.name, told(from));
             tracing::warn!(
@@ -81,6 +82,7 @@ impl Door {
         {
             Ok(Ok(passed)) => passed,
             Ok(Err(error)) => {
+                record(port, from, &explained(&error));
                 if let Some(times) = self.failed.happened() {
                     let (port, from) = (port.name, told(from));
                     tracing::warn!(
@@ -94,6 +96,7 @@ impl Door {
                 None
             }
             Err(_) => {
+                record(port, from, "no TLS in time");
                 tracing::debug!(port = port.name, from = told(from), "no TLS in time");
                 None
             }
@@ -122,6 +125,7 @@ impl Door {
     }
 
     async fn met_plain(&self, port: &Port, mut connection: Connection, head: &[u8]) {
+        record(port, connection.from(), "it speaks no TLS, and this port does");
         if let Some(times) = self.without_tls.happened() {
             let (port, from) = (port.name, told(connection.from()));
             tracing::warn!(port, times, from, "a caller speaks no TLS to a port that has it");
@@ -132,6 +136,12 @@ impl Door {
             let _ = connection.write_all(HTTP1_ANSWER).await;
             let _ = connection.shutdown().await;
         }
+    }
+}
+
+fn record(port: &Port, from: Option<IpAddr>, why: &str) {
+    if let Some(log) = &port.audit {
+        log.connection_refused(port.name, from, why);
     }
 }
 
@@ -229,6 +239,7 @@ mod tests {
             room: NodeRoom::new(ShareRule::NONE),
             keeps_alive: true,
             tls: Tls::open(&settings, &env.clock).unwrap().client(),
+            audit: None,
         };
         let listener = env.network.listen("127.0.0.1:0").await.unwrap();
         let address = listener.local_address();

@@ -129,6 +129,16 @@ arguments! {
     authentication: bool = "TALLY_AUTHENTICATION",
     /// Listen beyond loopback without it: whoever reaches the port reads and writes everything.
     insecure_listen_without_authentication: bool = "TALLY_INSECURE_LISTEN_WITHOUT_AUTHENTICATION",
+    /// File of the audit log: who asked for what, and what came of it.
+    audit_log_file: PathBuf = "TALLY_AUDIT_LOG_FILE",
+    /// Put it aside when it would grow above so many bytes; 0: never.
+    audit_log_file_bytes: u64 = "TALLY_AUDIT_LOG_FILE_BYTES",
+    /// Keep so many that were put aside.
+    audit_log_files: usize = "TALLY_AUDIT_LOG_FILES",
+    /// Record reads, too.
+    audit_log_reads: bool = "TALLY_AUDIT_LOG_READS",
+    /// Refuse requests that can't be recorded, instead of dropping their lines.
+    audit_log_must_not_drop: bool = "TALLY_AUDIT_LOG_MUST_NOT_DROP",
     /// Threads that answer and run Raft; 0: half the cores.
     worker_threads: usize = "TALLY_WORKER_THREADS",
     /// How long a shutdown waits for what is in flight, in ms.

@@ -24,19 +24,21 @@ const PACKAGES: [&str; 6] = [
 ];
 
 /// Of `tally-node`: what each part may know of the others. A part is a folder or a file of `node/src`.
-const MAY_KNOW: [(&str, &[&str]); 10] = [
+const MAY_KNOW: [(&str, &[&str]); 11] = [
+    ("audit", &["env"]),
     ("env", &["machine", "storage"]),
     ("config", &["machine"]),
     ("consensus", &["config", "env", "machine", "storage"]),
     ("tls", &["env"]),
-    ("port", &["env", "machine", "tls"]),
-    ("status", &["consensus", "machine", "tls"]),
-    ("peer", &["consensus", "env", "machine", "port", "status", "storage", "tls"]),
-    ("api", &["consensus", "env", "machine", "peer", "port", "status", "tls"]),
+    ("port", &["audit", "env", "machine", "tls"]),
+    ("status", &["audit", "consensus", "machine", "tls"]),
+    ("peer", &["audit", "consensus", "env", "machine", "port", "status", "storage", "tls"]),
+    ("api", &["audit", "consensus", "env", "machine", "peer", "port", "status", "tls"]),
     (
         "node",
         &[
             "api",
+            "audit",
             "config",
             "consensus",
             "env",
@@ -61,6 +63,7 @@ const ONLY_IN: [(&str, &[&str]); 10] = [
             "node/storage/src/sled_store.rs",
             "node/src/process/",
             "node/src/tls/files.rs",
+            "node/src/audit/file.rs",
         ],
     ),
     ("openraft", &["node/src/consensus/", "node/src/peer/", "node/src/node.rs"]),

@@ -76,7 +76,7 @@ pub(super) async fn user(
     token(admin, name, 0).await.1
 }
 
-async fn token(admin: &Client, user: &str, lifetime_ms: u64) -> (u64, String) {
+pub(crate) async fn token(admin: &Client, user: &str, lifetime_ms: u64) -> (u64, String) {
     let user = user.to_owned();
     let create = AuthCreateToken { user, label: String::new(), lifetime_ms };
     let made = change(admin, Change::CreateToken(create)).await;

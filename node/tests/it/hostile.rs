@@ -65,7 +65,11 @@ impl Decoder for Raw {
 }
 
 /// Sends bytes as the message of a unary call.
-async fn raw(channel: &Channel, path: &'static str, message: &[u8]) -> Result<Bytes, Status> {
+pub(crate) async fn raw(
+    channel: &Channel,
+    path: &'static str,
+    message: &[u8],
+) -> Result<Bytes, Status> {
     let mut grpc = tonic::client::Grpc::new(channel.clone());
     grpc.ready().await.expect("the node can be reached");
     let request = tonic::Request::new(Bytes::copy_from_slice(message));

@@ -2,6 +2,8 @@
 //! hand-made bytes, and across a network that can be cut. What is promised is in
 //! `docs/consistency.md` and `docs/exactly-once.md`; each module takes one part of it.
 
+mod audit;
+mod audit_unwritable;
 mod auth;
 mod authority;
 mod bounds;

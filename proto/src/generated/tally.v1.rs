@@ -1135,9 +1135,37 @@ pub struct NodeStatus {
     /// The certificates that it uses; none without TLS.
     #[prost(message, repeated, tag = "24")]
     pub certificates: ::prost::alloc::vec::Vec<Certificate>,
+    /// Its audit log; absent if it keeps none.
+    #[prost(message, optional, tag = "25")]
+    pub audit_log: ::core::option::Option<AuditLogStatus>,
     /// Limits of its clients.
     #[prost(message, optional, tag = "27")]
     pub limits: ::core::option::Option<LimitStatus>,
+}
+/// AuditLogStatus is what a node's audit log counts since the node started.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditLogStatus {
+    /// Requests are refused while they can't be recorded.
+    #[prost(bool, tag = "1")]
+    pub must_not_drop: bool,
+    /// Lines in the file.
+    #[prost(uint64, tag = "2")]
+    pub written_lines: u64,
+    /// Their bytes.
+    #[prost(uint64, tag = "3")]
+    pub written_bytes: u64,
+    /// Lines that were dropped, as there was no room for them.
+    #[prost(uint64, tag = "4")]
+    pub dropped_lines: u64,
+    /// Requests that were refused, as there was no room for their lines.
+    #[prost(uint64, tag = "5")]
+    pub refused_requests: u64,
+    /// Bytes of lines that wait to be written, and of places held for those to come.
+    #[prost(uint64, tag = "6")]
+    pub queued_bytes: u64,
+    /// Why the file can't be written now; empty: it can be.
+    #[prost(string, tag = "7")]
+    pub error: ::prost::alloc::string::String,
 }
 /// LimitStatus says what a client of a node may have, and how often one wanted more since the node started.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
