@@ -86,8 +86,8 @@ tools() {
         rustc --version --verbose
         "$venv/bin/pip" list --format freeze --disable-pip-version-check | grep -E '^(cargo-zigbuild|ziglang)='
         echo "cargo-cyclonedx==$CYCLONEDX"
-        dpkg-deb --version | head -n 1
-        gzip --version | head -n 1
+        dpkg-deb --version | sed -n 1p
+        gzip --version | sed -n 1p
     } >"$out/TOOLCHAIN"
 }
 
