@@ -275,6 +275,7 @@ image() {
         '["CMD","/usr/local/bin/tallyd","health"]'
     expect "its ports" "$(config '{{json .Config.ExposedPorts}}')" '{"7401/tcp":{},"7501/tcp":{}}'
     expect "its volume" "$(config '{{json .Config.Volumes}}')" '{"/var/lib/tally":{}}'
+    expect "its licence" "$(config '{{index .Config.Labels "org.opencontainers.image.licenses"}}')" Apache-2.0
     say "$(docker run --rm "$IMAGE" --version), $(docker run --rm --entrypoint tally "$IMAGE" --version)"
     if docker run --rm --entrypoint /bin/sh "$IMAGE" -c true >/dev/null 2>&1; then
         fail "the image has a shell"
@@ -340,6 +341,7 @@ three_nodes() {
     export TALLY_IMAGE=$IMAGE TALLY_HOST_ADDRESS=$HOST_ADDRESS
     compose+=(--project-name "$PROJECT" --file deploy/compose.yaml)
     "${compose[@]}" config --quiet || fail "compose.yaml is not valid"
+    "${compose[@]}" --profile observe config --quiet || fail "compose.yaml is not valid with what observes"
     if ! "${compose[@]}" up --no-build --detach >"$scratch/compose.log" 2>&1; then
         tail -n 10 "$scratch/compose.log"
         fail "compose can't start the nodes"
@@ -417,6 +419,10 @@ unit_files() {
         # It warns, and is content, about what it does not know. We are not; about other units we are.
         if grep -F tally.service <<<"$said"; then fail "systemd-analyze verify has something to say"; fi
         say "systemd-analyze verify has nothing to say"
+        # In tenths: what the unit and docs/deployment.md say of it.
+        systemd-analyze security --offline=true --threshold=11 --no-pager "$scratch/tally.service" \
+            >"$scratch/exposure" || { grep -F ✗ "$scratch/exposure"; fail "the unit is exposed more than it was"; }
+        say "$(tail -n 1 "$scratch/exposure" | sed 's/^[^A-Z]*//')"
     else
         skip "systemd-analyze verify: there is no systemd-analyze"
     fi
@@ -433,9 +439,10 @@ unit_runs() {
     else
         cgroups=(--volume /sys/fs/cgroup/systemd:/sys/fs/cgroup/systemd:rw)
     fi
-    # Not --privileged, which asks for more than some roots have.
+    # Not --privileged, which asks for more than some roots have. SYS_PTRACE is what systemd sees its own processes by,
+    # for PrivateUsers beside ProtectProc.
     if ! id=$(docker run --detach --network none --tmpfs /run --tmpfs /run/lock "${cgroups[@]}" \
-        --cap-add SYS_ADMIN --security-opt seccomp=unconfined --security-opt apparmor=unconfined \
+        --cap-add SYS_ADMIN --cap-add SYS_PTRACE --security-opt seccomp=unconfined --security-opt apparmor=unconfined \
         "$base" /sbin/init 2>&1); then
         skip "running the unit: no container for systemd: $id"
         return
@@ -453,8 +460,11 @@ unit_runs() {
     local from
     from=$(docker create "$IMAGE")
     containers_made+=("$from")
-    docker cp "$from:/usr/local/bin/tallyd" "$scratch/tallyd" >/dev/null
-    docker cp "$scratch/tallyd" "$id:/usr/local/bin/tallyd" >/dev/null
+    local program
+    for program in tallyd tally; do
+        docker cp "$from:/usr/local/bin/$program" "$scratch/$program" >/dev/null
+        docker cp "$scratch/$program" "$id:/usr/local/bin/$program" >/dev/null
+    done
     inside mkdir -p /etc/tally
     docker cp deploy/systemd/tally.toml "$id:/etc/tally/tally.toml" >/dev/null
     docker cp deploy/systemd/tally.sysusers.conf "$id:/usr/lib/sysusers.d/tally.conf" >/dev/null
@@ -464,12 +474,21 @@ unit_runs() {
     }
     environment TALLY_INITIAL_CLUSTER=1=127.0.0.1:7501 TALLY_CLIENT_ADVERTISE=127.0.0.1:7401
     inside systemd-sysusers >/dev/null 2>&1
+    # Where the files of the sample configuration come from; node 2's are for a refusal below.
+    # shellcheck disable=SC2016 # expanded inside
+    inside sh -euc 'cd /root; tally cert init; for n in 1 2; do tally cert node $n --hosts 127.0.0.1; done
+        cd certificates; install -m 644 ca.crt node-?.crt /etc/tally/; install -o tally -m 600 node-?.key /etc/tally/' \
+        >/dev/null
     inside systemctl daemon-reload
     inside systemctl start tally || fail "systemctl start tally"
-    serves() { inside /usr/local/bin/tallyd health --service tally.linearizable; }
+    serves() { inside tallyd health --service tally.linearizable --client-tls-cert-file /etc/tally/node-1.crt; }
     property() { inside systemctl show --property "$1" --value tally; }
     within 30 serves || { inside journalctl -u tally --no-pager >&2; fail "the unit's node never serves"; }
-    expect "the owner of the data" "$(inside stat -c %U:%a /var/lib/tally)" tally:750
+    expect "the owner of the data" "$(inside stat -c %U:%a /var/lib/tally)" tally:700
+    expect "the owner of the first token" "$(inside stat -c %U:%a /var/lib/tally/admin-token)" tally:600
+    secure() { inside tally --endpoints 127.0.0.1:7401 --tls-ca /etc/tally/ca.crt "$@"; }
+    expect "an add with it" "$(secure --token-file /var/lib/tally/admin-token counter add smoke 1)" 1
+    if secure counter get smoke >/dev/null 2>&1; then fail "the unit's node serves somebody without a token"; fi
 
     inside systemctl kill --signal KILL tally
     restarted() { [[ $(property NRestarts) == 1 ]] && serves; }
@@ -478,7 +497,8 @@ unit_runs() {
     expect "the result of a stop" "$(property Result)/$(property ExecMainStatus)" success/0
 
     # Another node's id on this node's data: it must not run, and nobody starts it again.
-    environment TALLY_NODE_ID=2 TALLY_INITIAL_CLUSTER=2=127.0.0.1:7501 TALLY_CLIENT_ADVERTISE=127.0.0.1:7401
+    environment TALLY_NODE_ID=2 TALLY_INITIAL_CLUSTER=2=127.0.0.1:7501 TALLY_CLIENT_ADVERTISE=127.0.0.1:7401 \
+        TALLY_PEER_TLS_CERT_FILE=/etc/tally/node-2.crt TALLY_PEER_TLS_KEY_FILE=/etc/tally/node-2.key
     inside systemctl start tally || true
     has_failed() { [[ $(property ActiveState) == failed ]]; }
     within 30 has_failed || fail "a node with a wrong id is not given up"
