@@ -211,7 +211,12 @@ debian() {
         install -D -m 644 -t "$root/usr/share/doc/tally" "$out/$program-$version.cdx.json"
     done
     install -m 644 deploy/debian/copyright "$root/usr/share/doc/tally/copyright"
-    gzip -9n <CHANGELOG.md >"$root/usr/share/doc/tally/changelog.gz"
+    gzip -9n <CHANGELOG.md >"$root/usr/share/doc/tally/CHANGELOG.md.gz"
+    {
+        printf 'tally (%s) stable; urgency=medium\n\n  * CHANGELOG.md.gz has what changed.\n\n' "$version"
+        printf ' -- %s  %s\n' "$(sed -n 's/^Maintainer: //p' deploy/debian/control)" \
+            "$(date --utc --rfc-email --date="@$SOURCE_DATE_EPOCH")"
+    } | gzip -9n >"$root/usr/share/doc/tally/changelog.gz"
     install -D -m 644 deploy/debian/lintian-overrides "$root/usr/share/lintian/overrides/tally"
     install -d "$root/DEBIAN"
     sed -e "s/@VERSION@/$version/" -e "s/@ARCH@/$arch/" \

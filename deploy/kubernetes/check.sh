@@ -7,6 +7,7 @@
 #
 # api-server.sh beside it applies them to a real API server.
 set -euo pipefail
+tallyd=${1:+$(realpath "$1")}
 cd "$(dirname "$0")"
 
 # Schemas of one version of the package, so that a new one comes with a commit.
@@ -38,7 +39,7 @@ fi
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/tally-kubernetes.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 arguments=()
-[[ -z ${1:-} ]] || arguments+=(--tallyd "$1")
+[[ -z $tallyd ]] || arguments+=(--tallyd "$tallyd")
 
 rendered=()
 for overlay in three five; do
