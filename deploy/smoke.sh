@@ -345,6 +345,9 @@ three_nodes() {
     export TALLY_IMAGE=$IMAGE TALLY_HOST_ADDRESS=$HOST_ADDRESS
     compose+=(--project-name "$PROJECT" --file deploy/compose.yaml)
     "${compose[@]}" config --quiet || fail "compose.yaml is not valid"
+    if has promtool; then
+        promtool check config --syntax-only deploy/observe/prometheus.yml >/dev/null || fail "Prometheus' configuration"
+    fi
     "${compose[@]}" --profile observe config --quiet || fail "compose.yaml is not valid with what observes"
     if ! "${compose[@]}" up --no-build --detach >"$scratch/compose.log" 2>&1; then
         tail -n 10 "$scratch/compose.log"

@@ -192,7 +192,7 @@ secrets() {
 dry_runs() {
     title "server-side dry runs, with strict validation"
     kube create namespace tally >/dev/null
-    local overlay
+    local overlay component
     for overlay in three five; do
         kube apply --dry-run=server --validate=strict -k "overlays/$overlay" >"$scratch/$overlay.said" 2>&1 ||
             { cat "$scratch/$overlay.said"; fail "overlays/$overlay is refused"; }
@@ -217,8 +217,10 @@ dry_runs() {
         mkdir "$scratch/own"
         printf '%s\n' 'apiVersion: kustomize.config.k8s.io/v1beta1' 'kind: Kustomization' 'namespace: tally' \
             "resources: [$(realpath --relative-to="$scratch/own" overlays/three)]" 'components:' \
-            "  - $(realpath --relative-to="$scratch/own" components/cert-manager)" \
-            "  - $(realpath --relative-to="$scratch/own" components/live-certificates)" >"$scratch/own/kustomization.yaml"
+            >"$scratch/own/kustomization.yaml"
+        for component in components/*/; do
+            echo "  - $(realpath --relative-to="$scratch/own" "$component")" >>"$scratch/own/kustomization.yaml"
+        done
         kube apply --dry-run=server --validate=strict -k "$scratch/own" >"$scratch/own.said" 2>&1 ||
             { cat "$scratch/own.said"; fail "the components are refused"; }
         say "with cert-manager $CERT_MANAGER's kinds: $(grep -c 'server dry run' "$scratch/own.said") objects"

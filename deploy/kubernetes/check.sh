@@ -51,6 +51,12 @@ mkdir "$scratch/own"
 printf '%s\n' 'apiVersion: kustomize.config.k8s.io/v1beta1' 'kind: Kustomization' 'namespace: tally' \
     "resources: [$(realpath --relative-to="$scratch/own" overlays/three)]" 'components:' >"$scratch/own/kustomization.yaml"
 for component in components/*/; do
+    # Of programs that have such a port.
+    if [[ $component == */metrics/ && -n $tallyd ]] &&
+        ! "$tallyd" serve --help | grep -e --metrics-listen >/dev/null; then
+        skip "components/metrics: $tallyd has no metrics"
+        continue
+    fi
     echo "  - $(realpath --relative-to="$scratch/own" "$component")" >>"$scratch/own/kustomization.yaml"
 done
 "${render[@]}" "$scratch/own" >"$scratch/own.yaml"
