@@ -26,6 +26,7 @@ use tonic::Status;
 
 use super::{
     Api, Call, Who,
+    status::Kind,
     writes::{Facts, Respond, Single, Split, split},
 };
 use crate::{
@@ -276,7 +277,9 @@ impl Api {
         if !is_small || !can_be_here {
             return Some((call, room));
         }
-        let Some(admission) = self.consensus.try_admit(size) else { return Some((call, room)) };
+        let Some(admission) = self.consensus.try_admit(who.identity(), size) else {
+            return Some((call, room));
+        };
         let v1::Call { id, deadline_ms, request_id, request } = call;
         let (Single { action, options }, respond) = match split(request) {
             Split::Write(single, respond) => (single, respond),
@@ -286,7 +289,8 @@ impl Api {
         };
         let asked = Duration::from_millis(u64::from(deadline_ms));
         let call = Call { who, ..self.call(Some(asked), &request_id, WhenFull::Wait) };
-        let command = match self.command(&call, action, options) {
+        let counted = self.count(&call, Kind::Write, &who, 1);
+        let command = match counted.and_then(|()| self.command(&call, action, options)) {
             Ok(command) => command,
             Err(error) => {
                 flights.answer_now(id, Response::Error(error), room);

@@ -4,21 +4,24 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use prost::Message;
 use tally_proto::{
-    status::to_tonic,
+    reason,
+    status::{StatusBuilder, to_tonic},
     v1::{self, CallStatus, stream_server},
 };
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
     Api, Call,
     answer_bytes::{AnswerBytes, ITEM_BYTES},
+    rates::operations_of,
     requests::Runs,
-    status::{Invalid, Kind},
+    status::{Invalid, Kind, RETRY_AFTER},
     stream,
     who::{Guest, Shown},
 };
 use crate::{
     consensus::WhenFull,
+    env::shares::ShareRule,
     machine::{command::Owner, limits},
     port::{
         SMALL_BYTES, call as port,
@@ -32,7 +35,11 @@ pub const REQUEST_ID_HEADER: &str = "x-request-id";
 
 impl Api {
     /// The facts of a unary call.
-    async fn unary<T: Message>(&self, request: &Request<T>, kind: Kind) -> Result<Call, Status> {
+    async fn unary<T: Message + 'static>(
+        &self,
+        request: &Request<T>,
+        kind: Kind,
+    ) -> Result<Call, Status> {
         let metadata = request.metadata();
         let request_id =
             metadata.get(REQUEST_ID_HEADER).and_then(|id| id.to_str().ok()).unwrap_or_default();
@@ -46,6 +53,8 @@ impl Api {
         let shown = Shown::of(metadata, request.extensions().get());
         let who = self.identify(&call, kind, from.map(Owner::new), &shown).await;
         let call = Call { who: who.map_err(|error| to_tonic(&error))?, ..call };
+        let operations = operations_of(request.get_ref());
+        self.count(&call, kind, &call.who, operations).map_err(|error| to_tonic(&error))?;
         self.check_size(&call, request.get_ref(), kind).map_err(|error| to_tonic(&error))?;
         Ok(call)
     }
@@ -143,13 +152,22 @@ impl stream_server::Stream for Api {
         let room = match at {
             Some(at) => Arc::clone(at.room()),
             // Called in this process, without a port.
-            None => ConnectionRoom::new(NodeRoom::new()),
+            None => ConnectionRoom::new(NodeRoom::new(ShareRule::NONE), None),
         };
         let from = at.and_then(|at| at.from()).map(Owner::new);
         let guest = Guest::new(from, Shown::of(request.metadata(), request.extensions().get()));
+        let Some(share) = room.node().stream(guest.identity()) else {
+            let message = "this client has its share of the streams that may be open";
+            let status =
+                StatusBuilder::new(Code::ResourceExhausted, reason::SHARE_EXCEEDED, message);
+            return Err(status
+                .outcome(v1::Outcome::NotApplied)
+                .retry_after(RETRY_AFTER)
+                .into_tonic());
+        };
         let along = Along::default();
         let calls = request.into_inner();
-        let answers = stream::exchange(self.clone(), calls, room, guest, along.clone());
+        let answers = stream::exchange(self.clone(), calls, (room, share), guest, along.clone());
         let mut response = Response::new(answers);
         response.extensions_mut().insert(along);
         Ok(response)
