@@ -241,6 +241,7 @@ three_pods() {
         "$(kube get pods -o json | jq -r '[.items[].metadata.labels["apps.kubernetes.io/pod-index"]] | sort | join(" ")')" "1 2 3"
     expect "how many machines they are on" "$(kube get pods -o json | jq '[.items[].spec.nodeName] | unique | length')" 3
     expect "claims" "$(kube get pvc -o json | jq '[.items[] | select(.status.phase == "Bound")] | length')" 3
+    kube rollout status statefulset/tally --timeout 60s | tail -n 1 | sed "s/^/   /"
     kube get pods -o wide | cut -c 1-90
 
     # The budget: one may go, and the next only when it is back. Nobody plays the machines meanwhile, so that it isn't.
