@@ -104,7 +104,8 @@ pack() {
 flags() {
     local home=${CARGO_HOME:-$HOME/.cargo} sources from to
     RUSTFLAGS="--cfg tokio_unstable"
-    CFLAGS=
+    # mimalloc says when it was compiled, and zig's compiler does not know SOURCE_DATE_EPOCH.
+    CFLAGS='-Wno-builtin-macro-redefined -D__DATE__="" -D__TIME__=""'
     while read -r from to; do
         RUSTFLAGS+=" --remap-path-prefix=$from=$to"
         CFLAGS+=" -ffile-prefix-map=$from=$to"
