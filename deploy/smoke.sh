@@ -2,12 +2,13 @@
 # Tries what deploy/ offers, for real, as far as this machine has the tools; says SKIPPED and why
 # where it has not. Leaves nothing running and nothing behind but a cached Debian base.
 #
-#   deploy/smoke.sh [--full | --image NAME]
+#   deploy/smoke.sh [--full | --image NAME] [--package FILE]
 #
 #   --full         build the image optimised as users do. Without it, and with stand-ins for the bases
 #                  (below), the same Dockerfile is built with the optimiser turned down: it takes far
 #                  less time and tests the same packaging.
 #   --image NAME   try this image and build none.
+#   --package FILE try this Debian package as well.
 #
 # What is tried:
 #   - systemd: the unit and the sample configuration are checked; then the unit runs under a real
@@ -32,12 +33,15 @@ readonly ENDPOINTS=$HOST_ADDRESS:7401,$HOST_ADDRESS:7402,$HOST_ADDRESS:7403
 
 full=no
 given=
-case "${1:-}" in
-    "") ;;
-    --full) full=yes ;;
-    --image) given=${2:?--image needs a name} ;;
-    *) echo "usage: deploy/smoke.sh [--full | --image NAME]" >&2; exit 2 ;;
-esac
+package=
+while (($#)); do
+    case $1 in
+        --full) full=yes; shift ;;
+        --image) given=${2:?--image needs a name}; shift 2 ;;
+        --package) package=$(cd "$OLDPWD" && realpath "${2:?--package needs a file}"); shift 2 ;;
+        *) echo "usage: deploy/smoke.sh [--full | --image NAME] [--package FILE]" >&2; exit 2 ;;
+    esac
+done
 readonly IMAGE="${given:-tally-smoke:$$}"
 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/tally-smoke.XXXXXX")
@@ -275,6 +279,7 @@ image() {
         '["CMD","/usr/local/bin/tallyd","health"]'
     expect "its ports" "$(config '{{json .Config.ExposedPorts}}')" '{"7401/tcp":{},"7501/tcp":{}}'
     expect "its volume" "$(config '{{json .Config.Volumes}}')" '{"/var/lib/tally":{}}'
+    expect "its licence" "$(config '{{index .Config.Labels "org.opencontainers.image.licenses"}}')" Apache-2.0
     say "$(docker run --rm "$IMAGE" --version), $(docker run --rm --entrypoint tally "$IMAGE" --version)"
     if docker run --rm --entrypoint /bin/sh "$IMAGE" -c true >/dev/null 2>&1; then
         fail "the image has a shell"
@@ -340,6 +345,10 @@ three_nodes() {
     export TALLY_IMAGE=$IMAGE TALLY_HOST_ADDRESS=$HOST_ADDRESS
     compose+=(--project-name "$PROJECT" --file deploy/compose.yaml)
     "${compose[@]}" config --quiet || fail "compose.yaml is not valid"
+    if has promtool; then
+        promtool check config --syntax-only deploy/observe/prometheus.yml >/dev/null || fail "Prometheus' configuration"
+    fi
+    "${compose[@]}" --profile observe config --quiet || fail "compose.yaml is not valid with what observes"
     if ! "${compose[@]}" up --no-build --detach >"$scratch/compose.log" 2>&1; then
         tail -n 10 "$scratch/compose.log"
         fail "compose can't start the nodes"
@@ -397,97 +406,8 @@ three_nodes() {
 
 # --- systemd ----------------------------------------------------------------------------------
 
-unit_files() {
-    title "systemd: the unit and the sample configuration"
-    local tallyd
-    for tallyd in target/dist/tallyd target/quick/tallyd target/debug/tallyd; do [[ -x $tallyd ]] && break; done
-    if [[ -x $tallyd ]]; then
-        "$tallyd" serve --config deploy/systemd/tally.toml --print-config >/dev/null ||
-            fail "the sample configuration is refused"
-        say "the sample configuration is valid"
-    else
-        say "no tallyd in target/; the sample configuration is tried in the container below"
-    fi
-    if has systemd-analyze; then
-        local said
-        # The program need not be installed here.
-        sed 's,^ExecStart=/usr/local/bin/tallyd,ExecStart=/bin/true,' deploy/systemd/tally.service \
-            >"$scratch/tally.service"
-        said=$(systemd-analyze verify "$scratch/tally.service" 2>&1) || fail "systemd-analyze verify: $said"
-        # It warns, and is content, about what it does not know. We are not; about other units we are.
-        if grep -F tally.service <<<"$said"; then fail "systemd-analyze verify has something to say"; fi
-        say "systemd-analyze verify has nothing to say"
-    else
-        skip "systemd-analyze verify: there is no systemd-analyze"
-    fi
-}
-
-unit_runs() {
-    title "systemd: the unit under a real systemd, in a container"
-    [[ -d $scratch/debian ]] || debian || { skip "running the unit: $no_bases"; return; }
-    local base=tally-smoke-systemd:$$ id cgroups=()
-    images_made+=("$base")
-    tar -C "$scratch/debian" -cf - . | docker import --change "ENV container=docker" - "$base" >/dev/null
-    if [[ -e /sys/fs/cgroup/cgroup.controllers ]]; then
-        cgroups=(--cgroupns=host --volume /sys/fs/cgroup:/sys/fs/cgroup:rw)
-    else
-        cgroups=(--volume /sys/fs/cgroup/systemd:/sys/fs/cgroup/systemd:rw)
-    fi
-    # Not --privileged, which asks for more than some roots have.
-    if ! id=$(docker run --detach --network none --tmpfs /run --tmpfs /run/lock "${cgroups[@]}" \
-        --cap-add SYS_ADMIN --security-opt seccomp=unconfined --security-opt apparmor=unconfined \
-        "$base" /sbin/init 2>&1); then
-        skip "running the unit: no container for systemd: $id"
-        return
-    fi
-    containers_made+=("$id")
-    inside() { docker exec "$id" "$@"; }
-    systemd_is_up() { [[ $(inside systemctl is-system-running) =~ running|degraded ]]; }
-    if ! within 40 systemd_is_up; then
-        docker logs --tail 5 "$id"
-        skip "running the unit: systemd does not start in a container here"
-        return
-    fi
-
-    # Install as deploy/README.md says, but for one node.
-    local from
-    from=$(docker create "$IMAGE")
-    containers_made+=("$from")
-    docker cp "$from:/usr/local/bin/tallyd" "$scratch/tallyd" >/dev/null
-    docker cp "$scratch/tallyd" "$id:/usr/local/bin/tallyd" >/dev/null
-    inside mkdir -p /etc/tally
-    docker cp deploy/systemd/tally.toml "$id:/etc/tally/tally.toml" >/dev/null
-    docker cp deploy/systemd/tally.sysusers.conf "$id:/usr/lib/sysusers.d/tally.conf" >/dev/null
-    docker cp deploy/systemd/tally.service "$id:/etc/systemd/system/tally.service" >/dev/null
-    environment() {
-        printf '%s\n' "$@" | docker exec -i "$id" tee /etc/tally/tally.env >/dev/null
-    }
-    environment TALLY_INITIAL_CLUSTER=1=127.0.0.1:7501 TALLY_CLIENT_ADVERTISE=127.0.0.1:7401
-    inside systemd-sysusers >/dev/null 2>&1
-    inside systemctl daemon-reload
-    inside systemctl start tally || fail "systemctl start tally"
-    serves() { inside /usr/local/bin/tallyd health --service tally.linearizable; }
-    property() { inside systemctl show --property "$1" --value tally; }
-    within 30 serves || { inside journalctl -u tally --no-pager >&2; fail "the unit's node never serves"; }
-    expect "the owner of the data" "$(inside stat -c %U:%a /var/lib/tally)" tally:750
-
-    inside systemctl kill --signal KILL tally
-    restarted() { [[ $(property NRestarts) == 1 ]] && serves; }
-    within 30 restarted || fail "a killed node is not started again"
-    inside systemctl stop tally
-    expect "the result of a stop" "$(property Result)/$(property ExecMainStatus)" success/0
-
-    # Another node's id on this node's data: it must not run, and nobody starts it again.
-    environment TALLY_NODE_ID=2 TALLY_INITIAL_CLUSTER=2=127.0.0.1:7501 TALLY_CLIENT_ADVERTISE=127.0.0.1:7401
-    inside systemctl start tally || true
-    has_failed() { [[ $(property ActiveState) == failed ]]; }
-    within 30 has_failed || fail "a node with a wrong id is not given up"
-    sleep 3
-    expect "what became of it" "$(property ActiveState) $(property ExecMainStatus) $(property NRestarts)" \
-        "failed 78 0"
-    docker rm -f -v "$id" "$from" >/dev/null
-    say "started, killed and started again, stopped, refused a wrong id without a restart"
-}
+# shellcheck source=deploy/systemd/smoke.sh
+. deploy/systemd/smoke.sh
 
 # --- All of it --------------------------------------------------------------------------------
 
@@ -506,4 +426,5 @@ else
     image
     three_nodes
     unit_runs
+    [[ -z $package ]] || package_runs
 fi

@@ -3,8 +3,11 @@
 #
 #   deploy/split-symbols.sh PROGRAM...
 #
-# PROGRAM is then what is shipped; PROGRAM.debug fits this build alone, and is kept.
+# PROGRAM is then what is shipped; PROGRAM.debug fits this build alone, and is kept. OBJCOPY names another objcopy, for
+# programs of another processor.
 set -euo pipefail
+
+objcopy() { command "${OBJCOPY:-objcopy}" "$@"; }
 
 for program in "$@"; do
     objcopy --only-keep-debug --compress-debug-sections=zlib "$program" "$program.debug"

@@ -7,7 +7,6 @@ use tally_proto::v1;
 use crate::{
     audit::Counts,
     consensus::{Consensus, leader::Role},
-    env::shares::ShareRule,
     machine::query,
     tls::Certificate,
 };
@@ -35,8 +34,10 @@ pub trait SelfReport: Send + Sync + 'static {
 /// What a client may have of a node, and how often one wanted more.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Its share.
-    pub share: ShareRule,
+    /// Its share of what others leave.
+    pub share_percent: u8,
+    /// It is only counted who wants more.
+    pub report_only: bool,
     /// How often one had, or would have had, more.
     pub shares_exceeded: u64,
     /// How often a user asked for more than its roles allow.
@@ -123,9 +124,8 @@ fn audit_log_to_wire(counts: Counts) -> v1::AuditLogStatus {
 }
 
 fn limits_to_wire(limits: Limits) -> v1::LimitStatus {
-    let Limits { share: ShareRule { percent, report_only }, shares_exceeded, rates_exceeded } =
-        limits;
-    let share_percent = u32::from(percent);
+    let Limits { share_percent, report_only, shares_exceeded, rates_exceeded } = limits;
+    let share_percent = u32::from(share_percent);
     v1::LimitStatus { share_percent, report_only, shares_exceeded, rates_exceeded }
 }
 

@@ -65,7 +65,8 @@ impl SelfReport for Report {
     fn limits(&self) -> Limits {
         let writes = self.consensus.shares_exceeded();
         Limits {
-            share: self.share,
+            share_percent: self.share.percent,
+            report_only: self.share.report_only,
             shares_exceeded: self.slots.shares_exceeded() + self.room.shares_exceeded() + writes,
             rates_exceeded: self.rates.exceeded(),
         }
