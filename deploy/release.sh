@@ -13,8 +13,8 @@
 #   tallyd-VERSION.cdx.json, tally-VERSION.cdx.json    what each program is linked from (CycloneDX)
 #   SHA256SUMS
 #
-# The same commit makes the same bytes, wherever it is checked out: deploy/reproducible.sh looks. All times are the
-# commit's. The toolchain is the one that is installed (what it was is in TOOLCHAIN), and links by its own linker and
+# The same commit is to make the same bytes, wherever it is checked out; deploy/reproducible.sh looks, and programs still
+# differ. All times are the commit's. The toolchain is the one that is installed (what it was is in TOOLCHAIN), and links by its own linker and
 # musl. C is compiled by zig, which does so for both processors, behind cargo-zigbuild, which translates what cc says;
 # both come from PyPI in fixed versions.
 #

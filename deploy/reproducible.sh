@@ -25,7 +25,8 @@ for checkout in "$scratch/a" "$scratch/another/place/b"; do
     rm -rf "$checkout"
 done
 if ! diff "$scratch"/out-{a,b}/SHA256SUMS; then
-    echo "FAILED: two builds of $commit differ" >&2
+    trap - EXIT
+    echo "FAILED: two builds of $commit differ; they are in $scratch" >&2
     exit 1
 fi
 echo "two builds of $commit are the same, byte by byte"
