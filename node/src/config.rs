@@ -27,6 +27,10 @@ pub struct Config {
     pub client_listen: String,
     /// Address to listen on for other nodes.
     pub peer_listen: String,
+    /// Address to listen on for scrapers and probes, in plain HTTP. Empty: no such port.
+    pub metrics_listen: String,
+    /// Listen on addresses beyond loopback without TLS.
+    pub insecure_listen_without_tls: bool,
     /// Address of the client port as clients reach it. Empty: `client_listen`.
     pub client_advertise: String,
     /// Address of the peer port as other nodes reach it. Empty: `peer_listen`.
@@ -89,10 +93,26 @@ pub struct Config {
     pub worker_threads: usize,
     /// How long a shutdown waits for what is in flight, in ms.
     pub shutdown_grace_ms: u64,
+    /// Operations that take longer than this, in ms, are told in the log. 0: none.
+    pub slow_operation_ms: u64,
+    /// What the metrics show of the names of the most used counters and keys.
+    pub hot_item_names: HotItemNames,
     /// Logs for people or for machines.
     pub log_format: LogFormat,
     /// Which logs: a level, and levels of modules.
     pub log_filter: String,
+}
+
+/// What is shown of the names of hot items.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum HotItemNames {
+    /// Hot items are not looked for.
+    Off,
+    /// A hash of the name.
+    Hashed,
+    /// The name.
+    Shown,
 }
 
 /// Shape of the logs.
@@ -112,6 +132,8 @@ impl Default for Config {
             data_dir: PathBuf::from("tally-data"),
             client_listen: "127.0.0.1:7401".to_owned(),
             peer_listen: "127.0.0.1:7501".to_owned(),
+            metrics_listen: "127.0.0.1:7601".to_owned(),
+            insecure_listen_without_tls: false,
             client_advertise: String::new(),
             peer_advertise: String::new(),
             initial_cluster: InitialCluster::default(),
@@ -139,6 +161,8 @@ impl Default for Config {
             idempotency_bytes_max: limits::IDEMPOTENCY_BYTES_MAX_DEFAULT,
             worker_threads: 0,
             shutdown_grace_ms: 5_000,
+            slow_operation_ms: 500,
+            hot_item_names: HotItemNames::Hashed,
             log_format: LogFormat::Human,
             log_filter: "info".to_owned(),
         }
@@ -204,6 +228,18 @@ impl Config {
         ] {
             check(is_address(address), key, || format!("{address:?} is not host:port"))?;
         }
+        let metrics = &self.metrics_listen;
+        check(metrics.is_empty() || is_address(metrics), "metrics_listen", || {
+            format!("{metrics:?} is not host:port")
+        })?;
+        let stays_here = metrics.is_empty() || is_loopback(metrics);
+        check(stays_here || self.insecure_listen_without_tls, "metrics_listen", || {
+            format!(
+                "{metrics:?} is reached from other machines, and this port has no TLS and no \
+                 authentication: everybody there sees the metrics. Listen on a loopback address, or \
+                 set insecure_listen_without_tls"
+            )
+        })?;
         for (key, address) in
             [("client_advertise", self.client_address()), ("peer_advertise", self.peer_address())]
         {
@@ -316,6 +352,13 @@ fn is_address(text: &str) -> bool {
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }
 
+/// Whether only this machine reaches it. A name may lead anywhere, but for one.
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
 fn is_unspecified(address: &str) -> bool {
     address.starts_with("0.0.0.0:") || address.starts_with("[::]:")
 }
@@ -390,9 +433,11 @@ mod tests {
     #[test]
     fn each_check_names_its_key() {
         type Breaks = fn(&mut Config);
-        let broken: [(&str, Breaks); 10] = [
+        let broken: [(&str, Breaks); 12] = [
             ("client_listen", |config| config.client_listen = "7401".into()),
             ("peer_advertise", |config| config.peer_listen = "0.0.0.0:7501".into()),
+            ("metrics_listen", |config| config.metrics_listen = "7601".into()),
+            ("metrics_listen", |config| config.metrics_listen = "0.0.0.0:7601".into()),
             ("initial_cluster", |config| {
                 config.initial_cluster = "2=a:1,3=b:2".parse().unwrap();
             }),
@@ -408,6 +453,19 @@ mod tests {
             let mut config = valid();
             breaks(&mut config);
             assert_eq!(config.validate().unwrap_err().key, key);
+        }
+    }
+
+    #[test]
+    fn metrics_leave_the_machine_only_where_that_is_said() {
+        for near in ["", "127.0.0.1:7601", "127.9.9.9:1", "[::1]:7601", "localhost:7601"] {
+            Config { metrics_listen: near.into(), ..valid() }.validate().unwrap();
+        }
+        for far in ["0.0.0.0:7601", "[::]:7601", "10.0.0.1:7601", "node1:7601", "localhost.x:1"] {
+            let mut config = Config { metrics_listen: far.into(), ..valid() };
+            assert!(config.validate().is_err(), "{far}");
+            config.insecure_listen_without_tls = true;
+            config.validate().unwrap();
         }
     }
 

@@ -16,6 +16,7 @@
 
 mod beside;
 mod error;
+mod eyes;
 mod peering;
 mod report;
 mod running;
@@ -40,6 +41,7 @@ use tonic::service::Routes;
 pub use self::error::{NodeError, system_error_needs_a_person};
 use self::{
     beside::{follow_cluster_id, hand_over_when_full},
+    eyes::{Eyes, EyesPort},
     peering::Met,
     report::Report,
     starting::{Starting, WaitingPort},
@@ -47,12 +49,13 @@ use self::{
 };
 use crate::{
     api::{self, Api, NodeFacts},
-    config::Config,
+    config::{Config, HotItemNames},
     consensus::{
         Consensus, Foundation, apply::StateMachine, log_store::LogStore, raft::Raft,
         raft_config::raft_config, snapshots::SnapshotBuilds, tables, tasks, types::Member,
     },
     env::{Env, identity::Identity, storage_guard::StorageGuard},
+    metrics::{Metrics, hot::Names},
     peer::{hello::NotWelcome, network::NetworkFactory, peers::Peers},
     port::{Slots, room::NodeRoom},
     status::{OwnStatus, SelfReport},
@@ -76,6 +79,8 @@ pub struct Node {
     stop_peers: watch::Sender<bool>,
     client_server: JoinHandle<()>,
     peer_server: JoinHandle<()>,
+    metrics: Arc<Metrics>,
+    eyes: EyesPort,
     slots: Arc<Slots>,
     room: Arc<NodeRoom>,
     tasks: Vec<JoinHandle<()>>,
@@ -87,6 +92,9 @@ impl Node {
     /// Starts a node. When this returns it answers on both ports; it may still look for a leader.
     pub async fn start(config: Config, env: Env) -> Result<Node, NodeError> {
         let starting = Starting::new(config.node_id);
+        let metrics = Metrics::new(config.slow_operation_ms, names(config.hot_item_names));
+        let (eyes, eyes_port) =
+            Eyes::open(&config, &env, Arc::clone(&metrics), Arc::clone(&starting)).await;
         let waiting_port = WaitingPort::open(&config, &env, Arc::clone(&starting));
         let (incarnation, nonce) = (env.random.next_u128(), env.random.next_u128());
         let identity = Identity::open(Arc::clone(&env.disk), config.node_id, incarnation).await?;
@@ -108,7 +116,7 @@ impl Node {
 
         starting.goes_on("it reads its log and its state");
         let Stored { log, recovered, state } =
-            stored::open(&config, &env, &identity, nonce, &guard).await?;
+            stored::open(&config, &env, &identity, nonce, &guard, &metrics.storage).await?;
         let flush_interval = Duration::from_millis(config.flush_interval_ms);
         let (snapshot_requests, upkeep) = state.upkeep(flush_interval);
         let flush_guard = Arc::clone(&guard);
@@ -144,6 +152,7 @@ impl Node {
             snapshot_requests,
             applied_sender,
             env.observer.clone(),
+            Arc::clone(&metrics),
         );
         #[cfg(feature = "seeded-bugs")]
         let machine = machine.with_applier(crate::consensus::kept::Applier {
@@ -183,6 +192,7 @@ impl Node {
             writes_in_flight: config.writes_in_flight,
             write_bytes_in_flight: config.write_bytes_in_flight,
             disk_nearly_full: disk_nearly_full.clone(),
+            metrics: Arc::clone(&metrics),
         });
 
         let slots = Slots::new(clients_max);
@@ -234,6 +244,11 @@ impl Node {
             report: Arc::clone(&report) as Arc<dyn SelfReport>,
             consensus: consensus.clone(),
         });
+        eyes.run(eyes::Running {
+            consensus: consensus.clone(),
+            report: Arc::clone(&report),
+            reserve_bytes,
+        });
         let api = Api::new(
             consensus.clone(),
             NodeFacts {
@@ -241,6 +256,7 @@ impl Node {
                 sessions_share_percent: config.sessions_share_percent,
                 greeter,
                 stopping: stopped.clone(),
+                metrics: Arc::clone(&metrics),
             },
         );
         if local_reads_only {
@@ -278,12 +294,22 @@ impl Node {
             stop_peers,
             client_server,
             peer_server,
+            metrics,
+            eyes: eyes_port,
             slots,
             room,
             tasks: running,
             refused,
             shutdown_grace: Duration::from_millis(config.shutdown_grace_ms),
         })
+    }
+}
+
+fn names(shown: HotItemNames) -> Names {
+    match shown {
+        HotItemNames::Off => Names::Off,
+        HotItemNames::Hashed => Names::Hashed,
+        HotItemNames::Shown => Names::Shown,
     }
 }
 

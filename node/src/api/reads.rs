@@ -17,6 +17,7 @@ use crate::{
         read::{Level, ReadPermit},
     },
     machine::{command::Owner, limits, query},
+    metrics::hot::ItemKind,
 };
 
 impl Api {
@@ -114,6 +115,14 @@ impl Api {
         }
     }
 
+    /// Counts a read of one item for the hot ones.
+    fn count_hot(&self, kind: ItemKind, name: &str) {
+        let hot = &self.node.metrics.hot;
+        if hot.wants_next() {
+            hot.count(kind, name);
+        }
+    }
+
     /// The header of an answer read under a permit.
     fn read_header(&self, permit: &ReadPermit<'_>) -> v1::ResponseHeader {
         let applied = permit.view.applied().map_or(0, |applied| applied.index);
@@ -129,6 +138,7 @@ impl Api {
         let name = convert::name("name", request.name)
             .map_err(|invalid| self.invalid(call, Kind::Read, &invalid))?;
         let permit = self.permit(call, request.read).await?;
+        self.count_hot(ItemKind::Counter, &name);
         let record = query::counter(&permit.view, &name);
         let header = self.read_header(&permit);
         drop(permit);
@@ -220,6 +230,7 @@ impl Api {
         let key = convert::name("key", request.key)
             .map_err(|invalid| self.invalid(call, Kind::Read, &invalid))?;
         let permit = self.permit(call, request.read).await?;
+        self.count_hot(ItemKind::Key, &key);
         let record = query::key(&permit.view, &key);
         let header = self.read_header(&permit);
         drop(permit);

@@ -5,12 +5,16 @@ use std::future::Future;
 use prost::Message;
 use tally_proto::v1::{self, CallStatus, answer::Response, call::Request};
 
-use super::{Answered, Api, Call, status::Kind};
+use super::{Answered, Api, Call, seen::Under, status::Kind};
+use crate::metrics::requests::{Method, Transport};
 
 /// A request, and how it is run.
 pub(super) trait Runs: Message + Sized {
     /// What is said of it when it fails.
     const KIND: Kind;
+
+    /// As what it is counted.
+    const METHOD: Method;
 
     /// Its answer.
     type Response;
@@ -48,6 +52,7 @@ macro_rules! of_each {
     })*) => {
         $($(impl Runs for v1::$request {
             const KIND: Kind = kind!($kind);
+            const METHOD: Method = Method::$variant;
             type Response = v1::$response;
 
             async fn run(self, api: &Api, call: &Call) -> Answered<v1::$response> {
@@ -64,9 +69,15 @@ macro_rules! of_each {
         ) -> Result<Response, CallStatus> {
             match request {
                 $($(Request::$variant(request) => {
-                    api.check_size(call, &request, kind!($kind))?;
-                    // Boxed, so that the largest operation does not size every call's task.
-                    Box::pin(request.run(api, call)).await.map(Response::$variant)
+                    let method = (Method::$variant, Transport::Stream);
+                    let under = Under::begin(&api.node.metrics, call, method);
+                    let answered = match api.check_size(call, &request, kind!($kind)) {
+                        // Boxed, so that the largest operation does not size every call's task.
+                        Ok(()) => Box::pin(request.run(api, call)).await,
+                        Err(error) => Err(error),
+                    };
+                    under.end(call, answered.as_ref().err());
+                    answered.map(Response::$variant)
                 })*)*
             }
         }

@@ -76,7 +76,7 @@ pub(crate) fn exchange(
     along: Along,
 ) -> Answers {
     let (answers, ready) = mpsc::channel(ANSWERS_QUEUED_MAX);
-    let flights = Flights::new(answers.clone());
+    let flights = Flights::new(answers.clone(), Arc::clone(&api.node.metrics));
     let its_api = api.clone();
     tokio::spawn(async move {
         read_calls(its_api, calls, answers, &flights, room, from).await;

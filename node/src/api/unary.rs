@@ -7,18 +7,21 @@ use tally_proto::{
     status::to_tonic,
     v1::{self, CallStatus, stream_server},
 };
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     Api, Call,
     answer_bytes::{AnswerBytes, ITEM_BYTES},
     requests::Runs,
+    seen::Under,
     status::{Invalid, Kind},
     stream,
 };
 use crate::{
     consensus::WhenFull,
     machine::{command::Owner, limits},
+    metrics::requests::Transport,
     port::{
         SMALL_BYTES, call as port,
         deadline::{DEADLINE_DEFAULT, answer_by},
@@ -31,7 +34,7 @@ pub const REQUEST_ID_HEADER: &str = "x-request-id";
 
 impl Api {
     /// The facts of a unary call.
-    fn unary<T: Message>(&self, request: &Request<T>, kind: Kind) -> Result<Call, Status> {
+    fn unary<T>(&self, request: &Request<T>) -> Call {
         let metadata = request.metadata();
         let request_id =
             metadata.get(REQUEST_ID_HEADER).and_then(|id| id.to_str().ok()).unwrap_or_default();
@@ -41,10 +44,8 @@ impl Api {
             _ => answer_by(metadata.as_ref(), DEADLINE_DEFAULT),
         };
         let from = request.extensions().get::<Arc<port::Call>>().and_then(|at| at.from());
-        let call = self.call_until(deadline, request_id, WhenFull::Refuse);
-        let call = Call { from: from.map(Owner::new), ..call };
-        self.check_size(&call, request.get_ref(), kind).map_err(|error| to_tonic(&error))?;
-        Ok(call)
+        let call = self.call_until(Instant::now(), deadline, request_id, WhenFull::Refuse);
+        Call { from: from.map(Owner::new), ..call }
     }
 
     /// Refuses a request above the limit.
@@ -65,29 +66,29 @@ impl Api {
 }
 
 /// Runs one operation, with room for its answer before it runs if that may be large.
-async fn answered<Q: AnswerBytes, A: Message, F>(
+async fn answered<Q: AnswerBytes + Message, A: Message, F>(
     api: &Api,
     at: Option<Arc<port::Call>>,
     call: &Call,
     kind: Kind,
     request: Q,
     run: impl Fn(Q) -> F,
-) -> Result<Response<A>, Status>
+) -> Result<Response<A>, CallStatus>
 where
     F: Future<Output = Result<A, CallStatus>>,
 {
-    let ended = |status: CallStatus| to_tonic(&status);
+    api.check_size(call, &request, kind)?;
     let Some(at) = at.filter(|_| request.answer_bytes() > SMALL_BYTES || Q::MAY_BE_LARGER) else {
-        return run(request).await.map(Response::new).map_err(ended);
+        return run(request).await.map(Response::new);
     };
     let room = async |bytes| {
         let room = tokio::time::timeout_at(call.deadline, at.room().answer(bytes)).await;
-        room.map_err(|_| ended(api.no_room_for_answer(call, kind)))
+        room.map_err(|_| api.no_room_for_answer(call, kind))
     };
     let mut again = Q::MAY_BE_LARGER.then(|| request.clone());
     let mut bytes = request.answer_bytes();
     let mut held = if bytes > SMALL_BYTES { Some(room(bytes).await?) } else { None };
-    let mut answer = run(request).await.map_err(ended)?;
+    let mut answer = run(request).await?;
     if let Some(again) = again.take()
         && answer.encoded_len() > SMALL_BYTES
     {
@@ -95,7 +96,7 @@ where
         drop(answer);
         bytes = limits::VALUE_BYTES_MAX + ITEM_BYTES;
         held = Some(room(bytes).await?);
-        answer = run(again).await.map_err(ended)?;
+        answer = run(again).await?;
     }
     let mut response = Response::new(answer);
     if let Some(held) = held {
@@ -116,10 +117,15 @@ macro_rules! services {
                 request: Request<v1::$request>,
             ) -> Result<Response<v1::$response>, Status> {
                 let kind = <v1::$request as Runs>::KIND;
-                let call = self.unary(&request, kind)?;
+                let call = self.unary(&request);
+                let method = (<v1::$request as Runs>::METHOD, Transport::Unary);
+                let under = Under::begin(&self.node.metrics, &call, method);
                 let at = request.extensions().get::<Arc<port::Call>>().cloned();
                 let request = request.into_inner();
-                answered(self, at, &call, kind, request, |request| request.run(self, &call)).await
+                let run = |request: v1::$request| request.run(self, &call);
+                let answered = answered(self, at, &call, kind, request, run).await;
+                under.end(&call, answered.as_ref().err());
+                answered.map_err(|status| to_tonic(&status))
             })*
         })*
     };

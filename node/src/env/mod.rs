@@ -24,8 +24,9 @@ pub mod descriptors;
 pub mod identity;
 pub mod spaced;
 pub mod storage_guard;
+pub mod usage;
 
-use self::descriptors::Sockets;
+use self::{descriptors::Sockets, usage::Usage};
 use crate::{
     machine::command::Reply,
     storage::{
@@ -275,6 +276,11 @@ pub trait Threads: Send + Sync + 'static {
 
     /// The process's id, for those who want to send it a signal; 0 where there is none.
     fn process_id(&self) -> u32;
+
+    /// What the process uses of the machine; nothing where there is none.
+    fn usage(&self) -> Option<Usage> {
+        None
+    }
 }
 
 impl Env {
@@ -376,5 +382,9 @@ impl Threads for RealThreads {
 
     fn process_id(&self) -> u32 {
         std::process::id()
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        Some(Usage::of_this_process())
     }
 }

@@ -1,4 +1,4 @@
-//! The two ports: connections are accepted, bounded, watched over and ended here; what is answered on
+//! The ports: connections are accepted, bounded, watched over and ended here; what is answered on
 //! them is `api`'s and `peer`'s.
 //!
 //! # Bounds
@@ -29,6 +29,7 @@ pub(crate) mod call;
 pub(crate) mod connection;
 pub(crate) mod date;
 pub(crate) mod deadline;
+pub(crate) mod plain;
 pub(crate) mod request;
 pub(crate) mod room;
 pub(crate) mod slots;

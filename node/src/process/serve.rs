@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{EXIT_FATAL, EXIT_REFUSED, environment, telemetry};
 use crate::{
-    config::{Config, InitialCluster, LogFormat},
+    config::{Config, HotItemNames, InitialCluster, LogFormat},
     env::{Env, descriptors},
     node::{Node, system_error_needs_a_person},
     storage::real_disk::RealDisk,
@@ -55,6 +55,10 @@ arguments! {
     client_listen: String = "TALLY_CLIENT_LISTEN",
     /// Address to listen on for other nodes.
     peer_listen: String = "TALLY_PEER_LISTEN",
+    /// Address to listen on for scrapers and probes, in plain HTTP; empty: none.
+    metrics_listen: String = "TALLY_METRICS_LISTEN",
+    /// Listen beyond loopback without TLS.
+    insecure_listen_without_tls: bool = "TALLY_INSECURE_LISTEN_WITHOUT_TLS",
     /// Address of the client port as clients reach it.
     client_advertise: String = "TALLY_CLIENT_ADVERTISE",
     /// Address of the peer port as other nodes reach it.
@@ -109,6 +113,10 @@ arguments! {
     worker_threads: usize = "TALLY_WORKER_THREADS",
     /// How long a shutdown waits for what is in flight, in ms.
     shutdown_grace_ms: u64 = "TALLY_SHUTDOWN_GRACE_MS",
+    /// Tell operations in the log that take longer, in ms; 0: none.
+    slow_operation_ms: u64 = "TALLY_SLOW_OPERATION_MS",
+    /// What the metrics show of the names of the most used counters and keys.
+    hot_item_names: HotItemNames = "TALLY_HOT_ITEM_NAMES",
     /// Logs for people or for machines.
     log_format: LogFormat = "TALLY_LOG_FORMAT",
     /// Which logs, e.g. `info` or `tally_node=debug`.

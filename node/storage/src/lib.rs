@@ -14,6 +14,7 @@ pub mod disk;
 #[cfg(test)]
 mod disk_tests;
 pub mod log_id;
+pub mod meters;
 pub mod real_disk;
 pub mod simulated_disk;
 pub mod simulated_store;

@@ -24,17 +24,29 @@ const PACKAGES: [&str; 6] = [
 ];
 
 /// Of `tally-node`: what each part may know of the others. A part is a folder or a file of `node/src`.
-const MAY_KNOW: [(&str, &[&str]); 9] = [
+const MAY_KNOW: [(&str, &[&str]); 10] = [
     ("env", &["machine", "storage"]),
     ("config", &["machine"]),
-    ("consensus", &["config", "env", "machine", "storage"]),
+    ("metrics", &["storage"]),
+    ("consensus", &["config", "env", "machine", "metrics", "storage"]),
     ("port", &["env", "machine"]),
     ("status", &["consensus", "machine"]),
     ("peer", &["consensus", "env", "machine", "port", "status", "storage"]),
-    ("api", &["consensus", "env", "machine", "peer", "port", "status"]),
+    ("api", &["consensus", "env", "machine", "metrics", "peer", "port", "status"]),
     (
         "node",
-        &["api", "config", "consensus", "env", "machine", "peer", "port", "status", "storage"],
+        &[
+            "api",
+            "config",
+            "consensus",
+            "env",
+            "machine",
+            "metrics",
+            "peer",
+            "port",
+            "status",
+            "storage",
+        ],
     ),
     ("process", &["config", "env", "node", "storage"]),
 ];
@@ -44,7 +56,13 @@ const ONLY_IN: [(&str, &[&str]); 9] = [
     ("sled::", &["node/storage/src/sled_store.rs"]),
     (
         "std::fs::",
-        &["node/storage/src/real_disk.rs", "node/storage/src/sled_store.rs", "node/src/process/"],
+        &[
+            "node/storage/src/real_disk.rs",
+            "node/storage/src/sled_store.rs",
+            "node/src/process/",
+            // What the kernel says of the process.
+            "node/src/env/usage.rs",
+        ],
     ),
     ("openraft", &["node/src/consensus/", "node/src/peer/", "node/src/node.rs"]),
     (

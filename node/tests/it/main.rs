@@ -15,6 +15,7 @@ mod hostile;
 mod invalid;
 mod large_values;
 mod members;
+mod metrics;
 mod network;
 mod quorum;
 mod reads;
