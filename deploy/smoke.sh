@@ -284,10 +284,16 @@ image() {
     said=$(docker run --rm "$IMAGE" 2>&1) && fail "a node without an id starts"
     [[ $said == *node_id* ]] || fail "a node without an id says only: $said"
 
+    # One that others reach without TLS does not start unless it is told so.
+    said=$(docker run --rm --env TALLY_NODE_ID=1 --env TALLY_CLIENT_ADVERTISE=127.0.0.1:7401 \
+        --env TALLY_PEER_ADVERTISE=127.0.0.1:7501 "$IMAGE" 2>&1) && fail "a node listens in the open by itself"
+    [[ $said == *insecure_listen_without_tls* ]] || fail "a node in the open says only: $said"
+
     # Alone, with the image's own health check; not as root, on a read-only file system.
     local id
     id=$(docker run --detach --read-only --cap-drop ALL --health-interval 1s \
         --env TALLY_NODE_ID=1 --env TALLY_INITIAL_CLUSTER=1=127.0.0.1:7501 \
+        --env TALLY_INSECURE_LISTEN_WITHOUT_TLS=true --env TALLY_INSECURE_LISTEN_WITHOUT_AUTHENTICATION=true \
         --env TALLY_CLIENT_ADVERTISE=127.0.0.1:7401 "$IMAGE")
     containers_made+=("$id")
     within 60 is_health "$id" healthy || { docker logs "$id" >&2; fail "one node alone never gets healthy"; }

@@ -90,6 +90,10 @@ pub struct WriteInfo {
     /// With an idempotency key: how much log time was left of that. In JSON `kept_for_ms`.
     #[serde(rename = "kept_for_ms", serialize_with = "as_millis")]
     pub kept_for: Duration,
+    /// The caller may not read what it wrote to: values, bounds and whether it existed are left out, and what is
+    /// 0 or nothing there is not known. In JSON it is there if it is true.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub values_hidden: bool,
 }
 
 impl From<v1::WriteInfo> for WriteInfo {
@@ -98,6 +102,7 @@ impl From<v1::WriteInfo> for WriteInfo {
             replayed: info.replayed,
             kept_until_log_time: Duration::from_millis(info.kept_until_log_time_ms),
             kept_for: Duration::from_millis(info.kept_for_ms),
+            values_hidden: info.values_hidden,
         }
     }
 }

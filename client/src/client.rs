@@ -23,6 +23,7 @@ use crate::{
     shared::{Patience, Sessions, Shared, Stamping},
     silence,
     token::{SessionToken, TokenKeeper},
+    wire::Bearer,
 };
 
 /// A call may take this long in all, its retries included.
@@ -91,6 +92,7 @@ impl Client {
             patience: Patience { deadline: DEADLINE, attempt_timeout: None, unheard_max: None },
             stamping: Stamping::Session { idle_timeout: Duration::ZERO },
             seed: None,
+            token: None,
         }
     }
 
@@ -137,13 +139,24 @@ impl Client {
 ///     .await?;
 /// # Ok(()) }
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Builder {
     endpoints: Vec<String>,
     network: Network,
     patience: Patience,
     stamping: Stamping,
     seed: Option<u64>,
+    token: Option<String>,
+}
+
+/// Without its token.
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut builder = f.debug_struct("Builder");
+        builder.field("endpoints", &self.endpoints).field("network", &self.network);
+        builder.field("patience", &self.patience).field("stamping", &self.stamping);
+        builder.field("seed", &self.seed).finish_non_exhaustive()
+    }
 }
 
 /// The port of a node's client port by default, where an endpoint names none.
@@ -290,7 +303,7 @@ impl Builder {
     /// Speaks TLS to all nodes, as this says; also to those whose addresses other nodes tell of. Endpoints with
     /// `https://` do the same with [`Tls::new`](crate::Tls::new).
     ///
-    /// A node of this release speaks no TLS itself: something before it has to.
+    /// Nodes speak it with `client_tls_cert_file`.
     ///
     /// ```
     /// # let builder = tally_client::Client::builder(["127.0.0.1:7401"]);
@@ -301,6 +314,20 @@ impl Builder {
     #[must_use]
     pub fn tls(mut self, tls: crate::Tls) -> Self {
         self.network.tls = Some(tls);
+        self
+    }
+
+    /// Shows this token with each call: who the caller is, where the cluster asks for it. Over a network it
+    /// takes TLS: whoever reads the token can use it. Not to be mixed up with a
+    /// [`SessionToken`], which says what was seen.
+    ///
+    /// ```
+    /// # let builder = tally_client::Client::builder(["127.0.0.1:7401"]);
+    /// let builder = builder.bearer_token("tally_3_0f…");
+    /// ```
+    #[must_use]
+    pub fn bearer_token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
         self
     }
 
@@ -318,6 +345,13 @@ impl Builder {
             return Err(invalid("no endpoints were given".to_owned()));
         }
         let mut network = self.network;
+        if let Some(token) = &self.token {
+            // Not shown: it is a secret.
+            let bearer = Bearer::new(token);
+            network.token = Some(
+                bearer.ok_or_else(|| invalid("the token has other signs than text".to_owned()))?,
+            );
+        }
         let endpoints = addresses(&self.endpoints, &mut network).map_err(invalid)?;
         let mut random = match self.seed {
             Some(seed) => SmallRng::seed_from_u64(seed),

@@ -90,6 +90,30 @@ pub struct NodeInfo {
     pub log_time: Duration,
     /// It serves local reads only, and why, if so.
     pub local_reads_only: String,
+    /// The certificates that it uses; none without TLS.
+    pub certificates: Vec<Certificate>,
+}
+
+/// A certificate that a node uses.
+///
+/// ```no_run
+/// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+/// for node in client.status().await?.nodes {
+///     let first = node.certificates.iter().min_by_key(|certificate| certificate.not_after_wall_time_ms);
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Certificate {
+    /// Key of the configuration that names its file, e.g. `client_tls_cert_file`.
+    pub key: String,
+    /// Whose it is: the first URI among its alternative names, else the first host name, else the common name.
+    pub name: String,
+    /// It is good from this on, in ms since 1970 by the wall clock.
+    pub not_before_wall_time_ms: u64,
+    /// It ends then, or one that leads from it to its CA does.
+    pub not_after_wall_time_ms: u64,
 }
 
 /// Fill of the tables behind exactly-once.
@@ -189,7 +213,7 @@ impl Serialize for NodeInfo {
         answered!(revision);
         let log_time_ms = self.reachable.then(|| millis(self.log_time));
         map.serialize_entry("log_time_ms", &log_time_ms)?;
-        answered!(local_reads_only);
+        answered!(local_reads_only certificates);
         map.end()
     }
 }
@@ -221,6 +245,18 @@ impl From<v1::NodeStatus> for NodeInfo {
             revision: node.revision,
             log_time: Duration::from_millis(node.log_time_ms),
             local_reads_only: node.local_reads_only,
+            certificates: node.certificates.into_iter().map(Certificate::from).collect(),
+        }
+    }
+}
+
+impl From<v1::Certificate> for Certificate {
+    fn from(certificate: v1::Certificate) -> Self {
+        Self {
+            key: certificate.key,
+            name: certificate.name,
+            not_before_wall_time_ms: certificate.not_before_wall_time_ms,
+            not_after_wall_time_ms: certificate.not_after_wall_time_ms,
         }
     }
 }

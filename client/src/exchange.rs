@@ -38,7 +38,7 @@ use self::{
 };
 use crate::{
     cause::with_cause,
-    wire::{MESSAGE_BYTES_MAX, Request},
+    wire::{Bearer, MESSAGE_BYTES_MAX, Request},
 };
 
 /// Calls that wait for the connection. Further callers wait for room here. No more than a node that stood
@@ -55,11 +55,13 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     /// Opens a stream. Calls can be queued at once; they do not wait for the node's first word.
-    pub(crate) fn open(channel: Channel) -> Self {
+    pub(crate) fn open(channel: Channel, token: Option<&Bearer>) -> Self {
         let (queue, queued) = mpsc::channel(QUEUE_CALLS_MAX);
         let pending = Arc::new(Pending::default());
         let packer = Packer::new(queued, pending.clone());
-        tokio::spawn(run(channel, packer, Closing(pending.clone())));
+        let mut request = tonic::Request::new(packer);
+        Bearer::show(token, &mut request);
+        tokio::spawn(run(channel, request, Closing(pending.clone())));
         tokio::spawn(sweep(pending.clone()));
         Self { queue, pending, next_id: AtomicU64::new(1) }
     }
@@ -209,7 +211,7 @@ impl Drop for Closing {
 }
 
 /// Runs the stream until it ends, then tells everybody who still waits.
-async fn run(channel: Channel, packer: Packer, closing: Closing) {
+async fn run(channel: Channel, packer: tonic::Request<Packer>, closing: Closing) {
     let pending = &closing.0;
     let mut client = StreamClient::new(channel)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)

@@ -40,10 +40,10 @@ impl Failure {
     }
 
     /// Who answers seems to be no node. It may stand before nodes, so nothing is known of what was sent; and it
-    /// may be there for a moment (a balancer while its nodes start), unless it is a server of another API.
+    /// may be there for a moment (a balancer while its nodes start), unless it is a server of another API, or of TLS.
     pub(crate) fn of_stranger(sent: bool, stranger: &Stranger) -> Self {
         let status = local(Code::Unavailable, &stranger.message);
-        Self { is_stranger: stranger.speaks_grpc, ..Self::new(sent, status) }
+        Self { is_stranger: stranger.stays, ..Self::new(sent, status) }
     }
 
     pub(crate) fn refused(status: v1::CallStatus) -> Self {

@@ -51,6 +51,7 @@ pub mod history;
 pub mod keys;
 
 mod answer;
+mod auth;
 mod cause;
 mod client;
 mod cluster;
@@ -82,7 +83,7 @@ pub use answer::{
     OperationResult, Page, WriteInfo,
 };
 pub use client::{Builder, Client};
-pub use cluster::{DedupTables, NodeInfo, Status};
+pub use cluster::{Certificate, DedupTables, NodeInfo, Status};
 pub use connect::connect;
 pub use consistency::ReadLevel;
 pub use error::{Code, Error, Outcome, Result};

@@ -21,7 +21,7 @@ use crate::{
     cause::{root_cause, with_cause},
     connect::connect,
     exchange::{Answers, Exchange, Reply, local},
-    wire::{self, Request},
+    wire::{self, Bearer, Request},
 };
 
 /// How calls travel.
@@ -117,6 +117,8 @@ pub(crate) struct Network {
     pub(crate) watch: Option<Arc<dyn Fn(String, Answers) + Send + Sync>>,
     /// Who is told of attempts that fail.
     pub(crate) trouble: Option<Tell>,
+    /// The token that each call shows.
+    pub(crate) token: Option<Bearer>,
     /// Nodes are spoken to over TLS.
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<crate::Tls>,
@@ -166,7 +168,7 @@ pub(crate) struct Node {
 #[derive(Debug, Clone)]
 enum Link {
     Stream(Arc<Exchange>),
-    Unary(Channel),
+    Unary(Channel, Option<Bearer>),
 }
 
 impl Node {
@@ -194,7 +196,9 @@ impl Node {
                 };
                 match link {
                     Link::Stream(exchange) => exchange.call(request, until).reply().await,
-                    Link::Unary(channel) => unary(channel, request, until).await,
+                    Link::Unary(channel, token) => {
+                        unary(channel, token.as_ref(), request, until).await
+                    }
                 }
             })),
         }
@@ -243,22 +247,27 @@ impl Node {
             })?;
         let link = match network.transport {
             Transport::Stream => {
-                let exchange = Exchange::open(channel);
+                let exchange = Exchange::open(channel, network.token.as_ref());
                 if let Some(watch) = &network.watch {
                     watch(self.address.clone(), exchange.answers());
                 }
                 Link::Stream(Arc::new(exchange))
             }
-            Transport::Unary => Link::Unary(channel),
+            Transport::Unary => Link::Unary(channel, network.token.clone()),
         };
         *self.link.lock().unwrap_or_else(PoisonError::into_inner) = Some(link.clone());
         Ok(link)
     }
 }
 
-async fn unary(channel: Channel, request: Request, until: Instant) -> Reply {
+async fn unary(
+    channel: Channel,
+    token: Option<&Bearer>,
+    request: Request,
+    until: Instant,
+) -> Reply {
     let timeout = until.saturating_duration_since(Instant::now());
-    match timeout_at(until, wire::unary(channel, request, timeout)).await {
+    match timeout_at(until, wire::unary(channel, token, request, timeout)).await {
         Ok(Ok(response)) => Reply::Answer(response),
         Ok(Err(status)) => {
             let status = with_cause(&status);

@@ -3,7 +3,10 @@
 
 use tally_proto::v1::{self, ReadOptions, ResponseHeader, WriteOptions};
 pub(crate) use tally_proto::v1::{answer::Response, call::Request};
-use tonic::transport::Channel;
+use tonic::{
+    metadata::{Ascii, MetadataValue},
+    transport::Channel,
+};
 
 /// A request with a response of its own type.
 pub(crate) trait Rpc {
@@ -23,10 +26,30 @@ pub(crate) enum Class {
     Read,
     /// Nothing, if it is stamped with a session number or an idempotency key.
     Write,
-    /// Nothing that matters: opening, renewing and closing of sessions, status.
+    /// Nothing that matters: opening, renewing and closing of sessions, status, users and roles.
     Control,
     /// A change of the cluster would be asked for twice.
     Change,
+}
+
+/// A token, as it goes into the metadata of a request. It is not shown by `Debug`.
+#[derive(Debug, Clone)]
+pub(crate) struct Bearer(MetadataValue<Ascii>);
+
+impl Bearer {
+    /// If it is text that can be metadata.
+    pub(crate) fn new(token: &str) -> Option<Self> {
+        let mut value = MetadataValue::try_from(format!("Bearer {}", token.trim())).ok()?;
+        value.set_sensitive(true);
+        Some(Self(value))
+    }
+
+    /// Shows it with a request.
+    pub(crate) fn show<T>(token: Option<&Self>, request: &mut tonic::Request<T>) {
+        if let Some(Self(value)) = token {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+    }
 }
 
 macro_rules! class {
@@ -43,6 +66,9 @@ macro_rules! class {
         Class::Control
     };
     (status) => {
+        Class::Control
+    };
+    (auth) => {
         Class::Control
     };
     (change) => {
@@ -133,6 +159,7 @@ macro_rules! of_each {
         /// Sends it as a unary call of its own service.
         pub(crate) async fn unary(
             channel: Channel,
+            token: Option<&Bearer>,
             request: Request,
             timeout: std::time::Duration,
         ) -> Result<Response, tonic::Status> {
@@ -140,6 +167,7 @@ macro_rules! of_each {
                 $($(Request::$variant(message) => {
                     let mut request = tonic::Request::new(message);
                     request.set_timeout(timeout);
+                    Bearer::show(token, &mut request);
                     let mut client = v1::$client_in::$client::new(channel)
                         .max_decoding_message_size(MESSAGE_BYTES_MAX);
                     let response = client.$method(request).await?;

@@ -9,10 +9,13 @@
 //! `docs/configuration.md` is checked against all of them at once. A part is given what it
 //! needs as values: only the process, the composition root and `consensus::raft_config` read this.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
+mod members;
+
+use std::{net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::members::InitialCluster;
 use crate::machine::{command::Settings, limits};
 
 /// Configuration of one node.
@@ -27,10 +30,9 @@ pub struct Config {
     pub client_listen: String,
     /// Address to listen on for other nodes.
     pub peer_listen: String,
-    /// Address to listen on for scrapers and probes, in plain HTTP. Empty: no such port.
+    /// Address to listen on for scrapers and probes. On loopback it is open and in plain HTTP, else under the TLS of
+    /// the client port, and asks who is there as that does. Empty: no such port.
     pub metrics_listen: String,
-    /// Listen on addresses beyond loopback without TLS.
-    pub insecure_listen_without_tls: bool,
     /// Address of the client port as clients reach it. Empty: `client_listen`.
     pub client_advertise: String,
     /// Address of the peer port as other nodes reach it. Empty: `peer_listen`.
@@ -42,6 +44,23 @@ pub struct Config {
     /// Form the cluster when a majority of `initial_cluster` is there. Without it every first member
     /// must be seen: else two nodes of three that lost their data would form a new, empty cluster.
     pub form_without_all: bool,
+    /// Name of the cluster in the certificates of its nodes, `tally://NAME/node/ID`. Only with peer_tls_cert_file.
+    pub cluster_name: String,
+    /// TLS of the client port: certificate with its chain (PEM). Empty: no TLS.
+    pub client_tls_cert_file: PathBuf,
+    /// … and its key.
+    pub client_tls_key_file: PathBuf,
+    /// CAs whose clients are known by their certificates (PEM). A client may still show none. Empty: none is asked
+    /// for.
+    pub client_tls_ca_file: PathBuf,
+    /// Mutual TLS between nodes: certificate of this node with its chain (PEM). Empty: no TLS.
+    pub peer_tls_cert_file: PathBuf,
+    /// … and its key.
+    pub peer_tls_key_file: PathBuf,
+    /// CAs that sign for the nodes (PEM).
+    pub peer_tls_ca_file: PathBuf,
+    /// Listen on addresses other than loopback without TLS: whoever reaches them reads and writes everything.
+    pub insecure_listen_without_tls: bool,
     /// Heartbeats of a leader, in ms.
     pub heartbeat_interval_ms: u64,
     /// A follower that hears nothing for a random time between this, in ms, …
@@ -88,6 +107,13 @@ pub struct Config {
     pub idempotency_window_ms: u64,
     /// For a cluster's first start: bytes of remembered idempotency keys.
     pub idempotency_bytes_max: u64,
+    /// Callers must show who they are: a token or a certificate. On a cluster's first start it is switched on
+    /// in the cluster, with a first token in the file `admin-token`; a node that has this serves nobody where
+    /// it is off.
+    pub authentication: bool,
+    /// Listen for clients on an address beyond loopback without authentication: whoever reaches the port reads
+    /// and writes everything.
+    pub insecure_listen_without_authentication: bool,
     /// Threads that answer clients and peers and run Raft; 0: half as many as there are cores, at
     /// least one. The log and the state have one more each.
     pub worker_threads: usize,
@@ -133,11 +159,18 @@ impl Default for Config {
             client_listen: "127.0.0.1:7401".to_owned(),
             peer_listen: "127.0.0.1:7501".to_owned(),
             metrics_listen: "127.0.0.1:7601".to_owned(),
-            insecure_listen_without_tls: false,
             client_advertise: String::new(),
             peer_advertise: String::new(),
             initial_cluster: InitialCluster::default(),
             form_without_all: false,
+            cluster_name: "tally".to_owned(),
+            client_tls_cert_file: PathBuf::new(),
+            client_tls_key_file: PathBuf::new(),
+            client_tls_ca_file: PathBuf::new(),
+            peer_tls_cert_file: PathBuf::new(),
+            peer_tls_key_file: PathBuf::new(),
+            peer_tls_ca_file: PathBuf::new(),
+            insecure_listen_without_tls: false,
             heartbeat_interval_ms: 60,
             election_timeout_ms_min: 180,
             election_timeout_ms_max: 300,
@@ -159,6 +192,8 @@ impl Default for Config {
             session_idle_ms: limits::SESSION_IDLE_MS_DEFAULT,
             idempotency_window_ms: limits::IDEMPOTENCY_WINDOW_MS_DEFAULT,
             idempotency_bytes_max: limits::IDEMPOTENCY_BYTES_MAX_DEFAULT,
+            authentication: false,
+            insecure_listen_without_authentication: false,
             worker_threads: 0,
             shutdown_grace_ms: 5_000,
             slow_operation_ms: 500,
@@ -232,14 +267,6 @@ impl Config {
         check(metrics.is_empty() || is_address(metrics), "metrics_listen", || {
             format!("{metrics:?} is not host:port")
         })?;
-        let stays_here = metrics.is_empty() || is_loopback(metrics);
-        check(stays_here || self.insecure_listen_without_tls, "metrics_listen", || {
-            format!(
-                "{metrics:?} is reached from other machines, and this port has no TLS and no \
-                 authentication: everybody there sees the metrics. Listen on a loopback address, or \
-                 set insecure_listen_without_tls"
-            )
-        })?;
         for (key, address) in
             [("client_advertise", self.client_address()), ("peer_advertise", self.peer_address())]
         {
@@ -253,11 +280,12 @@ impl Config {
             "initial_cluster",
             || format!("does not name this node, {}", self.node_id),
         )?;
+        self.validate_tls()?;
         check(self.heartbeat_interval_ms >= 10, "heartbeat_interval_ms", || {
             "must be at least 10".to_owned()
         })?;
         check(
-            self.election_timeout_ms_min >= 2 * self.heartbeat_interval_ms,
+            self.election_timeout_ms_min >= self.heartbeat_interval_ms.saturating_mul(2),
             "election_timeout_ms_min",
             || "must be at least twice heartbeat_interval_ms".to_owned(),
         )?;
@@ -307,6 +335,92 @@ impl Config {
         Ok(())
     }
 
+    /// Checks which files of TLS are named, and that nothing is listened on in the open by accident.
+    fn validate_tls(&self) -> Result<(), ConfigError> {
+        let wrong = |key, problem: String| Err(ConfigError { key, problem });
+        let is_set = |path: &PathBuf| !path.as_os_str().is_empty();
+        let (client_cert, client_key) =
+            (is_set(&self.client_tls_cert_file), is_set(&self.client_tls_key_file));
+        if client_cert != client_key {
+            let (missing, other) = match client_cert {
+                true => ("client_tls_key_file", "client_tls_cert_file"),
+                false => ("client_tls_cert_file", "client_tls_key_file"),
+            };
+            return wrong(missing, format!("is not set, and {other} is"));
+        }
+        if is_set(&self.client_tls_ca_file) && !client_cert {
+            return wrong(
+                "client_tls_cert_file",
+                "is not set, and client_tls_ca_file is".to_owned(),
+            );
+        }
+        let peer = [
+            ("peer_tls_cert_file", is_set(&self.peer_tls_cert_file)),
+            ("peer_tls_key_file", is_set(&self.peer_tls_key_file)),
+            ("peer_tls_ca_file", is_set(&self.peer_tls_ca_file)),
+        ];
+        if let (Some((set, _)), Some((missing, _))) =
+            (peer.iter().find(|(_, is_set)| *is_set), peer.iter().find(|(_, is_set)| !is_set))
+        {
+            return wrong(
+                missing,
+                format!("is not set, and {set} is: nodes prove who they are to each other"),
+            );
+        }
+        if !tally_certificates::is_cluster_name(&self.cluster_name) {
+            let problem = "must be 1 to 64 letters, digits, '-', '_' and '.'".to_owned();
+            return wrong("cluster_name", problem);
+        }
+        for (key, address, port, has_tls, files) in [
+            (
+                "client_listen",
+                &self.client_listen,
+                "client",
+                client_cert,
+                "cert_file and client_tls_key_file",
+            ),
+            (
+                "peer_listen",
+                &self.peer_listen,
+                "peer",
+                peer[0].1,
+                "cert_file, peer_tls_key_file and peer_tls_ca_file",
+            ),
+            (
+                "metrics_listen",
+                &self.metrics_listen,
+                "client",
+                client_cert || self.metrics_listen.is_empty(),
+                "cert_file and client_tls_key_file",
+            ),
+        ] {
+            if !has_tls && !self.insecure_listen_without_tls && !is_loopback(address) {
+                return wrong(
+                    key,
+                    format!(
+                        "{address:?} is reached from other machines, and without TLS whoever reaches it, or is on \
+                         the way, reads and changes everything. Set {port}_tls_{files}, or give that up with \
+                         insecure_listen_without_tls = true"
+                    ),
+                );
+            }
+        }
+        let asks = self.authentication || self.insecure_listen_without_authentication;
+        for (key, address, what) in [
+            ("client_listen", &self.client_listen, "reads and changes everything"),
+            ("metrics_listen", &self.metrics_listen, "reads the metrics"),
+        ] {
+            if !asks && !address.is_empty() && !is_loopback(address) {
+                let problem = format!(
+                    "{address:?} is reached from other machines, and without authentication whoever reaches it {what}. \
+                     Set authentication = true, or give that up with insecure_listen_without_authentication = true"
+                );
+                return wrong(key, problem);
+            }
+        }
+        Ok(())
+    }
+
     /// Address of the client port, as clients reach it.
     pub fn client_address(&self) -> String {
         if self.client_advertise.is_empty() {
@@ -343,7 +457,7 @@ impl Config {
         if self.disk_reserve_bytes > 0 {
             return self.disk_reserve_bytes;
         }
-        2 * (self.dirty_bytes_max + self.log_segment_bytes)
+        self.dirty_bytes_max.saturating_add(self.log_segment_bytes).saturating_mul(2)
     }
 }
 
@@ -352,162 +466,16 @@ fn is_address(text: &str) -> bool {
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }
 
-/// Whether only this machine reaches it. A name may lead anywhere, but for one.
-fn is_loopback(address: &str) -> bool {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
 fn is_unspecified(address: &str) -> bool {
     address.starts_with("0.0.0.0:") || address.starts_with("[::]:")
 }
 
-/// The first members: node id and address of the peer port.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct InitialCluster(pub BTreeMap<u64, String>);
-
-impl FromStr for InitialCluster {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut members = BTreeMap::new();
-        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-            let (id, address) = part
-                .split_once('=')
-                .ok_or_else(|| format!("{part:?} is not of the form id=host:port"))?;
-            let id: u64 = id
-                .trim()
-                .parse()
-                .ok()
-                .filter(|id| *id > 0)
-                .ok_or_else(|| format!("{id:?} is not a node id"))?;
-            let address = address.trim();
-            if !is_address(address) {
-                return Err(format!("{address:?} is not host:port"));
-            }
-            if members.insert(id, address.to_owned()).is_some() {
-                return Err(format!("node {id} is named twice"));
-            }
-        }
-        Ok(InitialCluster(members))
-    }
-}
-
-impl fmt::Display for InitialCluster {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, (id, address)) in self.0.iter().enumerate() {
-            let comma = if at == 0 { "" } else { "," };
-            write!(f, "{comma}{id}={address}")?;
-        }
-        Ok(())
-    }
-}
-
-impl Serialize for InitialCluster {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for InitialCluster {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
+/// Whether only this machine reaches it. Of a name nothing is known but for `localhost`.
+pub(crate) fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn valid() -> Config {
-        Config { node_id: 1, ..Config::default() }
-    }
-
-    #[test]
-    fn the_default_lacks_only_an_id() {
-        assert_eq!(Config::default().validate().unwrap_err().key, "node_id");
-        valid().validate().unwrap();
-    }
-
-    #[test]
-    fn each_check_names_its_key() {
-        type Breaks = fn(&mut Config);
-        let broken: [(&str, Breaks); 12] = [
-            ("client_listen", |config| config.client_listen = "7401".into()),
-            ("peer_advertise", |config| config.peer_listen = "0.0.0.0:7501".into()),
-            ("metrics_listen", |config| config.metrics_listen = "7601".into()),
-            ("metrics_listen", |config| config.metrics_listen = "0.0.0.0:7601".into()),
-            ("initial_cluster", |config| {
-                config.initial_cluster = "2=a:1,3=b:2".parse().unwrap();
-            }),
-            ("election_timeout_ms_min", |config| config.election_timeout_ms_min = 100),
-            ("election_timeout_ms_max", |config| config.election_timeout_ms_max = 180),
-            ("entries_in_flight", |config| config.entries_in_flight = 0),
-            ("writes_in_flight", |config| config.writes_in_flight = 0),
-            ("write_bytes_in_flight", |config| config.write_bytes_in_flight = 1 << 20),
-            ("sessions_share_percent", |config| config.sessions_share_percent = 101),
-            ("worker_threads", |config| config.worker_threads = 2000),
-        ];
-        for (key, breaks) in broken {
-            let mut config = valid();
-            breaks(&mut config);
-            assert_eq!(config.validate().unwrap_err().key, key);
-        }
-    }
-
-    #[test]
-    fn metrics_leave_the_machine_only_where_that_is_said() {
-        for near in ["", "127.0.0.1:7601", "127.9.9.9:1", "[::1]:7601", "localhost:7601"] {
-            Config { metrics_listen: near.into(), ..valid() }.validate().unwrap();
-        }
-        for far in ["0.0.0.0:7601", "[::]:7601", "10.0.0.1:7601", "node1:7601", "localhost.x:1"] {
-            let mut config = Config { metrics_listen: far.into(), ..valid() };
-            assert!(config.validate().is_err(), "{far}");
-            config.insecure_listen_without_tls = true;
-            config.validate().unwrap();
-        }
-    }
-
-    #[test]
-    fn files_refuse_unknown_keys_and_round_trip() {
-        assert!(toml::from_str::<Config>("node_id = 1\nnode_ids = 2").is_err());
-        let mut config = valid();
-        config.initial_cluster = "1=a:1,2=b:2".parse().unwrap();
-        let text = toml::to_string(&config).unwrap();
-        assert_eq!(toml::from_str::<Config>(&text).unwrap(), config);
-    }
-
-    /// Rows of the reference's tables that begin with a key and its default.
-    fn reference() -> Vec<(String, String)> {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
-        let text = std::fs::read_to_string(path).unwrap();
-        let code = |cell: &str| Some(cell.trim().strip_prefix('`')?.strip_suffix('`')?.to_owned());
-        text.lines()
-            .filter_map(|line| {
-                let mut cells = line.strip_prefix("| `")?.split('|');
-                let key = cells.next()?.trim().strip_suffix('`')?;
-                Some((key.to_owned(), code(cells.next()?)?))
-            })
-            .collect()
-    }
-
-    #[test]
-    fn the_reference_lists_every_key_and_default() {
-        let defaults = toml::Table::try_from(Config::default()).unwrap();
-        let mut expected: Vec<_> =
-            defaults.into_iter().map(|(key, value)| (key, value.to_string())).collect();
-        let mut listed = reference();
-        expected.sort();
-        listed.sort();
-        assert_eq!(listed, expected);
-    }
-
-    #[test]
-    fn initial_clusters() {
-        for bad in ["1", "x=a:1", "0=a:1", "1=a", "1=a:1,1=b:2", "1=:5", "1=a:99999"] {
-            assert!(bad.parse::<InitialCluster>().is_err(), "{bad}");
-        }
-        assert_eq!("".parse(), Ok(InitialCluster::default()));
-    }
-}
+mod tests;

@@ -13,9 +13,13 @@ pub mod env;
 pub mod metrics;
 pub mod node;
 pub mod peer;
-mod port;
+pub mod port;
 pub mod process;
 pub mod status;
+pub mod tls;
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use self::port::fuzzing as port_fuzzing;
 pub use tally_machine as machine;
 pub use tally_storage as storage;

@@ -42,7 +42,7 @@ pub use self::error::{NodeError, system_error_needs_a_person};
 use self::{
     beside::{follow_cluster_id, hand_over_when_full},
     eyes::{Eyes, EyesPort},
-    peering::Met,
+    peering::{Met, Newcomer},
     report::Report,
     starting::{Starting, WaitingPort},
     stored::Stored,
@@ -51,15 +51,23 @@ use crate::{
     api::{self, Api, NodeFacts},
     config::{Config, HotItemNames},
     consensus::{
-        Consensus, Foundation, apply::StateMachine, log_store::LogStore, raft::Raft,
-        raft_config::raft_config, snapshots::SnapshotBuilds, tables, tasks, types::Member,
+        Consensus, Foundation,
+        apply::StateMachine,
+        first_token::{self, FirstToken},
+        log_store::LogStore,
+        raft::Raft,
+        raft_config::raft_config,
+        snapshots::SnapshotBuilds,
+        tables, tasks,
+        types::Member,
     },
     env::{Env, identity::Identity, storage_guard::StorageGuard},
     metrics::{Metrics, hot::Names},
     peer::{hello::NotWelcome, network::NetworkFactory, peers::Peers},
-    port::{Slots, room::NodeRoom},
+    port::{Entrance, Slots, room::NodeRoom},
     status::{OwnStatus, SelfReport},
     storage::{state::StateStore, wal::SpaceState},
+    tls::{self, Tls},
 };
 
 /// Logs of its parts have its name too: one filter finds them all, and traces of a seed can be compared
@@ -93,9 +101,11 @@ impl Node {
     pub async fn start(config: Config, env: Env) -> Result<Node, NodeError> {
         let starting = Starting::new(config.node_id);
         let metrics = Metrics::new(config.slow_operation_ms, names(config.hot_item_names));
+        let tls = Tls::open(&tls_settings(&config), &env.clock)?;
         let (eyes, eyes_port) =
-            Eyes::open(&config, &env, Arc::clone(&metrics), Arc::clone(&starting)).await;
-        let waiting_port = WaitingPort::open(&config, &env, Arc::clone(&starting));
+            Eyes::open(&config, &env, Arc::clone(&metrics), Arc::clone(&starting), tls.client())
+                .await;
+        let waiting_port = WaitingPort::open(&config, &env, Arc::clone(&starting), tls.client());
         let (incarnation, nonce) = (env.random.next_u128(), env.random.next_u128());
         let identity = Identity::open(Arc::clone(&env.disk), config.node_id, incarnation).await?;
         let identity = Arc::new(identity);
@@ -129,6 +139,7 @@ impl Node {
 
         let election_timeout_max = Duration::from_millis(config.election_timeout_ms_max);
         let started_empty = recovered.last.is_none() && state.applied().is_none();
+        let newcomer = Newcomer { identity: &identity, log: &log, state: &state, started_empty };
         let Met {
             peers,
             cluster_id,
@@ -141,8 +152,8 @@ impl Node {
             greeting,
             refused,
             clients_max,
-        } = peering::meet(&config, &env, &identity, &log, &state, started_empty, &starting).await?;
-        let mut running = vec![greeting];
+        } = peering::meet(&config, &env, newcomer, &starting, tls.peer()).await?;
+        let mut running = vec![greeting, tokio::spawn(Arc::clone(&tls).watch())];
         let (stop, stopped) = watch::channel(false);
         let appended_bytes = Arc::new(AtomicU64::new(0));
         let (applied_sender, applied) = watch::channel(0);
@@ -202,6 +213,7 @@ impl Node {
             guard: Arc::clone(&guard),
             local_reads_only: AtomicBool::new(local_reads_only),
             slots: Arc::clone(&slots),
+            tls: Arc::clone(&tls),
         });
         let space = log.space();
         let has_segment = move || *space.borrow() == SpaceState::Ok;
@@ -217,6 +229,11 @@ impl Node {
             consensus.clone(),
             Arc::clone(&env.random),
             config.settings(),
+            config.authentication.then(|| FirstToken {
+                disk: Arc::clone(&env.disk),
+                shown_path: config.data_dir.join(first_token::FILE).display().to_string(),
+            }),
+            Arc::clone(&env.fatal),
         )));
         running.push(tokio::spawn(tasks::tick(consensus.clone())));
         running.push(tokio::spawn(tables::watch(Arc::clone(&state))));
@@ -244,21 +261,24 @@ impl Node {
             report: Arc::clone(&report) as Arc<dyn SelfReport>,
             consensus: consensus.clone(),
         });
-        eyes.run(eyes::Running {
-            consensus: consensus.clone(),
-            report: Arc::clone(&report),
-            reserve_bytes,
-        });
         let api = Api::new(
             consensus.clone(),
             NodeFacts {
                 own: Arc::clone(&own),
                 sessions_share_percent: config.sessions_share_percent,
+                authentication: config.authentication,
+                random: Arc::clone(&env.random),
                 greeter,
                 stopping: stopped.clone(),
                 metrics: Arc::clone(&metrics),
             },
         );
+        eyes.run(eyes::Running {
+            consensus: consensus.clone(),
+            report: Arc::clone(&report),
+            reserve_bytes,
+            api: api.clone(),
+        });
         if local_reads_only {
             running.push(tokio::spawn(async move {
                 guard.wait_held().await;
@@ -275,7 +295,7 @@ impl Node {
         let room = NodeRoom::new();
         let client_server = tokio::spawn(api::server::serve(
             api.clone(),
-            listener,
+            Entrance { listener, tls: tls.client() },
             health,
             routes,
             Arc::clone(&slots),
@@ -313,6 +333,24 @@ fn names(shown: HotItemNames) -> Names {
     }
 }
 
+/// What the configuration says of TLS.
+fn tls_settings(config: &Config) -> tls::Settings {
+    tls::Settings {
+        node_id: config.node_id,
+        cluster_name: config.cluster_name.clone(),
+        client: tls::Files {
+            certificate: config.client_tls_cert_file.clone(),
+            key: config.client_tls_key_file.clone(),
+            ca: config.client_tls_ca_file.clone(),
+        },
+        peer: tls::Files {
+            certificate: config.peer_tls_cert_file.clone(),
+            key: config.peer_tls_key_file.clone(),
+            ca: config.peer_tls_ca_file.clone(),
+        },
+    }
+}
+
 async fn listen(
     env: &Env,
     key: &'static str,
@@ -335,7 +373,7 @@ async fn start_raft(
     let wrong = |error: &dyn std::fmt::Display| NodeError::Raft(error.to_string());
     let raft_config = raft_config(config, !local_reads_only);
     let raft_config = Arc::new(raft_config.validate().map_err(|error| wrong(&error))?);
-    let append_timeout = Duration::from_millis(4 * config.election_timeout_ms_max);
+    let append_timeout = Duration::from_millis(config.election_timeout_ms_max.saturating_mul(4));
     let purged_log = log.log().clone();
     let purged = Arc::new(move || purged_log.purged().map(|purged| purged.index));
     let network = NetworkFactory::new(peers.clone(), purged, append_timeout);

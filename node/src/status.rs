@@ -7,6 +7,7 @@ use tally_proto::v1;
 use crate::{
     consensus::{Consensus, leader::Role},
     machine::query,
+    tls::Certificate,
 };
 
 /// What a node says of itself that is not consensus's to know.
@@ -19,6 +20,8 @@ pub trait SelfReport: Send + Sync + 'static {
     fn disk_free_bytes(&self) -> u64;
     /// What it last complained of.
     fn note(&self) -> String;
+    /// The certificates in use.
+    fn certificates(&self) -> Vec<Certificate>;
     /// Why it serves LOCAL reads only, if so.
     fn local_reads_only(&self) -> Option<String>;
 }
@@ -83,7 +86,17 @@ impl OwnStatus {
             revision: meta.revision,
             log_time_ms: meta.log_time_ms,
             local_reads_only: report.local_reads_only().unwrap_or_default(),
+            certificates: report.certificates().into_iter().map(certificate_to_wire).collect(),
         }
+    }
+}
+
+fn certificate_to_wire(certificate: Certificate) -> v1::Certificate {
+    v1::Certificate {
+        key: certificate.key.to_owned(),
+        name: certificate.name,
+        not_before_wall_time_ms: certificate.not_before_ms,
+        not_after_wall_time_ms: certificate.not_after_ms,
     }
 }
 

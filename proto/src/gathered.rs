@@ -53,6 +53,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
         Gathered { stream, waiting: Vec::new(), sent: 0 }
     }
 
+    /// The stream below, for another layer between the two. Nothing may have been written that was not flushed.
+    pub fn into_inner(self) -> S {
+        assert!(self.waiting.is_empty(), "what was written and not flushed would be lost");
+        self.stream
+    }
+
     /// Sends what waits, and then `more` of which it may send a part: how much, it says. Sends `more`
     /// only after all that waited.
     fn poll_send(&mut self, context: &mut Context<'_>, more: &[u8]) -> Poll<io::Result<usize>> {

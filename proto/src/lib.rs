@@ -9,6 +9,9 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(any(feature = "client", feature = "server"))]
+#[doc(hidden)]
+pub mod codec;
+#[cfg(any(feature = "client", feature = "server"))]
 pub mod gathered;
 pub mod http2;
 pub mod reason;

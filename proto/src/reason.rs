@@ -63,6 +63,25 @@ pub const DEADLINE_EXCEEDED: &str = "DEADLINE_EXCEEDED";
 pub const MEMBERSHIP_REFUSED: &str = "MEMBERSHIP_REFUSED";
 /// This version has no such method.
 pub const UNIMPLEMENTED: &str = "UNIMPLEMENTED";
+/// Authentication is on, and the caller showed nothing that counts: no token or certificate, or one that
+/// is unknown, revoked or over.
+pub const UNAUTHENTICATED: &str = "UNAUTHENTICATED";
+/// No rule of the caller's roles allows it.
+pub const PERMISSION_DENIED: &str = "PERMISSION_DENIED";
+/// There is no such role.
+pub const ROLE_NOT_FOUND: &str = "ROLE_NOT_FOUND";
+/// There is no such user.
+pub const USER_NOT_FOUND: &str = "USER_NOT_FOUND";
+/// There is no such token.
+pub const TOKEN_NOT_FOUND: &str = "TOKEN_NOT_FOUND";
+/// A role that users have can't be removed.
+pub const ROLE_IN_USE: &str = "ROLE_IN_USE";
+/// Nobody would be left who may change users and roles.
+pub const LAST_ADMIN: &str = "LAST_ADMIN";
+/// Users, roles and tokens have no more room.
+pub const AUTH_TABLE_FULL: &str = "AUTH_TABLE_FULL";
+/// Authentication is on already.
+pub const AUTHENTICATION_ENABLED: &str = "AUTHENTICATION_ENABLED";
 /// The client library: all nodes that answered are of another cluster than those before.
 pub const ANOTHER_CLUSTER: &str = "ANOTHER_CLUSTER";
 /// The client library: no node answered a read.

@@ -13,7 +13,9 @@
 /// - `read`: it changes nothing, and has `read` options;
 /// - `session`: opens, renews or closes a session: sent twice, it does no harm;
 /// - `status`: it changes nothing, and speaks of one node;
-/// - `change`: changes the cluster: sent twice, it is asked for twice.
+/// - `change`: changes the cluster: sent twice, it is asked for twice;
+/// - `auth`: changes users, roles or tokens: sent twice, it does no harm (a token that nobody was told of
+///   speaks for nobody).
 ///
 /// ```
 /// macro_rules! count {
@@ -75,6 +77,11 @@ macro_rules! requests {
                     -> ClusterRemoveResponse: remove;
                 change cluster_transfer_leader ClusterTransferLeader(ClusterTransferLeaderRequest)
                     -> ClusterTransferLeaderResponse: transfer_leader;
+            }
+            Auth(auth_client::AuthClient, auth_server::Auth) {
+                auth auth_change AuthChange(AuthChangeRequest) -> AuthChangeResponse: change;
+                read auth_list AuthList(AuthListRequest) -> AuthListResponse: list;
+                read auth_can AuthCan(AuthCanRequest) -> AuthCanResponse: can;
             }
         }
     };

@@ -3,9 +3,13 @@
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, ValueEnum as _};
-use tally_client::ReadLevel;
+use tally_client::{Builder, ReadLevel};
 
-use crate::json::Integers;
+use crate::{
+    json::Integers,
+    output::Failure,
+    tls::{Secrets, TlsOptions},
+};
 
 /// Items on a page, at most: what a node gives.
 pub(crate) const PAGE_SIZE_MAX: u16 = 1000;
@@ -35,17 +39,25 @@ pub(crate) struct Common {
     /// it is said of reads that are not linearizable in any case.
     #[arg(long, short, global = true, help_heading = GLOBAL)]
     pub(crate) verbose: bool,
+    #[command(flatten, next_help_heading = GLOBAL)]
+    pub(crate) tls: TlsOptions,
     /// How long a call may take in all, its retries included: a number with ms, s, m or h.
     #[arg(long, global = true, default_value = "10s", value_name = "TIME", help_heading = GLOBAL)]
     pub(crate) deadline: Time,
 }
 
 impl Common {
+    /// A client of the endpoints, with TLS as it was asked for.
+    pub(crate) fn builder(&self) -> Result<Builder, Failure> {
+        Ok(Secrets::read(&self.tls, &self.endpoints)?.builder(self.endpoints.clone()))
+    }
+
     /// Takes what was not given from the environment.
     pub(crate) fn look_around(&mut self) {
         if self.endpoints.is_empty() {
             self.endpoints = default_endpoints().split(',').map(str::to_owned).collect();
         }
+        self.tls.look_around();
     }
 }
 

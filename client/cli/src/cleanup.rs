@@ -64,7 +64,8 @@ impl Trace {
         } else {
             format!(" --endpoints {endpoints}")
         };
-        format!("tally {} delete {prefix}{name}{at}", kind.command())
+        let tls = common.tls.flags();
+        format!("tally {} delete {prefix}{name}{at}{tls}", kind.command())
     }
 }
 
@@ -172,11 +173,15 @@ mod tests {
             endpoints: vec!["a:1".to_owned(), "b:2".to_owned()],
             json: None,
             verbose: false,
+            tls: crate::tls::TlsOptions::default(),
             deadline: crate::args::Time(Duration::from_secs(1)),
         };
         let counters = Trace::Prefix(Kind::Counter, "bench/c/".to_owned());
         let command = "tally counter delete --prefix bench/c/ --endpoints a:1,b:2";
         assert_eq!(counters.command(&common), command);
+        common.tls.tls_ca = Some("my ca.crt".into());
+        assert_eq!(counters.command(&common), format!("{command} --tls-ca 'my ca.crt'"));
+        common.tls.tls_ca = None;
         common.endpoints = default_endpoints().split(',').map(str::to_owned).collect();
         let key = Trace::Name(Kind::Key, "bench/k".to_owned());
         assert_eq!(key.command(&common), "tally kv delete bench/k");

@@ -191,17 +191,27 @@ pub(crate) async fn run(
                 configure = configure.ceiling(*ceiling);
             }
             output.written(&with!(configure, write).await?, |change| {
-                format!("{}{}", change.value, bounds(change.floor, change.ceiling))
+                match change.write.values_hidden {
+                    true => HIDDEN.to_owned(),
+                    false => format!("{}{}", change.value, bounds(change.floor, change.ceiling)),
+                }
             })?;
         }
     }
     Ok(Exit::Done)
 }
 
+/// In place of a value that the caller may change and not read.
+const HIDDEN: &str = "done; its value is not yours to read";
+
 /// The value alone, so that a script can use it; what is worth a remark comes behind it.
 fn changed(change: &CounterChange) -> String {
-    let mut text = change.value.to_string();
-    if change.delta_applied != change.delta_requested {
+    let mut text = match change.write.values_hidden {
+        // What is 0 in the answer is not known: it is no value to go on with.
+        true => HIDDEN.to_owned(),
+        false => change.value.to_string(),
+    };
+    if !change.write.values_hidden && change.delta_applied != change.delta_requested {
         text += &format!("  (moved by {} of {})", change.delta_applied, change.delta_requested);
     }
     if change.write.replayed {

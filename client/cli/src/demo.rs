@@ -158,7 +158,7 @@ async fn reach(
     common: &Common,
     interrupts: &Interrupts,
 ) -> Result<(Client, Option<OwnCluster>), Failure> {
-    let builder = Client::builder(common.endpoints.clone()).deadline(ANSWERS_WITHIN).one_shot();
+    let builder = common.builder()?.deadline(ANSWERS_WITHIN).one_shot();
     let watcher = builder.build()?;
     let is_default = common.endpoints.join(",") == DEFAULT_ENDPOINTS;
     let waiting = Waiting::default();
@@ -216,7 +216,7 @@ async fn demonstrate(
     let prepared = async {
         let status = watcher.status().await?;
         status.nodes.iter().filter(|node| node.reachable).try_for_each(killable)?;
-        let builder = Client::builder(common.endpoints.clone()).deadline(DEADLINE);
+        let builder = common.builder()?.deadline(DEADLINE);
         let client = builder.connect().await?;
         let book = Book::open(demo.history.history.as_deref())?;
         let prefix = format!("demo/{run}-{}/", status.header.revision);

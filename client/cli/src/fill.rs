@@ -23,7 +23,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::{
     args::{Common, Keep},
@@ -34,6 +34,7 @@ use crate::{
     output::{Exit, Failure, Output, note, progress, progress_done},
     prefix::Kind,
     session::Closed,
+    tls::Secrets,
     waiting::Waiting,
 };
 
@@ -100,7 +101,7 @@ pub(crate) async fn run(common: &Common, fill: &Fill, output: Output) -> Result<
     let reached = async {
         // Nobody there is said, and ends it, before anything else.
         waiting.tell(common.deadline.0, one_shot.status().into_future()).await?;
-        let builder = Client::builder(common.endpoints.clone()).deadline(common.deadline.0);
+        let builder = common.builder()?.deadline(common.deadline.0);
         let client = builder.connect().await?;
         let look = Traces::look(&one_shot, if keep { Vec::new() } else { fill.traces() });
         Ok::<_, Failure>((client, waiting.tell(common.deadline.0, look).await?))
@@ -192,7 +193,7 @@ async fn write(
     let (ended, took) = many(what, range(fill.idempotency_keys), 1, CALLS, add, interrupts).await?;
     done("idempotency_keys", ended, took);
 
-    let channels = channels(&common.endpoints)?;
+    let channels = channels(common)?;
     let its_opened = opened.clone();
     let open = move |item: Range<u64>| {
         let channel = channels[item.start as usize % channels.len()].clone();
@@ -320,13 +321,14 @@ where
     Ok((so_far(), began.elapsed()))
 }
 
-fn channels(endpoints: &[String]) -> Result<Vec<Channel>, Failure> {
+fn channels(common: &Common) -> Result<Vec<Channel>, Failure> {
+    let secrets = Secrets::read(&common.tls, &common.endpoints)?;
     let channel = |at: &String| {
-        let endpoint = Endpoint::from_shared(format!("http://{at}"));
+        let endpoint = secrets.endpoint(at);
         let endpoint = endpoint.map_err(|error| Failure::usage(format!("{at}: {error}")))?;
         Ok(endpoint.tcp_nodelay(true).connect_lazy())
     };
-    endpoints.iter().map(channel).collect()
+    common.endpoints.iter().map(channel).collect()
 }
 
 /// Opens a session and forgets it. The library would end it together with its client.

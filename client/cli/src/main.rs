@@ -6,8 +6,10 @@
 mod apply;
 mod args;
 mod audit;
+mod auth;
 mod bench;
 mod book;
+mod cert;
 mod cleanup;
 mod counter;
 mod demo;
@@ -26,6 +28,7 @@ mod procs;
 mod session;
 mod shell;
 mod status;
+mod tls;
 mod version;
 mod waiting;
 mod worth;
@@ -109,8 +112,18 @@ enum Command {
         #[command(subcommand)]
         command: session::Session,
     },
+    /// Users, roles and tokens: who may do what.
+    Auth {
+        #[command(subcommand)]
+        command: auth::Auth,
+    },
     /// Runs an atomic step over counters and keys, given as JSON.
     Apply(apply::Apply),
+    /// Makes certificates for development and small clusters: a CA, and what it signs for nodes and clients.
+    Cert {
+        #[command(subcommand)]
+        command: cert::Cert,
+    },
     /// Shows the nodes: roles, terms, log and applied index, lag, disk.
     Status(status::StatusOptions),
     /// Measures throughput and latency: in a closed loop, or at a fixed rate.
@@ -207,10 +220,12 @@ async fn run(arguments: Arguments, output: Output) -> Result<Exit, Failure> {
         }
         Command::Fill(fill) => fill::run(common, fill, output).await,
         Command::Demo(demo) => demo::run(common, demo, output).await,
+        Command::Cert { command } => cert::run(command, output),
         Command::Shell(_) => unreachable!("it has run"),
         Command::Counter { .. }
         | Command::Kv { .. }
         | Command::Session { .. }
+        | Command::Auth { .. }
         | Command::Apply(_)
         | Command::Status(_) => {
             let waiting = Waiting::default();
@@ -226,6 +241,7 @@ async fn ask(client: &Client, command: &Command, output: Output) -> Result<Exit,
         Command::Counter { command } => return counter::run(client, command, output).await,
         Command::Kv { command } => return kv::run(client, command, output).await,
         Command::Session { command } => session::run(client, command, output).await?,
+        Command::Auth { command } => return auth::run(client, command, output).await,
         Command::Apply(apply) => apply::run(client, apply, output).await?,
         Command::Status(status) => return status::run(client, status, output).await,
         other => unreachable!("{other:?} has a client of its own"),
@@ -237,7 +253,8 @@ async fn ask(client: &Client, command: &Command, output: Output) -> Result<Exit,
 /// does not wait long for nodes that nobody has started.
 pub(crate) fn client(common: &Common, waiting: &Waiting) -> Result<Client, Failure> {
     let waiting = waiting.clone();
-    let builder = Client::builder(common.endpoints.clone())
+    let builder = common
+        .builder()?
         .deadline(common.deadline.0)
         .transport(Transport::Stream)
         .give_up_unheard(UNHEARD_MAX)
@@ -249,7 +266,7 @@ pub(crate) fn client(common: &Common, waiting: &Waiting) -> Result<Client, Failu
 /// A client for what is nice to know, and not worth a wait.
 fn nodes_for_a_moment(common: &Common) -> Result<Client, Failure> {
     let deadline = common.deadline.0.min(version::NODES_WITHIN);
-    let builder = Client::builder(common.endpoints.clone()).deadline(deadline).one_shot();
+    let builder = common.builder()?.deadline(deadline).one_shot();
     let builder = builder.give_up_unheard(version::UNHEARD_MAX);
     builder.build().map_err(|error| Failure::usage(error.message().to_owned()))
 }

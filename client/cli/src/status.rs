@@ -103,6 +103,7 @@ fn show(shown: &Shown<'_>) -> String {
         header.revision,
         table(&rows)
     );
+    text += &certificates(&first_ends(&status.nodes), tally_certificates::now_ms());
     let dedup = &status.dedup;
     text += &format!(
         "\nsessions {} of {}, answers {} of {}; idempotency keys {}, {} of {}",
@@ -127,6 +128,42 @@ fn show(shown: &Shown<'_>) -> String {
     }
     if dedup.key_bytes_warning {
         text += "\nWARNING: the table of idempotency keys is more than 70 % full";
+    }
+    text
+}
+
+/// A certificate that ends within so many days is a warning.
+const ENDS_SOON_DAYS: u64 = 30;
+
+const DAY_MS: u64 = 24 * 3600 * 1000;
+
+/// Of each node with TLS the certificate that ends first: its key in the configuration, and when that is.
+fn first_ends(nodes: &[NodeInfo]) -> Vec<(u64, String, u64)> {
+    let first = |node: &NodeInfo| {
+        let all = node.certificates.iter();
+        let first = all.min_by_key(|certificate| certificate.not_after_wall_time_ms)?;
+        Some((node.id, word(&first.key).into_owned(), first.not_after_wall_time_ms))
+    };
+    nodes.iter().filter_map(first).collect()
+}
+
+/// When they end, where there are any.
+fn certificates(first: &[(u64, String, u64)], now_ms: u64) -> String {
+    if first.is_empty() {
+        return String::new();
+    }
+    let told = first.iter().map(|(id, key, end_ms)| {
+        format!("node {id} until {} ({key})", tally_certificates::date(*end_ms))
+    });
+    let mut text =
+        format!("\nTLS, the certificate that ends first: {}", told.collect::<Vec<_>>().join(", "));
+    for (id, key, end_ms) in first {
+        let days = end_ms.saturating_sub(now_ms) / DAY_MS;
+        if *end_ms <= now_ms {
+            text += &format!("\nWARNING: a certificate of node {id} has ended ({key})");
+        } else if days < ENDS_SOON_DAYS {
+            text += &format!("\nWARNING: a certificate of node {id} ends in {days} days ({key})");
+        }
     }
     text
 }
@@ -185,6 +222,25 @@ pub(crate) fn bytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn certificates_are_shown_and_warned_of_before_they_end() {
+        assert_eq!(certificates(&[], 0), "", "nothing without TLS");
+        let key = || "peer_tls_cert_file".to_owned();
+        let ends = [(1, key(), 100 * DAY_MS), (2, key(), 61 * DAY_MS), (3, key(), 40 * DAY_MS)];
+        let shown = certificates(&ends, 40 * DAY_MS);
+        let lines: Vec<_> = shown.trim().lines().collect();
+        assert_eq!(lines.len(), 3, "{shown}");
+        assert!(
+            lines[0].contains("node 2 until 1970-03-03 00:00 UTC (peer_tls_cert_file)"),
+            "{shown}"
+        );
+        assert_eq!(
+            lines[1],
+            "WARNING: a certificate of node 2 ends in 21 days (peer_tls_cert_file)"
+        );
+        assert_eq!(lines[2], "WARNING: a certificate of node 3 has ended (peer_tls_cert_file)");
+    }
 
     #[test]
     fn sizes() {

@@ -98,11 +98,18 @@ fn command(session_id: u64, sequence: u64, operation: Operation) -> Command {
         idempotency: None,
         fingerprint: Fingerprint::of(&action),
         action,
+        caller: None,
     }
 }
 
 fn plain(action: Action) -> Command {
-    Command { session: None, idempotency: None, fingerprint: Default::default(), action }
+    Command {
+        session: None,
+        idempotency: None,
+        fingerprint: Default::default(),
+        action,
+        caller: None,
+    }
 }
 
 fn batch(log_time_ms: u64, commands: Vec<Command>) -> Batch {

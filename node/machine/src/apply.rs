@@ -1,12 +1,17 @@
 //! Applying a log entry: each command through the exactly-once rules, then housekeeping.
 
+use std::rc::Rc;
+
 use tally_seeded_bugs as seeded_bugs;
 
 use super::{
+    auth::{AuthCommand, Permissions},
     codec,
     command::{Action, Answer, Batch, Command, Refusal, Reply},
     idempotency::Keyed,
+    keys::key_of_user,
     limits::{HOUSEKEEPING_ITEMS_BASE, HOUSEKEEPING_ITEMS_PER_COMMAND, SESSION_WINDOW},
+    rights::{Need, NotKnown, Rights},
     session::{Share, Standing},
     view::{Overlay, View},
     work::Work,
@@ -34,6 +39,7 @@ use crate::bugs;
 ///     idempotency: None,
 ///     fingerprint: Default::default(),
 ///     action: Action::Single(set),
+///     caller: None,
 /// };
 /// let batch = Batch { log_time_ms: 0, wall_time_ms: 0, commands: vec![command] };
 ///
@@ -92,26 +98,58 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
     }
 
     pub(crate) fn command(&mut self, command: &Command) -> Reply {
+        let rights = match self.admit(command) {
+            Ok(rights) => rights,
+            // Not remembered: whoever it was has no session and no keys.
+            Err(refusal) => return self.reply(Err(refusal)),
+        };
+        let mut reply = self.decide(command, rights.as_deref());
+        if let Some(rights) = rights {
+            rights.redact(&command.action, &mut reply);
+        }
+        reply
+    }
+
+    /// What the caller may do; nothing if it needs no rights: authentication is off, or the command is one
+    /// that nodes ask for by themselves, and that no request becomes.
+    fn admit(&mut self, command: &Command) -> Result<Option<Rc<Rights>>, Refusal> {
+        let is_own = matches!(
+            command.action,
+            Action::Tick | Action::CreateCluster { .. } | Action::CreateSecureCluster { .. }
+        );
+        if !self.meta.auth.enabled || is_own {
+            return Ok(None);
+        }
+        let rights = self.rights(command.caller).map_err(|NotKnown| Refusal::Unauthenticated)?;
+        if matches!(command.action, Action::Auth(_)) && !rights.is_admin() {
+            return Err(denied(&rights, "admin", "users, roles and tokens"));
+        }
+        Ok(Some(rights))
+    }
+
+    fn decide(&mut self, command: &Command, rights: Option<&Rights>) -> Reply {
+        let user = rights.map_or(0, Rights::user);
         match &command.action {
-            Action::Single(_) | Action::Apply(_) => self.exactly_once(command),
+            Action::Single(_) | Action::Apply(_) => self.exactly_once(command, rights),
             // What follows is harmless when it is done twice, so it is neither looked up nor
             // remembered, even if it carries a number or key: opening twice leaves a session
             // behind that ends by itself, the others change nothing the second time.
             Action::OpenSession { idle_timeout_ms } => {
-                let result = self.open_session(*idle_timeout_ms, None);
+                let result = self.open_session(*idle_timeout_ms, None, user);
                 self.reply(result)
             }
             Action::OpenOwnedSession { idle_timeout_ms, owner, share_percent } => {
                 let share = Share { owner: *owner, percent: *share_percent };
-                let result = self.open_session(*idle_timeout_ms, Some(share));
+                let result = self.open_session(*idle_timeout_ms, Some(share), user);
                 self.reply(result)
             }
             Action::RenewSession { session_id, lowest_unanswered } => {
-                let result = self.renew_session(*session_id, *lowest_unanswered);
+                let result = self.renew_session(*session_id, *lowest_unanswered, user);
                 self.reply(result)
             }
             Action::CloseSession { session_id } => {
-                let existed = self.close_session(*session_id);
+                let of = (!rights.is_some_and(Rights::is_admin)).then_some(user);
+                let existed = self.close_session(*session_id, of);
                 self.reply(Ok(Answer::SessionClosed { existed }))
             }
             Action::Tick => self.reply(Ok(Answer::Done)),
@@ -124,6 +162,22 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
                 }
                 self.reply(Ok(Answer::Done))
             }
+            Action::CreateSecureCluster { cluster_id, settings, secret_hash } => {
+                if self.meta.cluster_id == 0 {
+                    self.meta.cluster_id = *cluster_id;
+                    self.meta.settings = *settings;
+                    let begin = AuthCommand::Begin { secret_hash: *secret_hash };
+                    // In an empty state there is nothing that could be in its way.
+                    let enabled = self.change_auth(&begin);
+                    assert!(enabled.is_ok(), "the first change of users was refused: {enabled:?}");
+                }
+                self.reply(Ok(Answer::Done))
+            }
+            Action::Auth(change) => {
+                self.forget_rights();
+                let result = self.change_auth(change);
+                self.reply(result)
+            }
         }
     }
 
@@ -133,8 +187,15 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
     ///
     /// The key comes before the session's end, because its answer is a fact that outlives the
     /// session: a caller whose session has gone learns what became of its write.
-    fn exactly_once(&mut self, command: &Command) -> Reply {
-        let standing = command.session.as_ref().map(|stamp| self.standing(stamp));
+    ///
+    /// What the caller may do is asked when it is about to be executed. A number or key that has an answer
+    /// belongs to this very user (`session.rs`, `idempotency.rs`), and that answer is a fact, also to one
+    /// who may not do it any more: to say "not applied" of what was applied would be a lie. (What it may not
+    /// read of it is left out by [`Rights::redact`].) A refusal for want of permission is not remembered: it
+    /// leaves no trace, as the right may be given in the next moment.
+    fn exactly_once(&mut self, command: &Command, rights: Option<&Rights>) -> Reply {
+        let user = rights.map_or(0, Rights::user);
+        let standing = command.session.as_ref().map(|stamp| self.standing(stamp, user));
         if let Some(Standing::Answered(record)) = standing {
             if record.fingerprint != command.fingerprint {
                 // Not remembered: the number has its answer, which stays.
@@ -148,13 +209,17 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
             }
             return reply;
         }
-        let reply = match self.keyed(command) {
+        let reply = match self.keyed(command, user) {
             Some(reply) => reply,
-            None => match self.refuse_by_session(command, standing.as_ref()) {
-                // Not remembered: the session is gone, or the number is outside what it keeps.
-                Some(refusal) => return self.reply(Err(refusal)),
-                None => self.execute_and_remember_by_key(command),
-            },
+            None => {
+                // Neither is remembered: the session is gone, the number is outside what it keeps, or the
+                // caller may not do it.
+                let refusal = self.refuse_by_session(command, standing.as_ref());
+                if let Some(refusal) = refusal.or_else(|| forbid(command, rights?)) {
+                    return self.reply(Err(refusal));
+                }
+                self.execute_and_remember_by_key(command, user)
+            }
         };
         let forget = seeded_bugs::is_on("refusal-not-remembered") && reply.result.is_err();
         if let (Some(stamp), Some(Standing::New)) = (&command.session, standing)
@@ -166,9 +231,9 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
     }
 
     /// What the idempotency key has to say, if it is live.
-    fn keyed(&mut self, command: &Command) -> Option<Reply> {
+    fn keyed(&mut self, command: &Command, user: u64) -> Option<Reply> {
         let key = command.idempotency.as_ref()?;
-        Some(match self.live_key(&key.key, &command.fingerprint)? {
+        Some(match self.live_key(&key_of_user(&key.key, user), &command.fingerprint)? {
             Keyed::Same(reply) => self.replay(reply),
             Keyed::Other => self.reply(Err(Refusal::IdempotencyKeyReused { key: key.key.clone() })),
         })
@@ -191,7 +256,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
     }
 
     /// Executes the command; a refusal leaves everything as it was.
-    fn execute_and_remember_by_key(&mut self, command: &Command) -> Reply {
+    fn execute_and_remember_by_key(&mut self, command: &Command, user: u64) -> Reply {
         self.begin();
         let result = self.execute(&command.action);
         let stays = matches!(&result, Err(Refusal::Step { .. }))
@@ -208,7 +273,9 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         if let Some(key) = &command.idempotency
             && !forget
         {
-            match self.remember_by_key(key, command.fingerprint, &reply) {
+            let window_ms = key.window_ms;
+            let key = key_of_user(&key.key, user);
+            match self.remember_by_key(&key, window_ms, command.fingerprint, &reply) {
                 Ok(kept) => reply.kept = Some(kept),
                 // The size of an answer is known only after it was found, so a full table undoes
                 // what was done. Nothing is remembered under the key: there is no room for it.
@@ -224,7 +291,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
 
     /// A reply decided now.
     fn reply(&self, result: Result<Answer, Refusal>) -> Reply {
-        Reply { result, revision: self.meta.revision, replayed: false, kept: None }
+        Reply { result, revision: self.meta.revision, replayed: false, kept: None, hidden: false }
     }
 
     /// A reply decided before, with the time that is left for it now.
@@ -235,4 +302,30 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         }
         reply
     }
+}
+
+/// Why a caller may not do it: the first part that it may not. All of a step is looked at, its conditions and
+/// the branch that will not run, too: which one runs tells of what is stored.
+fn forbid(command: &Command, rights: &Rights) -> Option<Refusal> {
+    let refuse = |need: Need<'_>| {
+        let lacks = rights.lacks(need);
+        (lacks != Permissions::NONE).then(|| {
+            let on = format!("{} {:?}", need.scope, need.name);
+            denied(rights, &lacks.to_string(), &on)
+        })
+    };
+    match &command.action {
+        Action::Single(operation) => refuse(Need::of(operation)),
+        Action::Apply(step) => {
+            let conditions = step.conditions.iter().map(|condition| Need::read(&condition.target));
+            let operations = step.operations.iter().chain(&step.else_operations).map(Need::of);
+            conditions.chain(operations).find_map(refuse)
+        }
+        _ => None,
+    }
+}
+
+fn denied(rights: &Rights, lacks: &str, on: &str) -> Refusal {
+    let user = rights.name().to_owned();
+    Refusal::PermissionDenied { user, lacks: lacks.to_owned(), on: on.to_owned() }
 }

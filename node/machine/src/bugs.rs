@@ -106,5 +106,5 @@ pub fn refused_by_bounds(view: &impl View, command: &Command) -> Option<Reply> {
     let (_, obstacle) = add.reach(stored);
     let refusal = obstacle?.refuse(&add.name, stored.map_or(0, |stored| stored.value));
     let revision = query::meta(view).revision;
-    Some(Reply { result: Err(refusal), revision, replayed: false, kept: None })
+    Some(Reply { result: Err(refusal), revision, replayed: false, kept: None, hidden: false })
 }

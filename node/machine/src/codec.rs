@@ -7,14 +7,15 @@
 //! feature level that all replicas switch at the same entry.
 
 use bytes::Bytes;
+use serde::Serialize;
 
 pub use super::versioned::{CodecError, FORMAT_VERSION};
 use super::{
-    command::{Action, Batch, Command, Test},
+    command::{Action, Batch, Caller, Command, Test},
     item::Target,
     operation::Operation,
     reply::Reply,
-    versioned::{decode, encode},
+    versioned::{decode_rest, encode, encode_as, version},
 };
 
 /// Encodes a log entry.
@@ -24,13 +25,22 @@ use super::{
 /// If it opens two sessions: the id of a session is the log index of its entry.
 pub fn encode_batch(batch: &Batch) -> Bytes {
     assert!(opens_at_most_one_session(batch), "a log entry opens two sessions, which share an id");
+    if batch.commands.iter().any(|command| command.caller.is_some()) {
+        let callers: Vec<Option<Caller>> = batch.commands.iter().map(|it| it.caller).collect();
+        return encode_sized(WITH_CALLERS_VERSION, &(batch, callers), batch);
+    }
+    encode_sized(FORMAT_VERSION, batch, batch)
+}
+
+/// Encodes a batch, with what lies beside it.
+fn encode_sized(version: u8, value: &impl Serialize, batch: &Batch) -> Bytes {
     if batch.commands.len() < 2 {
-        return encode(batch);
+        return encode_as(version, value);
     }
     // A buffer that has to grow is copied, and keeps up to twice what it needs for as long as the entry
     // is in the log's cache.
     let buffer = Vec::with_capacity(batch.commands.iter().map(size_hint).sum());
-    postcard::to_extend(&(FORMAT_VERSION, batch), buffer)
+    postcard::to_extend(&(version, value), buffer)
         .expect("plain data in memory can be encoded")
         .into()
 }
@@ -66,28 +76,60 @@ pub fn size_hint_of(action: &Action, key_bytes: usize) -> usize {
 
 /// Decodes a log entry.
 pub fn decode_batch(bytes: &[u8]) -> Result<Batch, CodecError> {
-    decode("batch", bytes)
+    let (version, rest) = version("batch", bytes, WITH_CALLERS_VERSION)?;
+    if version == FORMAT_VERSION {
+        return decode_rest("batch", rest);
+    }
+    let (mut batch, callers): (Batch, Vec<Option<Caller>>) = decode_rest("batch", rest)?;
+    if callers.len() != batch.commands.len() {
+        let reason = postcard::Error::SerdeDeCustom;
+        return Err(CodecError::Corrupt { what: "batch", reason });
+    }
+    for (command, caller) in batch.commands.iter_mut().zip(callers) {
+        command.caller = caller;
+    }
+    Ok(batch)
 }
 
 /// Encodes one command, to forward it to the leader.
 pub fn encode_command(command: &Command) -> Bytes {
-    encode(command)
+    match command.caller {
+        None => encode(command),
+        Some(caller) => encode_as(WITH_CALLERS_VERSION, &(command, caller)),
+    }
 }
 
 /// Decodes one command.
 pub fn decode_command(bytes: &[u8]) -> Result<Command, CodecError> {
-    decode("command", bytes)
+    let (version, rest) = version("command", bytes, WITH_CALLERS_VERSION)?;
+    if version == FORMAT_VERSION {
+        return decode_rest("command", rest);
+    }
+    let (command, caller): (Command, Caller) = decode_rest("command", rest)?;
+    Ok(Command { caller: Some(caller), ..command })
 }
 
 /// Encodes one reply, to bring it back to the node that forwarded the command.
 pub fn encode_reply(reply: &Reply) -> Bytes {
-    encode(reply)
+    match reply.hidden {
+        false => encode(reply),
+        true => encode_as(HIDDEN_REPLY_VERSION, reply),
+    }
 }
 
 /// Decodes one reply.
 pub fn decode_reply(bytes: &[u8]) -> Result<Reply, CodecError> {
-    decode("reply", bytes)
+    let (version, rest) = version("reply", bytes, HIDDEN_REPLY_VERSION)?;
+    let reply: Reply = decode_rest("reply", rest)?;
+    Ok(Reply { hidden: version == HIDDEN_REPLY_VERSION, ..reply })
 }
+
+/// Version of entries and commands that say who calls: those that don't have the bytes that they had before
+/// there were callers.
+const WITH_CALLERS_VERSION: u8 = 2;
+
+/// Version of a reply of which something was left out.
+const HIDDEN_REPLY_VERSION: u8 = 2;
 
 pub(super) fn opens_at_most_one_session(batch: &Batch) -> bool {
     let opens = |command: &&Command| command.action.opens_session();
@@ -105,7 +147,13 @@ mod tests {
     };
 
     fn command(action: Action) -> Command {
-        Command { session: None, idempotency: None, fingerprint: Default::default(), action }
+        Command {
+            session: None,
+            idempotency: None,
+            fingerprint: Default::default(),
+            action,
+            caller: None,
+        }
     }
 
     fn batch(commands: Vec<Command>) -> Batch {
@@ -119,9 +167,9 @@ mod tests {
 
         assert_eq!(decode_batch(b""), Err(CodecError::Empty { what: "batch" }));
         let mut newer = bytes.to_vec();
-        newer[0] = 2;
+        newer[0] = 3;
         let error = decode_batch(&newer).unwrap_err();
-        assert_eq!(error.to_string(), "an encoded batch has format 2, this release reads up to 1");
+        assert_eq!(error.to_string(), "an encoded batch has format 3, this release reads up to 2");
         let mut longer = bytes.to_vec();
         longer.push(0);
         assert_eq!(decode_batch(&longer), Err(CodecError::Trailing { what: "batch", bytes: 1 }));
@@ -199,6 +247,7 @@ mod tests {
             garbage_queued: true,
             opened_wall_time_ms: 8,
             owner,
+            user: 0,
         }
     }
 
@@ -214,11 +263,28 @@ mod tests {
         let owned = session(Some("10.0.0.7".parse().unwrap()));
         let new = Bytes::from([&[2][..], &numbers, &[0, 10, 0, 0, 7]].concat());
         assert_eq!(owned.encode(), new);
+        // … and of a user, with an owner or without one.
+        let of_user = SessionRecord { user: 300, ..owned };
+        let newest = Bytes::from([&[3][..], &numbers, &[1, 0, 10, 0, 0, 7, 0xac, 2]].concat());
+        assert_eq!((of_user.encode(), SessionRecord::decode(&newest)), (newest, Ok(of_user)));
+        let of_user = SessionRecord { owner: None, ..of_user };
+        assert_eq!(SessionRecord::decode(&of_user.encode()), Ok(of_user));
         let mut newer = new.to_vec();
-        newer[0] = 3;
+        newer[0] = 4;
         let error = SessionRecord::decode(&newer.into()).unwrap_err();
-        let says = "an encoded session has format 3, this release reads up to 2";
+        let says = "an encoded session has format 4, this release reads up to 3";
         assert_eq!(error.to_string(), says);
+    }
+
+    /// However an address was encoded, it is the owner with its octets, under which sessions are counted.
+    #[test]
+    fn an_owner_is_one_however_its_address_is_encoded() {
+        let mut mapped = session(Some("10.0.0.7".parse().unwrap())).encode().to_vec();
+        let numbers = mapped.len() - 5;
+        mapped.truncate(numbers);
+        mapped.extend([1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 7]);
+        let read = SessionRecord::decode(&mapped.into()).unwrap();
+        assert_eq!(read.owner, Some("10.0.0.7".parse().unwrap()));
     }
 
     /// Entries from before sessions had owners are read, and so are those since.

@@ -9,12 +9,13 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use super::{
+    auth::{AuthCommand, Caller},
     canonical::Fingerprint,
     item::{Bounds, CounterChange, CounterRecord, Found, KeyChange, KeyRecord, Target},
     operation::*,
     owner::Owner,
     records::Settings,
-    reply::{Answer, Kept, OperationAnswer, Refusal, Reply, StepPart},
+    reply::{Answer, BoundReached, Kept, OperationAnswer, Refusal, Reply, StepPart},
 };
 
 /// One log entry: commands that were proposed together. They are applied in order, each atomic in
@@ -41,6 +42,11 @@ pub struct Command {
     pub fingerprint: Fingerprint,
     /// What to do.
     pub action: Action,
+    /// Who asks for it; nobody while authentication is off, and for what a node asks for by itself. It lies
+    /// beside the command in the log, so that one without it has the bytes that it always had
+    /// ([`super::codec`]).
+    #[serde(skip)]
+    pub caller: Option<Caller>,
 }
 
 /// Number of a write in its session.
@@ -108,6 +114,17 @@ pub enum Action {
         /// travels in the entry, not in a node's memory: the replicas decide by what they read there,
         /// whatever each of them is configured to.
         share_percent: u8,
+    },
+    /// Changes users, roles and tokens.
+    Auth(AuthCommand),
+    /// [`Action::CreateCluster`] with authentication on from the first moment.
+    CreateSecureCluster {
+        /// The id: 128 random bits.
+        cluster_id: u128,
+        /// Settings equal on every replica.
+        settings: Settings,
+        /// SHA-256 of the secret of the first token.
+        secret_hash: [u8; 32],
     },
 }
 

@@ -46,6 +46,10 @@ impl Display for Action {
                 settings.idempotency_window_ms,
                 settings.idempotency_bytes_max
             ),
+            Action::Auth(change) => change.fmt(f),
+            Action::CreateSecureCluster { cluster_id, .. } => {
+                write!(f, "create {cluster_id:032x} with authentication")
+            }
         }
     }
 }
@@ -102,6 +106,9 @@ impl Display for Reply {
         if self.replayed {
             write!(f, " replayed")?;
         }
+        if self.hidden {
+            write!(f, " in part")?;
+        }
         if let Some(kept) = &self.kept {
             write!(f, " kept until {} ({} ms)", kept.until_log_time_ms, kept.for_ms)?;
         }
@@ -128,6 +135,8 @@ impl Display for Answer {
             Answer::SessionRenewed => write!(f, "renewed"),
             Answer::SessionClosed { existed: true } => write!(f, "closed"),
             Answer::SessionClosed { existed: false } => write!(f, "was not open"),
+            Answer::AuthChanged { id: 0 } => write!(f, "changed"),
+            Answer::AuthChanged { id } => write!(f, "made {id}"),
             Answer::Done => write!(f, "done"),
         }
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tally_seeded_bugs as seeded_bugs;
 
 use super::{
-    command::{Fingerprint, IdempotencyKey, Kept, Refusal, Reply},
+    command::{Fingerprint, Kept, Refusal, Reply},
     keys::RecordKey,
     limits::RECORD_OVERHEAD_BYTES,
     records::{IdempotencyRecord, Record, decode_stored},
@@ -58,14 +58,15 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
     /// Stores an answer under a key that is not live; refused if the table has no room.
     pub(super) fn remember_by_key(
         &mut self,
-        key: &IdempotencyKey,
+        key: &str,
+        window_ms: u64,
         fingerprint: Fingerprint,
         reply: &Reply,
     ) -> Result<Kept, Refusal> {
         // What has expired under this very key makes room first.
-        self.remove_key(&key.key);
+        self.remove_key(key);
         let window_max_ms = self.meta.settings.idempotency_window_ms;
-        let window_ms = match key.window_ms {
+        let window_ms = match window_ms {
             0 => window_max_ms,
             asked => asked.min(window_max_ms),
         };
@@ -79,7 +80,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         };
         let record = IdempotencyRecord { fingerprint, expires_at_ms, stored_at_ms, reply }.encode();
 
-        let bytes = idempotency_entry_bytes(key.key.len(), record.len());
+        let bytes = idempotency_entry_bytes(key.len(), record.len());
         let bytes_max = self.meta.settings.idempotency_bytes_max;
         // Keys that have expired and wait for housekeeping must not be seen, so they make room
         // first. What is removed has at least the size of the smallest entry, so few have to go.
@@ -88,8 +89,8 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
                 return Err(Refusal::DedupTableFull { bytes_max });
             }
         }
-        self.overlay.put(RecordKey::Idempotency(&key.key).encode(), record);
-        let expiry = RecordKey::IdempotencyExpiry { expires_at_ms, key: &key.key };
+        self.overlay.put(RecordKey::Idempotency(key).encode(), record);
+        let expiry = RecordKey::IdempotencyExpiry { expires_at_ms, key };
         self.overlay.put(expiry.encode(), Bytes::new());
         self.meta.idempotency_keys += 1;
         self.meta.idempotency_bytes += bytes;

@@ -84,12 +84,15 @@ pub enum Found {
         /// Revision that last changed it.
         modified_revision: u64,
     },
+    /// Something that the caller may not read.
+    Hidden,
 }
 
 impl Display for Found {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         match self {
             Found::Nothing => write!(f, "it does not exist"),
+            Found::Hidden => write!(f, "what is stored is not yours to read"),
             Found::Counter { value, modified_revision } => {
                 write!(f, "its value is {value}, at revision {modified_revision}")
             }

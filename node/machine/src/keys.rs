@@ -8,6 +8,8 @@
 //! its ordinal behind unused. Ordinals from [`MACHINE_END`] up belong to the storage below, which
 //! keeps records of its own (such as the applied log id) in the same store.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use super::owner::Owner;
@@ -39,6 +41,14 @@ pub enum Space {
     Idempotency = 0x30,
     /// Idempotency keys by the log time at which they expire.
     IdempotencyExpiry = 0x31,
+    /// Users by id.
+    User = 0x40,
+    /// Ids of users by name.
+    UserId = 0x41,
+    /// Roles by name.
+    Role = 0x42,
+    /// Tokens by id.
+    Token = 0x43,
 }
 
 impl Space {
@@ -73,6 +83,10 @@ impl Space {
             0x24 => Space::SessionOwner,
             0x30 => Space::Idempotency,
             0x31 => Space::IdempotencyExpiry,
+            0x40 => Space::User,
+            0x41 => Space::UserId,
+            0x42 => Space::Role,
+            0x43 => Space::Token,
             _ => return None,
         })
     }
@@ -116,6 +130,14 @@ pub enum RecordKey<'a> {
         /// The idempotency key.
         key: &'a str,
     },
+    /// See [`Space::User`].
+    User(u64),
+    /// See [`Space::UserId`].
+    UserId(&'a str),
+    /// See [`Space::Role`].
+    Role(&'a str),
+    /// See [`Space::Token`].
+    Token(u64),
 }
 
 /// Bytes that are no key of the machine.
@@ -146,6 +168,10 @@ impl<'a> RecordKey<'a> {
             RecordKey::SessionOwner(_) => Space::SessionOwner,
             RecordKey::Idempotency(_) => Space::Idempotency,
             RecordKey::IdempotencyExpiry { .. } => Space::IdempotencyExpiry,
+            RecordKey::User(_) => Space::User,
+            RecordKey::UserId(_) => Space::UserId,
+            RecordKey::Role(_) => Space::Role,
+            RecordKey::Token(_) => Space::Token,
         }
     }
 
@@ -155,10 +181,17 @@ impl<'a> RecordKey<'a> {
         buffer.push(self.space() as u8);
         match self {
             RecordKey::Meta => {}
-            RecordKey::Counter(name) | RecordKey::Key(name) | RecordKey::Idempotency(name) => {
+            RecordKey::Counter(name)
+            | RecordKey::Key(name)
+            | RecordKey::Idempotency(name)
+            | RecordKey::UserId(name)
+            | RecordKey::Role(name) => {
                 buffer.extend_from_slice(name.as_bytes());
             }
-            RecordKey::Session(id) | RecordKey::SessionGarbage(id) => {
+            RecordKey::Session(id)
+            | RecordKey::SessionGarbage(id)
+            | RecordKey::User(id)
+            | RecordKey::Token(id) => {
                 buffer.extend_from_slice(&id.to_be_bytes());
             }
             RecordKey::SessionOwner(owner) => buffer.extend_from_slice(&owner.octets()),
@@ -195,6 +228,8 @@ impl<'a> RecordKey<'a> {
             | Space::Counter
             | Space::Key
             | Space::Idempotency
+            | Space::UserId
+            | Space::Role
             | Space::SessionOwner => (0, rest),
             _ => number(rest).ok_or(malformed)?,
         };
@@ -207,6 +242,16 @@ impl<'a> RecordKey<'a> {
             Space::Counter => RecordKey::Counter(text(rest)?),
             Space::Key => RecordKey::Key(text(rest)?),
             Space::Idempotency => RecordKey::Idempotency(text(rest)?),
+            Space::UserId => RecordKey::UserId(text(rest)?),
+            Space::Role => RecordKey::Role(text(rest)?),
+            Space::User => {
+                ends(second)?;
+                RecordKey::User(first)
+            }
+            Space::Token => {
+                ends(second)?;
+                RecordKey::Token(first)
+            }
             Space::SessionOwner => {
                 let octets = <[u8; 16]>::try_from(rest).map_err(|_| malformed)?;
                 RecordKey::SessionOwner(Owner::from_octets(octets))
@@ -233,6 +278,28 @@ impl<'a> RecordKey<'a> {
                 RecordKey::IdempotencyExpiry { expires_at_ms: first, key: text(second)? }
             }
         })
+    }
+}
+
+/// In front of a key that belongs to a user, with the user's id and this once more behind it. The api lets
+/// nobody's key begin with it.
+pub const USERS_KEY_MARK: char = '\u{1}';
+
+/// A key as it is stored. Each user has keys of its own: else one could find out another's, or take them before
+/// the other does. User 0 is everybody while authentication is off.
+pub(super) fn key_of_user(key: &str, user: u64) -> Cow<'_, str> {
+    match user {
+        0 => Cow::Borrowed(key),
+        _ => Cow::Owned(format!("{USERS_KEY_MARK}{user}{USERS_KEY_MARK}{key}")),
+    }
+}
+
+/// The key as its user knows it.
+pub fn key_as_given(stored: &str) -> &str {
+    let behind_user = |marked: &'_ str| marked.find(USERS_KEY_MARK).map(|at| at + 1);
+    match stored.strip_prefix(USERS_KEY_MARK) {
+        Some(marked) => behind_user(marked).map_or(stored, |at| &marked[at..]),
+        None => stored,
     }
 }
 
@@ -277,6 +344,10 @@ mod tests {
                 RecordKey::IdempotencyExpiry { expires_at_ms: 1, key: "a" },
                 b"\x31\0\0\0\0\0\0\0\x01a",
             ),
+            (RecordKey::User(1), b"\x40\0\0\0\0\0\0\0\x01"),
+            (RecordKey::UserId("a"), b"\x41a"),
+            (RecordKey::Role("a"), b"\x42a"),
+            (RecordKey::Token(1), b"\x43\0\0\0\0\0\0\0\x01"),
         ] {
             assert_eq!(key.encode().as_ref(), bytes, "{key:?}");
             assert_eq!(RecordKey::decode(bytes), Ok(key));
@@ -310,6 +381,10 @@ mod tests {
                 RecordKey::SessionExpiry { expires_at_ms: first, session_id: second },
                 RecordKey::Idempotency(&name),
                 RecordKey::IdempotencyExpiry { expires_at_ms: first, key: &name },
+                RecordKey::User(first),
+                RecordKey::UserId(&name),
+                RecordKey::Role(&name),
+                RecordKey::Token(first),
             ] {
                 let bytes = key.encode();
                 prop_assert_eq!(RecordKey::decode(&bytes), Ok(key));

@@ -25,6 +25,7 @@
 // Not published: its documentation is for those who work on it, with private items.
 #![allow(rustdoc::private_intra_doc_links)]
 
+pub mod auth;
 #[cfg(feature = "seeded-bugs")]
 pub mod bugs;
 pub mod changes;
@@ -40,20 +41,28 @@ pub mod owner;
 pub mod query;
 pub mod records;
 pub mod reply;
+pub mod rights;
+pub mod users;
 pub mod view;
 
 mod apply;
+mod auth_change;
 mod canonical;
 mod display;
+mod dry_run;
 mod housekeeping;
 mod idempotency;
+mod needs;
+mod redact;
 mod session;
 mod transaction;
 mod versioned;
 mod work;
 
-pub use self::{apply::apply, idempotency::idempotency_entry_bytes};
+pub use self::{apply::apply, dry_run::dry_run, idempotency::idempotency_entry_bytes};
 
+#[cfg(test)]
+mod auth_tests;
 #[cfg(test)]
 mod model;
 #[cfg(test)]

@@ -64,7 +64,7 @@ impl Model {
     }
 
     fn say(&self, result: Result<Answer, Refusal>) -> Reply {
-        Reply { result, revision: self.revision, replayed: false, kept: None }
+        Reply { result, revision: self.revision, replayed: false, kept: None, hidden: false }
     }
 
     fn again(&self, reply: &Reply) -> Reply {
@@ -152,6 +152,8 @@ impl Model {
                 self.say(Ok(Answer::SessionClosed { existed }))
             }
             Action::Single(_) | Action::Apply(_) => self.write(command),
+            // Of users it knows nothing (`auth/tests.rs`).
+            Action::Auth(_) | Action::CreateSecureCluster { .. } => unreachable!("not drawn"),
         }
     }
 

@@ -7,7 +7,14 @@ use serde::{Deserialize, Serialize};
 /// Who opened a session: the address from which its client called, as the node that took the call saw
 /// it, without the port. Clients behind one address (a NAT, a proxy, one machine) are one owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "IpAddr")]
 pub struct Owner(IpAddr);
+
+impl From<IpAddr> for Owner {
+    fn from(address: IpAddr) -> Owner {
+        Owner::new(address)
+    }
+}
 
 impl Owner {
     /// Of an address. An IPv4 address is the same owner however a socket spells it.

@@ -178,6 +178,7 @@ fn entries(settings: Settings, history: Vec<(u64, Vec<Draft>)>) -> Vec<(u64, Bat
         idempotency: None,
         fingerprint: Fingerprint::default(),
         action: create,
+        caller: None,
     };
     let batch = Batch { log_time_ms: 0, wall_time_ms: 0, commands: vec![create] };
     let mut entries = vec![(100, batch)];
@@ -203,6 +204,7 @@ fn entries(settings: Settings, history: Vec<(u64, Vec<Draft>)>) -> Vec<(u64, Bat
                 idempotency: None,
                 fingerprint: Fingerprint::default(),
                 action,
+                caller: None,
             };
             commands.push(match draft {
                 Draft::Write { action, session, key } => {
@@ -212,7 +214,8 @@ fn entries(settings: Settings, history: Vec<(u64, Vec<Draft>)>) -> Vec<(u64, Bat
                     });
                     let fingerprint = Fingerprint::of(&action);
                     let session = stamped(session);
-                    let command = Command { session, idempotency: key, fingerprint, action };
+                    let command =
+                        Command { session, idempotency: key, fingerprint, action, caller: None };
                     writes.push(command.clone());
                     command
                 }

@@ -11,7 +11,7 @@ use tally_seeded_bugs as seeded_bugs;
 
 use super::{
     item::{CounterRecord, KeyRecord},
-    keys::{MACHINE_END, RecordKey, Space},
+    keys::{MACHINE_END, RecordKey, Space, key_as_given},
     limits::RECORD_OVERHEAD_BYTES,
     owner::Owner,
     records::{IdempotencyRecord, Meta, OwnerRecord, Record, SessionRecord, decode_stored},
@@ -229,9 +229,10 @@ pub fn first_idempotency_expiry<V: View + ?Sized>(view: &V) -> Option<Idempotenc
     else {
         panic!("the index of idempotency keys holds a malformed key: {index_key:02x?}");
     };
+    let as_given = key_as_given(key).to_owned();
     let record: IdempotencyRecord = get(view, RecordKey::Idempotency(key))
         .expect("an idempotency key in the index of expiry has a record");
-    Some(IdempotencyEntry { key: key.to_owned(), stored_at_ms: record.stored_at_ms, expires_at_ms })
+    Some(IdempotencyEntry { key: as_given, stored_at_ms: record.stored_at_ms, expires_at_ms })
 }
 
 /// The log time at which something expires next, if anything can. While there is one, log time
@@ -448,6 +449,7 @@ mod tests {
                 garbage_queued: false,
                 opened_wall_time_ms: 0,
                 owner: (id > 1).then(|| owner(if id % 3 == 0 { 3 } else { 1 })),
+                user: 0,
             };
             writes.put(RecordKey::Session(id).encode(), session.encode());
         }

@@ -7,6 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    auth::{AuthMeta, RoleRecord, TokenRecord, UserIdRecord, UserRecord},
     canonical::Fingerprint,
     item::{CounterRecord, KeyRecord},
     limits,
@@ -55,6 +56,9 @@ pub struct Meta {
     pub idempotency_keys: u64,
     /// Bytes of those, by [`super::idempotency_entry_bytes`].
     pub idempotency_bytes: u64,
+    /// Of users, roles and tokens. Stored behind the rest, with the version 2, if there ever were any.
+    #[serde(skip)]
+    pub auth: AuthMeta,
 }
 
 /// Settings that decide answers, so they are part of the replicated state.
@@ -103,9 +107,13 @@ pub struct SessionRecord {
     pub garbage_queued: bool,
     /// Wall clock of the leader when it was opened, for display.
     pub opened_wall_time_ms: u64,
-    /// Who opened it.
+    /// Who opened it: the address.
     #[serde(skip)]
     pub owner: Option<Owner>,
+    /// The user that opened it, and that alone may use it; 0: nobody in particular, as authentication was off.
+    /// Stored behind the owner, with the version 3, if there is one.
+    #[serde(skip)]
+    pub user: u64,
 }
 
 /// What is known of an owner. There is a record for as long as it holds a session.
@@ -153,36 +161,67 @@ macro_rules! postcard_record {
     };
 }
 
-postcard_record!(Meta, "meta record");
 postcard_record!(CounterRecord, "counter");
 postcard_record!(OwnerRecord, "owner of sessions");
 postcard_record!(SessionAnswerRecord, "session answer");
 postcard_record!(IdempotencyRecord, "idempotency record");
+postcard_record!(UserRecord, "user");
+postcard_record!(UserIdRecord, "id of a user");
+postcard_record!(RoleRecord, "role");
+postcard_record!(TokenRecord, "token");
+
+/// Version of a [`Meta`] of a store that has, or had, users.
+const META_WITH_AUTH_VERSION: u8 = 2;
+
+impl Record for Meta {
+    const WHAT: &'static str = "meta record";
+
+    fn encode(&self) -> Bytes {
+        match self.auth == AuthMeta::default() {
+            true => versioned::encode(self),
+            false => versioned::encode_as(META_WITH_AUTH_VERSION, &(self, self.auth)),
+        }
+    }
+
+    fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
+        match versioned::version(Self::WHAT, bytes, META_WITH_AUTH_VERSION)? {
+            (FORMAT_VERSION, rest) => versioned::decode_rest(Self::WHAT, rest),
+            (_, rest) => {
+                let (meta, auth): (Self, AuthMeta) = versioned::decode_rest(Self::WHAT, rest)?;
+                Ok(Self { auth, ..meta })
+            }
+        }
+    }
+}
 
 /// Version of a [`SessionRecord`] with an owner.
 const OWNED_SESSION_VERSION: u8 = 2;
+
+/// … and of one with a user.
+const USERS_SESSION_VERSION: u8 = 3;
 
 impl Record for SessionRecord {
     const WHAT: &'static str = "session";
 
     fn encode(&self) -> Bytes {
-        match self.owner {
-            None => versioned::encode(self),
-            Some(owner) => versioned::encode_as(OWNED_SESSION_VERSION, &(self, owner)),
+        match (self.owner, self.user) {
+            (None, 0) => versioned::encode(self),
+            (Some(owner), 0) => versioned::encode_as(OWNED_SESSION_VERSION, &(self, owner)),
+            (owner, user) => versioned::encode_as(USERS_SESSION_VERSION, &(self, owner, user)),
         }
     }
 
     fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
-        let (&found, rest) = bytes.split_first().ok_or(CodecError::Empty { what: Self::WHAT })?;
-        match found {
-            FORMAT_VERSION => versioned::decode_rest(Self::WHAT, rest),
-            OWNED_SESSION_VERSION => {
+        match versioned::version(Self::WHAT, bytes, USERS_SESSION_VERSION)? {
+            (FORMAT_VERSION, rest) => versioned::decode_rest(Self::WHAT, rest),
+            (OWNED_SESSION_VERSION, rest) => {
                 let (session, owner): (Self, Owner) = versioned::decode_rest(Self::WHAT, rest)?;
                 Ok(Self { owner: Some(owner), ..session })
             }
-            _ => {
-                let known = OWNED_SESSION_VERSION;
-                Err(CodecError::Version { what: Self::WHAT, found, known })
+            (_, rest) => {
+                let (session, owner, user): (Self, Option<Owner>, u64) =
+                    versioned::decode_rest(Self::WHAT, rest)?;
+                Ok(Self { owner, user, ..session })
             }
         }
     }

@@ -23,6 +23,10 @@ pub struct Reply {
     pub replayed: bool,
     /// With an idempotency key: until when it is remembered.
     pub kept: Option<Kept>,
+    /// Some of it was left out, as the caller may not read it: what is 0 there is not known. It depends on
+    /// who asks, so it is not stored, and [`super::codec::encode_reply`] carries it by itself.
+    #[serde(skip)]
+    pub hidden: bool,
 }
 
 /// How long an idempotency key is remembered.
@@ -62,6 +66,11 @@ pub enum Answer {
     },
     /// To [`super::command::Action::Tick`] and [`super::command::Action::CreateCluster`].
     Done,
+    /// To [`super::command::Action::Auth`].
+    AuthChanged {
+        /// Id of the user or token that it made, else 0.
+        id: u64,
+    },
 }
 
 /// The answer to one operation.
@@ -203,6 +212,51 @@ pub enum Refusal {
         /// The limit of all.
         sessions_max: u64,
     },
+    /// Nobody that the cluster knows. Never remembered.
+    #[error("the caller is not known: authentication is on, and it showed nothing that counts")]
+    Unauthenticated,
+    /// The caller may not do it. Never remembered.
+    #[error("user {user:?} lacks {lacks} on {on}")]
+    PermissionDenied {
+        /// The user.
+        user: String,
+        /// The permissions that it lacks.
+        lacks: String,
+        /// On what.
+        on: String,
+    },
+    /// A bound of the counter is in the way, and the caller may not read the counter.
+    #[error("counter {name:?} must not pass {which}")]
+    BoundHidden {
+        /// Name of the counter.
+        name: String,
+        /// Which one.
+        which: BoundReached,
+    },
+    /// A change of users, roles and tokens.
+    #[error("{0}")]
+    Auth(super::auth::AuthRefusal),
+}
+
+/// A bound, without its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BoundReached {
+    /// The floor.
+    Floor,
+    /// The ceiling.
+    Ceiling,
+    /// The end of what a signed 64-bit integer holds.
+    Integer,
+}
+
+impl fmt::Display for BoundReached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BoundReached::Floor => "its floor",
+            BoundReached::Ceiling => "its ceiling",
+            BoundReached::Integer => "what a signed 64-bit integer holds",
+        })
+    }
 }
 
 /// The part of an Apply that was refused.

@@ -63,10 +63,12 @@ pub(super) fn session_answer_bytes(record_bytes: usize) -> u64 {
 }
 
 impl<V: View + ?Sized> Work<'_, '_, V> {
-    /// A session that is open by log time.
-    fn live_session(&mut self, session_id: u64) -> Option<SessionRecord> {
+    /// A session that is open by log time, and that `user` opened. Somebody else's is none: not even that
+    /// there is one is told.
+    fn live_session(&mut self, session_id: u64, user: u64) -> Option<SessionRecord> {
         let log_time_ms = self.meta.log_time_ms;
-        self.session_record(session_id).filter(|session| log_time_ms < session.expires_at_ms)
+        let session = self.session_record(session_id).filter(|session| session.user == user)?;
+        (log_time_ms < session.expires_at_ms).then_some(session)
     }
 
     /// Raises the watermark to what the command says, keeps the session alive, and says how the
@@ -76,9 +78,9 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
     /// taken at its word: the number is below the watermark and does not execute. The watermark
     /// is not clamped to numbers seen or to the window, since a client may give up any number of
     /// commands that never arrived here; what a wrong client breaks is its own session only.
-    pub(super) fn standing(&mut self, stamp: &SessionStamp) -> Standing {
+    pub(super) fn standing(&mut self, stamp: &SessionStamp, user: u64) -> Standing {
         let SessionStamp { session_id, sequence, lowest_unanswered } = *stamp;
-        let Some(session) = self.live_session(session_id) else {
+        let Some(session) = self.live_session(session_id, user) else {
             return Standing::Gone;
         };
         let session = self.touch_session(session_id, session, lowest_unanswered);
@@ -157,6 +159,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         &mut self,
         idle_timeout_ms: u64,
         share: Option<Share>,
+        user: u64,
     ) -> Result<Answer, Refusal> {
         // The counts hold sessions that have ended and wait for housekeeping. They must not be seen, so
         // they make room first: a refusal is given, and its numbers are told, only when none is left. (To
@@ -187,6 +190,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
             garbage_queued: false,
             opened_wall_time_ms: self.wall_time_ms,
             owner: share.map(|share| share.owner),
+            user,
         };
         self.overlay.put(expiry_key(session_id, &session), Bytes::new());
         self.set_session_record(session_id, Some(session));
@@ -221,16 +225,18 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         &mut self,
         session_id: u64,
         lowest_unanswered: u64,
+        user: u64,
     ) -> Result<Answer, Refusal> {
         let session =
-            self.live_session(session_id).ok_or(Refusal::SessionExpired { session_id })?;
+            self.live_session(session_id, user).ok_or(Refusal::SessionExpired { session_id })?;
         self.touch_session(session_id, session, lowest_unanswered);
         Ok(Answer::SessionRenewed)
     }
 
-    /// Ends a session; whether it was open.
-    pub(super) fn close_session(&mut self, session_id: u64) -> bool {
-        let Some(session) = self.live_session(session_id) else {
+    /// Ends a session, that of any user if none is named; whether it was open.
+    pub(super) fn close_session(&mut self, session_id: u64, user: Option<u64>) -> bool {
+        let of = self.session_record(session_id).map_or(0, |session| session.user);
+        let Some(session) = self.live_session(session_id, user.unwrap_or(of)) else {
             return false;
         };
         self.remove_session(session_id, session);

@@ -236,7 +236,7 @@ fn command(line: &str) -> Command {
     let action = action(&mut words);
     assert!(words.0.next().is_none(), "{line:?} has words left over");
     let fingerprint = Fingerprint::of(&action);
-    Command { session, idempotency, fingerprint, action }
+    Command { session, idempotency, fingerprint, action, caller: None }
 }
 
 fn action(words: &mut Words<'_>) -> Action {

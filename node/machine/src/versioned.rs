@@ -83,11 +83,20 @@ pub(super) fn decode_rest<T: DeserializeOwned>(
     Ok(value)
 }
 
-/// What follows the version, if it is one that is known.
+/// What follows the version, if it is the one that most have.
 pub(super) fn versioned<'a>(what: &'static str, bytes: &'a [u8]) -> Result<&'a [u8], CodecError> {
+    Ok(version(what, bytes, FORMAT_VERSION)?.1)
+}
+
+/// The version and what follows it, if it is one up to the newest that is known.
+pub(super) fn version<'a>(
+    what: &'static str,
+    bytes: &'a [u8],
+    known: u8,
+) -> Result<(u8, &'a [u8]), CodecError> {
     let (&found, rest) = bytes.split_first().ok_or(CodecError::Empty { what })?;
-    if found != FORMAT_VERSION {
-        return Err(CodecError::Version { what, found, known: FORMAT_VERSION });
+    if !(FORMAT_VERSION..=known).contains(&found) {
+        return Err(CodecError::Version { what, found, known });
     }
-    Ok(rest)
+    Ok((found, rest))
 }

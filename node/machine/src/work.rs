@@ -5,17 +5,19 @@
 //! Everything else (remembered answers, indexes) goes to the overlay directly. No record is
 //! reachable both ways, so the two can't disagree.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, rc::Rc};
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 use tally_seeded_bugs as seeded_bugs;
 
 use super::{
+    auth::Caller,
     item::{CounterRecord, KeyRecord},
     keys::{RecordKey, Space},
     owner::Owner,
     records::{Meta, OwnerRecord, Record, SessionRecord, decode_stored},
+    rights::{NotKnown, Rights},
     view::{Overlay, View},
 };
 
@@ -137,6 +139,10 @@ pub(super) struct Work<'o, 'v, V: ?Sized> {
     pub(super) expired_from: Bytes,
     /// For encoding keys without an allocation for each look-up.
     buffer: Vec<u8>,
+    /// What callers may do, each looked up once for each entry, and anew when it changes within one.
+    rights: HashMap<Option<Caller>, Result<Rc<Rights>, NotKnown>, RandomState>,
+    /// What a change of users, roles and tokens that is refused half-way takes back.
+    pub(super) auth_undo: Vec<(Bytes, Option<Bytes>)>,
 }
 
 impl<'o, 'v, V: View + ?Sized> Work<'o, 'v, V> {
@@ -164,6 +170,8 @@ impl<'o, 'v, V: View + ?Sized> Work<'o, 'v, V> {
             ended_from: Bytes::copy_from_slice(&Space::SessionExpiry.range().0),
             expired_from: Bytes::copy_from_slice(&Space::IdempotencyExpiry.range().0),
             buffer: Vec::with_capacity(64),
+            rights: HashMap::default(),
+            auth_undo: Vec::new(),
         }
     }
 
@@ -208,6 +216,18 @@ impl<'o, 'v, V: View + ?Sized> Work<'o, 'v, V> {
     pub(super) fn next_revision(&mut self) -> u64 {
         self.meta.revision += 1;
         self.meta.revision
+    }
+
+    /// What a caller may do, as of now.
+    pub(super) fn rights(&mut self, caller: Option<Caller>) -> Result<Rc<Rights>, NotKnown> {
+        let overlay = &*self.overlay;
+        let rights = self.rights.entry(caller);
+        rights.or_insert_with(|| Rights::of(overlay, caller).map(Rc::new)).clone()
+    }
+
+    /// Users, roles or tokens change.
+    pub(super) fn forget_rights(&mut self) {
+        self.rights.clear();
     }
 
     pub(super) fn counter(&mut self, name: &str) -> Option<CounterRecord> {

@@ -2,7 +2,10 @@
 
 use tally_proto::v1::{self, call::Request};
 
-use crate::machine::limits;
+use crate::machine::{
+    auth::{AUTH_NAME_BYTES_MAX, ROLES_PER_USER_MAX},
+    limits,
+};
 
 /// What the answer of a plain write or of one counter is taken for.
 pub(super) const SMALL_ANSWER_BYTES: usize = 1024;
@@ -100,5 +103,19 @@ impl AnswerBytes for v1::TransactionsApplyRequest {
         let results = self.operations.len().max(self.else_operations.len());
         let results = results.min(limits::APPLY_OPERATIONS_MAX);
         SMALL_ANSWER_BYTES + limits::APPLY_READ_BYTES_MAX + results * ITEM_BYTES
+    }
+}
+
+/// All users, roles and tokens: what they have in the state, which is bounded, with what the wire adds to it.
+impl AnswerBytes for v1::AuthListRequest {
+    fn answer_bytes(&self) -> usize {
+        limits::ANSWER_BYTES_MAX
+    }
+}
+
+impl AnswerBytes for v1::AuthCanRequest {
+    fn answer_bytes(&self) -> usize {
+        // A rule for each permission, with its role, and the roles.
+        SMALL_ANSWER_BYTES + 8 * 2 * ITEM_BYTES + ROLES_PER_USER_MAX * AUTH_NAME_BYTES_MAX
     }
 }

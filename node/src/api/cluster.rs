@@ -11,7 +11,7 @@ use tally_proto::{
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::{Answered, Api, Call, status::Invalid, status::Kind};
+use super::{Answered, Api, Call, status::Invalid, status::Kind, who::Reads};
 use crate::{
     consensus::{
         guard::SESSION_ANSWER_BYTES_TOTAL_MAX, members::MemberError, read::Provided, tables,
@@ -32,9 +32,10 @@ const TRANSFER_PATIENCE: Duration = Duration::from_secs(3);
 impl Api {
     pub(crate) async fn cluster_status(
         &self,
-        _call: &Call,
+        call: &Call,
         request: v1::ClusterStatusRequest,
     ) -> Answered<v1::ClusterStatusResponse> {
+        self.may_read(call, &self.consensus.state().view(), Reads::Monitor)?;
         let own = self.node.own.line();
         let header = self.header(Provided::Local, None, own.applied_index, own.revision);
         let mut nodes =
@@ -138,6 +139,7 @@ impl Api {
         call: &Call,
         request: v1::ClusterAddLearnerRequest,
     ) -> Answered<v1::ClusterAddLearnerResponse> {
+        self.may_operate(call)?;
         let node_id = self.member_id(call, request.node_id)?;
         if !request.peer_address.contains(':') {
             let invalid = Invalid::new("peer_address", "must be host:port");
@@ -163,6 +165,7 @@ impl Api {
         call: &Call,
         request: v1::ClusterPromoteRequest,
     ) -> Answered<v1::ClusterPromoteResponse> {
+        self.may_operate(call)?;
         let node_id = self.member_id(call, request.node_id)?;
         self.change(call, self.consensus.promote(node_id)).await?;
         Ok(v1::ClusterPromoteResponse { header: Some(self.member_header()) })
@@ -173,6 +176,7 @@ impl Api {
         call: &Call,
         request: v1::ClusterRemoveRequest,
     ) -> Answered<v1::ClusterRemoveResponse> {
+        self.may_operate(call)?;
         let node_id = self.member_id(call, request.node_id)?;
         let was_met = self.node.greeter.has_met(node_id).await;
         self.change(call, self.consensus.remove(node_id, was_met)).await?;
@@ -184,6 +188,7 @@ impl Api {
         call: &Call,
         request: v1::ClusterTransferLeaderRequest,
     ) -> Answered<v1::ClusterTransferLeaderResponse> {
+        self.may_operate(call)?;
         let to = (request.node_id != 0).then_some(request.node_id);
         let transfer = self.consensus.transfer_leader(to, TRANSFER_PATIENCE);
         let leader_id = self.change(call, transfer).await?;

@@ -7,12 +7,13 @@ use tally_proto::v1;
 use super::status::Invalid;
 use crate::machine::{
     command::{
-        Action, ApplyStep, Bounds, Command, Comparison, Condition, CounterAdd, CounterChange,
-        CounterCompareAndSet, CounterConfigure, CounterDelete, CounterExpectation, CounterGet,
-        CounterRecord, CounterSet, Fingerprint, IdempotencyKey, KeyChange, KeyDelete,
+        Action, ApplyStep, Bounds, Caller, Command, Comparison, Condition, CounterAdd,
+        CounterChange, CounterCompareAndSet, CounterConfigure, CounterDelete, CounterExpectation,
+        CounterGet, CounterRecord, CounterSet, Fingerprint, IdempotencyKey, KeyChange, KeyDelete,
         KeyExpectation, KeyGet, KeyPut, KeyRecord, OnViolation, Operation, OperationAnswer,
         SessionStamp, Target, Test,
     },
+    keys::USERS_KEY_MARK,
     limits,
     records::SessionRecord,
 };
@@ -306,7 +307,11 @@ pub(crate) fn apply(request: v1::TransactionsApplyRequest) -> Checked<Action> {
 }
 
 /// A command from an action and what makes it repeatable.
-pub(crate) fn command(action: Action, options: Option<v1::WriteOptions>) -> Checked<Command> {
+pub(crate) fn command(
+    action: Action,
+    options: Option<v1::WriteOptions>,
+    caller: Option<Caller>,
+) -> Checked<Command> {
     let options = options.unwrap_or_default();
     let session = options.session.map(session_stamp).transpose()?;
     let idempotency = idempotency(options.idempotency_key, options.idempotency_window_ms)?;
@@ -315,7 +320,7 @@ pub(crate) fn command(action: Action, options: Option<v1::WriteOptions>) -> Chec
     } else {
         Fingerprint::default()
     };
-    Ok(Command { session, idempotency, fingerprint, action })
+    Ok(Command { session, idempotency, fingerprint, action, caller })
 }
 
 fn session_stamp(given: v1::SessionStamp) -> Checked<SessionStamp> {
@@ -339,6 +344,10 @@ fn idempotency(key: Option<String>, window_ms: u64) -> Checked<Option<Idempotenc
     };
     if key.is_empty() {
         let description = "is empty, which would protect nothing: leave it out, or give it a name";
+        return Err(Invalid::new("options.idempotency_key", description));
+    }
+    if key.starts_with(USERS_KEY_MARK) {
+        let description = format!("must not begin with {USERS_KEY_MARK:?}");
         return Err(Invalid::new("options.idempotency_key", description));
     }
     if key.len() > limits::IDEMPOTENCY_KEY_BYTES_MAX {

@@ -25,7 +25,7 @@ use tokio::{
 use tonic::Status;
 
 use super::{
-    Api, Call, seen,
+    Api, Call, Who, seen,
     writes::{Facts, Respond, Single, Split, split},
 };
 use crate::{
@@ -274,6 +274,7 @@ impl Api {
         call: v1::Call,
         size: usize,
         room: Room,
+        who: Who,
         flights: &Arc<Flights>,
     ) -> Option<(v1::Call, Room)> {
         // An upper bound of the request's own size.
@@ -292,7 +293,7 @@ impl Api {
             }
         };
         let asked = Duration::from_millis(u64::from(deadline_ms));
-        let call = self.call(Some(asked), &request_id, WhenFull::Wait);
+        let call = Call { who, ..self.call(Some(asked), &request_id, WhenFull::Wait) };
         let metrics = &self.node.metrics;
         let number = metrics.requests.begin(method, Transport::Stream);
         let command = match self.command(&call, action, options) {

@@ -7,9 +7,13 @@
 //! become statuses in [`status`], and nowhere else.
 
 mod answer_bytes;
+mod auth;
 pub mod cluster;
 pub mod convert;
 mod direct;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod layer;
 pub mod reads;
 mod requests;
@@ -20,6 +24,7 @@ pub mod status;
 pub mod stream;
 pub mod token;
 pub mod unary;
+pub mod who;
 pub mod writes;
 
 use std::{
@@ -42,12 +47,14 @@ use crate::{
         propose::Applied,
         read::{Ground, Provided, Staleness},
     },
-    machine::command::Owner,
+    env::Random,
     metrics::Metrics,
     peer::hello::Greeter,
     port::deadline::{DEADLINE_DEFAULT, DEADLINE_MAX},
     status::{OwnStatus, role_to_wire},
 };
+
+pub use self::who::Who;
 
 /// How long a SESSION read waits for its token if it does not say.
 pub const TOKEN_WAIT_DEFAULT: Duration = Duration::from_secs(2);
@@ -66,6 +73,10 @@ pub struct NodeFacts {
     pub own: Arc<OwnStatus>,
     /// Percent of the session table's places which others leave that one address may hold.
     pub sessions_share_percent: u8,
+    /// Callers must show who they are, whatever the cluster's state says.
+    pub authentication: bool,
+    /// For the secrets of tokens.
+    pub random: Arc<dyn Random>,
     /// Meets other nodes.
     pub greeter: Arc<Greeter>,
     /// What is counted.
@@ -91,9 +102,8 @@ pub struct Call {
     pub request_id: RequestId,
     /// What happens when a queue is full.
     pub when_full: WhenFull,
-    /// Who calls: the address that this node sees, which took the call. Nobody, for a call from within
-    /// the process.
-    pub from: Option<Owner>,
+    /// Who calls.
+    pub who: Who,
     /// Where the time of its write went.
     pub(crate) times: WriteTimes,
 }
@@ -160,7 +170,14 @@ impl Api {
             let end = (0..=end).rev().find(|end| request_id.is_char_boundary(*end)).unwrap_or(0);
             RequestId::Given(request_id[..end].to_owned())
         };
-        Call { began, deadline, request_id, when_full, from: None, times: WriteTimes::new() }
+        Call {
+            began,
+            deadline,
+            request_id,
+            when_full,
+            who: Who::default(),
+            times: WriteTimes::new(),
+        }
     }
 
     /// The header of an answer to a write: the state after the entry that answered it, and the leader

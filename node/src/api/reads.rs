@@ -10,22 +10,24 @@ use super::{
     Answered, Api, Call, TOKEN_WAIT_DEFAULT, convert,
     status::{Invalid, Kind},
     token::{self, Token},
+    who::Reads,
 };
 use crate::{
     consensus::{
         error::ReadError,
         read::{Level, ReadPermit},
     },
-    machine::{command::Owner, limits, query},
+    machine::{auth::Scope, command::Owner, limits, query},
     metrics::hot::ItemKind,
 };
 
 impl Api {
-    /// A permit for what the request asks.
-    async fn permit(
+    /// A permit for what the request asks, if its caller may read that.
+    pub(super) async fn permit(
         &self,
         call: &Call,
         options: Option<v1::ReadOptions>,
+        reads: Reads<'_>,
     ) -> Answered<ReadPermit<'_>> {
         let level = self
             .level(call, options.unwrap_or_default())
@@ -33,11 +35,15 @@ impl Api {
             .map_err(|invalid| self.invalid(call, Kind::Read, &invalid))?
             .map_err(|error| self.read_error(call, &error))?;
         tracing::debug!(request = %call.request_id, ?level, "a read");
-        self.consensus
+        let permit = self
+            .consensus
             .reads()
             .permit(&level, call.deadline)
             .await
-            .map_err(|error| self.read_error(call, &error))
+            .map_err(|error| self.read_error(call, &error))?;
+        // By the state that is read, before anything of it is looked at.
+        self.may_read(call, &permit.view, reads)?;
+        Ok(permit)
     }
 
     /// The level that the request names.
@@ -124,7 +130,7 @@ impl Api {
     }
 
     /// The header of an answer read under a permit.
-    fn read_header(&self, permit: &ReadPermit<'_>) -> v1::ResponseHeader {
+    pub(super) fn read_header(&self, permit: &ReadPermit<'_>) -> v1::ResponseHeader {
         let applied = permit.view.applied().map_or(0, |applied| applied.index);
         let revision = query::meta(&permit.view).revision;
         self.header(permit.provided, permit.staleness, applied, revision)
@@ -137,7 +143,9 @@ impl Api {
     ) -> Answered<v1::CountersGetResponse> {
         let name = convert::name("name", request.name)
             .map_err(|invalid| self.invalid(call, Kind::Read, &invalid))?;
-        let permit = self.permit(call, request.read).await?;
+        let permit = self
+            .permit(call, request.read, Reads::Items(Scope::Counters, std::slice::from_ref(&name)))
+            .await?;
         self.count_hot(ItemKind::Counter, &name);
         let record = query::counter(&permit.view, &name);
         let header = self.read_header(&permit);
@@ -178,7 +186,7 @@ impl Api {
         request: v1::CountersBatchGetRequest,
     ) -> Answered<v1::CountersBatchGetResponse> {
         let names = self.batch_names(call, "names", request.names)?;
-        let permit = self.permit(call, request.read).await?;
+        let permit = self.permit(call, request.read, Reads::Items(Scope::Counters, &names)).await?;
         let mut response = v1::CountersBatchGetResponse {
             header: Some(self.read_header(&permit)),
             ..v1::CountersBatchGetResponse::default()
@@ -201,7 +209,8 @@ impl Api {
         let (page_size, after) = page(request.page_size, &request.page_token, query_hash)
             .and_then(|page| within_name(&[("prefix", &request.prefix)]).map(|()| page))
             .map_err(|invalid| self.invalid(call, Kind::Read, &invalid))?;
-        let permit = self.permit(call, request.read).await?;
+        let permit =
+            self.permit(call, request.read, Reads::List(Scope::Counters, &request.prefix)).await?;
         let range = query::Range {
             prefix: &request.prefix,
             after: after.as_deref(),
@@ -229,7 +238,9 @@ impl Api {
     ) -> Answered<v1::KeysGetResponse> {
         let key = convert::name("key", request.key)
             .map_err(|invalid| self.invalid(call, Kind::Read, &invalid))?;
-        let permit = self.permit(call, request.read).await?;
+        let permit = self
+            .permit(call, request.read, Reads::Items(Scope::Keys, std::slice::from_ref(&key)))
+            .await?;
         self.count_hot(ItemKind::Key, &key);
         let record = query::key(&permit.view, &key);
         let header = self.read_header(&permit);
@@ -252,7 +263,7 @@ impl Api {
         request: v1::KeysBatchGetRequest,
     ) -> Answered<v1::KeysBatchGetResponse> {
         let keys = self.batch_names(call, "keys", request.keys)?;
-        let permit = self.permit(call, request.read).await?;
+        let permit = self.permit(call, request.read, Reads::Items(Scope::Keys, &keys)).await?;
         let mut response = v1::KeysBatchGetResponse {
             header: Some(self.read_header(&permit)),
             ..v1::KeysBatchGetResponse::default()
@@ -289,7 +300,8 @@ impl Api {
         let (page_size, after) = page(request.page_size, &request.page_token, query_hash)
             .and_then(|page| within_name(&parts).map(|()| page))
             .map_err(|invalid| self.invalid(call, Kind::Read, &invalid))?;
-        let permit = self.permit(call, request.read).await?;
+        let permit =
+            self.permit(call, request.read, Reads::List(Scope::Keys, &request.prefix)).await?;
         let given = |text| Some(text).filter(|text: &&str| !text.is_empty());
         let range = query::Range {
             prefix: &request.prefix,
@@ -342,7 +354,7 @@ impl Api {
         };
         let (page_size, after, owner, owners_max) =
             asked().map_err(|invalid| self.invalid(call, Kind::Read, &invalid))?;
-        let permit = self.permit(call, request.read).await?;
+        let permit = self.permit(call, request.read, Reads::Monitor).await?;
         let looked_at_max = limits::SESSIONS_PER_PAGE_LOOKED_AT_MAX;
         let page = query::list_sessions(&permit.view, after, owner, page_size, looked_at_max);
         let meta = query::meta(&permit.view);
@@ -391,7 +403,7 @@ fn page_limits(items_max: usize) -> query::PageLimits {
 /// Format of a page token.
 const PAGE_TOKEN_VERSION: u8 = 1;
 
-fn page_token(query_hash: [u8; 8], last: &str) -> String {
+pub(super) fn page_token(query_hash: [u8; 8], last: &str) -> String {
     let mut token = String::with_capacity(2 * (9 + last.len()));
     let bytes = [PAGE_TOKEN_VERSION].into_iter().chain(query_hash).chain(last.bytes());
     for byte in bytes {
@@ -401,7 +413,7 @@ fn page_token(query_hash: [u8; 8], last: &str) -> String {
 }
 
 /// Page size and last name of the page before.
-fn page(
+pub(super) fn page(
     page_size: i32,
     page_token: &str,
     query_hash: [u8; 8],

@@ -5,8 +5,8 @@ use std::future::Future;
 use prost::Message;
 use tally_proto::v1::{self, CallStatus, answer::Response, call::Request};
 
-use super::{Answered, Api, Call, seen::Under, status::Kind};
-use crate::metrics::requests::{Method, Transport};
+use super::{Answered, Api, Call, status::Kind};
+use crate::metrics::requests::Method;
 
 /// A request, and how it is run.
 pub(super) trait Runs: Message + Sized {
@@ -61,6 +61,20 @@ macro_rules! of_each {
             }
         })*)*
 
+        /// What is said of a request that fails.
+        pub(super) fn kind_of(request: &Request) -> Kind {
+            match request {
+                $($(Request::$variant(_) => kind!($kind),)*)*
+            }
+        }
+
+        /// As what a request is counted.
+        pub(super) fn method_of(request: &Request) -> Method {
+            match request {
+                $($(Request::$variant(_) => Method::$variant,)*)*
+            }
+        }
+
         /// Runs a request of a stream.
         pub(super) async fn dispatch(
             api: &Api,
@@ -69,15 +83,9 @@ macro_rules! of_each {
         ) -> Result<Response, CallStatus> {
             match request {
                 $($(Request::$variant(request) => {
-                    let method = (Method::$variant, Transport::Stream);
-                    let under = Under::begin(&api.node.metrics, call, method);
-                    let answered = match api.check_size(call, &request, kind!($kind)) {
-                        // Boxed, so that the largest operation does not size every call's task.
-                        Ok(()) => Box::pin(request.run(api, call)).await,
-                        Err(error) => Err(error),
-                    };
-                    under.end(call, answered.as_ref().err());
-                    answered.map(Response::$variant)
+                    api.check_size(call, &request, kind!($kind))?;
+                    // Boxed, so that the largest operation does not size every call's task.
+                    Box::pin(request.run(api, call)).await.map(Response::$variant)
                 })*)*
             }
         }

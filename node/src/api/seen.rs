@@ -35,9 +35,13 @@ pub(super) struct Under<'a> {
 
 impl<'a> Under<'a> {
     /// It begins.
-    pub(super) fn begin(metrics: &'a Metrics, call: &Call, of: (Method, Transport)) -> Under<'a> {
+    pub(super) fn begin(
+        metrics: &'a Metrics,
+        began: Instant,
+        of: (Method, Transport),
+    ) -> Under<'a> {
         metrics.requests.begin(of.0, of.1);
-        Under { metrics, of, began: call.began, is_over: false }
+        Under { metrics, of, began, is_over: false }
     }
 
     /// It ended, with this error if with one.

@@ -14,9 +14,8 @@ use tower::ServiceBuilder;
 use super::{Api, layer::ExplainLayer};
 use crate::{
     consensus::Consensus,
-    env::Listener,
     machine::limits,
-    port::{self, Port, Shape, Slots, room, room::NodeRoom},
+    port::{self, Entrance, Port, Shape, Slots, room, room::NodeRoom},
 };
 
 /// Longest message of a unary call: one that announces more is refused when it says so. A little above
@@ -50,7 +49,7 @@ pub(super) fn shape_of(path: &str) -> Shape {
 /// Serves until told to stop, then lets the open calls end.
 pub(crate) async fn serve(
     api: Api,
-    listener: Box<dyn Listener>,
+    entrance: Entrance,
     health: HealthReporter,
     health_service: Routes,
     slots: Arc<Slots>,
@@ -80,6 +79,7 @@ pub(crate) async fn serve(
         .add_service(limited!(transactions_server::TransactionsServer))
         .add_service(limited!(sessions_server::SessionsServer))
         .add_service(limited!(cluster_server::ClusterServer))
+        .add_service(limited!(auth_server::AuthServer))
         .add_service(
             v1::stream_server::StreamServer::new(api.clone())
                 .max_decoding_message_size(PACK_BYTES_MAX)
@@ -100,8 +100,9 @@ pub(crate) async fn serve(
         slots,
         room,
         keeps_alive: true,
+        tls: entrance.tls,
     };
-    port::serve(port, service, listener, stop).await;
+    port::serve(port, service, entrance.listener, stop).await;
     probe.abort();
 }
 

@@ -28,6 +28,7 @@ use super::server::{LINEARIZABLE_SERVICE, PACK_BYTES_MAX, shape_of};
 use crate::{
     env::{Clock, Listener},
     port::{self, Port, Slots, room::NodeRoom},
+    tls::Secured,
 };
 
 /// When to ask this node again. It waits for machines and people.
@@ -51,6 +52,7 @@ pub(crate) async fn serve(
     listener: Box<dyn Listener>,
     clock: Arc<dyn Clock>,
     connections_max: usize,
+    tls: Option<Arc<Secured>>,
     stop: watch::Receiver<bool>,
 ) {
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -69,6 +71,7 @@ pub(crate) async fn serve(
         slots: Slots::new(connections_max),
         room: NodeRoom::new(),
         keeps_alive: true,
+        tls,
     };
     port::serve(port, service, listener, stop).await;
 }

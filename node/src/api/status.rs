@@ -13,7 +13,10 @@ use tonic::Code;
 use super::{Api, Call};
 use crate::{
     consensus::error::{Error, LeaderHint, Limit, NotProposed, ReadError, Unknown},
-    machine::command::{Found, Refusal, Reply, StepPart},
+    machine::{
+        auth::AuthRefusal,
+        command::{BoundReached, Found, Refusal, Reply, StepPart},
+    },
     port::room::{ANSWER_BYTES_MAX, NODE_ANSWER_BYTES_MAX},
 };
 
@@ -209,6 +212,11 @@ impl Api {
         }
     }
 
+    /// Ends an error to one who is not to learn anything of the state.
+    pub(crate) fn without_state(&self, call: &Call, status: StatusBuilder) -> CallStatus {
+        status.detail(&v1::RequestId { id: call.request_id.exact() }).build()
+    }
+
     fn finish(
         &self,
         call: &Call,
@@ -244,7 +252,11 @@ fn is_remembered(refusal: &Refusal, has_session: bool) -> bool {
         | Refusal::SessionShareFull { .. }
         | Refusal::SequenceTooOld { .. }
         | Refusal::SequenceOutOfWindow { .. }
-        | Refusal::SessionExpired { .. } => false,
+        | Refusal::SessionExpired { .. }
+        // The right may be given in the next moment.
+        | Refusal::Unauthenticated
+        | Refusal::PermissionDenied { .. }
+        | Refusal::Auth(_) => false,
         _ => true,
     }
 }
@@ -284,6 +296,26 @@ pub(super) fn refusal_code(refusal: &Refusal) -> (Code, &'static str) {
         Refusal::SequenceTooOld { .. } => (Code::FailedPrecondition, reason::SEQUENCE_TOO_OLD),
         Refusal::SequenceOutOfWindow { .. } => (SESSION_WINDOW_FULL, reason::SESSION_WINDOW_FULL),
         Refusal::SessionExpired { .. } => (Code::FailedPrecondition, reason::SESSION_EXPIRED),
+        Refusal::Unauthenticated => (Code::Unauthenticated, reason::UNAUTHENTICATED),
+        Refusal::PermissionDenied { .. } => (Code::PermissionDenied, reason::PERMISSION_DENIED),
+        Refusal::BoundHidden { which, .. } => match which {
+            BoundReached::Floor => (Code::FailedPrecondition, reason::BELOW_FLOOR),
+            BoundReached::Ceiling => (Code::FailedPrecondition, reason::ABOVE_CEILING),
+            BoundReached::Integer => (Code::OutOfRange, reason::OVERFLOW),
+        },
+        Refusal::Auth(refusal) => auth_refusal_code(refusal),
+    }
+}
+
+fn auth_refusal_code(refusal: &AuthRefusal) -> (Code, &'static str) {
+    match refusal {
+        AuthRefusal::NoSuchRole(_) => (Code::NotFound, reason::ROLE_NOT_FOUND),
+        AuthRefusal::NoSuchUser(_) => (Code::NotFound, reason::USER_NOT_FOUND),
+        AuthRefusal::NoSuchToken(_) => (Code::NotFound, reason::TOKEN_NOT_FOUND),
+        AuthRefusal::RoleInUse { .. } => (Code::FailedPrecondition, reason::ROLE_IN_USE),
+        AuthRefusal::LastAdmin => (Code::FailedPrecondition, reason::LAST_ADMIN),
+        AuthRefusal::Full { .. } => (Code::ResourceExhausted, reason::AUTH_TABLE_FULL),
+        AuthRefusal::AlreadyEnabled => (Code::FailedPrecondition, reason::AUTHENTICATION_ENABLED),
     }
 }
 
@@ -310,7 +342,7 @@ fn refusal_details(status: StatusBuilder, refusal: &Refusal) -> StatusBuilder {
 
 fn found_to_wire(found: &Found) -> v1::ConditionFailure {
     match found {
-        Found::Nothing => v1::ConditionFailure::default(),
+        Found::Nothing | Found::Hidden => v1::ConditionFailure::default(),
         Found::Counter { value, modified_revision } => v1::ConditionFailure {
             exists: true,
             modified_revision: *modified_revision,

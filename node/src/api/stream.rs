@@ -25,19 +25,22 @@ use tally_proto::{
     status::StatusBuilder,
     v1::{self, answer::Response, call::Request},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tonic::{Code, Status, Streaming};
 
 use super::{
     Api,
     answer_bytes::{ITEM_BYTES, SMALL_ANSWER_BYTES, answer_bytes_of},
     direct::{Flights, Ready, Room},
-    requests,
+    requests::{self, method_of},
+    seen::Under,
     status::Kind,
+    who::Guest,
 };
 use crate::{
     consensus::WhenFull,
-    machine::{command::Owner, limits},
+    machine::limits,
+    metrics::requests::Transport,
     port::room::{self, Along, ConnectionRoom, Held},
 };
 
@@ -68,18 +71,18 @@ const _: () = {
 pub type Answers = Pin<Box<dyn Stream<Item = Result<v1::StreamExchangeResponse, Status>> + Send>>;
 
 /// Starts one stream.
-pub(crate) fn exchange(
+pub(super) fn exchange(
     api: Api,
     calls: Streaming<v1::StreamExchangeRequest>,
     room: Arc<ConnectionRoom>,
-    from: Option<Owner>,
+    guest: Guest,
     along: Along,
 ) -> Answers {
     let (answers, ready) = mpsc::channel(ANSWERS_QUEUED_MAX);
     let flights = Flights::new(answers.clone(), Arc::clone(&api.node.metrics));
     let its_api = api.clone();
     tokio::spawn(async move {
-        read_calls(its_api, calls, answers, &flights, room, from).await;
+        read_calls(its_api, calls, answers, &flights, room, Arc::new(guest)).await;
         flights.close();
     });
     packs(api, ready, along).boxed()
@@ -137,7 +140,7 @@ async fn read_calls(
     answers: mpsc::Sender<Ready>,
     flights: &Arc<Flights>,
     connection: Arc<ConnectionRoom>,
-    from: Option<Owner>,
+    guest: Arc<Guest>,
 ) {
     let mut stopping = api.node.stopping.clone();
     loop {
@@ -177,14 +180,19 @@ async fn read_calls(
             let bytes = Arc::clone(&connection).request(size).await;
             let answer = connection.answer(answer_bytes_of(&call)).await;
             let room = Room { place, bytes, answer };
-            let Some((call, room)) = api.start(call, size, room, flights) else { continue };
+            let left = match guest.known() {
+                Some(who) => api.start(call, size, room, who, flights),
+                None => Some((call, room)),
+            };
+            let Some((call, room)) = left else { continue };
+            let guest = Arc::clone(&guest);
             let Room { place, bytes, answer: reserved } = room;
             let connection = Arc::clone(&connection);
             let api = api.clone();
             let answers = answers.clone();
             let flights = Arc::clone(flights);
             tokio::spawn(async move {
-                let answered = run_within(&api, call, from, reserved, &connection).await;
+                let answered = run_within(&api, call, &guest, reserved, &connection).await;
                 flights.end(id);
                 let (answer, reserved) = answered;
                 let _ = answers.send(Ready::Answer(answer, reserved)).await;
@@ -199,21 +207,31 @@ async fn read_calls(
 async fn run_within(
     api: &Api,
     call: v1::Call,
-    from: Option<Owner>,
+    guest: &Guest,
     reserved: Held,
     connection: &ConnectionRoom,
 ) -> (v1::Answer, Held) {
+    let method = call.request.as_ref().map(|request| (method_of(request), Transport::Stream));
+    let under = method.map(|method| Under::begin(&api.node.metrics, Instant::now(), method));
     let again = matches!(&call.request, Some(Request::KeysGet(_))).then(|| call.clone());
-    let answer = run(api, call, from).await;
-    match again {
-        Some(again) if answer.encoded_len() > reserved.bytes() => {
-            // Neither is held while it waits, so nobody waits for a waiter.
-            drop((answer, reserved));
-            let reserved = connection.answer(limits::VALUE_BYTES_MAX + ITEM_BYTES).await;
-            (run(api, again, from).await, reserved)
-        }
-        _ => (answer, reserved),
+    let (mut answer, mut context) = run(api, call, guest).await;
+    let mut reserved = reserved;
+    if let Some(again) = again
+        && answer.encoded_len() > reserved.bytes()
+    {
+        // Neither is held while it waits, so nobody waits for a waiter.
+        drop((answer, reserved));
+        reserved = connection.answer(limits::VALUE_BYTES_MAX + ITEM_BYTES).await;
+        (answer, context) = run(api, again, guest).await;
     }
+    if let Some(under) = under {
+        let error = match &answer.response {
+            Some(Response::Error(error)) => Some(error),
+            _ => None,
+        };
+        under.end(&context, error);
+    }
+    (answer, reserved)
 }
 
 /// The client broke the stream's own rules: no call can be told, and what became of those that are
@@ -226,16 +244,23 @@ fn protocol_error(field: &str, message: &str) -> Status {
 }
 
 /// Runs one call.
-async fn run(api: &Api, call: v1::Call, from: Option<Owner>) -> v1::Answer {
-    let asked = Duration::from_millis(u64::from(call.deadline_ms));
-    let context = api.call(Some(asked), &call.request_id, WhenFull::Wait);
-    let context = super::Call { from, ..context };
-    let response = match call.request {
+async fn run(api: &Api, call: v1::Call, guest: &Guest) -> (v1::Answer, super::Call) {
+    let v1::Call { id, deadline_ms, request_id, request } = call;
+    let asked = Duration::from_millis(u64::from(deadline_ms));
+    let mut context = api.call(Some(asked), &request_id, WhenFull::Wait);
+    let response = match request {
         None => {
             let invalid = super::status::Invalid::new("request", "is required");
             Err(api.invalid(&context, Kind::Write, &invalid))
         }
-        Some(request) => requests::dispatch(api, &context, request).await,
+        Some(request) => match guest.who(api, &context, requests::kind_of(&request)).await {
+            Ok(who) => {
+                context.who = who;
+                requests::dispatch(api, &context, request).await
+            }
+            Err(refused) => Err(refused),
+        },
     };
-    v1::Answer { id: call.id, response: Some(response.unwrap_or_else(Response::Error)) }
+    let response = response.unwrap_or_else(Response::Error);
+    (v1::Answer { id, response: Some(response) }, context)
 }

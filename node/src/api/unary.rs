@@ -17,6 +17,7 @@ use super::{
     seen::Under,
     status::{Invalid, Kind},
     stream,
+    who::{Guest, Shown},
 };
 use crate::{
     consensus::WhenFull,
@@ -33,7 +34,7 @@ use crate::{
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
 
 impl Api {
-    /// The facts of a unary call.
+    /// The facts of a unary call, but for who calls.
     fn unary<T>(&self, request: &Request<T>) -> Call {
         let metadata = request.metadata();
         let request_id =
@@ -43,9 +44,24 @@ impl Api {
             Some(Some(answer_by)) => answer_by,
             _ => answer_by(metadata.as_ref(), DEADLINE_DEFAULT),
         };
+        self.call_until(Instant::now(), deadline, request_id, WhenFull::Refuse)
+    }
+
+    /// Finds out who calls, and refuses what is too large.
+    async fn let_in<T: Message>(
+        &self,
+        call: Call,
+        request: &Request<T>,
+        kind: Kind,
+    ) -> (Call, Result<(), CallStatus>) {
         let from = request.extensions().get::<Arc<port::Call>>().and_then(|at| at.from());
-        let call = self.call_until(Instant::now(), deadline, request_id, WhenFull::Refuse);
-        Call { from: from.map(Owner::new), ..call }
+        let shown = Shown::of(request.metadata(), request.extensions().get());
+        let call = match self.identify(&call, kind, from.map(Owner::new), &shown).await {
+            Ok(who) => Call { who, ..call },
+            Err(refused) => return (call, Err(refused)),
+        };
+        let checked = self.check_size(&call, request.get_ref(), kind);
+        (call, checked)
     }
 
     /// Refuses a request above the limit.
@@ -66,7 +82,7 @@ impl Api {
 }
 
 /// Runs one operation, with room for its answer before it runs if that may be large.
-async fn answered<Q: AnswerBytes + Message, A: Message, F>(
+async fn answered<Q: AnswerBytes, A: Message, F>(
     api: &Api,
     at: Option<Arc<port::Call>>,
     call: &Call,
@@ -77,7 +93,6 @@ async fn answered<Q: AnswerBytes + Message, A: Message, F>(
 where
     F: Future<Output = Result<A, CallStatus>>,
 {
-    api.check_size(call, &request, kind)?;
     let Some(at) = at.filter(|_| request.answer_bytes() > SMALL_BYTES || Q::MAY_BE_LARGER) else {
         return run(request).await.map(Response::new);
     };
@@ -119,11 +134,15 @@ macro_rules! services {
                 let kind = <v1::$request as Runs>::KIND;
                 let call = self.unary(&request);
                 let method = (<v1::$request as Runs>::METHOD, Transport::Unary);
-                let under = Under::begin(&self.node.metrics, &call, method);
+                let under = Under::begin(&self.node.metrics, call.began, method);
+                let (call, let_in) = self.let_in(call, &request, kind).await;
                 let at = request.extensions().get::<Arc<port::Call>>().cloned();
                 let request = request.into_inner();
                 let run = |request: v1::$request| request.run(self, &call);
-                let answered = answered(self, at, &call, kind, request, run).await;
+                let answered = match let_in {
+                    Ok(()) => answered(self, at, &call, kind, request, run).await,
+                    Err(refused) => Err(refused),
+                };
                 under.end(&call, answered.as_ref().err());
                 answered.map_err(|status| to_tonic(&status))
             })*
@@ -149,9 +168,10 @@ impl stream_server::Stream for Api {
             None => ConnectionRoom::new(NodeRoom::new()),
         };
         let from = at.and_then(|at| at.from()).map(Owner::new);
+        let guest = Guest::new(from, Shown::of(request.metadata(), request.extensions().get()));
         let along = Along::default();
         let calls = request.into_inner();
-        let answers = stream::exchange(self.clone(), calls, room, from, along.clone());
+        let answers = stream::exchange(self.clone(), calls, room, guest, along.clone());
         let mut response = Response::new(answers);
         response.extensions_mut().insert(along);
         Ok(response)

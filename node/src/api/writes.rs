@@ -32,6 +32,14 @@ pub(super) struct Written {
 }
 
 impl Written {
+    pub(super) fn answer(&self) -> &Answer {
+        &self.answer
+    }
+
+    pub(super) fn into_header(self) -> v1::ResponseHeader {
+        self.header
+    }
+
     fn counter_change(&self) -> &CounterChange {
         match &self.answer {
             Answer::Single(OperationAnswer::CounterChanged(change)) => change,
@@ -68,8 +76,10 @@ impl Api {
         action: Result<Action, Invalid>,
         options: Option<v1::WriteOptions>,
     ) -> Answered<Command> {
+        self.still_counts(call, Kind::Write, &call.who)?;
+        let caller = call.who.caller;
         let command = action
-            .and_then(|action| convert::command(action, options))
+            .and_then(|action| convert::command(action, options, caller))
             .map_err(|invalid| self.invalid(call, Kind::Write, &invalid))?;
         tracing::debug!(request = %call.request_id, action = %command.action, "a write");
         Ok(command)
@@ -94,6 +104,7 @@ impl Api {
                     replayed: reply.replayed,
                     kept_until_log_time_ms: reply.kept.map_or(0, |kept| kept.until_log_time_ms),
                     kept_for_ms: reply.kept.map_or(0, |kept| kept.for_ms),
+                    values_hidden: reply.hidden,
                 };
                 Ok(Written { answer, header, revision, write })
             }
@@ -102,7 +113,7 @@ impl Api {
     }
 
     /// Runs a write whose request may already be found wrong.
-    async fn write(
+    pub(super) async fn write(
         &self,
         call: &Call,
         action: Result<Action, Invalid>,
@@ -185,7 +196,7 @@ impl Api {
         let action = if idle_timeout_ms == 0 || allowed.contains(&idle_timeout_ms) {
             // The address goes along to the leader, in the command, and from there into the log.
             let share_percent = self.node.sessions_share_percent;
-            Ok(match call.from {
+            Ok(match call.who.from {
                 Some(owner) => Action::OpenOwnedSession { idle_timeout_ms, owner, share_percent },
                 None => Action::OpenSession { idle_timeout_ms },
             })

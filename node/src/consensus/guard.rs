@@ -113,6 +113,8 @@ fn frees_room(action: &Action) -> bool {
         Action::CloseSession { .. } | Action::RenewSession { .. } | Action::Tick => true,
         Action::OpenSession { .. }
         | Action::OpenOwnedSession { .. }
-        | Action::CreateCluster { .. } => false,
+        | Action::Auth(_)
+        | Action::CreateCluster { .. }
+        | Action::CreateSecureCluster { .. } => false,
     }
 }

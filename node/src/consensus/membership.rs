@@ -43,8 +43,10 @@ pub fn encode_membership(membership: &Membership<u64, Member>) -> Bytes {
 
 /// Decodes a membership.
 pub fn decode_membership(bytes: &[u8]) -> Result<Membership<u64, Member>, Undecodable> {
-    let encoded: EncodedMembership = postcard::from_bytes(bytes).map_err(Undecodable)?;
-    if encoded.version != MEMBERSHIP_VERSION {
+    let (encoded, rest): (EncodedMembership, _) =
+        postcard::take_from_bytes(bytes).map_err(Undecodable)?;
+    // What follows would be lost when it is written again.
+    if encoded.version != MEMBERSHIP_VERSION || !rest.is_empty() {
         return Err(Undecodable(postcard::Error::DeserializeBadEncoding));
     }
     Membership::new(encoded.configs, encoded.members).map_err(|_| {
@@ -70,4 +72,25 @@ pub fn decode_stored_membership(bytes: &[u8]) -> Result<StoredMembership, Undeco
         postcard::take_from_bytes(bytes).map_err(Undecodable)?;
     let log_id = log_id.map(|(term, index)| super::types::log_id(term, index));
     Ok(StoredMembership::new(log_id, decode_membership(rest)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_a_membership_is_not_ignored() {
+        let members = [(1, Member { peer_address: "a:1".to_owned() })];
+        let one = Membership::new(vec![BTreeSet::from([1])], BTreeMap::from(members)).unwrap();
+        let bytes = encode_membership(&one);
+        assert_eq!(decode_membership(&bytes).unwrap(), one);
+        let longer = [&bytes[..], &[0]].concat();
+        assert!(decode_membership(&longer).is_err());
+        let stored = encode_stored_membership(&StoredMembership::new(None, one));
+        assert!(decode_stored_membership(&stored).is_ok());
+        assert!(decode_stored_membership(&[&stored[..], &[7]].concat()).is_err());
+        for length in 1..bytes.len() {
+            assert!(decode_membership(&bytes[..length]).is_err(), "{length} bytes");
+        }
+    }
 }

@@ -17,6 +17,7 @@ mod bugs;
 pub mod cluster_id;
 pub(crate) mod confirm;
 pub mod error;
+pub mod first_token;
 pub(crate) mod forward;
 pub mod guard;
 #[cfg(feature = "seeded-bugs")]

@@ -9,7 +9,13 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-use super::{Consensus, leader::Leadership, leader::no_quorum_after, news, raft::Raft};
+use super::{
+    Consensus,
+    first_token::{self, FirstToken},
+    leader::{Leadership, no_quorum_after},
+    news,
+    raft::Raft,
+};
 use crate::{
     env::{Fatal, Random},
     machine::{
@@ -80,18 +86,46 @@ pub(super) async fn watch_raft(raft: Raft, fatal: Fatal) {
     }
 }
 
-/// Gives the cluster its id: the leader's first command, unless the state has one already.
-pub async fn create_cluster(consensus: Consensus, random: Arc<dyn Random>, settings: Settings) {
+/// Gives the cluster its id: the leader's first command, unless the state has one already. With a place for a
+/// first token, authentication is on from that command on.
+pub async fn create_cluster(
+    consensus: Consensus,
+    random: Arc<dyn Random>,
+    settings: Settings,
+    first_token: Option<FirstToken>,
+    fatal: Fatal,
+) {
     // 0 stands for no id.
     let cluster_id = random.next_u128().max(1);
+    let mut secret_hash = None;
     loop {
         let known = query::meta(&consensus.state().view()).cluster_id;
         if known != 0 {
             consensus.cluster_id().set(known);
+            if let Some(first_token) = first_token
+                && let Err(error) = first_token.settle(consensus.state()).await
+            {
+                fatal(format!("the file {}: {error}", first_token::FILE));
+            }
             return;
         }
         if consensus.leadership().term_as_leader().is_some() {
-            let command = own_command(Action::CreateCluster { cluster_id, settings });
+            if let Some(first_token) = &first_token
+                && secret_hash.is_none()
+            {
+                secret_hash = match first_token.make(&*random).await {
+                    Ok(hash) => Some(hash),
+                    Err(error) => {
+                        return fatal(format!("the file {}: {error}", first_token::FILE));
+                    }
+                };
+            }
+            let command = own_command(match secret_hash {
+                None => Action::CreateCluster { cluster_id, settings },
+                Some(secret_hash) => {
+                    Action::CreateSecureCluster { cluster_id, settings, secret_hash }
+                }
+            });
             let deadline = Instant::now() + OWN_COMMAND_DEADLINE;
             match consensus.write_here(command, None, deadline).await {
                 // Writes wait for it.
@@ -125,5 +159,11 @@ pub async fn tick(consensus: Consensus) {
 }
 
 fn own_command(action: Action) -> Command {
-    Command { session: None, idempotency: None, fingerprint: Fingerprint::default(), action }
+    Command {
+        session: None,
+        idempotency: None,
+        fingerprint: Fingerprint::default(),
+        action,
+        caller: None,
+    }
 }

@@ -32,6 +32,28 @@ const NEW_FILE: &str = "IDENTITY.new";
 /// Largest file that is read; it holds a few hundred bytes.
 const FILE_BYTES_MAX: usize = 1024 * 1024;
 
+/// Longest text that is remembered of another node: incarnations and nonces have 32 digits.
+const TOLD_BYTES_MAX: usize = 64;
+
+/// Nodes of which something is remembered: those that ever were members. More than any cluster has in its life,
+/// and few enough that the file stays readable, whatever others say.
+const NODES_MAX: usize = 1024;
+
+/// A node's line in the file, twice: its incarnation, and its last start.
+const _: () = assert!(NODES_MAX * 2 * (TOLD_BYTES_MAX + 128) < FILE_BYTES_MAX);
+
+/// Refuses what would let others fill the file.
+fn check_told(text: &str, known: usize) -> io::Result<()> {
+    let problem = if text.len() > TOLD_BYTES_MAX {
+        format!("it has {} bytes, and {TOLD_BYTES_MAX} at most are remembered", text.len())
+    } else if known >= NODES_MAX {
+        format!("{NODES_MAX} nodes are remembered already")
+    } else {
+        return Ok(());
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, problem))
+}
+
 /// The file's content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Content {
@@ -269,6 +291,7 @@ impl Identity {
         if let Some(known) = content.peers.get(&node_id) {
             return Ok(known.clone());
         }
+        check_told(incarnation, content.peers.len())?;
         content.peers.insert(node_id, incarnation.to_owned());
         write(&*self.disk, &content).await?;
         Ok(incarnation.to_owned())
@@ -282,6 +305,8 @@ impl Identity {
         if let Some(known) = known.filter(|known| known.number >= start.number) {
             return Ok(known.clone());
         }
+        let others = content.peer_starts.keys().filter(|other| **other != node_id).count();
+        check_told(&start.nonce, others)?;
         content.peer_starts.insert(node_id, start.clone());
         write(&*self.disk, &content).await?;
         Ok(start)
@@ -360,6 +385,31 @@ mod tests {
 
     async fn opened(disk: &SimulatedDisk) -> Identity {
         Identity::open(Arc::new(disk.mount()), 7, 1).await.expect("it opens")
+    }
+
+    /// What others said was written down at any length, and from 1 MiB on the file could not be read again: the
+    /// node never started any more.
+    #[tokio::test]
+    async fn others_can_not_fill_the_file() {
+        let disk = SimulatedDisk::new(1);
+        let identity = opened(&disk).await;
+        let long = "a".repeat(FILE_BYTES_MAX);
+        assert!(identity.meet(2, &long).await.is_err());
+        assert!(identity.saw_start(2, Start { number: 1, nonce: long }).await.is_err());
+        let text = || "a".repeat(TOLD_BYTES_MAX);
+        let mut refused = 0;
+        for id in 0..NODES_MAX as u64 + 20 {
+            let id = u64::MAX - id;
+            let start = Start { number: u64::MAX, nonce: text() };
+            let told = (identity.meet(id, &text()).await, identity.saw_start(id, start).await);
+            refused += usize::from(told.0.is_err() && told.1.is_err());
+        }
+        assert_eq!(refused, 20);
+        // Those that are known are still listened to.
+        let later = identity.meet(u64::MAX, "b").await.expect("it is known");
+        assert_eq!(later, text());
+        let known = identity.known().await;
+        assert_eq!(opened(&disk).await.known().await, known);
     }
 
     /// A voter that crashed soon after it became one started from a state of before, in which it was no

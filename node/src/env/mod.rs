@@ -61,6 +61,8 @@ pub struct Env {
     pub fatal: Fatal,
     /// Told what happens to log and state. Nobody listens in production.
     pub observer: Option<Arc<dyn Observer>>,
+    /// What the process logs, if that can be changed while it runs.
+    pub logs: Option<Arc<dyn Logs>>,
 }
 
 impl fmt::Debug for Env {
@@ -212,6 +214,17 @@ impl Connection {
         Connection { from: Some(from), ..Connection::new(stream) }
     }
 
+    /// The stream below and who connected, for a layer between ([`Connection::again`]). Nothing may have been
+    /// written that was not flushed.
+    pub(crate) fn into_parts(self) -> (Box<dyn Stream>, Option<IpAddr>) {
+        (self.stream.into_inner(), self.from)
+    }
+
+    /// A connection again, over what was put on top of its stream.
+    pub(crate) fn again(stream: impl Stream, from: Option<IpAddr>) -> Self {
+        Connection { from, ..Connection::new(stream) }
+    }
+
     /// Who connected, if that is known.
     pub(crate) fn from(&self) -> Option<IpAddr> {
         self.from
@@ -266,6 +279,23 @@ pub trait Clock: Send + Sync + 'static {
 pub trait Random: Send + Sync + 'static {
     /// 128 random bits.
     fn next_u128(&self) -> u128;
+
+    /// 256 random bits: a secret.
+    fn next_secret(&self) -> [u8; 32] {
+        let mut secret = [0; 32];
+        secret[..16].copy_from_slice(&self.next_u128().to_be_bytes());
+        secret[16..].copy_from_slice(&self.next_u128().to_be_bytes());
+        secret
+    }
+}
+
+/// Which logs the process writes.
+pub trait Logs: Send + Sync + 'static {
+    /// A level, and levels of modules.
+    fn filter(&self) -> String;
+
+    /// Another one from now on, or what is wrong with it.
+    fn set_filter(&self, filter: &str) -> Result<(), String>;
 }
 
 /// Where work goes that blocks.
@@ -302,6 +332,7 @@ impl Env {
                 std::process::exit(EXIT_FATAL)
             }),
             observer: None,
+            logs: None,
         })
     }
 }

@@ -121,6 +121,14 @@ catalog! {
             "The ten most used counters and keys of the last 15 s on this node, estimated from one request in 61 (writes and reads of a single item). hot_item_names says whether names are shown, hashed or not counted."
             "One counter takes most of a cluster's load: its writes are ordered one after the other.";
     }
+    "Certificates" {
+        CERTIFICATE_END = Gauge "tally_certificate_not_after_timestamp_seconds" ["key", "name"]
+            "When a certificate in use ends, in seconds since 1970: the first end in its chain, or the last one of a file of CAs. key is the configuration's. Absent without TLS."
+            "Less than 30 days from now.";
+        CERTIFICATE_BEGIN = Gauge "tally_certificate_not_before_timestamp_seconds" ["key", "name"]
+            "From when on it is good."
+            "It is to come: others refuse it.";
+    }
     "Writes, from the queue to the state" {
         PROPOSALS_WAITING = Gauge "tally_proposals_waiting" []
             "Writes in the queue before the next log entry."
@@ -219,8 +227,11 @@ catalog! {
             "Answers that are remembered under sessions."
             "Never by itself.";
         SESSION_ANSWER_BYTES = Gauge "tally_session_answers_size_bytes" []
-            "Bytes of those. At 1 GiB writes are refused with TOO_MANY_SESSION_BYTES."
+            "Bytes of those. At tally_session_answers_max_bytes writes are refused with TOO_MANY_SESSION_BYTES."
             "Above 70 % of that.";
+        SESSION_ANSWERS_MAX = Gauge "tally_session_answers_max_bytes" []
+            "Bytes that these may take."
+            "Never by itself.";
         KEYS = Gauge "tally_idempotency_keys" []
             "Idempotency keys that are remembered."
             "Never by itself.";
@@ -284,8 +295,11 @@ catalog! {
             "Bytes that are free on the disk of the data directory."
             "It comes near tally_disk_reserve_bytes.";
         DISK_RESERVE = Gauge "tally_disk_reserve_bytes" []
-            "Bytes held on the disk for flushes (disk_reserve_bytes)."
+            "Bytes to be held on the disk for flushes (disk_reserve_bytes)."
             "Never by itself.";
+        DISK_RESERVE_USED = Gauge "tally_disk_reserve_used_bytes" []
+            "Bytes of it that were let go of, so that a flush or a start had room."
+            "Above 0: the disk ran full.";
         DISK_NEARLY_FULL = Gauge "tally_disk_nearly_full" []
             "1 while writes are refused for want of room: the reserve can't be held, or less than half of it is free besides."
             "1.";

@@ -1,8 +1,8 @@
 //! Metrics as text, in the two formats that scrapers ask for.
 //!
-//! Not a library's: the well-kept ones (`prometheus-client`, `prometheus`) keep a histogram behind a lock and look
-//! for the bucket one by one, which is ten times what a write can afford here; the first writes OpenMetrics only, the second the older format only. What is left of a library then is
-//! this file.
+//! Not a library's. `prometheus-client` keeps a histogram behind a lock, in which it looks for the bucket bound by bound
+//! (there are 91 here, and every write passes through several of them), and writes OpenMetrics only; `prometheus`
+//! writes the older format only. What is left of a library then is this file.
 //!
 //! Leaves out: which metrics there are; that is `catalog`.
 

@@ -6,6 +6,7 @@ use crate::{
     env::identity::IdentityError,
     peer::hello::NotWelcome,
     storage::{snapshot::reader::SnapshotError, state::StateError, wal::WalError},
+    tls::TlsError,
 };
 
 /// Why a node does not start, or stops.
@@ -23,6 +24,9 @@ pub enum NodeError {
     /// The peers do not want this node.
     #[error(transparent)]
     NotWelcome(#[from] NotWelcome),
+    /// The files of TLS can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A port can't be listened on.
     #[error("can't listen on {address} ({key}): {error}")]
     Listen {
@@ -58,6 +62,7 @@ impl NodeError {
             NodeError::Identity(_)
             | NodeError::Wal(_)
             | NodeError::State(_)
+            | NodeError::Tls(_)
             | NodeError::NotWelcome(_) => return true,
         };
         system_error_needs_a_person(system)

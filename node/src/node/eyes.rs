@@ -1,33 +1,34 @@
-//! The metrics port: what it answers at `/metrics`, `/livez` and `/readyz`, from the moment a node begins to start
-//! until it has stopped.
+//! The metrics port: what it answers at `/metrics`, `/livez`, `/readyz` and `/log-filter`, and to whom, from the moment
+//! a node begins to start until it has stopped.
 //!
 //! A port that can't be opened is warned of and missed, no more: a node is there to serve, and whoever watches
 //! it sees that it is not to be seen.
 
+mod export;
+
 use std::{
     fmt::Write as _,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, OnceLock, atomic::AtomicU64},
     time::Duration,
 };
 
-use http::StatusCode;
-use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use async_trait::async_trait;
+use http::{Method, StatusCode, header};
+use tokio::{sync::watch, task::JoinHandle};
 
 use super::{LOGS, listen, report::Report, starting::Starting};
 use crate::{
-    api::starting::Waits,
-    config::Config,
-    consensus::{Consensus, cluster_id::format_cluster_id, leader::Outlook},
-    env::{Clock, Env, Threads},
-    machine::query,
-    metrics::{
-        Metrics, catalog,
-        text::{Exposition, Format},
+    api::{
+        Api,
+        starting::Waits,
+        who::{Asks, NotAllowed},
     },
-    port::plain::{self, Asked, Page, Pages},
+    config::{Config, is_loopback},
+    consensus::Consensus,
+    env::{Clock, Env, Logs, Threads},
+    metrics::{Metrics, text::Format},
+    port::plain::{self, Asked, Gate, Page, Pages},
+    tls::Secured,
 };
 
 /// A proof of currency that is older says that linearizable reads do not work: the probe behind gRPC's health asks for
@@ -37,7 +38,16 @@ const PROOF_AGE_MAX: Duration = Duration::from_millis(1000);
 const HELP: &str = "/metrics         what is measured (docs/metrics.md)\n\
                     /livez           200 while the process runs\n\
                     /readyz          200 if the node can do all it is there for, else 503 with the reasons\n\
-                    /readyz?verbose  all checks\n";
+                    /readyz?verbose  all checks\n\
+                    /log-filter      what is logged; PUT changes it\n";
+
+/// How much of the checks is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Detail {
+    None,
+    Reasons,
+    All,
+}
 
 /// What the port looks at.
 pub(super) struct Eyes {
@@ -46,7 +56,10 @@ pub(super) struct Eyes {
     node_id: u64,
     clock: Arc<dyn Clock>,
     threads: Arc<dyn Threads>,
+    logs: Option<Arc<dyn Logs>>,
     started_at_ms: u64,
+    /// Only who is on this machine reaches the port.
+    on_loopback: bool,
     running: OnceLock<Running>,
     last_scrape_ns: AtomicU64,
 }
@@ -56,6 +69,7 @@ pub(super) struct Running {
     pub(super) consensus: Consensus,
     pub(super) report: Arc<Report>,
     pub(super) reserve_bytes: u64,
+    pub(super) api: Api,
 }
 
 /// The open port.
@@ -97,14 +111,18 @@ impl Eyes {
         env: &Env,
         metrics: Arc<Metrics>,
         starting: Arc<Starting>,
+        tls: Option<Arc<Secured>>,
     ) -> (Arc<Eyes>, EyesPort) {
+        let on_loopback = is_loopback(&config.metrics_listen);
         let eyes = Arc::new(Eyes {
             metrics,
             starting,
             node_id: config.node_id,
             clock: Arc::clone(&env.clock),
             threads: Arc::clone(&env.threads),
+            logs: env.logs.clone(),
             started_at_ms: env.clock.wall_ms(),
+            on_loopback,
             running: OnceLock::new(),
             last_scrape_ns: AtomicU64::new(0),
         });
@@ -118,7 +136,8 @@ impl Eyes {
                 port.address = Some(listener.local_address());
                 let pages = Arc::clone(&eyes) as Arc<dyn Pages>;
                 let connections_max = env.network.sockets().metrics_max;
-                let serving = plain::serve(pages, listener, connections_max, stopped);
+                let tls = tls.filter(|_| !on_loopback);
+                let serving = plain::serve(pages, Gate { listener, tls, connections_max }, stopped);
                 port.serving = Some(tokio::spawn(serving));
             }
             Err(error) => {
@@ -179,139 +198,119 @@ impl Eyes {
         ]
     }
 
-    fn readiness(&self, verbose: bool) -> Page {
+    fn readiness(&self, detail: Detail) -> Page {
         let checks = self.checks();
         let is_ready = checks.iter().all(|(_, why)| why.is_none());
         let mut body = String::new();
         for (name, why) in &checks {
             match why {
-                Some(why) => drop(writeln!(body, "[-] {name}: {why}")),
-                None if verbose => drop(writeln!(body, "[+] {name}")),
-                None => {}
+                Some(why) if detail != Detail::None => drop(writeln!(body, "[-] {name}: {why}")),
+                None if detail == Detail::All => drop(writeln!(body, "[+] {name}")),
+                _ => {}
             }
         }
         body.push_str(if is_ready { "ready\n" } else { "not ready\n" });
         let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         Page::text(status, body)
     }
-
-    fn metrics(&self, format: Format) -> Page {
-        let began = Instant::now();
-        let mut out = Exposition::new(format);
-        self.write_process(&mut out);
-        self.metrics.write(&mut out);
-        if let Some(running) = self.running.get() {
-            running.write(&mut out);
-        }
-        let before = Duration::from_nanos(self.last_scrape_ns.load(Ordering::Relaxed));
-        out.single(&catalog::SCRAPE_DURATION, before.as_secs_f64());
-        let body = out.finish();
-        let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.last_scrape_ns.store(took, Ordering::Relaxed);
-        Page { status: StatusCode::OK, content_type: format.content_type(), body }
-    }
-
-    fn write_process(&self, out: &mut Exposition) {
-        out.family(&catalog::BUILD).value(&[env!("BUILD_VERSION"), env!("BUILD_PROFILE")], 1);
-        let cluster_id = self.running.get().and_then(|it| it.consensus.cluster_id().get());
-        let cluster_id = cluster_id.map(format_cluster_id).unwrap_or_default();
-        out.family(&catalog::NODE).value(&[&self.node_id.to_string(), &cluster_id], 1);
-        let mut ready = out.family(&catalog::READY);
-        for (name, why) in self.checks() {
-            ready.value(&[name], u8::from(why.is_none()));
-        }
-        let seconds = |ms: u64| ms as f64 / 1e3;
-        out.single(&catalog::WALL_CLOCK, seconds(self.clock.wall_ms()));
-        out.single(&catalog::START_TIME, seconds(self.started_at_ms));
-        if let Some(usage) = self.threads.usage() {
-            out.single(&catalog::CPU, usage.cpu_seconds);
-            out.single(&catalog::MEMORY, usage.resident_bytes);
-            out.single(&catalog::OPEN_FILES, usage.open_files);
-            out.single(&catalog::MAX_FILES, usage.open_files_max);
-        }
-    }
 }
 
-impl Running {
-    /// What is read when it is asked for.
-    fn write(&self, out: &mut Exposition) {
-        let Running { consensus, report, reserve_bytes } = self;
-        out.single(&catalog::CLIENT_CONNECTIONS, report.slots.used());
-        out.single(&catalog::CLIENT_CONNECTIONS_MAX, report.slots.max());
-        out.single(&catalog::CLIENT_CONNECTIONS_REFUSED, report.slots.refused());
-        let (used, max) = consensus.writes_in_flight();
-        out.single(&catalog::PROPOSALS_WAITING, consensus.proposals_waiting());
-        out.single(&catalog::WRITES_IN_FLIGHT, used);
-        out.single(&catalog::WRITES_IN_FLIGHT_MAX, max);
-        self.write_consensus(out);
-        self.write_tables(out);
-        let state = &report.state;
-        let snapshot = state.current_snapshot();
-        out.single(&catalog::LOG_BYTES, report.log.disk_bytes());
-        out.single(&catalog::STATE_BYTES, state.size_bytes().unwrap_or(0));
-        out.single(&catalog::SNAPSHOT_BYTES, snapshot.as_ref().map_or(0, |built| built.size));
-        let index = snapshot.as_ref().map_or(0, |built| built.last_log_id.index);
-        out.single(&catalog::SNAPSHOT_INDEX, index);
-        out.single(&catalog::DIRTY_BYTES, state.dirty_bytes());
-        out.single(&catalog::DISK_FREE, report.guard.free_bytes());
-        out.single(&catalog::DISK_RESERVE, reserve_bytes);
-        out.single(&catalog::DISK_NEARLY_FULL, u8::from(consensus.disk_nearly_full()));
-    }
-
-    fn write_consensus(&self, out: &mut Exposition) {
-        let consensus = &self.consensus;
-        let applied = consensus.state().applied().map_or(0, |applied| applied.index);
-        let Outlook { leads, leader, term, commit_index, voters, peers } =
-            consensus.leadership().outlook();
-        out.single(&catalog::IS_LEADER, u8::from(leads));
-        out.single(&catalog::LEADER_ID, leader.unwrap_or(0));
-        out.single(&catalog::HAS_QUORUM, u8::from(!consensus.quorum_lost()));
-        out.single(&catalog::TERM, term);
-        out.single(&catalog::VOTERS, voters);
-        out.single(&catalog::COMMIT_INDEX, commit_index);
-        out.single(&catalog::APPLIED_INDEX, applied);
-        out.single(&catalog::APPLY_LAG, commit_index.saturating_sub(applied));
-        let mut lag = out.family(&catalog::PEER_LAG);
-        for peer in &peers {
-            lag.value(&[&peer.id.to_string()], peer.lag_entries);
+/// Who may have what.
+impl Eyes {
+    /// Whether somebody may see more than whether the node is well, or change something. On loopback everybody may
+    /// see: who is on the machine sees its processes too. To change something takes the right to, or, where nobody is
+    /// asked who he is, to be on the machine.
+    async fn may(&self, asked: &Asked, changes: bool) -> Result<(), Page> {
+        if self.on_loopback && !changes {
+            return Ok(());
         }
-        let mut silence = out.family(&catalog::PEER_SILENCE);
-        for peer in &peers {
-            if let Some(heard) = peer.silence {
-                silence.value(&[&peer.id.to_string()], heard.as_secs_f64());
+        let Some(Running { api, .. }) = self.running.get() else {
+            let why = "the node has not read its state yet, and so can't know who may\n";
+            return Err(Page::text(StatusCode::SERVICE_UNAVAILABLE, why));
+        };
+        match api.may_watch(&asked.headers, asked.caller.as_ref(), changes).await {
+            Ok(Asks::WhoItIs) => Ok(()),
+            Ok(Asks::Nobody) if !changes || (self.on_loopback && is_for_this_machine(asked)) => {
+                Ok(())
             }
-        }
-        let mut age = out.family(&catalog::READ_PROOF_AGE);
-        if let Some(ms) = consensus.reads().staleness_ms() {
-            age.value(&[], Duration::from_millis(ms).as_secs_f64());
+            Ok(Asks::Nobody) => {
+                let why = "without authentication this is for callers on the node's machine\n";
+                Err(Page::text(StatusCode::FORBIDDEN, why))
+            }
+            Err(NotAllowed::Unknown(why)) => Err(Page::text(StatusCode::UNAUTHORIZED, why + "\n")),
+            Err(NotAllowed::Denied(why)) => Err(Page::text(StatusCode::FORBIDDEN, why + "\n")),
         }
     }
 
-    fn write_tables(&self, out: &mut Exposition) {
-        let meta = query::meta(&self.consensus.state().view());
-        out.single(&catalog::SESSIONS, meta.sessions);
-        out.single(&catalog::SESSIONS_MAX, meta.settings.sessions_max);
-        out.single(&catalog::SESSION_ANSWERS, meta.session_answers);
-        out.single(&catalog::SESSION_ANSWER_BYTES, meta.session_answer_bytes);
-        out.single(&catalog::KEYS, meta.idempotency_keys);
-        out.single(&catalog::KEYS_SIZE, meta.idempotency_bytes);
-        out.single(&catalog::KEYS_MAX, meta.settings.idempotency_bytes_max);
-        out.single(&catalog::COUNTERS, meta.counters);
-        out.single(&catalog::STORED_KEYS, meta.keys);
+    fn set_log_filter(&self, filter: &str) -> Page {
+        let Some(logs) = &self.logs else { return no_logs() };
+        let before = logs.filter();
+        // Before it is so, as it may be the end of what is told.
+        tracing::info!(target: LOGS, %before, now = filter, "the log filter is changed");
+        match logs.set_filter(filter) {
+            Ok(()) => Page::text(StatusCode::OK, format!("{filter}\n")),
+            Err(wrong) => Page::text(StatusCode::BAD_REQUEST, format!("{wrong}\n")),
+        }
+    }
+
+    /// Makes a page on a thread for what blocks, so that who scrapes holds up nobody who writes.
+    async fn made(self: Arc<Self>, make: impl FnOnce(&Eyes) -> Page + Send + 'static) -> Page {
+        let made = tokio::task::spawn_blocking(move || make(&self)).await;
+        made.unwrap_or_else(|_| {
+            Page::text(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be made\n")
+        })
     }
 }
 
+/// A page of another host whose name was made to lead here asks with its own.
+fn is_for_this_machine(asked: &Asked) -> bool {
+    let host = asked.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    host.is_some_and(is_loopback)
+}
+
+fn no_logs() -> Page {
+    Page::text(StatusCode::NOT_FOUND, "the logs of this node are somebody else's\n")
+}
+
+#[async_trait]
 impl Pages for Eyes {
-    fn page(&self, asked: &Asked) -> Page {
-        let verbose = asked
-            .query
-            .split('&')
-            .any(|word| matches!(word, "verbose" | "verbose=true" | "verbose=1"));
-        match &*asked.path {
-            "/metrics" => self.metrics(Format::asked(&asked.accept)),
+    async fn page(self: Arc<Self>, asked: Asked) -> Page {
+        let is_put = asked.method == Method::PUT;
+        match (&*asked.path, is_put) {
             // That it is answered at all is the answer.
-            "/livez" => Page::text(StatusCode::OK, "alive\n"),
-            "/readyz" => self.readiness(verbose),
+            ("/livez", false) => Page::text(StatusCode::OK, "alive\n"),
+            ("/readyz", false) => {
+                let verbose = asked
+                    .query
+                    .split('&')
+                    .any(|word| matches!(word, "verbose" | "verbose=true" | "verbose=1"));
+                let detail = match self.may(&asked, false).await {
+                    Ok(()) if verbose => Detail::All,
+                    Ok(()) => Detail::Reasons,
+                    Err(_) => Detail::None,
+                };
+                self.made(move |eyes| eyes.readiness(detail)).await
+            }
+            ("/metrics", false) => match self.may(&asked, false).await {
+                Ok(()) => {
+                    let accept = asked.headers.get(header::ACCEPT);
+                    let accept = accept.and_then(|value| value.to_str().ok()).unwrap_or_default();
+                    let format = Format::asked(accept);
+                    self.made(move |eyes| eyes.metrics(format)).await
+                }
+                Err(refused) => refused,
+            },
+            ("/log-filter", is_put) => match self.may(&asked, is_put).await {
+                Ok(()) if is_put => self.set_log_filter(asked.body.trim()),
+                Ok(()) => match &self.logs {
+                    Some(logs) => Page::text(StatusCode::OK, format!("{}\n", logs.filter())),
+                    None => no_logs(),
+                },
+                Err(refused) => refused,
+            },
+            ("/livez" | "/readyz" | "/metrics", true) => {
+                Page::text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n")
+            }
             _ => Page::text(
                 StatusCode::NOT_FOUND,
                 format!("there is no such page; these are:\n{HELP}"),

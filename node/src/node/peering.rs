@@ -26,6 +26,7 @@ use crate::{
     },
     port::Slots,
     storage::{state::StateStore, wal::Wal},
+    tls::Secured,
 };
 
 /// With room for fewer connections of clients than this a node says so when it starts.
@@ -49,23 +50,37 @@ pub(super) struct Met {
     pub(super) clients_max: usize,
 }
 
+/// What a node brings along.
+pub(super) struct Newcomer<'a> {
+    pub(super) identity: &'a Arc<Identity>,
+    pub(super) log: &'a Wal,
+    pub(super) state: &'a Arc<StateStore>,
+    /// Neither log nor state held anything.
+    pub(super) started_empty: bool,
+}
+
 /// Listens on the peer port and greets the peers until this node may take part.
 pub(super) async fn meet(
     config: &Config,
     env: &Env,
-    identity: &Arc<Identity>,
-    log: &Wal,
-    state: &Arc<StateStore>,
-    started_empty: bool,
+    newcomer: Newcomer<'_>,
     starting: &Starting,
+    tls: Option<Arc<Secured>>,
 ) -> Result<Met, NodeError> {
+    let Newcomer { identity, log, state, started_empty } = newcomer;
     let election_timeout_max = Duration::from_millis(config.election_timeout_ms_max);
     let network = Arc::clone(&env.network);
     let incarnation = identity.incarnation();
     let cluster_id = ClusterId::default();
     let connect_timeout = election_timeout_max;
-    let peers =
-        Peers::new(config.node_id, incarnation, network, connect_timeout, cluster_id.clone());
+    let peers = Peers::new(
+        config.node_id,
+        incarnation,
+        network,
+        connect_timeout,
+        cluster_id.clone(),
+        tls.clone(),
+    );
     for (id, incarnation) in identity.known().await {
         peers.set_incarnation(id, &incarnation);
     }
@@ -101,6 +116,7 @@ pub(super) async fn meet(
         listener,
         Arc::clone(&env.clock),
         Slots::new(sockets.peers_max),
+        tls,
         peers_stopped,
     ));
 

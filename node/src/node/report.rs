@@ -10,6 +10,7 @@ use crate::{
     port::Slots,
     status::SelfReport,
     storage::{state::StateStore, wal::Wal},
+    tls::{Certificate, Tls},
 };
 
 /// What the node says of itself.
@@ -19,6 +20,7 @@ pub(super) struct Report {
     pub(super) guard: Arc<StorageGuard>,
     pub(super) local_reads_only: AtomicBool,
     pub(super) slots: Arc<Slots>,
+    pub(super) tls: Arc<Tls>,
 }
 
 impl SelfReport for Report {
@@ -42,6 +44,10 @@ impl SelfReport for Report {
             );
         }
         String::new()
+    }
+
+    fn certificates(&self) -> Vec<Certificate> {
+        self.tls.certificates()
     }
 
     fn local_reads_only(&self) -> Option<String> {

@@ -15,6 +15,7 @@ use crate::{
     config::Config,
     env::Env,
     peer::hello::Greeter,
+    tls::Secured,
 };
 
 /// A start takes less than this where nothing is in its way. Later the client port is opened, to say what is.
@@ -67,7 +68,12 @@ pub(super) struct WaitingPort {
 
 impl WaitingPort {
     /// Opens it, in a while.
-    pub(super) fn open(config: &Config, env: &Env, starting: Arc<Starting>) -> WaitingPort {
+    pub(super) fn open(
+        config: &Config,
+        env: &Env,
+        starting: Arc<Starting>,
+        tls: Option<Arc<Secured>>,
+    ) -> WaitingPort {
         let (stop, mut stopped) = watch::channel(false);
         let (address, env) = (config.client_listen.clone(), env.clone());
         let serving = tokio::spawn(async move {
@@ -81,7 +87,7 @@ impl WaitingPort {
             tracing::info!(target: LOGS, clients = address, "the client port says what the start waits for");
             let connections_max = env.network.sockets().clients_max;
             let clock = Arc::clone(&env.clock);
-            starting::serve(starting, listener, clock, connections_max, stopped).await;
+            starting::serve(starting, listener, clock, connections_max, tls, stopped).await;
         });
         WaitingPort { stop, serving }
     }

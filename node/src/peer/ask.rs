@@ -28,8 +28,14 @@ fn never_sent(status: &tonic::Status) -> bool {
     false
 }
 
-/// What a person is told of a failed call.
+/// What a person is told of a failed call: of a connection the innermost cause, which says more than "transport
+/// error".
 fn reason_of(status: &tonic::Status) -> String {
+    let mut causes =
+        std::iter::successors(std::error::Error::source(status), |error| error.source());
+    if let Some(cause) = causes.by_ref().find(|cause| cause.is::<DialFailed>()).or(causes.last()) {
+        return cause.to_string();
+    }
     match status.message() {
         "" => status.code().description().to_owned(),
         message => message.to_owned(),
@@ -136,15 +142,16 @@ pub async fn hello(
     timed(peers, node_id, Shared::Control, until, client.hello(request)).await
 }
 
-/// Introduces this node to whoever answers at an address, on a connection of its own.
+/// Introduces this node to whoever answers at an address, on a connection of its own. With TLS it has to be the node
+/// that is meant.
 pub async fn hello_at(
     peers: &Peers,
+    node_id: u64,
     address: &str,
     request: wire::HelloRequest,
     until: Instant,
 ) -> Result<wire::HelloResponse, String> {
-    // Nobody has the id 0, so that the call is meant for no known directory.
-    let mut client = peers.dial(0, address);
+    let mut client = peers.dial_unmet(node_id, address);
     match tokio::time::timeout_at(until, client.hello(request)).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(reason_of(&status)),

@@ -358,7 +358,7 @@ impl Greeter {
         let response = loop {
             let request = self.introduction(node_id).await;
             let attempt = until.min(Instant::now() + TIMEOUT);
-            match ask::hello_at(&self.peers, &address, request, attempt).await {
+            match ask::hello_at(&self.peers, node_id, &address, request, attempt).await {
                 Ok(response) => break response,
                 Err(reason) if Instant::now() + INTERVAL_WHILE_WAITING >= until => {
                     return Err(NotAddable::Silent { node_id, address, reason });

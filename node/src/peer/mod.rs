@@ -6,12 +6,16 @@
 
 pub mod ask;
 pub mod convert;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hello;
 pub mod network;
 pub mod peers;
 pub(crate) mod roster;
 pub(crate) mod server;
 pub mod service;
+mod speaker;
 
 /// Largest message between nodes, in bytes. An append carries at most
 /// [`APPEND_BYTES_MAX`] or one entry, and an entry at most one request and its frame.

@@ -17,7 +17,7 @@ use tonic::{
 };
 
 use super::PEER_MESSAGE_BYTES_MAX;
-use crate::{consensus::cluster_id::ClusterId, env::Network};
+use crate::{consensus::cluster_id::ClusterId, env::Network, tls::Secured};
 
 /// So long without an answer is a silence: the least time after which TCP sends again on Linux, so below it no
 /// connection has begun to back off. A busy peer that misses one heartbeat and answers the next has not
@@ -91,6 +91,7 @@ struct Inner {
     network: Arc<dyn Network>,
     connect_timeout: Duration,
     cluster_id: ClusterId,
+    tls: Option<Arc<Secured>>,
     peers: Mutex<BTreeMap<u64, Peer>>,
 }
 
@@ -155,6 +156,7 @@ impl Peers {
         network: Arc<dyn Network>,
         connect_timeout: Duration,
         cluster_id: ClusterId,
+        tls: Option<Arc<Secured>>,
     ) -> Self {
         Peers {
             inner: Arc::new(Inner {
@@ -164,6 +166,7 @@ impl Peers {
                 network,
                 connect_timeout,
                 cluster_id,
+                tls,
                 peers: Mutex::new(BTreeMap::new()),
             }),
         }
@@ -202,10 +205,7 @@ impl Peers {
         if text(TO).is_some_and(|to| to != self.inner.incarnation) {
             return Err("this is not the data directory that the call is meant for".to_owned());
         }
-        let Some((id, incarnation)) = text(FROM).and_then(|from| from.split_once(':')) else {
-            return Ok(());
-        };
-        let Ok(id) = id.parse::<u64>() else { return Ok(()) };
+        let Some((id, incarnation)) = stamped_from(metadata) else { return Ok(()) };
         match lock(&self.inner.incarnations).get(&id) {
             Some(known) if known != incarnation => {
                 Err(format!("node {id} is known with another data directory"))
@@ -379,14 +379,33 @@ impl Peers {
 
     /// A client with a connection of its own, made when first used.
     pub fn dial(&self, node_id: u64, address: &str) -> Client {
+        self.dial_as(node_id, node_id, address)
+    }
+
+    /// The same of a node that has not been met: what is called is meant for no known directory. With TLS it has to
+    /// be the one with this id all the same.
+    pub fn dial_unmet(&self, node_id: u64, address: &str) -> Client {
+        // Nobody has the id 0.
+        self.dial_as(0, node_id, address)
+    }
+
+    fn dial_as(&self, target: u64, node_id: u64, address: &str) -> Client {
+        let tls = self.inner.tls.clone();
         let network = Arc::clone(&self.inner.network);
         let timeout = self.inner.connect_timeout;
-        let target = address.to_owned();
+        let address = address.to_owned();
         let connector = tower::service_fn(move |_: Uri| {
-            let network = Arc::clone(&network);
-            let target = target.clone();
+            let (network, tls) = (Arc::clone(&network), tls.clone());
+            let address = address.clone();
             async move {
-                match tokio::time::timeout(timeout, network.connect(&target)).await {
+                let connecting = async {
+                    let connection = network.connect(&address).await?;
+                    match &tls {
+                        None => Ok(connection),
+                        Some(tls) => tls.connect(connection, node_id).await,
+                    }
+                };
+                match tokio::time::timeout(timeout, connecting).await {
                     Ok(Ok(connected)) => Ok(TokioIo::new(connected)),
                     Ok(Err(error)) => Err(DialFailed(error)),
                     Err(_) => Err(DialFailed(io::Error::from(io::ErrorKind::TimedOut))),
@@ -401,13 +420,19 @@ impl Peers {
         let channel = PEER.apply(endpoint).connect_with_connector_lazy(connector);
         let stamp = Stamp {
             from: format!("{}:{}", self.inner.node_id, self.inner.incarnation).parse().ok(),
-            target: node_id,
+            target,
             incarnations: Arc::clone(&self.inner.incarnations),
         };
         PeerClient::with_interceptor(channel, stamp)
             .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX)
     }
+}
+
+/// Who a call says it comes from: node id and incarnation.
+pub(super) fn stamped_from(metadata: &MetadataMap) -> Option<(u64, &str)> {
+    let (id, incarnation) = metadata.get(FROM)?.to_str().ok()?.split_once(':')?;
+    Some((id.parse().ok()?, incarnation))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -434,7 +459,14 @@ mod tests {
     }
 
     fn peers() -> Peers {
-        Peers::new(1, "own", Arc::new(NoNetwork), Duration::from_secs(1), ClusterId::default())
+        Peers::new(
+            1,
+            "own",
+            Arc::new(NoNetwork),
+            Duration::from_secs(1),
+            ClusterId::default(),
+            None,
+        )
     }
 
     /// Missed heartbeats alone must not end streams: a busy peer misses one now and then, and a slow disk

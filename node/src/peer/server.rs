@@ -11,6 +11,7 @@ use super::{PEER_MESSAGE_BYTES_MAX, service::PeerService};
 use crate::{
     env::{Clock, Listener},
     port::{self, Port, Shape, Slots, room::NodeRoom},
+    tls::Secured,
 };
 
 fn shape_of(path: &str) -> Shape {
@@ -26,6 +27,7 @@ pub(crate) async fn serve(
     listener: Box<dyn Listener>,
     clock: Arc<dyn Clock>,
     slots: Arc<Slots>,
+    tls: Option<Arc<Secured>>,
     stop: watch::Receiver<bool>,
 ) {
     let service = PeerServer::new(service)
@@ -44,6 +46,7 @@ pub(crate) async fn serve(
         slots,
         room: NodeRoom::new(),
         keeps_alive: !seeded_bugs::is_on("leader-never-steps-down"),
+        tls,
     };
     port::serve(port, service, listener, stop).await;
 }

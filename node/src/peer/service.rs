@@ -18,7 +18,7 @@ use tonic::{
     metadata::{MetadataMap, MetadataValue},
 };
 
-use super::{ask::NOT_ACTED_ON, convert, hello::Greeter};
+use super::{ask::NOT_ACTED_ON, convert, hello::Greeter, speaker::Speaker};
 use crate::{
     consensus::{
         Consensus, WhenFull,
@@ -82,7 +82,8 @@ impl PeerService {
     }
 
     /// The node, if the call is meant for this data directory and comes from one that is known.
-    fn node(&self, metadata: &MetadataMap) -> Result<&OwnStatus, Status> {
+    fn node(&self, metadata: &MetadataMap, speaker: Speaker) -> Result<&OwnStatus, Status> {
+        speaker.check_stamp(metadata).map_err(at_the_door)?;
         if !self.greeter.is_admitted() {
             return Err(at_the_door(Status::unavailable("the node has not been introduced yet")));
         }
@@ -98,13 +99,19 @@ impl PeerService {
     fn meant_for(
         &self,
         metadata: &MetadataMap,
+        speaker: Speaker,
         cluster_id: &str,
         target_node_id: u64,
     ) -> Result<&Consensus, Status> {
-        let consensus = &self.node(metadata)?.consensus;
+        let consensus = &self.node(metadata, speaker)?.consensus;
         check_target(consensus, cluster_id, target_node_id)?;
         Ok(consensus)
     }
+}
+
+/// Who sends a ballot: the candidate, or the leader.
+fn sender(ballot: Option<&wire::Ballot>) -> Option<u64> {
+    ballot?.node_id
 }
 
 /// Refuses what is meant for another node or cluster, before Raft sees it.
@@ -153,6 +160,9 @@ impl Peer for PeerService {
         &self,
         request: Request<wire::HelloRequest>,
     ) -> Result<Response<wire::HelloResponse>, Status> {
+        let speaker = Speaker::of(&request);
+        speaker.check_stamp(request.metadata())?;
+        speaker.check(Some(request.get_ref().node_id))?;
         self.greeter.answer(request.into_inner()).await.map(Response::new)
     }
 
@@ -162,13 +172,15 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<wire::AppendRequest>>,
     ) -> Result<Response<AppendStream>, Status> {
-        let consensus = self.node(request.metadata())?.consensus.clone();
+        let speaker = Speaker::of(&request);
+        let consensus = self.node(request.metadata(), speaker)?.consensus.clone();
         let raft = consensus.raft().clone();
         // The first message that is not for this node, or not readable, ends the stream: Raft's
         // order of messages allows no gap.
         let requests = request.into_inner().scan((), move |(), message| {
             let accepted = message.and_then(|message| {
                 check_target(&consensus, &message.cluster_id, message.target_node_id)?;
+                speaker.check(sender(message.ballot.as_ref()))?;
                 convert::append_from_wire(message).map_err(malformed)
             });
             if let Err(status) = &accepted {
@@ -206,8 +218,11 @@ impl Peer for PeerService {
         &self,
         request: Request<wire::VoteRequest>,
     ) -> Result<Response<wire::VoteResponse>, Status> {
+        let speaker = Speaker::of(&request);
         let (metadata, _, request) = request.into_parts();
-        let consensus = self.meant_for(&metadata, &request.cluster_id, request.target_node_id)?;
+        let consensus =
+            self.meant_for(&metadata, speaker, &request.cluster_id, request.target_node_id)?;
+        speaker.check(sender(request.ballot.as_ref())).map_err(at_the_door)?;
         let vote = convert::vote_request_from_wire(&request).map_err(malformed)?;
         let response = consensus.raft().vote(vote).await.map_err(stopped)?;
         Ok(Response::new(convert::vote_response_to_wire(&response)))
@@ -217,9 +232,12 @@ impl Peer for PeerService {
         &self,
         request: Request<wire::PreVoteRequest>,
     ) -> Result<Response<wire::PreVoteResponse>, Status> {
+        let speaker = Speaker::of(&request);
         let (metadata, _, request) = request.into_parts();
         let request = request.vote.ok_or_else(|| malformed(convert::Malformed::Missing("vote")))?;
-        let consensus = self.meant_for(&metadata, &request.cluster_id, request.target_node_id)?;
+        let consensus =
+            self.meant_for(&metadata, speaker, &request.cluster_id, request.target_node_id)?;
+        speaker.check(sender(request.ballot.as_ref())).map_err(at_the_door)?;
         let vote = convert::vote_request_from_wire(&request).map_err(malformed)?;
         let response = consensus.raft().pre_vote(vote).await.map_err(stopped)?;
         let vote = Some(convert::vote_response_to_wire(&response));
@@ -230,8 +248,11 @@ impl Peer for PeerService {
         &self,
         request: Request<wire::TransferLeaderRequest>,
     ) -> Result<Response<wire::TransferLeaderResponse>, Status> {
+        let speaker = Speaker::of(&request);
         let (metadata, _, request) = request.into_parts();
-        let consensus = self.meant_for(&metadata, &request.cluster_id, request.target_node_id)?;
+        let consensus =
+            self.meant_for(&metadata, speaker, &request.cluster_id, request.target_node_id)?;
+        speaker.check(sender(request.from_ballot.as_ref())).map_err(at_the_door)?;
         let from = convert::vote_from_wire(request.from_ballot.as_ref()).map_err(malformed)?;
         let last = request.last_log_id.as_ref().map(convert::log_id_from_wire);
         let transfer = TransferLeaderRequest::new(from, request.to_node_id, last);
@@ -250,12 +271,15 @@ impl Peer for PeerService {
     ) -> Result<Response<wire::InstallSnapshotResponse>, Status> {
         use wire::install_snapshot_request::Part;
 
+        let speaker = Speaker::of(&request);
         let (metadata, _, mut parts) = request.into_parts();
         let head = match parts.message().await?.and_then(|message| message.part) {
             Some(Part::Head(head)) => head,
             _ => return Err(malformed(convert::Malformed::Missing("head"))),
         };
-        let consensus = self.meant_for(&metadata, &head.cluster_id, head.target_node_id)?;
+        let consensus =
+            self.meant_for(&metadata, speaker, &head.cluster_id, head.target_node_id)?;
+        speaker.check(sender(head.ballot.as_ref())).map_err(at_the_door)?;
         let vote = convert::vote_from_wire(head.ballot.as_ref()).map_err(malformed)?;
         let membership =
             membership::decode_stored_membership(&head.membership).map_err(malformed)?;
@@ -295,8 +319,10 @@ impl Peer for PeerService {
         &self,
         request: Request<wire::TermRequest>,
     ) -> Result<Response<wire::TermResponse>, Status> {
+        let speaker = Speaker::of(&request);
         let (metadata, _, request) = request.into_parts();
-        let consensus = self.meant_for(&metadata, &request.cluster_id, request.target_node_id)?;
+        let consensus =
+            self.meant_for(&metadata, speaker, &request.cluster_id, request.target_node_id)?;
         // From Raft's own task, which grants votes: what it says now it has not outrun anywhere.
         let vote = consensus.raft().with_raft_state(|state| *state.vote_ref()).await;
         let term = vote.map_err(stopped)?.leader_id.term;
@@ -309,8 +335,10 @@ impl Peer for PeerService {
     ) -> Result<Response<wire::ReadIndexResponse>, Status> {
         use wire::read_index_response::Result as Answer;
 
+        let speaker = Speaker::of(&request);
         let (metadata, _, request) = request.into_parts();
-        let consensus = self.meant_for(&metadata, &request.cluster_id, request.target_node_id)?;
+        let consensus =
+            self.meant_for(&metadata, speaker, &request.cluster_id, request.target_node_id)?;
         // Never passed on: a node that does not lead says so, and the caller looks again.
         let until = Instant::now() + Duration::from_millis(u64::from(request.timeout_ms));
         let result = match consensus.confirm_leading(until).await {
@@ -331,8 +359,10 @@ impl Peer for PeerService {
         &self,
         request: Request<wire::ProposeRequest>,
     ) -> Result<Response<wire::ProposeResponse>, Status> {
+        let speaker = Speaker::of(&request);
         let (metadata, _, request) = request.into_parts();
-        let consensus = self.meant_for(&metadata, &request.cluster_id, request.target_node_id)?;
+        let consensus =
+            self.meant_for(&metadata, speaker, &request.cluster_id, request.target_node_id)?;
         if request.commands.len() > FORWARDED_MAX {
             return Err(malformed(format!("at most {FORWARDED_MAX} commands may be forwarded")));
         }
@@ -345,7 +375,7 @@ impl Peer for PeerService {
         &self,
         request: Request<wire::StatusRequest>,
     ) -> Result<Response<wire::StatusResponse>, Status> {
-        let node = self.node(request.metadata())?;
+        let node = self.node(request.metadata(), Speaker::of(&request))?;
         check_target(&node.consensus, &request.get_ref().cluster_id, node.node_id)?;
         Ok(Response::new(wire::StatusResponse { node: Some(node.line()) }))
     }

@@ -36,6 +36,8 @@ pub(crate) struct Shared {
     pub(super) from: Option<IpAddr>,
     /// It has begun HTTP/2.
     pub(super) begun: AtomicBool,
+    /// What came first is TLS, where none is spoken.
+    pub(super) speaks_tls: AtomicBool,
     /// The call that was just begun, until it has its task.
     pub(super) next: Mutex<Option<Arc<Call>>>,
     /// Calls begun in all, and open now.
@@ -67,6 +69,7 @@ impl Shared {
             room,
             from,
             begun: AtomicBool::new(false),
+            speaks_tls: AtomicBool::new(false),
             next: Mutex::default(),
             calls: AtomicUsize::new(0),
             open: AtomicUsize::new(0),

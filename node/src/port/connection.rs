@@ -24,16 +24,17 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::{
-    Port, Shape,
+    CallingNode, ClientName, Port, Shape,
     answer::Answer,
     authority::Authority,
     call::{Call, Open, Shared, UNREAD_STEPS, UNREAD_TIME_MAX},
     deadline::answer_by,
     request::Received,
     room::{Along, ConnectionRoom},
+    secure::{Door, TLS_BEGINS},
     slots::Slot,
 };
-use crate::env::Connection;
+use crate::{env::Connection, tls::Caller};
 
 /// With fewer bytes than these nobody has begun HTTP/2.
 const PREFACE_BYTES: usize = 24;
@@ -78,6 +79,7 @@ struct Calls<S> {
     service: S,
     port: Arc<Port>,
     shared: Arc<Shared>,
+    caller: Caller,
 }
 
 impl<S> hyper::service::Service<Request<Incoming>> for Calls<S>
@@ -111,6 +113,15 @@ where
         let received = Arc::clone(&call);
         let mut request = request.map(|body| Body::new(Received::new(body, received)));
         request.extensions_mut().insert(Arc::clone(&call));
+        match &self.caller {
+            Caller::Unknown => {}
+            Caller::Client(name) => {
+                request.extensions_mut().insert(ClientName(name.clone()));
+            }
+            Caller::Node(id) => {
+                request.extensions_mut().insert(CallingNode(*id));
+            }
+        }
         // Routes are always ready.
         let answering = self.service.clone().call(request);
         Box::pin(async move {
@@ -127,6 +138,7 @@ pub(super) async fn drive<S>(
     slot: Slot,
     service: S,
     port: Arc<Port>,
+    door: Arc<Door>,
     mut stop: watch::Receiver<bool>,
 ) where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
@@ -136,6 +148,12 @@ pub(super) async fn drive<S>(
     S::Future: Send + 'static,
 {
     let _slot = slot;
+    let passed = tokio::select! {
+        biased;
+        _ = stop.wait_for(|stop| *stop) => None,
+        passed = door.pass(&port, connection) => passed,
+    };
+    let Some((connection, caller)) = passed else { return };
     let shared = Shared::new(ConnectionRoom::new(Arc::clone(&port.room)), connection.from());
     let io = TokioIo::new(Begins {
         connection,
@@ -143,7 +161,7 @@ pub(super) async fn drive<S>(
         shared: Arc::clone(&shared),
         authority: Authority::default(),
     });
-    let calls = Calls { service, port: Arc::clone(&port), shared: Arc::clone(&shared) };
+    let calls = Calls { service, port: Arc::clone(&port), shared: Arc::clone(&shared), caller };
     let serving = builder(&port, &shared).serve_connection(io, calls);
     let mut serving = std::pin::pin!(serving);
     let interval = look_interval(&port);
@@ -156,6 +174,9 @@ pub(super) async fn drive<S>(
             biased;
             ended = &mut serving => {
                 if let Err(error) = ended {
+                    if shared.speaks_tls.load(Ordering::Relaxed) {
+                        door.met_tls(&port, shared.from);
+                    }
                     tracing::debug!(port = port.name, %error, "a connection failed");
                 }
                 return;
@@ -231,6 +252,9 @@ impl AsyncRead for Begins {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.connection).poll_read(context, buffer);
         if self.read < PREFACE_BYTES {
+            if self.read == 0 && buffer.filled().get(before) == Some(&TLS_BEGINS) {
+                self.shared.speaks_tls.store(true, Ordering::Relaxed);
+            }
             self.read += buffer.filled().len() - before;
             if self.read >= PREFACE_BYTES {
                 self.shared.begun.store(true, Ordering::Relaxed);

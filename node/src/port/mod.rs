@@ -8,6 +8,7 @@
 //! | what | for a connection | for the node | until |
 //! |---|---|---|---|
 //! | connections | | [`Slots`] | the handshake's time, then keepalive; without a call: the idle time |
+//! | handshakes of TLS | 64 KiB | [`secure`] | the handshake's time |
 //! | calls | [`tally_proto::http2::Port::calls_max`] | connections times that | the deadline of a unary call |
 //! | requests being received, and calls of streams (above [`SMALL_BYTES`]) | [`room::REQUEST_BYTES_MAX`] | [`room::NODE_REQUEST_BYTES_MAX`] | the deadline; [`request::MESSAGE_TIME_MAX`] in a stream |
 //! | calls of streams | [`room::ANSWER_BYTES_MAX`], by their answers | [`room::NODE_CALLS_MAX`] | their deadlines |
@@ -26,12 +27,17 @@
 pub(crate) mod answer;
 pub(crate) mod authority;
 pub(crate) mod call;
+mod client_name;
 pub(crate) mod connection;
 pub(crate) mod date;
 pub(crate) mod deadline;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub(crate) mod plain;
 pub(crate) mod request;
 pub(crate) mod room;
+mod secure;
 pub(crate) mod slots;
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
@@ -43,9 +49,15 @@ use tokio::{sync::watch, task::JoinSet};
 use tonic::body::Body;
 use tower::Service;
 
-use self::room::NodeRoom;
-pub(crate) use self::slots::Slots;
-use crate::env::{Connection, Listener, spaced::Spaced};
+pub(crate) use self::{
+    client_name::{CallingNode, ClientName},
+    slots::Slots,
+};
+use self::{room::NodeRoom, secure::Door};
+use crate::{
+    env::{Connection, Listener, spaced::Spaced},
+    tls::Secured,
+};
 
 /// What is not counted call by call, as there are only so many calls: most requests and answers are
 /// smaller.
@@ -84,6 +96,15 @@ pub(crate) struct Port {
     pub(crate) room: Arc<NodeRoom>,
     /// Silent connections are asked whether they live.
     pub(crate) keeps_alive: bool,
+    /// TLS, if it is spoken.
+    pub(crate) tls: Option<Arc<Secured>>,
+}
+
+/// Where callers come in.
+pub(crate) struct Entrance {
+    pub(crate) listener: Box<dyn Listener>,
+    /// TLS, if it is spoken.
+    pub(crate) tls: Option<Arc<Secured>>,
 }
 
 /// Serves until told to stop, then lets the open calls end.
@@ -99,7 +120,7 @@ pub(crate) async fn serve<S>(
         + 'static,
     S::Future: Send + 'static,
 {
-    let port = Arc::new(port);
+    let (port, door) = (Arc::new(port), Arc::new(Door::default()));
     let mut connections = JoinSet::new();
     let mut refusals = JoinSet::new();
     let (failures, too_many) = (Spaced::default(), Spaced::default());
@@ -125,8 +146,9 @@ pub(crate) async fn serve<S>(
                     };
                     if let Some(slot) = port.slots.take() {
                         let (service, port) = (service.clone(), Arc::clone(&port));
-                        let stop = stop.clone();
-                        connections.spawn(connection::drive(accepted, slot, service, port, stop));
+                        let (door, stop) = (Arc::clone(&door), stop.clone());
+                        let drive = connection::drive(accepted, slot, service, port, door, stop);
+                        connections.spawn(drive);
                         continue;
                     }
                     if let Some(times) = too_many.happened() {
@@ -138,7 +160,8 @@ pub(crate) async fn serve<S>(
                             "connections are refused: the most that may be open are"
                         );
                     }
-                    if refusals.len() < REFUSALS_MAX {
+                    // Under TLS it would not be read.
+                    if refusals.len() < REFUSALS_MAX && port.tls.is_none() {
                         refusals.spawn(slots::refuse(accepted));
                     }
                 }

@@ -21,14 +21,8 @@ const REFUSED_LATELY: Duration = Duration::from_secs(60);
 /// A refused connection is closed after this, whether it has read the reason or not.
 const REFUSAL_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// Empty settings, and a GOAWAY (no call was looked at, ENHANCE_YOUR_CALM) with a text.
-const REFUSAL_TEXT: &[u8] = b"too many connections";
-const REFUSAL_HEAD: [u8; 26] = [
-    0, 0, 0, 4, 0, 0, 0, 0, 0, //
-    0, 0, 28, 7, 0, 0, 0, 0, 0, //
-    0, 0, 0, 0, 0, 0, 0, 11,
-];
-const _: () = assert!(REFUSAL_HEAD[11] as usize == 8 + REFUSAL_TEXT.len());
+/// HTTP/2's ENHANCE_YOUR_CALM.
+const ENHANCE_YOUR_CALM: u8 = 11;
 
 /// The places of a port. Cheap to share.
 #[derive(Debug)]
@@ -95,11 +89,19 @@ impl Slots {
     }
 }
 
-/// Says why, and closes.
-pub(super) async fn refuse(mut connection: Connection) {
+/// Says that there are too many connections, and closes this one.
+pub(super) async fn refuse(connection: Connection) {
+    go_away(connection, ENHANCE_YOUR_CALM, "too many connections").await;
+}
+
+/// Says why in HTTP/2, and closes: empty settings, and a GOAWAY (no call was looked at) with an error and a text.
+pub(super) async fn go_away(mut connection: Connection, error: u8, text: &str) {
+    let length = u8::try_from(8 + text.len()).expect("texts are short");
+    let frames =
+        [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, length, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, error];
     let told = async {
-        connection.write_all(&REFUSAL_HEAD).await?;
-        connection.write_all(REFUSAL_TEXT).await?;
+        connection.write_all(&frames).await?;
+        connection.write_all(text.as_bytes()).await?;
         connection.shutdown().await?;
         // What it has sent has to be read: the system drops what is under way to somebody whose bytes
         // nobody wanted.

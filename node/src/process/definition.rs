@@ -62,6 +62,8 @@ fn unit(key: &str) -> Option<&'static str> {
         _ if ends(&["_listen", "_advertise"]) => Some("HOST:PORT"),
         _ if ends(&["entries", "entries_kept", "in_flight", "_max", "threads", "_id"]) => Some("N"),
         "data_dir" => Some("DIR"),
+        _ if ends(&["_file"]) => Some("FILE"),
+        "cluster_name" => Some("NAME"),
         _ => None,
     }
 }

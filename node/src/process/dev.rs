@@ -3,6 +3,8 @@
 //! Each node is a process of its own, so that `kill -9` kills one for real. A node that ends is
 //! started again after a few seconds, unless it says that it must not run.
 
+mod certificates;
+
 use std::{
     fs::File,
     io::{self, Write},
@@ -20,8 +22,9 @@ use tokio::{
     time::Instant,
 };
 
-use super::{EXIT_REFUSED, serve};
-use crate::storage::real_disk::create_dir_durably;
+use self::certificates::Certificates;
+use super::{EXIT_REFUSED, ask::connect, serve};
+use crate::{storage::real_disk::create_dir_durably, tls::Asking};
 
 /// How long a dead node stays dead: long enough to see what the others do without it.
 const RESTART_AFTER: Duration = Duration::from_secs(3);
@@ -59,6 +62,10 @@ pub struct Arguments {
     /// Peer port of node 1; the others follow.
     #[arg(long, default_value_t = 7501)]
     peer_port: u16,
+    /// TLS on all ports, with certificates that are made in DIR/certificates: a CA, one for each node, and one for a
+    /// client named "dev".
+    #[arg(long)]
+    tls: bool,
     /// Metrics port of node 1; the others follow. 0: none. Default: 200 above the client port, where that is free.
     #[arg(long, value_name = "PORT")]
     metrics_port: Option<u16>,
@@ -101,7 +108,13 @@ async fn supervise(arguments: Arguments) -> Result<(), String> {
     ports_are_free(&arguments).await?;
     create_dir_durably(&arguments.data)
         .map_err(|error| problem(&arguments.data.display().to_string(), error))?;
-    let cluster = Cluster::new(arguments).map_err(|error| problem("this program", error))?;
+    let certificates = match arguments.tls {
+        true => Some(Certificates::made(&arguments.data, arguments.nodes)?),
+        false => None,
+    };
+    let asking = certificates.as_ref().map(Certificates::asking).transpose()?;
+    let cluster =
+        Cluster::new(arguments, certificates).map_err(|error| problem("this program", error))?;
     let mut terminate =
         signal(SignalKind::terminate()).map_err(|error| problem("signals", error))?;
     let mut interrupt =
@@ -119,7 +132,7 @@ async fn supervise(arguments: Arguments) -> Result<(), String> {
     cluster.introduce(&pids);
 
     let started = cluster.client_addresses().into_iter().zip(pids.iter().copied()).collect();
-    let watching = watch_first_leader(started);
+    let watching = watch_first_leader(started, asking);
     tokio::pin!(watching);
     let mut is_watching = true;
     let (restart_sender, mut restarts) = mpsc::channel(16);
@@ -204,10 +217,11 @@ struct Cluster {
     /// Where metrics are served, if they are.
     metrics_port: Option<u16>,
     serve_flags: Vec<String>,
+    certificates: Option<Certificates>,
 }
 
 impl Cluster {
-    fn new(arguments: Arguments) -> io::Result<Cluster> {
+    fn new(arguments: Arguments, certificates: Option<Certificates>) -> io::Result<Cluster> {
         let metrics_port = metrics_port(&arguments);
         Ok(Cluster {
             program: std::env::current_exe()?,
@@ -218,6 +232,7 @@ impl Cluster {
             peer_port: arguments.peer_port,
             metrics_port,
             serve_flags: arguments.serve_flags,
+            certificates,
         })
     }
 
@@ -265,6 +280,7 @@ impl Cluster {
             .args(["--initial-cluster", &members.join(",")])
             .arg("--data-dir")
             .arg(self.data.join(format!("node-{node}")))
+            .args(self.certificates.iter().flat_map(|certificates| certificates.serve_flags(node)))
             .args(&self.serve_flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -322,6 +338,8 @@ impl Cluster {
         } else {
             format!(" --endpoints {}", self.client_addresses().join(","))
         };
+        let tls = self.certificates.as_ref().map(Certificates::tally_flags).unwrap_or_default();
+        let endpoints = format!("{endpoints}{tls}");
         let pid = pids.get(self.slot(leader)).copied().flatten().unwrap_or(0);
         let again = if self.restart {
             format!("it comes back after {} s", RESTART_AFTER.as_secs())
@@ -365,11 +383,14 @@ fn last_lines(path: &Path, count: usize) -> Option<String> {
 }
 
 /// The first leader that any of these processes names.
-async fn watch_first_leader(started: Vec<(String, Option<u32>)>) -> Option<(u64, u64)> {
+async fn watch_first_leader(
+    started: Vec<(String, Option<u32>)>,
+    tls: Option<Asking>,
+) -> Option<(u64, u64)> {
     let until = Instant::now() + FIRST_LEADER;
     while Instant::now() < until {
         for (address, pid) in &started {
-            let Some((_, node)) = asked(address).await else { continue };
+            let Some((_, node)) = asked(address, tls.as_ref()).await else { continue };
             if node.leader_id != 0 && *pid == Some(node.pid) {
                 return Some((node.leader_id, node.term));
             }
@@ -380,8 +401,8 @@ async fn watch_first_leader(started: Vec<(String, Option<u32>)>) -> Option<(u64,
 }
 
 /// The cluster of the node at this address, and what it says of itself.
-async fn asked(address: &str) -> Option<(String, v1::NodeStatus)> {
-    let mut client = ClusterClient::connect(format!("http://{address}")).await.ok()?;
+async fn asked(address: &str, tls: Option<&Asking>) -> Option<(String, v1::NodeStatus)> {
+    let mut client = ClusterClient::new(connect(address, tls).await.ok()?);
     let status = client.status(v1::ClusterStatusRequest { local_only: true }).await.ok()?;
     let status = status.into_inner();
     let node = status.nodes.into_iter().next()?;
@@ -400,7 +421,7 @@ async fn ports_are_free(arguments: &Arguments) -> Result<(), String> {
         for port in u64::from(first)..u64::from(first) + arguments.nodes {
             let address = format!("127.0.0.1:{port}");
             let Err(error) = std::net::TcpListener::bind(&address) else { continue };
-            let who = match tokio::time::timeout(ASKED_WITHIN, asked(&address)).await {
+            let who = match tokio::time::timeout(ASKED_WITHIN, asked(&address, None)).await {
                 Ok(Some((cluster, node))) => {
                     format!(
                         "node {} of cluster {cluster} (pid {}) listens there",

@@ -8,8 +8,18 @@ use std::collections::BTreeSet;
 const PREFIX: &str = "TALLY_";
 
 /// Read by others of ours, so they may well be there: the command line, deploy/compose.yaml, a build.
-const OF_OTHERS: [&str; 5] =
-    ["TALLY_ENDPOINTS", "TALLY_SHELL_HISTORY", "TALLY_HOST_ADDRESS", "TALLY_IMAGE", "TALLY_COMMIT"];
+const OF_OTHERS: [&str; 10] = [
+    "TALLY_ENDPOINTS",
+    "TALLY_TOKEN",
+    "TALLY_SHELL_HISTORY",
+    "TALLY_TLS_CA",
+    "TALLY_TLS_CERT",
+    "TALLY_TLS_KEY",
+    "TALLY_TLS_SERVER_NAME",
+    "TALLY_HOST_ADDRESS",
+    "TALLY_IMAGE",
+    "TALLY_COMMIT",
+];
 
 /// … and everything that begins like this.
 const OF_TESTS: &str = "TALLY_TEST_";
@@ -80,7 +90,10 @@ mod tests {
 
     #[test]
     fn what_is_not_ours_or_known_elsewhere_is_let_be() {
-        assert_eq!(of(&["HOME", "TALLYMAN", "TALLY_ENDPOINTS", "TALLY_TEST_KEEP"]), None);
+        assert_eq!(
+            of(&["HOME", "TALLYMAN", "TALLY_ENDPOINTS", "TALLY_TEST_KEEP", "TALLY_TLS_CA"]),
+            None
+        );
         assert_eq!(
             of(&[
                 "TALLY_SERVICE_HOST",

@@ -5,16 +5,20 @@
 
 use std::{
     io::{self, Write as _},
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
 
 use clap::Args;
 use tally_proto::v1::{self, cluster_client::ClusterClient};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
+
+use super::ask::connect;
+use crate::tls::{Asking, Trusted};
 
 /// Flags of `tallyd health`.
 #[derive(Debug, Args)]
@@ -26,9 +30,38 @@ pub struct Arguments {
     /// linearizable reads and writes work.
     #[arg(long, default_value = "")]
     service: String,
+    /// Ask over TLS, and trust the CAs in this file (PEM) for the address that is asked.
+    #[arg(long, env = "TALLY_TLS_CA", value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// Ask over TLS, and trust this one certificate, the node's own (PEM), whatever it names: where the node is
+    /// configured by the environment, its health check needs nothing else.
+    #[arg(long, env = "TALLY_CLIENT_TLS_CERT_FILE", value_name = "FILE")]
+    client_tls_cert_file: Option<PathBuf>,
+    /// Show this certificate, with its chain (PEM).
+    #[arg(long, env = "TALLY_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of --tls-cert (PEM).
+    #[arg(long, env = "TALLY_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// How long to wait for the answer, in ms.
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..))]
     timeout_ms: u64,
+}
+
+impl Arguments {
+    fn tls(&self) -> Result<Option<Asking>, String> {
+        let given =
+            |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+        let (ca, own) = (given(&self.tls_ca), given(&self.client_tls_cert_file));
+        // The node's own certificate first: it needs no name for the address.
+        let trusted = match (&own, &ca) {
+            (Some(own), _) => Trusted::Own(own),
+            (None, Some(ca)) => Trusted::Ca(ca),
+            (None, None) => return Ok(None),
+        };
+        let shown = self.tls_cert.as_deref().zip(self.tls_key.as_deref());
+        Asking::new(trusted, shown).map(Some)
+    }
 }
 
 /// Asks once. Success means SERVING; everything else, no answer too, is a failure.
@@ -67,15 +100,10 @@ struct Health {
 
 async fn ask(arguments: Arguments) -> Result<Health, String> {
     let address = reachable(&arguments.address);
+    let tls = arguments.tls()?;
     let timeout = Duration::from_millis(arguments.timeout_ms);
     let answer = tokio::time::timeout(timeout, async {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|error| format!("{address:?} is not host:port: {error}"))?;
-        let channel = endpoint.connect().await.map_err(|error| {
-            let cause = std::error::Error::source(&error);
-            let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
-            format!("{address}: {error}{cause}")
-        })?;
+        let channel = connect(&address, tls.as_ref()).await?;
         let request = HealthCheckRequest { service: arguments.service };
         let answer = HealthClient::new(channel.clone()).check(request).await;
         let answer = answer

@@ -2,6 +2,7 @@
 //!
 //! `main.rs` is the program `tallyd`, which calls what is here.
 
+mod ask;
 pub mod dev;
 mod environment;
 pub mod health;

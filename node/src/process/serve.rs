@@ -4,6 +4,7 @@ use std::{
     io::{self, Write as _},
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::Args;
@@ -12,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{EXIT_FATAL, EXIT_REFUSED, environment, telemetry};
 use crate::{
     config::{Config, HotItemNames, InitialCluster, LogFormat},
-    env::{Env, descriptors},
+    env::{Env, Logs, descriptors},
     node::{Node, system_error_needs_a_person},
     storage::real_disk::RealDisk,
 };
@@ -55,10 +56,8 @@ arguments! {
     client_listen: String = "TALLY_CLIENT_LISTEN",
     /// Address to listen on for other nodes.
     peer_listen: String = "TALLY_PEER_LISTEN",
-    /// Address to listen on for scrapers and probes, in plain HTTP; empty: none.
+    /// Address to listen on for scrapers and probes; beyond loopback under the client port's TLS; empty: none.
     metrics_listen: String = "TALLY_METRICS_LISTEN",
-    /// Listen beyond loopback without TLS.
-    insecure_listen_without_tls: bool = "TALLY_INSECURE_LISTEN_WITHOUT_TLS",
     /// Address of the client port as clients reach it.
     client_advertise: String = "TALLY_CLIENT_ADVERTISE",
     /// Address of the peer port as other nodes reach it.
@@ -67,6 +66,22 @@ arguments! {
     initial_cluster: InitialCluster = "TALLY_INITIAL_CLUSTER",
     /// Form the cluster when a majority of the first members is there; without it all must be.
     form_without_all: bool = "TALLY_FORM_WITHOUT_ALL",
+    /// Name of the cluster in its nodes' certificates, tally://NAME/node/ID.
+    cluster_name: String = "TALLY_CLUSTER_NAME",
+    /// TLS of the client port: certificate with its chain (PEM).
+    client_tls_cert_file: PathBuf = "TALLY_CLIENT_TLS_CERT_FILE",
+    /// Key of that certificate (PEM).
+    client_tls_key_file: PathBuf = "TALLY_CLIENT_TLS_KEY_FILE",
+    /// CAs of clients that show who they are (PEM); a client may show nothing.
+    client_tls_ca_file: PathBuf = "TALLY_CLIENT_TLS_CA_FILE",
+    /// Mutual TLS between nodes: this node's certificate with its chain (PEM).
+    peer_tls_cert_file: PathBuf = "TALLY_PEER_TLS_CERT_FILE",
+    /// Key of that certificate (PEM).
+    peer_tls_key_file: PathBuf = "TALLY_PEER_TLS_KEY_FILE",
+    /// CAs that sign for the nodes (PEM).
+    peer_tls_ca_file: PathBuf = "TALLY_PEER_TLS_CA_FILE",
+    /// Listen on other addresses than loopback without TLS: whoever reaches them reads and writes everything.
+    insecure_listen_without_tls: bool = "TALLY_INSECURE_LISTEN_WITHOUT_TLS",
     /// Heartbeats of a leader, in ms.
     heartbeat_interval_ms: u64 = "TALLY_HEARTBEAT_INTERVAL_MS",
     /// Lower end of the election timeout, in ms.
@@ -109,6 +124,10 @@ arguments! {
     idempotency_window_ms: u64 = "TALLY_IDEMPOTENCY_WINDOW_MS",
     /// First start of a cluster: bytes of remembered idempotency keys.
     idempotency_bytes_max: u64 = "TALLY_IDEMPOTENCY_BYTES_MAX",
+    /// Callers must show who they are; switches it on on the first start of a cluster.
+    authentication: bool = "TALLY_AUTHENTICATION",
+    /// Listen beyond loopback without it: whoever reaches the port reads and writes everything.
+    insecure_listen_without_authentication: bool = "TALLY_INSECURE_LISTEN_WITHOUT_AUTHENTICATION",
     /// Threads that answer and run Raft; 0: half the cores.
     worker_threads: usize = "TALLY_WORKER_THREADS",
     /// How long a shutdown waits for what is in flight, in ms.
@@ -184,10 +203,13 @@ pub fn run(arguments: Arguments) -> ExitCode {
             return ExitCode::SUCCESS;
         }
     }
-    if let Err(problem) = telemetry::start(&config) {
-        eprintln!("tallyd: configuration: {problem}");
-        return ExitCode::from(2);
-    }
+    let logs = match telemetry::start(&config) {
+        Ok(logs) => logs,
+        Err(problem) => {
+            eprintln!("tallyd: configuration: {problem}");
+            return ExitCode::from(2);
+        }
+    };
     let one_line = printed.trim().replace('\n', "; ");
     tracing::info!(version = env!("BUILD_VERSION"), profile = env!("BUILD_PROFILE"), config = %one_line, "starting");
 
@@ -200,13 +222,13 @@ pub fn run(arguments: Arguments) -> ExitCode {
     #[cfg(tokio_unstable)]
     runtime.disable_lifo_slot();
     let runtime = runtime.build().expect("a runtime can be made while the process starts");
-    let code = runtime.block_on(serve(config));
+    let code = runtime.block_on(serve(config, logs));
     // Whatever still runs (a peer's stream) has nothing left to do.
     runtime.shutdown_background();
     code
 }
 
-async fn serve(config: Config) -> ExitCode {
+async fn serve(config: Config, logs: Arc<dyn Logs>) -> ExitCode {
     let refused = |problem: &dyn std::fmt::Display| {
         tracing::error!(%problem, "the node does not run");
         eprintln!("tallyd: {problem}");
@@ -227,7 +249,7 @@ async fn serve(config: Config) -> ExitCode {
         Err(error) => return of_system(&error),
     };
     let env = match Env::real(&config.data_dir, config.store_cache_bytes()) {
-        Ok(env) => env,
+        Ok(env) => Env { logs: Some(logs), ..env },
         Err(error) => return of_system(&error),
     };
     let mut stop = match stop_signals() {

@@ -59,11 +59,14 @@ impl Input {
         self.take(usize::try_from(len).ok()?)
     }
 
-    /// The outer `None` means malformed.
+    /// The outer `None` means malformed. No id has the last index, as there would be none after it.
     pub(super) fn log_id(&mut self) -> Option<Option<LogId>> {
         match self.u8()? {
             0 => Some(None),
-            1 => Some(Some(LogId { term: self.u64()?, index: self.u64()? })),
+            1 => {
+                let id = LogId { term: self.u64()?, index: self.u64()? };
+                (id.index < u64::MAX).then_some(Some(id))
+            }
             _ => None,
         }
     }

@@ -86,6 +86,22 @@ async fn bytes_are_read_as_written() {
     .await;
 }
 
+/// A damaged length of 2^62 bytes ended the process, as there was no memory for it.
+#[tokio::test]
+async fn what_is_read_is_no_longer_than_what_is_there() {
+    on_both(async |disk| {
+        let mut file = disk.open("f", OpenMode::CreateNew).await.unwrap();
+        file.write_at(0, b"a few bytes").await.unwrap();
+        for len in [11, 1 << 20, 1 << 21, 1 << 62, usize::MAX] {
+            assert_eq!(file.read_at(0, len).await.unwrap(), b"a few bytes", "{len}");
+            assert_eq!(file.read_at(9, len).await.unwrap(), b"es", "{len}");
+            assert_eq!(file.read_at(11, len).await.unwrap(), b"", "{len}");
+            assert_eq!(file.read_at(1 << 40, len).await.unwrap(), b"", "{len}");
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_rename_replaces_and_open_files_follow() {
     on_both(async |disk| {

@@ -13,6 +13,9 @@ mod codec;
 pub mod disk;
 #[cfg(test)]
 mod disk_tests;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod log_id;
 pub mod meters;
 pub mod real_disk;

@@ -24,15 +24,16 @@ const PACKAGES: [&str; 6] = [
 ];
 
 /// Of `tally-node`: what each part may know of the others. A part is a folder or a file of `node/src`.
-const MAY_KNOW: [(&str, &[&str]); 10] = [
+const MAY_KNOW: [(&str, &[&str]); 11] = [
     ("env", &["machine", "storage"]),
     ("config", &["machine"]),
     ("metrics", &["storage"]),
     ("consensus", &["config", "env", "machine", "metrics", "storage"]),
-    ("port", &["env", "machine"]),
-    ("status", &["consensus", "machine"]),
-    ("peer", &["consensus", "env", "machine", "port", "status", "storage"]),
-    ("api", &["consensus", "env", "machine", "metrics", "peer", "port", "status"]),
+    ("tls", &["env"]),
+    ("port", &["env", "machine", "tls"]),
+    ("status", &["consensus", "machine", "tls"]),
+    ("peer", &["consensus", "env", "machine", "port", "status", "storage", "tls"]),
+    ("api", &["consensus", "env", "machine", "metrics", "peer", "port", "status", "tls"]),
     (
         "node",
         &[
@@ -46,13 +47,14 @@ const MAY_KNOW: [(&str, &[&str]); 10] = [
             "port",
             "status",
             "storage",
+            "tls",
         ],
     ),
-    ("process", &["config", "env", "node", "storage"]),
+    ("process", &["config", "env", "node", "storage", "tls"]),
 ];
 
 /// Words, and the only files that may have them outside of comments and strings: each a prefix of paths.
-const ONLY_IN: [(&str, &[&str]); 9] = [
+const ONLY_IN: [(&str, &[&str]); 10] = [
     ("sled::", &["node/storage/src/sled_store.rs"]),
     (
         "std::fs::",
@@ -62,6 +64,7 @@ const ONLY_IN: [(&str, &[&str]); 9] = [
             "node/src/process/",
             // What the kernel says of the process.
             "node/src/env/usage.rs",
+            "node/src/tls/files.rs",
         ],
     ),
     ("openraft", &["node/src/consensus/", "node/src/peer/", "node/src/node.rs"]),
@@ -72,11 +75,13 @@ const ONLY_IN: [(&str, &[&str]); 9] = [
             "node/src/peer/",
             "node/src/port/",
             "node/src/node.rs",
+            "node/src/process/ask.rs",
             "node/src/process/dev.rs",
             "node/src/process/health.rs",
         ],
     ),
     ("hyper::", &["node/src/port/"]),
+    ("rustls", &["node/src/tls/"]),
     (
         "tally_proto::v1",
         &[

@@ -149,6 +149,28 @@ async fn messages_that_are_too_large_are_refused_by_size() {
     still_answers(&cluster).await;
 }
 
+/// Two bytes each on the wire, and two hundred in memory: 4 MiB of them took 400.
+#[tokio::test]
+async fn very_many_empty_parts_are_refused_before_they_take_memory() {
+    let cluster = Cluster::start(1).await;
+    let channel = cluster.channel(1);
+    for (path, part, outcome) in [
+        ("/tally.v1.Transactions/Apply", 1, Outcome::NotApplied),
+        ("/tally.v1.Transactions/Apply", 2, Outcome::NotApplied),
+        ("/tally.v1.Transactions/Apply", 3, Outcome::NotApplied),
+        // Of what came before on its stream nothing can be said.
+        ("/tally.v1.Stream/Exchange", 1, Outcome::Unknown),
+    ] {
+        let message = field(part, b"").repeat(1 << 19);
+        let failed = raw(&channel, path, &message).await;
+        let failure = Failure::from(failed.expect_err("there are too many"));
+        let row = (Code::InvalidArgument, reason::INVALID_REQUEST, Some(outcome));
+        assert_eq!(failure.row(), row, "{path}: {failure:?}");
+        assert!(failure.message.contains("more than"), "{path}: {failure:?}");
+    }
+    still_answers(&cluster).await;
+}
+
 /// Sends bytes to a port as they are, and waits until the node closes the connection or has been
 /// silent for a while.
 async fn throw(address: &str, bytes: &[u8]) -> Vec<u8> {
@@ -253,6 +275,7 @@ async fn a_forwarded_write_is_not_forwarded_again() {
         idempotency: None,
         fingerprint: Default::default(),
         action: tally_node::machine::command::Action::Tick,
+        caller: None,
     };
     let propose = peer::ProposeRequest {
         cluster_id: consensus.cluster_id().text(),

@@ -2,6 +2,7 @@
 //! hand-made bytes, and across a network that can be cut. What is promised is in
 //! `docs/consistency.md` and `docs/exactly-once.md`; each module takes one part of it.
 
+mod auth;
 mod authority;
 mod bounds;
 mod client;
@@ -16,6 +17,7 @@ mod invalid;
 mod large_values;
 mod members;
 mod metrics;
+mod metrics_port;
 mod network;
 mod quorum;
 mod reads;
@@ -25,3 +27,6 @@ mod service;
 mod sessions;
 mod start;
 mod streams;
+mod tls;
+mod tls_peers;
+mod tls_reload;

@@ -143,8 +143,13 @@ async fn what_a_node_exports_is_what_the_page_says() {
         *sampled.entry(family.name).or_insert(0) += 1;
     }
     let none: Vec<_> = families.keys().filter(|name| !sampled.contains_key(*name)).collect();
-    // Nothing was hot for a whole window.
-    assert_eq!(none, [&"tally_hot_item_operations_per_second"], "without a sample on a leader");
+    // There is no TLS here, and nothing was hot for a whole window.
+    let absent = [
+        &"tally_certificate_not_after_timestamp_seconds",
+        &"tally_certificate_not_before_timestamp_seconds",
+        &"tally_hot_item_operations_per_second",
+    ];
+    assert_eq!(none, absent, "without a sample on a leader");
 
     let open = get(&address, "/metrics", "application/openmetrics-text; version=1.0.0").await;
     assert!(open.head.contains("content-type: application/openmetrics-text; version=1.0.0"));
@@ -272,7 +277,9 @@ async fn the_port_takes_what_it_can_and_no_more() {
     let post = format!("POST /metrics HTTP/1.1\r\nhost: {address}\r\ncontent-length: 0\r\n\r\n");
     let post = send(&address, &post).await;
     assert_eq!(post.status, 405);
-    assert!(post.head.contains("allow: get, head"), "{}", post.head);
+    assert!(post.head.contains("allow: get, head, put"), "{}", post.head);
+    let put = format!("PUT /metrics HTTP/1.1\r\nhost: {address}\r\ncontent-length: 0\r\n\r\n");
+    assert_eq!(send(&address, &put).await.status, 405);
     let head = send(&address, &format!("HEAD /livez HTTP/1.1\r\nhost: {address}\r\n\r\n")).await;
     assert_eq!((head.status, &*head.body), (200, ""));
     let long = format!("GET /{} HTTP/1.1\r\nhost: {address}\r\n\r\n", "x".repeat(64 * 1024));

@@ -12,7 +12,9 @@ use crate::support::{eventually, nodes::Cluster, report};
 const MIB: usize = 1 << 20;
 
 /// A connection that has begun HTTP/2 and waits, as a client's does between two calls.
-async fn connect(address: &str) -> (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>) {
+pub(crate) async fn connect(
+    address: &str,
+) -> (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>) {
     let socket = TcpStream::connect(address).await.expect("the port is open");
     let (sender, connection) = h2::client::handshake(socket).await.expect("it is HTTP/2");
     (sender, tokio::spawn(connection))
@@ -73,7 +75,7 @@ async fn idle_clients_leave_a_node_the_descriptors_that_it_needs() {
     .await;
 }
 
-fn resident_bytes(pid: u32) -> usize {
+pub(crate) fn resident_bytes(pid: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it says so");
     let kib: usize = line.trim().trim_end_matches(" kB").parse().expect("a number");

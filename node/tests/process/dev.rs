@@ -232,3 +232,53 @@ async fn a_second_one_on_the_same_ports_says_who_is_there_and_makes_nothing() {
     assert!(!data.exists(), "nothing was made");
     assert!(dev.pids.iter().all(|pid| is_a_node(*pid)), "the first one goes on");
 }
+
+/// From nothing to TLS on every port in one command: what it prints is what a client needs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_from_end_to_end_in_one_command() {
+    let mut dev = Dev::start("dev-tls", &["--tls"]).await;
+    let line = dev.line_with("counter add hits 1").await;
+    let flag = |name: &str| {
+        let path = line.split_whitespace().skip_while(|word| *word != name).nth(1);
+        std::path::PathBuf::from(path.unwrap_or_else(|| panic!("{name} in {line:?}")))
+    };
+    let read = |name: &str| std::fs::read(flag(name)).expect("the file is there");
+    let tls = tally_client::Tls::new()
+        .trust_only(read("--tls-ca"))
+        .identity(read("--tls-cert"), read("--tls-key"));
+    let client = Client::builder(dev.addresses.clone()).tls(tls).build().unwrap();
+    assert_eq!(client.counter("hits").add(1).await.unwrap().value, 1);
+    let status = client.status().await.unwrap();
+    let keys =
+        ["client_tls_cert_file", "client_tls_ca_file", "peer_tls_cert_file", "peer_tls_ca_file"];
+    assert_eq!(status.nodes.len(), 3);
+    for node in &status.nodes {
+        let told: Vec<_> = node.certificates.iter().map(|told| told.key.as_str()).collect();
+        assert_eq!(told, keys, "node {}", node.id);
+        let own = &node.certificates[0];
+        assert_eq!(own.name, format!("tally://tally/node/{}", node.id));
+        assert!(own.not_before_wall_time_ms < own.not_after_wall_time_ms);
+    }
+    let plain = Client::builder(dev.addresses.clone()).build().unwrap();
+    let error = plain.counter("hits").get().await.unwrap_err().to_string();
+    assert!(error.contains("speaks TLS"), "{error}");
+
+    // A probe asks over TLS, too, by the CA or by the node's own certificate.
+    let ca = flag("--tls-ca");
+    let own = ca.with_file_name("node-1.crt");
+    let other = ca.with_file_name("node-2.crt");
+    for (flags, is_good) in [
+        (vec!["--tls-ca", ca.to_str().unwrap()], true),
+        (vec!["--client-tls-cert-file", own.to_str().unwrap()], true),
+        (vec!["--client-tls-cert-file", other.to_str().unwrap()], false),
+        (vec![], false),
+    ] {
+        let mut health = Command::new(TALLYD);
+        health.args(["health", "--address", &dev.addresses[0]]).args(&flags);
+        let ended = health.output().unwrap();
+        let said = String::from_utf8_lossy(&[ended.stdout, ended.stderr].concat()).into_owned();
+        assert_eq!(ended.status.success(), is_good, "{flags:?}: {said}");
+    }
+    send_signal(dev.pid(), Signal::TERM);
+    assert!(dev.ended().await.success());
+}

@@ -7,10 +7,11 @@
 mod support;
 
 mod about;
-mod bounds;
+pub(crate) mod bounds;
 mod dev;
 mod disk_full;
 mod failover;
+mod hostile;
 mod logs;
 mod refusal;
 mod shutdown;

@@ -4,7 +4,7 @@ use std::process::{Command, ExitStatus, Output, Stdio};
 
 use crate::support::{
     load::Book,
-    nodes::{Cluster, TALLYD, free_port},
+    nodes::{Cluster, TALLYD, TestDir, free_port},
 };
 
 /// Exit status of a node that must not run as it is configured.
@@ -101,6 +101,26 @@ async fn port_in_use() {
     let output = run(serve(1, &data, &free_address(), &taken)).await;
     assert_refused(output.status, &said(&output), &["can't listen on", &taken, "peer_listen"]);
     cluster.assert_running();
+}
+
+/// Nobody opens a node to others by accident.
+#[tokio::test]
+async fn listening_beyond_loopback_without_tls() {
+    let dir = TestDir::new("open");
+    for (flag, key) in [("--client-listen", "client_listen"), ("--peer-listen", "peer_listen")] {
+        let data = dir.path().join("data").display().to_string();
+        let arguments = ["serve", "--node-id", "1", "--data-dir", &data, flag, "0.0.0.0:1"];
+        let advertised = ["--client-advertise", "127.0.0.1:1", "--peer-advertise", "127.0.0.1:2"];
+        let output =
+            run([&arguments[..], &advertised].concat().into_iter().map(str::to_owned).collect())
+                .await;
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        for part in [key, "insecure_listen_without_tls", "_tls_cert_file"] {
+            assert!(said.contains(part), "{said}");
+        }
+        assert!(!dir.path().join("data").exists(), "nothing was made");
+    }
 }
 
 /// A voter that lost its disk has forgotten what it acknowledged and voted for. Its peers remember

@@ -53,6 +53,7 @@ fn generate(into: &Path) -> Done {
         .out_dir(into)
         .client_mod_attribute(".", "#[cfg(feature = \"client\")]")
         .server_mod_attribute(".", "#[cfg(feature = \"server\")]")
+        .codec_path("crate::codec::Codec")
         .bytes(".")
         .compile_fds(protox::compile(&files, &includes)?)?;
     Ok(())

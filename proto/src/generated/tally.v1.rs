@@ -99,6 +99,10 @@ pub struct WriteInfo {
     /// With an idempotency key: how much log time was left of that when the answer was given, in ms.
     #[prost(uint64, tag = "3")]
     pub kept_for_ms: u64,
+    /// The caller may not read what it wrote to: values, bounds and whether it existed are left out of the
+    /// answer. What is 0 or empty there is not known.
+    #[prost(bool, tag = "4")]
+    pub values_hidden: bool,
 }
 /// ReadLevel is the promise that a read asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -262,6 +266,764 @@ impl Comparison {
         }
     }
 }
+/// AuthRule allows something on all items of a scope whose names begin with a prefix.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthRule {
+    /// Counters or keys.
+    #[prost(enumeration = "AuthScope", tag = "1")]
+    pub scope: i32,
+    /// At most 512 bytes; empty for all.
+    #[prost(string, tag = "2")]
+    pub prefix: ::prost::alloc::string::String,
+    /// What is allowed.
+    #[prost(enumeration = "AuthPermission", repeated, tag = "3")]
+    pub permissions: ::prost::alloc::vec::Vec<i32>,
+}
+/// AuthRole is a list of rules. What no rule of no role allows is refused; no rule forbids.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuthRole {
+    /// 1 to 256 bytes.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// At most 256.
+    #[prost(message, repeated, tag = "2")]
+    pub rules: ::prost::alloc::vec::Vec<AuthRule>,
+    /// It allows everything, changing users and members of the cluster included.
+    #[prost(bool, tag = "3")]
+    pub admin: bool,
+    /// It allows to see the state of nodes and sessions.
+    #[prost(bool, tag = "4")]
+    pub monitor: bool,
+}
+/// AuthUser is somebody who calls.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthUser {
+    /// 1 to 256 bytes. A client certificate of this name speaks for the user.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// At most 32.
+    #[prost(string, repeated, tag = "2")]
+    pub roles: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// AuthToken is what speaks for a user. Its secret is not stored.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthToken {
+    /// The id.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// The user.
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+    /// What it is for.
+    #[prost(string, tag = "3")]
+    pub label: ::prost::alloc::string::String,
+    /// Wall clock, in ms since 1970, when it was made.
+    #[prost(uint64, tag = "4")]
+    pub created_wall_time_ms: u64,
+    /// From this time on, by the clock of the node that is shown it, it does not count; 0: never.
+    #[prost(uint64, tag = "5")]
+    pub expires_wall_time_ms: u64,
+}
+/// AuthEnable switches authentication on. Before, make a user with a role that is admin, and a token for it: else it
+/// is refused with `LAST_ADMIN`, as nobody could get in again. (So a lost answer shuts nobody out.)
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthEnable {}
+/// AuthDisable switches it off. Users, roles and tokens stay.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthDisable {}
+/// AuthCreateToken makes a token.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthCreateToken {
+    /// The user that it speaks for.
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    /// What it is for: at most 256 bytes.
+    #[prost(string, tag = "2")]
+    pub label: ::prost::alloc::string::String,
+    /// How long it counts, in ms, by wall clocks; 0: for ever.
+    #[prost(uint64, tag = "3")]
+    pub lifetime_ms: u64,
+}
+/// AuthChangeRequest asks for Auth.Change.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuthChangeRequest {
+    /// Say what would become of it, and change nothing.
+    #[prost(bool, tag = "15")]
+    pub dry_run: bool,
+    /// The change.
+    #[prost(oneof = "auth_change_request::Change", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    pub change: ::core::option::Option<auth_change_request::Change>,
+}
+/// Nested message and enum types in `AuthChangeRequest`.
+pub mod auth_change_request {
+    /// The change.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Change {
+        /// Switch it on.
+        #[prost(message, tag = "1")]
+        Enable(super::AuthEnable),
+        /// Switch it off.
+        #[prost(message, tag = "2")]
+        Disable(super::AuthDisable),
+        /// Make a role, or replace it.
+        #[prost(message, tag = "3")]
+        PutRole(super::AuthRole),
+        /// Remove the role of this name.
+        #[prost(string, tag = "4")]
+        DeleteRole(::prost::alloc::string::String),
+        /// Make a user, or replace its roles.
+        #[prost(message, tag = "5")]
+        PutUser(super::AuthUser),
+        /// Remove the user of this name, with its tokens.
+        #[prost(string, tag = "6")]
+        DeleteUser(::prost::alloc::string::String),
+        /// Make a token.
+        #[prost(message, tag = "7")]
+        CreateToken(super::AuthCreateToken),
+        /// Remove the token with this id.
+        #[prost(uint64, tag = "8")]
+        RevokeToken(u64),
+    }
+}
+/// AuthChangeResponse answers Auth.Change.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthChangeResponse {
+    /// What the answer is worth.
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<ResponseHeader>,
+    /// Id of the user or token that was made; else 0.
+    #[prost(uint64, tag = "2")]
+    pub id: u64,
+    /// The token that was made: it is shown here and nowhere else, ever.
+    #[prost(string, tag = "3")]
+    pub token: ::prost::alloc::string::String,
+}
+/// AuthListRequest asks for Auth.List.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthListRequest {
+    /// The promise asked for.
+    #[prost(message, optional, tag = "1")]
+    pub read: ::core::option::Option<ReadOptions>,
+}
+/// AuthListResponse answers Auth.List.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuthListResponse {
+    /// What the answer is worth.
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<ResponseHeader>,
+    /// Authentication is on.
+    #[prost(bool, tag = "2")]
+    pub enabled: bool,
+    /// By name.
+    #[prost(message, repeated, tag = "3")]
+    pub roles: ::prost::alloc::vec::Vec<AuthRole>,
+    /// In the order in which they were made.
+    #[prost(message, repeated, tag = "4")]
+    pub users: ::prost::alloc::vec::Vec<AuthUser>,
+    /// In the order in which they were made.
+    #[prost(message, repeated, tag = "5")]
+    pub tokens: ::prost::alloc::vec::Vec<AuthToken>,
+}
+/// AuthCanRequest asks for Auth.Can.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthCanRequest {
+    /// The user; empty: the caller.
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    /// All of these.
+    #[prost(enumeration = "AuthPermission", repeated, tag = "2")]
+    pub permissions: ::prost::alloc::vec::Vec<i32>,
+    /// On a counter or a key.
+    #[prost(enumeration = "AuthScope", tag = "3")]
+    pub scope: i32,
+    /// Its name; for READ also a prefix: whether all that begins with it may be listed.
+    #[prost(string, tag = "4")]
+    pub name: ::prost::alloc::string::String,
+    /// The promise asked for.
+    #[prost(message, optional, tag = "5")]
+    pub read: ::core::option::Option<ReadOptions>,
+}
+/// AuthGrant is a rule of a role that decides.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthGrant {
+    /// The role.
+    #[prost(string, tag = "1")]
+    pub role: ::prost::alloc::string::String,
+    /// The rule; nothing if the role is admin.
+    #[prost(message, optional, tag = "2")]
+    pub rule: ::core::option::Option<AuthRule>,
+}
+/// AuthCanResponse answers Auth.Can.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuthCanResponse {
+    /// What the answer is worth.
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<ResponseHeader>,
+    /// The user; empty if authentication is off and the caller is nobody.
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+    /// All of it is allowed.
+    #[prost(bool, tag = "3")]
+    pub allowed: bool,
+    /// The rules that allow it; none while authentication is off.
+    #[prost(message, repeated, tag = "4")]
+    pub grants: ::prost::alloc::vec::Vec<AuthGrant>,
+    /// What no rule allows.
+    #[prost(enumeration = "AuthPermission", repeated, tag = "5")]
+    pub lacks: ::prost::alloc::vec::Vec<i32>,
+    /// Roles of the user.
+    #[prost(string, repeated, tag = "6")]
+    pub roles: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Authentication is on.
+    #[prost(bool, tag = "7")]
+    pub enabled: bool,
+}
+/// AuthScope says which items a rule is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AuthScope {
+    /// Not given: refused.
+    Unspecified = 0,
+    /// Counters.
+    Counters = 1,
+    /// Keys.
+    Keys = 2,
+}
+impl AuthScope {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "AUTH_SCOPE_UNSPECIFIED",
+            Self::Counters => "AUTH_SCOPE_COUNTERS",
+            Self::Keys => "AUTH_SCOPE_KEYS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AUTH_SCOPE_UNSPECIFIED" => Some(Self::Unspecified),
+            "AUTH_SCOPE_COUNTERS" => Some(Self::Counters),
+            "AUTH_SCOPE_KEYS" => Some(Self::Keys),
+            _ => None,
+        }
+    }
+}
+/// AuthPermission is something that a rule allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AuthPermission {
+    /// Not given: refused.
+    Unspecified = 0,
+    /// To see values, bounds and revisions, to compare with them, to list. Whoever may write and not read gets
+    /// answers without values (`WriteInfo.values_hidden`).
+    Read = 1,
+    /// To add to a counter what is not negative. With bounds of the request's own it needs READ, too.
+    Increase = 2,
+    /// To add to a counter what is negative: to spend, and never refill.
+    Decrease = 3,
+    /// To set, put, compare-and-set (with READ) and delete.
+    Write = 4,
+    /// To change a counter's stored bounds.
+    Configure = 5,
+    /// To watch changes as they come.
+    Watch = 6,
+}
+impl AuthPermission {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "AUTH_PERMISSION_UNSPECIFIED",
+            Self::Read => "AUTH_PERMISSION_READ",
+            Self::Increase => "AUTH_PERMISSION_INCREASE",
+            Self::Decrease => "AUTH_PERMISSION_DECREASE",
+            Self::Write => "AUTH_PERMISSION_WRITE",
+            Self::Configure => "AUTH_PERMISSION_CONFIGURE",
+            Self::Watch => "AUTH_PERMISSION_WATCH",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AUTH_PERMISSION_UNSPECIFIED" => Some(Self::Unspecified),
+            "AUTH_PERMISSION_READ" => Some(Self::Read),
+            "AUTH_PERMISSION_INCREASE" => Some(Self::Increase),
+            "AUTH_PERMISSION_DECREASE" => Some(Self::Decrease),
+            "AUTH_PERMISSION_WRITE" => Some(Self::Write),
+            "AUTH_PERMISSION_CONFIGURE" => Some(Self::Configure),
+            "AUTH_PERMISSION_WATCH" => Some(Self::Watch),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+#[cfg(feature = "client")]
+pub mod auth_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Auth says who may do what. While authentication is off everybody may do everything, this included. While it
+    /// is on, a caller shows a token (metadata `authorization: Bearer TOKEN`) or a client certificate whose name
+    /// is a user's; what it shows nothing for is refused with UNAUTHENTICATED, and what its roles do not allow
+    /// with PERMISSION_DENIED, before anything is looked at.
+    ///
+    /// Users, roles and tokens are replicated state. Writes are judged by the rights as of their own log entry,
+    /// reads by those of the state that they read: so LOCAL and BOUNDED reads by rights of that age.
+    #[derive(Debug, Clone)]
+    pub struct AuthClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl AuthClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> AuthClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> AuthClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            AuthClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Change changes users, roles or tokens. It needs a role that is admin. Refusals: FAILED_PRECONDITION
+        /// `ROLE_IN_USE`, `LAST_ADMIN` (nobody could change anything any more), `AUTHENTICATION_ENABLED`; NOT_FOUND
+        /// `ROLE_NOT_FOUND`, `USER_NOT_FOUND`, `TOKEN_NOT_FOUND`; RESOURCE_EXHAUSTED `AUTH_TABLE_FULL` (all of it
+        /// may have 1 MiB).
+        pub async fn change(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AuthChangeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AuthChangeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static("/tally.v1.Auth/Change");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tally.v1.Auth", "Change"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// List shows users, roles and tokens, without anything secret. It needs a role that is admin.
+        pub async fn list(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AuthListRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AuthListResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static("/tally.v1.Auth/List");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tally.v1.Auth", "List"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Can says whether a user may do something, and which rules decide. Anybody may ask of itself; of others
+        /// it needs a role that is admin.
+        pub async fn can(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AuthCanRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AuthCanResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static("/tally.v1.Auth/Can");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tally.v1.Auth", "Can"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+#[cfg(feature = "server")]
+pub mod auth_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with AuthServer.
+    #[async_trait]
+    pub trait Auth: std::marker::Send + std::marker::Sync + 'static {
+        /// Change changes users, roles or tokens. It needs a role that is admin. Refusals: FAILED_PRECONDITION
+        /// `ROLE_IN_USE`, `LAST_ADMIN` (nobody could change anything any more), `AUTHENTICATION_ENABLED`; NOT_FOUND
+        /// `ROLE_NOT_FOUND`, `USER_NOT_FOUND`, `TOKEN_NOT_FOUND`; RESOURCE_EXHAUSTED `AUTH_TABLE_FULL` (all of it
+        /// may have 1 MiB).
+        async fn change(
+            &self,
+            request: tonic::Request<super::AuthChangeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AuthChangeResponse>,
+            tonic::Status,
+        >;
+        /// List shows users, roles and tokens, without anything secret. It needs a role that is admin.
+        async fn list(
+            &self,
+            request: tonic::Request<super::AuthListRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::AuthListResponse>,
+            tonic::Status,
+        >;
+        /// Can says whether a user may do something, and which rules decide. Anybody may ask of itself; of others
+        /// it needs a role that is admin.
+        async fn can(
+            &self,
+            request: tonic::Request<super::AuthCanRequest>,
+        ) -> std::result::Result<tonic::Response<super::AuthCanResponse>, tonic::Status>;
+    }
+    /// Auth says who may do what. While authentication is off everybody may do everything, this included. While it
+    /// is on, a caller shows a token (metadata `authorization: Bearer TOKEN`) or a client certificate whose name
+    /// is a user's; what it shows nothing for is refused with UNAUTHENTICATED, and what its roles do not allow
+    /// with PERMISSION_DENIED, before anything is looked at.
+    ///
+    /// Users, roles and tokens are replicated state. Writes are judged by the rights as of their own log entry,
+    /// reads by those of the state that they read: so LOCAL and BOUNDED reads by rights of that age.
+    #[derive(Debug)]
+    pub struct AuthServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> AuthServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for AuthServer<T>
+    where
+        T: Auth,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/tally.v1.Auth/Change" => {
+                    #[allow(non_camel_case_types)]
+                    struct ChangeSvc<T: Auth>(pub Arc<T>);
+                    impl<T: Auth> tonic::server::UnaryService<super::AuthChangeRequest>
+                    for ChangeSvc<T> {
+                        type Response = super::AuthChangeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AuthChangeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Auth>::change(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ChangeSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tally.v1.Auth/List" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSvc<T: Auth>(pub Arc<T>);
+                    impl<T: Auth> tonic::server::UnaryService<super::AuthListRequest>
+                    for ListSvc<T> {
+                        type Response = super::AuthListResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AuthListRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Auth>::list(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tally.v1.Auth/Can" => {
+                    #[allow(non_camel_case_types)]
+                    struct CanSvc<T: Auth>(pub Arc<T>);
+                    impl<T: Auth> tonic::server::UnaryService<super::AuthCanRequest>
+                    for CanSvc<T> {
+                        type Response = super::AuthCanResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AuthCanRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Auth>::can(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CanSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for AuthServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "tally.v1.Auth";
+    impl<T> tonic::server::NamedService for AuthServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 /// ClusterStatusRequest asks for Cluster.Status.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ClusterStatusRequest {
@@ -283,7 +1045,7 @@ pub struct ClusterStatusResponse {
     pub dedup: ::core::option::Option<DedupStatus>,
 }
 /// NodeStatus is one member.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeStatus {
     /// Its id.
     #[prost(uint64, tag = "1")]
@@ -354,6 +1116,26 @@ pub struct NodeStatus {
     /// It serves LOCAL reads only, and why, if so.
     #[prost(string, tag = "23")]
     pub local_reads_only: ::prost::alloc::string::String,
+    /// The certificates that it uses; none without TLS.
+    #[prost(message, repeated, tag = "24")]
+    pub certificates: ::prost::alloc::vec::Vec<Certificate>,
+}
+/// Certificate is one that a node uses.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Certificate {
+    /// Key of the configuration that names its file, e.g. `client_tls_cert_file`.
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    /// Whose it is: the first URI among its alternative names, else the first host name, else the common name. Of
+    /// several CAs in a file the one that ends last.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// It is good from this on, in ms since 1970 by the wall clock.
+    #[prost(uint64, tag = "3")]
+    pub not_before_wall_time_ms: u64,
+    /// It ends then, or one that leads from it to its CA does.
+    #[prost(uint64, tag = "4")]
+    pub not_after_wall_time_ms: u64,
 }
 /// DedupStatus is the fill of the tables behind exactly-once.
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
@@ -574,7 +1356,7 @@ pub mod cluster_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/tally.v1.Cluster/Status");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("tally.v1.Cluster", "Status"));
@@ -596,7 +1378,7 @@ pub mod cluster_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/tally.v1.Cluster/AddLearner",
             );
@@ -621,7 +1403,7 @@ pub mod cluster_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/tally.v1.Cluster/Promote");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("tally.v1.Cluster", "Promote"));
@@ -643,7 +1425,7 @@ pub mod cluster_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/tally.v1.Cluster/Remove");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("tally.v1.Cluster", "Remove"));
@@ -665,7 +1447,7 @@ pub mod cluster_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/tally.v1.Cluster/TransferLeader",
             );
@@ -838,7 +1620,7 @@ pub mod cluster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StatusSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -883,7 +1665,7 @@ pub mod cluster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = AddLearnerSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -928,7 +1710,7 @@ pub mod cluster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PromoteSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -973,7 +1755,7 @@ pub mod cluster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RemoveSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1018,7 +1800,7 @@ pub mod cluster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TransferLeaderSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1486,7 +2268,7 @@ pub mod counters_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/tally.v1.Counters/Add");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("tally.v1.Counters", "Add"));
@@ -1508,7 +2290,7 @@ pub mod counters_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/tally.v1.Counters/Get");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("tally.v1.Counters", "Get"));
@@ -1530,7 +2312,7 @@ pub mod counters_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/tally.v1.Counters/BatchGet",
             );
@@ -1555,7 +2337,7 @@ pub mod counters_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/tally.v1.Counters/Set");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("tally.v1.Counters", "Set"));
@@ -1577,7 +2359,7 @@ pub mod counters_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/tally.v1.Counters/CompareAndSet",
             );
@@ -1602,7 +2384,7 @@ pub mod counters_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/tally.v1.Counters/Delete");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("tally.v1.Counters", "Delete"));
@@ -1624,7 +2406,7 @@ pub mod counters_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/tally.v1.Counters/List");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("tally.v1.Counters", "List"));
@@ -1646,7 +2428,7 @@ pub mod counters_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/tally.v1.Counters/Configure",
             );
@@ -1847,7 +2629,7 @@ pub mod counters_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = AddSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1892,7 +2674,7 @@ pub mod counters_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1937,7 +2719,7 @@ pub mod counters_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = BatchGetSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1982,7 +2764,7 @@ pub mod counters_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SetSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2027,7 +2809,7 @@ pub mod counters_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CompareAndSetSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2072,7 +2854,7 @@ pub mod counters_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DeleteSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2117,7 +2899,7 @@ pub mod counters_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2162,7 +2944,7 @@ pub mod counters_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ConfigureSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2656,7 +3438,7 @@ pub mod keys_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/tally.v1.Keys/Put");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("tally.v1.Keys", "Put"));
@@ -2678,7 +3460,7 @@ pub mod keys_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/tally.v1.Keys/Get");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("tally.v1.Keys", "Get"));
@@ -2700,7 +3482,7 @@ pub mod keys_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/tally.v1.Keys/BatchGet");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("tally.v1.Keys", "BatchGet"));
@@ -2722,7 +3504,7 @@ pub mod keys_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/tally.v1.Keys/Delete");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("tally.v1.Keys", "Delete"));
@@ -2744,7 +3526,7 @@ pub mod keys_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/tally.v1.Keys/Scan");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("tally.v1.Keys", "Scan"));
@@ -2912,7 +3694,7 @@ pub mod keys_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PutSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2955,7 +3737,7 @@ pub mod keys_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2998,7 +3780,7 @@ pub mod keys_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = BatchGetSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3041,7 +3823,7 @@ pub mod keys_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DeleteSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3084,7 +3866,7 @@ pub mod keys_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ScanSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3398,7 +4180,7 @@ pub mod sessions_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/tally.v1.Sessions/Open");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("tally.v1.Sessions", "Open"));
@@ -3420,7 +4202,7 @@ pub mod sessions_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/tally.v1.Sessions/Renew");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("tally.v1.Sessions", "Renew"));
@@ -3444,7 +4226,7 @@ pub mod sessions_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/tally.v1.Sessions/Close");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("tally.v1.Sessions", "Close"));
@@ -3466,7 +4248,7 @@ pub mod sessions_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/tally.v1.Sessions/List");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("tally.v1.Sessions", "List"));
@@ -3633,7 +4415,7 @@ pub mod sessions_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = OpenSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3678,7 +4460,7 @@ pub mod sessions_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RenewSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3723,7 +4505,7 @@ pub mod sessions_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CloseSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3768,7 +4550,7 @@ pub mod sessions_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4124,7 +4906,7 @@ pub mod transactions_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/tally.v1.Transactions/Apply",
             );
@@ -4265,7 +5047,7 @@ pub mod transactions_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ApplySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -4342,7 +5124,7 @@ pub struct Call {
     /// The request. Required.
     #[prost(
         oneof = "call::Request",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 60, 61, 62"
     )]
     pub request: ::core::option::Option<call::Request>,
 }
@@ -4420,6 +5202,15 @@ pub mod call {
         /// Cluster.TransferLeader.
         #[prost(message, tag = "54")]
         ClusterTransferLeader(super::ClusterTransferLeaderRequest),
+        /// Auth.Change.
+        #[prost(message, tag = "60")]
+        AuthChange(super::AuthChangeRequest),
+        /// Auth.List.
+        #[prost(message, tag = "61")]
+        AuthList(super::AuthListRequest),
+        /// Auth.Can.
+        #[prost(message, tag = "62")]
+        AuthCan(super::AuthCanRequest),
     }
 }
 /// StreamExchangeResponse is a pack of answers: as many as were ready.
@@ -4438,7 +5229,7 @@ pub struct Answer {
     /// The response, or the error.
     #[prost(
         oneof = "answer::Response",
-        tags = "2, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54"
+        tags = "2, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 60, 61, 62"
     )]
     pub response: ::core::option::Option<answer::Response>,
 }
@@ -4519,6 +5310,15 @@ pub mod answer {
         /// Cluster.TransferLeader.
         #[prost(message, tag = "54")]
         ClusterTransferLeader(super::ClusterTransferLeaderResponse),
+        /// Auth.Change.
+        #[prost(message, tag = "60")]
+        AuthChange(super::AuthChangeResponse),
+        /// Auth.List.
+        #[prost(message, tag = "61")]
+        AuthList(super::AuthListResponse),
+        /// Auth.Can.
+        #[prost(message, tag = "62")]
+        AuthCan(super::AuthCanResponse),
     }
 }
 /// CallStatus has the fields and numbers of google.rpc.Status.
@@ -4646,7 +5446,7 @@ pub mod stream_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/tally.v1.Stream/Exchange");
             let mut req = request.into_streaming_request();
             req.extensions_mut().insert(GrpcMethod::new("tally.v1.Stream", "Exchange"));
@@ -4791,7 +5591,7 @@ pub mod stream_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ExchangeSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

@@ -28,8 +28,6 @@ use crate::{
 /// How long each part of the baseline is measured, at most.
 const DURATION: Duration = Duration::from_secs(3);
 const WARMUP: Duration = Duration::from_millis(500);
-/// An echo that takes longer than this is none.
-const DEADLINE: Duration = Duration::from_secs(10);
 /// What one durable append writes, at least: a block of the file system.
 const APPEND_BYTES: usize = 4096;
 /// How long appends are measured.
@@ -59,8 +57,7 @@ pub(super) async fn echo(bench: &Bench) -> Result<Map<String, Value>, Failure> {
             warmup: Time(bench.warmup.0.min(WARMUP)),
             ..bench.clone()
         };
-        let target =
-            Target::connect(std::slice::from_ref(&server.address), DEADLINE, &echo).await?;
+        let target = Target::echo(&server.address, &echo)?;
         // Who cuts it short drops all of this.
         let never = Interrupts::never();
         let measured = run(&target, &echo, Servers::of(&[server.pid])?, &never).await?;

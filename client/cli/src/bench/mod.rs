@@ -50,7 +50,7 @@ pub(crate) async fn run(common: &Common, bench: &Bench, output: Output) -> Resul
     let named = Servers::of(&bench.pids)?;
     let ground = interrupts.work(ground(bench)).await.ok_or_else(nothing)??;
     if bench.target != TargetName::Tally {
-        let target = Target::connect(&common.endpoints, common.deadline.0, bench).await?;
+        let target = Target::connect(common, bench).await?;
         return measure(&target, bench, named, &ground, &interrupts, output).await;
     }
     let waiting = Waiting::default();
@@ -58,7 +58,7 @@ pub(crate) async fn run(common: &Common, bench: &Bench, output: Output) -> Resul
     let reached = async {
         // Nobody there is said, and ends it, before a load is made.
         waiting.tell(common.deadline.0, client.status().into_future()).await?;
-        let target = Target::connect(&common.endpoints, common.deadline.0, bench).await?;
+        let target = Target::connect(common, bench).await?;
         let traces = if bench.keep.keep || bench.no_prepare {
             Traces::default()
         } else {

@@ -1,6 +1,6 @@
 //! Tally as the target, through its client library.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tally_client::{
@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::workload::{Step, account, counter, hot, key, needs_keys};
 use crate::{
+    args::Common,
     bench::args::{Bench, Workload},
     book::{Book, OBSERVER},
     output::Failure,
@@ -34,14 +35,10 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    pub(super) async fn connect(
-        endpoints: &[String],
-        deadline: Duration,
-        bench: &Bench,
-    ) -> Result<Self, Failure> {
+    pub(super) async fn connect(common: &Common, bench: &Bench) -> Result<Self, Failure> {
         let mut clients = Vec::new();
         for _ in 0..bench.connections {
-            let builder = Client::builder(endpoints.to_vec()).deadline(deadline);
+            let builder = common.builder()?.deadline(common.deadline.0);
             clients.push(builder.transport(bench.transport.into()).connect().await?);
         }
         Ok(Self {

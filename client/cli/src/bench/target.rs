@@ -5,11 +5,12 @@ mod echo;
 #[cfg(feature = "peers")]
 mod peers;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 pub(crate) use self::echo::{OwnServer, serve as serve_echo};
 use super::{tally, workload::Step};
 use crate::{
+    args::Common,
     bench::args::{Bench, TargetName},
     load::Failed,
     output::Failure,
@@ -37,14 +38,16 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    pub(crate) async fn connect(
-        endpoints: &[String],
-        deadline: Duration,
-        bench: &Bench,
-    ) -> Result<Self, Failure> {
+    /// What gRPC alone can do here.
+    pub(super) fn echo(address: &str, bench: &Bench) -> Result<Self, Failure> {
+        Ok(Self::Echo(Arc::new(echo::Target::connect(&[address.to_owned()], bench)?)))
+    }
+
+    pub(crate) async fn connect(common: &Common, bench: &Bench) -> Result<Self, Failure> {
+        let endpoints = &common.endpoints;
         Ok(match bench.target {
             TargetName::Tally => {
-                Self::Tally(Arc::new(tally::Target::connect(endpoints, deadline, bench).await?))
+                Self::Tally(Arc::new(tally::Target::connect(common, bench).await?))
             }
             TargetName::Echo => Self::Echo(Arc::new(echo::Target::connect(endpoints, bench)?)),
             #[cfg(feature = "peers")]

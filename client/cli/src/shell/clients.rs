@@ -9,10 +9,14 @@ use std::time::Duration;
 
 use tally_client::{Client, ReadLevel, SessionToken, Status, Transport};
 use tally_proto::http2::LIBRARY;
-use tonic::transport::Endpoint;
 
 use super::settings::Pinned;
-use crate::{UNHEARD_MAX, output::Failure, waiting::Waiting};
+use crate::{
+    UNHEARD_MAX,
+    output::Failure,
+    tls::{Secrets, TlsOptions},
+    waiting::Waiting,
+};
 
 /// What another client is needed for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +25,7 @@ pub(super) struct Wanted {
     /// Where everything goes, whatever the endpoints.
     pub(super) node: Option<Pinned>,
     pub(super) deadline: Duration,
+    pub(super) tls: TlsOptions,
 }
 
 #[derive(Default)]
@@ -63,7 +68,9 @@ fn make(wanted: &Wanted, waiting: &Waiting) -> Result<Client, Failure> {
     let waiting = waiting.clone();
     let node = wanted.node.as_ref().map(|node| node.address.clone());
     let endpoints = node.clone().map_or_else(|| wanted.endpoints.clone(), |node| vec![node]);
-    let mut builder = Client::builder(endpoints)
+    let secrets = Secrets::read(&wanted.tls, &wanted.endpoints)?;
+    let mut builder = secrets
+        .builder(endpoints)
         .deadline(wanted.deadline)
         .transport(Transport::Stream)
         .give_up_unheard(UNHEARD_MAX)
@@ -71,13 +78,16 @@ fn make(wanted: &Wanted, waiting: &Waiting) -> Result<Client, Failure> {
         .one_shot();
     if let Some(node) = node {
         // To whomever the library turns, it is this node that is asked: it passes writes on to the leader.
-        builder = builder.connector(move |_| connect(node.clone()));
+        builder = builder.connector(move |_| connect(node.clone(), secrets.clone()));
     }
     builder.build().map_err(|error| Failure::usage(error.message().to_owned()))
 }
 
-async fn connect(node: String) -> Result<tonic::transport::Channel, tonic::transport::Error> {
-    let endpoint = Endpoint::from_shared(format!("http://{node}"))?;
+async fn connect(
+    node: String,
+    secrets: Secrets,
+) -> Result<tonic::transport::Channel, tonic::transport::Error> {
+    let endpoint = secrets.endpoint(&node)?;
     let endpoint = endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(LIBRARY.keepalive_interval);
@@ -89,7 +99,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Which node somebody means by its id, or by its address.
 pub(super) fn find(named: &str, status: &Status) -> Result<Pinned, String> {
-    let is = |address: &str| address.strip_prefix("http://").unwrap_or(address).to_owned();
+    let is = |address: &str| {
+        let bare = ["http://", "https://"].iter().find_map(|scheme| address.strip_prefix(scheme));
+        bare.unwrap_or(address).to_owned()
+    };
     let Ok(id) = named.parse::<u64>() else {
         return Ok(Pinned { id: None, address: is(named) });
     };

@@ -25,6 +25,7 @@ use crate::{
     args::{Common, Time},
     input::{self, Input},
     output::{Exit, Failure, Output, escaped, line as say, note, word},
+    tls::TlsOptions,
     version,
 };
 
@@ -78,6 +79,7 @@ impl Shell {
             endpoints: self.common.endpoints.clone(),
             node: self.settings.node.clone(),
             deadline,
+            tls: self.common.tls.clone(),
         }
     }
 
@@ -210,6 +212,9 @@ impl Shell {
         wanted.deadline = common.deadline.0;
         if !common.endpoints.is_empty() {
             (wanted.endpoints, wanted.node) = (common.endpoints, None);
+        }
+        if common.tls != TlsOptions::default() {
+            wanted.tls = common.tls;
         }
         let client = self.clients.get(&wanted)?;
         self.names.ask(client.clone());

@@ -17,3 +17,4 @@ mod runs;
 mod schema;
 mod shell;
 mod status;
+mod tls;

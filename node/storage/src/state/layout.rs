@@ -93,13 +93,13 @@ pub(super) async fn remove_if_there(disk: &dyn Disk, path: &str) -> io::Result<(
     }
 }
 
-fn format_pointer(generation: u64) -> String {
+pub(super) fn format_pointer(generation: u64) -> String {
     let text = format!("{POINTER_MAGIC} {POINTER_VERSION}\ngeneration {generation}\n");
     let crc = crc32c::crc32c(text.as_bytes());
     format!("{text}crc32c {crc:08x}\n")
 }
 
-fn parse_pointer(bytes: &[u8]) -> Pointer {
+pub(super) fn parse_pointer(bytes: &[u8]) -> Pointer {
     let Ok(text) = std::str::from_utf8(bytes) else { return Pointer::Damaged("it is not text") };
     let mut lines = text.lines();
     let version = lines

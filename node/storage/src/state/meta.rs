@@ -59,7 +59,8 @@ impl Meta {
         if crc.u32()? != crc32c::crc32c(&record[..covered]) {
             return None;
         }
-        let mut input = Input(record.slice(2..covered));
+        let mut input = Input(record.slice(..covered));
+        input.u16()?;
         let applied = input.log_id()?;
         let membership = Membership { log_id: input.log_id()?, encoded: input.bytes()? };
         input.0.is_empty().then_some(Meta { applied, membership })
@@ -85,6 +86,19 @@ mod tests {
             let mut flipped = record.to_vec();
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert!(Meta::decode(&flipped.into()).is_err(), "bit {bit} flipped unnoticed");
+        }
+    }
+
+    /// The checksum of nothing is zero, so four zeros are a record with a right checksum, and were a panic.
+    #[test]
+    fn a_record_that_was_zeroed_is_damaged_however_short_it_is() {
+        for length in 0..64 {
+            let zeros = Bytes::from(vec![0; length]);
+            assert_eq!(Meta::decode(&zeros), Err(MetaError::Damaged), "{length} bytes");
+        }
+        for covered in [&[][..], &[0], &[0, 0], &[1, 0], &[1, 0, 0]] {
+            let sealed = [covered, &crc32c::crc32c(covered).to_le_bytes()].concat();
+            assert!(Meta::decode(&sealed.into()).is_err(), "{covered:?}");
         }
     }
 

@@ -48,6 +48,8 @@ mod cache;
 mod core;
 mod error;
 mod flush;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod gaps;
 mod install;
 mod layout;

@@ -68,6 +68,8 @@
 //! tokio runtime with time enabled; a simulation runs it as a task.
 
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod handle;
 mod log;
 mod queue;

@@ -164,8 +164,10 @@ fn take_u64(bytes: &mut &[u8]) -> Option<u64> {
     take(bytes).map(u64::from_le_bytes)
 }
 
+/// An id; none has the last index, as there would be none after it.
 fn take_id(bytes: &mut &[u8]) -> Option<LogId> {
-    Some(LogId { term: take_u64(bytes)?, index: take_u64(bytes)? })
+    let id = LogId { term: take_u64(bytes)?, index: take_u64(bytes)? };
+    (id.index < u64::MAX).then_some(id)
 }
 
 fn take_optional_id(bytes: &mut &[u8]) -> Option<Option<LogId>> {
@@ -236,5 +238,23 @@ mod tests {
             }
         }
         assert!(Record::decode(8, &[]).is_none());
+    }
+
+    /// What goes on behind the last index that there is would begin at 0 again.
+    #[test]
+    fn an_id_that_nothing_can_follow_is_none() {
+        let last = LogId { term: 1, index: u64::MAX };
+        let records = [
+            Record::Entry(last, 1, b"payload"),
+            Record::Committed(Some(last)),
+            Record::Truncate(Some(last)),
+            Record::Purge { upto: last, jump: true },
+            Record::State(LogState { last: Some(last), ..LogState::default() }),
+        ];
+        for record in records {
+            let mut buf = Vec::new();
+            record.encode(&mut buf);
+            assert!(Record::decode(record.kind(), &buf).is_none(), "{record:?}");
+        }
     }
 }

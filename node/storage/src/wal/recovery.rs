@@ -199,6 +199,10 @@ async fn read_header(
         async { disk.open(&file, OpenMode::Read).await?.read_at(0, FRAMES_START as usize).await };
     let block = doing(read.await, || format!("reading {file}"))?;
     match segment::decode(&block, number) {
+        HeaderBlock::Begun { header, .. } if header.bytes < MIN_SEGMENT_BYTES => {
+            let reason = format!("it claims to be {} bytes long in all", header.bytes);
+            Err(WalError::Corrupt { file, offset: 0, reason })
+        }
         HeaderBlock::Begun { header, whole } => Ok(Some(Begun { header, whole })),
         HeaderBlock::NotBegun => Ok(None),
         HeaderBlock::Newer(found) => {

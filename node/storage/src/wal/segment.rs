@@ -127,11 +127,11 @@ pub(super) fn spare_path(directory: &str, number: u64) -> String {
     format!("{directory}/{number:08}.spare")
 }
 
-/// The number in a segment's file name.
+/// The number in a segment's file name. The first is 1, so what is named 0 is nobody's.
 pub(super) fn number(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".wal")?;
     (digits.len() >= 8 && digits.bytes().all(|byte| byte.is_ascii_digit()))
-        .then(|| digits.parse().ok())
+        .then(|| digits.parse().ok().filter(|number| *number > 0))
         .flatten()
 }
 

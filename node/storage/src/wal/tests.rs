@@ -4,5 +4,6 @@
 mod crashes;
 mod damage;
 mod faults;
+mod forged;
 mod harness;
 mod normal;

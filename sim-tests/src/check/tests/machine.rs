@@ -202,7 +202,7 @@ fn refuse(record: &mut Record, refusal: &Refusal) {
         Refusal::ConditionFailed { found, .. } => (
             reason::CONDITION_FAILED,
             Some(match found {
-                command::Found::Nothing => {
+                command::Found::Nothing | command::Found::Hidden => {
                     Answer { value: Some(None), version: Some(0), ..Answer::default() }
                 }
                 command::Found::Counter { value: at, modified_revision } => {

@@ -130,6 +130,7 @@ impl Store {
             idempotency: key,
             fingerprint: Default::default(),
             action,
+            caller: None,
         };
         let batch = command::Batch { log_time_ms: 0, wall_time_ms: 0, commands: vec![command] };
         let mut writes = Writes::default();

@@ -163,9 +163,15 @@ impl<'a> Replay<'a> {
                 if seeded_bugs::is_on("truncate-in-memory") {
                     self.keep_cut_off(*keep);
                 }
+                self.knows(*keep, "a truncation")?;
                 self.log.truncate(*keep);
             }
-            Record::Purge { upto, jump } => self.log.purge(*upto, *jump),
+            Record::Purge { upto, jump } => {
+                if !jump {
+                    self.knows(Some(*upto), "a purge")?;
+                }
+                self.log.purge(*upto, *jump);
+            }
             Record::State(_) | Record::Vote(_) | Record::Committed(_) | Record::Seal => {}
         }
         self.state.apply(record);
@@ -179,6 +185,17 @@ impl<'a> Replay<'a> {
             ));
         }
         Ok(())
+    }
+
+    /// Whether an id is that of the entry at its index, as far as that is known: of entries in segments that were
+    /// given up it is not.
+    fn knows(&self, id: Option<LogId>, what: &str) -> Result<(), String> {
+        match id.and_then(|id| self.log.log_id(id.index)) {
+            Some(known) if Some(known) != id => {
+                Err(format!("{what} names {id:?}, and the log has {known:?}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What a truncation takes away is still on disk; it is there again after a restart if the

@@ -1,0 +1,362 @@
+//! Who calls, and whether it may.
+//!
+//! **Who** is found out once, where a call comes in: from a client certificate that the port has verified, or
+//! from a token in the metadata, by this node's state. It is enough for nothing by itself: what the caller
+//! may do is decided for a write where its entry is applied, by the state as of that entry (`machine::auth`),
+//! and for a read by the very state that is read. So a node that is behind lets nobody do what has been
+//! forbidden since; it may fail to know a token that was made a moment ago, and looks once more then, at a state
+//! that is new enough.
+//!
+//! A stream's caller is found out with its first call ([`Guest`]). Its token may be revoked meanwhile, which each
+//! decision sees, and it may expire, which is looked at for each call. One who is not known is told so by the
+//! answer to each call, and looked up again with the next.
+
+use std::{hint::black_box, sync::OnceLock, time::Duration};
+
+use http::HeaderMap;
+use tally_proto::{reason, status::StatusBuilder, v1::CallStatus};
+use tonic::{Code, metadata::MetadataMap};
+
+use super::{
+    Api, Call,
+    status::{Kind, with_outcome},
+};
+use crate::{
+    consensus::{WhenFull, read::Level},
+    machine::{
+        auth::{
+            Caller, Permissions, Scope,
+            secret::{hash_secret, parse_token},
+        },
+        command::Owner,
+        query,
+        rights::{Need, NotKnown, Rights},
+        users,
+        view::View,
+    },
+    port::ClientName,
+};
+
+/// Metadata with the token, behind `Bearer`.
+pub const AUTHORIZATION_HEADER: &str = "authorization";
+
+/// Who calls.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Who {
+    /// The address that this node sees, which took the call. Nobody, for a call from within the process.
+    pub from: Option<Owner>,
+    /// The user, if it showed who it is.
+    pub caller: Option<Caller>,
+    /// When what it showed is over, by the wall clock; 0: never.
+    expires_wall_ms: u64,
+}
+
+impl Who {
+    /// Somebody at an address who showed nothing.
+    pub fn at(from: Option<Owner>) -> Who {
+        Who { from, ..Who::default() }
+    }
+}
+
+/// What a caller shows.
+pub(super) struct Shown {
+    name: Option<ClientName>,
+    token: Option<String>,
+}
+
+impl Shown {
+    fn is_nothing(&self) -> bool {
+        self.name.is_none() && self.token.is_none()
+    }
+
+    pub(super) fn of(metadata: &MetadataMap, name: Option<&ClientName>) -> Shown {
+        let token = metadata.get(AUTHORIZATION_HEADER).map(|value| {
+            let text = value.to_str().unwrap_or_default();
+            let (scheme, token) = text.split_once(' ').unwrap_or_default();
+            let is_bearer = scheme.eq_ignore_ascii_case("bearer");
+            if is_bearer { token.trim().to_owned() } else { String::new() }
+        });
+        Shown { name: name.cloned(), token }
+    }
+}
+
+/// Whoever has opened a stream.
+pub(super) struct Guest {
+    from: Option<Owner>,
+    shown: Shown,
+    known: OnceLock<Who>,
+}
+
+impl Guest {
+    pub(super) fn new(from: Option<Owner>, shown: Shown) -> Guest {
+        Guest { from, shown, known: OnceLock::new() }
+    }
+
+    /// Who it is, if that was found out before.
+    pub(super) fn known(&self) -> Option<Who> {
+        self.known.get().copied()
+    }
+
+    /// Who it is. Who shows nothing, and need not, is nobody for as long as the stream is open.
+    pub(super) async fn who(&self, api: &Api, call: &Call, kind: Kind) -> Result<Who, CallStatus> {
+        if let Some(who) = self.known() {
+            return Ok(who);
+        }
+        let who = api.identify(call, kind, self.from, &self.shown).await?;
+        if who.caller.is_some() || self.shown.is_nothing() {
+            let _ = self.known.set(who);
+        }
+        Ok(who)
+    }
+}
+
+/// How long a scraper waits for this node to find out about its token.
+const WATCHER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whether callers have to show who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asks {
+    /// They have to.
+    WhoItIs,
+    /// Authentication is off.
+    Nobody,
+}
+
+/// Why somebody may not watch, in words.
+#[derive(Debug)]
+pub(crate) enum NotAllowed {
+    /// It is not known who asks.
+    Unknown(String),
+    /// He lacks the permission.
+    Denied(String),
+}
+
+/// What a call reads, as far as rights are concerned.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Reads<'a> {
+    /// These items.
+    Items(Scope, &'a [String]),
+    /// All items whose names begin with this.
+    List(Scope, &'a str),
+    /// Sessions, or the state of nodes.
+    Monitor,
+    /// Users, roles and tokens.
+    Admin,
+    /// What everybody may know who is somebody.
+    Anything,
+}
+
+impl Api {
+    /// Whether callers must show who they are, by what this node knows.
+    fn asks_who(&self) -> bool {
+        self.node.authentication || self.is_enabled()
+    }
+
+    fn is_enabled(&self) -> bool {
+        query::meta(&self.consensus.state().view()).auth.enabled
+    }
+
+    /// Finds out who calls. Refused if it must show who it is and does not.
+    pub(super) async fn identify(
+        &self,
+        call: &Call,
+        kind: Kind,
+        from: Option<Owner>,
+        shown: &Shown,
+    ) -> Result<Who, CallStatus> {
+        let anybody = Who::at(from);
+        if self.node.authentication && !self.is_enabled() {
+            // What is switched off decides nothing in apply, so nobody is let in.
+            let why = "this node asks for authentication, and in its cluster that is switched off: \
+                       `tally auth enable` at a node that does not ask for it";
+            return Err(self.unauthenticated(call, kind, why));
+        }
+        if shown.is_nothing() {
+            return match self.asks_who() {
+                false => Ok(anybody),
+                true => {
+                    Err(self.unauthenticated(call, kind, "it shows no token and no certificate"))
+                }
+            };
+        }
+        let look = || self.look_up(shown, &self.consensus.state().view());
+        let mut found = look();
+        if found.is_err() && self.asks_who() {
+            // This node may be behind. The round is shared by all who wait.
+            let level = Level::Linearizable;
+            if self.consensus.reads().permit(&level, call.deadline).await.is_ok() {
+                found = look();
+            }
+        }
+        match found {
+            Ok((caller, expires_wall_ms)) => {
+                let who = Who { caller: Some(caller), expires_wall_ms, ..anybody };
+                self.still_counts(call, kind, &who)?;
+                Ok(who)
+            }
+            Err(_) if !self.asks_who() => Ok(anybody),
+            Err(why) => Err(self.unauthenticated(call, kind, why)),
+        }
+    }
+
+    /// Refuses who has shown something that is over by now.
+    pub(super) fn still_counts(
+        &self,
+        call: &Call,
+        kind: Kind,
+        who: &Who,
+    ) -> Result<(), CallStatus> {
+        let is_over =
+            who.expires_wall_ms != 0 && who.expires_wall_ms <= self.consensus.clock().wall_ms();
+        if is_over && self.asks_who() {
+            return Err(self.unauthenticated(call, kind, "its token is over"));
+        }
+        Ok(())
+    }
+
+    /// The caller, and when its token is over. A token counts more than a certificate: a proxy may have one,
+    /// too.
+    fn look_up<V: View + ?Sized>(
+        &self,
+        shown: &Shown,
+        view: &V,
+    ) -> Result<(Caller, u64), &'static str> {
+        if let Some(token) = &shown.token {
+            let unknown = "its token is unknown, or was revoked";
+            let (id, secret) = parse_token(token).ok_or("what it shows is no token of Tally's")?;
+            let record = users::token(view, id);
+            // The same work whether there is such a token or not.
+            let hash = record.as_ref().map_or([0; 32], |record| record.secret_hash);
+            let is_right = equal(&hash, &hash_secret(&secret));
+            let record = record.filter(|_| is_right).ok_or(unknown)?;
+            return Ok((Caller { user: record.user, token: id }, record.expires_wall_time_ms));
+        }
+        let ClientName(name) = shown.name.as_ref().ok_or("it shows nothing")?;
+        let caller = users::caller_named(view, name);
+        Ok((caller.ok_or("no user has the name in its certificate")?, 0))
+    }
+
+    /// Whether a read is allowed by the state that is read; nothing is looked at before.
+    pub(super) fn may_read<V: View + ?Sized>(
+        &self,
+        call: &Call,
+        view: &V,
+        reads: Reads<'_>,
+    ) -> Result<(), CallStatus> {
+        let Some(rights) = self.rights(call, Kind::Read, view)? else { return Ok(()) };
+        let read = |scope, name| Need { scope, name, permissions: Permissions::READ };
+        let denied =
+            |lacks: &str, on: String| Err(self.denied(call, Kind::Read, &rights, lacks, &on));
+        match reads {
+            Reads::Items(scope, names) => {
+                match names.iter().find(|name| !rights.allow(read(scope, name))) {
+                    Some(name) => denied("read", format!("{scope} {name:?}")),
+                    None => Ok(()),
+                }
+            }
+            Reads::List(scope, prefix) if !rights.may_list(scope, prefix) => {
+                denied("read", format!("every {scope} that begins with {prefix:?}"))
+            }
+            Reads::Monitor if !rights.may_monitor() => {
+                denied("monitor", "nodes and sessions".into())
+            }
+            Reads::Admin if !rights.is_admin() => denied("admin", "users, roles and tokens".into()),
+            Reads::List(..) | Reads::Monitor | Reads::Admin | Reads::Anything => Ok(()),
+        }
+    }
+
+    /// Whether a change of the cluster is allowed, by what this node knows.
+    pub(super) fn may_operate(&self, call: &Call) -> Result<(), CallStatus> {
+        let view = self.consensus.state().view();
+        match self.rights(call, Kind::Write, &view)? {
+            Some(rights) if !rights.is_admin() => {
+                Err(self.denied(call, Kind::Write, &rights, "admin", "the cluster"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether somebody who asks over the port for scrapers may see how the node is, or change how it works.
+    pub(crate) async fn may_watch(
+        &self,
+        headers: &HeaderMap,
+        name: Option<&ClientName>,
+        changes: bool,
+    ) -> Result<Asks, NotAllowed> {
+        let kind = if changes { Kind::Write } else { Kind::Read };
+        let call = self.call(Some(WATCHER_PATIENCE), "", WhenFull::Refuse);
+        let shown = Shown::of(&MetadataMap::from_headers(headers.clone()), name);
+        let may = async {
+            let who = self.identify(&call, kind, None, &shown).await?;
+            let call = Call { who, ..call };
+            match changes {
+                true => self.may_operate(&call),
+                false => self.may_read(&call, &self.consensus.state().view(), Reads::Monitor),
+            }
+        };
+        may.await.map_err(|refused| match Code::from_i32(refused.code) {
+            Code::PermissionDenied => NotAllowed::Denied(refused.message),
+            _ => NotAllowed::Unknown(refused.message),
+        })?;
+        Ok(if self.asks_who() { Asks::WhoItIs } else { Asks::Nobody })
+    }
+
+    /// What a caller may do as of a state; nothing while authentication is off.
+    pub(super) fn rights<V: View + ?Sized>(
+        &self,
+        call: &Call,
+        kind: Kind,
+        view: &V,
+    ) -> Result<Option<Rights>, CallStatus> {
+        if !query::meta(view).auth.enabled {
+            return Ok(None);
+        }
+        self.still_counts(call, kind, &call.who)?;
+        Rights::of(view, call.who.caller).map(Some).map_err(|NotKnown| {
+            self.unauthenticated(call, kind, "its user or token was removed, or it shows none")
+        })
+    }
+
+    fn unauthenticated(&self, call: &Call, kind: Kind, why: &str) -> CallStatus {
+        let message = format!("the caller is not known: {why}");
+        tracing::debug!(request = %call.request_id, why, "a caller is not known");
+        let status = StatusBuilder::new(Code::Unauthenticated, reason::UNAUTHENTICATED, message);
+        self.without_state(call, with_outcome(status, kind, tally_proto::v1::Outcome::NotApplied))
+    }
+
+    fn denied(
+        &self,
+        call: &Call,
+        kind: Kind,
+        rights: &Rights,
+        lacks: &str,
+        on: &str,
+    ) -> CallStatus {
+        let message = format!("user {:?} lacks {lacks} on {on}", rights.name());
+        let status = StatusBuilder::new(Code::PermissionDenied, reason::PERMISSION_DENIED, message);
+        self.without_state(call, with_outcome(status, kind, tally_proto::v1::Outcome::NotApplied))
+    }
+}
+
+/// In a time that does not depend on where they differ.
+fn equal(one: &[u8; 32], other: &[u8; 32]) -> bool {
+    let differences = one.iter().zip(other).fold(0, |sum, (one, other)| sum | (one ^ other));
+    black_box(differences) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::auth::secret::SECRET_BYTES;
+
+    #[test]
+    fn hashes_are_equal_only_if_all_of_them_is() {
+        let one = hash_secret(&[1; SECRET_BYTES]);
+        for at in 0..32 {
+            let mut other = one;
+            other[at] ^= 0x80;
+            assert!(!equal(&one, &other));
+        }
+        assert!(equal(&one, &one));
+    }
+}

@@ -1,0 +1,361 @@
+//! Who may do what, over the wire: every path by which something is asked for or told.
+
+use std::time::Duration;
+
+use tally_client::{Client, Transport, apply::Operation, reason};
+use tally_node::config::Config;
+use tally_proto::v1::{
+    self, AuthChangeRequest, AuthCreateToken, AuthPermission, AuthRole, AuthRule, AuthScope,
+    AuthUser, auth_change_request::Change,
+};
+use tonic::{Code, Request, Status};
+
+use crate::cluster::{Cluster, eventually};
+
+const ALL: &[AuthPermission] = &[
+    AuthPermission::Read,
+    AuthPermission::Increase,
+    AuthPermission::Decrease,
+    AuthPermission::Write,
+    AuthPermission::Configure,
+];
+
+/// A cluster that asks who calls, and its first token.
+async fn secure(size: u64) -> (Cluster, String) {
+    let cluster =
+        Cluster::start_with(size, |config: &mut Config| config.authentication = true).await;
+    let found = || {
+        let files = cluster.ids().into_iter().map(|id| cluster.data_dir(id).join("admin-token"));
+        let tokens: Vec<String> =
+            files.filter_map(|file| std::fs::read_to_string(file).ok()).collect();
+        (tokens.len() == 1).then(|| tokens[0].trim().to_owned())
+    };
+    eventually("one node has the first token", || found().is_some()).await;
+    let token = found().expect("it was there");
+    (cluster, token)
+}
+
+fn client(cluster: &Cluster, ids: &[u64], token: &str) -> Client {
+    let endpoints: Vec<String> = ids.iter().map(|id| cluster.client_address(*id)).collect();
+    let builder = Client::builder(endpoints).deadline(Duration::from_secs(8));
+    let builder = if token.is_empty() { builder } else { builder.bearer_token(token) };
+    builder.build().expect("a client")
+}
+
+pub(crate) async fn change(admin: &Client, change: Change) -> v1::AuthChangeResponse {
+    let request = AuthChangeRequest { change: Some(change), dry_run: false };
+    admin.auth_change(request).await.expect("an admin may")
+}
+
+/// A user with one role that has these rules; its token.
+pub(crate) async fn user(
+    admin: &Client,
+    name: &str,
+    rules: &[(AuthScope, &str, &[AuthPermission])],
+) -> String {
+    let rule = |(scope, prefix, permissions): &(AuthScope, &str, &[AuthPermission])| AuthRule {
+        scope: *scope as i32,
+        prefix: (*prefix).to_owned(),
+        permissions: permissions.iter().map(|permission| *permission as i32).collect(),
+    };
+    let role = AuthRole {
+        name: name.to_owned(),
+        rules: rules.iter().map(rule).collect(),
+        ..AuthRole::default()
+    };
+    change(admin, Change::PutRole(role)).await;
+    let put = AuthUser { name: name.to_owned(), roles: vec![name.to_owned()] };
+    change(admin, Change::PutUser(put)).await;
+    token(admin, name, 0).await.1
+}
+
+pub(crate) async fn token(admin: &Client, user: &str, lifetime_ms: u64) -> (u64, String) {
+    let user = user.to_owned();
+    let create = AuthCreateToken { user, label: String::new(), lifetime_ms };
+    let made = change(admin, Change::CreateToken(create)).await;
+    (made.id, made.token)
+}
+
+fn assert_denied<T: std::fmt::Debug>(result: tally_client::Result<T>, what: &str) {
+    let error = result.expect_err(what);
+    assert_eq!(error.reason(), reason::PERMISSION_DENIED, "{what}: {error}");
+    assert_eq!(error.code(), tally_client::Code::PermissionDenied, "{what}");
+    if let Some(outcome) = error.outcome() {
+        assert_eq!(outcome, tally_client::Outcome::NotApplied, "{what}");
+    }
+}
+
+/// With no token, a wrong one, one that was revoked or is over: every service of the client port.
+#[tokio::test]
+async fn who_shows_nothing_that_counts_is_told_nothing() {
+    let (cluster, first) = secure(1).await;
+    let admin = client(&cluster, &[1], &first);
+    admin.counter("secret").add(5).await.unwrap();
+    let (revoked_id, revoked) = token(&admin, "admin", 0).await;
+    let over = token(&admin, "admin", 1).await.1;
+    let (soon_id, soon) = token(&admin, "admin", 0).await;
+    let lives = client(&cluster, &[1], &soon);
+    lives.counter("secret").add(1).await.unwrap();
+    change(&admin, Change::RevokeToken(revoked_id)).await;
+    let wrong =
+        first.replace(&first[10..14], if &first[10..14] == "0000" { "1111" } else { "0000" });
+    let other_id = first.replace("tally_2_", "tally_1_");
+    for token in ["", "nonsense", "tally_2_00", &wrong, &other_id, &revoked, &over] {
+        for transport in [Transport::Stream, Transport::Unary] {
+            let endpoint = [cluster.client_address(1)];
+            let builder = Client::builder(endpoint).transport(transport).one_shot();
+            let builder = if token.is_empty() { builder } else { builder.bearer_token(token) };
+            let client = builder.deadline(Duration::from_secs(4)).build().unwrap();
+            let mut errors = vec![
+                client.counter("secret").get().await.err(),
+                client.counter("none").get().await.err(),
+                client.counter("secret").add(1).await.err(),
+                client.keys().put("k", "v").await.err(),
+                client.status().await.err(),
+                client.auth_list().await.err(),
+                client.auth_can(v1::AuthCanRequest::default()).await.err(),
+            ];
+            let disable = Some(Change::Disable(v1::AuthDisable {}));
+            let request = AuthChangeRequest { change: disable, dry_run: false };
+            errors.push(client.auth_change(request).await.err());
+            for (at, error) in errors.into_iter().enumerate() {
+                let error = error.unwrap_or_else(|| panic!("{token:?} got an answer to {at}"));
+                assert_eq!(error.reason(), reason::UNAUTHENTICATED, "{token:?}, {at}: {error}");
+                assert!(!error.message().contains('5'), "{error}");
+            }
+        }
+    }
+    // A stream that is open learns of it with the next call.
+    change(&admin, Change::RevokeToken(soon_id)).await;
+    let write = lives.counter("secret").add(1).await.expect_err("it was revoked");
+    assert_eq!(write.reason(), reason::UNAUTHENTICATED, "{write}");
+    let read = lives.counter("secret").get().await.expect_err("it was revoked");
+    assert_eq!(read.reason(), reason::UNAUTHENTICATED, "{read}");
+    assert_eq!(admin.counter("secret").get().await.unwrap().value, 6);
+}
+
+/// At the leader and forwarded by a follower alike: the leader decides for the caller.
+#[tokio::test]
+async fn a_right_is_a_prefix_of_counters_or_keys_at_every_node() {
+    let (cluster, first) = secure(3).await;
+    let admin = client(&cluster, &[1, 2, 3], &first);
+    for name in ["own/a", "own/b", "other/a"] {
+        admin.counter(name).set(10).await.unwrap();
+        admin.keys().put(name, "v").await.unwrap();
+    }
+    let rules = [(AuthScope::Counters, "own/", ALL), (AuthScope::Keys, "own/", ALL)];
+    let token = user(&admin, "owner", &rules).await;
+    cluster.caught_up().await;
+    for id in cluster.ids() {
+        let owner = client(&cluster, &[id], &token);
+        owner.counter("own/a").add(1).await.unwrap();
+        owner.keys().put("own/a", "w").await.unwrap();
+        assert_eq!(owner.counter("own/b").get().await.unwrap().value, 10);
+        for name in ["other/a", "own", "none"] {
+            assert_denied(owner.counter(name).add(1).await, "add");
+            assert_denied(owner.counter(name).set(1).await, "set");
+            assert_denied(owner.counter(name).delete().await, "delete");
+            assert_denied(owner.counter(name).get().await, "get");
+            assert_denied(owner.keys().put(name, "x").await, "put");
+            assert_denied(owner.keys().get(name).await, "get of a key");
+            assert_denied(owner.keys().delete(name).await, "delete of a key");
+            assert_denied(owner.counters().batch_get(["own/a", name]).await, "one of a batch");
+            assert_denied(owner.keys().batch_get(["own/a", name]).await, "one of a batch of keys");
+            let add = Operation::counter_add;
+            let step = owner.apply().then(add("own/a", 1)).then(add(name, 1));
+            assert_denied(step.await, "one of a step");
+        }
+        // A list must be allowed whole.
+        assert_eq!(owner.counters().list().prefix("own/").await.unwrap().items.len(), 2);
+        assert_eq!(owner.keys().scan().prefix("own/a").await.unwrap().items.len(), 1);
+        for prefix in ["", "o", "own", "other/", "none"] {
+            assert_denied(owner.counters().list().prefix(prefix).await, "list");
+            assert_denied(owner.keys().scan().prefix(prefix).await, "scan");
+        }
+        let level = tally_client::ReadLevel::Local;
+        assert_denied(owner.counter("other/a").get().level(level).await, "a LOCAL read");
+        // Nodes, sessions, members, users.
+        assert_denied(owner.status().await, "status");
+        assert_denied(owner.list_sessions().await, "sessions");
+        assert_denied(owner.auth_list().await, "users");
+        let disable = Some(Change::Disable(v1::AuthDisable {}));
+        for dry_run in [true, false] {
+            let request = AuthChangeRequest { change: disable.clone(), dry_run };
+            assert_denied(owner.auth_change(request).await, "a change of users");
+        }
+        let mut cluster_client = v1::cluster_client::ClusterClient::new(cluster.channel(id));
+        let mut transfer = Request::new(v1::ClusterTransferLeaderRequest::default());
+        transfer.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        let refused: Status = cluster_client.transfer_leader(transfer).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    }
+    assert_eq!(admin.counter("other/a").get().await.unwrap().value, 10);
+    assert_eq!(admin.counter("own/a").get().await.unwrap().value, 13);
+}
+
+/// A page token is bound to its query, and its caller needs the right with each page.
+#[tokio::test]
+async fn a_page_token_gives_no_right() {
+    let (cluster, first) = secure(1).await;
+    let admin = client(&cluster, &[1], &first);
+    for name in ["a/1", "a/2", "b/1", "b/2"] {
+        admin.counter(name).set(1).await.unwrap();
+    }
+    let rules: [(AuthScope, &str, &[AuthPermission]); 1] = [(AuthScope::Counters, "a/", ALL)];
+    let owner = client(&cluster, &[1], &user(&admin, "owner", &rules).await);
+    let own = owner.counters().list().prefix("a/").page_size(1).await.unwrap();
+    let more = own.next_page_token.expect("there is more");
+    let next = owner.counters().list().prefix("a/").page_size(1).page_token(more);
+    assert_eq!(next.await.unwrap().items[0].name, "a/2");
+    let theirs = admin
+        .counters()
+        .list()
+        .prefix("b/")
+        .page_size(1)
+        .await
+        .unwrap()
+        .next_page_token
+        .expect("more");
+    assert_denied(owner.counters().list().prefix("b/").page_token(theirs.clone()).await, "theirs");
+    let mixed = owner.counters().list().prefix("a/").page_token(theirs).await.expect_err("bound");
+    assert_eq!(mixed.reason(), reason::INVALID_REQUEST);
+}
+
+/// A service that may spend stock, and neither refill nor see it.
+#[tokio::test]
+async fn who_may_not_read_gets_answers_without_values() {
+    let (cluster, first) = secure(3).await;
+    let admin = client(&cluster, &[1, 2, 3], &first);
+    // A floor that no cluster id, request id or index happens to have among its digits.
+    let floor = 123_456_789;
+    admin.counter("stock").set(floor + 2).await.unwrap();
+    admin.counter("stock").configure().floor(floor).await.unwrap();
+    let spend: &[AuthPermission] = &[AuthPermission::Decrease];
+    let token = user(&admin, "shop", &[(AuthScope::Counters, "stock", spend)]).await;
+    let follower = cluster.follower().await;
+    cluster.caught_up().await;
+    for id in [cluster.leader().await, follower] {
+        let shop = client(&cluster, &[id], &token);
+        let spent =
+            shop.counter("stock").add(-1).idempotency_key(format!("order-{id}")).await.unwrap();
+        assert_eq!((spent.value, spent.value_before, spent.delta_applied), (0, 0, -1), "{spent:?}");
+        assert!(spent.write.values_hidden, "{spent:?}");
+        assert_denied(shop.counter("stock").add(1).await, "refill");
+        assert_denied(shop.counter("stock").get().await, "see");
+        assert_denied(shop.counter("stock").add(-1).floor(floor - 5).await, "probe");
+        let again =
+            shop.counter("stock").add(-1).idempotency_key(format!("order-{id}")).await.unwrap();
+        assert!(again.write.replayed && again.write.values_hidden && again.value == 0, "{again:?}");
+    }
+    let shop = client(&cluster, &[follower], &token);
+    let refused = shop.counter("stock").add(-1).await.expect_err("nothing is left");
+    assert_eq!(refused.reason(), reason::BELOW_FLOOR);
+    assert!(!format!("{refused:?}").contains(&floor.to_string()), "{refused:?}");
+    assert_eq!(admin.counter("stock").get().await.unwrap().value, floor);
+}
+
+/// Two users' equal keys are two keys; nobody takes another's.
+#[tokio::test]
+async fn idempotency_keys_are_their_users_own() {
+    let (cluster, first) = secure(1).await;
+    let admin = client(&cluster, &[1], &first);
+    let rules: [(AuthScope, &str, &[AuthPermission]); 1] = [(AuthScope::Counters, "", ALL)];
+    let one = client(&cluster, &[1], &user(&admin, "one", &rules).await);
+    let other = client(&cluster, &[1], &user(&admin, "other", &rules).await);
+    for (client, value) in [(&one, 1), (&other, 2)] {
+        let first = client.counter("hits").add(1).idempotency_key("order-1").await.unwrap();
+        assert_eq!((first.value, first.write.replayed), (value, false));
+        let again = client.counter("hits").add(1).idempotency_key("order-1").await.unwrap();
+        assert_eq!((again.value, again.write.replayed), (value, true));
+    }
+    let reserved = one.counter("hits").add(1).idempotency_key("\u{1}2\u{1}order-1").await;
+    assert_eq!(reserved.expect_err("reserved").reason(), reason::INVALID_REQUEST);
+}
+
+#[tokio::test]
+async fn what_decides_is_told_and_a_change_can_be_tried_out() {
+    let (cluster, first) = secure(1).await;
+    let admin = client(&cluster, &[1], &first);
+    let read: &[AuthPermission] = &[AuthPermission::Read];
+    let reader =
+        client(&cluster, &[1], &user(&admin, "reader", &[(AuthScope::Keys, "a/", read)]).await);
+    let me = reader.auth_can(v1::AuthCanRequest::default()).await.unwrap();
+    assert_eq!((me.user.as_str(), me.roles), ("reader", vec!["reader".to_owned()]));
+    let can = |user: &str, name: &str| v1::AuthCanRequest {
+        user: user.to_owned(),
+        permissions: vec![AuthPermission::Read as i32],
+        scope: AuthScope::Keys as i32,
+        name: name.to_owned(),
+        read: None,
+    };
+    let may = reader.auth_can(can("", "a/x")).await.unwrap();
+    assert!(may.allowed && may.grants[0].rule.as_ref().is_some_and(|rule| rule.prefix == "a/"));
+    let may_not = admin.auth_can(can("reader", "b")).await.unwrap();
+    assert_eq!((may_not.allowed, may_not.lacks), (false, vec![AuthPermission::Read as i32]));
+    assert_denied(reader.auth_can(can("admin", "b")).await, "of another");
+    let unknown = admin.auth_can(can("nobody", "b")).await.expect_err("unknown");
+    assert_eq!(unknown.reason(), reason::USER_NOT_FOUND);
+    for (delete, refusal) in [
+        (Change::DeleteUser("nobody".into()), reason::USER_NOT_FOUND),
+        (Change::DeleteUser("admin".into()), reason::LAST_ADMIN),
+        (Change::DeleteRole("reader".into()), reason::ROLE_IN_USE),
+        (Change::RevokeToken(99), reason::TOKEN_NOT_FOUND),
+    ] {
+        for dry_run in [true, false] {
+            let request = AuthChangeRequest { change: Some(delete.clone()), dry_run };
+            let error = admin.auth_change(request).await.expect_err("refused");
+            assert_eq!(error.reason(), refusal, "{error}");
+        }
+    }
+    let delete = Some(Change::DeleteUser("reader".into()));
+    let tried = AuthChangeRequest { change: delete, dry_run: true };
+    admin.auth_change(tried).await.unwrap();
+    let listed = admin.auth_list().await.unwrap();
+    assert!(listed.enabled);
+    let names: Vec<&str> = listed.users.iter().map(|user| user.name.as_str()).collect();
+    assert_eq!(names, ["admin", "reader"], "nothing was removed");
+    assert_eq!((listed.tokens.len(), listed.roles.len()), (2, 2));
+}
+
+/// A cluster that began open is closed by whoever asks first, and opened by an admin.
+#[tokio::test]
+async fn it_is_switched_on_and_off() {
+    let cluster = Cluster::start(3).await;
+    let open = client(&cluster, &[1, 2, 3], "");
+    open.counter("hits").add(1).await.unwrap();
+    // Not before somebody can get in again.
+    let enable =
+        AuthChangeRequest { change: Some(Change::Enable(v1::AuthEnable {})), dry_run: false };
+    let refused = open.auth_change(enable).await.expect_err("nobody is admin");
+    assert_eq!(refused.reason(), reason::LAST_ADMIN, "{refused}");
+    let chief = AuthRole { name: "chief".into(), admin: true, ..AuthRole::default() };
+    change(&open, Change::PutRole(chief)).await;
+    let anna = AuthUser { name: "anna".into(), roles: vec!["chief".into()] };
+    change(&open, Change::PutUser(anna)).await;
+    let token = token(&open, "anna", 0).await.1;
+    change(&open, Change::Enable(v1::AuthEnable {})).await;
+    cluster.caught_up().await;
+    let shut_out = open.counter("hits").add(1).await.expect_err("it is on");
+    assert_eq!(shut_out.reason(), reason::UNAUTHENTICATED);
+    assert_eq!(open.counter("hits").get().await.expect_err("on").reason(), reason::UNAUTHENTICATED);
+    let admin = client(&cluster, &[1, 2, 3], &token);
+    assert_eq!(admin.counter("hits").add(1).await.unwrap().value, 2);
+    change(&admin, Change::Disable(v1::AuthDisable {})).await;
+    assert_eq!(open.counter("hits").add(1).await.unwrap().value, 3);
+}
+
+/// A token that was made a moment ago counts at a node that has not applied it yet.
+#[tokio::test]
+async fn a_new_token_counts_at_every_node_at_once() {
+    let (cluster, first) = secure(3).await;
+    let admin = client(&cluster, &[1, 2, 3], &first);
+    for _ in 0..5 {
+        let new = token(&admin, "admin", 0).await.1;
+        for id in cluster.ids() {
+            client(&cluster, &[id], &new).counter("hits").get().await.map_or_else(
+                |error| assert_eq!(error.reason(), reason::COUNTER_NOT_FOUND, "{error}"),
+                drop,
+            );
+        }
+    }
+}
