@@ -92,6 +92,31 @@ pub struct NodeInfo {
     pub local_reads_only: String,
     /// The certificates that it uses; none without TLS.
     pub certificates: Vec<Certificate>,
+    /// Limits of its clients; `None` from a node of a release without them.
+    pub limits: Option<Limits>,
+}
+
+/// What a client of a node may have, and how often one wanted more since the node started.
+///
+/// ```no_run
+/// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+/// for node in client.status().await?.nodes {
+///     let refused = node.limits.map_or(0, |limits| limits.rates_exceeded);
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Limits {
+    /// One client, a user or an address, may have so many percent of what others leave of the node's
+    /// connections, streams, calls, writes under way and bytes of all of these.
+    pub share_percent: u32,
+    /// Shares and rates are only counted, and nobody is refused for them.
+    pub report_only: bool,
+    /// How often a client had, or would have had, more than its share.
+    pub shares_exceeded: u64,
+    /// How often a user asked for more operations a second than its roles allow.
+    pub rates_exceeded: u64,
 }
 
 /// A certificate that a node uses.
@@ -246,6 +271,12 @@ impl From<v1::NodeStatus> for NodeInfo {
             log_time: Duration::from_millis(node.log_time_ms),
             local_reads_only: node.local_reads_only,
             certificates: node.certificates.into_iter().map(Certificate::from).collect(),
+            limits: node.limits.map(|limits| Limits {
+                share_percent: limits.share_percent,
+                report_only: limits.report_only,
+                shares_exceeded: limits.shares_exceeded,
+                rates_exceeded: limits.rates_exceeded,
+            }),
         }
     }
 }

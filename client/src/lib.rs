@@ -83,7 +83,7 @@ pub use answer::{
     OperationResult, Page, WriteInfo,
 };
 pub use client::{Builder, Client};
-pub use cluster::{Certificate, DedupTables, NodeInfo, Status};
+pub use cluster::{Certificate, DedupTables, Limits, NodeInfo, Status};
 pub use connect::connect;
 pub use consistency::ReadLevel;
 pub use error::{Code, Error, Outcome, Result};

@@ -16,7 +16,10 @@ use std::{net::IpAddr, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use self::members::InitialCluster;
-use crate::machine::{command::Settings, limits};
+use crate::{
+    env::shares::ShareRule,
+    machine::{command::Settings, limits},
+};
 
 /// Configuration of one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +104,11 @@ pub struct Config {
     /// Percent of the session table's places, those aside which others hold, that the clients of one
     /// address may hold. 1 to 100. Of the node that takes a call, at any time.
     pub sessions_share_percent: u8,
+    /// Percent of this node's room for connections, calls, writes and their bytes, as far as others leave it,
+    /// that one client may have: a user, or whoever calls from an address. 1 to 100.
+    pub limit_share_percent: u8,
+    /// Shares and rates are not enforced, only counted: what they would have refused.
+    pub limit_report_only: bool,
     /// For a cluster's first start: idle time of a session, in ms of log time.
     pub session_idle_ms: u64,
     /// For a cluster's first start: window of an idempotency key, in ms of log time.
@@ -189,6 +197,8 @@ impl Default for Config {
             disk_reserve_bytes: 0,
             sessions_max: limits::SESSIONS_MAX_DEFAULT,
             sessions_share_percent: limits::SESSIONS_SHARE_PERCENT_DEFAULT,
+            limit_share_percent: 75,
+            limit_report_only: false,
             session_idle_ms: limits::SESSION_IDLE_MS_DEFAULT,
             idempotency_window_ms: limits::IDEMPOTENCY_WINDOW_MS_DEFAULT,
             idempotency_bytes_max: limits::IDEMPOTENCY_BYTES_MAX_DEFAULT,
@@ -235,6 +245,11 @@ impl Config {
     pub fn store_cache_bytes(&self) -> usize {
         let bytes = self.state_cache_bytes - self.state_cache_bytes / 4;
         usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    /// What one client may have of this node's room.
+    pub fn share(&self) -> ShareRule {
+        ShareRule { percent: self.limit_share_percent, report_only: self.limit_report_only }
     }
 
     /// The threads to start, on this machine.
@@ -321,6 +336,9 @@ impl Config {
         })?;
         check(self.flush_interval_ms > 0, "flush_interval_ms", || "must be above 0".to_owned())?;
         check((1..=100).contains(&self.sessions_share_percent), "sessions_share_percent", || {
+            "must be 1 to 100".to_owned()
+        })?;
+        check((1..=100).contains(&self.limit_share_percent), "limit_share_percent", || {
             "must be 1 to 100".to_owned()
         })?;
         let idle = limits::SESSION_IDLE_MS_MIN..=limits::SESSION_IDLE_MS_MAX;

@@ -48,7 +48,7 @@ use self::{
     stored::Stored,
 };
 use crate::{
-    api::{self, Api, NodeFacts},
+    api::{self, Api, NodeFacts, rates::Rates},
     config::{Config, HotItemNames},
     consensus::{
         Consensus, Foundation,
@@ -202,11 +202,14 @@ impl Node {
             entries_in_flight: config.entries_in_flight,
             writes_in_flight: config.writes_in_flight,
             write_bytes_in_flight: config.write_bytes_in_flight,
+            share: config.share(),
             disk_nearly_full: disk_nearly_full.clone(),
             metrics: Arc::clone(&metrics),
         });
 
-        let slots = Slots::new(clients_max);
+        let slots = Slots::new(clients_max, config.share());
+        let room = NodeRoom::new(config.share());
+        let rates = Rates::new(config.limit_report_only);
         let report = Arc::new(Report {
             log: log.clone(),
             state: Arc::clone(&state),
@@ -214,6 +217,10 @@ impl Node {
             local_reads_only: AtomicBool::new(local_reads_only),
             slots: Arc::clone(&slots),
             tls: Arc::clone(&tls),
+            room: Arc::clone(&room),
+            rates: Arc::clone(&rates),
+            consensus: consensus.clone(),
+            share: config.share(),
         });
         let space = log.space();
         let has_segment = move || *space.borrow() == SpaceState::Ok;
@@ -267,6 +274,7 @@ impl Node {
                 own: Arc::clone(&own),
                 sessions_share_percent: config.sessions_share_percent,
                 authentication: config.authentication,
+                rates,
                 random: Arc::clone(&env.random),
                 greeter,
                 stopping: stopped.clone(),
@@ -292,7 +300,6 @@ impl Node {
         }
         let (health, health_service) = tonic_health::server::health_reporter();
         let routes = Routes::new(health_service);
-        let room = NodeRoom::new();
         let client_server = tokio::spawn(api::server::serve(
             api.clone(),
             Entrance { listener, tls: tls.client() },

@@ -6,6 +6,7 @@ use tally_proto::v1;
 
 use crate::{
     consensus::{Consensus, leader::Role},
+    env::shares::ShareRule,
     machine::query,
     tls::Certificate,
 };
@@ -22,8 +23,21 @@ pub trait SelfReport: Send + Sync + 'static {
     fn note(&self) -> String;
     /// The certificates in use.
     fn certificates(&self) -> Vec<Certificate>;
+    /// What clients may have, and wanted.
+    fn limits(&self) -> Limits;
     /// Why it serves LOCAL reads only, if so.
     fn local_reads_only(&self) -> Option<String>;
+}
+
+/// What a client may have of a node, and how often one wanted more.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Its share.
+    pub share: ShareRule,
+    /// How often one had, or would have had, more.
+    pub shares_exceeded: u64,
+    /// How often a user asked for more than its roles allow.
+    pub rates_exceeded: u64,
 }
 
 /// A node, as it knows itself.
@@ -87,8 +101,16 @@ impl OwnStatus {
             log_time_ms: meta.log_time_ms,
             local_reads_only: report.local_reads_only().unwrap_or_default(),
             certificates: report.certificates().into_iter().map(certificate_to_wire).collect(),
+            limits: Some(limits_to_wire(report.limits())),
         }
     }
+}
+
+fn limits_to_wire(limits: Limits) -> v1::LimitStatus {
+    let Limits { share: ShareRule { percent, report_only }, shares_exceeded, rates_exceeded } =
+        limits;
+    let share_percent = u32::from(percent);
+    v1::LimitStatus { share_percent, report_only, shares_exceeded, rates_exceeded }
 }
 
 fn certificate_to_wire(certificate: Certificate) -> v1::Certificate {

@@ -8,8 +8,8 @@ use tally_client::{
     Client,
     proto::{
         AuthCanRequest, AuthChangeRequest, AuthChangeResponse, AuthCreateToken, AuthDisable,
-        AuthEnable, AuthListResponse, AuthPermission, AuthRole, AuthRule, AuthScope, AuthUser,
-        auth_change_request::Change,
+        AuthEnable, AuthLimit, AuthListResponse, AuthPermission, AuthRole, AuthRule, AuthScope,
+        AuthUser, auth_change_request::Change,
     },
 };
 
@@ -72,6 +72,13 @@ pub(crate) enum Role {
         /// It allows to see the state of nodes and sessions.
         #[arg(long)]
         monitor: bool,
+        /// How much each of its users may ask of each node, in operations a second; what is more is refused. Each
+        /// operation and condition of an atomic step counts as one, and so does any other request.
+        #[arg(long, value_name = "OPS_PER_S", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+        limit: Option<u64>,
+        /// … and at once, after a while without any. Default: as many as in a second.
+        #[arg(long, value_name = "OPS", requires = "limit", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+        burst: Option<u64>,
         #[command(flatten)]
         dry_run: DryRun,
     },
@@ -221,12 +228,18 @@ pub(crate) async fn run(client: &Client, command: &Auth, output: Output) -> Resu
         Auth::Disable(dry_run) => {
             (Change::Disable(AuthDisable {}), *dry_run, "authentication is off".to_owned())
         }
-        Auth::Role { command: Role::Put { name, allow, admin, monitor, dry_run } } => {
+        Auth::Role {
+            command: Role::Put { name, allow, admin, monitor, limit, burst, dry_run },
+        } => {
             let role = AuthRole {
                 name: name.clone(),
                 rules: allow.iter().map(|Rule(rule)| rule.clone()).collect(),
                 admin: *admin,
                 monitor: *monitor,
+                limit: limit.map(|operations_per_second| AuthLimit {
+                    operations_per_second,
+                    burst: burst.unwrap_or(0),
+                }),
             };
             (Change::PutRole(role), *dry_run, format!("role {}", word(name)))
         }
@@ -306,7 +319,11 @@ async fn list(client: &Client, output: Output) -> Result<Exit, Failure> {
     };
     let role = |role: &AuthRole| {
         let rules: Vec<String> = role.rules.iter().map(shown).collect();
-        json!({ "name": role.name, "rules": rules, "admin": role.admin, "monitor": role.monitor })
+        json!({
+            "name": role.name, "rules": rules, "admin": role.admin, "monitor": role.monitor,
+            "operations_per_second": role.limit.map(|limit| limit.operations_per_second),
+            "burst": role.limit.map(|limit| limit.burst),
+        })
     };
     let user = |user: &AuthUser| json!({ "name": user.name, "roles": user.roles });
     let value = json!({
@@ -327,7 +344,11 @@ fn tables(list: &AuthListResponse) -> String {
         for role in &list.roles {
             let all = [("everything", role.admin), ("monitor", role.monitor)];
             let all = all.iter().filter(|(_, has)| *has).map(|(name, _)| (*name).to_owned());
-            let allows: Vec<String> = all.chain(role.rules.iter().map(shown)).collect();
+            let limit = role.limit.map(|AuthLimit { operations_per_second, burst }| {
+                format!("at most {operations_per_second}/s, {burst} at once")
+            });
+            let allows = all.chain(role.rules.iter().map(shown)).chain(limit);
+            let allows: Vec<String> = allows.collect();
             rows.push(vec![word(&role.name).into_owned(), allows.join(" ")]);
         }
         parts.push(table(&rows));

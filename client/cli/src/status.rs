@@ -103,6 +103,7 @@ fn show(shown: &Shown<'_>) -> String {
         header.revision,
         table(&rows)
     );
+    text += &limits(&status.nodes);
     text += &certificates(&first_ends(&status.nodes), tally_certificates::now_ms());
     let dedup = &status.dedup;
     text += &format!(
@@ -130,6 +131,25 @@ fn show(shown: &Shown<'_>) -> String {
         text += "\nWARNING: the table of idempotency keys is more than 70 % full";
     }
     text
+}
+
+/// Where clients wanted more than they may.
+fn limits(nodes: &[NodeInfo]) -> String {
+    let told = nodes.iter().filter_map(|node| {
+        let limits =
+            node.limits.filter(|limits| limits.shares_exceeded + limits.rates_exceeded > 0)?;
+        let only = if limits.report_only { ", only counted" } else { "" };
+        Some(format!(
+            "node {} shares {} times, rates {} times{only}",
+            node.id, limits.shares_exceeded, limits.rates_exceeded
+        ))
+    });
+    let told: Vec<String> = told.collect();
+    if told.is_empty() {
+        String::new()
+    } else {
+        format!("\nlimits of clients exceeded: {}", told.join("; "))
+    }
 }
 
 /// A certificate that ends within so many days is a warning.

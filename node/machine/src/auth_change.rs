@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use super::{
     auth::{
-        ADMIN, AUTH_BYTES_MAX, AuthCommand, AuthRefusal, RoleRecord, TokenRecord, UserIdRecord,
-        UserRecord,
+        ADMIN, AUTH_BYTES_MAX, AuthCommand, AuthRefusal, RoleLimit, RoleRecord, TokenRecord,
+        UserIdRecord, UserRecord,
     },
     keys::{RecordKey, Space},
     query::get,
@@ -49,7 +49,10 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
                 self.meta.auth.enabled = false;
                 Ok(0)
             }
-            AuthCommand::PutRole { name, role } => self.put_role(name, role),
+            AuthCommand::PutRole { name, role } => self.put_role(name, role, None),
+            AuthCommand::PutLimitedRole { name, role, limit } => {
+                self.put_role(name, role, Some(limit))
+            }
             AuthCommand::DeleteRole { name } => self.delete_role(name),
             AuthCommand::PutUser { name, roles } => self.put_user(name, roles),
             AuthCommand::DeleteUser { name } => self.delete_user(name),
@@ -94,7 +97,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
 
     fn begin_secure(&mut self, secret_hash: [u8; 32]) -> Result<u64, AuthRefusal> {
         let role = RoleRecord { admin: true, ..RoleRecord::default() };
-        self.put_role(ADMIN, &role)?;
+        self.put_role(ADMIN, &role, None)?;
         let user = self.put_user(ADMIN, &[ADMIN.to_owned()])?;
         let token = self.create_token(TokenRecord {
             user,
@@ -107,7 +110,12 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         Ok(token)
     }
 
-    fn put_role(&mut self, name: &str, role: &RoleRecord) -> Result<u64, AuthRefusal> {
+    fn put_role(
+        &mut self,
+        name: &str,
+        role: &RoleRecord,
+        limit: Option<&RoleLimit>,
+    ) -> Result<u64, AuthRefusal> {
         let key = RecordKey::Role(name).encode();
         let before = self.overlay.get(&key);
         let was_admin = before.as_ref().is_some_and(|bytes| {
@@ -120,6 +128,10 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
             })?;
         }
         self.store(RecordKey::Role(name), role)?;
+        match limit {
+            Some(limit) => self.store(RecordKey::RoleLimit(name), limit)?,
+            None => drop(self.remove(RecordKey::RoleLimit(name))),
+        }
         self.meta.auth.roles += u64::from(before.is_none());
         Ok(0)
     }
@@ -133,6 +145,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
             return Err(AuthRefusal::RoleInUse { role: name.to_owned(), user: user.name });
         }
         self.remove(RecordKey::Role(name));
+        self.remove(RecordKey::RoleLimit(name));
         self.meta.auth.roles -= 1;
         Ok(0)
     }

@@ -49,6 +49,8 @@ pub enum Space {
     Role = 0x42,
     /// Tokens by id.
     Token = 0x43,
+    /// How much the users of a role may ask for, by its name.
+    RoleLimit = 0x44,
 }
 
 impl Space {
@@ -87,6 +89,7 @@ impl Space {
             0x41 => Space::UserId,
             0x42 => Space::Role,
             0x43 => Space::Token,
+            0x44 => Space::RoleLimit,
             _ => return None,
         })
     }
@@ -138,6 +141,8 @@ pub enum RecordKey<'a> {
     Role(&'a str),
     /// See [`Space::Token`].
     Token(u64),
+    /// See [`Space::RoleLimit`].
+    RoleLimit(&'a str),
 }
 
 /// Bytes that are no key of the machine.
@@ -172,6 +177,7 @@ impl<'a> RecordKey<'a> {
             RecordKey::UserId(_) => Space::UserId,
             RecordKey::Role(_) => Space::Role,
             RecordKey::Token(_) => Space::Token,
+            RecordKey::RoleLimit(_) => Space::RoleLimit,
         }
     }
 
@@ -185,7 +191,8 @@ impl<'a> RecordKey<'a> {
             | RecordKey::Key(name)
             | RecordKey::Idempotency(name)
             | RecordKey::UserId(name)
-            | RecordKey::Role(name) => {
+            | RecordKey::Role(name)
+            | RecordKey::RoleLimit(name) => {
                 buffer.extend_from_slice(name.as_bytes());
             }
             RecordKey::Session(id)
@@ -230,6 +237,7 @@ impl<'a> RecordKey<'a> {
             | Space::Idempotency
             | Space::UserId
             | Space::Role
+            | Space::RoleLimit
             | Space::SessionOwner => (0, rest),
             _ => number(rest).ok_or(malformed)?,
         };
@@ -244,6 +252,7 @@ impl<'a> RecordKey<'a> {
             Space::Idempotency => RecordKey::Idempotency(text(rest)?),
             Space::UserId => RecordKey::UserId(text(rest)?),
             Space::Role => RecordKey::Role(text(rest)?),
+            Space::RoleLimit => RecordKey::RoleLimit(text(rest)?),
             Space::User => {
                 ends(second)?;
                 RecordKey::User(first)
@@ -348,6 +357,7 @@ mod tests {
             (RecordKey::UserId("a"), b"\x41a"),
             (RecordKey::Role("a"), b"\x42a"),
             (RecordKey::Token(1), b"\x43\0\0\0\0\0\0\0\x01"),
+            (RecordKey::RoleLimit("a"), b"\x44a"),
         ] {
             assert_eq!(key.encode().as_ref(), bytes, "{key:?}");
             assert_eq!(RecordKey::decode(bytes), Ok(key));
@@ -385,6 +395,7 @@ mod tests {
                 RecordKey::UserId(&name),
                 RecordKey::Role(&name),
                 RecordKey::Token(first),
+                RecordKey::RoleLimit(&name),
             ] {
                 let bytes = key.encode();
                 prop_assert_eq!(RecordKey::decode(&bytes), Ok(key));

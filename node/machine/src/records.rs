@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    auth::{AuthMeta, RoleRecord, TokenRecord, UserIdRecord, UserRecord},
+    auth::{AuthMeta, RoleLimit, RoleRecord, TokenRecord, UserIdRecord, UserRecord},
     canonical::Fingerprint,
     item::{CounterRecord, KeyRecord},
     limits,
@@ -169,6 +169,7 @@ postcard_record!(UserRecord, "user");
 postcard_record!(UserIdRecord, "id of a user");
 postcard_record!(RoleRecord, "role");
 postcard_record!(TokenRecord, "token");
+postcard_record!(RoleLimit, "limit of a role");
 
 /// Version of a [`Meta`] of a store that has, or had, users.
 const META_WITH_AUTH_VERSION: u8 = 2;

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use super::{
-    auth::{Caller, RoleRecord, TokenRecord, UserIdRecord, UserRecord},
+    auth::{Caller, RoleLimit, RoleRecord, TokenRecord, UserIdRecord, UserRecord},
     keys::{RecordKey, Space},
     query,
     records::{Record, decode_stored},
@@ -34,6 +34,19 @@ pub fn roles<V: View + ?Sized>(view: &V) -> Vec<(String, RoleRecord)> {
         RecordKey::Role(name) => name.to_owned(),
         other => panic!("the space of roles holds something else: {other:?}"),
     })
+}
+
+/// How much the users of a role may ask for, if it says so.
+pub fn limit_of_role<V: View + ?Sized>(view: &V, role: &str) -> Option<RoleLimit> {
+    query::get(view, RecordKey::RoleLimit(role))
+}
+
+/// How much a user may ask for: the most that a role of it says. A role that says nothing lifts no limit of
+/// another.
+pub fn limit_of_user<V: View + ?Sized>(view: &V, id: u64) -> Option<RoleLimit> {
+    let roles = user(view, id)?.roles;
+    let limits = roles.iter().filter_map(|role| limit_of_role(view, role));
+    limits.max_by_key(|limit| (limit.operations_per_second, limit.burst))
 }
 
 /// All users, by id.

@@ -9,8 +9,8 @@ use super::{
 };
 use crate::machine::{
     auth::{
-        AUTH_NAME_BYTES_MAX, AuthCommand, Permissions, ROLES_PER_USER_MAX, RULES_PER_ROLE_MAX,
-        RoleRecord, Rule, Scope,
+        AUTH_NAME_BYTES_MAX, AuthCommand, OPERATIONS_PER_SECOND_MAX, Permissions,
+        ROLES_PER_USER_MAX, RULES_PER_ROLE_MAX, RoleLimit, RoleRecord, Rule, Scope,
         secret::{SECRET_BYTES, format_token, hash_secret},
     },
     command::{Action, Answer, Command, Fingerprint},
@@ -72,7 +72,13 @@ impl Api {
             Some(Change::Disable(_)) => AuthCommand::Disable,
             Some(Change::PutRole(role)) => {
                 let name = name("put_role.name", role.name.clone())?;
-                AuthCommand::PutRole { name, role: role_of(role)? }
+                match role.limit {
+                    None => AuthCommand::PutRole { name, role: role_of(role)? },
+                    Some(limit) => {
+                        let limit = limit_of(limit)?;
+                        AuthCommand::PutLimitedRole { name, role: role_of(role)?, limit }
+                    }
+                }
             }
             Some(Change::DeleteRole(role)) => {
                 AuthCommand::DeleteRole { name: name("delete_role", role)? }
@@ -130,7 +136,13 @@ impl Api {
         Ok(v1::AuthListResponse {
             header: Some(self.read_header(&permit)),
             enabled: query::meta(&permit.view).auth.enabled,
-            roles: users::roles(&permit.view).into_iter().map(role_to_wire).collect(),
+            roles: users::roles(&permit.view)
+                .into_iter()
+                .map(|(name, role)| {
+                    let limit = users::limit_of_role(&permit.view, &name);
+                    role_to_wire(name, role, limit)
+                })
+                .collect(),
             tokens: tokens.collect(),
             users: all
                 .iter()
@@ -243,6 +255,18 @@ fn role_of(role: v1::AuthRole) -> Result<RoleRecord, Invalid> {
     Ok(RoleRecord { rules, admin: role.admin, monitor: role.monitor })
 }
 
+fn limit_of(limit: v1::AuthLimit) -> Result<RoleLimit, Invalid> {
+    let v1::AuthLimit { operations_per_second, burst } = limit;
+    let burst = if burst == 0 { operations_per_second } else { burst };
+    for (name, value) in [("operations_per_second", operations_per_second), ("burst", burst)] {
+        if !(1..=OPERATIONS_PER_SECOND_MAX).contains(&value) {
+            let description = format!("must be 1 to {OPERATIONS_PER_SECOND_MAX}");
+            return Err(Invalid::new(format!("put_role.limit.{name}"), description));
+        }
+    }
+    Ok(RoleLimit { operations_per_second, burst })
+}
+
 fn scope_of(field: &str, scope: i32) -> Result<Scope, Invalid> {
     match v1::AuthScope::try_from(scope) {
         Ok(v1::AuthScope::Counters) => Ok(Scope::Counters),
@@ -288,7 +312,11 @@ fn rule_to_wire(rule: &Rule) -> v1::AuthRule {
     }
 }
 
-fn role_to_wire((name, role): (String, RoleRecord)) -> v1::AuthRole {
+fn role_to_wire(name: String, role: RoleRecord, limit: Option<RoleLimit>) -> v1::AuthRole {
     let RoleRecord { rules, admin, monitor } = role;
-    v1::AuthRole { name, rules: rules.iter().map(rule_to_wire).collect(), admin, monitor }
+    let limit = limit.map(|RoleLimit { operations_per_second, burst }| v1::AuthLimit {
+        operations_per_second,
+        burst,
+    });
+    v1::AuthRole { name, rules: rules.iter().map(rule_to_wire).collect(), admin, monitor, limit }
 }

@@ -26,6 +26,7 @@ use tonic::Status;
 
 use super::{
     Api, Call, Who, seen,
+    status::Kind,
     writes::{Facts, Respond, Single, Split, split},
 };
 use crate::{
@@ -284,7 +285,9 @@ impl Api {
         if !is_small || !can_be_here {
             return Some((call, room));
         }
-        let Some(admission) = self.consensus.try_admit(size) else { return Some((call, room)) };
+        let Some(admission) = self.consensus.try_admit(who.identity(), size) else {
+            return Some((call, room));
+        };
         let v1::Call { id, deadline_ms, request_id, request } = call;
         let (Single { action, options }, method, respond) = match split(request) {
             Split::Write(single, method, respond) => (single, method, respond),
@@ -296,10 +299,11 @@ impl Api {
         let call = Call { who, ..self.call(Some(asked), &request_id, WhenFull::Wait) };
         let metrics = &self.node.metrics;
         let number = metrics.requests.begin(method, Transport::Stream);
-        let command = match self.command(&call, action, options) {
+        let counted = self.count(&call, Kind::Write, &who, 1);
+        let command = match counted.and_then(|()| self.command(&call, action, options)) {
             Ok(command) => command,
             Err(error) => {
-                seen::was_wrong(metrics, &call, method);
+                seen::refused(metrics, &call, method, &error);
                 flights.answer_now(id, Response::Error(error), room);
                 return None;
             }

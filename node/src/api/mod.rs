@@ -15,6 +15,7 @@ mod direct;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod layer;
+pub(crate) mod rates;
 pub mod reads;
 mod requests;
 mod seen;
@@ -54,6 +55,7 @@ use crate::{
     status::{OwnStatus, role_to_wire},
 };
 
+use self::rates::Rates;
 pub use self::who::Who;
 
 /// How long a SESSION read waits for its token if it does not say.
@@ -75,6 +77,8 @@ pub struct NodeFacts {
     pub sessions_share_percent: u8,
     /// Callers must show who they are, whatever the cluster's state says.
     pub authentication: bool,
+    /// What users ask for.
+    pub rates: Arc<Rates>,
     /// For the secrets of tokens.
     pub random: Arc<dyn Random>,
     /// Meets other nodes.

@@ -88,9 +88,11 @@ pub(super) fn landed(metrics: &Metrics, call: &Call, method: Method, outcome: &O
     told(metrics, call, (method, Transport::Stream), ended, call.began.elapsed(), times);
 }
 
-/// A single write of a stream was wrong by itself.
-pub(super) fn was_wrong(metrics: &Metrics, call: &Call, method: Method) {
-    let ended = (Ended::Refused, Some(reason::INVALID_REQUEST));
+/// A single write of a stream did not become one.
+pub(super) fn refused(metrics: &Metrics, call: &Call, method: Method, error: &CallStatus) {
+    let ended = ended_with(Code::from_i32(error.code));
+    let reason = Details::parse_call(error).reason;
+    let ended = (ended, Some(&*reason));
     told(metrics, call, (method, Transport::Stream), ended, call.began.elapsed(), None);
 }
 

@@ -26,7 +26,7 @@ use tower::{Service, ServiceBuilder};
 
 use super::server::{LINEARIZABLE_SERVICE, PACK_BYTES_MAX, shape_of};
 use crate::{
-    env::{Clock, Listener},
+    env::{Clock, Listener, shares::ShareRule},
     port::{self, Port, Slots, room::NodeRoom},
     tls::Secured,
 };
@@ -68,8 +68,8 @@ pub(crate) async fn serve(
         message_bytes_max: PACK_BYTES_MAX,
         deadline_default: port::deadline::DEADLINE_DEFAULT,
         shape_of,
-        slots: Slots::new(connections_max),
-        room: NodeRoom::new(),
+        slots: Slots::new(connections_max, ShareRule::NONE),
+        room: NodeRoom::new(ShareRule::NONE),
         keeps_alive: true,
         tls,
     };

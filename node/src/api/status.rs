@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How long a refused caller should wait before trying again.
-const RETRY_AFTER: Duration = Duration::from_millis(50);
+pub(super) const RETRY_AFTER: Duration = Duration::from_millis(50);
 
 /// Not RESOURCE_EXHAUSTED: time does not make room in a session's window, its own client does, by
 /// answers to lower numbers. One that only waits and sends the same again does so until its session ends.

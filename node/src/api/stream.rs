@@ -32,6 +32,7 @@ use super::{
     Api,
     answer_bytes::{ITEM_BYTES, SMALL_ANSWER_BYTES, answer_bytes_of},
     direct::{Flights, Ready, Room},
+    rates::operations_of_call,
     requests::{self, method_of},
     seen::Under,
     status::Kind,
@@ -39,6 +40,7 @@ use super::{
 };
 use crate::{
     consensus::WhenFull,
+    env::shares::Share,
     machine::limits,
     metrics::requests::Transport,
     port::room::{self, Along, ConnectionRoom, Held},
@@ -74,7 +76,7 @@ pub type Answers = Pin<Box<dyn Stream<Item = Result<v1::StreamExchangeResponse, 
 pub(super) fn exchange(
     api: Api,
     calls: Streaming<v1::StreamExchangeRequest>,
-    room: Arc<ConnectionRoom>,
+    (room, share): (Arc<ConnectionRoom>, Share<1>),
     guest: Guest,
     along: Along,
 ) -> Answers {
@@ -84,6 +86,7 @@ pub(super) fn exchange(
     tokio::spawn(async move {
         read_calls(its_api, calls, answers, &flights, room, Arc::new(guest)).await;
         flights.close();
+        drop(share);
     });
     packs(api, ready, along).boxed()
 }
@@ -176,7 +179,7 @@ async fn read_calls(
                 return;
             }
             let size = call.encoded_len();
-            let place = connection.place().await;
+            let place = connection.place(guest.identity()).await;
             let bytes = Arc::clone(&connection).request(size).await;
             let answer = connection.answer(answer_bytes_of(&call)).await;
             let room = Room { place, bytes, answer };
@@ -255,8 +258,14 @@ async fn run(api: &Api, call: v1::Call, guest: &Guest) -> (v1::Answer, super::Ca
         }
         Some(request) => match guest.who(api, &context, requests::kind_of(&request)).await {
             Ok(who) => {
+                let (kind, operations) =
+                    (requests::kind_of(&request), operations_of_call(&request));
+                let counted = api.count(&context, kind, &who, operations);
                 context.who = who;
-                requests::dispatch(api, &context, request).await
+                match counted {
+                    Ok(()) => requests::dispatch(api, &context, request).await,
+                    Err(refused) => Err(refused),
+                }
             }
             Err(refused) => Err(refused),
         },

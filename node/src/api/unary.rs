@@ -4,23 +4,26 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use prost::Message;
 use tally_proto::{
-    status::to_tonic,
+    reason,
+    status::{StatusBuilder, to_tonic},
     v1::{self, CallStatus, stream_server},
 };
 use tokio::time::Instant;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
     Api, Call,
     answer_bytes::{AnswerBytes, ITEM_BYTES},
+    rates::operations_of,
     requests::Runs,
     seen::Under,
-    status::{Invalid, Kind},
+    status::{Invalid, Kind, RETRY_AFTER},
     stream,
     who::{Guest, Shown},
 };
 use crate::{
     consensus::WhenFull,
+    env::shares::ShareRule,
     machine::{command::Owner, limits},
     metrics::requests::Transport,
     port::{
@@ -48,7 +51,7 @@ impl Api {
     }
 
     /// Finds out who calls, and refuses what is too large.
-    async fn let_in<T: Message>(
+    async fn let_in<T: Message + 'static>(
         &self,
         call: Call,
         request: &Request<T>,
@@ -60,7 +63,8 @@ impl Api {
             Ok(who) => Call { who, ..call },
             Err(refused) => return (call, Err(refused)),
         };
-        let checked = self.check_size(&call, request.get_ref(), kind);
+        let counted = self.count(&call, kind, &call.who, operations_of(request.get_ref()));
+        let checked = counted.and_then(|()| self.check_size(&call, request.get_ref(), kind));
         (call, checked)
     }
 
@@ -165,13 +169,22 @@ impl stream_server::Stream for Api {
         let room = match at {
             Some(at) => Arc::clone(at.room()),
             // Called in this process, without a port.
-            None => ConnectionRoom::new(NodeRoom::new()),
+            None => ConnectionRoom::new(NodeRoom::new(ShareRule::NONE), None),
         };
         let from = at.and_then(|at| at.from()).map(Owner::new);
         let guest = Guest::new(from, Shown::of(request.metadata(), request.extensions().get()));
+        let Some(share) = room.node().stream(guest.identity()) else {
+            let message = "this client has its share of the streams that may be open";
+            let status =
+                StatusBuilder::new(Code::ResourceExhausted, reason::SHARE_EXCEEDED, message);
+            return Err(status
+                .outcome(v1::Outcome::NotApplied)
+                .retry_after(RETRY_AFTER)
+                .into_tonic());
+        };
         let along = Along::default();
         let calls = request.into_inner();
-        let answers = stream::exchange(self.clone(), calls, room, guest, along.clone());
+        let answers = stream::exchange(self.clone(), calls, (room, share), guest, along.clone());
         let mut response = Response::new(answers);
         response.extensions_mut().insert(along);
         Ok(response)

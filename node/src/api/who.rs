@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     consensus::{WhenFull, read::Level},
+    env::shares::Identity,
     machine::{
         auth::{
             Caller, Permissions, Scope,
@@ -55,6 +56,11 @@ impl Who {
     /// Somebody at an address who showed nothing.
     pub fn at(from: Option<Owner>) -> Who {
         Who { from, ..Who::default() }
+    }
+
+    /// Whose turn and whose share its calls take.
+    pub fn identity(&self) -> Identity {
+        Identity::of(self.caller, self.from)
     }
 }
 
@@ -90,6 +96,11 @@ pub(super) struct Guest {
 impl Guest {
     pub(super) fn new(from: Option<Owner>, shown: Shown) -> Guest {
         Guest { from, shown, known: OnceLock::new() }
+    }
+
+    /// Whose share its calls take: until it is known who it is, its address's.
+    pub(super) fn identity(&self) -> Identity {
+        self.known().unwrap_or_else(|| Who::at(self.from)).identity()
     }
 
     /// Who it is, if that was found out before.

@@ -70,7 +70,10 @@ use self::{
     read_index::Rounds,
 };
 use crate::{
-    env::{Clock, Fatal, Observer},
+    env::{
+        Clock, Fatal, Observer,
+        shares::{Identity, ShareRule},
+    },
     machine::{codec, command::Command},
     metrics::Metrics,
     storage::state::StateStore,
@@ -154,6 +157,8 @@ pub struct Foundation {
     pub writes_in_flight: usize,
     /// … and their bytes.
     pub write_bytes_in_flight: usize,
+    /// What one client may have of both.
+    pub share: ShareRule,
     /// True while the disk is nearly full.
     pub disk_nearly_full: watch::Receiver<bool>,
     /// What is counted.
@@ -182,6 +187,7 @@ impl Consensus {
             entries_in_flight,
             writes_in_flight,
             write_bytes_in_flight,
+            share,
             disk_nearly_full,
             metrics,
         } = foundation;
@@ -239,7 +245,7 @@ impl Consensus {
                 cluster_id,
                 clock,
                 queue,
-                room: Room::new(writes_in_flight, write_bytes_in_flight),
+                room: Room::new(writes_in_flight, write_bytes_in_flight, share),
                 election_timeout_max,
                 disk_nearly_full,
                 session_loads: guard::SessionLoads::default(),
@@ -312,7 +318,8 @@ impl Consensus {
 
     /// Writes that wait for the next entry.
     pub fn proposals_waiting(&self) -> usize {
-        self.inner.queue.max_capacity() - self.inner.queue.capacity()
+        let turns = self.inner.metrics.writes.waiting_turn.get() as usize;
+        self.inner.queue.max_capacity() - self.inner.queue.capacity() + turns
     }
 
     /// True while writes are refused for want of room on the disk.
@@ -330,6 +337,11 @@ impl Consensus {
         self.inner.shutting_down.store(true, Ordering::Release);
     }
 
+    /// How often a client would have had more than its share of the room for writes.
+    pub fn shares_exceeded(&self) -> u64 {
+        self.inner.room.shares_exceeded()
+    }
+
     /// Waits until no write is under way, or the time is over.
     pub async fn drain(&self, until: Instant) {
         let _ = tokio::time::timeout_at(until, self.inner.room.all_free()).await;
@@ -338,6 +350,7 @@ impl Consensus {
     /// Room for one write.
     pub async fn admit(
         &self,
+        identity: Identity,
         size_bytes: usize,
         when_full: WhenFull,
         deadline: Instant,
@@ -346,7 +359,7 @@ impl Consensus {
         if self.is_shutting_down() {
             return Err(NotProposed::ShuttingDown);
         }
-        self.inner.room.admit(size_bytes, when_full, deadline).await
+        self.inner.room.admit(identity, size_bytes, when_full, deadline).await
     }
 
     /// Room for a forwarded write that waits for some, which only a leader has for it.
@@ -355,22 +368,23 @@ impl Consensus {
     /// of writes for each other, as after a change of leader, would wait for each other.
     pub async fn admit_while_leading(
         &self,
+        identity: Identity,
         size_bytes: usize,
         until: Instant,
     ) -> Result<Admission, NotProposed> {
         tokio::select! {
             biased;
             () = self.leadership().lost() => Err(NotProposed::NotLeader(self.leadership().hint())),
-            admitted = self.admit(size_bytes, WhenFull::Wait, until) => admitted,
+            admitted = self.admit(identity, size_bytes, WhenFull::Wait, until) => admitted,
         }
     }
 
     /// Room for one write, if there is some at once.
-    pub fn try_admit(&self, size_bytes: usize) -> Option<Admission> {
+    pub fn try_admit(&self, identity: Identity, size_bytes: usize) -> Option<Admission> {
         if self.is_shutting_down() {
             return None;
         }
-        self.inner.room.admit_now(size_bytes).ok()
+        self.inner.room.admit_now(identity, size_bytes).ok()
     }
 
     /// Runs one write: here if this node leads, else forwarded once to the leader.
@@ -415,6 +429,7 @@ impl Consensus {
                         request_id: request_id.to_string(),
                         deadline_ms: ms_left(deadline),
                         waits_for_room: admission.when_full() == WhenFull::Wait,
+                        client_address: admission.identity().address(),
                     };
                     let outcome = self.forward(forwarded, node_id, &peer_address, deadline).await;
                     if let Some(outcome) = outcome {

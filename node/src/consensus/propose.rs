@@ -3,8 +3,8 @@
 //!
 //! # Batching without a timer
 //! At most `entries_in_flight` entries are under way at once. While they are, requests queue; when
-//! a place is free, everything that has queued becomes the next entry. So a lone caller is proposed
-//! at once, and under load the entries grow by themselves.
+//! a place is free, everything that has queued becomes the next entry, as far as each client's turn
+//! goes ([`turns`]). So a lone caller is proposed at once, and under load the entries grow by themselves.
 //!
 //! # Where "proposed" begins
 //! Each request has a ticket that moves from *queued* either to *proposed* (by this task, just
@@ -21,6 +21,7 @@
 
 #[cfg(feature = "seeded-bugs")]
 mod bugs;
+mod turns;
 
 use std::{
     sync::{
@@ -41,6 +42,7 @@ use tokio::{
     time::Instant,
 };
 
+use self::turns::{Entry, HEAVY_ENTRIES_MAX, Heavy, Turns};
 use super::{
     Admission,
     error::{Error, NotProposed, Unknown},
@@ -50,7 +52,7 @@ use super::{
     types::{AppliedAt, EntryPayload, TypeConfig},
 };
 use crate::{
-    env::Clock,
+    env::{Clock, shares::Identity},
     machine::{
         codec,
         command::{Batch, Command, Reply},
@@ -164,7 +166,7 @@ pub trait Answerer: Send {
 /// its write in the queue, where it takes as much as before.
 pub struct Waiter {
     to: To,
-    _admission: Option<Admission>,
+    admission: Option<Admission>,
 }
 
 enum To {
@@ -183,12 +185,17 @@ impl std::fmt::Debug for Waiter {
 impl Waiter {
     /// A task.
     pub(super) fn task(answer: oneshot::Sender<Outcome>, admission: Option<Admission>) -> Self {
-        Waiter { to: To::Task(answer), _admission: admission }
+        Waiter { to: To::Task(answer), admission }
     }
 
     /// No task.
     pub(super) fn answerer(answerer: Box<dyn Answerer>, admission: Admission) -> Self {
-        Waiter { to: To::Answerer(answerer), _admission: Some(admission) }
+        Waiter { to: To::Answerer(answerer), admission: Some(admission) }
+    }
+
+    /// Whose write it is; `None` for the node's own.
+    fn identity(&self) -> Option<Identity> {
+        self.admission.as_ref().map(Admission::identity)
     }
 
     /// Answers, if somebody still waits, and gives the room back.
@@ -208,6 +215,9 @@ impl Waiter {
     }
 }
 
+/// The places that an entry takes until it is answered: among all, and among those with something of heavy clients.
+type Places = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+
 /// The task behind the queue.
 pub(super) struct Proposer {
     pub(super) raft: Raft,
@@ -225,49 +235,61 @@ impl Proposer {
     /// Runs until the queue is closed and empty.
     pub(super) async fn run(mut self) {
         let places = Arc::new(Semaphore::new(self.entries_in_flight));
-        let mut left_over: Option<Proposal> = None;
+        let heavy_places = Arc::new(Semaphore::new(HEAVY_ENTRIES_MAX));
+        let mut turns = Turns::default();
         loop {
             let place = Arc::clone(&places)
                 .acquire_owned()
                 .await
                 .expect("the semaphore lives as long as this task and is never closed");
-            let first = match left_over.take() {
-                Some(proposal) => proposal,
-                None => match self.queue.recv().await {
-                    Some(proposal) => proposal,
-                    None => break,
-                },
+            let Some((batch, heavy_place)) = self.next_entry(&mut turns, &heavy_places).await
+            else {
+                break;
             };
-            let batch = self.collect(first, &mut left_over);
-            self.propose(batch, place).await;
+            self.propose(batch, (place, heavy_place)).await;
         }
         // What is under way still gets its answer.
         let all = u32::try_from(self.entries_in_flight).unwrap_or(u32::MAX);
         drop(places.acquire_many(all).await);
     }
 
-    /// Takes what has queued up behind the first, as far as it fits into one entry.
-    fn collect(&mut self, first: Proposal, left_over: &mut Option<Proposal>) -> Vec<Proposal> {
-        let mut size_bytes = first.size_bytes;
-        let mut opens_session = first.command.action.opens_session();
-        let mut batch = vec![first];
-        while batch.len() < ENTRY_COMMANDS_MAX && size_bytes < ENTRY_BYTES_MAX {
-            let Ok(next) = self.queue.try_recv() else { break };
-            // A session's id is the index of the entry that opens it: one to an entry.
-            let opens = next.command.action.opens_session();
-            if (opens && opens_session) || size_bytes + next.size_bytes > ENTRY_BYTES_MAX {
-                *left_over = Some(next);
-                break;
+    /// What is proposed next, as soon as there is something, and the place among heavy entries that it takes if it
+    /// needs one. `None` when the queue is closed and empty.
+    async fn next_entry(
+        &mut self,
+        turns: &mut Turns,
+        heavy_places: &Arc<Semaphore>,
+    ) -> Option<(Vec<Proposal>, Option<OwnedSemaphorePermit>)> {
+        loop {
+            if turns.is_empty() {
+                turns.put(self.queue.recv().await?);
             }
-            opens_session |= opens;
-            size_bytes += next.size_bytes;
-            batch.push(next);
+            while let Ok(proposal) = self.queue.try_recv() {
+                turns.put(proposal);
+            }
+            let (heavy, heavy_place) = match turns.are_short(Instant::now()) {
+                false => (Heavy::All, None),
+                true => match Arc::clone(heavy_places).try_acquire_owned() {
+                    Ok(place) => (Heavy::Some, Some(place)),
+                    Err(_) => (Heavy::Nothing, None),
+                },
+            };
+            let Entry { batch, has_heavy } = turns.take(heavy);
+            self.metrics.writes.waiting_turn.set(turns.len() as u64);
+            if !batch.is_empty() {
+                return Some((batch, heavy_place.filter(|_| has_heavy)));
+            }
+            // Only heavy ones wait, and as much of that is under way as may be.
+            tokio::select! {
+                biased;
+                Some(proposal) = self.queue.recv() => turns.put(proposal),
+                _ = heavy_places.acquire() => {}
+            }
         }
-        batch
     }
 
     /// Hands one entry over and leaves its answers to a task of its own.
-    async fn propose(&mut self, batch: Vec<Proposal>, place: OwnedSemaphorePermit) {
+    async fn propose(&mut self, batch: Vec<Proposal>, place: Places) {
         let Some(term) = self.leadership.term_as_leader() else {
             let refusal = NotProposed::NotLeader(self.leadership.hint());
             return refuse(batch, &refusal);
@@ -284,7 +306,7 @@ impl Proposer {
         };
 
         let now = Instant::now();
-        let oldest = batch.first().map_or(now, |proposal| proposal.since);
+        let oldest = batch.iter().map(|proposal| proposal.since).min().unwrap_or(now);
         let mut commands = Vec::with_capacity(batch.len());
         let mut waiters = Vec::with_capacity(batch.len());
         for proposal in batch {
@@ -315,7 +337,7 @@ impl Proposer {
         }
         #[cfg(feature = "seeded-bugs")]
         if seeded_bugs::is_on("ack-before-commit")
-            && place.semaphore().available_permits() + 1 == self.entries_in_flight
+            && place.0.semaphore().available_permits() + 1 == self.entries_in_flight
             && batch.commands.iter().all(bugs::writes)
         {
             let (log_index, revision, replies) = bugs::foresee(self.log_time.state(), &batch);

@@ -114,6 +114,9 @@ catalog! {
         REQUEST_ERRORS = Counter "tally_request_errors_total" ["method", "reason"]
             "Requests that did not end ok, by the reason that their callers were given."
             "NO_QUORUM, TOO_MANY_IN_FLIGHT, TOO_MANY_BYTES_IN_FLIGHT, DISK_NEARLY_FULL, SESSION_TABLE_FULL, DEDUP_TABLE_FULL or OUTCOME_UNKNOWN grow.";
+        LIMITS_EXCEEDED = Counter "tally_limits_exceeded_total" ["limit"]
+            "How often a client wanted more than its share of the node, or a user more operations a second than its roles allow. With limit_report_only nobody is refused for it."
+            "It grows: who it is, the role or the share should be looked at.";
         SLOW_OPERATIONS = Counter "tally_slow_operations_total" ["method"]
             "Requests that took longer than slow_operation_ms; the log has a bounded number of them, with where the time went."
             "It grows steadily.";

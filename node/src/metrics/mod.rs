@@ -20,7 +20,7 @@ use self::{
     slow::Slow,
     text::Exposition,
 };
-use crate::storage::meters::{Counter, Durations, Sizes, StorageMeters};
+use crate::storage::meters::{Counter, Durations, Level, Sizes, StorageMeters};
 
 /// The registry of one node.
 #[derive(Debug)]
@@ -48,6 +48,8 @@ pub struct WriteMeters {
     pub entry_commands: Sizes,
     /// Its bytes.
     pub entry_bytes: Sizes,
+    /// Commands that have left the queue and wait for their client's turn.
+    pub waiting_turn: Level,
     /// How long its oldest command waited.
     pub queue: Durations,
     /// From there until it is durable here.

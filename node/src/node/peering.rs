@@ -15,7 +15,7 @@ use super::{LOGS, NodeError, listen, starting::Starting};
 use crate::{
     config::Config,
     consensus::cluster_id::{ClusterId, format_cluster_id},
-    env::{Env, descriptors, identity::Identity},
+    env::{Env, descriptors, identity::Identity, shares::ShareRule},
     machine::query,
     peer::{
         self,
@@ -115,7 +115,7 @@ pub(super) async fn meet(
         service.clone(),
         listener,
         Arc::clone(&env.clock),
-        Slots::new(sockets.peers_max),
+        Slots::new(sockets.peers_max, ShareRule::NONE),
         tls,
         peers_stopped,
     ));

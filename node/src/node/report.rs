@@ -6,9 +6,11 @@ use std::sync::{
 };
 
 use crate::{
-    env::storage_guard::StorageGuard,
-    port::Slots,
-    status::SelfReport,
+    api::rates::Rates,
+    consensus::Consensus,
+    env::{shares::ShareRule, storage_guard::StorageGuard},
+    port::{Slots, room::NodeRoom},
+    status::{Limits, SelfReport},
     storage::{state::StateStore, wal::Wal},
     tls::{Certificate, Tls},
 };
@@ -21,6 +23,10 @@ pub(super) struct Report {
     pub(super) local_reads_only: AtomicBool,
     pub(super) slots: Arc<Slots>,
     pub(super) tls: Arc<Tls>,
+    pub(super) room: Arc<NodeRoom>,
+    pub(super) rates: Arc<Rates>,
+    pub(super) consensus: Consensus,
+    pub(super) share: ShareRule,
 }
 
 impl SelfReport for Report {
@@ -48,6 +54,15 @@ impl SelfReport for Report {
 
     fn certificates(&self) -> Vec<Certificate> {
         self.tls.certificates()
+    }
+
+    fn limits(&self) -> Limits {
+        let writes = self.consensus.shares_exceeded();
+        Limits {
+            share: self.share,
+            shares_exceeded: self.slots.shares_exceeded() + self.room.shares_exceeded() + writes,
+            rates_exceeded: self.rates.exceeded(),
+        }
     }
 
     fn local_reads_only(&self) -> Option<String> {

@@ -9,7 +9,7 @@ use tower::ServiceBuilder;
 
 use super::{PEER_MESSAGE_BYTES_MAX, service::PeerService};
 use crate::{
-    env::{Clock, Listener},
+    env::{Clock, Listener, shares::ShareRule},
     port::{self, Port, Shape, Slots, room::NodeRoom},
     tls::Secured,
 };
@@ -44,7 +44,7 @@ pub(crate) async fn serve(
         deadline_default: port::deadline::DEADLINE_MAX,
         shape_of,
         slots,
-        room: NodeRoom::new(),
+        room: NodeRoom::new(ShareRule::NONE),
         keeps_alive: !seeded_bugs::is_on("leader-never-steps-down"),
         tls,
     };

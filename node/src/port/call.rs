@@ -238,7 +238,13 @@ mod tests {
 
     #[test]
     fn an_answer_is_old_only_when_it_waited_the_whole_time() {
-        let shared = Shared::new(ConnectionRoom::new(super::super::room::NodeRoom::new()), None);
+        let shared = Shared::new(
+            ConnectionRoom::new(
+                super::super::room::NodeRoom::new(crate::env::shares::ShareRule::NONE),
+                None,
+            ),
+            None,
+        );
         let call = Arc::new(Call {
             connection: Arc::clone(&shared),
             shape: Shape::Unary,

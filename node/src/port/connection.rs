@@ -154,7 +154,10 @@ pub(super) async fn drive<S>(
         passed = door.pass(&port, connection) => passed,
     };
     let Some((connection, caller)) = passed else { return };
-    let shared = Shared::new(ConnectionRoom::new(Arc::clone(&port.room)), connection.from());
+    let shared = Shared::new(
+        ConnectionRoom::new(Arc::clone(&port.room), connection.from()),
+        connection.from(),
+    );
     let io = TokioIo::new(Begins {
         connection,
         read: 0,

@@ -11,6 +11,7 @@
 //! | handshakes of TLS | 64 KiB | [`secure`] | the handshake's time |
 //! | calls | [`tally_proto::http2::Port::calls_max`] | connections times that | the deadline of a unary call |
 //! | requests being received, and calls of streams (above [`SMALL_BYTES`]) | [`room::REQUEST_BYTES_MAX`] | [`room::NODE_REQUEST_BYTES_MAX`] | the deadline; [`request::MESSAGE_TIME_MAX`] in a stream |
+//! | streams | calls | [`room::NODE_STREAMS_MAX`] | their client ends them |
 //! | calls of streams | [`room::ANSWER_BYTES_MAX`], by their answers | [`room::NODE_CALLS_MAX`] | their deadlines |
 //! | answers that may be above [`SMALL_BYTES`] | [`room::ANSWER_BYTES_MAX`] | [`room::NODE_ANSWER_BYTES_MAX`] | the deadline of a unary call, or [`call::UNREAD_TIME_MAX`] without moving while half the node's room is taken; that time in a stream |
 //! | answers up to that | calls times that | connections times that | [`call::UNREAD_TIME_MAX`] |
@@ -144,7 +145,7 @@ pub(crate) async fn serve<S>(
                             continue;
                         }
                     };
-                    if let Some(slot) = port.slots.take() {
+                    if let Some(slot) = port.slots.take(accepted.from()) {
                         let (service, port) = (service.clone(), Arc::clone(&port));
                         let (door, stop) = (Arc::clone(&door), stop.clone());
                         let drive = connection::drive(accepted, slot, service, port, door, stop);
@@ -157,7 +158,7 @@ pub(crate) async fn serve<S>(
                             port,
                             times,
                             max,
-                            "connections are refused: the most that may be open are"
+                            "connections are refused: the most that may be open are, or the most of one address"
                         );
                     }
                     // Under TLS it would not be read.

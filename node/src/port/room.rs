@@ -1,17 +1,23 @@
 //! Room for what callers send and are sent: bytes of a connection, and of the node.
 //!
 //! # Nobody waits for a waiter
-//! Room of the connection is taken first, then room of the node, each in the order of asking. Who has
+//! Room of the connection is taken first, then the client's share of the node's, then room of the node, each in the order of asking. Who has
 //! room for an answer never waits for room for a request. Who has room for a request may wait for room
 //! for an answer; that comes back when answers are read, when their deadlines pass, when their
 //! connection is closed since it does not read, or when they don't move while the node has little room left.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::SMALL_BYTES;
-use crate::machine::limits;
+use crate::{
+    env::shares::{Identity, Share, ShareRule, Shares},
+    machine::{command::Owner, limits},
+};
 
 /// Bytes of the requests of one connection: those being received, and those of calls under way on its
 /// streams.
@@ -29,34 +35,67 @@ pub(crate) const NODE_ANSWER_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// Calls of streams that are under way, of all connections: eight windows of a session.
 pub(crate) const NODE_CALLS_MAX: usize = 8 * limits::SESSION_WINDOW as usize;
 
+/// Streams that are open, of all connections. One that does nothing costs some KiB.
+pub(crate) const NODE_STREAMS_MAX: usize = 65_536;
+
 /// The room of a port.
 #[derive(Debug)]
 pub(crate) struct NodeRoom {
-    requests: Arc<Semaphore>,
-    answers: Arc<Semaphore>,
+    requests: Bytes,
+    answers: Bytes,
     calls: Arc<Semaphore>,
+    call_shares: Arc<Shares<1>>,
+    stream_shares: Arc<Shares<1>>,
+}
+
+/// Bytes of the node, and what of them one client has: whoever calls from an address, as they are held before it
+/// is known who calls.
+#[derive(Debug)]
+struct Bytes {
+    free: Arc<Semaphore>,
+    shares: Arc<Shares<1>>,
+}
+
+impl Bytes {
+    fn new(max: usize, share: ShareRule) -> Bytes {
+        Bytes { free: Arc::new(Semaphore::new(max)), shares: Shares::new([max], share) }
+    }
 }
 
 impl NodeRoom {
-    pub(crate) fn new() -> Arc<NodeRoom> {
+    /// Of which one client may have what the rule says.
+    pub(crate) fn new(share: ShareRule) -> Arc<NodeRoom> {
         Arc::new(NodeRoom {
-            requests: Arc::new(Semaphore::new(NODE_REQUEST_BYTES_MAX)),
-            answers: Arc::new(Semaphore::new(NODE_ANSWER_BYTES_MAX)),
+            requests: Bytes::new(NODE_REQUEST_BYTES_MAX, share),
+            answers: Bytes::new(NODE_ANSWER_BYTES_MAX, share),
             calls: Arc::new(Semaphore::new(NODE_CALLS_MAX)),
+            call_shares: Shares::new([NODE_CALLS_MAX], share),
+            stream_shares: Shares::new([NODE_STREAMS_MAX], share),
         })
+    }
+
+    /// How often a client would have had more than its share.
+    pub(crate) fn shares_exceeded(&self) -> u64 {
+        let bytes = self.requests.shares.exceeded() + self.answers.shares.exceeded();
+        bytes + self.call_shares.exceeded() + self.stream_shares.exceeded()
+    }
+
+    /// A client begins a stream, unless it has as many as it may.
+    pub(crate) fn stream(&self, identity: Identity) -> Option<Share<1>> {
+        self.stream_shares.take(identity, [1]).ok()
     }
 
     /// Less than half of the room for answers is left: whoever holds some and does nothing with it keeps
     /// others out.
     pub(super) fn is_short(&self) -> bool {
-        self.answers.available_permits() < NODE_ANSWER_BYTES_MAX / 2
+        self.answers.free.available_permits() < NODE_ANSWER_BYTES_MAX / 2
     }
 
     /// Bytes of requests and of answers that are held now.
     pub(crate) fn held_bytes(&self) -> (usize, usize) {
         (
-            NODE_REQUEST_BYTES_MAX - self.requests.available_permits(),
-            NODE_ANSWER_BYTES_MAX - self.answers.available_permits(),
+            NODE_REQUEST_BYTES_MAX - self.requests.free.available_permits(),
+            NODE_ANSWER_BYTES_MAX - self.answers.free.available_permits(),
         )
     }
 }
@@ -65,6 +104,8 @@ impl NodeRoom {
 #[derive(Debug)]
 pub(crate) struct ConnectionRoom {
     node: Arc<NodeRoom>,
+    /// Where it comes from.
+    identity: Identity,
     requests: Arc<Semaphore>,
     answers: Arc<Semaphore>,
 }
@@ -73,7 +114,7 @@ pub(crate) struct ConnectionRoom {
 #[derive(Debug)]
 pub(crate) struct Held {
     own: OwnedSemaphorePermit,
-    node: Option<OwnedSemaphorePermit>,
+    node: Option<(OwnedSemaphorePermit, Share<1>)>,
 }
 
 impl Held {
@@ -85,7 +126,10 @@ impl Held {
     pub(crate) fn merge(&mut self, other: Held) {
         self.own.merge(other.own);
         match (&mut self.node, other.node) {
-            (Some(node), Some(other)) => node.merge(other),
+            (Some((node, share)), Some((other, its_share))) => {
+                node.merge(other);
+                share.merge(its_share);
+            }
             (node @ None, other) => *node = other,
             (Some(_), None) => {}
         }
@@ -93,44 +137,54 @@ impl Held {
 }
 
 /// A place for one call of a stream.
-pub(crate) type Place = OwnedSemaphorePermit;
+#[derive(Debug)]
+pub(crate) struct Place {
+    _place: OwnedSemaphorePermit,
+    _share: Share<1>,
+}
 
 impl ConnectionRoom {
-    pub(crate) fn new(node: Arc<NodeRoom>) -> Arc<ConnectionRoom> {
+    /// Of a connection from an address, if it is one.
+    pub(crate) fn new(node: Arc<NodeRoom>, from: Option<IpAddr>) -> Arc<ConnectionRoom> {
         Arc::new(ConnectionRoom {
             node,
+            identity: Identity::of(None, from.map(Owner::new)),
             requests: Arc::new(Semaphore::new(REQUEST_BYTES_MAX)),
             answers: Arc::new(Semaphore::new(ANSWER_BYTES_MAX)),
         })
     }
 
-    pub(super) fn node(&self) -> &NodeRoom {
+    pub(crate) fn node(&self) -> &NodeRoom {
         &self.node
     }
 
     /// Room for a request, or for a call of a stream.
     pub(crate) async fn request(self: Arc<Self>, bytes: usize) -> Held {
-        take(&self.requests, &self.node.requests, bytes.min(REQUEST_BYTES_MAX)).await
+        take(&self.requests, &self.node.requests, self.identity, bytes.min(REQUEST_BYTES_MAX)).await
     }
 
     /// Room for an answer.
     pub(crate) async fn answer(&self, bytes: usize) -> Held {
-        take(&self.answers, &self.node.answers, bytes.min(ANSWER_BYTES_MAX)).await
+        take(&self.answers, &self.node.answers, self.identity, bytes.min(ANSWER_BYTES_MAX)).await
     }
 
     /// A place for a call of a stream.
-    pub(crate) async fn place(&self) -> Place {
-        Arc::clone(&self.node.calls).acquire_owned().await.expect(NEVER_CLOSED)
+    pub(crate) async fn place(&self, identity: Identity) -> Place {
+        let share = self.node.call_shares.wait(identity, [1]).await;
+        let place = Arc::clone(&self.node.calls).acquire_owned().await.expect(NEVER_CLOSED);
+        Place { _place: place, _share: share }
     }
 }
 
 const NEVER_CLOSED: &str = "the room of a port is never closed";
 
-async fn take(own: &Arc<Semaphore>, node: &Arc<Semaphore>, bytes: usize) -> Held {
+async fn take(own: &Arc<Semaphore>, node: &Bytes, identity: Identity, bytes: usize) -> Held {
     let permits = u32::try_from(bytes).expect("the limits fit");
     let own = Arc::clone(own).acquire_many_owned(permits).await.expect(NEVER_CLOSED);
     let node = if bytes > SMALL_BYTES {
-        Some(Arc::clone(node).acquire_many_owned(permits).await.expect(NEVER_CLOSED))
+        let share = node.shares.wait(identity, [bytes]).await;
+        let free = Arc::clone(&node.free);
+        Some((free.acquire_many_owned(permits).await.expect(NEVER_CLOSED), share))
     } else {
         None
     };
@@ -186,14 +240,14 @@ mod tests {
 
     #[test]
     fn a_connection_waits_for_itself_first_and_for_the_node_when_all_use_it() {
-        let node = NodeRoom::new();
+        let node = NodeRoom::new(ShareRule::NONE);
         let mut held = Vec::new();
         for _ in 0..NODE_ANSWER_BYTES_MAX / ANSWER_BYTES_MAX {
-            let connection = ConnectionRoom::new(Arc::clone(&node));
+            let connection = ConnectionRoom::new(Arc::clone(&node), None);
             held.push(now(connection.answer(ANSWER_BYTES_MAX)).expect("the node has room"));
             assert!(now(connection.answer(1)).is_none(), "the connection has used its own");
         }
-        let another = ConnectionRoom::new(Arc::clone(&node));
+        let another = ConnectionRoom::new(Arc::clone(&node), None);
         assert!(now(another.answer(SMALL_BYTES + 1)).is_none(), "the node has no more");
         assert!(now(another.answer(SMALL_BYTES)).is_some(), "small ones are not counted there");
         assert_eq!(node.held_bytes(), (0, NODE_ANSWER_BYTES_MAX));
@@ -204,8 +258,8 @@ mod tests {
 
     #[test]
     fn room_that_was_merged_comes_back_whole() {
-        let node = NodeRoom::new();
-        let connection = ConnectionRoom::new(Arc::clone(&node));
+        let node = NodeRoom::new(ShareRule::NONE);
+        let connection = ConnectionRoom::new(Arc::clone(&node), None);
         let along = Along::default();
         for bytes in [10, SMALL_BYTES + 1, 20, SMALL_BYTES + 2] {
             along.put(now(connection.answer(bytes)).expect("there is room"));
@@ -216,5 +270,19 @@ mod tests {
         drop(held);
         assert_eq!(node.held_bytes().1, 0);
         assert!(now(connection.answer(ANSWER_BYTES_MAX)).is_some());
+    }
+    #[test]
+    fn whoever_uses_all_it_may_leaves_room_for_another_address() {
+        let node = NodeRoom::new(ShareRule { percent: 75, report_only: false });
+        let from = |last| Some(IpAddr::from([10, 0, 0, last]));
+        let mut held = Vec::new();
+        for _ in 0..NODE_ANSWER_BYTES_MAX / ANSWER_BYTES_MAX {
+            let connection = ConnectionRoom::new(Arc::clone(&node), from(1));
+            held.extend(now(connection.answer(ANSWER_BYTES_MAX)));
+        }
+        assert_eq!(held.len(), 6);
+        let another = ConnectionRoom::new(Arc::clone(&node), from(2));
+        held.push(now(another.answer(ANSWER_BYTES_MAX)).expect("others left some"));
+        assert_eq!(node.shares_exceeded(), 2);
     }
 }

@@ -172,7 +172,7 @@ mod tests {
 
     use super::super::{ClientName, Shape, Slots, deadline, room::NodeRoom, serve};
     use crate::{
-        env::Env,
+        env::{Env, shares::ShareRule},
         port::Port,
         tls::{Asking, Files, Settings, Tls, Trusted},
     };
@@ -225,8 +225,8 @@ mod tests {
             message_bytes_max: 1024,
             deadline_default: deadline::DEADLINE_DEFAULT,
             shape_of: |_| Shape::Unary,
-            slots: Slots::new(8),
-            room: NodeRoom::new(),
+            slots: Slots::new(8, ShareRule::NONE),
+            room: NodeRoom::new(ShareRule::NONE),
             keeps_alive: true,
             tls: Tls::open(&settings, &env.clock).unwrap().client(),
         };

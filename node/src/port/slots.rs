@@ -1,6 +1,7 @@
 //! How many connections a port has at once, and what is told to the one that is too many.
 
 use std::{
+    net::IpAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -13,7 +14,13 @@ use tokio::{
     time::Instant,
 };
 
-use crate::env::Connection;
+use crate::{
+    env::{
+        Connection,
+        shares::{Identity, Share, ShareRule, Shares},
+    },
+    machine::command::Owner,
+};
 
 /// For so long after a connection was refused the node's status says so.
 const REFUSED_LATELY: Duration = Duration::from_secs(60);
@@ -28,6 +35,8 @@ const ENHANCE_YOUR_CALM: u8 = 11;
 #[derive(Debug)]
 pub(crate) struct Slots {
     max: usize,
+    /// What one address has.
+    shares: Arc<Shares<1>>,
     used: AtomicUsize,
     refused: Mutex<Option<Instant>>,
     refusals: AtomicU64,
@@ -35,23 +44,33 @@ pub(crate) struct Slots {
 
 /// One place, given back when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Slot(Arc<Slots>);
+pub(crate) struct Slot {
+    of: Arc<Slots>,
+    _share: Share<1>,
+}
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.used.fetch_sub(1, Ordering::Relaxed);
+        self.of.used.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Slots {
-    /// For so many connections.
-    pub(crate) fn new(max: usize) -> Arc<Slots> {
+    /// For so many connections, of which those of one address may be what the rule says.
+    pub(crate) fn new(max: usize, share: ShareRule) -> Arc<Slots> {
+        let shares = Shares::new([max], share);
         Arc::new(Slots {
             max,
+            shares,
             used: AtomicUsize::new(0),
             refused: Mutex::default(),
             refusals: AtomicU64::new(0),
         })
+    }
+
+    /// How often an address would have had more than its share.
+    pub(crate) fn shares_exceeded(&self) -> u64 {
+        self.shares.exceeded()
     }
 
     /// How many there may be.
@@ -75,17 +94,21 @@ impl Slots {
         refused.is_some_and(|at| at.elapsed() < REFUSED_LATELY)
     }
 
-    /// A place, if there is one.
-    pub(crate) fn take(self: &Arc<Self>) -> Option<Slot> {
+    /// A place, if there is one for this address.
+    pub(crate) fn take(self: &Arc<Self>, from: Option<IpAddr>) -> Option<Slot> {
         // Only the port's one task takes places, so this can't be too many between the two.
-        if self.used() >= self.max {
+        let share = match self.used() < self.max {
+            true => self.shares.take(Identity::of(None, from.map(Owner::new)), [1]).ok(),
+            false => None,
+        };
+        let Some(share) = share else {
             let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
             *refused = Some(Instant::now());
             self.refusals.fetch_add(1, Ordering::Relaxed);
             return None;
-        }
+        };
         self.used.fetch_add(1, Ordering::Relaxed);
-        Some(Slot(Arc::clone(self)))
+        Some(Slot { of: Arc::clone(self), _share: share })
     }
 }
 

@@ -33,6 +33,22 @@ impl Counter {
     }
 }
 
+/// How much there is of something now.
+#[derive(Debug, Default)]
+pub struct Level(AtomicU64);
+
+impl Level {
+    /// There is so much.
+    pub fn set(&self, now: u64) {
+        self.0.store(now, Ordering::Relaxed);
+    }
+
+    /// How much was there last.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// A histogram as it is shown: for each bucket its upper end, inclusive, and what is in it; then what is above all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {

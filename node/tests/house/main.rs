@@ -26,12 +26,12 @@ const PACKAGES: [&str; 6] = [
 /// Of `tally-node`: what each part may know of the others. A part is a folder or a file of `node/src`.
 const MAY_KNOW: [(&str, &[&str]); 11] = [
     ("env", &["machine", "storage"]),
-    ("config", &["machine"]),
+    ("config", &["env", "machine"]),
     ("metrics", &["storage"]),
     ("consensus", &["config", "env", "machine", "metrics", "storage"]),
     ("tls", &["env"]),
     ("port", &["env", "machine", "tls"]),
-    ("status", &["consensus", "machine", "tls"]),
+    ("status", &["consensus", "env", "machine", "tls"]),
     ("peer", &["consensus", "env", "machine", "port", "status", "storage", "tls"]),
     ("api", &["consensus", "env", "machine", "metrics", "peer", "port", "status", "tls"]),
     (

@@ -12,7 +12,7 @@ use tonic::{Code, Request, Status};
 
 use crate::cluster::{Cluster, eventually};
 
-const ALL: &[AuthPermission] = &[
+pub(super) const ALL: &[AuthPermission] = &[
     AuthPermission::Read,
     AuthPermission::Increase,
     AuthPermission::Decrease,
@@ -21,9 +21,16 @@ const ALL: &[AuthPermission] = &[
 ];
 
 /// A cluster that asks who calls, and its first token.
-async fn secure(size: u64) -> (Cluster, String) {
-    let cluster =
-        Cluster::start_with(size, |config: &mut Config| config.authentication = true).await;
+pub(super) async fn secure(size: u64) -> (Cluster, String) {
+    secure_with(size, |_| {}).await
+}
+
+pub(super) async fn secure_with(size: u64, also: impl Fn(&mut Config)) -> (Cluster, String) {
+    let change = |config: &mut Config| {
+        config.authentication = true;
+        also(config);
+    };
+    let cluster = Cluster::start_with(size, change).await;
     let found = || {
         let files = cluster.ids().into_iter().map(|id| cluster.data_dir(id).join("admin-token"));
         let tokens: Vec<String> =
@@ -35,20 +42,20 @@ async fn secure(size: u64) -> (Cluster, String) {
     (cluster, token)
 }
 
-fn client(cluster: &Cluster, ids: &[u64], token: &str) -> Client {
+pub(super) fn client(cluster: &Cluster, ids: &[u64], token: &str) -> Client {
     let endpoints: Vec<String> = ids.iter().map(|id| cluster.client_address(*id)).collect();
     let builder = Client::builder(endpoints).deadline(Duration::from_secs(8));
     let builder = if token.is_empty() { builder } else { builder.bearer_token(token) };
     builder.build().expect("a client")
 }
 
-pub(crate) async fn change(admin: &Client, change: Change) -> v1::AuthChangeResponse {
+pub(super) async fn change(admin: &Client, change: Change) -> v1::AuthChangeResponse {
     let request = AuthChangeRequest { change: Some(change), dry_run: false };
     admin.auth_change(request).await.expect("an admin may")
 }
 
 /// A user with one role that has these rules; its token.
-pub(crate) async fn user(
+pub(super) async fn user(
     admin: &Client,
     name: &str,
     rules: &[(AuthScope, &str, &[AuthPermission])],

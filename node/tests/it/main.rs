@@ -15,6 +15,7 @@ mod headers;
 mod hostile;
 mod invalid;
 mod large_values;
+mod limits;
 mod members;
 mod metrics;
 mod metrics_port;

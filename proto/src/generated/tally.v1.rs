@@ -294,6 +294,22 @@ pub struct AuthRole {
     /// It allows to see the state of nodes and sessions.
     #[prost(bool, tag = "4")]
     pub monitor: bool,
+    /// How much each of its users may ask of each node. Not given: as much as there is. Of a user with several limited
+    /// roles the highest counts.
+    #[prost(message, optional, tag = "5")]
+    pub limit: ::core::option::Option<AuthLimit>,
+}
+/// AuthLimit is how much one user may ask of one node: what is more is refused with RESOURCE_EXHAUSTED `RATE_LIMITED`,
+/// outcome NOT_APPLIED, and a RetryInfo that says when there is room again. A changed limit counts within a second.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthLimit {
+    /// Operations a second, in the long run, 1 to 1,000,000,000. Each operation and condition of an atomic step counts
+    /// as one, and so does any other request.
+    #[prost(uint64, tag = "1")]
+    pub operations_per_second: u64,
+    /// Operations at once, after a while without any; 0: as many as in a second.
+    #[prost(uint64, tag = "2")]
+    pub burst: u64,
 }
 /// AuthUser is somebody who calls.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1119,6 +1135,26 @@ pub struct NodeStatus {
     /// The certificates that it uses; none without TLS.
     #[prost(message, repeated, tag = "24")]
     pub certificates: ::prost::alloc::vec::Vec<Certificate>,
+    /// Limits of its clients.
+    #[prost(message, optional, tag = "27")]
+    pub limits: ::core::option::Option<LimitStatus>,
+}
+/// LimitStatus says what a client of a node may have, and how often one wanted more since the node started.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LimitStatus {
+    /// One client, a user or an address, may have so many percent of what others leave of the node's connections,
+    /// streams, calls, writes under way and bytes of all of these.
+    #[prost(uint32, tag = "1")]
+    pub share_percent: u32,
+    /// Shares and rates are only counted, and nobody is refused for them.
+    #[prost(bool, tag = "2")]
+    pub report_only: bool,
+    /// How often a client had, or would have had, more than its share.
+    #[prost(uint64, tag = "3")]
+    pub shares_exceeded: u64,
+    /// How often a user asked for more operations a second than its roles allow.
+    #[prost(uint64, tag = "4")]
+    pub rates_exceeded: u64,
 }
 /// Certificate is one that a node uses.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -144,6 +144,30 @@ pub struct RoleRecord {
     pub monitor: bool,
 }
 
+/// For a log: each rule behind a space.
+impl std::fmt::Display for RoleRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for Rule { scope, prefix, permissions } in &self.rules {
+            write!(f, " {permissions} on {scope} {prefix:?}")?;
+        }
+        let all = [("admin", self.admin), ("monitor", self.monitor)];
+        all.iter().filter(|(_, has)| *has).try_for_each(|(what, _)| write!(f, " {what}"))
+    }
+}
+
+/// How much each user of a role may ask of one node, as stored beside the role. It decides nothing in apply, as
+/// replicas have no clock in common: the node that takes a call counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleLimit {
+    /// Operations a second, in the long run; 1 or more.
+    pub operations_per_second: u64,
+    /// … and at once, after it asked for nothing for a while; 1 or more.
+    pub burst: u64,
+}
+
+/// The most that a limit may say: one operation a nanosecond.
+pub const OPERATIONS_PER_SECOND_MAX: u64 = 1_000_000_000;
+
 /// A user as stored, by id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserRecord {
@@ -230,6 +254,16 @@ pub enum AuthCommand {
         /// Its id.
         id: u64,
     },
+    /// Makes or replaces a role whose users may ask for so much only. ([`AuthCommand::PutRole`] is of one without
+    /// a limit.)
+    PutLimitedRole {
+        /// Its name.
+        name: String,
+        /// What it is from now on.
+        role: RoleRecord,
+        /// How much its users may ask for.
+        limit: RoleLimit,
+    },
 }
 
 /// Without hashes: nothing that helps to find a secret belongs into a log.
@@ -239,13 +273,10 @@ impl std::fmt::Display for AuthCommand {
             AuthCommand::Enable => write!(f, "switch authentication on"),
             AuthCommand::Begin { .. } => write!(f, "begin with authentication on"),
             AuthCommand::Disable => write!(f, "switch authentication off"),
-            AuthCommand::PutRole { name, role } => {
-                write!(f, "put role {name:?}")?;
-                for Rule { scope, prefix, permissions } in &role.rules {
-                    write!(f, " {permissions} on {scope} {prefix:?}")?;
-                }
-                let all = [("admin", role.admin), ("monitor", role.monitor)];
-                all.iter().filter(|(_, has)| *has).try_for_each(|(what, _)| write!(f, " {what}"))
+            AuthCommand::PutRole { name, role } => write!(f, "put role {name:?}{role}"),
+            AuthCommand::PutLimitedRole { name, role, limit } => {
+                let RoleLimit { operations_per_second, burst } = limit;
+                write!(f, "put role {name:?}{role} at most {operations_per_second}/s burst {burst}")
             }
             AuthCommand::DeleteRole { name } => write!(f, "delete role {name:?}"),
             AuthCommand::PutUser { name, roles } => write!(f, "put user {name:?} {roles:?}"),

@@ -14,6 +14,7 @@ use crate::{
         text::{Exposition, Format},
     },
     port::plain::Page,
+    status::SelfReport as _,
 };
 
 fn seconds(ms: u64) -> f64 {
@@ -68,6 +69,10 @@ impl Running {
         out.single(&catalog::PROPOSALS_WAITING, consensus.proposals_waiting());
         out.single(&catalog::WRITES_IN_FLIGHT, used);
         out.single(&catalog::WRITES_IN_FLIGHT_MAX, max);
+        let limits = report.limits();
+        let mut exceeded = out.family(&catalog::LIMITS_EXCEEDED);
+        exceeded.value(&["share"], limits.shares_exceeded);
+        exceeded.value(&["rate"], limits.rates_exceeded);
         self.write_consensus(out);
         self.write_tables(out);
         self.write_certificates(out);
