@@ -140,6 +140,11 @@ impl Room {
         self.shares.exceeded()
     }
 
+    /// Places that are taken, and how many there are.
+    pub(super) fn places(&self) -> (usize, usize) {
+        (self.places_max - self.places.available_permits().min(self.places_max), self.places_max)
+    }
+
     /// Why a write is refused when all places are taken.
     pub(super) fn too_many(&self) -> NotProposed {
         let message = format!("at most {} writes may be under way", self.places_max);

@@ -20,8 +20,8 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     membership::{decode_membership, encode_membership},
     types::{
-        self, Entry, LogId, Replies, Snapshot, SnapshotData, SnapshotMeta, StoredMembership,
-        TypeConfig, term_of,
+        self, AppliedAt, Entry, LogId, Replies, Snapshot, SnapshotData, SnapshotMeta,
+        StoredMembership, TypeConfig, term_of,
     },
 };
 use crate::{
@@ -30,6 +30,7 @@ use crate::{
         self, codec, query,
         view::{Overlay, Writes},
     },
+    metrics::Metrics,
     storage::{
         disk::{is_exhausted, is_full},
         log_id::LogId as StorageLogId,
@@ -59,6 +60,7 @@ pub struct StateMachine {
     snapshots: SnapshotRequests,
     applied: Arc<watch::Sender<u64>>,
     observer: Option<Arc<dyn Observer>>,
+    metrics: Arc<Metrics>,
     #[cfg(feature = "seeded-bugs")]
     applier: Option<super::kept::Applier>,
 }
@@ -76,12 +78,14 @@ impl StateMachine {
         snapshots: SnapshotRequests,
         applied: watch::Sender<u64>,
         observer: Option<Arc<dyn Observer>>,
+        metrics: Arc<Metrics>,
     ) -> Self {
         StateMachine {
             state,
             snapshots,
             applied: Arc::new(applied),
             observer,
+            metrics,
             #[cfg(feature = "seeded-bugs")]
             applier: None,
         }
@@ -108,6 +112,7 @@ impl StateMachine {
     fn apply_together(&self, entries: &[Entry]) -> io::Result<Vec<Replies>> {
         #[cfg(feature = "seeded-bugs")]
         self.applier.iter().for_each(super::kept::Applier::enter);
+        let began = Instant::now();
         let mut writes = Writes::default();
         let mut membership = None;
         let mut replies = Vec::with_capacity(entries.len());
@@ -129,7 +134,8 @@ impl StateMachine {
                     let mut overlay = Overlay::new(&view, &mut writes);
                     let index = entry.log_id.index;
                     let replies = Arc::new(machine::apply(&mut overlay, index, &batch));
-                    Replies { replies, revision: query::meta(&overlay).revision }
+                    let revision = query::meta(&overlay).revision;
+                    Replies { replies, revision, applied: None }
                 }
             });
         }
@@ -149,6 +155,14 @@ impl StateMachine {
             }
         }
         self.tell_applied();
+        let took = began.elapsed();
+        let mut commands = 0;
+        for replies in &mut replies {
+            commands += replies.replies.len() as u64;
+            replies.applied = Some(AppliedAt { began, took });
+        }
+        self.metrics.writes.apply.record(took);
+        self.metrics.writes.applied_commands.add(commands);
         Ok(replies)
     }
 }

@@ -23,6 +23,7 @@ use openraft::{
     storage::RaftLogStorage,
 };
 use tally_proto::seeded_bugs;
+use tokio::time::Instant;
 
 use super::{
     APPEND_BYTES_MAX,
@@ -221,8 +222,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 observer.observe(Event::Appended { term, index, payload, voters });
             }
         }
-        let told = self.observer.clone().zip(entries.last().map(|entry| entry.log_id));
+        let (began, meters) = (Instant::now(), Arc::clone(self.log.meters()));
+        let last = entries.last().map(|entry| entry.log_id);
+        let told = self.observer.clone().zip(last);
         let synced = move |result: io::Result<()>| {
+            meters.append.record(began.elapsed());
+            if let (Some(last), Ok(())) = (last, &result) {
+                meters.synced.note(last.index);
+            }
             if let (Some((observer, last)), Ok(())) = (&told, &result) {
                 observer.observe(Event::AppendSynced { term: last.term, index: last.index });
             }

@@ -75,6 +75,7 @@ use crate::{
         shares::{Identity, ShareRule},
     },
     machine::{codec, command::Command},
+    metrics::Metrics,
     storage::state::StateStore,
 };
 
@@ -121,6 +122,7 @@ struct Inner {
     /// True while no quorum, or no leader, has been heard of for two election timeouts.
     quorum_lost: watch::Receiver<bool>,
     shutting_down: AtomicBool,
+    metrics: Arc<Metrics>,
 }
 
 impl std::fmt::Debug for Consensus {
@@ -159,6 +161,8 @@ pub struct Foundation {
     pub share: ShareRule,
     /// True while the disk is nearly full.
     pub disk_nearly_full: watch::Receiver<bool>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl std::fmt::Debug for Foundation {
@@ -185,6 +189,7 @@ impl Consensus {
             write_bytes_in_flight,
             share,
             disk_nearly_full,
+            metrics,
         } = foundation;
         let leadership = Leadership::new(&raft, Arc::clone(&others));
         let (read_index, rounds) = Rounds::new(
@@ -194,8 +199,15 @@ impl Consensus {
             Arc::clone(&clock),
             election_timeout_max,
             observer,
+            Arc::clone(&metrics),
         );
-        let reads = Reads::new(read_index, Arc::clone(&state), applied.clone(), Arc::clone(&clock));
+        let reads = Reads::new(
+            read_index,
+            Arc::clone(&state),
+            applied.clone(),
+            Arc::clone(&clock),
+            Arc::clone(&metrics),
+        );
         // What is admitted finds a place, also beside the node's own commands, which take no room.
         let (queue, proposals) = mpsc::channel(writes_in_flight + OWN_COMMANDS_MAX);
         let (quorum_lost_sender, quorum_lost) = watch::channel(false);
@@ -212,6 +224,7 @@ impl Consensus {
             queue: proposals,
             entries_in_flight,
             quorum_lost: quorum_lost.clone(),
+            metrics: Arc::clone(&metrics),
         };
         tokio::spawn(rounds.run());
         tokio::spawn(proposer.run());
@@ -221,7 +234,7 @@ impl Consensus {
             quorum_lost_sender,
         ));
         tokio::spawn(tasks::watch_raft(raft.clone(), fatal));
-        tokio::spawn(news::tell(raft.clone(), others.node_id()));
+        tokio::spawn(news::tell(raft.clone(), others.node_id(), Arc::clone(&metrics)));
         Consensus {
             inner: Arc::new(Inner {
                 raft,
@@ -238,6 +251,7 @@ impl Consensus {
                 session_loads: guard::SessionLoads::default(),
                 quorum_lost,
                 shutting_down: AtomicBool::new(false),
+                metrics,
             }),
         }
     }
@@ -293,8 +307,19 @@ impl Consensus {
     }
 
     /// True while no quorum, or no leader, has been heard of for two election timeouts.
-    fn quorum_lost(&self) -> bool {
+    pub fn quorum_lost(&self) -> bool {
         *self.inner.quorum_lost.borrow()
+    }
+
+    /// Writes that hold a place, and how many there are.
+    pub fn writes_in_flight(&self) -> (usize, usize) {
+        self.inner.room.places()
+    }
+
+    /// Writes that wait for the next entry.
+    pub fn proposals_waiting(&self) -> usize {
+        let turns = self.inner.metrics.writes.waiting_turn.get() as usize;
+        self.inner.queue.max_capacity() - self.inner.queue.capacity() + turns
     }
 
     /// True while writes are refused for want of room on the disk.
@@ -444,8 +469,9 @@ impl Consensus {
         let (waiter, answer) = oneshot::channel();
         let waiter = Waiter::task(waiter, admission);
         let size_bytes = codec::size_hint(&command);
+        let (since, ticket_in_queue) = (Instant::now(), Arc::clone(&ticket));
         let proposal =
-            Proposal { command, size_bytes, ticket: Arc::clone(&ticket), deadline, waiter };
+            Proposal { command, size_bytes, ticket: ticket_in_queue, deadline, since, waiter };
         if let Some((refusal, _)) = self.queue(proposal) {
             return Err(refusal.into());
         }
@@ -483,7 +509,7 @@ impl Consensus {
         command: Command,
         admission: Admission,
         ticket: Arc<Ticket>,
-        deadline: Instant,
+        (since, deadline): (Instant, Instant),
         answerer: Box<dyn Answerer>,
     ) -> Option<DecidedAtOnce> {
         if let Err(refusal) = self.check_limits(&command) {
@@ -495,7 +521,7 @@ impl Consensus {
         }
         let size_bytes = codec::size_hint(&command);
         let waiter = Waiter::answerer(answerer, admission);
-        let proposal = Proposal { command, size_bytes, ticket, deadline, waiter };
+        let proposal = Proposal { command, size_bytes, ticket, deadline, since, waiter };
         let (refusal, proposal) = self.queue(proposal)?;
         let answerer = proposal.waiter.into_answerer().expect("it was made with one");
         Some(DecidedAtOnce { outcome: Err(refusal.into()), answerer })

@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     env::Fatal,
+    metrics::{Metrics, hot::Names},
     storage::{
         byte_store::StoreFactory,
         disk::Disk,
@@ -258,7 +259,8 @@ async fn build(
     let (snapshots, upkeep) = state.upkeep(Duration::from_secs(3600));
     tokio::spawn(upkeep.run(async {}));
     let applied = watch::channel(0).0;
-    let machine = StateMachine::new(Arc::clone(&state), snapshots, applied, None);
+    let metrics = Metrics::new(0, Names::Off);
+    let machine = StateMachine::new(Arc::clone(&state), snapshots, applied, None, metrics);
     let machine = SuiteMachine { inner: machine, state: Arc::clone(&state) };
     let inner = LogStore::new(log.clone(), state, Arc::new(AtomicU64::new(0)), None);
     let log = SuiteLog { inner, log, begun_behind: Arc::default(), purged_as: Arc::default() };

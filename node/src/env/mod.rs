@@ -25,8 +25,9 @@ pub mod identity;
 pub mod shares;
 pub mod spaced;
 pub mod storage_guard;
+pub mod usage;
 
-use self::descriptors::Sockets;
+use self::{descriptors::Sockets, usage::Usage};
 use crate::{
     machine::command::Reply,
     storage::{
@@ -61,6 +62,8 @@ pub struct Env {
     pub fatal: Fatal,
     /// Told what happens to log and state. Nobody listens in production.
     pub observer: Option<Arc<dyn Observer>>,
+    /// What the process logs, if that can be changed while it runs.
+    pub logs: Option<Arc<dyn Logs>>,
 }
 
 impl fmt::Debug for Env {
@@ -287,6 +290,15 @@ pub trait Random: Send + Sync + 'static {
     }
 }
 
+/// Which logs the process writes.
+pub trait Logs: Send + Sync + 'static {
+    /// A level, and levels of modules.
+    fn filter(&self) -> String;
+
+    /// Another one from now on, or what is wrong with it.
+    fn set_filter(&self, filter: &str) -> Result<(), String>;
+}
+
 /// Where work goes that blocks.
 pub trait Threads: Send + Sync + 'static {
     /// Runs a future that blocks on the disk inside its polls: on a thread of its own, or, in a
@@ -295,6 +307,11 @@ pub trait Threads: Send + Sync + 'static {
 
     /// The process's id, for those who want to send it a signal; 0 where there is none.
     fn process_id(&self) -> u32;
+
+    /// What the process uses of the machine; nothing where there is none.
+    fn usage(&self) -> Option<Usage> {
+        None
+    }
 }
 
 impl Env {
@@ -316,6 +333,7 @@ impl Env {
                 std::process::exit(EXIT_FATAL)
             }),
             observer: None,
+            logs: None,
         })
     }
 }
@@ -396,5 +414,9 @@ impl Threads for RealThreads {
 
     fn process_id(&self) -> u32 {
         std::process::id()
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        Some(Usage::of_this_process())
     }
 }

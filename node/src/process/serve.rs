@@ -4,6 +4,7 @@ use std::{
     io::{self, Write as _},
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::Args;
@@ -11,8 +12,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{EXIT_FATAL, EXIT_REFUSED, environment, telemetry};
 use crate::{
-    config::{Config, InitialCluster, LogFormat},
-    env::{Env, descriptors},
+    config::{Config, HotItemNames, InitialCluster, LogFormat},
+    env::{Env, Logs, descriptors},
     node::{Node, system_error_needs_a_person},
     storage::real_disk::RealDisk,
 };
@@ -55,6 +56,8 @@ arguments! {
     client_listen: String = "TALLY_CLIENT_LISTEN",
     /// Address to listen on for other nodes.
     peer_listen: String = "TALLY_PEER_LISTEN",
+    /// Address to listen on for scrapers and probes; beyond loopback under the client port's TLS; empty: none.
+    metrics_listen: String = "TALLY_METRICS_LISTEN",
     /// Address of the client port as clients reach it.
     client_advertise: String = "TALLY_CLIENT_ADVERTISE",
     /// Address of the peer port as other nodes reach it.
@@ -143,6 +146,10 @@ arguments! {
     worker_threads: usize = "TALLY_WORKER_THREADS",
     /// How long a shutdown waits for what is in flight, in ms.
     shutdown_grace_ms: u64 = "TALLY_SHUTDOWN_GRACE_MS",
+    /// Tell operations in the log that take longer, in ms; 0: none.
+    slow_operation_ms: u64 = "TALLY_SLOW_OPERATION_MS",
+    /// What the metrics show of the names of the most used counters and keys.
+    hot_item_names: HotItemNames = "TALLY_HOT_ITEM_NAMES",
     /// Logs for people or for machines.
     log_format: LogFormat = "TALLY_LOG_FORMAT",
     /// Which logs, e.g. `info` or `tally_node=debug`.
@@ -210,10 +217,13 @@ pub fn run(arguments: Arguments) -> ExitCode {
             return ExitCode::SUCCESS;
         }
     }
-    if let Err(problem) = telemetry::start(&config) {
-        eprintln!("tallyd: configuration: {problem}");
-        return ExitCode::from(2);
-    }
+    let logs = match telemetry::start(&config) {
+        Ok(logs) => logs,
+        Err(problem) => {
+            eprintln!("tallyd: configuration: {problem}");
+            return ExitCode::from(2);
+        }
+    };
     let one_line = printed.trim().replace('\n', "; ");
     tracing::info!(version = env!("BUILD_VERSION"), profile = env!("BUILD_PROFILE"), config = %one_line, "starting");
 
@@ -226,13 +236,13 @@ pub fn run(arguments: Arguments) -> ExitCode {
     #[cfg(tokio_unstable)]
     runtime.disable_lifo_slot();
     let runtime = runtime.build().expect("a runtime can be made while the process starts");
-    let code = runtime.block_on(serve(config));
+    let code = runtime.block_on(serve(config, logs));
     // Whatever still runs (a peer's stream) has nothing left to do.
     runtime.shutdown_background();
     code
 }
 
-async fn serve(config: Config) -> ExitCode {
+async fn serve(config: Config, logs: Arc<dyn Logs>) -> ExitCode {
     let refused = |problem: &dyn std::fmt::Display| {
         tracing::error!(%problem, "the node does not run");
         eprintln!("tallyd: {problem}");
@@ -253,7 +263,7 @@ async fn serve(config: Config) -> ExitCode {
         Err(error) => return of_system(&error),
     };
     let env = match Env::real(&config.data_dir, config.store_cache_bytes()) {
-        Ok(env) => env,
+        Ok(env) => Env { logs: Some(logs), ..env },
         Err(error) => return of_system(&error),
     };
     let mut stop = match stop_signals() {

@@ -16,3 +16,4 @@ mod logs;
 mod refusal;
 mod shutdown;
 mod waiting;
+mod watched;
