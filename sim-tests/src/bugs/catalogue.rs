@@ -70,8 +70,6 @@ pub const SHOWN_IN: &[(&str, &str)] = &[
     ("later-page-unchecked", "who-may-do-what"),
     ("revoked-goes-on", "who-may-do-what"),
     ("over-is-asked-once", "who-may-do-what"),
-    ("over-counts-while-off", "who-may-do-what"),
-    ("stranger-while-behind", "who-may-do-what"),
 ];
 
 /// Bugs of the list in `docs` that can't be put into this code, each with what prevents it.
@@ -773,23 +771,6 @@ pub const BUGS: &[Bug] = &[
         breaks: "whether a token is over is looked at with each call",
         place: "node/src/api/who.rs: rights; node/src/api/writes.rs: command",
         hint: "A token that ends while a stream is open.",
-    },
-    Bug {
-        name: "over-counts-while-off",
-        family: Family::Rights,
-        breaks: "what a caller shows and is over names nobody",
-        place: "node/src/api/who.rs: caller",
-        hint: "A node that has not heard yet that authentication was switched on, and takes a write with a token \
-               that is over: the entry names its user, and in apply nothing is ever over. (The product did so \
-               until authentication came to be simulated.)",
-    },
-    Bug {
-        name: "stranger-while-behind",
-        family: Family::Rights,
-        breaks: "a token that was just made counts everywhere, or its caller is told to ask again",
-        place: "node/src/api/who.rs: identify",
-        hint: "A node without a quorum that has not applied the token's entry: it calls its caller a stranger, for \
-               good. (The product did so until authentication came to be simulated.)",
     },
     // --- the simulator itself --------------------------------------------------------------
     Bug {

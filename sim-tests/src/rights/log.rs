@@ -127,7 +127,8 @@ impl Log {
         let is_own_key = of_key.is_some_and(|of| of.contains(&command.fingerprint));
         if reply.replayed {
             self.count("remembered answers given under rights");
-            if !is_own_key && !(session.is_some() && is_own_session) {
+            let is_its_own = is_own_key || (session.is_some() && is_own_session);
+            if !is_its_own {
                 return Some("a remembered answer of somebody else was given".to_owned());
             }
             if !is_allowed {

@@ -647,10 +647,17 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 time, in some seeds also switches it off and on, while nodes fail as the seed draws it and guests \
                 call with every token that there ever was, through any node. Each write is decided by the rights \
                 at its own place in the log, each read by those of the state that it reads, whoever passed it on.",
-        look_at: "what the admin changes, with the entry that changed it; what guests are told, with the entry or \
-                  state that decided; the leaders in between (`--detail events` has all of it)",
+        look_at: "what the admin changes, with the entry that changed it; what guests are denied, with the entry or \
+                  state that decided; the leaders in between (`--detail events` has all that guests are told)",
         seed: 1,
-        lesson: &["leads in term", "auditor has read everything"],
+        lesson: &[
+            "admin has switched authentication on",
+            "admin puts guest-",
+            "PERMISSION_DENIED (entry",
+            "admin revokes token",
+            "PERMISSION_DENIED (entry",
+            "auditor has read everything",
+        ],
         knobs: rights,
         faults: &[],
     },
