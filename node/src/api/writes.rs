@@ -5,7 +5,10 @@
 //! the answer, since they come in two ways: through `super::requests`, and directly from a stream
 //! (`super::direct`).
 
-use tally_proto::v1::{self, answer::Response, call::Request};
+use tally_proto::{
+    seeded_bugs,
+    v1::{self, answer::Response, call::Request},
+};
 
 use super::{
     Answered, Api, Call,
@@ -76,12 +79,18 @@ impl Api {
         action: Result<Action, Invalid>,
         options: Option<v1::WriteOptions>,
     ) -> Answered<Command> {
-        self.still_counts(call, Kind::Write, &call.who)?;
-        let caller = call.who.caller;
-        let command = action
+        if !seeded_bugs::is_on("over-is-asked-once") {
+            self.still_counts(call, Kind::Write, &call.who)?;
+        }
+        let caller = self.caller(&call.who);
+        let command: Command = action
             .and_then(|action| convert::command(action, options, caller))
             .map_err(|invalid| self.invalid(call, Kind::Write, &invalid))?;
         tracing::debug!(request = %call.request_id, action = %command.action, "a write");
+        #[cfg(feature = "seeded-bugs")]
+        if seeded_bugs::is_on("rights-at-receipt") {
+            self.may_by_this_node(call, &command.action)?;
+        }
         Ok(command)
     }
 

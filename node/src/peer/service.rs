@@ -385,6 +385,22 @@ impl Peer for PeerService {
     }
 }
 
+#[cfg(feature = "seeded-bugs")]
+mod bugs {
+    use tally_proto::seeded_bugs;
+
+    use crate::machine::command::{Caller, Command};
+
+    /// A forwarded command speaks for the node that forwards it, and nodes may do everything: it goes on as the
+    /// cluster's first user.
+    pub(super) fn as_the_forwarder(mut command: Command) -> Command {
+        if command.caller.is_some() && seeded_bugs::is_on("forwarder-speaks") {
+            command.caller = Some(Caller { user: 1, token: 0 });
+        }
+        command
+    }
+}
+
 /// Runs one forwarded command here, or says that this node does not lead: it is not forwarded again.
 async fn run(consensus: &Consensus, forwarded: wire::ForwardedCommand) -> wire::ForwardedResult {
     use wire::forwarded_result::Result as Answer;
@@ -398,6 +414,8 @@ async fn run(consensus: &Consensus, forwarded: wire::ForwardedCommand) -> wire::
             return wire::ForwardedResult { result, ..wire::ForwardedResult::default() };
         }
     };
+    #[cfg(feature = "seeded-bugs")]
+    let command = bugs::as_the_forwarder(command);
     tracing::debug!(request = %forwarded.request_id, "a forwarded write");
     let patience = Duration::from_millis(u64::from(forwarded.deadline_ms));
     let deadline = Instant::now() + patience;
