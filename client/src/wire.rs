@@ -68,6 +68,9 @@ macro_rules! class {
     (status) => {
         Class::Control
     };
+    (report) => {
+        Class::Control
+    };
     (auth) => {
         Class::Control
     };

@@ -15,6 +15,7 @@
 //! [`Node::start`]; they differ in their [`Env`] only.
 
 mod beside;
+mod diagnosis;
 mod error;
 mod peering;
 mod report;
@@ -40,6 +41,7 @@ use tonic::service::Routes;
 pub use self::error::{NodeError, system_error_needs_a_person};
 use self::{
     beside::{follow_cluster_id, hand_over_when_full},
+    diagnosis::Teller,
     peering::{Met, Newcomer},
     report::Report,
     starting::{Starting, WaitingPort},
@@ -248,6 +250,13 @@ impl Node {
             peer_address: config.peer_address(),
             pid: env.threads.process_id(),
             report: Arc::clone(&report) as Arc<dyn SelfReport>,
+            tells: Teller::new(
+                &config,
+                &env,
+                Arc::clone(&report),
+                consensus.clone(),
+                peers.clone(),
+            ),
             consensus: consensus.clone(),
         });
         let api = Api::new(

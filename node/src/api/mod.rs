@@ -16,6 +16,7 @@ mod direct;
 pub mod fuzzing;
 pub mod layer;
 pub mod reads;
+mod report;
 mod requests;
 pub mod server;
 pub(crate) mod starting;

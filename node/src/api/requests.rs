@@ -27,6 +27,9 @@ macro_rules! kind {
     (status) => {
         Kind::Read
     };
+    (report) => {
+        Kind::Read
+    };
     ($writes:ident) => {
         Kind::Write
     };

@@ -60,6 +60,26 @@ pub struct Env {
     pub fatal: Fatal,
     /// Told what happens to log and state. Nobody listens in production.
     pub observer: Option<Arc<dyn Observer>>,
+    /// What is known around the node, for a debug bundle.
+    pub surroundings: Option<Arc<dyn Surroundings>>,
+}
+
+/// What a process knows that no node in it does.
+pub trait Surroundings: Send + Sync + 'static {
+    /// The last lines of its log, from the level info up.
+    fn recent_log(&self) -> RecentLog;
+
+    /// The program and the machine: a line of `name value` each.
+    fn machine(&self) -> String;
+}
+
+/// The last lines of a log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecentLog {
+    /// The lines.
+    pub lines: String,
+    /// Lines before them that are no longer kept.
+    pub forgotten: u64,
 }
 
 impl fmt::Debug for Env {
@@ -315,6 +335,7 @@ impl Env {
                 std::process::exit(EXIT_FATAL)
             }),
             observer: None,
+            surroundings: None,
         })
     }
 }

@@ -379,6 +379,24 @@ impl Peer for PeerService {
         check_target(&node.consensus, &request.get_ref().cluster_id, node.node_id)?;
         Ok(Response::new(wire::StatusResponse { node: Some(node.line()) }))
     }
+
+    async fn tell(
+        &self,
+        request: Request<wire::TellRequest>,
+    ) -> Result<Response<wire::TellResponse>, Status> {
+        let node = self.node(request.metadata(), Speaker::of(&request))?;
+        let asked = request.get_ref();
+        check_target(&node.consensus, &asked.cluster_id, asked.target_node_id)?;
+        let texts = match asked.about() {
+            wire::TellAbout::Metrics => vec![node.tells.metrics()],
+            wire::TellAbout::Diagnosis => node.tells.diagnosis().await,
+            wire::TellAbout::Unspecified => {
+                return Err(Status::unimplemented("it does not know what is asked of it"));
+            }
+        };
+        let files = texts.into_iter().map(Into::into).collect();
+        Ok(Response::new(wire::TellResponse { files }))
+    }
 }
 
 /// Runs one forwarded command here, or says that this node does not lead: it is not forwarded again.

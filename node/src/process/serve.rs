@@ -4,12 +4,13 @@ use std::{
     io::{self, Write as _},
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{EXIT_FATAL, EXIT_REFUSED, environment, telemetry};
+use super::{EXIT_FATAL, EXIT_REFUSED, environment, recent::RecentLines, telemetry};
 use crate::{
     config::{Config, InitialCluster, LogFormat},
     env::{Env, descriptors},
@@ -196,7 +197,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
             return ExitCode::SUCCESS;
         }
     }
-    if let Err(problem) = telemetry::start(&config) {
+    let recent = RecentLines::default();
+    if let Err(problem) = telemetry::start(&config, recent.clone()) {
         eprintln!("tallyd: configuration: {problem}");
         return ExitCode::from(2);
     }
@@ -212,13 +214,13 @@ pub fn run(arguments: Arguments) -> ExitCode {
     #[cfg(tokio_unstable)]
     runtime.disable_lifo_slot();
     let runtime = runtime.build().expect("a runtime can be made while the process starts");
-    let code = runtime.block_on(serve(config));
+    let code = runtime.block_on(serve(config, recent));
     // Whatever still runs (a peer's stream) has nothing left to do.
     runtime.shutdown_background();
     code
 }
 
-async fn serve(config: Config) -> ExitCode {
+async fn serve(config: Config, recent: RecentLines) -> ExitCode {
     let refused = |problem: &dyn std::fmt::Display| {
         tracing::error!(%problem, "the node does not run");
         eprintln!("tallyd: {problem}");
@@ -239,7 +241,7 @@ async fn serve(config: Config) -> ExitCode {
         Err(error) => return of_system(&error),
     };
     let env = match Env::real(&config.data_dir, config.store_cache_bytes()) {
-        Ok(env) => env,
+        Ok(env) => Env { surroundings: Some(Arc::new(recent)), ..env },
         Err(error) => return of_system(&error),
     };
     let mut stop = match stop_signals() {

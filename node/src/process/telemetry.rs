@@ -1,7 +1,14 @@
 //! Logs through `tracing`, for people or for machines.
 
-use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    Layer as _,
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
+use super::recent::RecentLines;
 use crate::config::{Config, LogFormat};
 
 /// What the libraries may say, unless `log_filter` names them.
@@ -15,13 +22,14 @@ use crate::config::{Config, LogFormat};
 const LIBRARIES: &str =
     "openraft=error,openraft::raft=off,openraft::raft::api=error,h2=warn,sled=warn";
 
-/// Starts logging to standard error.
-pub fn start(config: &Config) -> Result<(), String> {
+/// Starts logging to standard error. What is logged is also kept for a while, but for what may have customers' data.
+pub fn start(config: &Config, recent: RecentLines) -> Result<(), String> {
     // Behind ours, so that it wins where it names the same.
     let filter = format!("{LIBRARIES},{}", config.log_filter);
     let filter: Targets = filter.parse().map_err(|error| format!("log_filter: {error}"))?;
     let lines = fmt::layer().with_writer(std::io::stderr);
-    let logs = tracing_subscriber::registry().with(filter);
+    let kept = fmt::layer().with_writer(recent).with_ansi(false).with_filter(LevelFilter::INFO);
+    let logs = tracing_subscriber::registry().with(filter).with(kept);
     match config.log_format {
         LogFormat::Human => {
             let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
