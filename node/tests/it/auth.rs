@@ -21,7 +21,7 @@ const ALL: &[AuthPermission] = &[
 ];
 
 /// A cluster that asks who calls, and its first token.
-async fn secure(size: u64) -> (Cluster, String) {
+pub(crate) async fn secure(size: u64) -> (Cluster, String) {
     let cluster =
         Cluster::start_with(size, |config: &mut Config| config.authentication = true).await;
     let found = || {
@@ -35,14 +35,14 @@ async fn secure(size: u64) -> (Cluster, String) {
     (cluster, token)
 }
 
-fn client(cluster: &Cluster, ids: &[u64], token: &str) -> Client {
+pub(crate) fn client(cluster: &Cluster, ids: &[u64], token: &str) -> Client {
     let endpoints: Vec<String> = ids.iter().map(|id| cluster.client_address(*id)).collect();
     let builder = Client::builder(endpoints).deadline(Duration::from_secs(8));
     let builder = if token.is_empty() { builder } else { builder.bearer_token(token) };
     builder.build().expect("a client")
 }
 
-async fn change(admin: &Client, change: Change) -> v1::AuthChangeResponse {
+pub(crate) async fn change(admin: &Client, change: Change) -> v1::AuthChangeResponse {
     let request = AuthChangeRequest { change: Some(change), dry_run: false };
     admin.auth_change(request).await.expect("an admin may")
 }
@@ -69,14 +69,14 @@ async fn user(
     token(admin, name, 0).await.1
 }
 
-async fn token(admin: &Client, user: &str, lifetime_ms: u64) -> (u64, String) {
+pub(crate) async fn token(admin: &Client, user: &str, lifetime_ms: u64) -> (u64, String) {
     let user = user.to_owned();
     let create = AuthCreateToken { user, label: String::new(), lifetime_ms };
     let made = change(admin, Change::CreateToken(create)).await;
     (made.id, made.token)
 }
 
-fn assert_denied<T: std::fmt::Debug>(result: tally_client::Result<T>, what: &str) {
+pub(crate) fn assert_denied<T: std::fmt::Debug>(result: tally_client::Result<T>, what: &str) {
     let error = result.expect_err(what);
     assert_eq!(error.reason(), reason::PERMISSION_DENIED, "{what}: {error}");
     assert_eq!(error.code(), tally_client::Code::PermissionDenied, "{what}");

@@ -19,6 +19,7 @@ mod members;
 mod network;
 mod quorum;
 mod reads;
+mod report;
 mod requests;
 mod restarted_leader;
 mod service;

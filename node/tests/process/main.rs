@@ -14,5 +14,6 @@ mod failover;
 mod hostile;
 mod logs;
 mod refusal;
+mod report;
 mod shutdown;
 mod waiting;
