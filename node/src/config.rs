@@ -13,7 +13,10 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::machine::{command::Settings, limits};
+use crate::{
+    env::shares::ShareRule,
+    machine::{command::Settings, limits},
+};
 
 /// Configuration of one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +98,11 @@ pub struct Config {
     /// Percent of the session table's places, those aside which others hold, that the clients of one
     /// address may hold. 1 to 100. Of the node that takes a call, at any time.
     pub sessions_share_percent: u8,
+    /// Percent of this node's room for connections, calls, writes and their bytes, as far as others leave it,
+    /// that one client may have: a user, or whoever calls from an address. 1 to 100.
+    pub limit_share_percent: u8,
+    /// Shares and rates are not enforced, only counted: what they would have refused.
+    pub limit_report_only: bool,
     /// For a cluster's first start: idle time of a session, in ms of log time.
     pub session_idle_ms: u64,
     /// For a cluster's first start: window of an idempotency key, in ms of log time.
@@ -166,6 +174,8 @@ impl Default for Config {
             disk_reserve_bytes: 0,
             sessions_max: limits::SESSIONS_MAX_DEFAULT,
             sessions_share_percent: limits::SESSIONS_SHARE_PERCENT_DEFAULT,
+            limit_share_percent: 75,
+            limit_report_only: false,
             session_idle_ms: limits::SESSION_IDLE_MS_DEFAULT,
             idempotency_window_ms: limits::IDEMPOTENCY_WINDOW_MS_DEFAULT,
             idempotency_bytes_max: limits::IDEMPOTENCY_BYTES_MAX_DEFAULT,
@@ -210,6 +220,11 @@ impl Config {
     pub fn store_cache_bytes(&self) -> usize {
         let bytes = self.state_cache_bytes - self.state_cache_bytes / 4;
         usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    /// What one client may have of this node's room.
+    pub fn share(&self) -> ShareRule {
+        ShareRule { percent: self.limit_share_percent, report_only: self.limit_report_only }
     }
 
     /// The threads to start, on this machine.
@@ -292,6 +307,9 @@ impl Config {
         })?;
         check(self.flush_interval_ms > 0, "flush_interval_ms", || "must be above 0".to_owned())?;
         check((1..=100).contains(&self.sessions_share_percent), "sessions_share_percent", || {
+            "must be 1 to 100".to_owned()
+        })?;
+        check((1..=100).contains(&self.limit_share_percent), "limit_share_percent", || {
             "must be 1 to 100".to_owned()
         })?;
         let idle = limits::SESSION_IDLE_MS_MIN..=limits::SESSION_IDLE_MS_MAX;
@@ -508,7 +526,7 @@ mod tests {
     #[test]
     fn each_check_names_its_key() {
         type Breaks = fn(&mut Config);
-        let broken: [(&str, Breaks); 17] = [
+        let broken: [(&str, Breaks); 18] = [
             ("client_listen", |config| config.client_listen = "7401".into()),
             ("peer_advertise", |config| config.peer_listen = "0.0.0.0:7501".into()),
             ("initial_cluster", |config| {
@@ -520,6 +538,7 @@ mod tests {
             ("writes_in_flight", |config| config.writes_in_flight = 0),
             ("write_bytes_in_flight", |config| config.write_bytes_in_flight = 1 << 20),
             ("sessions_share_percent", |config| config.sessions_share_percent = 101),
+            ("limit_share_percent", |config| config.limit_share_percent = 0),
             ("worker_threads", |config| config.worker_threads = 2000),
             ("client_listen", |config| {
                 config.client_listen = "0.0.0.0:7401".into();

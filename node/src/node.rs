@@ -194,6 +194,7 @@ impl Node {
             entries_in_flight: config.entries_in_flight,
             writes_in_flight: config.writes_in_flight,
             write_bytes_in_flight: config.write_bytes_in_flight,
+            share: config.share(),
             disk_nearly_full: disk_nearly_full.clone(),
         });
 

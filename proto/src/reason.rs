@@ -53,6 +53,10 @@ pub const TOKEN_NOT_REACHED: &str = "TOKEN_NOT_REACHED";
 pub const TOO_MANY_IN_FLIGHT: &str = "TOO_MANY_IN_FLIGHT";
 /// Too many bytes of requests wait.
 pub const TOO_MANY_BYTES_IN_FLIGHT: &str = "TOO_MANY_BYTES_IN_FLIGHT";
+/// The client has its share of the requests that may be under way; others have theirs.
+pub const SHARE_EXCEEDED: &str = "SHARE_EXCEEDED";
+/// The user's roles allow it so many operations a second, and it asked for more.
+pub const RATE_LIMITED: &str = "RATE_LIMITED";
 /// Remembered answers of one session, or of all, hold too many bytes.
 pub const TOO_MANY_SESSION_BYTES: &str = "TOO_MANY_SESSION_BYTES";
 /// The leader's disk is nearly full.

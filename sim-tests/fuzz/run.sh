@@ -1,21 +1,23 @@
 #!/usr/bin/env bash
 # Fuzzes: each target for so many seconds, from its seeds and its kept corpus. With stable Rust and a C++ compiler.
 #
-#   sim-tests/fuzz/run.sh [--seconds N] [--keep] [TARGET…]
+#   sim-tests/fuzz/run.sh [--seconds N] [--cpu] [--keep] [TARGET…]
 #
 #   --seconds N   for each target (60). 0 only replays what there is
+#   --cpu         the seconds are of CPU time, as the system counts it: a busy machine takes longer, not less
 #   --keep        what reached new code is added to the kept corpora, which are minimised
 #
 # A finding ends the script with 1, and its bytes are in target/fuzz/found/TARGET. docs/fuzzing.md says more.
 set -euo pipefail
 cd "$(dirname "$0")"
 
-seconds=60 keep=no targets=()
+seconds=60 cpu=no keep=no targets=()
 while (($#)); do
     case $1 in
         --seconds) seconds=${2:?--seconds needs a number}; shift ;;
+        --cpu) cpu=yes ;;
         --keep) keep=yes ;;
-        -*) echo "usage: run.sh [--seconds N] [--keep] [TARGET…]" >&2; exit 2 ;;
+        -*) echo "usage: run.sh [--seconds N] [--cpu] [--keep] [TARGET…]" >&2; exit 2 ;;
         *) targets+=("$1") ;;
     esac
     shift
@@ -37,6 +39,28 @@ rm -rf "$work/seeds" "$work/kept"
 mkdir -p "$work" corpus
 "$built/examples/seeds" "$work"
 
+# The CPU seconds that a process and its threads have had, in user and in system mode.
+cpu_of() {
+    local fields
+    fields=$(<"/proc/$1/stat") || return 1
+    read -ra fields <<<"${fields##*) }"
+    echo $(((fields[11] + fields[12]) / $(getconf CLK_TCK)))
+}
+
+# Runs the target; with --cpu, asks it to end (SIGUSR1: it finishes its input) when it has had its time. Sets `spent`.
+run() {
+    "$@" >"$log" 2>&1 &
+    local pid=$! now
+    spent=0
+    while now=$(cpu_of "$pid" 2>/dev/null); do
+        spent=$now
+        if [[ $cpu == yes ]] && ((seconds > 0 && spent >= seconds)); then kill -USR1 "$pid" || true; fi
+        [[ $(ps -o stat= -p "$pid") != Z* ]] || break
+        sleep 1
+    done
+    wait "$pid"
+}
+
 found=()
 for target in "${targets[@]}"; do
     mkdir -p "$work/new/$target" "$CARGO_TARGET_DIR/found/$target"
@@ -44,15 +68,16 @@ for target in "${targets[@]}"; do
     from=("$work/kept/$target" "$work/seeds/$target")
     if [[ -d cases/$target ]]; then from+=("cases/$target"); fi
     if ((seconds > 0)); then
-        options+=(-max_total_time="$seconds" -print_final_stats=1)
+        options+=(-print_final_stats=1)
+        if [[ $cpu == no ]]; then options+=(-max_total_time="$seconds"); fi
         from=("$work/new/$target" "${from[@]}")
     else
         options+=(-runs=0)
     fi
     log=$work/$target.log
-    if "$built/$target" "${options[@]}" "${from[@]}" >"$log" 2>&1; then
+    if run "$built/$target" "${options[@]}" "${from[@]}"; then
         last=$(grep -E 'cov: [0-9]+' "$log" | tail -n 1)
-        printf '%-14s %s\n' "$target" "$(sed 's/^#\([0-9]*\)[^c]*/\1 executions, /; s/ lim:.*exec/, exec/; s/ rss.*//' <<<"$last")"
+        printf '%-14s %4s CPU s, %s\n' "$target" "$spent" "$(sed 's/^#\([0-9]*\)[^c]*/\1 executions, /; s/ lim:.*exec/, exec/; s/ rss.*//' <<<"$last")"
     else
         found+=("$target")
         printf '%-14s FOUND something:\n' "$target"

@@ -276,7 +276,9 @@ impl Api {
         if !is_small || !can_be_here {
             return Some((call, room));
         }
-        let Some(admission) = self.consensus.try_admit(size) else { return Some((call, room)) };
+        let Some(admission) = self.consensus.try_admit(who.identity(), size) else {
+            return Some((call, room));
+        };
         let v1::Call { id, deadline_ms, request_id, request } = call;
         let (Single { action, options }, respond) = match split(request) {
             Split::Write(single, respond) => (single, respond),

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     consensus::read::Level,
+    env::shares::Identity,
     machine::{
         auth::{
             Caller, Permissions, Scope,
@@ -54,6 +55,11 @@ impl Who {
     /// Somebody at an address who showed nothing.
     pub fn at(from: Option<Owner>) -> Who {
         Who { from, ..Who::default() }
+    }
+
+    /// Whose turn and whose share its calls take.
+    pub fn identity(&self) -> Identity {
+        Identity::of(self.caller, self.from)
     }
 }
 

@@ -116,7 +116,8 @@ impl Api {
             .and_then(|options| options.idempotency_key.as_ref())
             .map_or(0, String::len);
         let size = size_hint_of(&action, key);
-        let admitted = self.consensus.admit(size, call.when_full, call.deadline).await;
+        let admitted =
+            self.consensus.admit(call.who.identity(), size, call.when_full, call.deadline).await;
         let admission =
             admitted.map_err(|refusal| self.write_error(call, &refusal.into(), false))?;
         // Only now, as it makes a digest of the whole request: what is refused is to cost little.

@@ -14,7 +14,10 @@ use tokio::{
 };
 
 use super::error::{Limit, NotProposed};
-use crate::env::spaced::Spaced;
+use crate::env::{
+    shares::{Identity, Share, ShareRule, Shares},
+    spaced::Spaced,
+};
 
 /// What a write does when a queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,11 +32,18 @@ pub enum WhenFull {
 #[derive(Debug)]
 pub struct Admission {
     when_full: WhenFull,
+    identity: Identity,
     _place: OwnedSemaphorePermit,
     _bytes: OwnedSemaphorePermit,
+    _share: Share<2>,
 }
 
 impl Admission {
+    /// Whose write it is.
+    pub(super) fn identity(&self) -> Identity {
+        self.identity
+    }
+
     /// What it would have done without room.
     pub(super) fn when_full(&self) -> WhenFull {
         self.when_full
@@ -47,34 +57,47 @@ pub(super) struct Room {
     places_max: usize,
     bytes: Arc<Semaphore>,
     bytes_max: usize,
+    /// Places and bytes.
+    shares: Arc<Shares<2>>,
     refusals: Spaced,
 }
 
 impl Room {
-    /// For so many writes, of so many bytes together.
-    pub(super) fn new(places_max: usize, bytes_max: usize) -> Room {
+    /// For so many writes, of so many bytes together, of which one identity may have what the rule
+    /// says.
+    pub(super) fn new(places_max: usize, bytes_max: usize, share: ShareRule) -> Room {
         let places = Arc::new(Semaphore::new(places_max));
         let bytes = Arc::new(Semaphore::new(bytes_max));
-        Room { places, places_max, bytes, bytes_max, refusals: Spaced::default() }
+        let shares = Shares::new([places_max, bytes_max], share);
+        Room { places, places_max, bytes, bytes_max, shares, refusals: Spaced::default() }
     }
 
     /// Room for one write.
     pub(super) async fn admit(
         &self,
+        identity: Identity,
         size_bytes: usize,
         when_full: WhenFull,
         deadline: Instant,
     ) -> Result<Admission, NotProposed> {
         match when_full {
-            WhenFull::Refuse => self.admit_now(size_bytes),
+            WhenFull::Refuse => self.admit_now(identity, size_bytes),
             WhenFull::Wait => {
-                let both = async {
+                let all = async {
+                    // Its own share first: who waits for that must not stand in front of others.
+                    let share = self.shares.wait(identity, [1, size_bytes]).await;
                     let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
                     let bytes = Arc::clone(&self.bytes);
                     let bytes = bytes.acquire_many_owned(permits(size_bytes)).await.ok()?;
-                    Some(Admission { when_full, _place: place, _bytes: bytes })
+                    Some(Admission {
+                        when_full,
+                        identity,
+                        _place: place,
+                        _bytes: bytes,
+                        _share: share,
+                    })
                 };
-                match tokio::time::timeout_at(deadline, both).await {
+                match tokio::time::timeout_at(deadline, all).await {
                     Ok(Some(admission)) => Ok(admission),
                     Ok(None) => Err(NotProposed::ShuttingDown),
                     Err(_) => Err(NotProposed::Deadline),
@@ -84,7 +107,16 @@ impl Room {
     }
 
     /// Room for one write, or that there is none at once.
-    pub(super) fn admit_now(&self, size_bytes: usize) -> Result<Admission, NotProposed> {
+    pub(super) fn admit_now(
+        &self,
+        identity: Identity,
+        size_bytes: usize,
+    ) -> Result<Admission, NotProposed> {
+        let share = self.shares.take(identity, [1, size_bytes]).map_err(|which| {
+            let what = ["writes", "bytes of writes"][which];
+            let message = format!("this client has its share of the {what} that may be under way");
+            self.overloaded(Limit::Share, message)
+        })?;
         let place = Arc::clone(&self.places).try_acquire_owned();
         let place = place.map_err(|_| self.too_many())?;
         let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(permits(size_bytes));
@@ -94,7 +126,18 @@ impl Room {
                 format!("at most {} bytes of writes may be under way", self.bytes_max),
             )
         })?;
-        Ok(Admission { when_full: WhenFull::Refuse, _place: place, _bytes: bytes })
+        Ok(Admission {
+            when_full: WhenFull::Refuse,
+            identity,
+            _place: place,
+            _bytes: bytes,
+            _share: share,
+        })
+    }
+
+    /// How often a client would have had more than its share.
+    pub(super) fn shares_exceeded(&self) -> u64 {
+        self.shares.exceeded()
     }
 
     /// Why a write is refused when all places are taken.
@@ -134,14 +177,30 @@ mod tests {
 
     #[tokio::test]
     async fn each_limit_refuses_by_its_name_and_gives_back_what_it_took() {
-        let room = Room::new(2, 100);
-        let first = room.admit_now(90).unwrap();
-        assert_eq!(reason(room.admit_now(20)), tally_proto::reason::TOO_MANY_BYTES_IN_FLIGHT);
+        let room = Room::new(2, 100, ShareRule { percent: 100, report_only: true });
+        let admit = |bytes| room.admit_now(Identity::Nobody, bytes);
+        let first = admit(90).unwrap();
+        assert_eq!(reason(admit(20)), tally_proto::reason::TOO_MANY_BYTES_IN_FLIGHT);
         // The place that it had taken before it found no bytes is free again.
-        let second = room.admit_now(10).unwrap();
-        assert_eq!(reason(room.admit_now(0)), tally_proto::reason::TOO_MANY_IN_FLIGHT);
+        let second = admit(10).unwrap();
+        assert_eq!(reason(admit(0)), tally_proto::reason::TOO_MANY_IN_FLIGHT);
         drop((first, second));
         room.all_free().await;
-        room.admit_now(100).unwrap();
+        admit(100).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_client_has_its_share_and_another_finds_room() {
+        let room = Room::new(4, 100, ShareRule { percent: 50, report_only: false });
+        let (one, other) = (Identity::User(1), Identity::User(2));
+        let held = [room.admit_now(one, 1).unwrap(), room.admit_now(one, 1).unwrap()];
+        assert_eq!(reason(room.admit_now(one, 1)), tally_proto::reason::SHARE_EXCEEDED);
+        let soon = Instant::now() + std::time::Duration::from_secs(1);
+        let waited = room.admit(one, 1, WhenFull::Wait, soon).await;
+        assert_eq!(waited.unwrap_err(), NotProposed::Deadline);
+        room.admit_now(other, 50).unwrap();
+        drop(held);
+        room.admit(one, 1, WhenFull::Wait, Instant::now()).await.unwrap();
+        assert_eq!(room.shares_exceeded(), 2);
     }
 }

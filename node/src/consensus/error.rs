@@ -69,6 +69,8 @@ pub enum Limit {
     InFlight,
     /// Their bytes.
     InFlightBytes,
+    /// What of both one client may have.
+    Share,
     /// Remembered answers of one session, or of all.
     SessionBytes,
     /// Sequence numbers of one session.
@@ -83,6 +85,7 @@ impl Limit {
         match self {
             Limit::InFlight => reason::TOO_MANY_IN_FLIGHT,
             Limit::InFlightBytes => reason::TOO_MANY_BYTES_IN_FLIGHT,
+            Limit::Share => reason::SHARE_EXCEEDED,
             Limit::SessionBytes => reason::TOO_MANY_SESSION_BYTES,
             Limit::SessionWindow => reason::SESSION_WINDOW_FULL,
             Limit::Disk => reason::DISK_NEARLY_FULL,

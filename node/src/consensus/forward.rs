@@ -91,6 +91,7 @@ impl Consensus {
             wire::RefusalReason::ShuttingDown => NotProposed::ShuttingDown,
             wire::RefusalReason::Overloaded => overloaded(Limit::InFlight),
             wire::RefusalReason::OverloadedBytes => overloaded(Limit::InFlightBytes),
+            wire::RefusalReason::Share => overloaded(Limit::Share),
             wire::RefusalReason::SessionBytes => overloaded(Limit::SessionBytes),
             wire::RefusalReason::SessionWindow => overloaded(Limit::SessionWindow),
             wire::RefusalReason::DiskNearlyFull => overloaded(Limit::Disk),
@@ -121,6 +122,7 @@ pub(crate) fn refusal_to_wire(refusal: &NotProposed) -> wire::Refusal {
         NotProposed::Overloaded { limit: Limit::InFlightBytes, .. } => {
             wire::RefusalReason::OverloadedBytes
         }
+        NotProposed::Overloaded { limit: Limit::Share, .. } => wire::RefusalReason::Share,
         NotProposed::Overloaded { limit: Limit::SessionBytes, .. } => {
             wire::RefusalReason::SessionBytes
         }

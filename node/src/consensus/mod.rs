@@ -70,7 +70,10 @@ use self::{
     read_index::Rounds,
 };
 use crate::{
-    env::{Clock, Fatal, Observer},
+    env::{
+        Clock, Fatal, Observer,
+        shares::{Identity, ShareRule},
+    },
     machine::{codec, command::Command},
     storage::state::StateStore,
 };
@@ -152,6 +155,8 @@ pub struct Foundation {
     pub writes_in_flight: usize,
     /// … and their bytes.
     pub write_bytes_in_flight: usize,
+    /// What one client may have of both.
+    pub share: ShareRule,
     /// True while the disk is nearly full.
     pub disk_nearly_full: watch::Receiver<bool>,
 }
@@ -178,6 +183,7 @@ impl Consensus {
             entries_in_flight,
             writes_in_flight,
             write_bytes_in_flight,
+            share,
             disk_nearly_full,
         } = foundation;
         let leadership = Leadership::new(&raft, Arc::clone(&others));
@@ -226,7 +232,7 @@ impl Consensus {
                 cluster_id,
                 clock,
                 queue,
-                room: Room::new(writes_in_flight, write_bytes_in_flight),
+                room: Room::new(writes_in_flight, write_bytes_in_flight, share),
                 election_timeout_max,
                 disk_nearly_full,
                 session_loads: guard::SessionLoads::default(),
@@ -314,6 +320,7 @@ impl Consensus {
     /// Room for one write.
     pub async fn admit(
         &self,
+        identity: Identity,
         size_bytes: usize,
         when_full: WhenFull,
         deadline: Instant,
@@ -322,7 +329,7 @@ impl Consensus {
         if self.is_shutting_down() {
             return Err(NotProposed::ShuttingDown);
         }
-        self.inner.room.admit(size_bytes, when_full, deadline).await
+        self.inner.room.admit(identity, size_bytes, when_full, deadline).await
     }
 
     /// Room for a forwarded write that waits for some, which only a leader has for it.
@@ -331,22 +338,23 @@ impl Consensus {
     /// of writes for each other, as after a change of leader, would wait for each other.
     pub async fn admit_while_leading(
         &self,
+        identity: Identity,
         size_bytes: usize,
         until: Instant,
     ) -> Result<Admission, NotProposed> {
         tokio::select! {
             biased;
             () = self.leadership().lost() => Err(NotProposed::NotLeader(self.leadership().hint())),
-            admitted = self.admit(size_bytes, WhenFull::Wait, until) => admitted,
+            admitted = self.admit(identity, size_bytes, WhenFull::Wait, until) => admitted,
         }
     }
 
     /// Room for one write, if there is some at once.
-    pub fn try_admit(&self, size_bytes: usize) -> Option<Admission> {
+    pub fn try_admit(&self, identity: Identity, size_bytes: usize) -> Option<Admission> {
         if self.is_shutting_down() {
             return None;
         }
-        self.inner.room.admit_now(size_bytes).ok()
+        self.inner.room.admit_now(identity, size_bytes).ok()
     }
 
     /// Runs one write: here if this node leads, else forwarded once to the leader.
@@ -391,6 +399,7 @@ impl Consensus {
                         request_id: request_id.to_string(),
                         deadline_ms: ms_left(deadline),
                         waits_for_room: admission.when_full() == WhenFull::Wait,
+                        client_address: admission.identity().address(),
                     };
                     let outcome = self.forward(forwarded, node_id, &peer_address, deadline).await;
                     if let Some(outcome) = outcome {

@@ -3,8 +3,8 @@
 //!
 //! # Batching without a timer
 //! At most `entries_in_flight` entries are under way at once. While they are, requests queue; when
-//! a place is free, everything that has queued becomes the next entry. So a lone caller is proposed
-//! at once, and under load the entries grow by themselves.
+//! a place is free, everything that has queued becomes the next entry, as far as each client's turn
+//! goes ([`turns`]). So a lone caller is proposed at once, and under load the entries grow by themselves.
 //!
 //! # Where "proposed" begins
 //! Each request has a ticket that moves from *queued* either to *proposed* (by this task, just
@@ -21,6 +21,7 @@
 
 #[cfg(feature = "seeded-bugs")]
 mod bugs;
+mod turns;
 
 use std::sync::{
     Arc,
@@ -38,6 +39,7 @@ use tokio::{
     time::Instant,
 };
 
+use self::turns::Turns;
 use super::{
     Admission,
     error::{Error, NotProposed, Unknown},
@@ -47,7 +49,7 @@ use super::{
     types::{EntryPayload, TypeConfig},
 };
 use crate::{
-    env::Clock,
+    env::{Clock, shares::Identity},
     machine::{
         codec,
         command::{Batch, Command, Reply},
@@ -139,7 +141,7 @@ pub trait Answerer: Send {
 /// its write in the queue, where it takes as much as before.
 pub struct Waiter {
     to: To,
-    _admission: Option<Admission>,
+    admission: Option<Admission>,
 }
 
 enum To {
@@ -158,12 +160,17 @@ impl std::fmt::Debug for Waiter {
 impl Waiter {
     /// A task.
     pub(super) fn task(answer: oneshot::Sender<Outcome>, admission: Option<Admission>) -> Self {
-        Waiter { to: To::Task(answer), _admission: admission }
+        Waiter { to: To::Task(answer), admission }
     }
 
     /// No task.
     pub(super) fn answerer(answerer: Box<dyn Answerer>, admission: Admission) -> Self {
-        Waiter { to: To::Answerer(answerer), _admission: Some(admission) }
+        Waiter { to: To::Answerer(answerer), admission: Some(admission) }
+    }
+
+    /// Whose write it is; `None` for the node's own.
+    fn identity(&self) -> Option<Identity> {
+        self.admission.as_ref().map(Admission::identity)
     }
 
     /// Answers, if somebody still waits, and gives the room back.
@@ -199,45 +206,26 @@ impl Proposer {
     /// Runs until the queue is closed and empty.
     pub(super) async fn run(mut self) {
         let places = Arc::new(Semaphore::new(self.entries_in_flight));
-        let mut left_over: Option<Proposal> = None;
+        let mut turns = Turns::default();
         loop {
             let place = Arc::clone(&places)
                 .acquire_owned()
                 .await
                 .expect("the semaphore lives as long as this task and is never closed");
-            let first = match left_over.take() {
-                Some(proposal) => proposal,
-                None => match self.queue.recv().await {
-                    Some(proposal) => proposal,
+            if turns.is_empty() {
+                match self.queue.recv().await {
+                    Some(proposal) => turns.put(proposal),
                     None => break,
-                },
-            };
-            let batch = self.collect(first, &mut left_over);
-            self.propose(batch, place).await;
+                }
+            }
+            while let Ok(proposal) = self.queue.try_recv() {
+                turns.put(proposal);
+            }
+            self.propose(turns.take(Instant::now()), place).await;
         }
         // What is under way still gets its answer.
         let all = u32::try_from(self.entries_in_flight).unwrap_or(u32::MAX);
         drop(places.acquire_many(all).await);
-    }
-
-    /// Takes what has queued up behind the first, as far as it fits into one entry.
-    fn collect(&mut self, first: Proposal, left_over: &mut Option<Proposal>) -> Vec<Proposal> {
-        let mut size_bytes = first.size_bytes;
-        let mut opens_session = first.command.action.opens_session();
-        let mut batch = vec![first];
-        while batch.len() < ENTRY_COMMANDS_MAX && size_bytes < ENTRY_BYTES_MAX {
-            let Ok(next) = self.queue.try_recv() else { break };
-            // A session's id is the index of the entry that opens it: one to an entry.
-            let opens = next.command.action.opens_session();
-            if (opens && opens_session) || size_bytes + next.size_bytes > ENTRY_BYTES_MAX {
-                *left_over = Some(next);
-                break;
-            }
-            opens_session |= opens;
-            size_bytes += next.size_bytes;
-            batch.push(next);
-        }
-        batch
     }
 
     /// Hands one entry over and leaves its answers to a task of its own.

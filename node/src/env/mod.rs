@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub mod descriptors;
 pub mod identity;
+pub mod shares;
 pub mod spaced;
 pub mod storage_guard;
 

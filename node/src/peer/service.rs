@@ -29,7 +29,11 @@ use crate::{
         raft::Raft,
         types::{self, Snapshot, SnapshotData, SnapshotMeta, TypeConfig},
     },
-    machine::codec::{self, size_hint},
+    env::shares::Identity,
+    machine::{
+        codec::{self, size_hint},
+        command::Owner,
+    },
     status::OwnStatus,
 };
 
@@ -417,12 +421,14 @@ async fn run(consensus: &Consensus, forwarded: wire::ForwardedCommand) -> wire::
     let deadline = Instant::now() + patience;
     // The same door as for the leader's own callers, so that its limits count both.
     let size = size_hint(&command);
+    let from = <[u8; 16]>::try_from(&forwarded.client_address[..]);
+    let identity = Identity::of(command.caller, from.ok().map(Owner::from_octets));
     let admitted = match forwarded.waits_for_room {
-        false => consensus.admit(size, WhenFull::Refuse, deadline).await,
+        false => consensus.admit(identity, size, WhenFull::Refuse, deadline).await,
         // The answer that there was none has to arrive before the deadline.
         true => {
             let for_answer = (patience / 10).min(TIME_FOR_ANSWER_MAX);
-            consensus.admit_while_leading(size, deadline - for_answer).await
+            consensus.admit_while_leading(identity, size, deadline - for_answer).await
         }
     };
     let outcome = match admitted {

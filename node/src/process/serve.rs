@@ -116,6 +116,10 @@ arguments! {
     sessions_max: u64 = "TALLY_SESSIONS_MAX",
     /// Percent of the places which others leave that the clients of one address may hold.
     sessions_share_percent: u8 = "TALLY_SESSIONS_SHARE_PERCENT",
+    /// Percent of the node's room which others leave that one client may have.
+    limit_share_percent: u8 = "TALLY_LIMIT_SHARE_PERCENT",
+    /// Limits of clients are not enforced, only counted.
+    limit_report_only: bool = "TALLY_LIMIT_REPORT_ONLY",
     /// First start of a cluster: idle time of a session, in ms.
     session_idle_ms: u64 = "TALLY_SESSION_IDLE_MS",
     /// First start of a cluster: window of an idempotency key, in ms.

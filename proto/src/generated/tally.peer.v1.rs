@@ -398,6 +398,10 @@ pub struct ForwardedCommand {
     /// which nothing is refused for being too much.
     #[prost(bool, tag = "4")]
     pub waits_for_room: bool,
+    /// The address that the client calls from, as sixteen bytes, if it has not shown who it is (that is in the
+    /// command): whose turn it is at the leader, and whose share of its room. Empty: nobody's in particular.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub client_address: ::prost::bytes::Bytes,
 }
 /// ProposeResponse answers each forwarded command, in order.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -505,6 +509,8 @@ pub enum RefusalReason {
     SessionBytes = 8,
     /// The sequence number is too far above the session's lowest unanswered one.
     SessionWindow = 9,
+    /// The client has its share of what may wait.
+    Share = 10,
 }
 impl RefusalReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -523,6 +529,7 @@ impl RefusalReason {
             Self::OverloadedBytes => "REFUSAL_REASON_OVERLOADED_BYTES",
             Self::SessionBytes => "REFUSAL_REASON_SESSION_BYTES",
             Self::SessionWindow => "REFUSAL_REASON_SESSION_WINDOW",
+            Self::Share => "REFUSAL_REASON_SHARE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -538,6 +545,7 @@ impl RefusalReason {
             "REFUSAL_REASON_OVERLOADED_BYTES" => Some(Self::OverloadedBytes),
             "REFUSAL_REASON_SESSION_BYTES" => Some(Self::SessionBytes),
             "REFUSAL_REASON_SESSION_WINDOW" => Some(Self::SessionWindow),
+            "REFUSAL_REASON_SHARE" => Some(Self::Share),
             _ => None,
         }
     }
