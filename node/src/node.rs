@@ -59,9 +59,10 @@ use crate::{
         raft_config::raft_config,
         snapshots::SnapshotBuilds,
         tables, tasks,
+        traced::TracedEntries,
         types::Member,
     },
-    env::{Env, identity::Identity, storage_guard::StorageGuard},
+    env::{Env, identity::Identity, storage_guard::StorageGuard, traces::Tracer},
     peer::{hello::NotWelcome, network::NetworkFactory, peers::Peers},
     port::{Entrance, Slots, room::NodeRoom},
     status::{OwnStatus, SelfReport},
@@ -151,11 +152,14 @@ impl Node {
         let appended_bytes = Arc::new(AtomicU64::new(0));
         let (applied_sender, applied) = watch::channel(0);
         let applied_seen = applied.clone();
+        let tracer = Tracer::new(env.traces.clone());
+        let traced = TracedEntries::new(tracer.clone());
         let machine = StateMachine::new(
             Arc::clone(&state),
             snapshot_requests,
             applied_sender,
             env.observer.clone(),
+            traced.clone(),
         );
         #[cfg(feature = "seeded-bugs")]
         let machine = machine.with_applier(crate::consensus::kept::Applier {
@@ -170,6 +174,7 @@ impl Node {
                 Arc::clone(&state),
                 Arc::clone(&appended_bytes),
                 env.observer.clone(),
+                traced,
             ),
             machine,
             local_reads_only,
@@ -196,6 +201,7 @@ impl Node {
             write_bytes_in_flight: config.write_bytes_in_flight,
             share: config.share(),
             disk_nearly_full: disk_nearly_full.clone(),
+            tracer,
         });
 
         let slots = Slots::new(clients_max);

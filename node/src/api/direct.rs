@@ -25,7 +25,7 @@ use tokio::{
 use tonic::Status;
 
 use super::{
-    Api, Call, Who,
+    Api, Call, Who, requests,
     writes::{Facts, Respond, Single, Split, split},
 };
 use crate::{
@@ -100,6 +100,7 @@ impl Landed {
             Ok(written) => respond(written),
             Err(error) => Response::Error(error),
         };
+        api.end_span_with(&call, &response);
         v1::Answer { id, response: Some(response) }
     }
 }
@@ -279,15 +280,18 @@ impl Api {
         let Some(admission) = self.consensus.try_admit(who.identity(), size) else {
             return Some((call, room));
         };
-        let v1::Call { id, deadline_ms, request_id, request } = call;
+        let v1::Call { id, deadline_ms, request_id, traceparent, request } = call;
+        let method = request.as_ref().map(requests::name_of);
         let (Single { action, options }, respond) = match split(request) {
             Split::Write(single, respond) => (single, respond),
             Split::Other(request) => {
-                return Some((v1::Call { id, deadline_ms, request_id, request }, room));
+                return Some((v1::Call { id, deadline_ms, request_id, traceparent, request }, room));
             }
         };
         let asked = Duration::from_millis(u64::from(deadline_ms));
-        let call = Call { who, ..self.call(Some(asked), &request_id, WhenFull::Wait) };
+        let mut call = Call { who, ..self.call(Some(asked), &request_id, WhenFull::Wait) };
+        call.span = self.stream_span(|| method.unwrap_or_default(), &traceparent);
+        let admission = admission.traced(call.trace_context(), self.consensus.tracer());
         let command = match self.command(&call, action, options) {
             Ok(command) => command,
             Err(error) => {

@@ -21,6 +21,7 @@ mod requests;
 pub mod server;
 pub(crate) mod starting;
 pub mod status;
+mod span;
 pub mod stream;
 pub mod token;
 pub mod unary;
@@ -52,6 +53,7 @@ use crate::{
     status::{OwnStatus, role_to_wire},
 };
 
+use self::span::CallSpan;
 pub use self::who::Who;
 
 /// How long a SESSION read waits for its token if it does not say.
@@ -98,6 +100,8 @@ pub struct Call {
     pub when_full: WhenFull,
     /// Who calls.
     pub who: Who,
+    /// Its span, if it is traced.
+    pub(crate) span: Option<Box<CallSpan>>,
 }
 
 /// Id of a request. Written out only when somebody wants to see it.
@@ -155,7 +159,7 @@ impl Api {
             let end = (0..=end).rev().find(|end| request_id.is_char_boundary(*end)).unwrap_or(0);
             RequestId::Given(request_id[..end].to_owned())
         };
-        Call { deadline, request_id, when_full, who: Who::default() }
+        Call { deadline, request_id, when_full, who: Who::default(), span: None }
     }
 
     /// The header of an answer to a write: the state after the entry that answered it, and the leader

@@ -66,6 +66,13 @@ macro_rules! of_each {
             }
         }
 
+        /// What it is called in metrics and traces.
+        pub(super) fn name_of(request: &Request) -> &'static str {
+            match request {
+                $($(Request::$variant(_) => stringify!($variant),)*)*
+            }
+        }
+
         /// Runs a request of a stream.
         pub(super) async fn dispatch(
             api: &Api,

@@ -233,9 +233,12 @@ fn protocol_error(field: &str, message: &str) -> Status {
 
 /// Runs one call.
 async fn run(api: &Api, call: v1::Call, guest: &Guest) -> v1::Answer {
-    let v1::Call { id, deadline_ms, request_id, request } = call;
+    let v1::Call { id, deadline_ms, request_id, traceparent, request } = call;
     let asked = Duration::from_millis(u64::from(deadline_ms));
-    let context = api.call(Some(asked), &request_id, WhenFull::Wait);
+    let mut context = api.call(Some(asked), &request_id, WhenFull::Wait);
+    let method = || request.as_ref().map_or("", requests::name_of);
+    context.span = api.stream_span(method, &traceparent);
+    let traced = context.span.is_some().then(|| context.clone());
     let response = match request {
         None => {
             let invalid = super::status::Invalid::new("request", "is required");
@@ -246,5 +249,9 @@ async fn run(api: &Api, call: v1::Call, guest: &Guest) -> v1::Answer {
             Err(refused) => Err(refused),
         },
     };
-    v1::Answer { id, response: Some(response.unwrap_or_else(Response::Error)) }
+    let response = response.unwrap_or_else(Response::Error);
+    if let Some(call) = traced {
+        api.end_span_with(&call, &response);
+    }
+    v1::Answer { id, response: Some(response) }
 }

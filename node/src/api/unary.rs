@@ -7,7 +7,7 @@ use tally_proto::{
     status::to_tonic,
     v1::{self, CallStatus, stream_server},
 };
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
     Api, Call,
@@ -32,7 +32,12 @@ pub const REQUEST_ID_HEADER: &str = "x-request-id";
 
 impl Api {
     /// The facts of a unary call.
-    async fn unary<T: Message>(&self, request: &Request<T>, kind: Kind) -> Result<Call, Status> {
+    async fn unary<T: Message>(
+        &self,
+        request: &Request<T>,
+        method: &'static str,
+        kind: Kind,
+    ) -> Result<Call, Status> {
         let metadata = request.metadata();
         let request_id =
             metadata.get(REQUEST_ID_HEADER).and_then(|id| id.to_str().ok()).unwrap_or_default();
@@ -42,7 +47,8 @@ impl Api {
             _ => answer_by(metadata.as_ref(), DEADLINE_DEFAULT),
         };
         let from = request.extensions().get::<Arc<port::Call>>().and_then(|at| at.from());
-        let call = self.call_until(deadline, request_id, WhenFull::Refuse);
+        let mut call = self.call_until(deadline, request_id, WhenFull::Refuse);
+        call.span = self.unary_span(method, metadata);
         let shown = Shown::of(metadata, request.extensions().get());
         let who = self.identify(&call, kind, from.map(Owner::new), &shown).await;
         let call = Call { who: who.map_err(|error| to_tonic(&error))?, ..call };
@@ -119,10 +125,13 @@ macro_rules! services {
                 request: Request<v1::$request>,
             ) -> Result<Response<v1::$response>, Status> {
                 let kind = <v1::$request as Runs>::KIND;
-                let call = self.unary(&request, kind).await?;
+                let call = self.unary(&request, stringify!($variant), kind).await?;
                 let at = request.extensions().get::<Arc<port::Call>>().cloned();
                 let request = request.into_inner();
-                answered(self, at, &call, kind, request, |request| request.run(self, &call)).await
+                let run = |request: v1::$request| request.run(self, &call);
+                let ended = answered(self, at, &call, kind, request, run).await;
+                self.end_span(&call, ended.as_ref().map_or_else(Status::code, |_| Code::Ok));
+                ended
             })*
         })*
     };

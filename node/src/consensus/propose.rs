@@ -42,14 +42,16 @@ use tokio::{
 use self::turns::Turns;
 use super::{
     Admission,
+    admission::Waits,
     error::{Error, NotProposed, Unknown},
     leader::Leadership,
     log_time::LogTime,
     raft::Raft,
+    traced::CONTEXTS_MAX,
     types::{EntryPayload, TypeConfig},
 };
 use crate::{
-    env::{Clock, shares::Identity},
+    env::{Clock, shares::Identity, traces::Tracer},
     machine::{
         codec,
         command::{Batch, Command, Reply},
@@ -168,6 +170,11 @@ impl Waiter {
         Waiter { to: To::Answerer(answerer), admission: Some(admission) }
     }
 
+    /// Since when it waits, if it is traced.
+    fn waits(&self) -> Option<&Waits> {
+        self.admission.as_ref().and_then(Admission::waits)
+    }
+
     /// Whose write it is; `None` for the node's own.
     fn identity(&self) -> Option<Identity> {
         self.admission.as_ref().map(Admission::identity)
@@ -198,6 +205,7 @@ pub(super) struct Proposer {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) queue: mpsc::Receiver<Proposal>,
     pub(super) entries_in_flight: usize,
+    pub(super) tracer: Tracer,
     /// Set while this node leads and reaches no quorum.
     pub(super) quorum_lost: watch::Receiver<bool>,
 }
@@ -248,12 +256,17 @@ impl Proposer {
         let now = Instant::now();
         let mut commands = Vec::with_capacity(batch.len());
         let mut waiters = Vec::with_capacity(batch.len());
+        let mut traced = Vec::new();
         for proposal in batch {
             if proposal.deadline <= now {
                 if proposal.ticket.abandon() {
                     proposal.waiter.send(Err(NotProposed::Deadline.into()));
                 }
             } else if proposal.ticket.propose() {
+                if let Some(Waits { request, since_ns }) = proposal.waiter.waits() {
+                    self.tracer.end_all(&[*request], "queue", *since_ns, &[], None);
+                    traced.push(*request);
+                }
                 commands.push(proposal.command);
                 waiters.push(proposal.waiter);
             }
@@ -263,7 +276,11 @@ impl Proposer {
         }
 
         let batch = Batch { log_time_ms: stamp, wall_time_ms: self.clock.wall_ms(), commands };
-        let payload = EntryPayload(codec::encode_batch(&batch));
+        traced.truncate(CONTEXTS_MAX);
+        let payload = EntryPayload {
+            batch: codec::encode_batch(&batch),
+            traced: (!traced.is_empty()).then(|| traced.into()),
+        };
         let (responder, answer) = ProgressResponder::complete_only();
         let handed_over = self.raft.write(payload).with_leader(term).responder(responder).await;
         if handed_over.is_err() {

@@ -26,6 +26,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use super::{
     apply::StateMachine,
     log_store::{LogStore, to_wal},
+    traced::TracedEntries,
     types::{
         Entry, IoFlushed, LogId, Snapshot, SnapshotData, SnapshotMeta, StoredMembership,
         TypeConfig, Vote,
@@ -258,9 +259,15 @@ async fn build(
     let (snapshots, upkeep) = state.upkeep(Duration::from_secs(3600));
     tokio::spawn(upkeep.run(async {}));
     let applied = watch::channel(0).0;
-    let machine = StateMachine::new(Arc::clone(&state), snapshots, applied, None);
+    let machine = StateMachine::new(Arc::clone(&state), snapshots, applied, None, TracedEntries::default());
     let machine = SuiteMachine { inner: machine, state: Arc::clone(&state) };
-    let inner = LogStore::new(log.clone(), state, Arc::new(AtomicU64::new(0)), None);
+    let inner = LogStore::new(
+        log.clone(),
+        state,
+        Arc::new(AtomicU64::new(0)),
+        None,
+        TracedEntries::default(),
+    );
     let log = SuiteLog { inner, log, begun_behind: Arc::default(), purged_as: Arc::default() };
     (Guard { writer, _directory: directory }, log, machine)
 }

@@ -7,6 +7,7 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::traced::Contexts;
 use crate::{
     machine::command::Reply,
     storage::snapshot::receive::{ReceivedSnapshot, SnapshotReader},
@@ -29,11 +30,16 @@ openraft::declare_raft_types!(
 /// It stays encoded from the leader's proposal to every replica's apply, so that the log and the
 /// transport copy bytes and know nothing of commands.
 #[derive(Clone, PartialEq, Eq)]
-pub struct EntryPayload(pub Bytes);
+pub struct EntryPayload {
+    /// The batch.
+    pub batch: Bytes,
+    /// Contexts of its commands that are traced: beside the entry, and not stored with it.
+    pub(crate) traced: Contexts,
+}
 
 impl fmt::Debug for EntryPayload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "batch of {} bytes", self.0.len())
+        write!(f, "batch of {} bytes", self.batch.len())
     }
 }
 

@@ -25,8 +25,9 @@ pub mod identity;
 pub mod shares;
 pub mod spaced;
 pub mod storage_guard;
+pub mod traces;
 
-use self::descriptors::Sockets;
+use self::{descriptors::Sockets, traces::Traces};
 use crate::{
     machine::command::Reply,
     storage::{
@@ -61,6 +62,8 @@ pub struct Env {
     pub fatal: Fatal,
     /// Told what happens to log and state. Nobody listens in production.
     pub observer: Option<Arc<dyn Observer>>,
+    /// Where spans go of requests that are traced. Nowhere, unless it is configured.
+    pub traces: Option<Arc<dyn Traces>>,
     /// What is known around the node, for a debug bundle.
     pub surroundings: Option<Arc<dyn Surroundings>>,
 }
@@ -336,6 +339,7 @@ impl Env {
                 std::process::exit(EXIT_FATAL)
             }),
             observer: None,
+            traces: None,
             surroundings: None,
         })
     }

@@ -29,7 +29,10 @@ use crate::{
         raft::Raft,
         types::{self, Snapshot, SnapshotData, SnapshotMeta, TypeConfig},
     },
-    env::shares::Identity,
+    env::{
+        shares::Identity,
+        traces::{Ended, Side, TraceContext},
+    },
     machine::{
         codec::{self, size_hint},
         command::Owner,
@@ -431,10 +434,19 @@ async fn run(consensus: &Consensus, forwarded: wire::ForwardedCommand) -> wire::
             consensus.admit_while_leading(identity, size, deadline - for_answer).await
         }
     };
+    let tracer = consensus.tracer();
+    let span = TraceContext::from_bytes(&forwarded.trace_context).and_then(|it| tracer.below(it));
     let outcome = match admitted {
-        Ok(admission) => consensus.write_here(command, Some(admission), deadline).await,
+        Ok(admission) => {
+            let admission = admission.traced(span.as_ref().map(|span| span.context), tracer);
+            consensus.write_here(command, Some(admission), deadline).await
+        }
         Err(refusal) => Err(refusal.into()),
     };
+    if let Some(span) = &span {
+        let error = outcome.is_err().then(|| "it was not applied, as far as is known".to_owned());
+        tracer.end(span, "forwarded write", Side::Server, Ended { error, ..Ended::default() });
+    }
     let mut result = wire::ForwardedResult::default();
     result.result = Some(match outcome {
         Ok(applied) => {

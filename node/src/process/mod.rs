@@ -9,6 +9,8 @@ pub mod health;
 pub mod recent;
 pub mod serve;
 pub mod telemetry;
+#[cfg(feature = "otlp")]
+pub mod traces;
 
 pub use crate::env::EXIT_FATAL;
 

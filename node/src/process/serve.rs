@@ -10,9 +10,13 @@ use std::{
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
+#[cfg(feature = "otlp")]
+use super::traces;
 use super::{EXIT_FATAL, EXIT_REFUSED, environment, recent::RecentLines, telemetry};
+#[cfg(feature = "otlp")]
+use crate::env::traces::Traces;
 use crate::{
-    config::{Config, InitialCluster, LogFormat},
+    config::{Config, InitialCluster, LogFormat, Ratio},
     env::{Env, descriptors},
     node::{Node, system_error_needs_a_person},
     storage::real_disk::RealDisk,
@@ -138,6 +142,10 @@ arguments! {
     log_format: LogFormat = "TALLY_LOG_FORMAT",
     /// Which logs, e.g. `info` or `tally_node=debug`.
     log_filter: String = "TALLY_LOG_FILTER",
+    /// OpenTelemetry collector for spans of sampled requests, http://host:port; empty: no traces.
+    traces_otlp_endpoint: String = "TALLY_TRACES_OTLP_ENDPOINT",
+    /// Of the requests whose callers do not decide so many are traced, 0 to 1.
+    traces_sample_ratio: Ratio = "TALLY_TRACES_SAMPLE_RATIO",
 }
 
 impl Arguments {
@@ -248,6 +256,19 @@ async fn serve(config: Config, recent: RecentLines) -> ExitCode {
         Ok(env) => Env { surroundings: Some(Arc::new(recent)), ..env },
         Err(error) => return of_system(&error),
     };
+    #[cfg(feature = "otlp")]
+    let (env, _spans) = match traces::Otlp::start(&config) {
+        Ok(traces) => {
+            let traces = traces.map(Arc::new);
+            let told = traces.clone().map(|traces| traces as Arc<dyn Traces>);
+            (Env { traces: told, ..env }, LastSpans(traces))
+        }
+        Err(problem) => return refused(&problem),
+    };
+    #[cfg(not(feature = "otlp"))]
+    if !config.traces_otlp_endpoint.is_empty() {
+        return refused(&"traces_otlp_endpoint: this program was built without traces");
+    }
     let mut stop = match stop_signals() {
         Ok(stop) => stop,
         Err(error) => return of_system(&error),
@@ -273,6 +294,20 @@ async fn serve(config: Config, recent: RecentLines) -> ExitCode {
             ExitCode::SUCCESS
         }
         reason = node.refused() => refused(&reason),
+    }
+}
+
+/// Spans that wait when the node has stopped are still sent.
+#[cfg(feature = "otlp")]
+struct LastSpans(Option<Arc<traces::Otlp>>);
+
+#[cfg(feature = "otlp")]
+impl Drop for LastSpans {
+    fn drop(&mut self) {
+        if let Some(traces) = self.0.take() {
+            // The exporter's connection is driven by this runtime, so it must not be held up.
+            tokio::task::block_in_place(|| traces.stop());
+        }
     }
 }
 

@@ -110,6 +110,10 @@ pub struct Entry {
     /// Its id.
     #[prost(message, optional, tag = "1")]
     pub log_id: ::core::option::Option<LogId>,
+    /// Trace contexts of its commands that are traced, 24 bytes each: trace id and span id. Nearly always none. A node
+    /// that does not know them passes over them.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub trace_contexts: ::prost::bytes::Bytes,
     /// What it carries. Absent: blank, a new leader's first entry.
     #[prost(oneof = "entry::Payload", tags = "2, 3")]
     pub payload: ::core::option::Option<entry::Payload>,
@@ -402,6 +406,9 @@ pub struct ForwardedCommand {
     /// command): whose turn it is at the leader, and whose share of its room. Empty: nobody's in particular.
     #[prost(bytes = "bytes", tag = "5")]
     pub client_address: ::prost::bytes::Bytes,
+    /// Trace context of the request, if it is traced: as in Entry.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub trace_context: ::prost::bytes::Bytes,
 }
 /// ProposeResponse answers each forwarded command, in order.
 #[derive(Clone, PartialEq, ::prost::Message)]

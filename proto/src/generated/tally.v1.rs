@@ -5335,6 +5335,9 @@ pub struct Call {
     /// Id under which the nodes log it; empty to be given one.
     #[prost(string, tag = "3")]
     pub request_id: ::prost::alloc::string::String,
+    /// W3C trace context of the caller, as the metadata `traceparent` of a unary call. Empty: none.
+    #[prost(string, tag = "4")]
+    pub traceparent: ::prost::alloc::string::String,
     /// The request. Required.
     #[prost(
         oneof = "call::Request",
