@@ -17,6 +17,7 @@
 mod beside;
 mod diagnosis;
 mod error;
+mod eyes;
 mod peering;
 mod report;
 mod running;
@@ -42,6 +43,7 @@ pub use self::error::{NodeError, system_error_needs_a_person};
 use self::{
     beside::{follow_cluster_id, hand_over_when_full},
     diagnosis::Teller,
+    eyes::{Eyes, EyesPort},
     peering::{Met, Newcomer},
     report::Report,
     starting::{Starting, WaitingPort},
@@ -49,7 +51,7 @@ use self::{
 };
 use crate::{
     api::{self, Api, NodeFacts},
-    config::Config,
+    config::{Config, HotItemNames},
     consensus::{
         Consensus, Foundation,
         apply::StateMachine,
@@ -63,6 +65,7 @@ use crate::{
         types::Member,
     },
     env::{Env, identity::Identity, storage_guard::StorageGuard, traces::Tracer},
+    metrics::{Metrics, hot::Names},
     peer::{hello::NotWelcome, network::NetworkFactory, peers::Peers},
     port::{Entrance, Slots, room::NodeRoom},
     status::{OwnStatus, SelfReport},
@@ -87,6 +90,8 @@ pub struct Node {
     stop_peers: watch::Sender<bool>,
     client_server: JoinHandle<()>,
     peer_server: JoinHandle<()>,
+    metrics: Arc<Metrics>,
+    eyes: EyesPort,
     slots: Arc<Slots>,
     room: Arc<NodeRoom>,
     tasks: Vec<JoinHandle<()>>,
@@ -98,7 +103,11 @@ impl Node {
     /// Starts a node. When this returns it answers on both ports; it may still look for a leader.
     pub async fn start(config: Config, env: Env) -> Result<Node, NodeError> {
         let starting = Starting::new(config.node_id);
+        let metrics = Metrics::new(config.slow_operation_ms, names(config.hot_item_names));
         let tls = Tls::open(&tls_settings(&config), &env.clock)?;
+        let (eyes, eyes_port) =
+            Eyes::open(&config, &env, Arc::clone(&metrics), Arc::clone(&starting), tls.client())
+                .await;
         let waiting_port = WaitingPort::open(&config, &env, Arc::clone(&starting), tls.client());
         let (incarnation, nonce) = (env.random.next_u128(), env.random.next_u128());
         let identity = Identity::open(Arc::clone(&env.disk), config.node_id, incarnation).await?;
@@ -120,7 +129,7 @@ impl Node {
 
         starting.goes_on("it reads its log and its state");
         let Stored { log, recovered, state } =
-            stored::open(&config, &env, &identity, nonce, &guard).await?;
+            stored::open(&config, &env, &identity, nonce, &guard, &metrics.storage).await?;
         let flush_interval = Duration::from_millis(config.flush_interval_ms);
         let (snapshot_requests, upkeep) = state.upkeep(flush_interval);
         let flush_guard = Arc::clone(&guard);
@@ -160,6 +169,7 @@ impl Node {
             applied_sender,
             env.observer.clone(),
             traced.clone(),
+            Arc::clone(&metrics),
         );
         #[cfg(feature = "seeded-bugs")]
         let machine = machine.with_applier(crate::consensus::kept::Applier {
@@ -202,6 +212,7 @@ impl Node {
             share: config.share(),
             disk_nearly_full: disk_nearly_full.clone(),
             tracer,
+            metrics: Arc::clone(&metrics),
         });
 
         let slots = Slots::new(clients_max);
@@ -263,6 +274,7 @@ impl Node {
                 Arc::clone(&report),
                 consensus.clone(),
                 peers.clone(),
+                &eyes,
             ),
             consensus: consensus.clone(),
         });
@@ -275,8 +287,15 @@ impl Node {
                 random: Arc::clone(&env.random),
                 greeter,
                 stopping: stopped.clone(),
+                metrics: Arc::clone(&metrics),
             },
         );
+        eyes.run(eyes::Running {
+            consensus: consensus.clone(),
+            report: Arc::clone(&report),
+            reserve_bytes,
+            api: api.clone(),
+        });
         if local_reads_only {
             running.push(tokio::spawn(async move {
                 guard.wait_held().await;
@@ -312,12 +331,22 @@ impl Node {
             stop_peers,
             client_server,
             peer_server,
+            metrics,
+            eyes: eyes_port,
             slots,
             room,
             tasks: running,
             refused,
             shutdown_grace: Duration::from_millis(config.shutdown_grace_ms),
         })
+    }
+}
+
+fn names(shown: HotItemNames) -> Names {
+    match shown {
+        HotItemNames::Off => Names::Off,
+        HotItemNames::Hashed => Names::Hashed,
+        HotItemNames::Shown => Names::Shown,
     }
 }
 

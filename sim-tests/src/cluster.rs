@@ -156,6 +156,8 @@ impl Cluster {
     /// Settings of a cluster; everything that its nodes draw follows from `seed`.
     pub fn builder(seed: u64) -> Builder {
         let config = Config {
+            // Nobody scrapes there, and a port would have a task of its own.
+            metrics_listen: String::new(),
             heartbeat_interval_ms: 100,
             election_timeout_ms_min: 400,
             election_timeout_ms_max: 800,

@@ -25,7 +25,7 @@ use tokio::{
 use tonic::Status;
 
 use super::{
-    Api, Call, Who, requests,
+    Api, Call, Who, seen,
     writes::{Facts, Respond, Single, Split, split},
 };
 use crate::{
@@ -34,6 +34,10 @@ use crate::{
         propose::{Answerer, Outcome, Ticket, at_deadline, gone},
     },
     machine::limits,
+    metrics::{
+        Metrics,
+        requests::{Method, Transport},
+    },
     port::room::{Held, Place},
 };
 
@@ -76,6 +80,7 @@ impl Ready {
 #[derive(Debug)]
 struct Flight {
     call: Call,
+    method: Method,
     respond: Respond,
     facts: Facts,
     ticket: Arc<Ticket>,
@@ -110,6 +115,7 @@ impl Landed {
 pub(super) struct Flights {
     calls: Mutex<Calls>,
     answers: mpsc::Sender<Ready>,
+    metrics: Arc<Metrics>,
     /// There is something to sweep again, or the stream has ended.
     begun: Notify,
 }
@@ -124,8 +130,9 @@ struct Calls {
 }
 
 impl Flights {
-    pub(super) fn new(answers: mpsc::Sender<Ready>) -> Arc<Flights> {
-        let flights = Arc::new(Flights { calls: Mutex::default(), answers, begun: Notify::new() });
+    pub(super) fn new(answers: mpsc::Sender<Ready>, metrics: Arc<Metrics>) -> Arc<Flights> {
+        let (calls, begun) = (Mutex::default(), Notify::new());
+        let flights = Arc::new(Flights { calls, answers, metrics, begun });
         tokio::spawn(sweep(Arc::clone(&flights)));
         flights
     }
@@ -176,7 +183,8 @@ impl Flights {
     }
 
     fn land(&self, id: u64, flight: Flight, outcome: Outcome) {
-        let Flight { call, respond, facts, room, .. } = flight;
+        let Flight { call, method, respond, facts, room, .. } = flight;
+        seen::landed(&self.metrics, &call, method, &outcome);
         let Room { place, bytes, answer } = room;
         drop((place, bytes));
         self.send(Ready::Landed(Box::new(Landed { id, call, respond, facts, outcome }), answer));
@@ -281,32 +289,40 @@ impl Api {
             return Some((call, room));
         };
         let v1::Call { id, deadline_ms, request_id, traceparent, request } = call;
-        let method = request.as_ref().map(requests::name_of);
-        let (Single { action, options }, respond) = match split(request) {
-            Split::Write(single, respond) => (single, respond),
+        let (Single { action, options }, method, respond) = match split(request) {
+            Split::Write(single, method, respond) => (single, method, respond),
             Split::Other(request) => {
-                return Some((v1::Call { id, deadline_ms, request_id, traceparent, request }, room));
+                return Some((
+                    v1::Call { id, deadline_ms, request_id, traceparent, request },
+                    room,
+                ));
             }
         };
         let asked = Duration::from_millis(u64::from(deadline_ms));
         let mut call = Call { who, ..self.call(Some(asked), &request_id, WhenFull::Wait) };
-        call.span = self.stream_span(|| method.unwrap_or_default(), &traceparent);
+        call.span = self.stream_span(method.name(), &traceparent);
         let admission = admission.traced(call.trace_context(), self.consensus.tracer());
+        let metrics = &self.node.metrics;
+        let number = metrics.requests.begin(method, Transport::Stream);
         let command = match self.command(&call, action, options) {
             Ok(command) => command,
             Err(error) => {
+                seen::was_wrong(metrics, &call, method);
                 flights.answer_now(id, Response::Error(error), room);
                 return None;
             }
         };
+        if metrics.hot.wants(number) {
+            seen::count_hot(metrics, &command.action);
+        }
         let facts = Facts::of(&command);
         let ticket = Arc::new(Ticket::default());
-        let deadline = call.deadline;
-        let flight = Flight { call, respond, facts, ticket: Arc::clone(&ticket), room };
+        let times = (call.began, call.deadline);
+        let flight = Flight { call, method, respond, facts, ticket: Arc::clone(&ticket), room };
         flights.depart(id, Box::new(flight));
         let lander = Lander { flights: Arc::clone(flights), id, ticket: Arc::clone(&ticket) };
         let decided =
-            self.consensus.propose_here(command, admission, ticket, deadline, Box::new(lander));
+            self.consensus.propose_here(command, admission, ticket, times, Box::new(lander));
         if let Some(DecidedAtOnce { outcome, answerer }) = decided {
             answerer.answer(outcome);
         }

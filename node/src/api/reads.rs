@@ -18,6 +18,7 @@ use crate::{
         read::{Level, ReadPermit},
     },
     machine::{auth::Scope, command::Owner, limits, query},
+    metrics::hot::ItemKind,
 };
 
 impl Api {
@@ -120,6 +121,14 @@ impl Api {
         }
     }
 
+    /// Counts a read of one item for the hot ones.
+    fn count_hot(&self, kind: ItemKind, name: &str) {
+        let hot = &self.node.metrics.hot;
+        if hot.wants_next() {
+            hot.count(kind, name);
+        }
+    }
+
     /// The header of an answer read under a permit.
     pub(super) fn read_header(&self, permit: &ReadPermit<'_>) -> v1::ResponseHeader {
         let applied = permit.view.applied().map_or(0, |applied| applied.index);
@@ -137,6 +146,7 @@ impl Api {
         let permit = self
             .permit(call, request.read, Reads::Items(Scope::Counters, std::slice::from_ref(&name)))
             .await?;
+        self.count_hot(ItemKind::Counter, &name);
         let record = query::counter(&permit.view, &name);
         let header = self.read_header(&permit);
         drop(permit);
@@ -231,6 +241,7 @@ impl Api {
         let permit = self
             .permit(call, request.read, Reads::Items(Scope::Keys, std::slice::from_ref(&key)))
             .await?;
+        self.count_hot(ItemKind::Key, &key);
         let record = query::key(&permit.view, &key);
         let header = self.read_header(&permit);
         drop(permit);

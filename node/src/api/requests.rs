@@ -6,11 +6,15 @@ use prost::Message;
 use tally_proto::v1::{self, CallStatus, answer::Response, call::Request};
 
 use super::{Answered, Api, Call, status::Kind};
+use crate::metrics::requests::Method;
 
 /// A request, and how it is run.
 pub(super) trait Runs: Message + Sized {
     /// What is said of it when it fails.
     const KIND: Kind;
+
+    /// As what it is counted.
+    const METHOD: Method;
 
     /// Its answer.
     type Response;
@@ -51,6 +55,7 @@ macro_rules! of_each {
     })*) => {
         $($(impl Runs for v1::$request {
             const KIND: Kind = kind!($kind);
+            const METHOD: Method = Method::$variant;
             type Response = v1::$response;
 
             async fn run(self, api: &Api, call: &Call) -> Answered<v1::$response> {
@@ -66,10 +71,10 @@ macro_rules! of_each {
             }
         }
 
-        /// What it is called in metrics and traces.
-        pub(super) fn name_of(request: &Request) -> &'static str {
+        /// As what a request is counted.
+        pub(super) fn method_of(request: &Request) -> Method {
             match request {
-                $($(Request::$variant(_) => stringify!($variant),)*)*
+                $($(Request::$variant(_) => Method::$variant,)*)*
             }
         }
 

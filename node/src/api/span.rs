@@ -42,11 +42,11 @@ impl Api {
     /// The span of a call of a stream.
     pub(super) fn stream_span(
         &self,
-        method: impl FnOnce() -> &'static str,
+        method: &'static str,
         traceparent: &str,
     ) -> Option<Box<CallSpan>> {
         let open = *self.consensus.tracer().request(|| Asked::of(traceparent))?;
-        Some(Box::new(CallSpan { open, method: method(), transport: "stream" }))
+        Some(Box::new(CallSpan { open, method, transport: "stream" }))
     }
 
     /// A call is answered.

@@ -105,16 +105,7 @@ impl Api {
     }
 
     fn not_proposed(&self, call: &Call, refusal: &NotProposed) -> CallStatus {
-        let (code, name) = match refusal {
-            NotProposed::NotLeader(_) => (Code::Unavailable, reason::NOT_LEADER),
-            NotProposed::NoQuorum { .. } => (Code::Unavailable, reason::NO_QUORUM),
-            NotProposed::ShuttingDown => (Code::Unavailable, reason::SHUTTING_DOWN),
-            NotProposed::Overloaded { limit: Limit::SessionWindow, .. } => {
-                (SESSION_WINDOW_FULL, reason::SESSION_WINDOW_FULL)
-            }
-            NotProposed::Overloaded { limit, .. } => (Code::ResourceExhausted, limit.reason()),
-            NotProposed::Deadline => (Code::DeadlineExceeded, reason::NOT_PROPOSED),
-        };
+        let (code, name) = not_proposed_code(refusal);
         let mut status =
             StatusBuilder::new(code, name, refusal.to_string()).outcome(v1::Outcome::NotApplied);
         if !matches!(refusal, NotProposed::Deadline) && code != SESSION_WINDOW_FULL {
@@ -270,8 +261,22 @@ fn is_remembered(refusal: &Refusal, has_session: bool) -> bool {
     }
 }
 
+/// Code and reason of a write that was not proposed.
+pub(super) fn not_proposed_code(refusal: &NotProposed) -> (Code, &'static str) {
+    match refusal {
+        NotProposed::NotLeader(_) => (Code::Unavailable, reason::NOT_LEADER),
+        NotProposed::NoQuorum { .. } => (Code::Unavailable, reason::NO_QUORUM),
+        NotProposed::ShuttingDown => (Code::Unavailable, reason::SHUTTING_DOWN),
+        NotProposed::Overloaded { limit: Limit::SessionWindow, .. } => {
+            (SESSION_WINDOW_FULL, reason::SESSION_WINDOW_FULL)
+        }
+        NotProposed::Overloaded { limit, .. } => (Code::ResourceExhausted, limit.reason()),
+        NotProposed::Deadline => (Code::DeadlineExceeded, reason::NOT_PROPOSED),
+    }
+}
+
 /// Code and reason of a refusal decided in apply.
-fn refusal_code(refusal: &Refusal) -> (Code, &'static str) {
+pub(super) fn refusal_code(refusal: &Refusal) -> (Code, &'static str) {
     match refusal {
         Refusal::CounterNotFound { .. } => (Code::NotFound, reason::COUNTER_NOT_FOUND),
         Refusal::BelowFloor { .. } => (Code::FailedPrecondition, reason::BELOW_FLOOR),

@@ -25,20 +25,22 @@ use tally_proto::{
     status::StatusBuilder,
     v1::{self, answer::Response, call::Request},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tonic::{Code, Status, Streaming};
 
 use super::{
     Api,
     answer_bytes::{ITEM_BYTES, SMALL_ANSWER_BYTES, answer_bytes_of},
     direct::{Flights, Ready, Room},
-    requests,
+    requests::{self, method_of},
+    seen::Under,
     status::Kind,
     who::Guest,
 };
 use crate::{
     consensus::WhenFull,
     machine::limits,
+    metrics::requests::Transport,
     port::room::{self, Along, ConnectionRoom, Held},
 };
 
@@ -77,7 +79,7 @@ pub(super) fn exchange(
     along: Along,
 ) -> Answers {
     let (answers, ready) = mpsc::channel(ANSWERS_QUEUED_MAX);
-    let flights = Flights::new(answers.clone());
+    let flights = Flights::new(answers.clone(), Arc::clone(&api.node.metrics));
     let its_api = api.clone();
     tokio::spawn(async move {
         read_calls(its_api, calls, answers, &flights, room, Arc::new(guest)).await;
@@ -209,17 +211,27 @@ async fn run_within(
     reserved: Held,
     connection: &ConnectionRoom,
 ) -> (v1::Answer, Held) {
+    let method = call.request.as_ref().map(|request| (method_of(request), Transport::Stream));
+    let under = method.map(|method| Under::begin(&api.node.metrics, Instant::now(), method));
     let again = matches!(&call.request, Some(Request::KeysGet(_))).then(|| call.clone());
-    let answer = run(api, call, guest).await;
-    match again {
-        Some(again) if answer.encoded_len() > reserved.bytes() => {
-            // Neither is held while it waits, so nobody waits for a waiter.
-            drop((answer, reserved));
-            let reserved = connection.answer(limits::VALUE_BYTES_MAX + ITEM_BYTES).await;
-            (run(api, again, guest).await, reserved)
-        }
-        _ => (answer, reserved),
+    let (mut answer, mut context) = run(api, call, guest).await;
+    let mut reserved = reserved;
+    if let Some(again) = again
+        && answer.encoded_len() > reserved.bytes()
+    {
+        // Neither is held while it waits, so nobody waits for a waiter.
+        drop((answer, reserved));
+        reserved = connection.answer(limits::VALUE_BYTES_MAX + ITEM_BYTES).await;
+        (answer, context) = run(api, again, guest).await;
     }
+    if let Some(under) = under {
+        let error = match &answer.response {
+            Some(Response::Error(error)) => Some(error),
+            _ => None,
+        };
+        under.end(&context, error);
+    }
+    (answer, reserved)
 }
 
 /// The client broke the stream's own rules: no call can be told, and what became of those that are
@@ -232,26 +244,26 @@ fn protocol_error(field: &str, message: &str) -> Status {
 }
 
 /// Runs one call.
-async fn run(api: &Api, call: v1::Call, guest: &Guest) -> v1::Answer {
+async fn run(api: &Api, call: v1::Call, guest: &Guest) -> (v1::Answer, super::Call) {
     let v1::Call { id, deadline_ms, request_id, traceparent, request } = call;
     let asked = Duration::from_millis(u64::from(deadline_ms));
     let mut context = api.call(Some(asked), &request_id, WhenFull::Wait);
-    let method = || request.as_ref().map_or("", requests::name_of);
+    let method = request.as_ref().map_or("", |request| requests::method_of(request).name());
     context.span = api.stream_span(method, &traceparent);
-    let traced = context.span.is_some().then(|| context.clone());
     let response = match request {
         None => {
             let invalid = super::status::Invalid::new("request", "is required");
             Err(api.invalid(&context, Kind::Write, &invalid))
         }
         Some(request) => match guest.who(api, &context, requests::kind_of(&request)).await {
-            Ok(who) => requests::dispatch(api, &super::Call { who, ..context }, request).await,
+            Ok(who) => {
+                context.who = who;
+                requests::dispatch(api, &context, request).await
+            }
             Err(refused) => Err(refused),
         },
     };
     let response = response.unwrap_or_else(Response::Error);
-    if let Some(call) = traced {
-        api.end_span_with(&call, &response);
-    }
-    v1::Answer { id, response: Some(response) }
+    api.end_span_with(&context, &response);
+    (v1::Answer { id, response: Some(response) }, context)
 }

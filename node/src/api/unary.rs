@@ -7,12 +7,14 @@ use tally_proto::{
     status::to_tonic,
     v1::{self, CallStatus, stream_server},
 };
+use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
     Api, Call,
     answer_bytes::{AnswerBytes, ITEM_BYTES},
     requests::Runs,
+    seen::Under,
     status::{Invalid, Kind},
     stream,
     who::{Guest, Shown},
@@ -20,6 +22,7 @@ use super::{
 use crate::{
     consensus::WhenFull,
     machine::{command::Owner, limits},
+    metrics::requests::Transport,
     port::{
         SMALL_BYTES, call as port,
         deadline::{DEADLINE_DEFAULT, answer_by},
@@ -31,13 +34,8 @@ use crate::{
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
 
 impl Api {
-    /// The facts of a unary call.
-    async fn unary<T: Message>(
-        &self,
-        request: &Request<T>,
-        method: &'static str,
-        kind: Kind,
-    ) -> Result<Call, Status> {
+    /// The facts of a unary call, but for who calls.
+    fn unary<T>(&self, request: &Request<T>) -> Call {
         let metadata = request.metadata();
         let request_id =
             metadata.get(REQUEST_ID_HEADER).and_then(|id| id.to_str().ok()).unwrap_or_default();
@@ -46,14 +44,24 @@ impl Api {
             Some(Some(answer_by)) => answer_by,
             _ => answer_by(metadata.as_ref(), DEADLINE_DEFAULT),
         };
+        self.call_until(Instant::now(), deadline, request_id, WhenFull::Refuse)
+    }
+
+    /// Finds out who calls, and refuses what is too large.
+    async fn let_in<T: Message>(
+        &self,
+        call: Call,
+        request: &Request<T>,
+        kind: Kind,
+    ) -> (Call, Result<(), CallStatus>) {
         let from = request.extensions().get::<Arc<port::Call>>().and_then(|at| at.from());
-        let mut call = self.call_until(deadline, request_id, WhenFull::Refuse);
-        call.span = self.unary_span(method, metadata);
-        let shown = Shown::of(metadata, request.extensions().get());
-        let who = self.identify(&call, kind, from.map(Owner::new), &shown).await;
-        let call = Call { who: who.map_err(|error| to_tonic(&error))?, ..call };
-        self.check_size(&call, request.get_ref(), kind).map_err(|error| to_tonic(&error))?;
-        Ok(call)
+        let shown = Shown::of(request.metadata(), request.extensions().get());
+        let call = match self.identify(&call, kind, from.map(Owner::new), &shown).await {
+            Ok(who) => Call { who, ..call },
+            Err(refused) => return (call, Err(refused)),
+        };
+        let checked = self.check_size(&call, request.get_ref(), kind);
+        (call, checked)
     }
 
     /// Refuses a request above the limit.
@@ -81,22 +89,21 @@ async fn answered<Q: AnswerBytes, A: Message, F>(
     kind: Kind,
     request: Q,
     run: impl Fn(Q) -> F,
-) -> Result<Response<A>, Status>
+) -> Result<Response<A>, CallStatus>
 where
     F: Future<Output = Result<A, CallStatus>>,
 {
-    let ended = |status: CallStatus| to_tonic(&status);
     let Some(at) = at.filter(|_| request.answer_bytes() > SMALL_BYTES || Q::MAY_BE_LARGER) else {
-        return run(request).await.map(Response::new).map_err(ended);
+        return run(request).await.map(Response::new);
     };
     let room = async |bytes| {
         let room = tokio::time::timeout_at(call.deadline, at.room().answer(bytes)).await;
-        room.map_err(|_| ended(api.no_room_for_answer(call, kind)))
+        room.map_err(|_| api.no_room_for_answer(call, kind))
     };
     let mut again = Q::MAY_BE_LARGER.then(|| request.clone());
     let mut bytes = request.answer_bytes();
     let mut held = if bytes > SMALL_BYTES { Some(room(bytes).await?) } else { None };
-    let mut answer = run(request).await.map_err(ended)?;
+    let mut answer = run(request).await?;
     if let Some(again) = again.take()
         && answer.encoded_len() > SMALL_BYTES
     {
@@ -104,7 +111,7 @@ where
         drop(answer);
         bytes = limits::VALUE_BYTES_MAX + ITEM_BYTES;
         held = Some(room(bytes).await?);
-        answer = run(again).await.map_err(ended)?;
+        answer = run(again).await?;
     }
     let mut response = Response::new(answer);
     if let Some(held) = held {
@@ -125,13 +132,22 @@ macro_rules! services {
                 request: Request<v1::$request>,
             ) -> Result<Response<v1::$response>, Status> {
                 let kind = <v1::$request as Runs>::KIND;
-                let call = self.unary(&request, stringify!($variant), kind).await?;
+                let mut call = self.unary(&request);
+                let method = (<v1::$request as Runs>::METHOD, Transport::Unary);
+                call.span = self.unary_span(method.0.name(), request.metadata());
+                let under = Under::begin(&self.node.metrics, call.began, method);
+                let (call, let_in) = self.let_in(call, &request, kind).await;
                 let at = request.extensions().get::<Arc<port::Call>>().cloned();
                 let request = request.into_inner();
                 let run = |request: v1::$request| request.run(self, &call);
-                let ended = answered(self, at, &call, kind, request, run).await;
-                self.end_span(&call, ended.as_ref().map_or_else(Status::code, |_| Code::Ok));
-                ended
+                let answered = match let_in {
+                    Ok(()) => answered(self, at, &call, kind, request, run).await,
+                    Err(refused) => Err(refused),
+                };
+                under.end(&call, answered.as_ref().err());
+                let code = answered.as_ref().err().map_or(Code::Ok, |error| Code::from(error.code));
+                self.end_span(&call, code);
+                answered.map_err(|status| to_tonic(&status))
             })*
         })*
     };

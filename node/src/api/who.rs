@@ -11,8 +11,9 @@
 //! decision sees, and it may expire, which is looked at for each call. One who is not known is told so by the
 //! answer to each call, and looked up again with the next.
 
-use std::{hint::black_box, sync::OnceLock};
+use std::{hint::black_box, sync::OnceLock, time::Duration};
 
+use http::HeaderMap;
 use tally_proto::{reason, status::StatusBuilder, v1::CallStatus};
 use tonic::{Code, metadata::MetadataMap};
 
@@ -21,7 +22,7 @@ use super::{
     status::{Kind, with_outcome},
 };
 use crate::{
-    consensus::read::Level,
+    consensus::{WhenFull, read::Level},
     env::shares::Identity,
     machine::{
         auth::{
@@ -113,6 +114,27 @@ impl Guest {
         }
         Ok(who)
     }
+}
+
+/// How long a scraper waits for this node to find out about its token.
+const WATCHER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whether callers have to show who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asks {
+    /// They have to.
+    WhoItIs,
+    /// Authentication is off.
+    Nobody,
+}
+
+/// Why somebody may not watch, in words.
+#[derive(Debug)]
+pub(crate) enum NotAllowed {
+    /// It is not known who asks.
+    Unknown(String),
+    /// He lacks the permission.
+    Denied(String),
 }
 
 /// What a call reads, as far as rights are concerned.
@@ -254,10 +276,35 @@ impl Api {
         let view = self.consensus.state().view();
         match self.rights(call, Kind::Write, &view)? {
             Some(rights) if !rights.is_admin() => {
-                Err(self.denied(call, Kind::Write, &rights, "admin", "the cluster's members"))
+                Err(self.denied(call, Kind::Write, &rights, "admin", "the cluster"))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether somebody who asks over the port for scrapers may see how the node is, or change how it works.
+    pub(crate) async fn may_watch(
+        &self,
+        headers: &HeaderMap,
+        name: Option<&ClientName>,
+        changes: bool,
+    ) -> Result<Asks, NotAllowed> {
+        let kind = if changes { Kind::Write } else { Kind::Read };
+        let call = self.call(Some(WATCHER_PATIENCE), "", WhenFull::Refuse);
+        let shown = Shown::of(&MetadataMap::from_headers(headers.clone()), name);
+        let may = async {
+            let who = self.identify(&call, kind, None, &shown).await?;
+            let call = Call { who, ..call };
+            match changes {
+                true => self.may_operate(&call),
+                false => self.may_read(&call, &self.consensus.state().view(), Reads::Monitor),
+            }
+        };
+        may.await.map_err(|refused| match Code::from_i32(refused.code) {
+            Code::PermissionDenied => NotAllowed::Denied(refused.message),
+            _ => NotAllowed::Unknown(refused.message),
+        })?;
+        Ok(if self.asks_who() { Asks::WhoItIs } else { Asks::Nobody })
     }
 
     /// What a caller may do as of a state; nothing while authentication is off.

@@ -10,15 +10,17 @@ use tally_proto::v1::{self, answer::Response, call::Request};
 use super::{
     Answered, Api, Call,
     convert::{self, Step},
+    seen,
     status::{Invalid, Kind},
 };
 use crate::{
-    consensus::propose::Outcome,
+    consensus::propose::{Applied, Outcome},
     machine::{
         codec::size_hint_of,
         command::{Action, Answer, Command, CounterChange, KeyChange, OperationAnswer},
         limits,
     },
+    metrics::requests::Method,
 };
 
 /// What every successful write answers besides its own result.
@@ -88,6 +90,13 @@ impl Api {
         let applied = outcome.map_err(|error| self.write_error(call, &error, facts.can_repeat))?;
         let header = self.write_header(&applied);
         let reply = applied.reply;
+        if reply.replayed {
+            let meters = &self.node.metrics.writes;
+            match facts.has_session {
+                true => meters.replays_by_session.add(1),
+                false => meters.replays_by_key.add(1),
+            };
+        }
         match reply.result {
             Ok(answer) => {
                 let revision = reply.revision;
@@ -124,8 +133,14 @@ impl Api {
         // Only now, as it makes a digest of the whole request: what is refused is to cost little.
         let command = self.command(call, Ok(action), options)?;
         let facts = Facts::of(&command);
+        if self.node.metrics.hot.wants_next() {
+            seen::count_hot(&self.node.metrics, &command.action);
+        }
         let outcome =
             self.consensus.write(command, admission, call.deadline, &call.request_id).await;
+        if let Ok(Applied { times: Some(times), .. }) = &outcome {
+            let _ = call.times.set(*times);
+        }
         self.written(call, facts, outcome)
     }
 
@@ -261,7 +276,7 @@ pub(super) type Respond = fn(Written) -> Response;
 /// A request, taken apart.
 pub(super) enum Split {
     /// A write of one operation.
-    Write(Single, Respond),
+    Write(Single, Method, Respond),
     /// Anything else, as it was.
     Other(Option<Request>),
 }
@@ -270,7 +285,9 @@ pub(super) enum Split {
 pub(super) fn split(request: Option<Request>) -> Split {
     macro_rules! kind {
         (write $variant:ident $request:ident) => {
-            Split::Write($request.into(), |written| Response::$variant(written.into()))
+            Split::Write($request.into(), Method::$variant, |written| {
+                Response::$variant(written.into())
+            })
         };
         ($other:ident $variant:ident $request:ident) => {
             Split::Other(Some(Request::$variant($request)))

@@ -51,8 +51,7 @@ pub(super) struct Waits {
 impl Admission {
     /// It is for a request that is traced, if there is a context.
     pub fn traced(mut self, request: Option<TraceContext>, tracer: &Tracer) -> Admission {
-        self.traced =
-            request.map(|request| Box::new(Waits { request, since_ns: tracer.now_ns() }));
+        self.traced = request.map(|request| Box::new(Waits { request, since_ns: tracer.now_ns() }));
         self
     }
 
@@ -162,6 +161,11 @@ impl Room {
     /// How often a client would have had more than its share.
     pub(super) fn shares_exceeded(&self) -> u64 {
         self.shares.exceeded()
+    }
+
+    /// Places that are taken, and how many there are.
+    pub(super) fn places(&self) -> (usize, usize) {
+        (self.places_max - self.places.available_permits().min(self.places_max), self.places_max)
     }
 
     /// Why a write is refused when all places are taken.

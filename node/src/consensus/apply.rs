@@ -21,8 +21,8 @@ use super::{
     membership::{decode_membership, encode_membership},
     traced::TracedEntries,
     types::{
-        self, Entry, LogId, Replies, Snapshot, SnapshotData, SnapshotMeta, StoredMembership,
-        TypeConfig, term_of,
+        self, AppliedAt, Entry, LogId, Replies, Snapshot, SnapshotData, SnapshotMeta,
+        StoredMembership, TypeConfig, term_of,
     },
 };
 use crate::{
@@ -31,6 +31,7 @@ use crate::{
         self, codec, query,
         view::{Overlay, Writes},
     },
+    metrics::Metrics,
     storage::{
         disk::{is_exhausted, is_full},
         log_id::LogId as StorageLogId,
@@ -61,6 +62,7 @@ pub struct StateMachine {
     applied: Arc<watch::Sender<u64>>,
     observer: Option<Arc<dyn Observer>>,
     traced: TracedEntries,
+    metrics: Arc<Metrics>,
     #[cfg(feature = "seeded-bugs")]
     applier: Option<super::kept::Applier>,
 }
@@ -79,6 +81,7 @@ impl StateMachine {
         applied: watch::Sender<u64>,
         observer: Option<Arc<dyn Observer>>,
         traced: TracedEntries,
+        metrics: Arc<Metrics>,
     ) -> Self {
         StateMachine {
             state,
@@ -86,6 +89,7 @@ impl StateMachine {
             applied: Arc::new(applied),
             observer,
             traced,
+            metrics,
             #[cfg(feature = "seeded-bugs")]
             applier: None,
         }
@@ -113,6 +117,7 @@ impl StateMachine {
         #[cfg(feature = "seeded-bugs")]
         self.applier.iter().for_each(super::kept::Applier::enter);
         let began_ns = self.traced.tracer().now_ns();
+        let began = Instant::now();
         let mut writes = Writes::default();
         let mut membership = None;
         let mut replies = Vec::with_capacity(entries.len());
@@ -134,7 +139,8 @@ impl StateMachine {
                     let mut overlay = Overlay::new(&view, &mut writes);
                     let index = entry.log_id.index;
                     let replies = Arc::new(machine::apply(&mut overlay, index, &batch));
-                    Replies { replies, revision: query::meta(&overlay).revision }
+                    let revision = query::meta(&overlay).revision;
+                    Replies { replies, revision, applied: None }
                 }
             });
         }
@@ -157,6 +163,14 @@ impl StateMachine {
         if self.traced.tracer().is_on() {
             self.tell_traced(entries, began_ns);
         }
+        let took = began.elapsed();
+        let mut commands = 0;
+        for replies in &mut replies {
+            commands += replies.replies.len() as u64;
+            replies.applied = Some(AppliedAt { began, took });
+        }
+        self.metrics.writes.apply.record(took);
+        self.metrics.writes.applied_commands.add(commands);
         Ok(replies)
     }
 

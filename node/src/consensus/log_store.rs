@@ -23,6 +23,7 @@ use openraft::{
     storage::RaftLogStorage,
 };
 use tally_proto::seeded_bugs;
+use tokio::time::Instant;
 
 use super::{
     APPEND_BYTES_MAX,
@@ -246,8 +247,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 observer.observe(Event::Appended { term, index, payload, voters });
             }
         }
+        let (began, meters) = (Instant::now(), Arc::clone(self.log.meters()));
         let told = self.observer.clone().zip(entries.last().map(|entry| entry.log_id));
         let synced = move |result: io::Result<()>| {
+            meters.append.record(began.elapsed());
             if let (Some((observer, last)), Ok(())) = (&told, &result) {
                 observer.observe(Event::AppendSynced { term: last.term, index: last.index });
             }

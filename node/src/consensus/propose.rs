@@ -23,9 +23,12 @@
 mod bugs;
 mod turns;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU8, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
 };
 
 use openraft::{
@@ -48,7 +51,7 @@ use super::{
     log_time::LogTime,
     raft::Raft,
     traced::CONTEXTS_MAX,
-    types::{EntryPayload, TypeConfig},
+    types::{AppliedAt, EntryPayload, TypeConfig},
 };
 use crate::{
     env::{Clock, shares::Identity, traces::Tracer},
@@ -56,6 +59,7 @@ use crate::{
         codec,
         command::{Batch, Command, Reply},
     },
+    metrics::Metrics,
 };
 
 /// At most this many commands in one entry, so that applying it stays short.
@@ -78,6 +82,23 @@ pub struct Applied {
     pub revision: u64,
     /// The leader that it was forwarded to, whose answer this is; `None` for this node's own.
     pub leader: Option<AnsweredBy>,
+    /// Where its time went, if this node proposed it.
+    pub times: Option<Times>,
+}
+
+/// Where the time of a write went, behind the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// When its entry was handed to Raft.
+    pub proposed: Instant,
+    /// From there until it was applied, in µs: the log here and at a majority.
+    pub log_us: u32,
+    /// What applying took, in µs.
+    pub apply_us: u32,
+}
+
+fn us(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
 }
 
 /// The leader behind the answer to a forwarded write, as it says of itself.
@@ -128,6 +149,8 @@ pub struct Proposal {
     pub ticket: Arc<Ticket>,
     /// Not proposed after this.
     pub deadline: Instant,
+    /// When it was asked for.
+    pub since: Instant,
     /// Who waits, and the room that the write takes until it is answered.
     pub waiter: Waiter,
 }
@@ -208,6 +231,7 @@ pub(super) struct Proposer {
     pub(super) tracer: Tracer,
     /// Set while this node leads and reaches no quorum.
     pub(super) quorum_lost: watch::Receiver<bool>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Proposer {
@@ -254,6 +278,7 @@ impl Proposer {
         };
 
         let now = Instant::now();
+        let oldest = batch.first().map_or(now, |proposal| proposal.since);
         let mut commands = Vec::with_capacity(batch.len());
         let mut waiters = Vec::with_capacity(batch.len());
         let mut traced = Vec::new();
@@ -281,6 +306,10 @@ impl Proposer {
             batch: codec::encode_batch(&batch),
             traced: (!traced.is_empty()).then(|| traced.into()),
         };
+        let meters = &self.metrics.writes;
+        meters.queue.record(now.saturating_duration_since(oldest));
+        meters.entry_commands.record(batch.commands.len() as u64);
+        meters.entry_bytes.record(payload.batch.len() as u64);
         let (responder, answer) = ProgressResponder::complete_only();
         let handed_over = self.raft.write(payload).with_leader(term).responder(responder).await;
         if handed_over.is_err() {
@@ -294,7 +323,8 @@ impl Proposer {
         {
             let (log_index, revision, replies) = bugs::foresee(self.log_time.state(), &batch);
             for (reply, waiter) in replies.into_iter().zip(waiters) {
-                waiter.send(Ok(Applied { reply, log_index, term, revision, leader: None }));
+                let (leader, times) = (None, None);
+                waiter.send(Ok(Applied { reply, log_index, term, revision, leader, times }));
             }
             tokio::spawn(async move {
                 drop(answer.await);
@@ -309,6 +339,7 @@ impl Proposer {
         };
         let leadership = self.leadership.clone();
         let quorum_lost = self.quorum_lost.clone();
+        let metrics = Arc::clone(&self.metrics);
         tokio::spawn(async move {
             let answered = wait_for_answer(answer, quorum_lost).await;
             drop(place);
@@ -321,7 +352,7 @@ impl Proposer {
             {
                 return by_index.deliver(term, waiters).await;
             }
-            deliver(answered, waiters, &leadership);
+            deliver(answered, waiters, &leadership, &metrics, now);
         });
     }
 }
@@ -345,12 +376,19 @@ fn deliver(
     answered: Result<ClientWriteResult<TypeConfig>, Unknown>,
     waiters: Vec<Waiter>,
     leadership: &Leadership,
+    metrics: &Metrics,
+    proposed: Instant,
 ) {
     match answered {
         Ok(Ok(response)) => {
             let term = response.log_id.leader_id.term;
             let log_index = response.log_id.index;
             let revision = response.data.revision;
+            let times = response.data.applied.map(|AppliedAt { began, took }| {
+                let log = began.saturating_duration_since(proposed);
+                metrics.writes.log.record(log);
+                Times { proposed, log_us: us(log), apply_us: us(took) }
+            });
             let replies = Arc::unwrap_or_clone(response.data.replies);
             assert_eq!(
                 replies.len(),
@@ -358,7 +396,8 @@ fn deliver(
                 "entry {log_index} has as many replies as commands"
             );
             for (reply, waiter) in replies.into_iter().zip(waiters) {
-                waiter.send(Ok(Applied { reply, log_index, term, revision, leader: None }));
+                let leader = None;
+                waiter.send(Ok(Applied { reply, log_index, term, revision, leader, times }));
             }
         }
         Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {

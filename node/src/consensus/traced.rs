@@ -126,7 +126,8 @@ mod tests {
 
     #[test]
     fn contexts_go_to_other_nodes_and_not_too_many() {
-        let many: Contexts = Some(vec![TraceContext { trace_id: 1, span_id: 2 }; 2 * CONTEXTS_MAX].into());
+        let many: Contexts =
+            Some(vec![TraceContext { trace_id: 1, span_id: 2 }; 2 * CONTEXTS_MAX].into());
         let come = from_bytes(&to_bytes(&many));
         assert_eq!(come.as_deref().map(<[_]>::len), Some(CONTEXTS_MAX));
         assert_eq!((to_bytes(&None).len(), from_bytes(&[]), from_bytes(b"short")), (0, None, None));

@@ -2,10 +2,11 @@
 //!
 //! Leader ids are those of the Raft paper: a term has one leader, and a log id is (term, index).
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::traced::Contexts;
 use crate::{
@@ -56,6 +57,17 @@ pub struct Replies {
     pub replies: Arc<Vec<Reply>>,
     /// Revision of the store after the whole entry: the state that its log index names.
     pub revision: u64,
+    /// When this node applied it, for who looks where the time went.
+    pub applied: Option<AppliedAt>,
+}
+
+/// When an entry was applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AppliedAt {
+    /// When the step began that it was applied in.
+    pub began: Instant,
+    /// How long that took.
+    pub took: Duration,
 }
 
 impl fmt::Display for Replies {

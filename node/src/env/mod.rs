@@ -26,8 +26,9 @@ pub mod shares;
 pub mod spaced;
 pub mod storage_guard;
 pub mod traces;
+pub mod usage;
 
-use self::{descriptors::Sockets, traces::Traces};
+use self::{descriptors::Sockets, traces::Traces, usage::Usage};
 use crate::{
     machine::command::Reply,
     storage::{
@@ -66,6 +67,8 @@ pub struct Env {
     pub traces: Option<Arc<dyn Traces>>,
     /// What is known around the node, for a debug bundle.
     pub surroundings: Option<Arc<dyn Surroundings>>,
+    /// What the process logs, if that can be changed while it runs.
+    pub logs: Option<Arc<dyn Logs>>,
 }
 
 /// What a process knows that no node in it does.
@@ -310,6 +313,15 @@ pub trait Random: Send + Sync + 'static {
     }
 }
 
+/// Which logs the process writes.
+pub trait Logs: Send + Sync + 'static {
+    /// A level, and levels of modules.
+    fn filter(&self) -> String;
+
+    /// Another one from now on, or what is wrong with it.
+    fn set_filter(&self, filter: &str) -> Result<(), String>;
+}
+
 /// Where work goes that blocks.
 pub trait Threads: Send + Sync + 'static {
     /// Runs a future that blocks on the disk inside its polls: on a thread of its own, or, in a
@@ -318,6 +330,11 @@ pub trait Threads: Send + Sync + 'static {
 
     /// The process's id, for those who want to send it a signal; 0 where there is none.
     fn process_id(&self) -> u32;
+
+    /// What the process uses of the machine; nothing where there is none.
+    fn usage(&self) -> Option<Usage> {
+        None
+    }
 }
 
 impl Env {
@@ -341,6 +358,7 @@ impl Env {
             observer: None,
             traces: None,
             surroundings: None,
+            logs: None,
         })
     }
 }
@@ -421,5 +439,9 @@ impl Threads for RealThreads {
 
     fn process_id(&self) -> u32 {
         std::process::id()
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        Some(Usage::of_this_process())
     }
 }

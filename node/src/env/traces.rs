@@ -218,8 +218,7 @@ impl Tracer {
         for parent in parents {
             let context = TraceContext { span_id: traces.new_id(), ..*parent };
             let open = Open { context, parent_id: parent.span_id, began_ns };
-            let ended =
-                Ended { attributes: attributes.to_vec(), error: error.map(str::to_owned) };
+            let ended = Ended { attributes: attributes.to_vec(), error: error.map(str::to_owned) };
             self.end(&open, name, Side::Internal, ended);
         }
     }
@@ -256,8 +255,10 @@ mod tests {
 
     #[test]
     fn a_traceparent_is_read_as_w3c_says() {
-        let context =
-            TraceContext { trace_id: 0x0af7651916cd43dd8448eb211c80319c, span_id: 0xb7ad6b7169203331 };
+        let context = TraceContext {
+            trace_id: 0x0af7651916cd43dd8448eb211c80319c,
+            span_id: 0xb7ad6b7169203331,
+        };
         assert_eq!(Asked::of(GIVEN), Asked::Yes(context));
         assert_eq!(Asked::of(&GIVEN.replace("-01", "-03")), Asked::Yes(context));
         assert_eq!(Asked::of(&GIVEN.replace("-01", "-00")), Asked::No);

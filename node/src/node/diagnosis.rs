@@ -6,12 +6,15 @@
 //! info up, which have no names of items and no values. And whatever looks like a token of Tally's or like a private
 //! key is struck out of every text, wherever it may come from ([`scrub`]).
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, Weak},
+};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::report::Report;
+use super::{eyes::Eyes, report::Report};
 use crate::{
     config::Config,
     consensus::{Consensus, cluster_id::format_cluster_id},
@@ -39,6 +42,7 @@ pub(super) struct Teller {
     report: Arc<Report>,
     consensus: Consensus,
     peers: Peers,
+    eyes: Weak<Eyes>,
 }
 
 impl Teller {
@@ -48,6 +52,7 @@ impl Teller {
         report: Arc<Report>,
         consensus: Consensus,
         peers: Peers,
+        eyes: &Arc<Eyes>,
     ) -> Arc<Teller> {
         Arc::new(Teller {
             config: without_secrets(config),
@@ -56,6 +61,7 @@ impl Teller {
             report,
             consensus,
             peers,
+            eyes: Arc::downgrade(eyes),
         })
     }
 
@@ -219,7 +225,13 @@ impl Teller {
 #[async_trait]
 impl Tells for Teller {
     fn metrics(&self) -> Text {
-        Text::missing("metrics.txt", "this node measures nothing")
+        // Not held by those who answer calls, of whom it holds one.
+        let Some(eyes) = self.eyes.upgrade() else {
+            return Text::missing("metrics.txt", "the node stops");
+        };
+        let mut text = Text::new("metrics.txt", thinned(&eyes.text()));
+        text.shorten(REPORT_BYTES_MAX, false);
+        text
     }
 
     async fn diagnosis(&self) -> Vec<Text> {
@@ -236,6 +248,29 @@ impl Tells for Teller {
         }
         texts
     }
+}
+
+/// Without the buckets that say nothing: of several in a row that count the same the first and the last are enough. That
+/// is most of it, as a histogram has a hundred.
+fn thinned(text: &str) -> String {
+    let bucket = |line: &'_ str| -> Option<(String, String)> {
+        let (series, count) = line.rsplit_once(' ')?;
+        let (series, _) = series.split_once("le=\"").filter(|_| series.contains("_bucket{"))?;
+        Some((series.to_owned(), count.to_owned()))
+    };
+    let lines: Vec<&str> = text.lines().collect();
+    let mut thin = String::with_capacity(text.len() / 4);
+    for (at, line) in lines.iter().enumerate() {
+        let own = bucket(line);
+        let is_same =
+            |other: Option<&&str>| own.is_some() && other.and_then(|it| bucket(it)) == own;
+        let before = at.checked_sub(1).and_then(|before| lines.get(before));
+        if !(is_same(before) && is_same(lines.get(at + 1))) {
+            thin.push_str(line);
+            thin.push('\n');
+        }
+    }
+    thin
 }
 
 fn pretty(name: &str, value: &Value) -> Text {
@@ -330,6 +365,19 @@ fn strike_behind(
 mod tests {
     use super::*;
     use crate::machine::auth::secret::format_token;
+
+    #[test]
+    fn buckets_that_say_nothing_are_left_out() {
+        let bucket = |method: &str, le: &str, count: u32| {
+            format!("t_bucket{{method=\"{method}\",le=\"{le}\"}} {count}\n")
+        };
+        let a = |le, count| bucket("a", le, count);
+        let all = [a("1", 0), a("2", 0), a("3", 0), a("4", 7), a("5", 7), a("+Inf", 7)];
+        let other = bucket("b", "1", 7);
+        let text = format!("# TYPE t histogram\n{}t_sum{{method=\"a\"}} 7\n{other}", all.concat());
+        let thin = thinned(&text);
+        assert_eq!(thin, text.replace(&all[1], "").replace(&all[4], ""));
+    }
 
     #[test]
     fn what_looks_like_a_secret_is_struck_out() {

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -30,6 +30,7 @@ pub(crate) struct Slots {
     max: usize,
     used: AtomicUsize,
     refused: Mutex<Option<Instant>>,
+    refusals: AtomicU64,
 }
 
 /// One place, given back when it is dropped.
@@ -45,7 +46,12 @@ impl Drop for Slot {
 impl Slots {
     /// For so many connections.
     pub(crate) fn new(max: usize) -> Arc<Slots> {
-        Arc::new(Slots { max, used: AtomicUsize::new(0), refused: Mutex::default() })
+        Arc::new(Slots {
+            max,
+            used: AtomicUsize::new(0),
+            refused: Mutex::default(),
+            refusals: AtomicU64::new(0),
+        })
     }
 
     /// How many there may be.
@@ -56,6 +62,11 @@ impl Slots {
     /// How many there are.
     pub(crate) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// How many were refused.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refusals.load(Ordering::Relaxed)
     }
 
     /// Whether one was refused within the last minute.
@@ -70,6 +81,7 @@ impl Slots {
         if self.used() >= self.max {
             let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
             *refused = Some(Instant::now());
+            self.refusals.fetch_add(1, Ordering::Relaxed);
             return None;
         }
         self.used.fetch_add(1, Ordering::Relaxed);

@@ -16,8 +16,8 @@ use super::{EXIT_FATAL, EXIT_REFUSED, environment, recent::RecentLines, telemetr
 #[cfg(feature = "otlp")]
 use crate::env::traces::Traces;
 use crate::{
-    config::{Config, InitialCluster, LogFormat, Ratio},
-    env::{Env, descriptors},
+    config::{Config, HotItemNames, InitialCluster, LogFormat, Ratio},
+    env::{Env, Logs, descriptors},
     node::{Node, system_error_needs_a_person},
     storage::real_disk::RealDisk,
 };
@@ -60,6 +60,8 @@ arguments! {
     client_listen: String = "TALLY_CLIENT_LISTEN",
     /// Address to listen on for other nodes.
     peer_listen: String = "TALLY_PEER_LISTEN",
+    /// Address to listen on for scrapers and probes; beyond loopback under the client port's TLS; empty: none.
+    metrics_listen: String = "TALLY_METRICS_LISTEN",
     /// Address of the client port as clients reach it.
     client_advertise: String = "TALLY_CLIENT_ADVERTISE",
     /// Address of the peer port as other nodes reach it.
@@ -138,6 +140,10 @@ arguments! {
     worker_threads: usize = "TALLY_WORKER_THREADS",
     /// How long a shutdown waits for what is in flight, in ms.
     shutdown_grace_ms: u64 = "TALLY_SHUTDOWN_GRACE_MS",
+    /// Tell operations in the log that take longer, in ms; 0: none.
+    slow_operation_ms: u64 = "TALLY_SLOW_OPERATION_MS",
+    /// What the metrics show of the names of the most used counters and keys.
+    hot_item_names: HotItemNames = "TALLY_HOT_ITEM_NAMES",
     /// Logs for people or for machines.
     log_format: LogFormat = "TALLY_LOG_FORMAT",
     /// Which logs, e.g. `info` or `tally_node=debug`.
@@ -210,10 +216,13 @@ pub fn run(arguments: Arguments) -> ExitCode {
         }
     }
     let recent = RecentLines::default();
-    if let Err(problem) = telemetry::start(&config, recent.clone()) {
-        eprintln!("tallyd: configuration: {problem}");
-        return ExitCode::from(2);
-    }
+    let logs = match telemetry::start(&config, recent.clone()) {
+        Ok(logs) => logs,
+        Err(problem) => {
+            eprintln!("tallyd: configuration: {problem}");
+            return ExitCode::from(2);
+        }
+    };
     let one_line = printed.trim().replace('\n', "; ");
     tracing::info!(version = env!("BUILD_VERSION"), profile = env!("BUILD_PROFILE"), config = %one_line, "starting");
 
@@ -226,13 +235,13 @@ pub fn run(arguments: Arguments) -> ExitCode {
     #[cfg(tokio_unstable)]
     runtime.disable_lifo_slot();
     let runtime = runtime.build().expect("a runtime can be made while the process starts");
-    let code = runtime.block_on(serve(config, recent));
+    let code = runtime.block_on(serve(config, logs, recent));
     // Whatever still runs (a peer's stream) has nothing left to do.
     runtime.shutdown_background();
     code
 }
 
-async fn serve(config: Config, recent: RecentLines) -> ExitCode {
+async fn serve(config: Config, logs: Arc<dyn Logs>, recent: RecentLines) -> ExitCode {
     let refused = |problem: &dyn std::fmt::Display| {
         tracing::error!(%problem, "the node does not run");
         eprintln!("tallyd: {problem}");
@@ -253,7 +262,7 @@ async fn serve(config: Config, recent: RecentLines) -> ExitCode {
         Err(error) => return of_system(&error),
     };
     let env = match Env::real(&config.data_dir, config.store_cache_bytes()) {
-        Ok(env) => Env { surroundings: Some(Arc::new(recent)), ..env },
+        Ok(env) => Env { logs: Some(logs), surroundings: Some(Arc::new(recent)), ..env },
         Err(error) => return of_system(&error),
     };
     #[cfg(feature = "otlp")]

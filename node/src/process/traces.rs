@@ -112,9 +112,7 @@ impl Traces for Otlp {
         let Span { name, side, context, parent_id, began_ns, ended_ns, attributes, error } = span;
         let time = |ns| -> SystemTime { UNIX_EPOCH + Duration::from_nanos(ns) };
         let attribute = |(name, value): (&'static str, Value)| match value {
-            Value::Number(number) => {
-                KeyValue::new(name, i64::try_from(number).unwrap_or(i64::MAX))
-            }
+            Value::Number(number) => KeyValue::new(name, i64::try_from(number).unwrap_or(i64::MAX)),
             Value::Text(text) => KeyValue::new(name, text),
             Value::Name(text) => KeyValue::new(name, text),
         };

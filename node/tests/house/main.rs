@@ -24,15 +24,16 @@ const PACKAGES: [&str; 6] = [
 ];
 
 /// Of `tally-node`: what each part may know of the others. A part is a folder or a file of `node/src`.
-const MAY_KNOW: [(&str, &[&str]); 10] = [
+const MAY_KNOW: [(&str, &[&str]); 11] = [
     ("env", &["machine", "storage"]),
     ("config", &["machine"]),
-    ("consensus", &["config", "env", "machine", "storage"]),
+    ("metrics", &["storage"]),
+    ("consensus", &["config", "env", "machine", "metrics", "storage"]),
     ("tls", &["env"]),
     ("port", &["env", "machine", "tls"]),
     ("status", &["consensus", "machine", "tls"]),
     ("peer", &["consensus", "env", "machine", "port", "status", "storage", "tls"]),
-    ("api", &["consensus", "env", "machine", "peer", "port", "status", "tls"]),
+    ("api", &["consensus", "env", "machine", "metrics", "peer", "port", "status", "tls"]),
     (
         "node",
         &[
@@ -41,6 +42,7 @@ const MAY_KNOW: [(&str, &[&str]); 10] = [
             "consensus",
             "env",
             "machine",
+            "metrics",
             "peer",
             "port",
             "status",
@@ -60,6 +62,8 @@ const ONLY_IN: [(&str, &[&str]); 10] = [
             "node/storage/src/real_disk.rs",
             "node/storage/src/sled_store.rs",
             "node/src/process/",
+            // What the kernel says of the process.
+            "node/src/env/usage.rs",
             "node/src/tls/files.rs",
         ],
     ),

@@ -48,7 +48,7 @@ pub(crate) async fn change(admin: &Client, change: Change) -> v1::AuthChangeResp
 }
 
 /// A user with one role that has these rules; its token.
-async fn user(
+pub(crate) async fn user(
     admin: &Client,
     name: &str,
     rules: &[(AuthScope, &str, &[AuthPermission])],

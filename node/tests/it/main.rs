@@ -16,6 +16,8 @@ mod hostile;
 mod invalid;
 mod large_values;
 mod members;
+mod metrics;
+mod metrics_port;
 mod network;
 mod quorum;
 mod reads;

@@ -22,7 +22,12 @@ async fn no_secret_and_no_stored_value_is_told() {
     let builder = Client::builder(cluster.addresses()).bearer_token(token);
     let client = builder.deadline(Duration::from_secs(10)).build().unwrap();
     client.counter("planted-counter").set(735_911_427).await.unwrap();
-    client.keys().put("planted-key", "planted-value").idempotency_key("planted-order").await.unwrap();
+    client
+        .keys()
+        .put("planted-key", "planted-value")
+        .idempotency_key("planted-order")
+        .await
+        .unwrap();
     // Whoever mistakes one field for another: what callers name is in the log.
     let secret = token.rsplit('_').next().unwrap();
     client.counter(token).add(1).idempotency_key(token).await.unwrap();

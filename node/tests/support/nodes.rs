@@ -224,6 +224,8 @@ impl Cluster {
                 "serve",
                 "--node-id",
                 &id.to_string(),
+                "--metrics-listen",
+                "",
                 "--client-listen",
                 &client,
                 "--peer-listen",

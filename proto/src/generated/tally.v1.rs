@@ -1263,8 +1263,8 @@ pub struct ClusterMetricsResponse {
     /// The node that the metrics are of.
     #[prost(uint64, tag = "2")]
     pub node_id: u64,
-    /// In Prometheus's text format, version 0.0.4. Buckets of histograms that count no more than the one below are left
-    /// out: they count as much as that.
+    /// In Prometheus's text format, version 0.0.4. Of buckets of a histogram in a row that count the same only the first
+    /// and the last are there.
     #[prost(string, tag = "3")]
     pub text: ::prost::alloc::string::String,
     /// Why there is no text, if so: the node does not answer, or is too old to know the question.

@@ -244,6 +244,7 @@ impl Machine {
             observer,
             traces: None,
             surroundings: None,
+            logs: None,
         }
     }
 }
