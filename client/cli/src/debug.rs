@@ -2,7 +2,7 @@
 //!
 //! It asks one node, which asks the others, and takes what comes. What does not come is in the manifest, with the
 //! reason: an archive of half a cluster is what there is to have when half of it is gone. Nothing of this machine is
-//! in it but the version of this program. What nodes leave out by themselves is told in docs/observability.md.
+//! in it but the version of this program. What nodes leave out by themselves is told in docs/command-line.md.
 
 use std::{
     fs::{self, OpenOptions},

@@ -342,7 +342,10 @@ async fn a_shutdown_waits_for_what_is_under_way_and_refuses_the_rest() {
         }
     });
     let consensus = cluster.node(follower).consensus().clone();
-    eventually("the write is under way", || consensus.try_admit(0).is_none()).await;
+    eventually("the write is under way", || {
+        consensus.try_admit(tally_node::env::shares::Identity::Nobody, 0).is_none()
+    })
+    .await;
     let down = cluster.begin_shutdown(follower);
     eventually("the node is on its way down", || consensus.is_shutting_down()).await;
     let failure = fails_both_ways(&channel, add("a", 1)).await;

@@ -267,7 +267,7 @@ async fn a_write_whose_caller_went_away_keeps_its_room_until_it_is_answered() {
     unary(&channel, add("a", 1)).await.expect("the node takes writes");
     let consensus = cluster.node(1).consensus();
     // To see that no room is left is to take some for a moment, and so to refuse a write now and then.
-    let is_full = || consensus.try_admit(0).is_none();
+    let is_full = || consensus.try_admit(tally_node::env::shares::Identity::Nobody, 0).is_none();
     cluster.syncs(1).shut();
     let mut calls = tokio::task::JoinSet::new();
     for n in 0..PLACES {

@@ -16,4 +16,5 @@ mod logs;
 mod refusal;
 mod report;
 mod shutdown;
+mod traces;
 mod waiting;
