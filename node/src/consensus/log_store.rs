@@ -248,9 +248,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             }
         }
         let (began, meters) = (Instant::now(), Arc::clone(self.log.meters()));
-        let told = self.observer.clone().zip(entries.last().map(|entry| entry.log_id));
+        let last = entries.last().map(|entry| entry.log_id);
+        let told = self.observer.clone().zip(last);
         let synced = move |result: io::Result<()>| {
             meters.append.record(began.elapsed());
+            if let (Some(last), Ok(())) = (last, &result) {
+                meters.synced.note(last.index);
+            }
             if let (Some((observer, last)), Ok(())) = (&told, &result) {
                 observer.observe(Event::AppendSynced { term: last.term, index: last.index });
             }

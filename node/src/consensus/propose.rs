@@ -91,8 +91,10 @@ pub struct Applied {
 pub struct Times {
     /// When its entry was handed to Raft.
     pub proposed: Instant,
-    /// From there until it was applied, in µs: the log here and at a majority.
+    /// From there until it was durable in this node's log, in µs; until it was applied, if that was earlier.
     pub log_us: u32,
+    /// From there until it was applied, in µs: what a majority took longer than this node.
+    pub quorum_us: u32,
     /// What applying took, in µs.
     pub apply_us: u32,
 }
@@ -385,9 +387,13 @@ fn deliver(
             let log_index = response.log_id.index;
             let revision = response.data.revision;
             let times = response.data.applied.map(|AppliedAt { began, took }| {
-                let log = began.saturating_duration_since(proposed);
+                let all = began.saturating_duration_since(proposed);
+                let synced = metrics.storage.synced.since(log_index);
+                let log = synced.map_or(all, |at| at.saturating_duration_since(proposed).min(all));
+                let quorum = all - log;
                 metrics.writes.log.record(log);
-                Times { proposed, log_us: us(log), apply_us: us(took) }
+                metrics.writes.quorum.record(quorum);
+                Times { proposed, log_us: us(log), quorum_us: us(quorum), apply_us: us(took) }
             });
             let replies = Arc::unwrap_or_clone(response.data.replies);
             assert_eq!(

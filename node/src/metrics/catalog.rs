@@ -147,10 +147,13 @@ catalog! {
             "Entries stay at 512 KiB: large values fill them.";
         QUEUE_DURATION = Histogram "tally_entry_queue_duration_seconds" []
             "How long the oldest command of an entry waited until the entry was handed to Raft."
-            "It is longer than tally_entry_log_duration_seconds: more comes than entries_in_flight lets through.";
+            "It is longer than what follows it: more comes than entries_in_flight lets through.";
         LOG_DURATION = Histogram "tally_entry_log_duration_seconds" []
-            "From there until the leader begins to apply the entry: its own log and a majority's, and the network between them."
-            "It is far above tally_log_sync_duration_seconds of the nodes: a follower or the network is slow.";
+            "From there until the entry is durable in the leader's own log, or applied if its followers were faster."
+            "It is far above tally_log_sync_duration_seconds: entries wait for the syncs before theirs.";
+        QUORUM_DURATION = Histogram "tally_entry_quorum_duration_seconds" []
+            "From there until the leader begins to apply the entry: what a majority takes longer than the leader, and entries that are applied before it."
+            "It is far above tally_log_sync_duration_seconds of the followers: one of them or the network is slow.";
         APPLY_DURATION = Histogram "tally_apply_duration_seconds" []
             "One step of applying committed entries (up to 64 together) to the state."
             "More than some 10 ms: nothing else of Raft runs meanwhile.";

@@ -50,8 +50,10 @@ pub struct WriteMeters {
     pub entry_bytes: Sizes,
     /// How long its oldest command waited.
     pub queue: Durations,
-    /// From there until it is applied.
+    /// From there until it is durable here.
     pub log: Durations,
+    /// From there until it is applied.
+    pub quorum: Durations,
     /// One step of applying.
     pub apply: Durations,
     /// Commands that were applied.
@@ -122,6 +124,7 @@ impl WriteMeters {
         out.family(&catalog::ENTRY_SIZE).sizes(&[], &self.entry_bytes);
         out.family(&catalog::QUEUE_DURATION).durations(&[], &self.queue);
         out.family(&catalog::LOG_DURATION).durations(&[], &self.log);
+        out.family(&catalog::QUORUM_DURATION).durations(&[], &self.quorum);
         out.family(&catalog::APPLY_DURATION).durations(&[], &self.apply);
         out.single(&catalog::APPLIED_COMMANDS, self.applied_commands.get());
         out.single(&catalog::FORWARDED_WRITES, self.forwarded.get());

@@ -7,9 +7,15 @@
 //! Leaves out: names, units and meanings for whoever reads them from outside; those are the node's.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    collections::VecDeque,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
+
+use tokio::time::Instant;
 
 /// Counts what happens.
 #[derive(Debug, Default)]
@@ -133,11 +139,43 @@ impl Sizes {
     }
 }
 
+/// Moments that are remembered: of more syncs than entries wait for their answers.
+const MOMENTS_MAX: usize = 256;
+
+/// When the newest entries of the log became durable here.
+#[derive(Debug, Default)]
+pub struct Synced(Mutex<VecDeque<(u64, Instant)>>);
+
+impl Synced {
+    /// All entries up to an index are, since now.
+    pub fn note(&self, index: u64) {
+        let mut moments = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A log that was cut off has other entries there.
+        while moments.back().is_some_and(|(last, _)| *last >= index) {
+            moments.pop_back();
+        }
+        if moments.len() == MOMENTS_MAX {
+            moments.pop_front();
+        }
+        moments.push_back((index, Instant::now()));
+    }
+
+    /// Since when the entry at this index is; nothing if it is not, or has been for long.
+    pub fn since(&self, index: u64) -> Option<Instant> {
+        let moments = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = moments.partition_point(|(last, _)| *last < index);
+        let is_known = at > 0 || moments.len() < MOMENTS_MAX;
+        moments.get(at).filter(|_| is_known).map(|(_, since)| *since)
+    }
+}
+
 /// What the log and the state of one node count.
 #[derive(Debug, Default)]
 pub struct StorageMeters {
     /// From an append of entries to the log until they are durable, the wait for the writer included.
     pub append: Durations,
+    /// When what was appended last became so.
+    pub synced: Synced,
     /// One write of frames to the log's file.
     pub log_write: Durations,
     /// One sync of it.
@@ -191,6 +229,28 @@ mod tests {
             let found_us = Durations::bound_ns(bucket) as f64 / 1_000.0;
             assert!((1.0..=1.25).contains(&(found_us / exact_us)), "{found_us} for {exact_us}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_entry_is_durable_since_the_first_sync_that_reached_it() {
+        let synced = Synced::default();
+        let began = Instant::now();
+        for index in [3, 5] {
+            synced.note(index);
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        let since = |index| synced.since(index).map(|since| (since - began).as_millis());
+        assert_eq!(
+            [since(2), since(3), since(4), since(5), since(6)],
+            [Some(0), Some(0), Some(1), Some(1), None]
+        );
+        synced.note(4);
+        assert_eq!([since(3), since(4), since(5)], [Some(0), Some(2), None], "it was cut off at 3");
+        for index in 10..10 + MOMENTS_MAX as u64 {
+            synced.note(index);
+        }
+        assert_eq!(since(7), None, "that was long ago");
+        assert!(since(11).is_some());
     }
 
     #[test]

@@ -31,3 +31,4 @@ mod streams;
 mod tls;
 mod tls_peers;
 mod tls_reload;
+mod watching;

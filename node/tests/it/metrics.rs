@@ -21,10 +21,10 @@ use tonic::transport::Channel;
 use crate::cluster::{Cluster, PATIENCE};
 
 /// What the port answered.
-struct Answer {
+pub(crate) struct Answer {
     status: u16,
     head: String,
-    body: String,
+    pub(crate) body: String,
 }
 
 async fn send(address: &str, request: &str) -> Answer {
@@ -42,7 +42,7 @@ async fn send(address: &str, request: &str) -> Answer {
     Answer { status: status.expect("a status"), head: head.to_lowercase(), body: body.to_owned() }
 }
 
-async fn get(address: &str, path: &str, accept: &str) -> Answer {
+pub(crate) async fn get(address: &str, path: &str, accept: &str) -> Answer {
     send(address, &format!("GET {path} HTTP/1.1\r\nhost: {address}\r\naccept: {accept}\r\n\r\n"))
         .await
 }

@@ -18,3 +18,4 @@ mod report;
 mod shutdown;
 mod traces;
 mod waiting;
+mod watched;

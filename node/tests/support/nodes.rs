@@ -224,8 +224,6 @@ impl Cluster {
                 "serve",
                 "--node-id",
                 &id.to_string(),
-                "--metrics-listen",
-                "",
                 "--client-listen",
                 &client,
                 "--peer-listen",
@@ -235,6 +233,9 @@ impl Cluster {
             ]
             .map(str::to_owned)
             .to_vec();
+            if !flags.contains(&"--metrics-listen") {
+                arguments.extend(["--metrics-listen".to_owned(), String::new()]);
+            }
             arguments.push("--data-dir".to_owned());
             arguments.push(data.display().to_string());
             arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
