@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::types::LogId;
+use super::types::{Contexts, LogId};
 use crate::env::traces::{CONTEXT_BYTES, TraceContext, Tracer};
 
 /// So many traced entries are known at once; the oldest are forgotten. A second of them at a rate that is a lot.
@@ -19,9 +19,6 @@ const ENTRIES_MAX: usize = 4096;
 
 /// Requests of one entry that are traced at most: what is above is not worth its bytes.
 pub(crate) const CONTEXTS_MAX: usize = 64;
-
-/// The contexts of an entry; nearly always none.
-pub(crate) type Contexts = Option<Arc<[TraceContext]>>;
 
 /// What a node knows of traced entries. Nothing is kept while the tracer is off.
 #[derive(Debug, Clone, Default)]

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::traced::Contexts;
 use crate::{
+    env::traces::TraceContext,
     machine::command::Reply,
     storage::snapshot::receive::{ReceivedSnapshot, SnapshotReader},
 };
@@ -25,6 +25,9 @@ openraft::declare_raft_types!(
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
         AsyncRuntime = super::runtime::Runtime,
 );
+
+/// The contexts of an entry's commands that are traced; nearly always none.
+pub(crate) type Contexts = Option<Arc<[TraceContext]>>;
 
 /// What one log entry carries: an encoded [`crate::machine::command::Batch`].
 ///

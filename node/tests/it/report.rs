@@ -48,7 +48,7 @@ async fn one_node_tells_what_all_have_to_say_to_those_who_may_hear_it() {
         assert!(storage["log"]["last_index"].as_u64() > Some(1), "{storage}");
         let files = storage["files"].as_array().unwrap();
         let is_segment =
-            |file: &serde_json::Value| file["path"].as_str().unwrap().starts_with("log/");
+            |file: &serde_json::Value| file["path"].as_str().unwrap().starts_with("wal/");
         assert!(
             files.iter().any(|it| is_segment(it) && it["bytes"].as_u64() > Some(0)),
             "{storage}"

@@ -58,7 +58,7 @@ fn interval(text: &str) -> Result<Time, String> {
 pub(crate) async fn run(client: &Client, top: &Top, output: Output) -> Result<Exit, Failure> {
     let is_terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
     match is_terminal && !top.once && !output.json {
-        true => screen::run(client, top).await,
+        true => screen::run(client, top, view::draw).await,
         false => print(client, top, output).await,
     }
 }

@@ -16,7 +16,7 @@ use super::{
     Top, columns,
     columns::Column,
     figures::{Figures, Look},
-    look, view,
+    look,
 };
 use crate::{
     interrupts::Interrupts,
@@ -172,14 +172,17 @@ impl Screen {
     }
 }
 
+/// Draws it.
+pub(crate) type Draw = fn(&mut ratatui::Frame<'_>, &Screen);
+
 /// Shows the view until somebody leaves it.
-pub(crate) async fn run(client: &Client, top: &Top) -> Result<Exit, Failure> {
+pub(crate) async fn run(client: &Client, top: &Top, draw: Draw) -> Result<Exit, Failure> {
     let mut terminal = ratatui::try_init().map_err(|error| {
         ratatui::restore();
         Failure::unable(format!("the terminal can't be used: {error}"))
     })?;
     let mut screen = Screen::new(top.sort, top.reverse, top.interval.0);
-    let shown = show(client, &mut terminal, &mut screen).await;
+    let shown = show(client, &mut terminal, &mut screen, draw).await;
     ratatui::restore();
     shown
 }
@@ -188,6 +191,7 @@ async fn show(
     client: &Client,
     terminal: &mut ratatui::DefaultTerminal,
     screen: &mut Screen,
+    draw: Draw,
 ) -> Result<Exit, Failure> {
     let interrupts = Interrupts::listen();
     let (sender, mut events) = mpsc::channel(KEYS_MAX);
@@ -203,7 +207,7 @@ async fn show(
     let mut asked = None;
     let mut next = Instant::now();
     loop {
-        terminal.draw(|frame| view::draw(frame, screen)).map_err(unable)?;
+        terminal.draw(|frame| draw(frame, screen)).map_err(unable)?;
         let is_due = asked.is_none() && !screen.paused;
         tokio::select! {
             () = interrupts.first() => return Ok(Exit::CutShort),
