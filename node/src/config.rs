@@ -11,7 +11,7 @@
 
 mod members;
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -142,6 +142,10 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Which logs: a level, and levels of modules.
     pub log_filter: String,
+    /// OpenTelemetry collector for spans of sampled requests, `http://host:port` (OTLP over gRPC). Empty: no traces.
+    pub traces_otlp_endpoint: String,
+    /// Of the requests whose callers do not decide so many are traced, 0 to 1.
+    pub traces_sample_ratio: Ratio,
 }
 
 /// What is shown of the names of hot items.
@@ -222,6 +226,8 @@ impl Default for Config {
             hot_item_names: HotItemNames::Hashed,
             log_format: LogFormat::Human,
             log_filter: "info".to_owned(),
+            traces_otlp_endpoint: String::new(),
+            traces_sample_ratio: Ratio(0.01),
         }
     }
 }
@@ -349,6 +355,10 @@ impl Config {
             "must be above 0".to_owned()
         })?;
         check(self.flush_interval_ms > 0, "flush_interval_ms", || "must be above 0".to_owned())?;
+        let endpoint = &self.traces_otlp_endpoint;
+        check(endpoint.is_empty() || is_http_url(endpoint), "traces_otlp_endpoint", || {
+            format!("{endpoint:?} is not http://host:port")
+        })?;
         check((1..=100).contains(&self.sessions_share_percent), "sessions_share_percent", || {
             "must be 1 to 100".to_owned()
         })?;
@@ -530,6 +540,53 @@ pub(crate) fn is_loopback(address: &str) -> bool {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// A share of all, 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct Ratio(f64);
+
+// It is never what differs from itself.
+impl Eq for Ratio {}
+
+impl Ratio {
+    /// Of 2^64 draws so many.
+    pub fn of_draws(self) -> u128 {
+        (self.0 * 2_f64.powi(64)) as u128
+    }
+}
+
+impl TryFrom<f64> for Ratio {
+    type Error = String;
+
+    fn try_from(ratio: f64) -> Result<Self, String> {
+        match (0.0..=1.0).contains(&ratio) {
+            true => Ok(Ratio(ratio)),
+            false => Err(format!("{ratio} is not 0 to 1")),
+        }
+    }
+}
+
+impl From<Ratio> for f64 {
+    fn from(ratio: Ratio) -> f64 {
+        ratio.0
+    }
+}
+
+impl FromStr for Ratio {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ratio: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+        Ratio::try_from(ratio)
+    }
+}
+
+/// Whether an endpoint can be dialled without TLS: no name, password or path is in it.
+fn is_http_url(url: &str) -> bool {
+    let rest = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+    rest.is_some_and(|address| !address.contains(['/', '@', '?', '#']) && is_address(address))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@
 //! [`Node::start`]; they differ in their [`Env`] only.
 
 mod beside;
+mod diagnosis;
 mod error;
 mod eyes;
 mod peering;
@@ -41,6 +42,7 @@ use tonic::service::Routes;
 pub use self::error::{NodeError, system_error_needs_a_person};
 use self::{
     beside::{follow_cluster_id, hand_over_when_full},
+    diagnosis::Teller,
     eyes::{Eyes, EyesPort},
     peering::{Met, Newcomer},
     report::Report,
@@ -60,9 +62,12 @@ use crate::{
         raft_config::raft_config,
         snapshots::SnapshotBuilds,
         tables, tasks,
+        traced::TracedEntries,
         types::Member,
     },
-    env::{Env, identity::Identity, shares::ShareRule, storage_guard::StorageGuard},
+    env::{
+        Env, identity::Identity, shares::ShareRule, storage_guard::StorageGuard, traces::Tracer,
+    },
     metrics::{Metrics, hot::Names},
     peer::{hello::NotWelcome, network::NetworkFactory, peers::Peers},
     port::{Entrance, Slots, room::NodeRoom},
@@ -162,11 +167,14 @@ impl Node {
         let appended_bytes = Arc::new(AtomicU64::new(0));
         let (applied_sender, applied) = watch::channel(0);
         let applied_seen = applied.clone();
+        let tracer = Tracer::new(env.traces.clone());
+        let traced = TracedEntries::new(tracer.clone());
         let machine = StateMachine::new(
             Arc::clone(&state),
             snapshot_requests,
             applied_sender,
             env.observer.clone(),
+            traced.clone(),
             Arc::clone(&metrics),
         );
         #[cfg(feature = "seeded-bugs")]
@@ -182,6 +190,7 @@ impl Node {
                 Arc::clone(&state),
                 Arc::clone(&appended_bytes),
                 env.observer.clone(),
+                traced,
             ),
             machine,
             local_reads_only,
@@ -209,6 +218,7 @@ impl Node {
             write_bytes_in_flight: config.write_bytes_in_flight,
             share,
             disk_nearly_full: disk_nearly_full.clone(),
+            tracer,
             metrics: Arc::clone(&metrics),
         });
 
@@ -272,6 +282,14 @@ impl Node {
             peer_address: config.peer_address(),
             pid: env.threads.process_id(),
             report: Arc::clone(&report) as Arc<dyn SelfReport>,
+            tells: Teller::new(
+                &config,
+                &env,
+                Arc::clone(&report),
+                consensus.clone(),
+                peers.clone(),
+                &eyes,
+            ),
             consensus: consensus.clone(),
         });
         let api = Api::new(

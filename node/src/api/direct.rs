@@ -112,6 +112,7 @@ impl Landed {
             Ok(written) => respond(written),
             Err(error) => Response::Error(error),
         };
+        api.end_span_with(&call, &response);
         v1::Answer { id, response: Some(response) }
     }
 }
@@ -298,12 +299,13 @@ impl Api {
         let Some(admission) = self.consensus.try_admit(who.identity(), size) else {
             return Some((call, room));
         };
-        let v1::Call { id, deadline_ms, request_id, request } = call;
+        let v1::Call { id, deadline_ms, request_id, traceparent, request } = call;
         if !request.as_ref().is_some_and(requests::is_single_write) {
-            return Some((v1::Call { id, deadline_ms, request_id, request }, room));
+            let call = v1::Call { id, deadline_ms, request_id, traceparent, request };
+            return Some((call, room));
         }
         let asked = Duration::from_millis(u64::from(deadline_ms));
-        let call = Call { who, ..self.call(Some(asked), &request_id, WhenFull::Wait) };
+        let mut call = Call { who, ..self.call(Some(asked), &request_id, WhenFull::Wait) };
         let record = request.as_ref().map_or(Ok(None), |request| {
             self.record(requests::audited(request), &call, guest.from(), way)
         });
@@ -311,6 +313,8 @@ impl Api {
             Split::Write(single, method, respond) => (single, method, respond),
             Split::Other(request) => unreachable!("{request:?} was a write of one operation"),
         };
+        call.span = self.stream_span(method.name(), &traceparent);
+        let admission = admission.traced(call.trace_context(), self.consensus.tracer());
         let metrics = &self.node.metrics;
         let number = metrics.requests.begin(method, Transport::Stream);
         let mut record = match record {

@@ -19,9 +19,11 @@ pub mod fuzzing;
 pub mod layer;
 pub(crate) mod rates;
 pub mod reads;
+mod report;
 mod requests;
 mod seen;
 pub mod server;
+mod span;
 pub(crate) mod starting;
 pub mod status;
 pub mod stream;
@@ -58,8 +60,8 @@ use crate::{
     status::{OwnStatus, role_to_wire},
 };
 
-use self::rates::Rates;
 pub use self::who::Who;
+use self::{rates::Rates, span::CallSpan};
 
 /// How long a SESSION read waits for its token if it does not say.
 pub const TOKEN_WAIT_DEFAULT: Duration = Duration::from_secs(2);
@@ -115,6 +117,8 @@ pub struct Call {
     pub when_full: WhenFull,
     /// Who calls.
     pub who: Who,
+    /// Its span, if it is traced.
+    pub(crate) span: Option<Box<CallSpan>>,
     /// Where the time of its write went.
     pub(crate) times: WriteTimes,
 }
@@ -192,6 +196,7 @@ impl Api {
             request_id,
             when_full,
             who: Who::default(),
+            span: None,
             times: WriteTimes::new(),
         }
     }

@@ -38,6 +38,9 @@ macro_rules! kind {
     (status) => {
         Kind::Read
     };
+    (report) => {
+        Kind::Read
+    };
     ($writes:ident) => {
         Kind::Write
     };
@@ -49,6 +52,9 @@ macro_rules! is_change {
         false
     };
     (status) => {
+        false
+    };
+    (report) => {
         false
     };
     ($changes:ident) => {

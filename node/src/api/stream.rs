@@ -260,9 +260,11 @@ async fn run(
     guest: (&Guest, Way),
     is_again: bool,
 ) -> (v1::Answer, super::Call) {
-    let v1::Call { id, deadline_ms, request_id, request } = call;
+    let v1::Call { id, deadline_ms, request_id, traceparent, request } = call;
     let asked = Duration::from_millis(u64::from(deadline_ms));
     let mut context = api.call(Some(asked), &request_id, WhenFull::Wait);
+    let method = request.as_ref().map_or("", |request| requests::method_of(request).name());
+    context.span = api.stream_span(method, &traceparent);
     let response = match request {
         None => {
             let invalid = super::status::Invalid::new("request", "is required");
@@ -271,6 +273,7 @@ async fn run(
         Some(request) => run_recorded(api, &mut context, request, guest, is_again).await,
     };
     let response = response.unwrap_or_else(Response::Error);
+    api.end_span_with(&context, &response);
     (v1::Answer { id, response: Some(response) }, context)
 }
 

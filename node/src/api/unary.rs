@@ -78,11 +78,13 @@ where
     Q: Runs + AnswerBytes + Audited + 'static,
     Q::Response: Tells,
 {
-    let (call, shown) = api.unary(&request);
+    let (mut call, shown) = api.unary(&request);
     let method = (Q::METHOD, Transport::Unary);
+    call.span = api.unary_span(Q::METHOD.name(), request.metadata());
     let under = Under::begin(&api.node.metrics, call.began, method);
     let (call, answered) = serve_recorded(api, call, &shown, request).await;
     under.end(&call, answered.as_ref().err());
+    api.end_span(&call, answered.as_ref().err().map_or(Code::Ok, |error| Code::from(error.code)));
     answered.map_err(|error| to_tonic(&error))
 }
 

@@ -138,6 +138,7 @@ impl Api {
             self.consensus.admit(call.who.identity(), size, call.when_full, call.deadline).await;
         let admission =
             admitted.map_err(|refusal| self.write_error(call, &refusal.into(), false))?;
+        let admission = admission.traced(call.trace_context(), self.consensus.tracer());
         // Only now, as it makes a digest of the whole request: what is refused is to cost little.
         let command = self.command(call, Ok(action), options)?;
         let facts = Facts::of(&command);

@@ -40,6 +40,7 @@ pub mod snapshots;
 mod suite_tests;
 pub mod tables;
 pub mod tasks;
+pub mod traced;
 pub mod types;
 
 use std::{
@@ -73,6 +74,7 @@ use crate::{
     env::{
         Clock, Fatal, Observer,
         shares::{Identity, ShareRule},
+        traces::Tracer,
     },
     machine::{codec, command::Command},
     metrics::Metrics,
@@ -122,6 +124,7 @@ struct Inner {
     /// True while no quorum, or no leader, has been heard of for two election timeouts.
     quorum_lost: watch::Receiver<bool>,
     shutting_down: AtomicBool,
+    tracer: Tracer,
     metrics: Arc<Metrics>,
 }
 
@@ -161,6 +164,8 @@ pub struct Foundation {
     pub share: ShareRule,
     /// True while the disk is nearly full.
     pub disk_nearly_full: watch::Receiver<bool>,
+    /// What spans are told to.
+    pub tracer: Tracer,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -189,6 +194,7 @@ impl Consensus {
             write_bytes_in_flight,
             share,
             disk_nearly_full,
+            tracer,
             metrics,
         } = foundation;
         let leadership = Leadership::new(&raft, Arc::clone(&others));
@@ -223,6 +229,7 @@ impl Consensus {
             clock: Arc::clone(&clock),
             queue: proposals,
             entries_in_flight,
+            tracer: tracer.clone(),
             quorum_lost: quorum_lost.clone(),
             metrics: Arc::clone(&metrics),
         };
@@ -251,9 +258,15 @@ impl Consensus {
                 session_loads: guard::SessionLoads::default(),
                 quorum_lost,
                 shutting_down: AtomicBool::new(false),
+                tracer,
                 metrics,
             }),
         }
+    }
+
+    /// What spans are told to.
+    pub(crate) fn tracer(&self) -> &Tracer {
+        &self.inner.tracer
     }
 
     /// The read levels.
@@ -430,6 +443,10 @@ impl Consensus {
                         deadline_ms: ms_left(deadline),
                         waits_for_room: admission.when_full() == WhenFull::Wait,
                         client_address: admission.identity().address(),
+                        trace_context: admission
+                            .waits()
+                            .map(|waits| waits.request.to_bytes().to_vec().into())
+                            .unwrap_or_default(),
                     };
                     let outcome = self.forward(forwarded, node_id, &peer_address, deadline).await;
                     if let Some(outcome) = outcome {

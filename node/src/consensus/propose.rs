@@ -45,14 +45,16 @@ use tokio::{
 use self::turns::{Entry, HEAVY_ENTRIES_MAX, Heavy, Turns};
 use super::{
     Admission,
+    admission::Waits,
     error::{Error, NotProposed, Unknown},
     leader::Leadership,
     log_time::LogTime,
     raft::Raft,
+    traced::CONTEXTS_MAX,
     types::{AppliedAt, EntryPayload, TypeConfig},
 };
 use crate::{
-    env::{Clock, shares::Identity},
+    env::{Clock, shares::Identity, traces::Tracer},
     machine::{
         codec,
         command::{Batch, Command, Reply},
@@ -193,6 +195,11 @@ impl Waiter {
         Waiter { to: To::Answerer(answerer), admission: Some(admission) }
     }
 
+    /// Since when it waits, if it is traced.
+    fn waits(&self) -> Option<&Waits> {
+        self.admission.as_ref().and_then(Admission::waits)
+    }
+
     /// Whose write it is; `None` for the node's own.
     fn identity(&self) -> Option<Identity> {
         self.admission.as_ref().map(Admission::identity)
@@ -226,6 +233,7 @@ pub(super) struct Proposer {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) queue: mpsc::Receiver<Proposal>,
     pub(super) entries_in_flight: usize,
+    pub(super) tracer: Tracer,
     /// Set while this node leads and reaches no quorum.
     pub(super) quorum_lost: watch::Receiver<bool>,
     pub(super) metrics: Arc<Metrics>,
@@ -309,12 +317,17 @@ impl Proposer {
         let oldest = batch.iter().map(|proposal| proposal.since).min().unwrap_or(now);
         let mut commands = Vec::with_capacity(batch.len());
         let mut waiters = Vec::with_capacity(batch.len());
+        let mut traced = Vec::new();
         for proposal in batch {
             if proposal.deadline <= now {
                 if proposal.ticket.abandon() {
                     proposal.waiter.send(Err(NotProposed::Deadline.into()));
                 }
             } else if proposal.ticket.propose() {
+                if let Some(Waits { request, since_ns }) = proposal.waiter.waits() {
+                    self.tracer.end_all(&[*request], "queue", *since_ns, &[], None);
+                    traced.push(*request);
+                }
                 commands.push(proposal.command);
                 waiters.push(proposal.waiter);
             }
@@ -324,11 +337,15 @@ impl Proposer {
         }
 
         let batch = Batch { log_time_ms: stamp, wall_time_ms: self.clock.wall_ms(), commands };
-        let payload = EntryPayload(codec::encode_batch(&batch));
+        traced.truncate(CONTEXTS_MAX);
+        let payload = EntryPayload {
+            batch: codec::encode_batch(&batch),
+            traced: (!traced.is_empty()).then(|| traced.into()),
+        };
         let meters = &self.metrics.writes;
         meters.queue.record(now.saturating_duration_since(oldest));
         meters.entry_commands.record(batch.commands.len() as u64);
-        meters.entry_bytes.record(payload.0.len() as u64);
+        meters.entry_bytes.record(payload.batch.len() as u64);
         let (responder, answer) = ProgressResponder::complete_only();
         let handed_over = self.raft.write(payload).with_leader(term).responder(responder).await;
         if handed_over.is_err() {

@@ -26,6 +26,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use super::{
     apply::StateMachine,
     log_store::{LogStore, to_wal},
+    traced::TracedEntries,
     types::{
         Entry, IoFlushed, LogId, Snapshot, SnapshotData, SnapshotMeta, StoredMembership,
         TypeConfig, Vote,
@@ -260,9 +261,11 @@ async fn build(
     tokio::spawn(upkeep.run(async {}));
     let applied = watch::channel(0).0;
     let metrics = Metrics::new(0, Names::Off);
-    let machine = StateMachine::new(Arc::clone(&state), snapshots, applied, None, metrics);
+    let traced = TracedEntries::default();
+    let machine =
+        StateMachine::new(Arc::clone(&state), snapshots, applied, None, traced.clone(), metrics);
     let machine = SuiteMachine { inner: machine, state: Arc::clone(&state) };
-    let inner = LogStore::new(log.clone(), state, Arc::new(AtomicU64::new(0)), None);
+    let inner = LogStore::new(log.clone(), state, Arc::new(AtomicU64::new(0)), None, traced);
     let log = SuiteLog { inner, log, begun_behind: Arc::default(), purged_as: Arc::default() };
     (Guard { writer, _directory: directory }, log, machine)
 }

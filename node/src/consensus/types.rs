@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::{
+    env::traces::TraceContext,
     machine::command::Reply,
     storage::snapshot::receive::{ReceivedSnapshot, SnapshotReader},
 };
@@ -25,16 +26,24 @@ openraft::declare_raft_types!(
         AsyncRuntime = super::runtime::Runtime,
 );
 
+/// The contexts of an entry's commands that are traced; nearly always none.
+pub(crate) type Contexts = Option<Arc<[TraceContext]>>;
+
 /// What one log entry carries: an encoded [`crate::machine::command::Batch`].
 ///
 /// It stays encoded from the leader's proposal to every replica's apply, so that the log and the
 /// transport copy bytes and know nothing of commands.
 #[derive(Clone, PartialEq, Eq)]
-pub struct EntryPayload(pub Bytes);
+pub struct EntryPayload {
+    /// The batch.
+    pub batch: Bytes,
+    /// Contexts of its commands that are traced: beside the entry, and not stored with it.
+    pub(crate) traced: Contexts,
+}
 
 impl fmt::Debug for EntryPayload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "batch of {} bytes", self.0.len())
+        write!(f, "batch of {} bytes", self.batch.len())
     }
 }
 

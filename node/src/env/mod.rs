@@ -25,9 +25,10 @@ pub mod identity;
 pub mod shares;
 pub mod spaced;
 pub mod storage_guard;
+pub mod traces;
 pub mod usage;
 
-use self::{descriptors::Sockets, usage::Usage};
+use self::{descriptors::Sockets, traces::Traces, usage::Usage};
 use crate::{
     machine::command::Reply,
     storage::{
@@ -62,8 +63,30 @@ pub struct Env {
     pub fatal: Fatal,
     /// Told what happens to log and state. Nobody listens in production.
     pub observer: Option<Arc<dyn Observer>>,
+    /// Where spans go of requests that are traced. Nowhere, unless it is configured.
+    pub traces: Option<Arc<dyn Traces>>,
+    /// What is known around the node, for a debug bundle.
+    pub surroundings: Option<Arc<dyn Surroundings>>,
     /// What the process logs, if that can be changed while it runs.
     pub logs: Option<Arc<dyn Logs>>,
+}
+
+/// What a process knows that no node in it does.
+pub trait Surroundings: Send + Sync + 'static {
+    /// The last lines of its log, from the level info up.
+    fn recent_log(&self) -> RecentLog;
+
+    /// The program and the machine: a line of `name value` each.
+    fn machine(&self) -> String;
+}
+
+/// The last lines of a log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecentLog {
+    /// The lines.
+    pub lines: String,
+    /// Lines before them that are no longer kept.
+    pub forgotten: u64,
 }
 
 impl fmt::Debug for Env {
@@ -333,6 +356,8 @@ impl Env {
                 std::process::exit(EXIT_FATAL)
             }),
             observer: None,
+            traces: None,
+            surroundings: None,
             logs: None,
         })
     }

@@ -73,11 +73,18 @@ pub(super) struct Running {
 }
 
 /// The open port.
-#[derive(Debug)]
 pub(super) struct EyesPort {
+    /// Held by the node: what is told on its other ports comes from here as well, with this port or without.
+    _eyes: Arc<Eyes>,
     address: Option<String>,
     stop: watch::Sender<bool>,
     serving: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for EyesPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EyesPort").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl EyesPort {
@@ -127,7 +134,7 @@ impl Eyes {
             last_scrape_ns: AtomicU64::new(0),
         });
         let (stop, stopped) = watch::channel(false);
-        let mut port = EyesPort { address: None, stop, serving: None };
+        let mut port = EyesPort { _eyes: Arc::clone(&eyes), address: None, stop, serving: None };
         if config.metrics_listen.is_empty() {
             return (eyes, port);
         }

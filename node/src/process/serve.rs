@@ -10,9 +10,13 @@ use std::{
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{EXIT_FATAL, EXIT_REFUSED, environment, telemetry};
+#[cfg(feature = "otlp")]
+use super::traces;
+use super::{EXIT_FATAL, EXIT_REFUSED, environment, recent::RecentLines, telemetry};
+#[cfg(feature = "otlp")]
+use crate::env::traces::Traces;
 use crate::{
-    config::{Config, HotItemNames, InitialCluster, LogFormat},
+    config::{Config, HotItemNames, InitialCluster, LogFormat, Ratio},
     env::{Env, Logs, descriptors},
     node::{Node, system_error_needs_a_person},
     storage::real_disk::RealDisk,
@@ -154,6 +158,10 @@ arguments! {
     log_format: LogFormat = "TALLY_LOG_FORMAT",
     /// Which logs, e.g. `info` or `tally_node=debug`.
     log_filter: String = "TALLY_LOG_FILTER",
+    /// OpenTelemetry collector for spans of sampled requests, http://host:port; empty: no traces.
+    traces_otlp_endpoint: String = "TALLY_TRACES_OTLP_ENDPOINT",
+    /// Of the requests whose callers do not decide so many are traced, 0 to 1.
+    traces_sample_ratio: Ratio = "TALLY_TRACES_SAMPLE_RATIO",
 }
 
 impl Arguments {
@@ -217,7 +225,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
             return ExitCode::SUCCESS;
         }
     }
-    let logs = match telemetry::start(&config) {
+    let recent = RecentLines::default();
+    let logs = match telemetry::start(&config, recent.clone()) {
         Ok(logs) => logs,
         Err(problem) => {
             eprintln!("tallyd: configuration: {problem}");
@@ -236,13 +245,13 @@ pub fn run(arguments: Arguments) -> ExitCode {
     #[cfg(tokio_unstable)]
     runtime.disable_lifo_slot();
     let runtime = runtime.build().expect("a runtime can be made while the process starts");
-    let code = runtime.block_on(serve(config, logs));
+    let code = runtime.block_on(serve(config, logs, recent));
     // Whatever still runs (a peer's stream) has nothing left to do.
     runtime.shutdown_background();
     code
 }
 
-async fn serve(config: Config, logs: Arc<dyn Logs>) -> ExitCode {
+async fn serve(config: Config, logs: Arc<dyn Logs>, recent: RecentLines) -> ExitCode {
     let refused = |problem: &dyn std::fmt::Display| {
         tracing::error!(%problem, "the node does not run");
         eprintln!("tallyd: {problem}");
@@ -263,9 +272,22 @@ async fn serve(config: Config, logs: Arc<dyn Logs>) -> ExitCode {
         Err(error) => return of_system(&error),
     };
     let env = match Env::real(&config.data_dir, config.store_cache_bytes()) {
-        Ok(env) => Env { logs: Some(logs), ..env },
+        Ok(env) => Env { logs: Some(logs), surroundings: Some(Arc::new(recent)), ..env },
         Err(error) => return of_system(&error),
     };
+    #[cfg(feature = "otlp")]
+    let (env, _spans) = match traces::Otlp::start(&config) {
+        Ok(traces) => {
+            let traces = traces.map(Arc::new);
+            let told = traces.clone().map(|traces| traces as Arc<dyn Traces>);
+            (Env { traces: told, ..env }, LastSpans(traces))
+        }
+        Err(problem) => return refused(&problem),
+    };
+    #[cfg(not(feature = "otlp"))]
+    if !config.traces_otlp_endpoint.is_empty() {
+        return refused(&"traces_otlp_endpoint: this program was built without traces");
+    }
     let mut stop = match stop_signals() {
         Ok(stop) => stop,
         Err(error) => return of_system(&error),
@@ -291,6 +313,20 @@ async fn serve(config: Config, logs: Arc<dyn Logs>) -> ExitCode {
             ExitCode::SUCCESS
         }
         reason = node.refused() => refused(&reason),
+    }
+}
+
+/// Spans that wait when the node has stopped are still sent.
+#[cfg(feature = "otlp")]
+struct LastSpans(Option<Arc<traces::Otlp>>);
+
+#[cfg(feature = "otlp")]
+impl Drop for LastSpans {
+    fn drop(&mut self) {
+        if let Some(traces) = self.0.take() {
+            // The exporter's connection is driven by this runtime, so it must not be held up.
+            tokio::task::block_in_place(|| traces.stop());
+        }
     }
 }
 

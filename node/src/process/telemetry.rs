@@ -3,14 +3,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing_subscriber::{
-    Registry,
-    filter::Targets,
+    Layer as _, Registry,
+    filter::{LevelFilter, Targets},
     fmt,
     layer::SubscriberExt,
     reload::{self, Handle},
     util::SubscriberInitExt,
 };
 
+use super::recent::RecentLines;
 use crate::{
     config::{Config, LogFormat},
     env::Logs,
@@ -52,11 +53,12 @@ fn parse(filter: &str) -> Result<Targets, String> {
     format!("{LIBRARIES},{filter}").parse().map_err(|error| format!("log_filter: {error}"))
 }
 
-/// Starts logging to standard error.
-pub fn start(config: &Config) -> Result<Arc<dyn Logs>, String> {
+/// Starts logging to standard error. What is logged is also kept for a while, but for what may have customers' data.
+pub fn start(config: &Config, recent: RecentLines) -> Result<Arc<dyn Logs>, String> {
     let (filter, handle) = reload::Layer::new(parse(&config.log_filter)?);
     let lines = fmt::layer().with_writer(std::io::stderr);
-    let logs = tracing_subscriber::registry().with(filter);
+    let kept = fmt::layer().with_writer(recent).with_ansi(false).with_filter(LevelFilter::INFO);
+    let logs = tracing_subscriber::registry().with(filter).with(kept);
     match config.log_format {
         LogFormat::Human => {
             let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());

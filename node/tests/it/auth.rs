@@ -21,7 +21,7 @@ pub(super) const ALL: &[AuthPermission] = &[
 ];
 
 /// A cluster that asks who calls, and its first token.
-pub(super) async fn secure(size: u64) -> (Cluster, String) {
+pub(crate) async fn secure(size: u64) -> (Cluster, String) {
     secure_with(size, |_| {}).await
 }
 
@@ -42,7 +42,7 @@ pub(super) async fn secure_with(size: u64, also: impl Fn(&mut Config)) -> (Clust
     (cluster, token)
 }
 
-pub(super) fn client(cluster: &Cluster, ids: &[u64], token: &str) -> Client {
+pub(crate) fn client(cluster: &Cluster, ids: &[u64], token: &str) -> Client {
     let endpoints: Vec<String> = ids.iter().map(|id| cluster.client_address(*id)).collect();
     let builder = Client::builder(endpoints).deadline(Duration::from_secs(8));
     let builder = if token.is_empty() { builder } else { builder.bearer_token(token) };
@@ -83,7 +83,7 @@ pub(crate) async fn token(admin: &Client, user: &str, lifetime_ms: u64) -> (u64,
     (made.id, made.token)
 }
 
-fn assert_denied<T: std::fmt::Debug>(result: tally_client::Result<T>, what: &str) {
+pub(crate) fn assert_denied<T: std::fmt::Debug>(result: tally_client::Result<T>, what: &str) {
     let error = result.expect_err(what);
     assert_eq!(error.reason(), reason::PERMISSION_DENIED, "{what}: {error}");
     assert_eq!(error.code(), tally_client::Code::PermissionDenied, "{what}");

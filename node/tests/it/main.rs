@@ -24,6 +24,7 @@ mod metrics_port;
 mod network;
 mod quorum;
 mod reads;
+mod report;
 mod requests;
 mod restarted_leader;
 mod service;

@@ -22,6 +22,11 @@ fn seconds(ms: u64) -> f64 {
 }
 
 impl Eyes {
+    /// All of it, in Prometheus's own format.
+    pub(in crate::node) fn text(&self) -> String {
+        self.metrics(Format::Prometheus).body
+    }
+
     pub(super) fn metrics(&self, format: Format) -> Page {
         let began = Instant::now();
         let mut out = Exposition::new(format);
