@@ -132,6 +132,23 @@ catalog! {
             "From when on it is good."
             "It is to come: others refuse it.";
     }
+    "The audit log" {
+        AUDIT_LINES = Counter "tally_audit_log_lines_total" ["result"]
+            "Lines of the audit log: written, or dropped as there was no room for them. All of this section is absent without an audit log."
+            "dropped grows: what was asked then is not recorded.";
+        AUDIT_WRITTEN = Counter "tally_audit_log_written_bytes_total" []
+            "Bytes of the lines that were written."
+            "Never by itself.";
+        AUDIT_REFUSED = Counter "tally_audit_log_refused_requests_total" []
+            "Requests that were refused as they could not be recorded (audit_log_must_not_drop)."
+            "It grows.";
+        AUDIT_QUEUED = Gauge "tally_audit_log_queued_bytes" []
+            "Bytes of lines that wait to be written."
+            "It stays high: the disk of the audit log is slow.";
+        AUDIT_FAILING = Gauge "tally_audit_log_failing" []
+            "1 while the file of the audit log can't be written; the node's log says why."
+            "1.";
+    }
     "Writes, from the queue to the state" {
         PROPOSALS_WAITING = Gauge "tally_proposals_waiting" []
             "Writes in the queue before the next log entry."

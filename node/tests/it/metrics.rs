@@ -143,8 +143,13 @@ async fn what_a_node_exports_is_what_the_page_says() {
         *sampled.entry(family.name).or_insert(0) += 1;
     }
     let none: Vec<_> = families.keys().filter(|name| !sampled.contains_key(*name)).collect();
-    // There is no TLS here, and nothing was hot for a whole window.
+    // There is no audit log and no TLS here, and nothing was hot for a whole window.
     let absent = [
+        &"tally_audit_log_failing",
+        &"tally_audit_log_lines_total",
+        &"tally_audit_log_queued_bytes",
+        &"tally_audit_log_refused_requests_total",
+        &"tally_audit_log_written_bytes_total",
         &"tally_certificate_not_after_timestamp_seconds",
         &"tally_certificate_not_before_timestamp_seconds",
         &"tally_hot_item_operations_per_second",
@@ -322,4 +327,32 @@ async fn a_port_that_is_taken_costs_the_metrics_and_not_the_node() {
     let leader = cluster.leader().await;
     assert_eq!(cluster.node(leader).metrics_address(), None);
     counters(&cluster, leader).add(add_to_hits()).await.expect("the write is applied");
+}
+
+#[tokio::test]
+async fn an_audit_log_is_measured_where_there_is_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("audit.log");
+    let mut cluster = Cluster::prepare(1, |config| {
+        config.metrics_listen = "127.0.0.1:0".to_owned();
+        config.audit_log_file = file.clone();
+    });
+    cluster.start_all().await;
+    let leader = cluster.leader().await;
+    counters(&cluster, leader).add(add_to_hits()).await.expect("the write is applied");
+    let address = address(&cluster, leader);
+    let written = async {
+        loop {
+            let samples = scrape(&address).await;
+            if samples["tally_audit_log_lines_total{result=\"written\"}"] >= 2.0 {
+                return samples;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let samples = tokio::time::timeout(PATIENCE, written).await.expect("lines are written");
+    assert!(samples["tally_audit_log_written_bytes_total"] > 100.0);
+    assert_eq!(samples["tally_audit_log_lines_total{result=\"dropped\"}"], 0.0);
+    assert_eq!(samples["tally_audit_log_refused_requests_total"], 0.0);
+    assert_eq!(samples["tally_audit_log_failing"], 0.0);
 }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{Eyes, Running};
 use crate::{
+    audit::Counts,
     consensus::{cluster_id::format_cluster_id, guard, leader::Outlook},
     machine::query,
     metrics::{
@@ -74,6 +75,7 @@ impl Running {
         out.single(&catalog::PROPOSALS_WAITING, consensus.proposals_waiting());
         out.single(&catalog::WRITES_IN_FLIGHT, used);
         out.single(&catalog::WRITES_IN_FLIGHT_MAX, max);
+        self.write_audit_log(out);
         let limits = report.limits();
         let mut exceeded = out.family(&catalog::LIMITS_EXCEEDED);
         exceeded.value(&["share"], limits.shares_exceeded);
@@ -136,6 +138,25 @@ impl Running {
         out.single(&catalog::KEYS_MAX, meta.settings.idempotency_bytes_max);
         out.single(&catalog::COUNTERS, meta.counters);
         out.single(&catalog::STORED_KEYS, meta.keys);
+    }
+
+    fn write_audit_log(&self, out: &mut Exposition) {
+        let counts = self.report.audit_log();
+        let mut lines = out.family(&catalog::AUDIT_LINES);
+        if let Some(counts) = &counts {
+            lines.value(&["written"], counts.written_lines);
+            lines.value(&["dropped"], counts.dropped_lines);
+        }
+        let mut single = |family, value: &dyn Fn(&Counts) -> u64| {
+            let mut samples = out.family(family);
+            if let Some(counts) = &counts {
+                samples.value(&[], value(counts));
+            }
+        };
+        single(&catalog::AUDIT_WRITTEN, &|counts| counts.written_bytes);
+        single(&catalog::AUDIT_REFUSED, &|counts| counts.refused_requests);
+        single(&catalog::AUDIT_QUEUED, &|counts| counts.queued_bytes);
+        single(&catalog::AUDIT_FAILING, &|counts| u64::from(!counts.error.is_empty()));
     }
 
     fn write_certificates(&self, out: &mut Exposition) {
