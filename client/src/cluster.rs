@@ -227,6 +227,42 @@ impl Client {
         read.plan.any_node = true;
         read
     }
+
+    /// Asks for what a node measures, in Prometheus's text format; 0 is whichever node answers. The asked node asks
+    /// the other one: it takes no connection to it. While authentication is on it takes the right `monitor`. The
+    /// answer is the message of the API as it is ([`proto`](crate::proto)): `problem` says why there is no text,
+    /// if so.
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// for node in client.status().await?.nodes {
+    ///     println!("{}", client.metrics(node.id).await?.text);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn metrics(&self, node_id: u64) -> Read<v1::ClusterMetricsRequest> {
+        let mut read = Read::new(self, v1::ClusterMetricsRequest { node_id });
+        read.plan.any_node = true;
+        read
+    }
+
+    /// Asks for what explains a node to somebody who can't look at it: its configuration without secrets, the last
+    /// lines of its log, the layout of its storage, versions; 0 is whichever node answers. While authentication
+    /// is on it takes a role that is admin. The answer is the message of the API as it is
+    /// ([`proto`](crate::proto)): `problem` says why there are no files, if so.
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// for file in client.diagnose(1).await?.files {
+    ///     println!("{}: {} bytes {}", file.name, file.text.len(), file.problem);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn diagnose(&self, node_id: u64) -> Read<v1::ClusterDiagnoseRequest> {
+        let mut read = Read::new(self, v1::ClusterDiagnoseRequest { node_id });
+        read.plan.any_node = true;
+        read
+    }
 }
 
 impl Read<v1::ClusterStatusRequest> {
@@ -365,4 +401,6 @@ answers! {
             dedup: answer.dedup.map(DedupTables::from).unwrap_or_default(),
             header: Header::of(answer.header),
         };
+    Read<v1::ClusterMetricsRequest> -> v1::ClusterMetricsResponse: |answer| answer;
+    Read<v1::ClusterDiagnoseRequest> -> v1::ClusterDiagnoseResponse: |answer| answer;
 }

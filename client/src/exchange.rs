@@ -38,6 +38,7 @@ use self::{
 };
 use crate::{
     cause::with_cause,
+    traces,
     wire::{Bearer, MESSAGE_BYTES_MAX, Request},
 };
 
@@ -84,6 +85,7 @@ impl Exchange {
             id,
             deadline_ms: milliseconds(until.saturating_duration_since(Instant::now())),
             request_id: String::new(),
+            traceparent: traces::current(),
             request: Some(request),
         };
         let Some(answered) = self.pending.register(id, until) else {

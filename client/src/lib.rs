@@ -75,6 +75,7 @@ mod silence;
 #[cfg(feature = "tls")]
 mod tls;
 mod token;
+mod traces;
 mod wire;
 mod words;
 

@@ -68,6 +68,9 @@ macro_rules! class {
     (status) => {
         Class::Control
     };
+    (report) => {
+        Class::Control
+    };
     (auth) => {
         Class::Control
     };
@@ -168,6 +171,7 @@ macro_rules! of_each {
                     let mut request = tonic::Request::new(message);
                     request.set_timeout(timeout);
                     Bearer::show(token, &mut request);
+                    crate::traces::show(&mut request);
                     let mut client = v1::$client_in::$client::new(channel)
                         .max_decoding_message_size(MESSAGE_BYTES_MAX);
                     let response = client.$method(request).await?;

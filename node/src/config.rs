@@ -9,10 +9,13 @@
 //! `docs/configuration.md` is checked against all of them at once. A part is given what it
 //! needs as values: only the process, the composition root and `consensus::raft_config` read this.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, str::FromStr};
+mod members;
+
+use std::{net::IpAddr, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::members::InitialCluster;
 use crate::machine::{command::Settings, limits};
 
 /// Configuration of one node.
@@ -27,6 +30,9 @@ pub struct Config {
     pub client_listen: String,
     /// Address to listen on for other nodes.
     pub peer_listen: String,
+    /// Address to listen on for scrapers and probes. On loopback it is open and in plain HTTP, else under the TLS of
+    /// the client port, and asks who is there as that does. Empty: no such port.
+    pub metrics_listen: String,
     /// Address of the client port as clients reach it. Empty: `client_listen`.
     pub client_advertise: String,
     /// Address of the peer port as other nodes reach it. Empty: `peer_listen`.
@@ -128,10 +134,30 @@ pub struct Config {
     pub worker_threads: usize,
     /// How long a shutdown waits for what is in flight, in ms.
     pub shutdown_grace_ms: u64,
+    /// Operations that take longer than this, in ms, are told in the log. 0: none.
+    pub slow_operation_ms: u64,
+    /// What the metrics show of the names of the most used counters and keys.
+    pub hot_item_names: HotItemNames,
     /// Logs for people or for machines.
     pub log_format: LogFormat,
     /// Which logs: a level, and levels of modules.
     pub log_filter: String,
+    /// OpenTelemetry collector for spans of sampled requests, `http://host:port` (OTLP over gRPC). Empty: no traces.
+    pub traces_otlp_endpoint: String,
+    /// Of the requests whose callers do not decide so many are traced, 0 to 1.
+    pub traces_sample_ratio: Ratio,
+}
+
+/// What is shown of the names of hot items.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum HotItemNames {
+    /// Hot items are not looked for.
+    Off,
+    /// A hash of the name.
+    Hashed,
+    /// The name.
+    Shown,
 }
 
 /// Shape of the logs.
@@ -151,6 +177,7 @@ impl Default for Config {
             data_dir: PathBuf::from("tally-data"),
             client_listen: "127.0.0.1:7401".to_owned(),
             peer_listen: "127.0.0.1:7501".to_owned(),
+            metrics_listen: "127.0.0.1:7601".to_owned(),
             client_advertise: String::new(),
             peer_advertise: String::new(),
             initial_cluster: InitialCluster::default(),
@@ -195,8 +222,12 @@ impl Default for Config {
             audit_log_must_not_drop: false,
             worker_threads: 0,
             shutdown_grace_ms: 5_000,
+            slow_operation_ms: 500,
+            hot_item_names: HotItemNames::Hashed,
             log_format: LogFormat::Human,
             log_filter: "info".to_owned(),
+            traces_otlp_endpoint: String::new(),
+            traces_sample_ratio: Ratio(0.01),
         }
     }
 }
@@ -266,6 +297,10 @@ impl Config {
         ] {
             check(is_address(address), key, || format!("{address:?} is not host:port"))?;
         }
+        let metrics = &self.metrics_listen;
+        check(metrics.is_empty() || is_address(metrics), "metrics_listen", || {
+            format!("{metrics:?} is not host:port")
+        })?;
         for (key, address) in
             [("client_advertise", self.client_address()), ("peer_advertise", self.peer_address())]
         {
@@ -320,6 +355,10 @@ impl Config {
             "must be above 0".to_owned()
         })?;
         check(self.flush_interval_ms > 0, "flush_interval_ms", || "must be above 0".to_owned())?;
+        let endpoint = &self.traces_otlp_endpoint;
+        check(endpoint.is_empty() || is_http_url(endpoint), "traces_otlp_endpoint", || {
+            format!("{endpoint:?} is not http://host:port")
+        })?;
         check((1..=100).contains(&self.sessions_share_percent), "sessions_share_percent", || {
             "must be 1 to 100".to_owned()
         })?;
@@ -412,6 +451,13 @@ impl Config {
                 peer[0].1,
                 "cert_file, peer_tls_key_file and peer_tls_ca_file",
             ),
+            (
+                "metrics_listen",
+                &self.metrics_listen,
+                "client",
+                client_cert || self.metrics_listen.is_empty(),
+                "cert_file and client_tls_key_file",
+            ),
         ] {
             if !has_tls && !self.insecure_listen_without_tls && !is_loopback(address) {
                 return wrong(
@@ -425,14 +471,17 @@ impl Config {
             }
         }
         let asks = self.authentication || self.insecure_listen_without_authentication;
-        if !asks && !is_loopback(&self.client_listen) {
-            let problem = format!(
-                "{:?} is reached from other machines, and without authentication whoever reaches it reads and \
-                 changes everything. Set authentication = true, or give that up with \
-                 insecure_listen_without_authentication = true",
-                self.client_listen
-            );
-            return wrong("client_listen", problem);
+        for (key, address, what) in [
+            ("client_listen", &self.client_listen, "reads and changes everything"),
+            ("metrics_listen", &self.metrics_listen, "reads the metrics"),
+        ] {
+            if !asks && !address.is_empty() && !is_loopback(address) {
+                let problem = format!(
+                    "{address:?} is reached from other machines, and without authentication whoever reaches it {what}. \
+                     Set authentication = true, or give that up with insecure_listen_without_authentication = true"
+                );
+                return wrong(key, problem);
+            }
         }
         Ok(())
     }
@@ -487,190 +536,58 @@ fn is_unspecified(address: &str) -> bool {
 }
 
 /// Whether only this machine reaches it. Of a name nothing is known but for `localhost`.
-fn is_loopback(address: &str) -> bool {
+pub(crate) fn is_loopback(address: &str) -> bool {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// The first members: node id and address of the peer port.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct InitialCluster(pub BTreeMap<u64, String>);
+/// A share of all, 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct Ratio(f64);
 
-impl FromStr for InitialCluster {
+// It is never what differs from itself.
+impl Eq for Ratio {}
+
+impl Ratio {
+    /// Of 2^64 draws so many.
+    pub fn of_draws(self) -> u128 {
+        (self.0 * 2_f64.powi(64)) as u128
+    }
+}
+
+impl TryFrom<f64> for Ratio {
+    type Error = String;
+
+    fn try_from(ratio: f64) -> Result<Self, String> {
+        match (0.0..=1.0).contains(&ratio) {
+            true => Ok(Ratio(ratio)),
+            false => Err(format!("{ratio} is not 0 to 1")),
+        }
+    }
+}
+
+impl From<Ratio> for f64 {
+    fn from(ratio: Ratio) -> f64 {
+        ratio.0
+    }
+}
+
+impl FromStr for Ratio {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut members = BTreeMap::new();
-        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-            let (id, address) = part
-                .split_once('=')
-                .ok_or_else(|| format!("{part:?} is not of the form id=host:port"))?;
-            let id: u64 = id
-                .trim()
-                .parse()
-                .ok()
-                .filter(|id| *id > 0)
-                .ok_or_else(|| format!("{id:?} is not a node id"))?;
-            let address = address.trim();
-            if !is_address(address) {
-                return Err(format!("{address:?} is not host:port"));
-            }
-            if members.insert(id, address.to_owned()).is_some() {
-                return Err(format!("node {id} is named twice"));
-            }
-        }
-        Ok(InitialCluster(members))
+        let ratio: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+        Ratio::try_from(ratio)
     }
 }
 
-impl fmt::Display for InitialCluster {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, (id, address)) in self.0.iter().enumerate() {
-            let comma = if at == 0 { "" } else { "," };
-            write!(f, "{comma}{id}={address}")?;
-        }
-        Ok(())
-    }
-}
-
-impl Serialize for InitialCluster {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for InitialCluster {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
+/// Whether an endpoint can be dialled without TLS: no name, password or path is in it.
+fn is_http_url(url: &str) -> bool {
+    let rest = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+    rest.is_some_and(|address| !address.contains(['/', '@', '?', '#']) && is_address(address))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn valid() -> Config {
-        Config { node_id: 1, ..Config::default() }
-    }
-
-    #[test]
-    fn the_default_lacks_only_an_id() {
-        assert_eq!(Config::default().validate().unwrap_err().key, "node_id");
-        valid().validate().unwrap();
-    }
-
-    #[test]
-    fn each_check_names_its_key() {
-        type Breaks = fn(&mut Config);
-        let broken: [(&str, Breaks); 18] = [
-            ("client_listen", |config| config.client_listen = "7401".into()),
-            ("peer_advertise", |config| config.peer_listen = "0.0.0.0:7501".into()),
-            ("initial_cluster", |config| {
-                config.initial_cluster = "2=a:1,3=b:2".parse().unwrap();
-            }),
-            ("election_timeout_ms_min", |config| config.election_timeout_ms_min = 100),
-            ("election_timeout_ms_max", |config| config.election_timeout_ms_max = 180),
-            ("entries_in_flight", |config| config.entries_in_flight = 0),
-            ("writes_in_flight", |config| config.writes_in_flight = 0),
-            ("write_bytes_in_flight", |config| config.write_bytes_in_flight = 1 << 20),
-            ("sessions_share_percent", |config| config.sessions_share_percent = 101),
-            ("limit_share_percent", |config| config.limit_share_percent = 0),
-            ("worker_threads", |config| config.worker_threads = 2000),
-            ("client_listen", |config| {
-                config.client_listen = "0.0.0.0:7401".into();
-                config.client_advertise = "node1:7401".into();
-            }),
-            ("peer_listen", |config| config.peer_listen = "node1:7501".into()),
-            ("client_tls_key_file", |config| config.client_tls_cert_file = "a".into()),
-            ("client_tls_cert_file", |config| config.client_tls_key_file = "a".into()),
-            ("client_tls_cert_file", |config| config.client_tls_ca_file = "a".into()),
-            ("peer_tls_key_file", |config| {
-                (config.peer_tls_cert_file, config.peer_tls_ca_file) = ("a".into(), "b".into());
-            }),
-            ("cluster_name", |config| config.cluster_name = "a/b".into()),
-        ];
-        for (key, breaks) in broken {
-            let mut config = valid();
-            breaks(&mut config);
-            assert_eq!(config.validate().unwrap_err().key, key);
-        }
-    }
-
-    /// What is computed of sizes and times does not wrap: a reserve of all that there is was one of 16 MiB.
-    #[test]
-    fn the_greatest_values_stay_great() {
-        let huge = u64::MAX;
-        let config = Config { dirty_bytes_max: huge, log_segment_bytes: huge, ..valid() };
-        assert_eq!(config.disk_reserve(), huge);
-        let config = Config { heartbeat_interval_ms: huge / 2 + 1, ..valid() };
-        assert_eq!(config.validate().unwrap_err().key, "election_timeout_ms_min");
-    }
-
-    #[test]
-    fn other_machines_reach_a_node_over_tls_or_by_the_operators_word() {
-        for loopback in ["127.0.0.1:1", "127.8.9.1:1", "[::1]:1", "localhost:1"] {
-            assert!(is_loopback(loopback), "{loopback}");
-        }
-        for open in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "node1:1", "localhost.example:1"] {
-            assert!(!is_loopback(open), "{open}");
-        }
-        let mut config = valid();
-        (config.client_listen, config.peer_listen) = ("10.0.0.1:1".into(), "10.0.0.1:2".into());
-        let said = config.validate().unwrap_err().to_string();
-        for named in ["client_listen", "client_tls_cert_file", "insecure_listen_without_tls"] {
-            assert!(said.contains(named), "{said}");
-        }
-        (config.client_tls_cert_file, config.client_tls_key_file) = ("a".into(), "b".into());
-        assert_eq!(config.validate().unwrap_err().key, "peer_listen", "each port by itself");
-        config.insecure_listen_without_tls = true;
-        let said = config.validate().unwrap_err().to_string();
-        assert!(said.contains("insecure_listen_without_authentication"), "{said}");
-        config.authentication = true;
-        config.validate().unwrap();
-        (config.authentication, config.insecure_listen_without_authentication) = (false, true);
-        config.validate().unwrap();
-    }
-
-    #[test]
-    fn files_refuse_unknown_keys_and_round_trip() {
-        assert!(toml::from_str::<Config>("node_id = 1\nnode_ids = 2").is_err());
-        let mut config = valid();
-        config.initial_cluster = "1=a:1,2=b:2".parse().unwrap();
-        let text = toml::to_string(&config).unwrap();
-        assert_eq!(toml::from_str::<Config>(&text).unwrap(), config);
-    }
-
-    /// Rows of the reference's tables that begin with a key and its default.
-    fn reference() -> Vec<(String, String)> {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
-        let text = std::fs::read_to_string(path).unwrap();
-        let code = |cell: &str| Some(cell.trim().strip_prefix('`')?.strip_suffix('`')?.to_owned());
-        text.lines()
-            .filter_map(|line| {
-                let mut cells = line.strip_prefix("| `")?.split('|');
-                let key = cells.next()?.trim().strip_suffix('`')?;
-                Some((key.to_owned(), code(cells.next()?)?))
-            })
-            .collect()
-    }
-
-    #[test]
-    fn the_reference_lists_every_key_and_default() {
-        let defaults = toml::Table::try_from(Config::default()).unwrap();
-        let mut expected: Vec<_> =
-            defaults.into_iter().map(|(key, value)| (key, value.to_string())).collect();
-        let mut listed = reference();
-        expected.sort();
-        listed.sort();
-        assert_eq!(listed, expected);
-    }
-
-    #[test]
-    fn initial_clusters() {
-        for bad in ["1", "x=a:1", "0=a:1", "1=a", "1=a:1,1=b:2", "1=:5", "1=a:99999"] {
-            assert!(bad.parse::<InitialCluster>().is_err(), "{bad}");
-        }
-        assert_eq!("".parse(), Ok(InitialCluster::default()));
-    }
-}
+mod tests;

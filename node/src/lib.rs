@@ -3,7 +3,7 @@
 //! Read `ARCHITECTURE.md` for the map. In short: [`node`] puts everything together; [`api`] is the
 //! client port; [`consensus`] is the only way to change the state and to read it with a promise;
 //! [`machine`] is what the state means; [`storage`] is what survives a power cut; [`peer`] is the
-//! transport between nodes; `port` accepts and bounds the connections to both; [`mod@env`] is everything that comes from
+//! transport between nodes; `port` accepts and bounds the connections to both; [`metrics`] is what a node counts of itself; [`mod@env`] is everything that comes from
 //! outside.
 
 pub mod api;
@@ -11,6 +11,7 @@ pub mod audit;
 pub mod config;
 pub mod consensus;
 pub mod env;
+pub mod metrics;
 pub mod node;
 pub mod peer;
 pub mod port;

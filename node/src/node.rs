@@ -15,7 +15,9 @@
 //! [`Node::start`]; they differ in their [`Env`] only.
 
 mod beside;
+mod diagnosis;
 mod error;
+mod eyes;
 mod peering;
 mod report;
 mod running;
@@ -40,6 +42,8 @@ use tonic::service::Routes;
 pub use self::error::{NodeError, system_error_needs_a_person};
 use self::{
     beside::{follow_cluster_id, hand_over_when_full},
+    diagnosis::Teller,
+    eyes::{Eyes, EyesPort},
     peering::{Met, Newcomer},
     report::Report,
     starting::{Starting, WaitingPort},
@@ -48,7 +52,7 @@ use self::{
 use crate::{
     api::{self, Api, NodeFacts, rates::Rates},
     audit::{self, AuditLog},
-    config::Config,
+    config::{Config, HotItemNames},
     consensus::{
         Consensus, Foundation,
         apply::StateMachine,
@@ -58,9 +62,13 @@ use crate::{
         raft_config::raft_config,
         snapshots::SnapshotBuilds,
         tables, tasks,
+        traced::TracedEntries,
         types::Member,
     },
-    env::{Env, identity::Identity, shares::ShareRule, storage_guard::StorageGuard},
+    env::{
+        Env, identity::Identity, shares::ShareRule, storage_guard::StorageGuard, traces::Tracer,
+    },
+    metrics::{Metrics, hot::Names},
     peer::{hello::NotWelcome, network::NetworkFactory, peers::Peers},
     port::{Entrance, Slots, room::NodeRoom},
     status::{OwnStatus, SelfReport},
@@ -85,6 +93,8 @@ pub struct Node {
     stop_peers: watch::Sender<bool>,
     client_server: JoinHandle<()>,
     peer_server: JoinHandle<()>,
+    metrics: Arc<Metrics>,
+    eyes: EyesPort,
     slots: Arc<Slots>,
     room: Arc<NodeRoom>,
     audit: Option<Arc<AuditLog>>,
@@ -97,8 +107,12 @@ impl Node {
     /// Starts a node. When this returns it answers on both ports; it may still look for a leader.
     pub async fn start(config: Config, env: Env) -> Result<Node, NodeError> {
         let starting = Starting::new(config.node_id);
+        let metrics = Metrics::new(config.slow_operation_ms, names(config.hot_item_names));
         let tls = Tls::open(&tls_settings(&config), &env.clock)?;
         let audit = open_audit_log(&config, &env)?;
+        let (eyes, eyes_port) =
+            Eyes::open(&config, &env, Arc::clone(&metrics), Arc::clone(&starting), tls.client())
+                .await;
         let waiting_port =
             WaitingPort::open(&config, &env, Arc::clone(&starting), tls.client(), audit.clone());
         let (incarnation, nonce) = (env.random.next_u128(), env.random.next_u128());
@@ -121,7 +135,7 @@ impl Node {
 
         starting.goes_on("it reads its log and its state");
         let Stored { log, recovered, state } =
-            stored::open(&config, &env, &identity, nonce, &guard).await?;
+            stored::open(&config, &env, &identity, nonce, &guard, &metrics.storage).await?;
         let flush_interval = Duration::from_millis(config.flush_interval_ms);
         let (snapshot_requests, upkeep) = state.upkeep(flush_interval);
         let flush_guard = Arc::clone(&guard);
@@ -153,11 +167,15 @@ impl Node {
         let appended_bytes = Arc::new(AtomicU64::new(0));
         let (applied_sender, applied) = watch::channel(0);
         let applied_seen = applied.clone();
+        let tracer = Tracer::new(env.traces.clone());
+        let traced = TracedEntries::new(tracer.clone());
         let machine = StateMachine::new(
             Arc::clone(&state),
             snapshot_requests,
             applied_sender,
             env.observer.clone(),
+            traced.clone(),
+            Arc::clone(&metrics),
         );
         #[cfg(feature = "seeded-bugs")]
         let machine = machine.with_applier(crate::consensus::kept::Applier {
@@ -172,6 +190,7 @@ impl Node {
                 Arc::clone(&state),
                 Arc::clone(&appended_bytes),
                 env.observer.clone(),
+                traced,
             ),
             machine,
             local_reads_only,
@@ -199,6 +218,8 @@ impl Node {
             write_bytes_in_flight: config.write_bytes_in_flight,
             share,
             disk_nearly_full: disk_nearly_full.clone(),
+            tracer,
+            metrics: Arc::clone(&metrics),
         });
 
         let slots = Slots::new(clients_max, share);
@@ -261,6 +282,14 @@ impl Node {
             peer_address: config.peer_address(),
             pid: env.threads.process_id(),
             report: Arc::clone(&report) as Arc<dyn SelfReport>,
+            tells: Teller::new(
+                &config,
+                &env,
+                Arc::clone(&report),
+                consensus.clone(),
+                peers.clone(),
+                &eyes,
+            ),
             consensus: consensus.clone(),
         });
         let api = Api::new(
@@ -274,8 +303,15 @@ impl Node {
                 greeter,
                 audit: audit.clone(),
                 stopping: stopped.clone(),
+                metrics: Arc::clone(&metrics),
             },
         );
+        eyes.run(eyes::Running {
+            consensus: consensus.clone(),
+            report: Arc::clone(&report),
+            reserve_bytes,
+            api: api.clone(),
+        });
         if local_reads_only {
             running.push(tokio::spawn(async move {
                 guard.wait_held().await;
@@ -310,6 +346,8 @@ impl Node {
             stop_peers,
             client_server,
             peer_server,
+            metrics,
+            eyes: eyes_port,
             slots,
             room,
             audit,
@@ -323,6 +361,14 @@ impl Node {
 /// What one client may have of a node's room.
 fn share_of(config: &Config) -> ShareRule {
     ShareRule { percent: config.limit_share_percent, report_only: config.limit_report_only }
+}
+
+fn names(shown: HotItemNames) -> Names {
+    match shown {
+        HotItemNames::Off => Names::Off,
+        HotItemNames::Hashed => Names::Hashed,
+        HotItemNames::Shown => Names::Shown,
+    }
 }
 
 /// What the configuration says of TLS.

@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
+use async_trait::async_trait;
 use tally_proto::v1;
 
 use crate::{
@@ -44,6 +45,86 @@ pub struct Limits {
     pub rates_exceeded: u64,
 }
 
+/// The texts of one answer have so many bytes at most: what is above is cut at a line.
+pub const REPORT_BYTES_MAX: usize = 2 << 20;
+
+/// A text that a node has to say of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Text {
+    /// Its name, as of a file.
+    pub name: String,
+    /// What is in it.
+    pub text: String,
+    /// Why it is missing or not whole, if so.
+    pub problem: String,
+}
+
+impl Text {
+    /// A whole one.
+    pub fn new(name: &str, text: String) -> Text {
+        Text { name: name.to_owned(), text, problem: String::new() }
+    }
+
+    /// One that can't be had.
+    pub fn missing(name: &str, problem: impl fmt::Display) -> Text {
+        Text { name: name.to_owned(), text: String::new(), problem: problem.to_string() }
+    }
+
+    /// Leaves out its end, or its beginning, so that it has no more bytes than that.
+    pub fn shorten(&mut self, bytes_max: usize, keep_end: bool) {
+        let len = self.text.len();
+        if len <= bytes_max {
+            return;
+        }
+        let lines = |text: &str| text.lines().count();
+        let before = lines(&self.text);
+        let cut = match keep_end {
+            // Behind the first line that begins within what may stay.
+            true => {
+                let from = (len - bytes_max..).find(|at| self.text.is_char_boundary(*at));
+                let from = from.unwrap_or(len);
+                let from = self.text[from..].find('\n').map_or(len, |end| from + end + 1);
+                self.text[from..].to_owned()
+            }
+            false => {
+                let to = (0..=bytes_max).rev().find(|at| self.text.is_char_boundary(*at));
+                let to = to.unwrap_or(0);
+                let to = self.text[..to].rfind('\n').map_or(0, |end| end + 1);
+                self.text[..to].to_owned()
+            }
+        };
+        let gone = before - lines(&cut);
+        self.text = cut;
+        let which = if keep_end { "first" } else { "last" };
+        let problem = format!("too long for an answer: its {which} {gone} lines were left out");
+        self.problem = match self.problem.is_empty() {
+            true => problem,
+            false => format!("{}; {problem}", self.problem),
+        };
+    }
+}
+
+impl From<Text> for v1::DiagnosticFile {
+    fn from(Text { name, text, problem }: Text) -> Self {
+        v1::DiagnosticFile { name, text, problem }
+    }
+}
+
+impl From<v1::DiagnosticFile> for Text {
+    fn from(file: v1::DiagnosticFile) -> Self {
+        Text { name: file.name, text: file.text, problem: file.problem }
+    }
+}
+
+/// What a node can tell of itself at length. Nothing secret and no stored value is in it.
+#[async_trait]
+pub trait Tells: Send + Sync + 'static {
+    /// What it measures, in Prometheus's text format.
+    fn metrics(&self) -> Text;
+    /// Everything else that explains it to somebody who can't look at it.
+    async fn diagnosis(&self) -> Vec<Text>;
+}
+
 /// A node, as it knows itself.
 pub struct OwnStatus {
     /// Its id.
@@ -56,6 +137,8 @@ pub struct OwnStatus {
     pub pid: u32,
     /// What changes.
     pub report: Arc<dyn SelfReport>,
+    /// What it tells at length.
+    pub tells: Arc<dyn Tells>,
     /// What it has, and who leads.
     pub consensus: Consensus,
 }
@@ -144,5 +227,28 @@ pub(crate) fn role_to_wire(role: Role) -> v1::Role {
         Role::Leader => v1::Role::Leader,
         Role::Follower => v1::Role::Follower,
         Role::Learner => v1::Role::Learner,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_shortened_by_whole_lines() {
+        let whole = || Text::new("log", "é one\né two\né three\n".to_owned());
+        let mut text = whole();
+        text.shorten(text.text.len(), true);
+        assert_eq!(text, whole());
+        // One byte less cuts into a letter.
+        text.shorten(whole().text.len() - 1, true);
+        assert_eq!(text.text, "é two\né three\n");
+        assert_eq!(text.problem, "too long for an answer: its first 1 lines were left out");
+        let mut text = whole();
+        text.shorten(9, false);
+        assert_eq!(text.text, "é one\n");
+        assert_eq!(text.problem, "too long for an answer: its last 2 lines were left out");
+        text.shorten(2, true);
+        assert_eq!(text.text, "");
     }
 }

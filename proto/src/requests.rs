@@ -13,6 +13,7 @@
 /// - `read`: it changes nothing, and has `read` options;
 /// - `session`: opens, renews or closes a session: sent twice, it does no harm;
 /// - `status`: it changes nothing, and speaks of one node;
+/// - `report`: as `status`, and its answer may be large;
 /// - `change`: changes the cluster: sent twice, it is asked for twice;
 /// - `auth`: changes users, roles or tokens: sent twice, it does no harm (a token that nobody was told of
 ///   speaks for nobody).
@@ -77,6 +78,10 @@ macro_rules! requests {
                     -> ClusterRemoveResponse: remove;
                 change cluster_transfer_leader ClusterTransferLeader(ClusterTransferLeaderRequest)
                     -> ClusterTransferLeaderResponse: transfer_leader;
+                report cluster_metrics ClusterMetrics(ClusterMetricsRequest)
+                    -> ClusterMetricsResponse: metrics;
+                report cluster_diagnose ClusterDiagnose(ClusterDiagnoseRequest)
+                    -> ClusterDiagnoseResponse: diagnose;
             }
             Auth(auth_client::AuthClient, auth_server::Auth) {
                 auth auth_change AuthChange(AuthChangeRequest) -> AuthChangeResponse: change;

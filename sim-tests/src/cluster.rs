@@ -116,6 +116,7 @@ impl Builder {
                 wires: Wires::default(),
                 machines: RefCell::default(),
                 made: Cell::new(0),
+                tokens: RefCell::default(),
             }),
         };
         for id in members.keys() {
@@ -139,6 +140,8 @@ struct Shared {
     machines: RefCell<BTreeMap<u64, Rc<Machine>>>,
     /// How many machines were made.
     made: Cell<u64>,
+    /// What its clients show, and what its operator does, once there is something.
+    tokens: RefCell<Option<(String, String)>>,
 }
 
 impl fmt::Debug for Cluster {
@@ -156,6 +159,8 @@ impl Cluster {
     /// Settings of a cluster; everything that its nodes draw follows from `seed`.
     pub fn builder(seed: u64) -> Builder {
         let config = Config {
+            // Nobody scrapes there, and a port would have a task of its own.
+            metrics_listen: String::new(),
             heartbeat_interval_ms: 100,
             election_timeout_ms_min: 400,
             election_timeout_ms_max: 800,
@@ -180,9 +185,28 @@ impl Cluster {
     /// A client's settings: it knows all nodes, connects through the simulated network, and draws
     /// from the cluster's seed and this number. Build and use it inside a turmoil host.
     pub fn client(&self, number: u64) -> tally_client::Builder {
-        Client::builder(self.addresses())
+        let builder = Client::builder(self.addresses())
             .seed(mix(self.shared.seed, &[0xc11e, number]))
-            .connector(connect_client)
+            .connector(connect_client);
+        self.shown_by(builder)
+    }
+
+    /// A client that shows what clients show.
+    pub(crate) fn shown_by(&self, builder: tally_client::Builder) -> tally_client::Builder {
+        match &*self.shared.tokens.borrow() {
+            Some((token, _)) => builder.bearer_token(token.clone()),
+            None => builder,
+        }
+    }
+
+    /// From now on its clients show the one token, and its operator the other.
+    pub(crate) fn shows(&self, clients: &str, operator: &str) {
+        *self.shared.tokens.borrow_mut() = Some((clients.to_owned(), operator.to_owned()));
+    }
+
+    /// The token that its operator shows.
+    pub(crate) fn operators_token(&self) -> Option<String> {
+        self.shared.tokens.borrow().as_ref().map(|(_, operator)| operator.clone())
     }
 
     /// A machine.

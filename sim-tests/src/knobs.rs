@@ -84,6 +84,10 @@ pub struct Knobs {
     pub abandoned: f64,
     /// Nobody asks for anything from the first to the second simulated ms.
     pub lull_ms: Option<(u64, u64)>,
+    /// Authentication is on, users have roles and tokens, and these change.
+    pub rights: bool,
+    /// … and it is switched off and on again meanwhile.
+    pub rights_toggled: bool,
     /// Which families of faults are on.
     pub faults: Families,
     /// Mean time between two faults, in ms.
@@ -160,6 +164,8 @@ impl Knobs {
             raw_clients: 0,
             abandoned: 0.0,
             lull_ms: None,
+            rights: false,
+            rights_toggled: false,
             faults: Families::draw(rng),
             fault_every_ms: log_uniform(rng, 600, 4000),
         };
@@ -237,6 +243,23 @@ impl Knobs {
             lull_ms: None,
             faults: Families::default(),
             ..drawn
+        }
+    }
+
+    /// What a seed draws where users have rights, on top of what it always does.
+    pub(crate) fn draw_rights(&mut self, seed: u64) {
+        let rng = &mut SmallRng::seed_from_u64(mix(seed, &[0x419]));
+        self.faults = Families { members: false, ..Families::draw(rng) };
+        self.fault_every_ms = log_uniform(rng, 600, 4000);
+        self.rights_toggled = rng.random_bool(0.5);
+        self.clients = rng.random_range(1..=3);
+        // They show no token.
+        self.raw_clients = 0;
+        if self.rights_toggled {
+            // A session or key from before a switch is not found after it, so a write that is sent again under
+            // a key of its own may be applied twice (docs/security.md). Under a number it can't.
+            self.idempotency_window_ms = HOUR_MS;
+            self.resends = 0.0;
         }
     }
 

@@ -14,7 +14,8 @@
 //! ([`knobs`]), users and faults, or a scenario has chosen them ([`scenarios`]); what the nodes do is
 //! checked while it happens, what the clients saw is judged at the end, and with a bug on purpose
 //! ([`bugs`]) somebody must notice. It is public as far as the command line needs it, and changes as
-//! Tally does. Users (`workload`), statements about nodes (`invariants`) and counts (`kinds`) are not.
+//! Tally does. Users (`workload`), statements about nodes (`invariants`) and about rights
+//! (`rights`) and counts (`kinds`) are not.
 
 // For anybody.
 pub mod check;
@@ -33,6 +34,7 @@ pub mod story;
 // For these alone.
 mod invariants;
 mod kinds;
+mod rights;
 mod workload;
 
 use std::time::{Duration, UNIX_EPOCH};

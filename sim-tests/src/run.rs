@@ -42,6 +42,7 @@ use crate::{
     invariants::Invariants,
     kinds::Counts,
     knobs::Knobs,
+    rights,
     scenarios::Scenario,
     trace::{self, Detail, Keep, Recorded},
     trace_event,
@@ -90,7 +91,7 @@ impl Default for Options {
 /// A promise that was broken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Violation {
-    /// Which check found it: `safety`, `history`, `liveness`, `harness`, `panic`.
+    /// Which check found it: `safety`, `history`, `rights`, `liveness`, `harness`, `panic`.
     pub kind: String,
     /// What is wrong.
     pub what: String,
@@ -164,6 +165,8 @@ struct Run<'a> {
     invariants: Invariants,
     reach: Reach,
     workload: Workload,
+    /// Where users have rights.
+    rights: Option<rights::Book>,
     audit: Rc<Audit>,
     now_ms: u64,
     end_ms: u64,
@@ -183,12 +186,20 @@ impl Run<'_> {
         let invariants = Invariants::default();
         let (observers, traps) = (invariants.clone(), Traps::default());
         let watch = traps.clone();
+        let rights = knobs.rights.then(rights::Book::default);
+        let sees = rights.clone();
         let cluster = Cluster::builder(seed)
             .nodes(knobs.nodes)
             .config(|config| knobs.configure(config))
-            .observer(Rc::new(move |id| watch.observer(id, observers.observer(id))))
+            .observer(Rc::new(move |id| {
+                let observer = watch.observer(id, observers.observer(id));
+                match &sees {
+                    Some(rights) => rights.observer(observer),
+                    None => observer,
+                }
+            }))
             .start(&mut sim);
-        let workload = Workload::start(&mut sim, &cluster, knobs, seed);
+        let workload = Workload::start(&mut sim, &cluster, knobs, rights.clone(), seed);
         let desk = Desk::default();
         let (at_work, its_cluster) = (desk.clone(), cluster.clone());
         sim.client(operator::HOST, async move {
@@ -202,8 +213,8 @@ impl Run<'_> {
             Ok(())
         });
         let mut plan = match options.scenario {
-            Some(scenario) => scenario.plan(),
-            None => plan::draw(seed, knobs, faults_end(end_ms)),
+            Some(scenario) if !knobs.rights => scenario.plan(),
+            _ => plan::draw(seed, knobs, faults_end(end_ms)),
         };
         if let Some(only) = &options.only {
             plan.retain(|planned| only.contains(&planned.number));
@@ -221,6 +232,7 @@ impl Run<'_> {
             invariants,
             reach: Reach::default(),
             workload,
+            rights,
             audit,
             now_ms: 0,
             end_ms,
@@ -268,6 +280,10 @@ impl Run<'_> {
         self.violate("safety", safety);
         let wrong = self.workload.take_wrong();
         self.violate("history", wrong);
+        if let Some(rights) = self.rights.clone() {
+            rights.look_at_clocks(&self.cluster, self.now_ms);
+            self.violate("rights", rights.take_wrong());
+        }
         let failures = self.injector.take_failures();
         self.violate("liveness", failures);
         if self.now_ms.is_multiple_of(reach::LOOK_EVERY_MS) {

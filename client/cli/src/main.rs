@@ -12,6 +12,7 @@ mod book;
 mod cert;
 mod cleanup;
 mod counter;
+mod debug;
 mod demo;
 mod fill;
 mod input;
@@ -29,6 +30,7 @@ mod session;
 mod shell;
 mod status;
 mod tls;
+mod top;
 mod version;
 mod waiting;
 mod worth;
@@ -126,6 +128,13 @@ enum Command {
     },
     /// Shows the nodes: roles, terms, log and applied index, lag, disk.
     Status(status::StatusOptions),
+    /// Shows the nodes as they work: rates, latencies, lag, syncs, the most used items; a live view on a terminal.
+    Top(top::Top),
+    /// Gathers what explains a cluster to somebody who can't look at it.
+    Debug {
+        #[command(subcommand)]
+        command: debug::Debug,
+    },
     /// Measures throughput and latency: in a closed loop, or at a fixed rate.
     Bench(Box<bench::Bench>),
     /// Fills a cluster quickly with counters, keys, sessions and idempotency keys.
@@ -227,9 +236,15 @@ async fn run(arguments: Arguments, output: Output) -> Result<Exit, Failure> {
         | Command::Session { .. }
         | Command::Auth { .. }
         | Command::Apply(_)
-        | Command::Status(_) => {
+        | Command::Status(_)
+        | Command::Debug { .. }
+        | Command::Top(_) => {
             let waiting = Waiting::default();
             let client = client(common, &waiting)?;
+            if let Command::Top(top) = command {
+                // It draws, and says itself what is in the way.
+                return top::run(&client, top, output).await;
+            }
             waiting.tell(common.deadline.0, ask(&client, command, output)).await
         }
     }
@@ -244,6 +259,7 @@ async fn ask(client: &Client, command: &Command, output: Output) -> Result<Exit,
         Command::Auth { command } => return auth::run(client, command, output).await,
         Command::Apply(apply) => apply::run(client, apply, output).await?,
         Command::Status(status) => return status::run(client, status, output).await,
+        Command::Debug { command } => return debug::run(client, command, output).await,
         other => unreachable!("{other:?} has a client of its own"),
     }
     Ok(Exit::Done)

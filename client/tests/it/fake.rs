@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -250,6 +250,26 @@ impl Cluster {
     }
 }
 
+/// Node 3 has nothing to tell, and node 2 not everything.
+fn diagnosis(node_id: u64) -> Response {
+    let file = |name: &str, text: &str, problem: &str| v1::DiagnosticFile {
+        name: name.to_owned(),
+        text: text.to_owned(),
+        problem: problem.to_owned(),
+    };
+    let mut answer = v1::ClusterDiagnoseResponse { node_id, ..Default::default() };
+    match node_id {
+        3 => answer.problem = "no answer in time".to_owned(),
+        2 => answer.files.push(file("log.txt", "", "this process keeps no log lines")),
+        _ => answer.files.push(file("log.txt", "a line\n", "3 earlier lines are no longer kept")),
+    }
+    answer.files.push(file("../config.toml", "node_id = 1\n", ""));
+    if node_id == 3 {
+        answer.files.clear();
+    }
+    Response::ClusterDiagnose(answer)
+}
+
 /// What is done with the stream after a call.
 #[allow(clippy::large_enum_variant)]
 enum Then {
@@ -327,10 +347,39 @@ impl Node {
         })
     }
 
+    /// Of node 3 it has none to tell; of others a hundred adds more each time.
+    fn metrics(&self, node_id: u64) -> Response {
+        static ASKED: AtomicU64 = AtomicU64::new(0);
+        let adds = 100 * ASKED.fetch_add(1, Ordering::SeqCst);
+        let add = "method=\"CountersAdd\",transport=\"stream\",outcome=\"ok\"";
+        let text = format!(
+            "# TYPE tally_requests_total counter\n\
+             tally_requests_total{{{add}}} {adds}\n\
+             tally_request_duration_seconds_bucket{{{add},le=\"0.002\"}} {adds}\n\
+             tally_request_duration_seconds_bucket{{{add},le=\"+Inf\"}} {adds}\n\
+             tally_hot_item_operations_per_second{{kind=\"counter\",item=\"stock\"}} 7.5\n"
+        );
+        let mut answer = v1::ClusterMetricsResponse { node_id, ..Default::default() };
+        match node_id {
+            3 => answer.problem = "no answer in time".to_owned(),
+            _ => answer.text = text,
+        }
+        Response::ClusterMetrics(answer)
+    }
+
     fn handle(self: &Arc<Self>, mut request: Request) -> Then {
         if let Request::ClusterStatus(_) = request {
             self.seen.lock().unwrap().statuses += 1;
             return Then::Say(self.status());
+        }
+        match request {
+            Request::ClusterMetrics(v1::ClusterMetricsRequest { node_id }) => {
+                return Then::Say(self.metrics(node_id));
+            }
+            Request::ClusterDiagnose(v1::ClusterDiagnoseRequest { node_id }) => {
+                return Then::Say(diagnosis(node_id));
+            }
+            _ => {}
         }
         let Some(options) = options(&mut request) else {
             let mut seen = self.seen.lock().unwrap();

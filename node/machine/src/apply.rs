@@ -104,7 +104,10 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
             Err(refusal) => return self.reply(Err(refusal)),
         };
         let mut reply = self.decide(command, rights.as_deref());
-        if let Some(rights) = rights {
+        let as_it_was = reply.replayed && seeded_bugs::is_on("replay-shows-as-then");
+        if let Some(rights) = rights
+            && !as_it_was
+        {
             rights.redact(&command.action, &mut reply);
         }
         reply
@@ -215,6 +218,8 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
                 // Neither is remembered: the session is gone, the number is outside what it keeps, or the
                 // caller may not do it.
                 let refusal = self.refuse_by_session(command, standing.as_ref());
+                let unasked = seeded_bugs::is_on("rights-at-receipt");
+                let rights = rights.filter(|_| !unasked);
                 if let Some(refusal) = refusal.or_else(|| forbid(command, rights?)) {
                     return self.reply(Err(refusal));
                 }
@@ -318,7 +323,11 @@ fn forbid(command: &Command, rights: &Rights) -> Option<Refusal> {
         Action::Single(operation) => refuse(Need::of(operation)),
         Action::Apply(step) => {
             let conditions = step.conditions.iter().map(|condition| Need::read(&condition.target));
-            let operations = step.operations.iter().chain(&step.else_operations).map(Need::of);
+            let other: &[_] = match seeded_bugs::is_on("other-branch-unasked") {
+                true => &[],
+                false => &step.else_operations,
+            };
+            let operations = step.operations.iter().chain(other).map(Need::of);
             conditions.chain(operations).find_map(refuse)
         }
         _ => None,

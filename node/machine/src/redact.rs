@@ -1,5 +1,7 @@
 //! Leaving out of an answer what its caller may not read.
 
+use tally_seeded_bugs as seeded_bugs;
+
 use super::{
     auth::Permissions,
     command::{Action, ApplyStep},
@@ -52,7 +54,8 @@ impl Rights {
     }
 
     fn redact_answer(&self, operation: &Operation, answer: &mut OperationAnswer) -> bool {
-        if self.may_read(operation) {
+        let is_add = matches!(operation, Operation::CounterAdd(_));
+        if self.may_read(operation) || is_add && seeded_bugs::is_on("adds-show-values") {
             return false;
         }
         match answer {

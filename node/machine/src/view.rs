@@ -87,6 +87,12 @@ impl<'a, V: View + ?Sized> Overlay<'a, V> {
         Overlay { below, writes }
     }
 
+    /// What is below, for a bug on purpose.
+    #[cfg(feature = "seeded-bugs")]
+    pub(crate) fn below(&self) -> &'a V {
+        self.below
+    }
+
     /// Stores a record.
     pub fn put(&mut self, key: Bytes, value: Bytes) {
         self.writes.put(key, value);

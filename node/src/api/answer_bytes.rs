@@ -2,9 +2,12 @@
 
 use tally_proto::v1::{self, call::Request};
 
-use crate::machine::{
-    auth::{AUTH_NAME_BYTES_MAX, ROLES_PER_USER_MAX},
-    limits,
+use crate::{
+    machine::{
+        auth::{AUTH_NAME_BYTES_MAX, ROLES_PER_USER_MAX},
+        limits,
+    },
+    status::REPORT_BYTES_MAX,
 };
 
 /// What the answer of a plain write or of one counter is taken for.
@@ -24,11 +27,12 @@ pub(super) trait AnswerBytes: Clone {
     }
 }
 
-/// What only says what was done has a small answer. How large that of a read or an atomic step may be is
-/// said below.
+/// What only says what was done has a small answer. How large that of a read, an atomic step or a report may be
+/// is said below.
 macro_rules! small {
     (read $request:ident) => {};
     (apply $request:ident) => {};
+    (report $request:ident) => {};
     ($other:ident $request:ident) => {
         impl AnswerBytes for v1::$request {}
     };
@@ -117,5 +121,17 @@ impl AnswerBytes for v1::AuthCanRequest {
     fn answer_bytes(&self) -> usize {
         // A rule for each permission, with its role, and the roles.
         SMALL_ANSWER_BYTES + 8 * 2 * ITEM_BYTES + ROLES_PER_USER_MAX * AUTH_NAME_BYTES_MAX
+    }
+}
+
+impl AnswerBytes for v1::ClusterMetricsRequest {
+    fn answer_bytes(&self) -> usize {
+        SMALL_ANSWER_BYTES + REPORT_BYTES_MAX
+    }
+}
+
+impl AnswerBytes for v1::ClusterDiagnoseRequest {
+    fn answer_bytes(&self) -> usize {
+        SMALL_ANSWER_BYTES + REPORT_BYTES_MAX
     }
 }

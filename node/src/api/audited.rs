@@ -334,6 +334,18 @@ impl Audited for v1::ClusterStatusRequest {
     }
 }
 
+impl Audited for v1::ClusterMetricsRequest {
+    fn tell(&self, asked: &mut Asked<'_>) {
+        asked.number("metrics", None);
+    }
+}
+
+impl Audited for v1::ClusterDiagnoseRequest {
+    fn tell(&self, asked: &mut Asked<'_>) {
+        asked.number("diagnose", None);
+    }
+}
+
 impl Audited for v1::ClusterAddLearnerRequest {
     fn tell(&self, asked: &mut Asked<'_>) {
         let mut list = asked.line.list("operations");
@@ -497,7 +509,7 @@ tells! {
     writes: CountersWriteResponse KeysWriteResponse TransactionsApplyResponse;
     others: CountersGetResponse CountersBatchGetResponse CountersListResponse KeysGetResponse KeysBatchGetResponse
         KeysScanResponse SessionsOpenResponse SessionsRenewResponse SessionsCloseResponse SessionsListResponse
-        ClusterStatusResponse ClusterAddLearnerResponse ClusterPromoteResponse ClusterRemoveResponse
+        ClusterStatusResponse ClusterMetricsResponse ClusterDiagnoseResponse ClusterAddLearnerResponse ClusterPromoteResponse ClusterRemoveResponse
         ClusterTransferLeaderResponse AuthListResponse AuthCanResponse;
 }
 

@@ -48,7 +48,7 @@ impl Api {
             idempotency: None,
             fingerprint: Fingerprint::default(),
             action,
-            caller: call.who.caller,
+            caller: self.caller(&call.who),
         };
         let reply = dry_run(&permit.view, command);
         let header = self.read_header(&permit);

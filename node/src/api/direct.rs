@@ -27,7 +27,7 @@ use tonic::Status;
 use super::{
     Api, Call, Who,
     audit::{Record, Way},
-    requests,
+    requests, seen,
     status::Kind,
     who::Guest,
     writes::{Facts, Respond, Single, Split, split},
@@ -38,6 +38,10 @@ use crate::{
         propose::{Answerer, Outcome, Ticket, at_deadline, gone},
     },
     machine::limits,
+    metrics::{
+        Metrics,
+        requests::{Method, Transport},
+    },
     port::room::{Held, Place},
 };
 
@@ -80,6 +84,7 @@ impl Ready {
 #[derive(Debug)]
 struct Flight {
     call: Call,
+    method: Method,
     respond: Respond,
     facts: Facts,
     ticket: Arc<Ticket>,
@@ -107,6 +112,7 @@ impl Landed {
             Ok(written) => respond(written),
             Err(error) => Response::Error(error),
         };
+        api.end_span_with(&call, &response);
         v1::Answer { id, response: Some(response) }
     }
 }
@@ -116,6 +122,7 @@ impl Landed {
 pub(super) struct Flights {
     calls: Mutex<Calls>,
     answers: mpsc::Sender<Ready>,
+    metrics: Arc<Metrics>,
     /// There is something to sweep again, or the stream has ended.
     begun: Notify,
 }
@@ -130,8 +137,9 @@ struct Calls {
 }
 
 impl Flights {
-    pub(super) fn new(answers: mpsc::Sender<Ready>) -> Arc<Flights> {
-        let flights = Arc::new(Flights { calls: Mutex::default(), answers, begun: Notify::new() });
+    pub(super) fn new(answers: mpsc::Sender<Ready>, metrics: Arc<Metrics>) -> Arc<Flights> {
+        let (calls, begun) = (Mutex::default(), Notify::new());
+        let flights = Arc::new(Flights { calls, answers, metrics, begun });
         tokio::spawn(sweep(Arc::clone(&flights)));
         flights
     }
@@ -182,7 +190,8 @@ impl Flights {
     }
 
     fn land(&self, id: u64, flight: Flight, outcome: Outcome) {
-        let Flight { call, respond, facts, room, mut record, .. } = flight;
+        let Flight { call, method, respond, facts, room, mut record, .. } = flight;
+        seen::landed(&self.metrics, &call, method, &outcome);
         if let Some(record) = &mut record {
             record.decide(&outcome);
         }
@@ -290,18 +299,28 @@ impl Api {
         let Some(admission) = self.consensus.try_admit(who.identity(), size) else {
             return Some((call, room));
         };
-        let v1::Call { id, deadline_ms, request_id, request } = call;
+        let v1::Call { id, deadline_ms, request_id, traceparent, request } = call;
         if !request.as_ref().is_some_and(requests::is_single_write) {
-            return Some((v1::Call { id, deadline_ms, request_id, request }, room));
+            let call = v1::Call { id, deadline_ms, request_id, traceparent, request };
+            return Some((call, room));
         }
         let asked = Duration::from_millis(u64::from(deadline_ms));
-        let call = Call { who, ..self.call(Some(asked), &request_id, WhenFull::Wait) };
+        let mut call = Call { who, ..self.call(Some(asked), &request_id, WhenFull::Wait) };
         let record = request.as_ref().map_or(Ok(None), |request| {
             self.record(requests::audited(request), &call, guest.from(), way)
         });
+        let (Single { action, options }, method, respond) = match split(request) {
+            Split::Write(single, method, respond) => (single, method, respond),
+            Split::Other(request) => unreachable!("{request:?} was a write of one operation"),
+        };
+        call.span = self.stream_span(method.name(), &traceparent);
+        let admission = admission.traced(call.trace_context(), self.consensus.tracer());
+        let metrics = &self.node.metrics;
+        let number = metrics.requests.begin(method, Transport::Stream);
         let mut record = match record {
             Ok(record) => record,
             Err(error) => {
+                seen::refused(metrics, &call, method, &error);
                 flights.answer_now(id, Response::Error(error), room);
                 return None;
             }
@@ -309,27 +328,28 @@ impl Api {
         if let Some(record) = &mut record {
             guest.tell(self, record, Some(&who));
         }
-        let (Single { action, options }, respond) = match split(request) {
-            Split::Write(single, respond) => (single, respond),
-            Split::Other(request) => unreachable!("{request:?} was a write of one operation"),
-        };
         let counted = self.count(&call, Kind::Write, &who, 1);
         let command = match counted.and_then(|()| self.command(&call, action, options)) {
             Ok(command) => command,
             Err(error) => {
                 let error = self.recorded(record, &call, Err(&error)).unwrap_or(error);
+                seen::refused(metrics, &call, method, &error);
                 flights.answer_now(id, Response::Error(error), room);
                 return None;
             }
         };
+        if metrics.hot.wants(number) {
+            seen::count_hot(metrics, &command.action);
+        }
         let facts = Facts::of(&command);
         let ticket = Arc::new(Ticket::default());
-        let deadline = call.deadline;
-        let flight = Flight { call, respond, facts, ticket: Arc::clone(&ticket), room, record };
+        let times = (call.began, call.deadline);
+        let ticket_of = Arc::clone(&ticket);
+        let flight = Flight { call, method, respond, facts, ticket: ticket_of, room, record };
         flights.depart(id, Box::new(flight));
         let lander = Lander { flights: Arc::clone(flights), id, ticket: Arc::clone(&ticket) };
         let decided =
-            self.consensus.propose_here(command, admission, ticket, deadline, Box::new(lander));
+            self.consensus.propose_here(command, admission, ticket, times, Box::new(lander));
         if let Some(DecidedAtOnce { outcome, answerer }) = decided {
             answerer.answer(outcome);
         }

@@ -19,8 +19,11 @@ pub mod fuzzing;
 pub mod layer;
 pub(crate) mod rates;
 pub mod reads;
+mod report;
 mod requests;
+mod seen;
 pub mod server;
+mod span;
 pub(crate) mod starting;
 pub mod status;
 pub mod stream;
@@ -41,6 +44,7 @@ use std::{
 use tally_proto::v1::{self, CallStatus};
 use tokio::{sync::watch, time::Instant};
 
+use self::seen::WriteTimes;
 use crate::{
     audit::AuditLog,
     consensus::{
@@ -50,13 +54,14 @@ use crate::{
         read::{Ground, Provided, Staleness},
     },
     env::Random,
+    metrics::Metrics,
     peer::hello::Greeter,
     port::deadline::{DEADLINE_DEFAULT, DEADLINE_MAX},
     status::{OwnStatus, role_to_wire},
 };
 
-use self::rates::Rates;
 pub use self::who::Who;
+use self::{rates::Rates, span::CallSpan};
 
 /// How long a SESSION read waits for its token if it does not say.
 pub const TOKEN_WAIT_DEFAULT: Duration = Duration::from_secs(2);
@@ -87,6 +92,8 @@ pub struct NodeFacts {
     pub greeter: Arc<Greeter>,
     /// Where requests are recorded, if they are.
     pub audit: Option<Arc<AuditLog>>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// The node stops: calls that were read are answered, further ones are not read.
     pub stopping: watch::Receiver<bool>,
 }
@@ -100,6 +107,8 @@ impl fmt::Debug for NodeFacts {
 /// One call, however it came.
 #[derive(Debug, Clone)]
 pub struct Call {
+    /// When it began.
+    pub began: Instant,
     /// When it must be answered.
     pub deadline: Instant,
     /// The id under which every node logs it.
@@ -108,6 +117,10 @@ pub struct Call {
     pub when_full: WhenFull,
     /// Who calls.
     pub who: Who,
+    /// Its span, if it is traced.
+    pub(crate) span: Option<Box<CallSpan>>,
+    /// Where the time of its write went.
+    pub(crate) times: WriteTimes,
 }
 
 /// Id of a request. Written out only when somebody wants to see it.
@@ -157,11 +170,18 @@ impl Api {
     /// The facts of one call.
     pub fn call(&self, asked: Option<Duration>, request_id: &str, when_full: WhenFull) -> Call {
         let patience = asked.filter(|asked| !asked.is_zero()).unwrap_or(DEADLINE_DEFAULT);
-        self.call_until(Instant::now() + patience.min(DEADLINE_MAX), request_id, when_full)
+        let now = Instant::now();
+        self.call_until(now, now + patience.min(DEADLINE_MAX), request_id, when_full)
     }
 
-    /// The facts of one call that began a while ago.
-    fn call_until(&self, deadline: Instant, request_id: &str, when_full: WhenFull) -> Call {
+    /// The facts of one call whose deadline is known.
+    fn call_until(
+        &self,
+        began: Instant,
+        deadline: Instant,
+        request_id: &str,
+        when_full: WhenFull,
+    ) -> Call {
         let request_id = if request_id.is_empty() {
             let number = self.next_request.fetch_add(1, Ordering::Relaxed);
             RequestId::Made(self.node.own.node_id, number)
@@ -170,7 +190,15 @@ impl Api {
             let end = (0..=end).rev().find(|end| request_id.is_char_boundary(*end)).unwrap_or(0);
             RequestId::Given(request_id[..end].to_owned())
         };
-        Call { deadline, request_id, when_full, who: Who::default() }
+        Call {
+            began,
+            deadline,
+            request_id,
+            when_full,
+            who: Who::default(),
+            span: None,
+            times: WriteTimes::new(),
+        }
     }
 
     /// The header of an answer to a write: the state after the entry that answered it, and the leader

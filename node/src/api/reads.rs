@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use tally_proto::{reason, v1};
+use tally_proto::{reason, seeded_bugs, v1};
 use tokio::time::Instant;
 
 use super::{
@@ -18,6 +18,7 @@ use crate::{
         read::{Level, ReadPermit},
     },
     machine::{auth::Scope, command::Owner, limits, query},
+    metrics::hot::ItemKind,
 };
 
 impl Api {
@@ -120,6 +121,14 @@ impl Api {
         }
     }
 
+    /// Counts a read of one item for the hot ones.
+    fn count_hot(&self, kind: ItemKind, name: &str) {
+        let hot = &self.node.metrics.hot;
+        if hot.wants_next() {
+            hot.count(kind, name);
+        }
+    }
+
     /// The header of an answer read under a permit.
     pub(super) fn read_header(&self, permit: &ReadPermit<'_>) -> v1::ResponseHeader {
         let applied = permit.view.applied().map_or(0, |applied| applied.index);
@@ -137,6 +146,7 @@ impl Api {
         let permit = self
             .permit(call, request.read, Reads::Items(Scope::Counters, std::slice::from_ref(&name)))
             .await?;
+        self.count_hot(ItemKind::Counter, &name);
         let record = query::counter(&permit.view, &name);
         let header = self.read_header(&permit);
         drop(permit);
@@ -199,8 +209,11 @@ impl Api {
         let (page_size, after) = page(request.page_size, &request.page_token, query_hash)
             .and_then(|page| within_name(&[("prefix", &request.prefix)]).map(|()| page))
             .map_err(|invalid| self.invalid(call, Kind::Read, &invalid))?;
-        let permit =
-            self.permit(call, request.read, Reads::List(Scope::Counters, &request.prefix)).await?;
+        let reads = match after {
+            Some(_) if seeded_bugs::is_on("later-page-unchecked") => Reads::Anything,
+            _ => Reads::List(Scope::Counters, &request.prefix),
+        };
+        let permit = self.permit(call, request.read, reads).await?;
         let range = query::Range {
             prefix: &request.prefix,
             after: after.as_deref(),
@@ -231,6 +244,7 @@ impl Api {
         let permit = self
             .permit(call, request.read, Reads::Items(Scope::Keys, std::slice::from_ref(&key)))
             .await?;
+        self.count_hot(ItemKind::Key, &key);
         let record = query::key(&permit.view, &key);
         let header = self.read_header(&permit);
         drop(permit);
@@ -289,8 +303,11 @@ impl Api {
         let (page_size, after) = page(request.page_size, &request.page_token, query_hash)
             .and_then(|page| within_name(&parts).map(|()| page))
             .map_err(|invalid| self.invalid(call, Kind::Read, &invalid))?;
-        let permit =
-            self.permit(call, request.read, Reads::List(Scope::Keys, &request.prefix)).await?;
+        let reads = match after {
+            Some(_) if seeded_bugs::is_on("later-page-unchecked") => Reads::Anything,
+            _ => Reads::List(Scope::Keys, &request.prefix),
+        };
+        let permit = self.permit(call, request.read, reads).await?;
         let given = |text| Some(text).filter(|text: &&str| !text.is_empty());
         let range = query::Range {
             prefix: &request.prefix,

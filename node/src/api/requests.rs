@@ -7,9 +7,10 @@ use tally_proto::v1::{self, CallStatus, answer::Response, call::Request};
 
 use super::{
     Answered, Api, Call,
-    audited::{Audited, Method, Tells, Told},
+    audited::{self, Audited, Tells, Told},
     status::Kind,
 };
+use crate::metrics::requests::Method;
 
 /// A request, and how it is run.
 pub(super) trait Runs: Message + Sized {
@@ -17,6 +18,9 @@ pub(super) trait Runs: Message + Sized {
     const KIND: Kind;
 
     /// What it is called where it is recorded.
+    const AUDITED: audited::Method;
+
+    /// As what it is counted.
     const METHOD: Method;
 
     /// Its answer.
@@ -34,6 +38,9 @@ macro_rules! kind {
     (status) => {
         Kind::Read
     };
+    (report) => {
+        Kind::Read
+    };
     ($writes:ident) => {
         Kind::Write
     };
@@ -45,6 +52,9 @@ macro_rules! is_change {
         false
     };
     (status) => {
+        false
+    };
+    (report) => {
         false
     };
     ($changes:ident) => {
@@ -77,11 +87,12 @@ macro_rules! of_each {
     })*) => {
         $($(impl Runs for v1::$request {
             const KIND: Kind = kind!($kind);
-            const METHOD: Method = Method {
+            const AUDITED: audited::Method = audited::Method {
                 service: stringify!($service),
                 variant: stringify!($variant),
                 is_change: is_change!($kind),
             };
+            const METHOD: Method = Method::$variant;
             type Response = v1::$response;
 
             async fn run(self, api: &Api, call: &Call) -> Answered<v1::$response> {
@@ -98,9 +109,9 @@ macro_rules! of_each {
         }
 
         /// What a request says of itself where it is recorded.
-        pub(super) fn audited(request: &Request) -> (Method, &dyn Audited) {
+        pub(super) fn audited(request: &Request) -> (audited::Method, &dyn Audited) {
             match request {
-                $($(Request::$variant(request) => (<v1::$request as Runs>::METHOD, request),)*)*
+                $($(Request::$variant(request) => (<v1::$request as Runs>::AUDITED, request),)*)*
             }
         }
 
@@ -122,7 +133,14 @@ macro_rules! of_each {
         /// The methods of all requests, as gRPC names them.
         #[cfg(test)]
         pub(super) fn methods() -> Vec<String> {
-            vec![$($(<v1::$request as Runs>::METHOD.name()),*),*]
+            vec![$($(<v1::$request as Runs>::AUDITED.name()),*),*]
+        }
+
+        /// As what a request is counted.
+        pub(super) fn method_of(request: &Request) -> Method {
+            match request {
+                $($(Request::$variant(_) => Method::$variant,)*)*
+            }
         }
 
         /// Runs a request of a stream.

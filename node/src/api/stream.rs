@@ -25,7 +25,7 @@ use tally_proto::{
     status::StatusBuilder,
     v1::{self, answer::Response, call::Request},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tonic::{Code, Status, Streaming};
 
 use super::{
@@ -34,7 +34,8 @@ use super::{
     audit::{StreamRecord, Way},
     direct::{Flights, Ready, Room},
     rates::operations_of_call,
-    requests,
+    requests::{self, method_of},
+    seen::Under,
     status::Kind,
     who::Guest,
 };
@@ -42,6 +43,7 @@ use crate::{
     consensus::WhenFull,
     env::shares::Share,
     machine::limits,
+    metrics::requests::Transport,
     port::room::{self, Along, ConnectionRoom, Held},
 };
 
@@ -81,7 +83,7 @@ pub(super) fn exchange(
     along: Along,
 ) -> Answers {
     let (answers, ready) = mpsc::channel(ANSWERS_QUEUED_MAX);
-    let flights = Flights::new(answers.clone());
+    let flights = Flights::new(answers.clone(), Arc::clone(&api.node.metrics));
     let its_api = api.clone();
     tokio::spawn(async move {
         read_calls(its_api, calls, answers, &flights, room, Arc::new(guest), record).await;
@@ -219,17 +221,27 @@ async fn run_within(
     reserved: Held,
     connection: &ConnectionRoom,
 ) -> (v1::Answer, Held) {
+    let method = call.request.as_ref().map(|request| (method_of(request), Transport::Stream));
+    let under = method.map(|method| Under::begin(&api.node.metrics, Instant::now(), method));
     let again = matches!(&call.request, Some(Request::KeysGet(_))).then(|| call.clone());
-    let answer = run(api, call, guest, false).await;
-    match again {
-        Some(again) if answer.encoded_len() > reserved.bytes() => {
-            // Neither is held while it waits, so nobody waits for a waiter.
-            drop((answer, reserved));
-            let reserved = connection.answer(limits::VALUE_BYTES_MAX + ITEM_BYTES).await;
-            (run(api, again, guest, true).await, reserved)
-        }
-        _ => (answer, reserved),
+    let (mut answer, mut context) = run(api, call, guest, false).await;
+    let mut reserved = reserved;
+    if let Some(again) = again
+        && answer.encoded_len() > reserved.bytes()
+    {
+        // Neither is held while it waits, so nobody waits for a waiter.
+        drop((answer, reserved));
+        reserved = connection.answer(limits::VALUE_BYTES_MAX + ITEM_BYTES).await;
+        (answer, context) = run(api, again, guest, true).await;
     }
+    if let Some(under) = under {
+        let error = match &answer.response {
+            Some(Response::Error(error)) => Some(error),
+            _ => None,
+        };
+        under.end(&context, error);
+    }
+    (answer, reserved)
 }
 
 /// The client broke the stream's own rules: no call can be told, and what became of those that are
@@ -242,50 +254,59 @@ fn protocol_error(field: &str, message: &str) -> Status {
 }
 
 /// Runs one call.
-async fn run(api: &Api, call: v1::Call, (guest, way): (&Guest, Way), is_again: bool) -> v1::Answer {
-    let v1::Call { id, deadline_ms, request_id, request } = call;
+async fn run(
+    api: &Api,
+    call: v1::Call,
+    guest: (&Guest, Way),
+    is_again: bool,
+) -> (v1::Answer, super::Call) {
+    let v1::Call { id, deadline_ms, request_id, traceparent, request } = call;
     let asked = Duration::from_millis(u64::from(deadline_ms));
-    let context = api.call(Some(asked), &request_id, WhenFull::Wait);
+    let mut context = api.call(Some(asked), &request_id, WhenFull::Wait);
+    let method = request.as_ref().map_or("", |request| requests::method_of(request).name());
+    context.span = api.stream_span(method, &traceparent);
     let response = match request {
         None => {
             let invalid = super::status::Invalid::new("request", "is required");
             Err(api.invalid(&context, Kind::Write, &invalid))
         }
-        Some(request) => run_recorded(api, context, request, (guest, way), is_again).await,
+        Some(request) => run_recorded(api, &mut context, request, guest, is_again).await,
     };
-    v1::Answer { id, response: Some(response.unwrap_or_else(Response::Error)) }
+    let response = response.unwrap_or_else(Response::Error);
+    api.end_span_with(&context, &response);
+    (v1::Answer { id, response: Some(response) }, context)
 }
 
-/// Runs one request, and records it: once, unless it is refused when it is run again.
+/// Runs one request, and records it: once, unless it is refused when it is run again. Notes in the call who makes it.
 async fn run_recorded(
     api: &Api,
-    call: super::Call,
+    call: &mut super::Call,
     request: Request,
     (guest, way): (&Guest, Way),
     is_again: bool,
 ) -> Result<Response, v1::CallStatus> {
-    let mut record = api.record(requests::audited(&request), &call, guest.from(), way)?;
+    let mut record = api.record(requests::audited(&request), call, guest.from(), way)?;
     if let Some(record) = &mut record
         && is_again
     {
         record.only_if_refused();
     }
-    let who = guest.who(api, &call, requests::kind_of(&request)).await;
+    let kind = requests::kind_of(&request);
+    let who = guest.who(api, call, kind).await;
     if let Some(record) = &mut record {
         guest.tell(api, record, who.as_ref().ok());
     }
-    let (answered, call) = match who {
+    let answered = match who {
         Ok(who) => {
-            let (kind, operations) = (requests::kind_of(&request), operations_of_call(&request));
-            let call = super::Call { who, ..call };
-            match api.count(&call, kind, &who, operations) {
-                Ok(()) => (requests::dispatch(api, &call, request).await, call),
-                Err(refused) => (Err(refused), call),
+            call.who = who;
+            match api.count(call, kind, &who, operations_of_call(&request)) {
+                Ok(()) => requests::dispatch(api, call, request).await,
+                Err(refused) => Err(refused),
             }
         }
-        Err(refused) => (Err(refused), call),
+        Err(refused) => Err(refused),
     };
-    match api.recorded(record, &call, answered.as_ref().map(requests::told)) {
+    match api.recorded(record, call, answered.as_ref().map(requests::told)) {
         Some(instead) => Err(instead),
         None => answered,
     }

@@ -8,6 +8,7 @@ use tally_proto::{
     status::{StatusBuilder, to_tonic},
     v1::{self, CallStatus, stream_server},
 };
+use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
@@ -17,6 +18,7 @@ use super::{
     audited::{Audited, Tells},
     rates::operations_of,
     requests::Runs,
+    seen::Under,
     status::{Invalid, Kind, RETRY_AFTER},
     stream,
     who::{Guest, Shown},
@@ -25,6 +27,7 @@ use crate::{
     consensus::WhenFull,
     env::shares::ShareRule,
     machine::{command::Owner, limits},
+    metrics::requests::Transport,
     port::{
         SMALL_BYTES, call as port,
         deadline::{DEADLINE_DEFAULT, answer_by},
@@ -47,7 +50,7 @@ impl Api {
             _ => answer_by(metadata.as_ref(), DEADLINE_DEFAULT),
         };
         let from = request.extensions().get::<Arc<port::Call>>().and_then(|at| at.from());
-        let call = self.call_until(deadline, request_id, WhenFull::Refuse);
+        let call = self.call_until(Instant::now(), deadline, request_id, WhenFull::Refuse);
         let call = Call { who: Who::at(from.map(Owner::new)), ..call };
         (call, Shown::of(metadata, request.extensions().get()))
     }
@@ -69,17 +72,39 @@ impl Api {
     }
 }
 
-/// Serves one request, and records it.
+/// Serves one request, counts it, and records it.
 async fn serve<Q>(api: &Api, request: Request<Q>) -> Result<Response<Q::Response>, Status>
 where
     Q: Runs + AnswerBytes + Audited + 'static,
     Q::Response: Tells,
 {
-    let (call, shown) = api.unary(&request);
+    let (mut call, shown) = api.unary(&request);
+    let method = (Q::METHOD, Transport::Unary);
+    call.span = api.unary_span(Q::METHOD.name(), request.metadata());
+    let under = Under::begin(&api.node.metrics, call.began, method);
+    let (call, answered) = serve_recorded(api, call, &shown, request).await;
+    under.end(&call, answered.as_ref().err());
+    api.end_span(&call, answered.as_ref().err().map_or(Code::Ok, |error| Code::from(error.code)));
+    answered.map_err(|error| to_tonic(&error))
+}
+
+/// Finds out who calls, runs the request and records both. Gives back the call with who makes it.
+async fn serve_recorded<Q>(
+    api: &Api,
+    call: Call,
+    shown: &Shown,
+    request: Request<Q>,
+) -> (Call, Result<Response<Q::Response>, CallStatus>)
+where
+    Q: Runs + AnswerBytes + Audited + 'static,
+    Q::Response: Tells,
+{
     let from = call.who.from;
-    let record = api.record((Q::METHOD, request.get_ref()), &call, from, Way::Unary);
-    let mut record = record.map_err(|error| to_tonic(&error))?;
-    let who = api.identify(&call, Q::KIND, from, &shown).await;
+    let mut record = match api.record((Q::AUDITED, request.get_ref()), &call, from, Way::Unary) {
+        Ok(record) => record,
+        Err(refused) => return (call, Err(refused)),
+    };
+    let who = api.identify(&call, Q::KIND, from, shown).await;
     if let Some(record) = &mut record {
         let known = who.as_ref().ok().map(|who| who.caller);
         api.who_fields(record.line(), known, shown.recorded());
@@ -89,7 +114,9 @@ where
     let (answered, call) = match who {
         Ok(who) => {
             let call = Call { who, ..call };
-            let answered = match api.count(&call, Q::KIND, &who, operations_of(&request)) {
+            let counted = api.count(&call, Q::KIND, &who, operations_of(&request));
+            let checked = counted.and_then(|()| api.check_size(&call, &request, Q::KIND));
+            let answered = match checked {
                 Ok(()) => {
                     let run = |request: Q| request.run(api, &call);
                     answered(api, at, &call, Q::KIND, request, run).await
@@ -102,8 +129,8 @@ where
     };
     let told = answered.as_ref().map(|response| response.get_ref().told());
     match api.recorded(record, &call, told) {
-        Some(instead) => Err(to_tonic(&instead)),
-        None => answered.map_err(|error| to_tonic(&error)),
+        Some(instead) => (call, Err(instead)),
+        None => (call, answered),
     }
 }
 
@@ -119,7 +146,6 @@ async fn answered<Q: AnswerBytes + Message, A: Message, F>(
 where
     F: Future<Output = Result<A, CallStatus>>,
 {
-    api.check_size(call, &request, kind)?;
     let Some(at) = at.filter(|_| request.answer_bytes() > SMALL_BYTES || Q::MAY_BE_LARGER) else {
         return run(request).await.map(Response::new);
     };

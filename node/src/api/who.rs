@@ -14,9 +14,11 @@
 use std::{
     hint::black_box,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
-use tally_proto::{reason, status::StatusBuilder, v1::CallStatus};
+use http::HeaderMap;
+use tally_proto::{reason, seeded_bugs, status::StatusBuilder, v1::CallStatus};
 use tonic::{Code, metadata::MetadataMap};
 
 use super::{
@@ -24,8 +26,14 @@ use super::{
     audit::Record,
     status::{Kind, with_outcome},
 };
+#[cfg(feature = "seeded-bugs")]
+use crate::machine::command::Action;
 use crate::{
-    consensus::read::Level,
+    consensus::{
+        WhenFull,
+        error::{NotProposed, ReadError},
+        read::Level,
+    },
     env::shares::Identity,
     machine::{
         auth::{
@@ -151,6 +159,27 @@ impl Guest {
     }
 }
 
+/// How long a scraper waits for this node to find out about its token.
+const WATCHER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whether callers have to show who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asks {
+    /// They have to.
+    WhoItIs,
+    /// Authentication is off.
+    Nobody,
+}
+
+/// Why somebody may not watch, in words.
+#[derive(Debug)]
+pub(crate) enum NotAllowed {
+    /// It is not known who asks.
+    Unknown(String),
+    /// He lacks the permission.
+    Denied(String),
+}
+
 /// What a call reads, as far as rights are concerned.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Reads<'a> {
@@ -201,11 +230,19 @@ impl Api {
         }
         let look = || self.look_up(shown, &self.consensus.state().view());
         let mut found = look();
-        if found.is_err() && self.asks_who() {
-            // This node may be behind. The round is shared by all who wait.
+        if found.is_err() {
+            // This node may be behind, also where it believes that nobody asks: it may not have heard yet of the
+            // token, nor that authentication was switched on. The round is shared by all who wait.
             let level = Level::Linearizable;
-            if self.consensus.reads().permit(&level, call.deadline).await.is_ok() {
-                found = look();
+            match self.consensus.reads().permit(&level, call.deadline).await {
+                Ok(_) => found = look(),
+                // Then it can't say that there is no such token: one that was just made would be refused for
+                // good by who should have been asked again. (A read that needs no quorum goes on, where by its
+                // state everybody may read.)
+                Err(error) if kind == Kind::Write || self.asks_who() => {
+                    return Err(self.can_not_say(call, kind, &error));
+                }
+                Err(_) => {}
             }
         }
         match found {
@@ -226,12 +263,33 @@ impl Api {
         kind: Kind,
         who: &Who,
     ) -> Result<(), CallStatus> {
-        let is_over =
-            who.expires_wall_ms != 0 && who.expires_wall_ms <= self.consensus.clock().wall_ms();
-        if is_over && self.asks_who() {
+        if self.is_over(who) && self.asks_who() {
             return Err(self.unauthenticated(call, kind, "its token is over"));
         }
         Ok(())
+    }
+
+    /// Whether what it has shown is over by now.
+    fn is_over(&self, who: &Who) -> bool {
+        who.expires_wall_ms != 0 && who.expires_wall_ms <= self.consensus.clock().wall_ms()
+    }
+
+    /// Whom an entry is to name: nobody, if what the caller showed is over. This node may only not have heard yet
+    /// that authentication is on, and in apply nothing is ever over.
+    pub(super) fn caller(&self, who: &Who) -> Option<Caller> {
+        who.caller.filter(|_| !self.is_over(who))
+    }
+
+    /// This node could not find out whether it knows the caller.
+    fn can_not_say(&self, call: &Call, kind: Kind, error: &ReadError) -> CallStatus {
+        let refusal = match error {
+            _ if kind == Kind::Read => return self.read_error(call, error),
+            ReadError::ShuttingDown => NotProposed::ShuttingDown,
+            ReadError::Deadline => NotProposed::Deadline,
+            ReadError::NoQuorum { waited_ms } => NotProposed::NoQuorum { waited_ms: *waited_ms },
+            _ => NotProposed::NoQuorum { waited_ms: 0 },
+        };
+        self.write_error(call, &refusal.into(), false)
     }
 
     /// The caller, and when its token is over. A token counts more than a certificate: a proxy may have one,
@@ -290,10 +348,35 @@ impl Api {
         let view = self.consensus.state().view();
         match self.rights(call, Kind::Write, &view)? {
             Some(rights) if !rights.is_admin() => {
-                Err(self.denied(call, Kind::Write, &rights, "admin", "the cluster's members"))
+                Err(self.denied(call, Kind::Write, &rights, "admin", "the cluster"))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether somebody who asks over the port for scrapers may see how the node is, or change how it works.
+    pub(crate) async fn may_watch(
+        &self,
+        headers: &HeaderMap,
+        name: Option<&ClientName>,
+        changes: bool,
+    ) -> Result<Asks, NotAllowed> {
+        let kind = if changes { Kind::Write } else { Kind::Read };
+        let call = self.call(Some(WATCHER_PATIENCE), "", WhenFull::Refuse);
+        let shown = Shown::of(&MetadataMap::from_headers(headers.clone()), name);
+        let may = async {
+            let who = self.identify(&call, kind, None, &shown).await?;
+            let call = Call { who, ..call };
+            match changes {
+                true => self.may_operate(&call),
+                false => self.may_read(&call, &self.consensus.state().view(), Reads::Monitor),
+            }
+        };
+        may.await.map_err(|refused| match Code::from_i32(refused.code) {
+            Code::PermissionDenied => NotAllowed::Denied(refused.message),
+            _ => NotAllowed::Unknown(refused.message),
+        })?;
+        Ok(if self.asks_who() { Asks::WhoItIs } else { Asks::Nobody })
     }
 
     /// What a caller may do as of a state; nothing while authentication is off.
@@ -306,7 +389,9 @@ impl Api {
         if !query::meta(view).auth.enabled {
             return Ok(None);
         }
-        self.still_counts(call, kind, &call.who)?;
+        if self.is_over(&call.who) && !seeded_bugs::is_on("over-is-asked-once") {
+            return Err(self.unauthenticated(call, kind, "its token is over"));
+        }
         Rights::of(view, call.who.caller).map(Some).map_err(|NotKnown| {
             self.unauthenticated(call, kind, "its user or token was removed, or it shows none")
         })
@@ -330,6 +415,24 @@ impl Api {
         let message = format!("user {:?} lacks {lacks} on {on}", rights.name());
         let status = StatusBuilder::new(Code::PermissionDenied, reason::PERMISSION_DENIED, message);
         self.without_state(call, with_outcome(status, kind, tally_proto::v1::Outcome::NotApplied))
+    }
+}
+
+#[cfg(feature = "seeded-bugs")]
+impl Api {
+    /// What a bug on purpose asks in place of the entry: this node's own rights, when the call comes in.
+    pub(super) fn may_by_this_node(&self, call: &Call, action: &Action) -> Result<(), CallStatus> {
+        let view = self.consensus.state().view();
+        let Some(rights) = self.rights(call, Kind::Write, &view)? else { return Ok(()) };
+        let needs: Vec<Need<'_>> = match action {
+            Action::Single(operation) => vec![Need::of(operation)],
+            Action::Apply(step) => step.operations.iter().map(Need::of).collect(),
+            _ => Vec::new(),
+        };
+        match needs.into_iter().find(|need| !rights.allow(*need)) {
+            Some(need) => Err(self.denied(call, Kind::Write, &rights, "it", need.name)),
+            None => Ok(()),
+        }
     }
 }
 

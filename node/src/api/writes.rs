@@ -5,20 +5,25 @@
 //! the answer, since they come in two ways: through `super::requests`, and directly from a stream
 //! (`super::direct`).
 
-use tally_proto::v1::{self, answer::Response, call::Request};
+use tally_proto::{
+    seeded_bugs,
+    v1::{self, answer::Response, call::Request},
+};
 
 use super::{
     Answered, Api, Call,
     convert::{self, Step},
+    seen,
     status::{Invalid, Kind},
 };
 use crate::{
-    consensus::propose::Outcome,
+    consensus::propose::{Applied, Outcome},
     machine::{
         codec::size_hint_of,
         command::{Action, Answer, Command, CounterChange, KeyChange, OperationAnswer},
         limits,
     },
+    metrics::requests::Method,
 };
 
 /// What every successful write answers besides its own result.
@@ -74,12 +79,18 @@ impl Api {
         action: Result<Action, Invalid>,
         options: Option<v1::WriteOptions>,
     ) -> Answered<Command> {
-        self.still_counts(call, Kind::Write, &call.who)?;
-        let caller = call.who.caller;
-        let command = action
+        if !seeded_bugs::is_on("over-is-asked-once") {
+            self.still_counts(call, Kind::Write, &call.who)?;
+        }
+        let caller = self.caller(&call.who);
+        let command: Command = action
             .and_then(|action| convert::command(action, options, caller))
             .map_err(|invalid| self.invalid(call, Kind::Write, &invalid))?;
         tracing::debug!(request = %call.request_id, action = %command.action, "a write");
+        #[cfg(feature = "seeded-bugs")]
+        if seeded_bugs::is_on("rights-at-receipt") {
+            self.may_by_this_node(call, &command.action)?;
+        }
         Ok(command)
     }
 
@@ -88,6 +99,13 @@ impl Api {
         let applied = outcome.map_err(|error| self.write_error(call, &error, facts.can_repeat))?;
         let header = self.write_header(&applied);
         let reply = applied.reply;
+        if reply.replayed {
+            let meters = &self.node.metrics.writes;
+            match facts.has_session {
+                true => meters.replays_by_session.add(1),
+                false => meters.replays_by_key.add(1),
+            };
+        }
         match reply.result {
             Ok(answer) => {
                 let revision = reply.revision;
@@ -120,11 +138,18 @@ impl Api {
             self.consensus.admit(call.who.identity(), size, call.when_full, call.deadline).await;
         let admission =
             admitted.map_err(|refusal| self.write_error(call, &refusal.into(), false))?;
+        let admission = admission.traced(call.trace_context(), self.consensus.tracer());
         // Only now, as it makes a digest of the whole request: what is refused is to cost little.
         let command = self.command(call, Ok(action), options)?;
         let facts = Facts::of(&command);
+        if self.node.metrics.hot.wants_next() {
+            seen::count_hot(&self.node.metrics, &command.action);
+        }
         let outcome =
             self.consensus.write(command, admission, call.deadline, &call.request_id).await;
+        if let Ok(Applied { times: Some(times), .. }) = &outcome {
+            let _ = call.times.set(*times);
+        }
         self.written(call, facts, outcome)
     }
 
@@ -260,7 +285,7 @@ pub(super) type Respond = fn(Written) -> Response;
 /// A request, taken apart.
 pub(super) enum Split {
     /// A write of one operation.
-    Write(Single, Respond),
+    Write(Single, Method, Respond),
     /// Anything else, as it was.
     Other(Option<Request>),
 }
@@ -269,7 +294,9 @@ pub(super) enum Split {
 pub(super) fn split(request: Option<Request>) -> Split {
     macro_rules! kind {
         (write $variant:ident $request:ident) => {
-            Split::Write($request.into(), |written| Response::$variant(written.into()))
+            Split::Write($request.into(), Method::$variant, |written| {
+                Response::$variant(written.into())
+            })
         };
         ($other:ident $variant:ident $request:ident) => {
             Split::Other(Some(Request::$variant($request)))

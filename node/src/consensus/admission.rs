@@ -17,6 +17,7 @@ use super::error::{Limit, NotProposed};
 use crate::env::{
     shares::{Identity, Share, ShareRule, Shares},
     spaced::Spaced,
+    traces::{TraceContext, Tracer},
 };
 
 /// What a write does when a queue is full.
@@ -33,12 +34,32 @@ pub enum WhenFull {
 pub struct Admission {
     when_full: WhenFull,
     identity: Identity,
+    /// Of a request that is traced.
+    traced: Option<Box<Waits>>,
     _place: OwnedSemaphorePermit,
     _bytes: OwnedSemaphorePermit,
     _share: Share<2>,
 }
 
+/// A traced request that waits for its entry.
+#[derive(Debug)]
+pub(super) struct Waits {
+    pub(super) request: TraceContext,
+    pub(super) since_ns: u64,
+}
+
 impl Admission {
+    /// It is for a request that is traced, if there is a context.
+    pub fn traced(mut self, request: Option<TraceContext>, tracer: &Tracer) -> Admission {
+        self.traced = request.map(|request| Box::new(Waits { request, since_ns: tracer.now_ns() }));
+        self
+    }
+
+    /// What waits, if it is traced.
+    pub(super) fn waits(&self) -> Option<&Waits> {
+        self.traced.as_deref()
+    }
+
     /// Whose write it is.
     pub(super) fn identity(&self) -> Identity {
         self.identity
@@ -92,6 +113,7 @@ impl Room {
                     Some(Admission {
                         when_full,
                         identity,
+                        traced: None,
                         _place: place,
                         _bytes: bytes,
                         _share: share,
@@ -129,6 +151,7 @@ impl Room {
         Ok(Admission {
             when_full: WhenFull::Refuse,
             identity,
+            traced: None,
             _place: place,
             _bytes: bytes,
             _share: share,
@@ -138,6 +161,11 @@ impl Room {
     /// How often a client would have had more than its share.
     pub(super) fn shares_exceeded(&self) -> u64 {
         self.shares.exceeded()
+    }
+
+    /// Places that are taken, and how many there are.
+    pub(super) fn places(&self) -> (usize, usize) {
+        (self.places_max - self.places.available_permits().min(self.places_max), self.places_max)
     }
 
     /// Why a write is refused when all places are taken.

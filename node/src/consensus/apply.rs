@@ -19,17 +19,19 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     membership::{decode_membership, encode_membership},
+    traced::TracedEntries,
     types::{
-        self, Entry, LogId, Replies, Snapshot, SnapshotData, SnapshotMeta, StoredMembership,
-        TypeConfig, term_of,
+        self, AppliedAt, Entry, LogId, Replies, Snapshot, SnapshotData, SnapshotMeta,
+        StoredMembership, TypeConfig, term_of,
     },
 };
 use crate::{
-    env::{Event, Observer},
+    env::{Event, Observer, traces::Value},
     machine::{
         self, codec, query,
         view::{Overlay, Writes},
     },
+    metrics::Metrics,
     storage::{
         disk::{is_exhausted, is_full},
         log_id::LogId as StorageLogId,
@@ -59,6 +61,8 @@ pub struct StateMachine {
     snapshots: SnapshotRequests,
     applied: Arc<watch::Sender<u64>>,
     observer: Option<Arc<dyn Observer>>,
+    traced: TracedEntries,
+    metrics: Arc<Metrics>,
     #[cfg(feature = "seeded-bugs")]
     applier: Option<super::kept::Applier>,
 }
@@ -76,12 +80,16 @@ impl StateMachine {
         snapshots: SnapshotRequests,
         applied: watch::Sender<u64>,
         observer: Option<Arc<dyn Observer>>,
+        traced: TracedEntries,
+        metrics: Arc<Metrics>,
     ) -> Self {
         StateMachine {
             state,
             snapshots,
             applied: Arc::new(applied),
             observer,
+            traced,
+            metrics,
             #[cfg(feature = "seeded-bugs")]
             applier: None,
         }
@@ -108,6 +116,8 @@ impl StateMachine {
     fn apply_together(&self, entries: &[Entry]) -> io::Result<Vec<Replies>> {
         #[cfg(feature = "seeded-bugs")]
         self.applier.iter().for_each(super::kept::Applier::enter);
+        let began_ns = self.traced.tracer().now_ns();
+        let began = Instant::now();
         let mut writes = Writes::default();
         let mut membership = None;
         let mut replies = Vec::with_capacity(entries.len());
@@ -123,13 +133,14 @@ impl StateMachine {
                     Replies::default()
                 }
                 Payload::Normal(payload) => {
-                    let batch = codec::decode_batch(&payload.0).map_err(|error| {
+                    let batch = codec::decode_batch(&payload.batch).map_err(|error| {
                         io::Error::other(format!("log entry {}: {error}", entry.log_id))
                     })?;
                     let mut overlay = Overlay::new(&view, &mut writes);
                     let index = entry.log_id.index;
                     let replies = Arc::new(machine::apply(&mut overlay, index, &batch));
-                    Replies { replies, revision: query::meta(&overlay).revision }
+                    let revision = query::meta(&overlay).revision;
+                    Replies { replies, revision, applied: None }
                 }
             });
         }
@@ -149,13 +160,36 @@ impl StateMachine {
             }
         }
         self.tell_applied();
+        if self.traced.tracer().is_on() {
+            self.tell_traced(entries, began_ns);
+        }
+        let took = began.elapsed();
+        let mut commands = 0;
+        for replies in &mut replies {
+            commands += replies.replies.len() as u64;
+            replies.applied = Some(AppliedAt { began, took });
+        }
+        self.metrics.writes.apply.record(took);
+        self.metrics.writes.applied_commands.add(commands);
         Ok(replies)
+    }
+
+    fn tell_traced(&self, entries: &[Entry], began_ns: u64) {
+        for entry in entries {
+            if let Some(contexts) = self.traced.get(&entry.log_id) {
+                let attributes = [
+                    ("tally.log_index", Value::Number(entry.log_id.index)),
+                    ("tally.entries", Value::Number(entries.len() as u64)),
+                ];
+                self.traced.tracer().end_all(&contexts, "apply", began_ns, &attributes, None);
+            }
+        }
     }
 }
 
 fn payload_bytes(entry: &Entry) -> usize {
     match &entry.payload {
-        Payload::Normal(payload) => payload.0.len(),
+        Payload::Normal(payload) => payload.batch.len(),
         Payload::Blank | Payload::Membership(_) => 0,
     }
 }

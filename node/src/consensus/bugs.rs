@@ -22,7 +22,8 @@ impl Consensus {
         let reply = reply?;
         let at = state.applied()?;
         let revision = query::meta(&state.view()).revision;
-        Some(Applied { reply, log_index: at.index, term: at.term, revision, leader: None })
+        let (log_index, term) = (at.index, at.term);
+        Some(Applied { reply, log_index, term, revision, leader: None, times: None })
     }
 
     /// What is done instead of a promotion: the learner takes the place of the voter that is furthest

@@ -22,6 +22,7 @@ impl Consensus {
         peer_address: &str,
         deadline: Instant,
     ) -> Option<Outcome> {
+        self.inner.metrics.writes.forwarded.add(1);
         let mut quorum_lost = self.inner.quorum_lost.clone();
         let asking = self.inner.others.propose(leader, peer_address, forwarded, deadline);
         tokio::pin!(asking);
@@ -64,6 +65,7 @@ impl Consensus {
                     leader: u128::from_str_radix(&result.cluster_id, 16).ok().map(|cluster_id| {
                         AnsweredBy { node_id: leader, term: result.leader_term, cluster_id }
                     }),
+                    times: None,
                 }),
                 Err(error) => Err(Unknown::Transport(error.to_string()).into()),
             },

@@ -189,6 +189,60 @@ impl Leadership {
     }
 }
 
+/// What Raft is about, for whoever watches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outlook {
+    /// This node leads.
+    pub leads: bool,
+    /// Who leads, as far as it knows.
+    pub leader: Option<u64>,
+    /// The term.
+    pub term: u64,
+    /// The commit index, as far as it knows.
+    pub commit_index: u64,
+    /// How many voters there are.
+    pub voters: usize,
+    /// On the leader: the other members.
+    pub peers: Vec<PeerOutlook>,
+}
+
+/// What a leader knows of another member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerOutlook {
+    /// Its id.
+    pub id: u64,
+    /// Entries of the leader's log that it has not acknowledged.
+    pub lag_entries: u64,
+    /// Since it last acknowledged anything, if it ever did.
+    pub silence: Option<Duration>,
+}
+
+impl Leadership {
+    /// What Raft is about now.
+    pub fn outlook(&self) -> Outlook {
+        let metrics = self.metrics();
+        let (me, last) = (self.others.node_id(), metrics.last_log_index.unwrap_or(0));
+        let heard = metrics.heartbeat.unwrap_or_default();
+        let replication = metrics.replication.unwrap_or_default();
+        let peers = replication.iter().filter(|(id, _)| **id != me).map(|(id, matched)| {
+            let heard = heard.get(id).and_then(Option::as_ref);
+            PeerOutlook {
+                id: *id,
+                lag_entries: last.saturating_sub(matched.as_ref().map_or(0, LogId::index)),
+                silence: heard.map(|at| elapsed_since(at.into_inner())),
+            }
+        });
+        Outlook {
+            leads: self.term_as_leader().is_some(),
+            leader: metrics.current_leader,
+            term: metrics.current_term,
+            commit_index: metrics.local_committed.as_ref().map_or(0, LogId::index),
+            voters: metrics.membership_config.membership().voter_ids().count(),
+            peers: peers.collect(),
+        }
+    }
+}
+
 fn elapsed_since(at: InstantOf<TypeConfig>) -> Duration {
     let now = <TypeConfig as openraft::type_config::TypeConfigExt>::now();
     openraft::Instant::saturating_duration_since(&now, at)

@@ -23,14 +23,16 @@ use openraft::{
     storage::RaftLogStorage,
 };
 use tally_proto::seeded_bugs;
+use tokio::time::Instant;
 
 use super::{
     APPEND_BYTES_MAX,
     membership::{decode_membership, encode_membership},
+    traced::TracedEntries,
     types::{self, Entry, EntryPayload, IoFlushed, LogId, TypeConfig, Vote, term_of},
 };
 use crate::{
-    env::{Event, Observer},
+    env::{Event, Observer, traces::Value},
     storage::{
         state::StateStore,
         wal::{self, Ballot, Wal},
@@ -50,6 +52,7 @@ pub struct LogStore {
     /// Payload bytes appended since the start: what snapshots are timed by.
     appended_bytes: Arc<AtomicU64>,
     observer: Option<Arc<dyn Observer>>,
+    traced: TracedEntries,
 }
 
 impl Debug for LogStore {
@@ -65,8 +68,9 @@ impl LogStore {
         state: Arc<StateStore>,
         appended_bytes: Arc<AtomicU64>,
         observer: Option<Arc<dyn Observer>>,
+        traced: TracedEntries,
     ) -> Self {
-        LogStore { log, state, appended_bytes, observer }
+        LogStore { log, state, appended_bytes, observer, traced }
     }
 
     /// The log.
@@ -99,7 +103,7 @@ fn vote(ballot: Ballot) -> Option<Vote> {
 fn entry_to_wal(entry: Entry) -> wal::Entry {
     let (kind, payload) = match entry.payload {
         Payload::Blank => (KIND_BLANK, Bytes::new()),
-        Payload::Normal(EntryPayload(batch)) => (KIND_BATCH, batch),
+        Payload::Normal(EntryPayload { batch, .. }) => (KIND_BATCH, batch),
         Payload::Membership(members) => (KIND_MEMBERSHIP, encode_membership(&members)),
     };
     wal::Entry { log_id: to_wal(&entry.log_id), kind, payload }
@@ -108,7 +112,7 @@ fn entry_to_wal(entry: Entry) -> wal::Entry {
 fn entry_from_wal(entry: wal::Entry) -> io::Result<Entry> {
     let payload = match entry.kind {
         KIND_BLANK => Payload::Blank,
-        KIND_BATCH => Payload::Normal(EntryPayload(entry.payload)),
+        KIND_BATCH => Payload::Normal(EntryPayload { batch: entry.payload, traced: None }),
         KIND_MEMBERSHIP => {
             Payload::Membership(decode_membership(&entry.payload).map_err(io::Error::other)?)
         }
@@ -130,7 +134,16 @@ fn voters_in(kind: u8, payload: &[u8]) -> Option<Vec<BTreeSet<u64>>> {
 impl LogStore {
     async fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let entries = self.log.read(from..to, bytes_max).await?;
-        entries.into_iter().map(entry_from_wal).collect()
+        let mut entries: Vec<Entry> =
+            entries.into_iter().map(entry_from_wal).collect::<io::Result<_>>()?;
+        if self.traced.tracer().is_on() {
+            for entry in &mut entries {
+                if let Payload::Normal(payload) = &mut entry.payload {
+                    payload.traced = self.traced.get(&entry.log_id);
+                }
+            }
+        }
+        Ok(entries)
     }
 }
 
@@ -210,7 +223,20 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + Send,
         I::IntoIter: Send,
     {
-        let entries: Vec<wal::Entry> = entries.into_iter().map(entry_to_wal).collect();
+        // What is traced of them; where nothing is, this makes nothing.
+        let mut traced = Vec::new();
+        let take = |entry: Entry| {
+            if let Payload::Normal(EntryPayload { traced: Some(contexts), .. }) = &entry.payload {
+                self.traced.put(&entry.log_id, contexts);
+                traced.push((entry.log_id.index, Arc::clone(contexts)));
+            }
+            entry_to_wal(entry)
+        };
+        let entries: Vec<wal::Entry> = entries.into_iter().map(take).collect();
+        let tracing = (!traced.is_empty()).then(|| {
+            let tracer = self.traced.tracer().clone();
+            (tracer.now_ns(), tracer, traced, entries.len())
+        });
         let bytes: usize = entries.iter().map(|entry| entry.payload.len()).sum();
         self.appended_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         if let Some(observer) = &self.observer {
@@ -221,10 +247,26 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 observer.observe(Event::Appended { term, index, payload, voters });
             }
         }
-        let told = self.observer.clone().zip(entries.last().map(|entry| entry.log_id));
+        let (began, meters) = (Instant::now(), Arc::clone(self.log.meters()));
+        let last = entries.last().map(|entry| entry.log_id);
+        let told = self.observer.clone().zip(last);
         let synced = move |result: io::Result<()>| {
+            meters.append.record(began.elapsed());
+            if let (Some(last), Ok(())) = (last, &result) {
+                meters.synced.note(last.index);
+            }
             if let (Some((observer, last)), Ok(())) = (&told, &result) {
                 observer.observe(Event::AppendSynced { term: last.term, index: last.index });
+            }
+            if let Some((began_ns, tracer, traced, together)) = &tracing {
+                let error = result.as_ref().err().map(ToString::to_string);
+                for (index, contexts) in traced {
+                    let attributes = [
+                        ("tally.log_index", Value::Number(*index)),
+                        ("tally.entries", Value::Number(*together as u64)),
+                    ];
+                    tracer.end_all(contexts, "append", *began_ns, &attributes, error.as_deref());
+                }
             }
             callback.io_completed(result);
         };

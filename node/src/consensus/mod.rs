@@ -40,6 +40,7 @@ pub mod snapshots;
 mod suite_tests;
 pub mod tables;
 pub mod tasks;
+pub mod traced;
 pub mod types;
 
 use std::{
@@ -73,8 +74,10 @@ use crate::{
     env::{
         Clock, Fatal, Observer,
         shares::{Identity, ShareRule},
+        traces::Tracer,
     },
     machine::{codec, command::Command},
+    metrics::Metrics,
     storage::state::StateStore,
 };
 
@@ -121,6 +124,8 @@ struct Inner {
     /// True while no quorum, or no leader, has been heard of for two election timeouts.
     quorum_lost: watch::Receiver<bool>,
     shutting_down: AtomicBool,
+    tracer: Tracer,
+    metrics: Arc<Metrics>,
 }
 
 impl std::fmt::Debug for Consensus {
@@ -159,6 +164,10 @@ pub struct Foundation {
     pub share: ShareRule,
     /// True while the disk is nearly full.
     pub disk_nearly_full: watch::Receiver<bool>,
+    /// What spans are told to.
+    pub tracer: Tracer,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl std::fmt::Debug for Foundation {
@@ -185,6 +194,8 @@ impl Consensus {
             write_bytes_in_flight,
             share,
             disk_nearly_full,
+            tracer,
+            metrics,
         } = foundation;
         let leadership = Leadership::new(&raft, Arc::clone(&others));
         let (read_index, rounds) = Rounds::new(
@@ -194,8 +205,15 @@ impl Consensus {
             Arc::clone(&clock),
             election_timeout_max,
             observer,
+            Arc::clone(&metrics),
         );
-        let reads = Reads::new(read_index, Arc::clone(&state), applied.clone(), Arc::clone(&clock));
+        let reads = Reads::new(
+            read_index,
+            Arc::clone(&state),
+            applied.clone(),
+            Arc::clone(&clock),
+            Arc::clone(&metrics),
+        );
         // What is admitted finds a place, also beside the node's own commands, which take no room.
         let (queue, proposals) = mpsc::channel(writes_in_flight + OWN_COMMANDS_MAX);
         let (quorum_lost_sender, quorum_lost) = watch::channel(false);
@@ -211,7 +229,9 @@ impl Consensus {
             clock: Arc::clone(&clock),
             queue: proposals,
             entries_in_flight,
+            tracer: tracer.clone(),
             quorum_lost: quorum_lost.clone(),
+            metrics: Arc::clone(&metrics),
         };
         tokio::spawn(rounds.run());
         tokio::spawn(proposer.run());
@@ -221,7 +241,7 @@ impl Consensus {
             quorum_lost_sender,
         ));
         tokio::spawn(tasks::watch_raft(raft.clone(), fatal));
-        tokio::spawn(news::tell(raft.clone(), others.node_id()));
+        tokio::spawn(news::tell(raft.clone(), others.node_id(), Arc::clone(&metrics)));
         Consensus {
             inner: Arc::new(Inner {
                 raft,
@@ -238,8 +258,15 @@ impl Consensus {
                 session_loads: guard::SessionLoads::default(),
                 quorum_lost,
                 shutting_down: AtomicBool::new(false),
+                tracer,
+                metrics,
             }),
         }
+    }
+
+    /// What spans are told to.
+    pub(crate) fn tracer(&self) -> &Tracer {
+        &self.inner.tracer
     }
 
     /// The read levels.
@@ -293,8 +320,19 @@ impl Consensus {
     }
 
     /// True while no quorum, or no leader, has been heard of for two election timeouts.
-    fn quorum_lost(&self) -> bool {
+    pub fn quorum_lost(&self) -> bool {
         *self.inner.quorum_lost.borrow()
+    }
+
+    /// Writes that hold a place, and how many there are.
+    pub fn writes_in_flight(&self) -> (usize, usize) {
+        self.inner.room.places()
+    }
+
+    /// Writes that wait for the next entry.
+    pub fn proposals_waiting(&self) -> usize {
+        let turns = self.inner.metrics.writes.waiting_turn.get() as usize;
+        self.inner.queue.max_capacity() - self.inner.queue.capacity() + turns
     }
 
     /// True while writes are refused for want of room on the disk.
@@ -405,6 +443,10 @@ impl Consensus {
                         deadline_ms: ms_left(deadline),
                         waits_for_room: admission.when_full() == WhenFull::Wait,
                         client_address: admission.identity().address(),
+                        trace_context: admission
+                            .waits()
+                            .map(|waits| waits.request.to_bytes().to_vec().into())
+                            .unwrap_or_default(),
                     };
                     let outcome = self.forward(forwarded, node_id, &peer_address, deadline).await;
                     if let Some(outcome) = outcome {
@@ -444,8 +486,9 @@ impl Consensus {
         let (waiter, answer) = oneshot::channel();
         let waiter = Waiter::task(waiter, admission);
         let size_bytes = codec::size_hint(&command);
+        let (since, ticket_in_queue) = (Instant::now(), Arc::clone(&ticket));
         let proposal =
-            Proposal { command, size_bytes, ticket: Arc::clone(&ticket), deadline, waiter };
+            Proposal { command, size_bytes, ticket: ticket_in_queue, deadline, since, waiter };
         if let Some((refusal, _)) = self.queue(proposal) {
             return Err(refusal.into());
         }
@@ -483,7 +526,7 @@ impl Consensus {
         command: Command,
         admission: Admission,
         ticket: Arc<Ticket>,
-        deadline: Instant,
+        (since, deadline): (Instant, Instant),
         answerer: Box<dyn Answerer>,
     ) -> Option<DecidedAtOnce> {
         if let Err(refusal) = self.check_limits(&command) {
@@ -495,7 +538,7 @@ impl Consensus {
         }
         let size_bytes = codec::size_hint(&command);
         let waiter = Waiter::answerer(answerer, admission);
-        let proposal = Proposal { command, size_bytes, ticket, deadline, waiter };
+        let proposal = Proposal { command, size_bytes, ticket, deadline, since, waiter };
         let (refusal, proposal) = self.queue(proposal)?;
         let answerer = proposal.waiter.into_answerer().expect("it was made with one");
         Some(DecidedAtOnce { outcome: Err(refusal.into()), answerer })

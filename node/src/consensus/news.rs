@@ -5,14 +5,15 @@
 //! three. What openraft itself logs is one line for each failed heartbeat, vote and append; it is kept
 //! below (`process::telemetry`), so whatever an operator has to know is told here, by `peer` and by `storage`.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
-use openraft::{async_runtime::WatchReceiver, metrics::RaftServerMetrics};
+use openraft::{ServerState, async_runtime::WatchReceiver, metrics::RaftServerMetrics};
 
 use super::{
     raft::Raft,
     types::{TypeConfig, term_of},
 };
+use crate::metrics::Metrics;
 
 /// Who led when it was last told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,14 +25,24 @@ enum Led {
 }
 
 /// Tells of leaders and members until Raft ends.
-pub(super) async fn tell(raft: Raft, me: u64) {
+pub(super) async fn tell(raft: Raft, me: u64, metrics: Arc<Metrics>) {
     let mut server = raft.server_metrics();
     // It must not be what keeps Raft.
     drop(raft);
     let mut led = Led::ByNobody;
     let (mut members_at, mut belongs) = (None, false);
+    let mut stood = None;
     loop {
         let now = server.borrow_watched().clone();
+        // Several of a term are one: it stands once in each.
+        let stands = (now.state == ServerState::Candidate).then_some(now.vote.leader_id.term);
+        if stands.is_some() && stands != stood {
+            stood = stands;
+            metrics.consensus.elections.add(1);
+        }
+        if led != leader_of(&now) {
+            metrics.consensus.leader_changes.add(1);
+        }
         tell_leader(&mut led, leader_of(&now), me);
         let at = now.membership_config.log_id().as_ref().map(|id| (term_of(id), id.index()));
         if at != members_at {

@@ -23,9 +23,12 @@
 mod bugs;
 mod turns;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU8, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
 };
 
 use openraft::{
@@ -42,18 +45,21 @@ use tokio::{
 use self::turns::{Entry, HEAVY_ENTRIES_MAX, Heavy, Turns};
 use super::{
     Admission,
+    admission::Waits,
     error::{Error, NotProposed, Unknown},
     leader::Leadership,
     log_time::LogTime,
     raft::Raft,
-    types::{EntryPayload, TypeConfig},
+    traced::CONTEXTS_MAX,
+    types::{AppliedAt, EntryPayload, TypeConfig},
 };
 use crate::{
-    env::{Clock, shares::Identity},
+    env::{Clock, shares::Identity, traces::Tracer},
     machine::{
         codec,
         command::{Batch, Command, Reply},
     },
+    metrics::Metrics,
 };
 
 /// At most this many commands in one entry, so that applying it stays short.
@@ -76,6 +82,25 @@ pub struct Applied {
     pub revision: u64,
     /// The leader that it was forwarded to, whose answer this is; `None` for this node's own.
     pub leader: Option<AnsweredBy>,
+    /// Where its time went, if this node proposed it.
+    pub times: Option<Times>,
+}
+
+/// Where the time of a write went, behind the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// When its entry was handed to Raft.
+    pub proposed: Instant,
+    /// From there until it was durable in this node's log, in µs; until it was applied, if that was earlier.
+    pub log_us: u32,
+    /// From there until it was applied, in µs: what a majority took longer than this node.
+    pub quorum_us: u32,
+    /// What applying took, in µs.
+    pub apply_us: u32,
+}
+
+fn us(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
 }
 
 /// The leader behind the answer to a forwarded write, as it says of itself.
@@ -126,6 +151,8 @@ pub struct Proposal {
     pub ticket: Arc<Ticket>,
     /// Not proposed after this.
     pub deadline: Instant,
+    /// When it was asked for.
+    pub since: Instant,
     /// Who waits, and the room that the write takes until it is answered.
     pub waiter: Waiter,
 }
@@ -168,6 +195,11 @@ impl Waiter {
         Waiter { to: To::Answerer(answerer), admission: Some(admission) }
     }
 
+    /// Since when it waits, if it is traced.
+    fn waits(&self) -> Option<&Waits> {
+        self.admission.as_ref().and_then(Admission::waits)
+    }
+
     /// Whose write it is; `None` for the node's own.
     fn identity(&self) -> Option<Identity> {
         self.admission.as_ref().map(Admission::identity)
@@ -201,8 +233,10 @@ pub(super) struct Proposer {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) queue: mpsc::Receiver<Proposal>,
     pub(super) entries_in_flight: usize,
+    pub(super) tracer: Tracer,
     /// Set while this node leads and reaches no quorum.
     pub(super) quorum_lost: watch::Receiver<bool>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Proposer {
@@ -249,6 +283,7 @@ impl Proposer {
                 },
             };
             let Entry { batch, has_heavy } = turns.take(heavy);
+            self.metrics.writes.waiting_turn.set(turns.len() as u64);
             if !batch.is_empty() {
                 return Some((batch, heavy_place.filter(|_| has_heavy)));
             }
@@ -279,14 +314,20 @@ impl Proposer {
         };
 
         let now = Instant::now();
+        let oldest = batch.iter().map(|proposal| proposal.since).min().unwrap_or(now);
         let mut commands = Vec::with_capacity(batch.len());
         let mut waiters = Vec::with_capacity(batch.len());
+        let mut traced = Vec::new();
         for proposal in batch {
             if proposal.deadline <= now {
                 if proposal.ticket.abandon() {
                     proposal.waiter.send(Err(NotProposed::Deadline.into()));
                 }
             } else if proposal.ticket.propose() {
+                if let Some(Waits { request, since_ns }) = proposal.waiter.waits() {
+                    self.tracer.end_all(&[*request], "queue", *since_ns, &[], None);
+                    traced.push(*request);
+                }
                 commands.push(proposal.command);
                 waiters.push(proposal.waiter);
             }
@@ -296,7 +337,15 @@ impl Proposer {
         }
 
         let batch = Batch { log_time_ms: stamp, wall_time_ms: self.clock.wall_ms(), commands };
-        let payload = EntryPayload(codec::encode_batch(&batch));
+        traced.truncate(CONTEXTS_MAX);
+        let payload = EntryPayload {
+            batch: codec::encode_batch(&batch),
+            traced: (!traced.is_empty()).then(|| traced.into()),
+        };
+        let meters = &self.metrics.writes;
+        meters.queue.record(now.saturating_duration_since(oldest));
+        meters.entry_commands.record(batch.commands.len() as u64);
+        meters.entry_bytes.record(payload.batch.len() as u64);
         let (responder, answer) = ProgressResponder::complete_only();
         let handed_over = self.raft.write(payload).with_leader(term).responder(responder).await;
         if handed_over.is_err() {
@@ -310,7 +359,8 @@ impl Proposer {
         {
             let (log_index, revision, replies) = bugs::foresee(self.log_time.state(), &batch);
             for (reply, waiter) in replies.into_iter().zip(waiters) {
-                waiter.send(Ok(Applied { reply, log_index, term, revision, leader: None }));
+                let (leader, times) = (None, None);
+                waiter.send(Ok(Applied { reply, log_index, term, revision, leader, times }));
             }
             tokio::spawn(async move {
                 drop(answer.await);
@@ -325,6 +375,7 @@ impl Proposer {
         };
         let leadership = self.leadership.clone();
         let quorum_lost = self.quorum_lost.clone();
+        let metrics = Arc::clone(&self.metrics);
         tokio::spawn(async move {
             let answered = wait_for_answer(answer, quorum_lost).await;
             drop(place);
@@ -337,7 +388,7 @@ impl Proposer {
             {
                 return by_index.deliver(term, waiters).await;
             }
-            deliver(answered, waiters, &leadership);
+            deliver(answered, waiters, &leadership, &metrics, now);
         });
     }
 }
@@ -361,12 +412,23 @@ fn deliver(
     answered: Result<ClientWriteResult<TypeConfig>, Unknown>,
     waiters: Vec<Waiter>,
     leadership: &Leadership,
+    metrics: &Metrics,
+    proposed: Instant,
 ) {
     match answered {
         Ok(Ok(response)) => {
             let term = response.log_id.leader_id.term;
             let log_index = response.log_id.index;
             let revision = response.data.revision;
+            let times = response.data.applied.map(|AppliedAt { began, took }| {
+                let all = began.saturating_duration_since(proposed);
+                let synced = metrics.storage.synced.since(log_index);
+                let log = synced.map_or(all, |at| at.saturating_duration_since(proposed).min(all));
+                let quorum = all - log;
+                metrics.writes.log.record(log);
+                metrics.writes.quorum.record(quorum);
+                Times { proposed, log_us: us(log), quorum_us: us(quorum), apply_us: us(took) }
+            });
             let replies = Arc::unwrap_or_clone(response.data.replies);
             assert_eq!(
                 replies.len(),
@@ -374,7 +436,8 @@ fn deliver(
                 "entry {log_index} has as many replies as commands"
             );
             for (reply, waiter) in replies.into_iter().zip(waiters) {
-                waiter.send(Ok(Applied { reply, log_index, term, revision, leader: None }));
+                let leader = None;
+                waiter.send(Ok(Applied { reply, log_index, term, revision, leader, times }));
             }
         }
         Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     env::Clock,
+    metrics::{LEVELS, Metrics},
     storage::state::{StateStore, StateView},
 };
 
@@ -56,6 +57,8 @@ pub enum Provided {
     /// Some past state.
     Local,
 }
+
+const _: () = assert!(Provided::Local as usize + 1 == LEVELS.len());
 
 /// Why [`Staleness::ms_max`] holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +105,7 @@ pub struct Reads {
     applied: watch::Receiver<u64>,
     clock: Arc<dyn Clock>,
     proofs: Arc<Proofs>,
+    metrics: Arc<Metrics>,
 }
 
 impl std::fmt::Debug for Reads {
@@ -141,12 +145,29 @@ impl Reads {
         state: Arc<StateStore>,
         applied: watch::Receiver<u64>,
         clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
     ) -> Self {
-        Reads { read_index, state, applied, clock, proofs: Arc::default() }
+        Reads { read_index, state, applied, clock, proofs: Arc::default(), metrics }
     }
 
     /// Waits until the level's promise can be kept, then freezes the state.
     pub async fn permit(
+        &self,
+        level: &Level,
+        deadline: Instant,
+    ) -> Result<ReadPermit<'_>, ReadError> {
+        let permit = self.when_permitted(level, deadline).await?;
+        // In the order of `metrics::LEVELS`.
+        let level = permit.provided as usize;
+        self.metrics.reads.permits[level].add(1);
+        if let Some(staleness) = permit.staleness {
+            let ms_max = Duration::from_millis(staleness.ms_max);
+            self.metrics.reads.staleness[level].record(ms_max);
+        }
+        Ok(permit)
+    }
+
+    async fn when_permitted(
         &self,
         level: &Level,
         deadline: Instant,

@@ -24,7 +24,10 @@ use super::{
     others::{AskError, Others},
     raft::Raft,
 };
-use crate::env::{Clock, Event, Observer};
+use crate::{
+    env::{Clock, Event, Observer},
+    metrics::Metrics,
+};
 
 /// At most this many reads wait for a round.
 pub const WAITING_READS_MAX: usize = 65_536;
@@ -87,6 +90,7 @@ pub(super) struct Rounds {
     election_timeout_max: Duration,
     waiters: mpsc::Receiver<Waiter>,
     observer: Option<Arc<dyn Observer>>,
+    metrics: Arc<Metrics>,
 }
 
 impl Rounds {
@@ -97,10 +101,19 @@ impl Rounds {
         clock: Arc<dyn Clock>,
         election_timeout_max: Duration,
         observer: Option<Arc<dyn Observer>>,
+        metrics: Arc<Metrics>,
     ) -> (ReadIndex, Rounds) {
         let (sender, waiters) = mpsc::channel(WAITING_READS_MAX);
-        let rounds =
-            Rounds { raft, leadership, others, clock, election_timeout_max, waiters, observer };
+        let rounds = Rounds {
+            raft,
+            leadership,
+            others,
+            clock,
+            election_timeout_max,
+            waiters,
+            observer,
+            metrics,
+        };
         (ReadIndex { waiters: sender, patience: no_quorum_after(election_timeout_max) }, rounds)
     }
 
@@ -112,7 +125,14 @@ impl Rounds {
             if waiting.is_empty() {
                 continue;
             }
+            let began = Instant::now();
             let result = self.round().await;
+            let meters = &self.metrics.consensus;
+            match result {
+                Ok(_) => meters.rounds_ok.record(began.elapsed()),
+                Err(_) => meters.rounds_failed.record(began.elapsed()),
+            }
+            meters.round_reads.record(waiting.len() as u64);
             if seeded_bugs::is_on("read-joins-running-round") {
                 waiting.extend(std::iter::from_fn(|| self.waiters.try_recv().ok()));
             }

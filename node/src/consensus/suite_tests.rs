@@ -26,6 +26,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use super::{
     apply::StateMachine,
     log_store::{LogStore, to_wal},
+    traced::TracedEntries,
     types::{
         Entry, IoFlushed, LogId, Snapshot, SnapshotData, SnapshotMeta, StoredMembership,
         TypeConfig, Vote,
@@ -33,6 +34,7 @@ use super::{
 };
 use crate::{
     env::Fatal,
+    metrics::{Metrics, hot::Names},
     storage::{
         byte_store::StoreFactory,
         disk::Disk,
@@ -258,9 +260,12 @@ async fn build(
     let (snapshots, upkeep) = state.upkeep(Duration::from_secs(3600));
     tokio::spawn(upkeep.run(async {}));
     let applied = watch::channel(0).0;
-    let machine = StateMachine::new(Arc::clone(&state), snapshots, applied, None);
+    let metrics = Metrics::new(0, Names::Off);
+    let traced = TracedEntries::default();
+    let machine =
+        StateMachine::new(Arc::clone(&state), snapshots, applied, None, traced.clone(), metrics);
     let machine = SuiteMachine { inner: machine, state: Arc::clone(&state) };
-    let inner = LogStore::new(log.clone(), state, Arc::new(AtomicU64::new(0)), None);
+    let inner = LogStore::new(log.clone(), state, Arc::new(AtomicU64::new(0)), None, traced);
     let log = SuiteLog { inner, log, begun_behind: Arc::default(), purged_as: Arc::default() };
     (Guard { writer, _directory: directory }, log, machine)
 }

@@ -2,12 +2,14 @@
 //!
 //! Leader ids are those of the Raft paper: a term has one leader, and a log id is (term, index).
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::{
+    env::traces::TraceContext,
     machine::command::Reply,
     storage::snapshot::receive::{ReceivedSnapshot, SnapshotReader},
 };
@@ -24,16 +26,24 @@ openraft::declare_raft_types!(
         AsyncRuntime = super::runtime::Runtime,
 );
 
+/// The contexts of an entry's commands that are traced; nearly always none.
+pub(crate) type Contexts = Option<Arc<[TraceContext]>>;
+
 /// What one log entry carries: an encoded [`crate::machine::command::Batch`].
 ///
 /// It stays encoded from the leader's proposal to every replica's apply, so that the log and the
 /// transport copy bytes and know nothing of commands.
 #[derive(Clone, PartialEq, Eq)]
-pub struct EntryPayload(pub Bytes);
+pub struct EntryPayload {
+    /// The batch.
+    pub batch: Bytes,
+    /// Contexts of its commands that are traced: beside the entry, and not stored with it.
+    pub(crate) traced: Contexts,
+}
 
 impl fmt::Debug for EntryPayload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "batch of {} bytes", self.0.len())
+        write!(f, "batch of {} bytes", self.batch.len())
     }
 }
 
@@ -50,6 +60,17 @@ pub struct Replies {
     pub replies: Arc<Vec<Reply>>,
     /// Revision of the store after the whole entry: the state that its log index names.
     pub revision: u64,
+    /// When this node applied it, for who looks where the time went.
+    pub applied: Option<AppliedAt>,
+}
+
+/// When an entry was applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AppliedAt {
+    /// When the step began that it was applied in.
+    pub began: Instant,
+    /// How long that took.
+    pub took: Duration,
 }
 
 impl fmt::Display for Replies {

@@ -18,6 +18,9 @@ pub const PEERS_MAX: usize = 512;
 /// … and this many in any case.
 const PEERS_MIN: usize = 32;
 
+/// Connections to the metrics port: a scraper or two, probes, and a person.
+pub const METRICS_MAX: usize = 16;
+
 /// Connections of clients: at most so many, however many descriptors there are. They bound what can't be
 /// bounded for each connection by itself.
 pub const CLIENTS_MAX: usize = 16 * 1024;
@@ -26,7 +29,7 @@ pub const CLIENTS_MAX: usize = 16 * 1024;
 const CLIENTS_MIN: usize = 8;
 
 /// With fewer than this a node runs, but it may end where it would install a snapshot.
-pub const ENOUGH: usize = OWN + PEERS_MIN + CLIENTS_MIN;
+pub const ENOUGH: usize = OWN + METRICS_MAX + PEERS_MIN + CLIENTS_MIN;
 
 /// How many connections a node may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,18 +38,25 @@ pub struct Sockets {
     pub clients_max: usize,
     /// To its peer port.
     pub peers_max: usize,
+    /// To its metrics port.
+    pub metrics_max: usize,
 }
 
 impl Sockets {
     /// Where there is no limit.
-    pub const MANY: Sockets = Sockets { clients_max: CLIENTS_MAX, peers_max: PEERS_MAX };
+    pub const MANY: Sockets =
+        Sockets { clients_max: CLIENTS_MAX, peers_max: PEERS_MAX, metrics_max: METRICS_MAX };
 
     /// Shares out so many descriptors.
     pub fn of(descriptors: usize) -> Sockets {
         let peers = (descriptors / 8).clamp(PEERS_MIN, PEERS_MAX);
         // As many again are connections that this node makes.
-        let clients = descriptors.saturating_sub(OWN + peers);
-        Sockets { clients_max: clients.clamp(CLIENTS_MIN, CLIENTS_MAX), peers_max: peers / 2 }
+        let clients = descriptors.saturating_sub(OWN + METRICS_MAX + peers);
+        Sockets {
+            clients_max: clients.clamp(CLIENTS_MIN, CLIENTS_MAX),
+            peers_max: peers / 2,
+            metrics_max: METRICS_MAX,
+        }
     }
 
     /// What this process may have now.
@@ -56,6 +66,11 @@ impl Sockets {
             Some(limit) => Sockets::of(usize::try_from(limit).unwrap_or(usize::MAX)),
         }
     }
+}
+
+/// How many descriptors this process may have.
+pub(super) fn open_files_max() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// Lets this process have as many as it may allow itself. The lower limit that most systems begin with
@@ -77,12 +92,13 @@ mod tests {
     #[test]
     fn clients_never_get_what_the_node_needs() {
         for descriptors in [ENOUGH, 256, 1024, 4096, 20_000, 1 << 20, usize::MAX] {
-            let Sockets { clients_max, peers_max } = Sockets::of(descriptors);
-            assert!(OWN + 2 * peers_max + clients_max <= descriptors, "{descriptors}");
+            let Sockets { clients_max, peers_max, metrics_max } = Sockets::of(descriptors);
+            let used = OWN + metrics_max + 2 * peers_max + clients_max;
+            assert!(used <= descriptors, "{descriptors}");
             assert!(clients_max >= CLIENTS_MIN && peers_max >= 16, "{descriptors}");
         }
         // Too few for everything at once; a cluster of three with its log open uses some 110.
-        assert_eq!(Sockets::of(128), Sockets { clients_max: 8, peers_max: 16 });
+        assert_eq!(Sockets::of(128), Sockets { clients_max: 8, peers_max: 16, ..Sockets::MANY });
         assert_eq!(Sockets::of(1 << 20), Sockets { peers_max: PEERS_MAX / 2, ..Sockets::MANY });
     }
 }

@@ -25,8 +25,10 @@ pub mod identity;
 pub mod shares;
 pub mod spaced;
 pub mod storage_guard;
+pub mod traces;
+pub mod usage;
 
-use self::descriptors::Sockets;
+use self::{descriptors::Sockets, traces::Traces, usage::Usage};
 use crate::{
     machine::command::Reply,
     storage::{
@@ -61,6 +63,30 @@ pub struct Env {
     pub fatal: Fatal,
     /// Told what happens to log and state. Nobody listens in production.
     pub observer: Option<Arc<dyn Observer>>,
+    /// Where spans go of requests that are traced. Nowhere, unless it is configured.
+    pub traces: Option<Arc<dyn Traces>>,
+    /// What is known around the node, for a debug bundle.
+    pub surroundings: Option<Arc<dyn Surroundings>>,
+    /// What the process logs, if that can be changed while it runs.
+    pub logs: Option<Arc<dyn Logs>>,
+}
+
+/// What a process knows that no node in it does.
+pub trait Surroundings: Send + Sync + 'static {
+    /// The last lines of its log, from the level info up.
+    fn recent_log(&self) -> RecentLog;
+
+    /// The program and the machine: a line of `name value` each.
+    fn machine(&self) -> String;
+}
+
+/// The last lines of a log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecentLog {
+    /// The lines.
+    pub lines: String,
+    /// Lines before them that are no longer kept.
+    pub forgotten: u64,
 }
 
 impl fmt::Debug for Env {
@@ -287,6 +313,15 @@ pub trait Random: Send + Sync + 'static {
     }
 }
 
+/// Which logs the process writes.
+pub trait Logs: Send + Sync + 'static {
+    /// A level, and levels of modules.
+    fn filter(&self) -> String;
+
+    /// Another one from now on, or what is wrong with it.
+    fn set_filter(&self, filter: &str) -> Result<(), String>;
+}
+
 /// Where work goes that blocks.
 pub trait Threads: Send + Sync + 'static {
     /// Runs a future that blocks on the disk inside its polls: on a thread of its own, or, in a
@@ -295,6 +330,11 @@ pub trait Threads: Send + Sync + 'static {
 
     /// The process's id, for those who want to send it a signal; 0 where there is none.
     fn process_id(&self) -> u32;
+
+    /// What the process uses of the machine; nothing where there is none.
+    fn usage(&self) -> Option<Usage> {
+        None
+    }
 }
 
 impl Env {
@@ -316,6 +356,9 @@ impl Env {
                 std::process::exit(EXIT_FATAL)
             }),
             observer: None,
+            traces: None,
+            surroundings: None,
+            logs: None,
         })
     }
 }
@@ -396,5 +439,9 @@ impl Threads for RealThreads {
 
     fn process_id(&self) -> u32 {
         std::process::id()
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        Some(Usage::of_this_process())
     }
 }

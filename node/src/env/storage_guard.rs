@@ -86,6 +86,8 @@ pub struct StorageGuard {
     file_bytes: Mutex<u64>,
     held: watch::Sender<bool>,
     free_bytes: AtomicU64,
+    /// `file_bytes`, for whoever watches.
+    held_bytes: AtomicU64,
     flushes_may_fail: bool,
     /// The last flush was put off.
     flushes_wait: AtomicBool,
@@ -112,6 +114,7 @@ impl StorageGuard {
             file_bytes: Mutex::new(file_bytes),
             held: watch::channel(false).0,
             free_bytes: AtomicU64::new(0),
+            held_bytes: AtomicU64::new(file_bytes),
             flushes_may_fail: false,
             flushes_wait: AtomicBool::new(false),
             growth: std::sync::Mutex::default(),
@@ -161,6 +164,11 @@ impl StorageGuard {
     /// Bytes free besides the reserve, when it was last looked.
     pub fn free_bytes(&self) -> u64 {
         self.free_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the reserve that were let go of, for a flush or for a start.
+    pub fn used_bytes(&self) -> u64 {
+        self.reserve_bytes.saturating_sub(self.held_bytes.load(Ordering::Relaxed))
     }
 
     /// Whether a file of this size leaves enough room besides.
@@ -277,6 +285,7 @@ impl StorageGuard {
             }
         }
         *file_bytes = bytes;
+        self.held_bytes.store(bytes, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -316,6 +325,7 @@ mod tests {
         guard.make_room_to_flush(None).await.unwrap();
         assert!(!guard.is_held());
         assert_eq!(guard.measure().await.unwrap(), RESERVE - guard.start_bytes);
+        assert_eq!(guard.used_bytes(), RESERVE - guard.start_bytes);
 
         disk.set_capacity(Some(200 << 20));
         nearly_full.wait_for(|full| !*full).await.unwrap();

@@ -2,7 +2,7 @@
 //!
 //! Leaves out: what it is made of; that is `node`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -10,6 +10,7 @@ use super::{LOGS, Node};
 use crate::{
     api::Api,
     consensus::Consensus,
+    metrics::Metrics,
     peer::{hello::NotWelcome, peers::Peers},
 };
 
@@ -28,6 +29,16 @@ impl Node {
     /// Address that the peer port listens on.
     pub fn peer_address(&self) -> &str {
         &self.peer_address
+    }
+
+    /// Address that the metrics port listens on, if there is one.
+    pub fn metrics_address(&self) -> Option<&str> {
+        self.eyes.address()
+    }
+
+    /// What it counts.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     /// Consensus, for tests and simulations that look inside.
@@ -106,5 +117,6 @@ impl Node {
         if let Err(error) = self.state.close().await {
             tracing::warn!(target: LOGS, %error, "the state was not flushed; the log has what is missing");
         }
+        self.eyes.close().await;
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     config::Config,
     env::{Env, Event, Observer, identity::Identity, storage_guard::StorageGuard},
     storage::{
+        meters::StorageMeters,
         state::{LogExtent, StateHooks, StateOptions, StateStore},
         wal::{self, Wal, WalOptions},
     },
@@ -36,14 +37,16 @@ pub(super) async fn open(
     identity: &Identity,
     nonce: u128,
     guard: &Arc<StorageGuard>,
+    meters: &Arc<StorageMeters>,
 ) -> Result<Stored, NodeError> {
-    let (log, recovered) = open_log(config, env, identity).await?;
+    let (log, recovered) = open_log(config, env, identity, meters).await?;
     let measured: Arc<OnceLock<Weak<StateStore>>> = Arc::default();
     let hooks = hooks(env, &log, guard, &measured);
     let options = StateOptions {
         dirty_bytes_max: usize::try_from(config.dirty_bytes_max).unwrap_or(usize::MAX),
         record_cache_bytes: config.record_cache_bytes(),
         hash_seed: env.random.next_u128() as u64,
+        meters: Arc::clone(meters),
     };
     let state = StateStore::open(
         Arc::clone(&env.disk),
@@ -71,6 +74,7 @@ async fn open_log(
     config: &Config,
     env: &Env,
     identity: &Identity,
+    meters: &Arc<StorageMeters>,
 ) -> Result<(Wal, wal::Recovered), NodeError> {
     let mut options = WalOptions::new(env.random.next_u128() as u64);
     options.segment_bytes = config.log_segment_bytes;
@@ -80,6 +84,7 @@ async fn open_log(
     // did right before the snapshot.
     let segments = config.snapshot_after_log_bytes.div_ceil(config.log_segment_bytes);
     options.spare_segments = usize::try_from(segments).unwrap_or(usize::MAX);
+    options.meters = Arc::clone(meters);
     options.owner = Some(identity.incarnation_number()?);
     if !seeded_bugs::is_on("lost-log-accepted") {
         options.sequence_min = identity.log_sequence().await;

@@ -6,7 +6,10 @@ use tally_proto::v1::NodeStatus;
 use tokio::time::Instant;
 
 use super::peers::{DialFailed, Peers, Shared};
-use crate::consensus::others::{AskError, Others, ms_left};
+use crate::{
+    consensus::others::{AskError, Others, ms_left},
+    status::Text,
+};
 
 /// Metadata on a failed call that the peer refused before it did anything: it is starting, or the
 /// call is not meant for it. Without it a failure may have come after the peer acted.
@@ -157,6 +160,46 @@ pub async fn hello_at(
         Ok(Err(status)) => Err(reason_of(&status)),
         Err(_) => Err("no answer in time".to_owned()),
     }
+}
+
+/// A peer's metrics.
+pub async fn metrics(
+    peers: &Peers,
+    node_id: u64,
+    address: &str,
+    until: Instant,
+) -> Result<Text, AskError> {
+    let mut texts = tell(peers, node_id, address, wire::TellAbout::Metrics, until).await?;
+    texts.pop().ok_or_else(|| AskError::Transport("the answer is empty".to_owned()))
+}
+
+/// What a peer says of itself at length.
+pub async fn diagnosis(
+    peers: &Peers,
+    node_id: u64,
+    address: &str,
+    until: Instant,
+) -> Result<Vec<Text>, AskError> {
+    tell(peers, node_id, address, wire::TellAbout::Diagnosis, until).await
+}
+
+async fn tell(
+    peers: &Peers,
+    node_id: u64,
+    address: &str,
+    about: wire::TellAbout,
+    until: Instant,
+) -> Result<Vec<Text>, AskError> {
+    let request = wire::TellRequest {
+        cluster_id: peers.cluster_id().text(),
+        target_node_id: node_id,
+        about: about as i32,
+    };
+    // On a connection that carries megabytes, so that no heartbeat waits behind it.
+    let mut client = peers.client(node_id, address, Shared::Forwarding);
+    let call = client.tell(request);
+    let answer = timed(peers, node_id, Shared::Forwarding, until, call).await?;
+    Ok(answer.files.into_iter().map(Text::from).collect())
 }
 
 /// A peer's own line of the status table.

@@ -12,6 +12,7 @@ use tally_proto::peer::v1 as wire;
 
 use crate::consensus::{
     membership::{Undecodable, decode_membership, encode_membership},
+    traced,
     types::{self, Entry, EntryPayload, LogId, TypeConfig, Vote, term_of},
 };
 
@@ -52,21 +53,29 @@ pub(crate) fn vote_from_wire(ballot: Option<&wire::Ballot>) -> Result<Vote, Malf
 }
 
 pub(crate) fn entry_to_wire(entry: Entry) -> wire::Entry {
+    let mut trace_contexts = Vec::new();
     let payload = match entry.payload {
         Payload::Blank => None,
-        Payload::Normal(EntryPayload(batch)) => Some(wire::entry::Payload::Batch(batch)),
+        Payload::Normal(EntryPayload { batch, traced }) => {
+            trace_contexts = traced::to_bytes(&traced);
+            Some(wire::entry::Payload::Batch(batch))
+        }
         Payload::Membership(membership) => {
             Some(wire::entry::Payload::Membership(encode_membership(&membership)))
         }
     };
-    wire::Entry { log_id: Some(log_id_to_wire(&entry.log_id)), payload }
+    let log_id = Some(log_id_to_wire(&entry.log_id));
+    wire::Entry { log_id, payload, trace_contexts: trace_contexts.into() }
 }
 
 pub(crate) fn entry_from_wire(entry: wire::Entry) -> Result<Entry, Malformed> {
     let log_id = log_id_from_wire(&entry.log_id.ok_or(Malformed::Missing("entry.log_id"))?);
     let payload = match entry.payload {
         None => Payload::Blank,
-        Some(wire::entry::Payload::Batch(batch)) => Payload::Normal(EntryPayload(batch)),
+        Some(wire::entry::Payload::Batch(batch)) => {
+            let traced = traced::from_bytes(&entry.trace_contexts);
+            Payload::Normal(EntryPayload { batch, traced })
+        }
         Some(wire::entry::Payload::Membership(bytes)) => {
             Payload::Membership(decode_membership(&bytes)?)
         }

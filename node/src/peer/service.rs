@@ -29,7 +29,10 @@ use crate::{
         raft::Raft,
         types::{self, Snapshot, SnapshotData, SnapshotMeta, TypeConfig},
     },
-    env::shares::Identity,
+    env::{
+        shares::Identity,
+        traces::{Ended, Side, TraceContext},
+    },
     machine::{
         codec::{self, size_hint},
         command::Owner,
@@ -383,6 +386,40 @@ impl Peer for PeerService {
         check_target(&node.consensus, &request.get_ref().cluster_id, node.node_id)?;
         Ok(Response::new(wire::StatusResponse { node: Some(node.line()) }))
     }
+
+    async fn tell(
+        &self,
+        request: Request<wire::TellRequest>,
+    ) -> Result<Response<wire::TellResponse>, Status> {
+        let node = self.node(request.metadata(), Speaker::of(&request))?;
+        let asked = request.get_ref();
+        check_target(&node.consensus, &asked.cluster_id, asked.target_node_id)?;
+        let texts = match asked.about() {
+            wire::TellAbout::Metrics => vec![node.tells.metrics()],
+            wire::TellAbout::Diagnosis => node.tells.diagnosis().await,
+            wire::TellAbout::Unspecified => {
+                return Err(Status::unimplemented("it does not know what is asked of it"));
+            }
+        };
+        let files = texts.into_iter().map(Into::into).collect();
+        Ok(Response::new(wire::TellResponse { files }))
+    }
+}
+
+#[cfg(feature = "seeded-bugs")]
+mod bugs {
+    use tally_proto::seeded_bugs;
+
+    use crate::machine::command::{Caller, Command};
+
+    /// A forwarded command speaks for the node that forwards it, and nodes may do everything: it goes on as the
+    /// cluster's first user.
+    pub(super) fn as_the_forwarder(mut command: Command) -> Command {
+        if command.caller.is_some() && seeded_bugs::is_on("forwarder-speaks") {
+            command.caller = Some(Caller { user: 1, token: 0 });
+        }
+        command
+    }
 }
 
 /// Runs one forwarded command here, or says that this node does not lead: it is not forwarded again.
@@ -398,6 +435,8 @@ async fn run(consensus: &Consensus, forwarded: wire::ForwardedCommand) -> wire::
             return wire::ForwardedResult { result, ..wire::ForwardedResult::default() };
         }
     };
+    #[cfg(feature = "seeded-bugs")]
+    let command = bugs::as_the_forwarder(command);
     tracing::debug!(request = %forwarded.request_id, "a forwarded write");
     let patience = Duration::from_millis(u64::from(forwarded.deadline_ms));
     let deadline = Instant::now() + patience;
@@ -413,10 +452,19 @@ async fn run(consensus: &Consensus, forwarded: wire::ForwardedCommand) -> wire::
             consensus.admit_while_leading(identity, size, deadline - for_answer).await
         }
     };
+    let tracer = consensus.tracer();
+    let span = TraceContext::from_bytes(&forwarded.trace_context).and_then(|it| tracer.below(it));
     let outcome = match admitted {
-        Ok(admission) => consensus.write_here(command, Some(admission), deadline).await,
+        Ok(admission) => {
+            let admission = admission.traced(span.as_ref().map(|span| span.context), tracer);
+            consensus.write_here(command, Some(admission), deadline).await
+        }
         Err(refusal) => Err(refusal.into()),
     };
+    if let Some(span) = &span {
+        let error = outcome.is_err().then(|| "it was not applied, as far as is known".to_owned());
+        tracer.end(span, "forwarded write", Side::Server, Ended { error, ..Ended::default() });
+    }
     let mut result = wire::ForwardedResult::default();
     result.result = Some(match outcome {
         Ok(applied) => {

@@ -1,4 +1,4 @@
-//! The two ports: connections are accepted, bounded, watched over and ended here; what is answered on
+//! The ports: connections are accepted, bounded, watched over and ended here; what is answered on
 //! them is `api`'s and `peer`'s.
 //!
 //! # Bounds
@@ -35,6 +35,7 @@ pub(crate) mod deadline;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub(crate) mod plain;
 pub(crate) mod request;
 pub(crate) mod room;
 mod secure;

@@ -17,7 +17,7 @@ use tokio::{
 use super::{Port, slots};
 use crate::{
     env::{Connection, spaced::Spaced},
-    tls::{Caller, Secured},
+    tls::{Caller, Secured, Spoken},
 };
 
 /// Handshakes under way in a port.
@@ -121,7 +121,7 @@ impl Door {
             return Ok(None);
         }
         let _permit = self.handshakes.acquire().await;
-        tls.accept(connection, head).await.map(Some)
+        tls.accept(connection, head, Spoken::Http2).await.map(Some)
     }
 
     async fn met_plain(&self, port: &Port, mut connection: Connection, head: &[u8]) {
@@ -145,12 +145,12 @@ fn record(port: &Port, from: Option<IpAddr>, why: &str) {
     }
 }
 
-fn told(from: Option<IpAddr>) -> String {
+pub(super) fn told(from: Option<IpAddr>) -> String {
     from.map_or_else(|| "?".to_owned(), |from| from.to_string())
 }
 
 /// What rustls and the other side's alerts say, with what it means here.
-fn explained(error: &io::Error) -> String {
+pub(super) fn explained(error: &io::Error) -> String {
     let text = error.to_string();
     let meant = [
         ("alert: UnknownCA", "the caller does not trust the CA of this node's certificate"),

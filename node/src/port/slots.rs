@@ -4,7 +4,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -39,6 +39,7 @@ pub(crate) struct Slots {
     shares: Arc<Shares<1>>,
     used: AtomicUsize,
     refused: Mutex<Option<Instant>>,
+    refusals: AtomicU64,
 }
 
 /// One place, given back when it is dropped.
@@ -58,7 +59,13 @@ impl Slots {
     /// For so many connections, of which those of one address may be what the rule says.
     pub(crate) fn new(max: usize, share: ShareRule) -> Arc<Slots> {
         let shares = Shares::new([max], share);
-        Arc::new(Slots { max, shares, used: AtomicUsize::new(0), refused: Mutex::default() })
+        Arc::new(Slots {
+            max,
+            shares,
+            used: AtomicUsize::new(0),
+            refused: Mutex::default(),
+            refusals: AtomicU64::new(0),
+        })
     }
 
     /// How often an address would have had more than its share.
@@ -74,6 +81,11 @@ impl Slots {
     /// How many there are.
     pub(crate) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// How many were refused.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refusals.load(Ordering::Relaxed)
     }
 
     /// Whether one was refused within the last minute.
@@ -92,6 +104,7 @@ impl Slots {
         let Some(share) = share else {
             let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
             *refused = Some(Instant::now());
+            self.refusals.fetch_add(1, Ordering::Relaxed);
             return None;
         };
         self.used.fetch_add(1, Ordering::Relaxed);

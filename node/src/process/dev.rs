@@ -38,6 +38,9 @@ const FIRST_LEADER: Duration = Duration::from_secs(30);
 /// How long somebody who has one of the ports is asked who it is.
 const ASKED_WITHIN: Duration = Duration::from_secs(1);
 
+/// The default metrics ports are so far above those for clients: 7601 above 7401.
+const METRICS_ABOVE_CLIENTS: u16 = 200;
+
 /// How long the nodes have to stop by themselves.
 const STOP_GRACE: Duration = Duration::from_secs(8);
 
@@ -63,6 +66,9 @@ pub struct Arguments {
     /// client named "dev".
     #[arg(long)]
     tls: bool,
+    /// Metrics port of node 1; the others follow. 0: none. Default: 200 above the client port, where that is free.
+    #[arg(long, value_name = "PORT")]
+    metrics_port: Option<u16>,
     /// Further flags for every node, as for `tallyd serve`.
     #[arg(last = true)]
     serve_flags: Vec<String>,
@@ -208,12 +214,15 @@ struct Cluster {
     restart: bool,
     client_port: u16,
     peer_port: u16,
+    /// Where metrics are served, if they are.
+    metrics_port: Option<u16>,
     serve_flags: Vec<String>,
     certificates: Option<Certificates>,
 }
 
 impl Cluster {
     fn new(arguments: Arguments, certificates: Option<Certificates>) -> io::Result<Cluster> {
+        let metrics_port = metrics_port(&arguments);
         Ok(Cluster {
             program: std::env::current_exe()?,
             data: arguments.data,
@@ -221,6 +230,7 @@ impl Cluster {
             restart: !arguments.no_restart,
             client_port: arguments.client_port,
             peer_port: arguments.peer_port,
+            metrics_port,
             serve_flags: arguments.serve_flags,
             certificates,
         })
@@ -242,6 +252,12 @@ impl Cluster {
         format!("127.0.0.1:{}", u64::from(self.peer_port) + node - 1)
     }
 
+    /// Empty for none.
+    fn metrics_address(&self, node: u64) -> String {
+        let port = self.metrics_port.map(|first| u64::from(first) + node - 1);
+        port.map(|port| format!("127.0.0.1:{port}")).unwrap_or_default()
+    }
+
     fn log_path(&self, node: u64) -> PathBuf {
         self.data.join(format!("node-{node}.log"))
     }
@@ -258,6 +274,9 @@ impl Cluster {
             .args(["--node-id", &node.to_string()])
             .args(["--client-listen", &self.client_address(node)])
             .args(["--peer-listen", &self.peer_address(node)])
+            .args(["--metrics-listen", &self.metrics_address(node)])
+            // On loopback, and to be tried: what is hot is to be seen.
+            .args(["--hot-item-names", "shown"])
             .args(["--initial-cluster", &members.join(",")])
             .arg("--data-dir")
             .arg(self.data.join(format!("node-{node}")))
@@ -303,6 +322,12 @@ impl Cluster {
                 self.peer_address(node),
                 self.log_path(node).display(),
             ));
+        }
+        if self.metrics_port.is_some() {
+            let each: Vec<_> = (1..=self.nodes)
+                .map(|node| format!("http://{}/metrics", self.metrics_address(node)))
+                .collect();
+            say(&format!("  metrics  {}", each.join("  ")));
         }
     }
 
@@ -386,9 +411,13 @@ async fn asked(address: &str, tls: Option<&Asking>) -> Option<(String, v1::NodeS
 
 /// Nobody listens where the nodes are to.
 async fn ports_are_free(arguments: &Arguments) -> Result<(), String> {
-    for (first, flag) in
-        [(arguments.client_port, "client-port"), (arguments.peer_port, "peer-port")]
-    {
+    let metrics = arguments.metrics_port.filter(|port| *port > 0);
+    let wanted = [
+        (Some(arguments.client_port), "client-port"),
+        (Some(arguments.peer_port), "peer-port"),
+        (metrics, "metrics-port"),
+    ];
+    for (first, flag) in wanted.into_iter().filter_map(|(first, flag)| Some((first?, flag))) {
         for port in u64::from(first)..u64::from(first) + arguments.nodes {
             let address = format!("127.0.0.1:{port}");
             let Err(error) = std::net::TcpListener::bind(&address) else { continue };
@@ -408,6 +437,18 @@ async fn ports_are_free(arguments: &Arguments) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The metrics port of node 1: as it is asked for, else where the default is free, so that a second cluster
+/// needs no further flag.
+fn metrics_port(arguments: &Arguments) -> Option<u16> {
+    if let Some(asked) = arguments.metrics_port {
+        return (asked > 0).then_some(asked);
+    }
+    let first = arguments.client_port.checked_add(METRICS_ABOVE_CLIENTS)?;
+    let last = first.checked_add(u16::try_from(arguments.nodes).ok()? - 1)?;
+    let is_free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+    (first..=last).all(is_free).then_some(first)
 }
 
 /// A word where fewer nodes may fail than somebody might think.

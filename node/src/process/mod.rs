@@ -6,8 +6,11 @@ mod ask;
 pub mod dev;
 mod environment;
 pub mod health;
+pub mod recent;
 pub mod serve;
 pub mod telemetry;
+#[cfg(feature = "otlp")]
+pub mod traces;
 
 pub use crate::env::EXIT_FATAL;
 

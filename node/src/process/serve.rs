@@ -4,15 +4,20 @@ use std::{
     io::{self, Write as _},
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{EXIT_FATAL, EXIT_REFUSED, environment, telemetry};
+#[cfg(feature = "otlp")]
+use super::traces;
+use super::{EXIT_FATAL, EXIT_REFUSED, environment, recent::RecentLines, telemetry};
+#[cfg(feature = "otlp")]
+use crate::env::traces::Traces;
 use crate::{
-    config::{Config, InitialCluster, LogFormat},
-    env::{Env, descriptors},
+    config::{Config, HotItemNames, InitialCluster, LogFormat, Ratio},
+    env::{Env, Logs, descriptors},
     node::{Node, system_error_needs_a_person},
     storage::real_disk::RealDisk,
 };
@@ -55,6 +60,8 @@ arguments! {
     client_listen: String = "TALLY_CLIENT_LISTEN",
     /// Address to listen on for other nodes.
     peer_listen: String = "TALLY_PEER_LISTEN",
+    /// Address to listen on for scrapers and probes; beyond loopback under the client port's TLS; empty: none.
+    metrics_listen: String = "TALLY_METRICS_LISTEN",
     /// Address of the client port as clients reach it.
     client_advertise: String = "TALLY_CLIENT_ADVERTISE",
     /// Address of the peer port as other nodes reach it.
@@ -143,10 +150,18 @@ arguments! {
     worker_threads: usize = "TALLY_WORKER_THREADS",
     /// How long a shutdown waits for what is in flight, in ms.
     shutdown_grace_ms: u64 = "TALLY_SHUTDOWN_GRACE_MS",
+    /// Tell operations in the log that take longer, in ms; 0: none.
+    slow_operation_ms: u64 = "TALLY_SLOW_OPERATION_MS",
+    /// What the metrics show of the names of the most used counters and keys.
+    hot_item_names: HotItemNames = "TALLY_HOT_ITEM_NAMES",
     /// Logs for people or for machines.
     log_format: LogFormat = "TALLY_LOG_FORMAT",
     /// Which logs, e.g. `info` or `tally_node=debug`.
     log_filter: String = "TALLY_LOG_FILTER",
+    /// OpenTelemetry collector for spans of sampled requests, http://host:port; empty: no traces.
+    traces_otlp_endpoint: String = "TALLY_TRACES_OTLP_ENDPOINT",
+    /// Of the requests whose callers do not decide so many are traced, 0 to 1.
+    traces_sample_ratio: Ratio = "TALLY_TRACES_SAMPLE_RATIO",
 }
 
 impl Arguments {
@@ -210,10 +225,14 @@ pub fn run(arguments: Arguments) -> ExitCode {
             return ExitCode::SUCCESS;
         }
     }
-    if let Err(problem) = telemetry::start(&config) {
-        eprintln!("tallyd: configuration: {problem}");
-        return ExitCode::from(2);
-    }
+    let recent = RecentLines::default();
+    let logs = match telemetry::start(&config, recent.clone()) {
+        Ok(logs) => logs,
+        Err(problem) => {
+            eprintln!("tallyd: configuration: {problem}");
+            return ExitCode::from(2);
+        }
+    };
     let one_line = printed.trim().replace('\n', "; ");
     tracing::info!(version = env!("BUILD_VERSION"), profile = env!("BUILD_PROFILE"), config = %one_line, "starting");
 
@@ -226,13 +245,13 @@ pub fn run(arguments: Arguments) -> ExitCode {
     #[cfg(tokio_unstable)]
     runtime.disable_lifo_slot();
     let runtime = runtime.build().expect("a runtime can be made while the process starts");
-    let code = runtime.block_on(serve(config));
+    let code = runtime.block_on(serve(config, logs, recent));
     // Whatever still runs (a peer's stream) has nothing left to do.
     runtime.shutdown_background();
     code
 }
 
-async fn serve(config: Config) -> ExitCode {
+async fn serve(config: Config, logs: Arc<dyn Logs>, recent: RecentLines) -> ExitCode {
     let refused = |problem: &dyn std::fmt::Display| {
         tracing::error!(%problem, "the node does not run");
         eprintln!("tallyd: {problem}");
@@ -253,9 +272,22 @@ async fn serve(config: Config) -> ExitCode {
         Err(error) => return of_system(&error),
     };
     let env = match Env::real(&config.data_dir, config.store_cache_bytes()) {
-        Ok(env) => env,
+        Ok(env) => Env { logs: Some(logs), surroundings: Some(Arc::new(recent)), ..env },
         Err(error) => return of_system(&error),
     };
+    #[cfg(feature = "otlp")]
+    let (env, _spans) = match traces::Otlp::start(&config) {
+        Ok(traces) => {
+            let traces = traces.map(Arc::new);
+            let told = traces.clone().map(|traces| traces as Arc<dyn Traces>);
+            (Env { traces: told, ..env }, LastSpans(traces))
+        }
+        Err(problem) => return refused(&problem),
+    };
+    #[cfg(not(feature = "otlp"))]
+    if !config.traces_otlp_endpoint.is_empty() {
+        return refused(&"traces_otlp_endpoint: this program was built without traces");
+    }
     let mut stop = match stop_signals() {
         Ok(stop) => stop,
         Err(error) => return of_system(&error),
@@ -281,6 +313,20 @@ async fn serve(config: Config) -> ExitCode {
             ExitCode::SUCCESS
         }
         reason = node.refused() => refused(&reason),
+    }
+}
+
+/// Spans that wait when the node has stopped are still sent.
+#[cfg(feature = "otlp")]
+struct LastSpans(Option<Arc<traces::Otlp>>);
+
+#[cfg(feature = "otlp")]
+impl Drop for LastSpans {
+    fn drop(&mut self) {
+        if let Some(traces) = self.0.take() {
+            // The exporter's connection is driven by this runtime, so it must not be held up.
+            tokio::task::block_in_place(|| traces.stop());
+        }
     }
 }
 

@@ -1,8 +1,21 @@
 //! Logs through `tracing`, for people or for machines.
 
-use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::config::{Config, LogFormat};
+use tracing_subscriber::{
+    Layer as _, Registry,
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt,
+    reload::{self, Handle},
+    util::SubscriberInitExt,
+};
+
+use super::recent::RecentLines;
+use crate::{
+    config::{Config, LogFormat},
+    env::Logs,
+};
 
 /// What the libraries may say, unless `log_filter` names them.
 ///
@@ -15,13 +28,37 @@ use crate::config::{Config, LogFormat};
 const LIBRARIES: &str =
     "openraft=error,openraft::raft=off,openraft::raft::api=error,h2=warn,sled=warn";
 
-/// Starts logging to standard error.
-pub fn start(config: &Config) -> Result<(), String> {
+/// The filter of this process.
+struct Filter {
+    asked: Mutex<String>,
+    handle: Handle<Targets, Registry>,
+}
+
+impl Logs for Filter {
+    fn filter(&self) -> String {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_filter(&self, filter: &str) -> Result<(), String> {
+        let targets = parse(filter)?;
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        self.handle.reload(targets).map_err(|error| error.to_string())?;
+        filter.clone_into(&mut asked);
+        Ok(())
+    }
+}
+
+fn parse(filter: &str) -> Result<Targets, String> {
     // Behind ours, so that it wins where it names the same.
-    let filter = format!("{LIBRARIES},{}", config.log_filter);
-    let filter: Targets = filter.parse().map_err(|error| format!("log_filter: {error}"))?;
+    format!("{LIBRARIES},{filter}").parse().map_err(|error| format!("log_filter: {error}"))
+}
+
+/// Starts logging to standard error. What is logged is also kept for a while, but for what may have customers' data.
+pub fn start(config: &Config, recent: RecentLines) -> Result<Arc<dyn Logs>, String> {
+    let (filter, handle) = reload::Layer::new(parse(&config.log_filter)?);
     let lines = fmt::layer().with_writer(std::io::stderr);
-    let logs = tracing_subscriber::registry().with(filter);
+    let kept = fmt::layer().with_writer(recent).with_ansi(false).with_filter(LevelFilter::INFO);
+    let logs = tracing_subscriber::registry().with(filter).with(kept);
     match config.log_format {
         LogFormat::Human => {
             let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
@@ -29,5 +66,6 @@ pub fn start(config: &Config) -> Result<(), String> {
         }
         LogFormat::Json => logs.with(lines.json().flatten_event(true)).try_init(),
     }
-    .map_err(|error| error.to_string())
+    .map_err(|error| error.to_string())?;
+    Ok(Arc::new(Filter { asked: Mutex::new(config.log_filter.clone()), handle }))
 }

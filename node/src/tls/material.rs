@@ -21,8 +21,11 @@ use super::{
 };
 use crate::env::Clock;
 
-/// What HTTP/2 is called where protocols are negotiated.
+/// What HTTP/2 is called where protocols are negotiated …
 const HTTP2: &[u8] = b"h2";
+
+/// … and HTTP/1.1.
+const HTTP1: &[u8] = b"http/1.1";
 
 /// What a port is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +67,8 @@ impl Wanted {
 /// What one look at the files gave.
 pub(super) struct Loaded {
     pub(super) server: Arc<ServerConfig>,
+    /// For the port with pages, which speaks HTTP/1.1.
+    pub(super) pages: Arc<ServerConfig>,
     /// To call other nodes.
     pub(super) dialler: Option<Arc<ClientConfig>>,
     pub(super) certificates: Vec<Certificate>,
@@ -131,6 +136,8 @@ impl Loaded {
         server.alpn_protocols = vec![HTTP2.to_vec()];
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
+        let mut pages = server.clone();
+        pages.alpn_protocols = vec![HTTP1.to_vec()];
 
         let dialler = match wanted {
             Wanted::OfClients => None,
@@ -145,7 +152,8 @@ impl Loaded {
                 ))
             }
         };
-        Ok(Loaded { server: Arc::new(server), dialler, certificates, digest: contents.digest })
+        let (server, pages) = (Arc::new(server), Arc::new(pages));
+        Ok(Loaded { server, pages, dialler, certificates, digest: contents.digest })
     }
 
     /// Files whose time is over, or has not come, do not take the place of good ones.

@@ -92,6 +92,15 @@ pub struct TlsError {
     pub problem: String,
 }
 
+/// What is spoken above TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spoken {
+    /// gRPC.
+    Http2,
+    /// Pages for probes and scrapers.
+    Http1,
+}
+
 /// Who a connection comes from, as far as a certificate proves it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caller {
@@ -259,9 +268,14 @@ impl Secured {
         &self,
         connection: Connection,
         head: &[u8],
+        spoken: Spoken,
     ) -> io::Result<(Connection, Caller)> {
         let (stream, from) = connection.into_parts();
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.loaded().server));
+        let loaded = self.loaded();
+        let acceptor = TlsAcceptor::from(match spoken {
+            Spoken::Http2 => Arc::clone(&loaded.server),
+            Spoken::Http1 => Arc::clone(&loaded.pages),
+        });
         let accepting = acceptor.accept(Prefixed::new(head, stream)).into_fallible();
         let stream = match accepting.await {
             Ok(stream) => stream,

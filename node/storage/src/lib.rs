@@ -17,6 +17,7 @@ mod disk_tests;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod log_id;
+pub mod meters;
 pub mod real_disk;
 pub mod simulated_disk;
 pub mod simulated_store;

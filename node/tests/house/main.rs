@@ -24,16 +24,17 @@ const PACKAGES: [&str; 6] = [
 ];
 
 /// Of `tally-node`: what each part may know of the others. A part is a folder or a file of `node/src`.
-const MAY_KNOW: [(&str, &[&str]); 11] = [
+const MAY_KNOW: [(&str, &[&str]); 12] = [
     ("audit", &["env"]),
     ("env", &["machine", "storage"]),
     ("config", &["machine"]),
-    ("consensus", &["config", "env", "machine", "storage"]),
+    ("metrics", &["storage"]),
+    ("consensus", &["config", "env", "machine", "metrics", "storage"]),
     ("tls", &["env"]),
     ("port", &["audit", "env", "machine", "tls"]),
     ("status", &["audit", "consensus", "machine", "tls"]),
     ("peer", &["audit", "consensus", "env", "machine", "port", "status", "storage", "tls"]),
-    ("api", &["audit", "consensus", "env", "machine", "peer", "port", "status", "tls"]),
+    ("api", &["audit", "consensus", "env", "machine", "metrics", "peer", "port", "status", "tls"]),
     (
         "node",
         &[
@@ -43,6 +44,7 @@ const MAY_KNOW: [(&str, &[&str]); 11] = [
             "consensus",
             "env",
             "machine",
+            "metrics",
             "peer",
             "port",
             "status",
@@ -62,6 +64,8 @@ const ONLY_IN: [(&str, &[&str]); 10] = [
             "node/storage/src/real_disk.rs",
             "node/storage/src/sled_store.rs",
             "node/src/process/",
+            // What the kernel says of the process.
+            "node/src/env/usage.rs",
             "node/src/tls/files.rs",
             "node/src/audit/file.rs",
         ],

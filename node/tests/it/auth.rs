@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tally_client::{Client, Transport, apply::Operation, reason};
+use tally_client::{Client, ReadLevel, Transport, apply::Operation, reason};
 use tally_node::config::Config;
 use tally_proto::v1::{
     self, AuthChangeRequest, AuthCreateToken, AuthPermission, AuthRole, AuthRule, AuthScope,
@@ -21,7 +21,7 @@ pub(super) const ALL: &[AuthPermission] = &[
 ];
 
 /// A cluster that asks who calls, and its first token.
-pub(super) async fn secure(size: u64) -> (Cluster, String) {
+pub(crate) async fn secure(size: u64) -> (Cluster, String) {
     secure_with(size, |_| {}).await
 }
 
@@ -42,7 +42,7 @@ pub(super) async fn secure_with(size: u64, also: impl Fn(&mut Config)) -> (Clust
     (cluster, token)
 }
 
-pub(super) fn client(cluster: &Cluster, ids: &[u64], token: &str) -> Client {
+pub(crate) fn client(cluster: &Cluster, ids: &[u64], token: &str) -> Client {
     let endpoints: Vec<String> = ids.iter().map(|id| cluster.client_address(*id)).collect();
     let builder = Client::builder(endpoints).deadline(Duration::from_secs(8));
     let builder = if token.is_empty() { builder } else { builder.bearer_token(token) };
@@ -83,7 +83,7 @@ pub(crate) async fn token(admin: &Client, user: &str, lifetime_ms: u64) -> (u64,
     (made.id, made.token)
 }
 
-fn assert_denied<T: std::fmt::Debug>(result: tally_client::Result<T>, what: &str) {
+pub(crate) fn assert_denied<T: std::fmt::Debug>(result: tally_client::Result<T>, what: &str) {
     let error = result.expect_err(what);
     assert_eq!(error.reason(), reason::PERMISSION_DENIED, "{what}: {error}");
     assert_eq!(error.code(), tally_client::Code::PermissionDenied, "{what}");
@@ -364,5 +364,26 @@ async fn a_new_token_counts_at_every_node_at_once() {
                 drop,
             );
         }
+    }
+}
+
+/// A node that is cut off can't know whether there is such a token: who shows a new one is told to ask again, and
+/// not that it is nobody, which it would take for the last word.
+#[tokio::test]
+async fn a_node_without_a_quorum_does_not_call_a_new_token_unknown() {
+    let (cluster, first) = secure(3).await;
+    let admin = client(&cluster, &[1, 2, 3], &first);
+    admin.counter("hits").add(1).await.unwrap();
+    cluster.caught_up().await;
+    let cut_off = cluster.follower().await;
+    cluster.isolate(cut_off);
+    let new = token(&admin, "admin", 0).await.1;
+    let endpoint = [cluster.client_address(cut_off)];
+    let client = Client::builder(endpoint).one_shot().deadline(Duration::from_secs(4));
+    let client = client.bearer_token(new).build().unwrap();
+    let read = client.counter("hits").get().level(ReadLevel::Local).await;
+    let write = client.counter("hits").add(1).await;
+    for error in [read.expect_err("it is cut off"), write.expect_err("it is cut off")] {
+        assert_ne!(error.reason(), reason::UNAUTHENTICATED, "{error}");
     }
 }

@@ -125,6 +125,7 @@ pub(crate) async fn streamed_asked(
         id: 1,
         deadline_ms: u32::try_from(deadline_ms).expect("a test's deadline fits"),
         request_id: asked.request_id.clone(),
+        traceparent: String::new(),
         request: Some(request),
     };
     Exchange::open(channel).await.call(call).await

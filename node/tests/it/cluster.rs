@@ -180,6 +180,8 @@ impl Cluster {
                 data_dir: dir.path().join(format!("node-{id}")),
                 client_listen: free_address(),
                 peer_listen: address.clone(),
+                // A test that wants the port asks for one.
+                metrics_listen: String::new(),
                 initial_cluster: InitialCluster(peers.clone()),
                 heartbeat_interval_ms: 50,
                 election_timeout_ms_min: 250,

@@ -107,6 +107,10 @@ impl Pki {
 
 /// For rustls itself, where the library would not do what is to be tried.
 pub(crate) fn connector(ca: &Authority, shown: Option<&Pair>) -> TlsConnector {
+    connector_for(ca, shown, b"h2")
+}
+
+pub(crate) fn connector_for(ca: &Authority, shown: Option<&Pair>, protocol: &[u8]) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     let pem = ca.pair().certificate.as_bytes();
     roots.add(CertificateDer::from_pem_slice(pem).unwrap()).unwrap();
@@ -121,7 +125,7 @@ pub(crate) fn connector(ca: &Authority, shown: Option<&Pair>) -> TlsConnector {
             builder.with_client_auth_cert(vec![chain], key).unwrap()
         }
     };
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     TlsConnector::from(Arc::new(config))
 }
 

@@ -39,6 +39,7 @@ impl Dev {
             .arg("--data")
             .arg(dir.path().join("data"))
             .args(["--client-port", &clients.to_string(), "--peer-port", &peers.to_string()])
+            .args(["--metrics-port", "0"])
             .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

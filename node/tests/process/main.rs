@@ -14,5 +14,8 @@ mod failover;
 mod hostile;
 mod logs;
 mod refusal;
+mod report;
 mod shutdown;
+mod traces;
 mod waiting;
+mod watched;

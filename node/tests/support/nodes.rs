@@ -233,6 +233,9 @@ impl Cluster {
             ]
             .map(str::to_owned)
             .to_vec();
+            if !flags.contains(&"--metrics-listen") {
+                arguments.extend(["--metrics-listen".to_owned(), String::new()]);
+            }
             arguments.push("--data-dir".to_owned());
             arguments.push(data.display().to_string());
             arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));

@@ -110,6 +110,10 @@ pub struct Entry {
     /// Its id.
     #[prost(message, optional, tag = "1")]
     pub log_id: ::core::option::Option<LogId>,
+    /// Trace contexts of its commands that are traced, 24 bytes each: trace id and span id. Nearly always none. A node
+    /// that does not know them passes over them.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub trace_contexts: ::prost::bytes::Bytes,
     /// What it carries. Absent: blank, a new leader's first entry.
     #[prost(oneof = "entry::Payload", tags = "2, 3")]
     pub payload: ::core::option::Option<entry::Payload>,
@@ -402,6 +406,9 @@ pub struct ForwardedCommand {
     /// command): whose turn it is at the leader, and whose share of its room. Empty: nobody's in particular.
     #[prost(bytes = "bytes", tag = "5")]
     pub client_address: ::prost::bytes::Bytes,
+    /// Trace context of the request, if it is traced: as in Entry.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub trace_context: ::prost::bytes::Bytes,
 }
 /// ProposeResponse answers each forwarded command, in order.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -465,6 +472,26 @@ pub struct StatusResponse {
     #[prost(message, optional, tag = "1")]
     pub node: ::core::option::Option<super::super::v1::NodeStatus>,
 }
+/// TellRequest asks a node for texts about itself.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TellRequest {
+    /// Cluster id.
+    #[prost(string, tag = "1")]
+    pub cluster_id: ::prost::alloc::string::String,
+    /// The node that this is meant for.
+    #[prost(uint64, tag = "2")]
+    pub target_node_id: u64,
+    /// What is wanted.
+    #[prost(enumeration = "TellAbout", tag = "3")]
+    pub about: i32,
+}
+/// TellResponse answers a TellRequest.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TellResponse {
+    /// The texts.
+    #[prost(message, repeated, tag = "1")]
+    pub files: ::prost::alloc::vec::Vec<super::super::v1::DiagnosticFile>,
+}
 /// RefusalReason says why a question or proposal was refused before it was proposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -526,6 +553,39 @@ impl RefusalReason {
             "REFUSAL_REASON_SESSION_BYTES" => Some(Self::SessionBytes),
             "REFUSAL_REASON_SESSION_WINDOW" => Some(Self::SessionWindow),
             "REFUSAL_REASON_SHARE" => Some(Self::Share),
+            _ => None,
+        }
+    }
+}
+/// TellAbout is what a node can be asked to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TellAbout {
+    /// Not known.
+    Unspecified = 0,
+    /// Its metrics: one text.
+    Metrics = 1,
+    /// All but its metrics and its status.
+    Diagnosis = 2,
+}
+impl TellAbout {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "TELL_ABOUT_UNSPECIFIED",
+            Self::Metrics => "TELL_ABOUT_METRICS",
+            Self::Diagnosis => "TELL_ABOUT_DIAGNOSIS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TELL_ABOUT_UNSPECIFIED" => Some(Self::Unspecified),
+            "TELL_ABOUT_METRICS" => Some(Self::Metrics),
+            "TELL_ABOUT_DIAGNOSIS" => Some(Self::Diagnosis),
             _ => None,
         }
     }
@@ -854,6 +914,25 @@ pub mod peer_client {
             req.extensions_mut().insert(GrpcMethod::new("tally.peer.v1.Peer", "Status"));
             self.inner.unary(req, path, codec).await
         }
+        /// Tell asks a node for texts about itself: what it measures, or what explains it to somebody who can't look at it.
+        pub async fn tell(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TellRequest>,
+        ) -> std::result::Result<tonic::Response<super::TellResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static("/tally.peer.v1.Peer/Tell");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tally.peer.v1.Peer", "Tell"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -936,6 +1015,11 @@ pub mod peer_server {
             &self,
             request: tonic::Request<super::StatusRequest>,
         ) -> std::result::Result<tonic::Response<super::StatusResponse>, tonic::Status>;
+        /// Tell asks a node for texts about itself: what it measures, or what explains it to somebody who can't look at it.
+        async fn tell(
+            &self,
+            request: tonic::Request<super::TellRequest>,
+        ) -> std::result::Result<tonic::Response<super::TellResponse>, tonic::Status>;
     }
     /// Peer carries Raft's messages, and what followers ask of their leader. Every request names the
     /// cluster, so that a node of another cluster is refused before its message is looked at.
@@ -1440,6 +1524,49 @@ pub mod peer_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StatusSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tally.peer.v1.Peer/Tell" => {
+                    #[allow(non_camel_case_types)]
+                    struct TellSvc<T: Peer>(pub Arc<T>);
+                    impl<T: Peer> tonic::server::UnaryService<super::TellRequest>
+                    for TellSvc<T> {
+                        type Response = super::TellResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TellRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Peer>::tell(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TellSvc(inner);
                         let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

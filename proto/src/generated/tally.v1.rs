@@ -1311,6 +1311,66 @@ pub struct ClusterTransferLeaderResponse {
     #[prost(uint64, tag = "2")]
     pub leader_id: u64,
 }
+/// ClusterMetricsRequest asks for Cluster.Metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterMetricsRequest {
+    /// The member whose metrics are wanted; 0 for the asked node. The asked node asks another one itself.
+    #[prost(uint64, tag = "1")]
+    pub node_id: u64,
+}
+/// ClusterMetricsResponse answers Cluster.Metrics.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterMetricsResponse {
+    /// Header of the asked node; LOCAL.
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<ResponseHeader>,
+    /// The node that the metrics are of.
+    #[prost(uint64, tag = "2")]
+    pub node_id: u64,
+    /// In Prometheus's text format, version 0.0.4. Of buckets of a histogram in a row that count the same only the first
+    /// and the last are there.
+    #[prost(string, tag = "3")]
+    pub text: ::prost::alloc::string::String,
+    /// Why there is no text, if so: the node does not answer, or is too old to know the question.
+    #[prost(string, tag = "4")]
+    pub problem: ::prost::alloc::string::String,
+}
+/// ClusterDiagnoseRequest asks for Cluster.Diagnose.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterDiagnoseRequest {
+    /// The member that is wanted; 0 for the asked node. The asked node asks another one itself.
+    #[prost(uint64, tag = "1")]
+    pub node_id: u64,
+}
+/// ClusterDiagnoseResponse answers Cluster.Diagnose.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClusterDiagnoseResponse {
+    /// Header of the asked node; LOCAL.
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<ResponseHeader>,
+    /// The node that the files are of.
+    #[prost(uint64, tag = "2")]
+    pub node_id: u64,
+    /// What it has to say, ascending by name.
+    #[prost(message, repeated, tag = "3")]
+    pub files: ::prost::alloc::vec::Vec<DiagnosticFile>,
+    /// Why there are no files, if so: the node does not answer, or is too old to know the question.
+    #[prost(string, tag = "4")]
+    pub problem: ::prost::alloc::string::String,
+}
+/// DiagnosticFile is a text that a node has to say of itself.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiagnosticFile {
+    /// Its name, e.g. `config.toml`.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// What is in it.
+    #[prost(string, tag = "2")]
+    pub text: ::prost::alloc::string::String,
+    /// Why it is missing or not whole, if so.
+    #[prost(string, tag = "3")]
+    pub problem: ::prost::alloc::string::String,
+}
 /// Generated client implementations.
 #[cfg(feature = "client")]
 pub mod cluster_client {
@@ -1520,6 +1580,53 @@ pub mod cluster_client {
                 .insert(GrpcMethod::new("tally.v1.Cluster", "TransferLeader"));
             self.inner.unary(req, path, codec).await
         }
+        /// Metrics shows what a node measures, as its metrics port does. It takes the right that Status takes.
+        pub async fn metrics(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ClusterMetricsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterMetricsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static("/tally.v1.Cluster/Metrics");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tally.v1.Cluster", "Metrics"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Diagnose gathers what explains a node to somebody who can't look at it: configuration without secrets, the last
+        /// lines of its log, the layout of its storage, versions. No stored value is among it. It takes the right `admin`.
+        pub async fn diagnose(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ClusterDiagnoseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterDiagnoseResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tally.v1.Cluster/Diagnose",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tally.v1.Cluster", "Diagnose"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1574,6 +1681,23 @@ pub mod cluster_server {
             request: tonic::Request<super::ClusterTransferLeaderRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ClusterTransferLeaderResponse>,
+            tonic::Status,
+        >;
+        /// Metrics shows what a node measures, as its metrics port does. It takes the right that Status takes.
+        async fn metrics(
+            &self,
+            request: tonic::Request<super::ClusterMetricsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterMetricsResponse>,
+            tonic::Status,
+        >;
+        /// Diagnose gathers what explains a node to somebody who can't look at it: configuration without secrets, the last
+        /// lines of its log, the layout of its storage, versions. No stored value is among it. It takes the right `admin`.
+        async fn diagnose(
+            &self,
+            request: tonic::Request<super::ClusterDiagnoseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterDiagnoseResponse>,
             tonic::Status,
         >;
     }
@@ -1864,6 +1988,96 @@ pub mod cluster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TransferLeaderSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tally.v1.Cluster/Metrics" => {
+                    #[allow(non_camel_case_types)]
+                    struct MetricsSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::ClusterMetricsRequest>
+                    for MetricsSvc<T> {
+                        type Response = super::ClusterMetricsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ClusterMetricsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::metrics(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MetricsSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tally.v1.Cluster/Diagnose" => {
+                    #[allow(non_camel_case_types)]
+                    struct DiagnoseSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::ClusterDiagnoseRequest>
+                    for DiagnoseSvc<T> {
+                        type Response = super::ClusterDiagnoseResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ClusterDiagnoseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::diagnose(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DiagnoseSvc(inner);
                         let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -5185,10 +5399,13 @@ pub struct Call {
     /// Id under which the nodes log it; empty to be given one.
     #[prost(string, tag = "3")]
     pub request_id: ::prost::alloc::string::String,
+    /// W3C trace context of the caller, as the metadata `traceparent` of a unary call. Empty: none.
+    #[prost(string, tag = "4")]
+    pub traceparent: ::prost::alloc::string::String,
     /// The request. Required.
     #[prost(
         oneof = "call::Request",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 60, 61, 62"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 60, 61, 62"
     )]
     pub request: ::core::option::Option<call::Request>,
 }
@@ -5266,6 +5483,12 @@ pub mod call {
         /// Cluster.TransferLeader.
         #[prost(message, tag = "54")]
         ClusterTransferLeader(super::ClusterTransferLeaderRequest),
+        /// Cluster.Metrics.
+        #[prost(message, tag = "55")]
+        ClusterMetrics(super::ClusterMetricsRequest),
+        /// Cluster.Diagnose.
+        #[prost(message, tag = "56")]
+        ClusterDiagnose(super::ClusterDiagnoseRequest),
         /// Auth.Change.
         #[prost(message, tag = "60")]
         AuthChange(super::AuthChangeRequest),
@@ -5293,7 +5516,7 @@ pub struct Answer {
     /// The response, or the error.
     #[prost(
         oneof = "answer::Response",
-        tags = "2, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 60, 61, 62"
+        tags = "2, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 60, 61, 62"
     )]
     pub response: ::core::option::Option<answer::Response>,
 }
@@ -5374,6 +5597,12 @@ pub mod answer {
         /// Cluster.TransferLeader.
         #[prost(message, tag = "54")]
         ClusterTransferLeader(super::ClusterTransferLeaderResponse),
+        /// Cluster.Metrics.
+        #[prost(message, tag = "55")]
+        ClusterMetrics(super::ClusterMetricsResponse),
+        /// Cluster.Diagnose.
+        #[prost(message, tag = "56")]
+        ClusterDiagnose(super::ClusterDiagnoseResponse),
         /// Auth.Change.
         #[prost(message, tag = "60")]
         AuthChange(super::AuthChangeResponse),

@@ -38,6 +38,8 @@ pub enum Family {
     Snapshot,
     /// Who votes, and who leads.
     Membership,
+    /// Who may do what.
+    Rights,
     /// The simulator itself.
     Harness,
 }
@@ -57,6 +59,17 @@ pub const SHOWN_IN: &[(&str, &str)] = &[
     ("learner-counts-for-reads", "a-learner-decides-nothing"),
     ("wiped-majority-forms", "two-of-three-wiped"),
     ("removed-by-an-older-state", "a-new-node-loses-power-before-its-first-flush"),
+    ("forwarder-speaks", "who-may-do-what"),
+    ("rights-at-receipt", "who-may-do-what"),
+    ("rights-as-committed", "who-may-do-what"),
+    ("replay-shows-as-then", "who-may-do-what"),
+    ("keys-are-everybodys", "who-may-do-what"),
+    ("adds-show-values", "who-may-do-what"),
+    ("other-branch-unasked", "who-may-do-what"),
+    ("list-of-what-is-in-part-allowed", "who-may-do-what"),
+    ("later-page-unchecked", "who-may-do-what"),
+    ("revoked-goes-on", "who-may-do-what"),
+    ("over-is-asked-once", "who-may-do-what"),
 ];
 
 /// Bugs of the list in `docs` that can't be put into this code, each with what prevents it.
@@ -676,6 +689,88 @@ pub const BUGS: &[Bug] = &[
                else is elected, and it can commit nothing; if answers were lost, also after the \
                link is whole. Shows as liveness: no progress after the heal, or no leader with a \
                quorum while a majority is connected both ways.",
+    },
+    // --- who may do what ---------------------------------------------------------------------
+    Bug {
+        name: "forwarder-speaks",
+        family: Family::Rights,
+        breaks: "the leader decides a forwarded write for its caller, and whoever forwards it lends it nothing",
+        place: "node/src/peer/service.rs: as_the_forwarder",
+        hint: "A write at a follower by somebody who may not do it: it is done. Shows in the log, whose entry \
+               names another than was shown, and in an answer that the rights do not allow.",
+    },
+    Bug {
+        name: "rights-at-receipt",
+        family: Family::Rights,
+        breaks: "a write is decided by the rights as of its own entry",
+        place: "node/src/api/writes.rs: command; node/machine/src/apply.rs: exactly_once",
+        hint: "A right that is taken away while a write is under way, or behind the back of a node that lags: what \
+               it lets in is done.",
+    },
+    Bug {
+        name: "rights-as-committed",
+        family: Family::Rights,
+        breaks: "a change of rights counts from its own entry on, on all replicas alike",
+        place: "node/machine/src/work.rs: rights",
+        hint: "A change of rights and a write that hangs on it, applied in one go: up to 64 entries are, and each \
+               replica takes others together. Shows as a decision by older rights, or as replicas that differ.",
+    },
+    Bug {
+        name: "replay-shows-as-then",
+        family: Family::Rights,
+        breaks: "a remembered answer is given with the rights of now",
+        place: "node/machine/src/apply.rs: command",
+        hint: "A write under a key, sent again after its user may not read any more what it wrote to: the values \
+               are shown.",
+    },
+    Bug {
+        name: "keys-are-everybodys",
+        family: Family::Rights,
+        breaks: "an idempotency key belongs to its user",
+        place: "node/machine/src/keys.rs: key_of_user",
+        hint: "Two users with equal keys: the one is given the other's answer, or told that the key was used.",
+    },
+    Bug {
+        name: "adds-show-values",
+        family: Family::Rights,
+        breaks: "who may add and not read is not told what is there",
+        place: "node/machine/src/redact.rs: redact_answer",
+        hint: "Any add by such a user.",
+    },
+    Bug {
+        name: "other-branch-unasked",
+        family: Family::Rights,
+        breaks: "an atomic step is allowed whole or not at all, also the branch that would not run",
+        place: "node/machine/src/apply.rs: forbid",
+        hint: "A step whose `else` writes where its caller may not.",
+    },
+    Bug {
+        name: "list-of-what-is-in-part-allowed",
+        family: Family::Rights,
+        breaks: "a list takes the right to read everything that begins with its prefix",
+        place: "node/machine/src/rights.rs: may_list",
+        hint: "A list with a prefix of which a user may read a part: its neighbours' names are on it.",
+    },
+    Bug {
+        name: "later-page-unchecked",
+        family: Family::Rights,
+        breaks: "each page of a list or scan is decided by the rights of the state that it is read from",
+        place: "node/src/api/reads.rs: counters_list; node/src/api/reads.rs: keys_scan",
+        hint: "A right to read that is taken away between two pages.",
+    },
+    Bug {
+        name: "revoked-goes-on",
+        family: Family::Rights,
+        breaks: "a token that was revoked counts no more, also over a stream that was opened with it",
+        place: "node/machine/src/rights.rs: of",
+        hint: "A stream whose caller was found out before its token was revoked.",
+    },
+    Bug {
+        name: "over-is-asked-once",
+        family: Family::Rights,
+        breaks: "whether a token is over is looked at with each call",
+        place: "node/src/api/who.rs: rights; node/src/api/writes.rs: command",
+        hint: "A token that ends while a stream is open.",
     },
     // --- the simulator itself --------------------------------------------------------------
     Bug {

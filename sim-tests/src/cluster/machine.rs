@@ -242,6 +242,9 @@ impl Machine {
                 disk.crash_after_steps(0);
             }),
             observer,
+            traces: None,
+            surroundings: None,
+            logs: None,
         }
     }
 }

@@ -52,10 +52,14 @@ impl WallClock {
         self.drift_ppm.store(drift, Ordering::Relaxed);
     }
 
-    fn read_ms(&self, elapsed_ms: u64) -> u64 {
+    /// How far from the truth it is, so long after the simulation began.
+    pub fn error_ms(&self, elapsed_ms: u64) -> i64 {
         let drift = self.drift_ppm.load(Ordering::Relaxed) * elapsed_ms as i64 / 1_000_000;
-        let error = self.offset_ms.load(Ordering::Relaxed) + drift;
-        (EPOCH_MS + elapsed_ms).saturating_add_signed(error)
+        self.offset_ms.load(Ordering::Relaxed) + drift
+    }
+
+    fn read_ms(&self, elapsed_ms: u64) -> u64 {
+        (EPOCH_MS + elapsed_ms).saturating_add_signed(self.error_ms(elapsed_ms))
     }
 }
 

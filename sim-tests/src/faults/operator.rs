@@ -12,7 +12,10 @@ use std::{
 
 use tally_client::proto::{self as v1, cluster_client::ClusterClient};
 use tokio::sync::Notify;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint},
+};
 
 use crate::{
     cluster::{CLIENT_PORT, Cluster, PEER_PORT, host_of},
@@ -148,7 +151,7 @@ impl Desk {
                     self.remove(&cluster, *old).await;
                     true
                 }
-                Task::TryRemoval { at, old } => try_removal(*at, *old).await,
+                Task::TryRemoval { at, old } => try_removal(&cluster, *at, *old).await,
                 Task::AddLearner(new) => {
                     self.add_learner(&cluster, *new).await;
                     true
@@ -174,10 +177,10 @@ impl Desk {
 async fn transfer(cluster: &Cluster) -> bool {
     let request = v1::ClusterTransferLeaderRequest::default();
     for id in running(cluster) {
-        let call = |mut client: ClusterClient<Channel>| async move {
+        let call = |mut client: ClusterClient<Asked>| async move {
             client.transfer_leader(request).await.map(drop)
         };
-        if at(id, call).await.is_ok() {
+        if at(cluster, id, call).await.is_ok() {
             return true;
         }
     }
@@ -185,11 +188,11 @@ async fn transfer(cluster: &Cluster) -> bool {
 }
 
 /// One attempt, at one node.
-async fn try_removal(asked: u64, old: u64) -> bool {
+async fn try_removal(cluster: &Cluster, asked: u64, old: u64) -> bool {
     let request = v1::ClusterRemoveRequest { node_id: old };
     let call =
-        |mut client: ClusterClient<Channel>| async move { client.remove(request).await.map(drop) };
-    at(asked, call).await.is_ok()
+        |mut client: ClusterClient<Asked>| async move { client.remove(request).await.map(drop) };
+    at(cluster, asked, call).await.is_ok()
 }
 
 impl Desk {
@@ -229,13 +232,13 @@ impl Desk {
 
     async fn until_done<C, F>(&self, cluster: &Cluster, what: &str, call: C)
     where
-        C: Fn(ClusterClient<Channel>) -> F,
+        C: Fn(ClusterClient<Asked>) -> F,
         F: Future<Output = Result<(), tonic::Status>>,
     {
         loop {
             for id in running(cluster) {
                 self.is_back().await;
-                match at(id, &call).await {
+                match at(cluster, id, &call).await {
                     Ok(()) => return,
                     Err(status) => {
                         trace_event!(HOST, "{what} at {}: {}", host_of(id), status.message())
@@ -251,10 +254,10 @@ impl Desk {
         for address in &mistake.asked {
             let (node_id, peer_address) = (mistake.node_id, mistake.peer_address.clone());
             let request = v1::ClusterAddLearnerRequest { node_id, peer_address };
-            let call = |mut client: ClusterClient<Channel>| async move {
+            let call = |mut client: ClusterClient<Asked>| async move {
                 client.add_learner(request).await.map(drop)
             };
-            match at_address(address, call).await {
+            match at_address(address, None, call).await {
                 Ok(()) => return true,
                 Err(status) => {
                     trace_event!(HOST, "a mistake at {address}: {}", status.message());
@@ -268,22 +271,46 @@ impl Desk {
     }
 }
 
+/// How nodes are asked.
+type Asked = InterceptedService<Channel, Shows>;
+
+/// Shows a token with each call, if there is one.
+struct Shows(Option<String>);
+
+impl Interceptor for Shows {
+    fn call(
+        &mut self,
+        mut request: tonic::Request<()>,
+    ) -> Result<tonic::Request<()>, tonic::Status> {
+        if let Some(token) = &self.0 {
+            let shown = format!("Bearer {token}").parse().expect("a token is a word");
+            request.metadata_mut().insert("authorization", shown);
+        }
+        Ok(request)
+    }
+}
+
 /// An operator does not ask machines that are known to be down.
 fn running(cluster: &Cluster) -> Vec<u64> {
     cluster.ids().into_iter().filter(|id| cluster.consensus(*id).is_some()).collect()
 }
 
-async fn at<C, F>(id: u64, call: C) -> Result<(), tonic::Status>
+async fn at<C, F>(cluster: &Cluster, id: u64, call: C) -> Result<(), tonic::Status>
 where
-    C: FnOnce(ClusterClient<Channel>) -> F,
+    C: FnOnce(ClusterClient<Asked>) -> F,
     F: Future<Output = Result<(), tonic::Status>>,
 {
-    at_address(&format!("{}:{CLIENT_PORT}", host_of(id)), call).await
+    let address = format!("{}:{CLIENT_PORT}", host_of(id));
+    at_address(&address, cluster.operators_token(), call).await
 }
 
-async fn at_address<C, F>(address: &str, call: C) -> Result<(), tonic::Status>
+async fn at_address<C, F>(
+    address: &str,
+    token: Option<String>,
+    call: C,
+) -> Result<(), tonic::Status>
 where
-    C: FnOnce(ClusterClient<Channel>) -> F,
+    C: FnOnce(ClusterClient<Asked>) -> F,
     F: Future<Output = Result<(), tonic::Status>>,
 {
     let endpoint = Endpoint::from_shared(format!("http://{address}"));
@@ -292,7 +319,7 @@ where
         let channel = connect_client(endpoint)
             .await
             .map_err(|error| tonic::Status::unavailable(error.to_string()))?;
-        call(ClusterClient::new(channel)).await
+        call(ClusterClient::with_interceptor(channel, Shows(token))).await
     };
     match tokio::time::timeout(CALL_TIMEOUT, work).await {
         Ok(outcome) => outcome,

@@ -99,6 +99,9 @@ fn on_this_thread(seed: u64, options: &Options, progress: &Arc<AtomicU64>) -> Ou
     if let Some(scenario) = options.scenario {
         knobs = Knobs::calm(seed);
         (scenario.knobs)(&mut knobs);
+        if knobs.rights {
+            knobs.draw_rights(seed);
+        }
     }
     let ran = std::panic::catch_unwind(AssertUnwindSafe(|| {
         let mut run = Run::new(seed, &knobs, options, Arc::clone(progress));

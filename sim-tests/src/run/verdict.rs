@@ -10,7 +10,7 @@ use crate::{
     faults::inject::Fate,
     invariants::NodeCounts,
     kinds::{self, Counts},
-    trace, workload,
+    rights, trace, workload,
 };
 
 /// Each sector that was not synced survives a power cut about every second time; all of so many only
@@ -25,7 +25,12 @@ impl Run<'_> {
         let doubts = self.doubts(&records);
         self.violate("harness", doubts);
         if self.violations.is_empty() {
-            let whole = Assumptions { from_the_beginning: true, ..Assumptions::default() };
+            // (What guests and the admin write is in no history; it is judged by rights.)
+            let whole = Assumptions {
+                from_the_beginning: true,
+                others_write: self.rights.is_some(),
+                ..Assumptions::default()
+            };
             let verdict = judge_with(&records, whole);
             let broken = verdict
                 .violations
@@ -35,6 +40,8 @@ impl Run<'_> {
             self.violate("history", broken);
             let claims = self.claims(&records);
             self.violate("history", claims);
+            let told = self.rights.as_ref().map(rights::Book::judge).unwrap_or_default();
+            self.violate("rights", told);
             for (name, count) in [
                 ("revisions explained", verdict.counts.revisions),
                 ("unknown writes that were applied", verdict.counts.unknown_applied),
@@ -74,6 +81,12 @@ impl Run<'_> {
                 wrong.push(format!(
                     "client {} was told {reason}, and the library uses each number once and in its \
                      window",
+                    record.client
+                ));
+            }
+            if [reason::UNAUTHENTICATED, reason::PERMISSION_DENIED].contains(&reason) {
+                wrong.push(format!(
+                    "client {}, who may do everything, was told {reason}",
                     record.client
                 ));
             }
@@ -185,7 +198,8 @@ impl Run<'_> {
             removed_ms.is_some_and(|at_ms| record.call > at_ms * 1_000_000)
         };
         counts.insert("calls that a removed node answered".to_owned(), of(&by_removed));
-        for (name, count) in self.workload.happened() {
+        let of_rights = self.rights.as_ref().map(rights::Book::counts).unwrap_or_default();
+        for (name, count) in self.workload.happened().into_iter().chain(of_rights) {
             *counts.entry(name).or_default() += count;
         }
         counts

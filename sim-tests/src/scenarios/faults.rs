@@ -641,4 +641,24 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             (26_000, 500, Fault::Kill(Target::Leader)),
         ],
     },
+    Scenario {
+        name: "who-may-do-what",
+        shows: "Authentication is on. An admin grants, revokes, makes and deletes users, roles and tokens all the \
+                time, in some seeds also switches it off and on, while nodes fail as the seed draws it and guests \
+                call with every token that there ever was, through any node. Each write is decided by the rights \
+                at its own place in the log, each read by those of the state that it reads, whoever passed it on.",
+        look_at: "what the admin changes, with the entry that changed it; what guests are denied, with the entry or \
+                  state that decided; the leaders in between (`--detail events` has all that guests are told)",
+        seed: 1,
+        lesson: &[
+            "admin has switched authentication on",
+            "admin puts guest-",
+            "PERMISSION_DENIED (entry",
+            "admin revokes token",
+            "PERMISSION_DENIED (entry",
+            "auditor has read everything",
+        ],
+        knobs: rights,
+        faults: &[],
+    },
 ];

@@ -74,6 +74,11 @@ pub(super) fn five(knobs: &mut Knobs) {
     knobs.raw_clients = 3;
 }
 
+/// Users with roles and tokens, an admin who changes them, and whatever faults the seed draws.
+pub(super) fn rights(knobs: &mut Knobs) {
+    knobs.rights = true;
+}
+
 /// Three, whose reads show at once what is old.
 pub(super) fn watched_by_many(knobs: &mut Knobs) {
     watched_counter(knobs);

@@ -6,6 +6,7 @@
 //! asks what is drawn from the seed; nothing here judges an answer.
 
 mod early;
+mod guests;
 mod pages;
 mod raw;
 mod step;
@@ -32,6 +33,7 @@ use crate::{
     cluster::Cluster,
     env::{mix, simulated_now},
     knobs::Knobs,
+    rights,
 };
 
 /// Turmoil hosts that clients live on.
@@ -74,6 +76,12 @@ struct Shared {
     running: Cell<u64>,
     /// Writes under an idempotency key that somebody may send again.
     resendable: RefCell<Vec<(String, Write)>>,
+    /// Where users have rights.
+    rights: Option<rights::Book>,
+    /// Tokens that were made.
+    passes: RefCell<Vec<guests::Pass>>,
+    /// What guests asked for under a key, with it.
+    keyed: RefCell<Vec<(guests::Ask, String)>>,
     seed: u64,
 }
 
@@ -122,6 +130,7 @@ impl Workload {
         sim: &mut Sim<'_>,
         cluster: &Cluster,
         knobs: &Knobs,
+        rights: Option<rights::Book>,
         seed: u64,
     ) -> Workload {
         let recorder = Recorder::in_memory(|| simulated_ns().unwrap_or(0));
@@ -137,6 +146,9 @@ impl Workload {
             ready: Cell::new(false),
             running: Cell::new(0),
             resendable: RefCell::default(),
+            rights,
+            passes: RefCell::default(),
+            keyed: RefCell::default(),
             seed,
         };
         let workload = Workload { shared: Rc::new(shared) };
@@ -237,9 +249,19 @@ impl Workload {
                 tokio::task::spawn_local(self.clone().come_first(cluster.clone(), node));
             }
             self.set_up(cluster).await;
+            if knobs.rights {
+                self.set_up_rights(cluster).await;
+            }
             self.shared.ready.set(true);
         }
         let mut tasks = Vec::new();
+        if knobs.rights {
+            // Before, nobody has a token.
+            while !self.shared.ready.get() && !self.shared.stop.get() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            tasks.extend(self.receive_guests(cluster, host));
+        }
         let mut client = None;
         for user in users {
             // Some share the client of the one before.
@@ -284,9 +306,10 @@ impl Workload {
             // It knows one node, and learns of others from hints.
             let addresses = cluster.addresses();
             let own = addresses[(user as usize) % addresses.len()].clone();
-            Client::builder([own])
+            let builder = Client::builder([own])
                 .seed(mix(self.shared.seed, &[0x0e, user]))
-                .connector(crate::env::connect_client)
+                .connector(crate::env::connect_client);
+            cluster.shown_by(builder)
         } else {
             cluster.client(user)
         };

@@ -18,3 +18,4 @@ mod schema;
 mod shell;
 mod status;
 mod tls;
+mod top;

@@ -148,3 +148,39 @@ pub(crate) async fn on_terminal(cluster: &Cluster, arguments: &[&str]) -> (Strin
     let (shown, status) = ran.await.unwrap();
     (shown, status.code().unwrap())
 }
+
+/// Runs `tally` where a person types: each of the keys half a second after the one before.
+pub(crate) async fn typed(cluster: &Cluster, arguments: &[&str], keys: &[&str]) -> (String, i32) {
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&ours).unwrap();
+    unlockpt(&ours).unwrap();
+    let theirs: OwnedFd =
+        ioctl_tiocgptpeer(&ours, OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    rustix::termios::tcsetwinsize(
+        &ours,
+        rustix::termios::Winsize { ws_row: 30, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 },
+    )
+    .unwrap();
+    let mut command = command(cluster, arguments);
+    command.stdin(theirs.try_clone().unwrap());
+    command.stdout(theirs.try_clone().unwrap()).stderr(theirs);
+    let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+    let ran = tokio::task::spawn_blocking(move || {
+        let mut child = command.spawn().unwrap();
+        drop(command);
+        let mut keyboard = File::from(ours.try_clone().unwrap());
+        std::thread::spawn(move || {
+            for key in keys {
+                std::thread::sleep(Duration::from_millis(700));
+                let _ = keyboard.write_all(key.as_bytes());
+            }
+        });
+        let (mut shown, mut terminal, mut some) = (Vec::new(), File::from(ours), [0; 4096]);
+        while let Ok(bytes @ 1..) = terminal.read(&mut some) {
+            shown.extend(&some[..bytes]);
+        }
+        (String::from_utf8_lossy(&shown).into_owned(), child.wait().unwrap())
+    });
+    let (shown, status) = ran.await.unwrap();
+    (shown, status.code().unwrap())
+}

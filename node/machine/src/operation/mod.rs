@@ -93,6 +93,16 @@ macro_rules! of {
 }
 
 impl Operation {
+    /// The name of its item.
+    pub fn item_name(&self) -> &str {
+        of!(self, it => it.name())
+    }
+
+    /// Its item is a key, and no counter.
+    pub fn is_on_key(&self) -> bool {
+        matches!(self, Operation::KeyPut(_) | Operation::KeyGet(_) | Operation::KeyDelete(_))
+    }
+
     /// Its canonical bytes, with the tag.
     pub(super) fn canonical(&self, into: &mut Canonical) {
         fn tagged<K: Kind>(it: &K, into: &mut Canonical) {

@@ -38,7 +38,8 @@ impl ByIndex {
             if let Some(replies) = replies(self.node_id, log_index) {
                 let revision = replies.revision;
                 for (reply, waiter) in replies.replies.iter().cloned().zip(waiters) {
-                    waiter.send(Ok(Applied { reply, log_index, term, revision, leader: None }));
+                    let (leader, times) = (None, None);
+                    waiter.send(Ok(Applied { reply, log_index, term, revision, leader, times }));
                 }
                 return;
             }

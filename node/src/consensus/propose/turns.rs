@@ -152,7 +152,11 @@ impl Turns {
         }
     }
 
-    /// Nobody waits.
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.waiting == 0
     }
@@ -279,6 +283,7 @@ mod tests {
                 command,
                 size_bytes,
                 ticket: Arc::new(Ticket::default()),
+                since: Instant::now(),
                 deadline: Instant::now(),
                 waiter: Waiter::task(tokio::sync::oneshot::channel().0, admission),
             });

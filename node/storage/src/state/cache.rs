@@ -16,6 +16,8 @@
 //!
 //! That a record is missing says nothing, so evictions do no harm, and absent records are not held.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use foldhash::{SharedSeed, quality::SeedableRandomState};
 use quick_cache::{
@@ -24,6 +26,8 @@ use quick_cache::{
 };
 
 use tally_machine::{changes::KeyBytes, view::Change};
+
+use crate::meters::StorageMeters;
 
 /// What a record takes beside its bytes: two `Bytes`, and its places in a table and in a list.
 const RECORD_OVERHEAD_BYTES: usize = 120;
@@ -49,6 +53,7 @@ impl Weighter<Bytes, Bytes> for ByBytes {
 /// See the module.
 pub(super) struct Cache {
     records: Option<Concurrent<Bytes, Bytes, ByBytes, SeedableRandomState>>,
+    meters: Arc<StorageMeters>,
 }
 
 impl std::fmt::Debug for Cache {
@@ -59,9 +64,9 @@ impl std::fmt::Debug for Cache {
 
 impl Cache {
     /// Of at most so many bytes; without any it holds nothing.
-    pub(super) fn new(bytes_max: usize, hash_seed: u64) -> Cache {
+    pub(super) fn new(bytes_max: usize, hash_seed: u64, meters: Arc<StorageMeters>) -> Cache {
         if bytes_max == 0 {
-            return Cache { records: None };
+            return Cache { records: None, meters };
         }
         let options = OptionsBuilder::new()
             .shards(SHARDS)
@@ -73,11 +78,16 @@ impl Cache {
         let hasher = SeedableRandomState::with_seed(hash_seed, SharedSeed::global_fixed());
         let records =
             Concurrent::with_options(options, ByBytes, hasher, DefaultLifecycle::default());
-        Cache { records: Some(records) }
+        Cache { records: Some(records), meters }
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Option<Bytes> {
-        self.records.as_ref()?.get(key)
+        let found = self.records.as_ref()?.get(key);
+        match found.is_some() {
+            true => self.meters.cache_hits.add(1),
+            false => self.meters.cache_misses.add(1),
+        };
+        found
     }
 
     /// Holds what the store was just found to hold. See the module for when this may be called.
@@ -127,9 +137,13 @@ mod tests {
         changes.iter().map(|(key, change)| (bytes(key), change.clone())).collect()
     }
 
+    fn of_bytes(bytes_max: usize) -> Cache {
+        Cache::new(bytes_max, 7, Arc::default())
+    }
+
     #[test]
     fn a_flush_changes_what_is_held_and_adds_nothing() {
-        let cache = Cache::new(1 << 20, 7);
+        let cache = of_bytes(1 << 20);
         for key in ["changed", "deleted", "grown", "left"] {
             cache.hold(key.as_bytes(), &bytes("old"));
         }
@@ -145,12 +159,13 @@ mod tests {
         for gone in ["deleted", "grown", "unread"] {
             assert_eq!(cache.get(gone.as_bytes()), None, "{gone}");
         }
+        assert_eq!((cache.meters.cache_hits.get(), cache.meters.cache_misses.get()), (2, 3));
     }
 
     /// A record that no longer fits is not left as it was.
     #[test]
     fn a_value_that_outgrows_the_cache_is_let_go_of() {
-        let cache = Cache::new(2000, 7);
+        let cache = of_bytes(2000);
         cache.hold(b"a", &bytes("old"));
         assert_eq!(cache.get(b"a"), Some(bytes("old")));
         cache.update(written(&[("a", Change::Put(Bytes::from(vec![0; 8000])))]).iter());
@@ -159,12 +174,12 @@ mod tests {
 
     #[test]
     fn it_holds_no_more_than_it_may() {
-        let cache = Cache::new(100_000, 7);
+        let cache = of_bytes(100_000);
         for n in 0..10_000_u32 {
             cache.hold(&n.to_be_bytes(), &bytes("some value"));
         }
         let held = (0..10_000_u32).filter(|n| cache.get(&n.to_be_bytes()).is_some()).count();
         assert!((100..=100_000 / RECORD_OVERHEAD_BYTES).contains(&held), "{held}");
-        assert!(Cache::new(0, 7).get(b"a").is_none());
+        assert!(of_bytes(0).get(b"a").is_none());
     }
 }

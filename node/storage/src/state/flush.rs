@@ -110,6 +110,8 @@ impl StateStore {
             }
         }
         let (records, elapsed) = (frozen.records.len(), began.elapsed());
+        self.options.meters.flush.record(elapsed);
+        self.options.meters.flushed_records.add(records as u64);
         tracing::debug!(records, elapsed_ms = elapsed.as_millis() as u64, "flushed the state");
         drop(self.core_mut().thaw());
         let_go(frozen).await;

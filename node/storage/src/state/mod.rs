@@ -78,7 +78,10 @@ pub use self::{
     error::StateError,
     upkeep::{SnapshotRequests, Upkeep},
 };
-use super::{byte_store::StoreFactory, disk::Disk, log_id::LogId, snapshot::Membership};
+use super::{
+    byte_store::StoreFactory, disk::Disk, log_id::LogId, meters::StorageMeters,
+    snapshot::Membership,
+};
 use tally_machine::view::Writes;
 
 /// Changes between two flushes. A restart applies those again that were not flushed, and this bounds how
@@ -101,18 +104,25 @@ pub struct StateOptions {
     pub record_cache_bytes: usize,
     /// Makes the cache's hash one that clients can't foresee.
     pub hash_seed: u64,
+    /// What the state counts.
+    pub meters: Arc<StorageMeters>,
 }
 
 impl StateOptions {
     fn cache(&self) -> cache::Cache {
-        cache::Cache::new(self.record_cache_bytes, self.hash_seed)
+        cache::Cache::new(self.record_cache_bytes, self.hash_seed, Arc::clone(&self.meters))
     }
 }
 
 impl Default for StateOptions {
     fn default() -> Self {
         // Some 150,000 records of 256 bytes: a few seconds of writes at full speed.
-        StateOptions { dirty_bytes_max: 64 << 20, record_cache_bytes: 64 << 20, hash_seed: 0 }
+        StateOptions {
+            dirty_bytes_max: 64 << 20,
+            record_cache_bytes: 64 << 20,
+            hash_seed: 0,
+            meters: Arc::default(),
+        }
     }
 }
 

@@ -164,6 +164,7 @@ impl StateStore {
         drop(writer);
         // One line for some hundred thousand entries: how large the state has grown and how long a
         // build takes by now.
+        self.options.meters.snapshot.record(began.elapsed());
         let elapsed_ms = began.elapsed().as_millis() as u64;
         tracing::info!(index = last_log_id.index, bytes = size, elapsed_ms, "built a snapshot");
         self.remove_older_snapshots().await;

@@ -16,7 +16,10 @@ use super::{
     types::{Ballot, Callback, Entry, Fatal, LogId, Recovered, SpaceState, WalError, WalOptions},
     writer::WalWriter,
 };
-use crate::disk::{Disk, OpenMode, open_patiently};
+use crate::{
+    disk::{Disk, OpenMode, open_patiently},
+    meters::StorageMeters,
+};
 
 /// Bytes read at once from a segment.
 const READ_BYTES_MAX: u64 = 1 << 20;
@@ -321,6 +324,11 @@ impl Wal {
             return Ok(());
         }
         Err(io::Error::other(format!("the log stopped before entry {index} was durable")))
+    }
+
+    /// What it counts.
+    pub fn meters(&self) -> &Arc<StorageMeters> {
+        &self.inner.shared.options.meters
     }
 
     /// Bytes that the segments take on disk, those held ahead of need included.

@@ -4,6 +4,8 @@ use std::{fmt, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
+use crate::meters::StorageMeters;
+
 /// Term and index of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogId {
@@ -55,7 +57,7 @@ pub type Callback = Box<dyn FnOnce(io::Result<()>) + Send>;
 pub type Fatal = Arc<dyn Fn(String) + Send + Sync>;
 
 /// How a log is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct WalOptions {
     /// Its directory, below the data directory.
     pub directory: String,
@@ -82,6 +84,8 @@ pub struct WalOptions {
     /// Seeds the salts of segments. Random in production: who can guess it could write payloads
     /// that look like frames.
     pub salt_seed: u64,
+    /// What its writer counts.
+    pub meters: Arc<StorageMeters>,
 }
 
 impl WalOptions {
@@ -98,6 +102,7 @@ impl WalOptions {
             owner: None,
             sequence_min: None,
             salt_seed,
+            meters: Arc::default(),
         }
     }
 

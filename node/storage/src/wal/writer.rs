@@ -342,7 +342,11 @@ impl WalWriter {
         // recovery would have to take them for a torn tail.
         let room = self.header.bytes - self.buf_at - frames;
         self.buf.resize(self.buf.len() + frame::HEADER_BYTES.min(room as usize), 0);
+        let began = Instant::now();
         let written = self.file.write_at(self.buf_at, &self.buf).await;
+        let meters = &self.shared.options.meters;
+        meters.log_write.record(began.elapsed());
+        meters.log_written_bytes.add(frames);
         self.check(written, "writing")?;
         self.buf_at += frames;
         self.buf.clear();
@@ -352,6 +356,7 @@ impl WalWriter {
     async fn sync(&mut self) -> Result<(), Failed> {
         let began = Instant::now();
         let synced = self.file.sync().await;
+        self.shared.options.meters.log_sync.record(began.elapsed());
         self.slow.ended(began);
         if !seeded_bugs::is_on("sync-error-overlooked") {
             self.check(synced, "syncing")?;

@@ -154,6 +154,7 @@ fn requests() -> Vec<Seed> {
             deadline_ms: 1000,
             request_id: format!("r{which}"),
             request: Some(request),
+            ..v1::Call::default()
         };
         // The request's own bytes: what its field of the call holds.
         let lone = v1::Call { request: call.request.clone(), ..v1::Call::default() };
@@ -229,7 +230,7 @@ fn peers() -> Vec<Seed> {
         incarnation: "1b".repeat(16),
         promised: promised.clone(),
     }];
-    let entry = |payload| wire::Entry { log_id, payload };
+    let entry = |payload| wire::Entry { log_id, payload, ..wire::Entry::default() };
     let append = wire::AppendRequest {
         cluster_id: "c1".to_owned(),
         target_node_id: 2,
@@ -271,6 +272,7 @@ fn peers() -> Vec<Seed> {
         request_id: "r1".to_owned(),
         deadline_ms: 900,
         waits_for_room: true,
+        ..wire::ForwardedCommand::default()
     };
     let refusal = wire::Refusal { reason: 1, leader_id: 3, leader_term: 4, ..Default::default() };
     use wire::append_response::Result as Appended;

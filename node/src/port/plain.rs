@@ -1,0 +1,224 @@
+//! A port for probes and scrapers: HTTP/1.1, with TLS or without, one request and one answer on each connection.
+//!
+//! # Bounds
+//! So many connections at once; further ones are closed at once. Each has [`CONNECTION_TIME_MAX`] from its accept to
+//! the end of its answer, [`HEAD_TIME_MAX`] for TLS, as much for the head of its request, of which at most
+//! [`HEAD_BYTES_MAX`] are taken, and as much for the body of a PUT, of at most [`BODY_BYTES_MAX`]; no other is read.
+//!
+//! Leaves out: which pages there are, and who may see them.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Collected, Limited};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::watch,
+    task::JoinSet,
+    time::timeout,
+};
+
+use super::{
+    ClientName,
+    secure::{TLS_BEGINS, explained, told},
+};
+use crate::{
+    env::{Connection, Listener, spaced::Spaced},
+    tls::{Caller, Secured, Spoken},
+};
+
+/// A connection is over after this.
+const CONNECTION_TIME_MAX: Duration = Duration::from_secs(15);
+
+/// The head of a request is there within this.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// … and is no longer than this.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// A body is a line or two.
+const BODY_BYTES_MAX: usize = 4 * 1024;
+
+const SPEAKS_TLS: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n\
+    This port speaks TLS: use https://\n";
+
+/// How long a failed accept is waited out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What is asked.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    /// GET, HEAD, or PUT.
+    pub(crate) method: Method,
+    /// The path, without the query.
+    pub(crate) path: String,
+    /// The query.
+    pub(crate) query: String,
+    /// All of the request's headers.
+    pub(crate) headers: HeaderMap,
+    /// Who asks, as far as a certificate proves it.
+    pub(crate) caller: Option<ClientName>,
+    /// What came with a PUT.
+    pub(crate) body: String,
+}
+
+/// What is answered.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub(crate) status: StatusCode,
+    pub(crate) content_type: &'static str,
+    pub(crate) body: String,
+}
+
+impl Page {
+    /// A few words.
+    pub(crate) fn text(status: StatusCode, body: impl Into<String>) -> Page {
+        Page { status, content_type: "text/plain; charset=utf-8", body: body.into() }
+    }
+}
+
+/// Makes the pages.
+#[async_trait]
+pub(crate) trait Pages: Send + Sync + 'static {
+    /// The page that is asked for.
+    async fn page(self: Arc<Self>, asked: Asked) -> Page;
+}
+
+/// Where callers come in.
+pub(crate) struct Gate {
+    pub(crate) listener: Box<dyn Listener>,
+    /// TLS, if it is spoken.
+    pub(crate) tls: Option<Arc<Secured>>,
+    pub(crate) connections_max: usize,
+}
+
+/// Serves until told to stop; what is under way then is given up.
+pub(crate) async fn serve(pages: Arc<dyn Pages>, gate: Gate, mut stop: watch::Receiver<bool>) {
+    let Gate { mut listener, tls, connections_max } = gate;
+    let mut connections = JoinSet::new();
+    let (failures, too_many) = (Spaced::default(), Spaced::default());
+    loop {
+        tokio::select! {
+            biased;
+            () = async { drop(stop.wait_for(|stop| *stop).await) } => return,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok(connection) if connections.len() < connections_max => {
+                    let serving = drive(Arc::clone(&pages), tls.clone(), connection);
+                    connections.spawn(timeout(CONNECTION_TIME_MAX, serving));
+                }
+                Ok(_) => {
+                    if let Some(times) = too_many.happened() {
+                        let max = connections_max;
+                        tracing::warn!(times, max, "connections to the metrics port are refused");
+                    }
+                }
+                Err(error) => {
+                    if let Some(times) = failures.happened() {
+                        tracing::warn!(port = "metrics", times, %error, "no connection can be accepted");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+async fn drive(pages: Arc<dyn Pages>, tls: Option<Arc<Secured>>, connection: Connection) {
+    let passed = match tls {
+        None => Some((connection, Caller::Unknown)),
+        Some(tls) => timeout(HEAD_TIME_MAX, shake_hands(&tls, connection)).await.ok().flatten(),
+    };
+    let Some((connection, caller)) = passed else { return };
+    let caller = match caller {
+        Caller::Client(name) => Some(ClientName(name)),
+        Caller::Unknown | Caller::Node(_) => None,
+    };
+    let service = service_fn(|request| answer(Arc::clone(&pages), caller.clone(), request));
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .keep_alive(false)
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(connection), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(port = "metrics", %error, "a connection failed");
+    }
+}
+
+/// None if nothing can be spoken with the caller.
+async fn shake_hands(tls: &Secured, mut connection: Connection) -> Option<(Connection, Caller)> {
+    let mut head = [0; 16];
+    let read = connection.read(&mut head).await.ok().filter(|read| *read > 0)?;
+    let head = &head[..read];
+    let from = told(connection.from());
+    if head[0] != TLS_BEGINS {
+        tracing::debug!(port = "metrics", from, "a caller speaks no TLS to a port that has it");
+        let _ = connection.write_all(SPEAKS_TLS).await;
+        let _ = connection.shutdown().await;
+        return None;
+    }
+    let accepted = tls.accept(connection, head, Spoken::Http1).await;
+    if let Err(error) = &accepted {
+        tracing::debug!(port = "metrics", from, "no TLS with a caller: {}", explained(error));
+    }
+    accepted.ok()
+}
+
+async fn answer(
+    pages: Arc<dyn Pages>,
+    caller: Option<ClientName>,
+    request: Request<Incoming>,
+) -> Result<Response<String>, Infallible> {
+    let is_head = request.method() == Method::HEAD;
+    let page = match *request.method() {
+        Method::GET | Method::HEAD | Method::PUT => asked(caller, request).await,
+        _ => Err(Page::text(StatusCode::METHOD_NOT_ALLOWED, "GET, HEAD and PUT only\n")),
+    };
+    let page = match page {
+        Ok(asked) => pages.page(asked).await,
+        Err(page) => page,
+    };
+    let length = page.body.len();
+    let mut response = Response::new(if is_head { String::new() } else { page.body });
+    *response.status_mut() = page.status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(page.content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    let more = match page.status {
+        StatusCode::METHOD_NOT_ALLOWED => Some((header::ALLOW, "GET, HEAD, PUT")),
+        StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer")),
+        _ => None,
+    };
+    if let Some((name, value)) = more {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    Ok(response)
+}
+
+async fn asked(caller: Option<ClientName>, request: Request<Incoming>) -> Result<Asked, Page> {
+    let (head, body) = request.into_parts();
+    let mut text = String::new();
+    if head.method == Method::PUT {
+        let body = timeout(HEAD_TIME_MAX, Limited::new(body, BODY_BYTES_MAX).collect()).await;
+        let bytes = body.ok().and_then(Result::ok).map(Collected::to_bytes);
+        let body = bytes.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok());
+        let wrong = || format!("a body is text of at most {BODY_BYTES_MAX} bytes\n");
+        text = body.ok_or_else(|| Page::text(StatusCode::BAD_REQUEST, wrong()))?;
+    }
+    Ok(Asked {
+        path: head.uri.path().to_owned(),
+        query: head.uri.query().unwrap_or_default().to_owned(),
+        method: head.method,
+        headers: head.headers,
+        caller,
+        body: text,
+    })
+}
