@@ -194,7 +194,7 @@ pub(crate) fn pack(entry: u64) -> v1::StreamExchangeRequest {
             ..Default::default()
         };
         let request = Some(v1::call::Request::CountersAdd(add));
-        v1::Call { id: number, deadline_ms: 2_500, request_id: String::new(), request }
+        v1::Call { id: number, deadline_ms: 2_500, request, ..v1::Call::default() }
     };
     v1::StreamExchangeRequest {
         calls: (entry * COMMANDS..(entry + 1) * COMMANDS).map(call).collect(),

@@ -20,11 +20,14 @@ const ENTRIES_MAX: usize = 4096;
 /// Requests of one entry that are traced at most: what is above is not worth its bytes.
 pub(crate) const CONTEXTS_MAX: usize = 64;
 
+/// By index and term.
+type Known = BTreeMap<(u64, u64), Arc<[TraceContext]>>;
+
 /// What a node knows of traced entries. Nothing is kept while the tracer is off.
 #[derive(Debug, Clone, Default)]
 pub struct TracedEntries {
     tracer: Tracer,
-    entries: Arc<Mutex<BTreeMap<(u64, u64), Arc<[TraceContext]>>>>,
+    entries: Arc<Mutex<Known>>,
 }
 
 fn key(log_id: &LogId) -> (u64, u64) {
@@ -42,7 +45,7 @@ impl TracedEntries {
         &self.tracer
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(u64, u64), Arc<[TraceContext]>>> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -151,7 +151,10 @@ impl<const N: usize> Shares<N> {
         let too_much = (0..N).find(|which| {
             let others = all[*which] - account.held[*which];
             let share = self.max[*which].saturating_sub(others) * self.percent / 100;
-            account.shares > 0 && account.held[*which] + amount[*which] > share
+            // With all there is for a share, it is the limit itself that refuses.
+            self.percent < 100
+                && account.shares > 0
+                && account.held[*which] + amount[*which] > share
         });
         if too_much.is_some() {
             self.exceeded.fetch_add(1, Ordering::Relaxed);
@@ -162,9 +165,8 @@ impl<const N: usize> Shares<N> {
             return Err(TooMuch { which, freed });
         }
         account.shares += 1;
-        for which in 0..N {
-            account.held[which] += amount[which];
-            all[which] += amount[which];
+        for (held, more) in account.held.iter_mut().chain(all).zip(amount.iter().chain(&amount)) {
+            *held += more;
         }
         drop(held);
         Ok(Share { of: Arc::clone(self), identity, amount })
@@ -197,9 +199,9 @@ impl<const N: usize> Drop for Share<N> {
         let HeldBy { all, by } = &mut *held;
         let account = by.get_mut(&self.identity).expect("who holds a share has an account");
         account.shares -= 1;
-        for which in 0..N {
-            account.held[which] -= self.amount[which];
-            all[which] -= self.amount[which];
+        let amount = self.amount.iter().chain(&self.amount);
+        for (held, less) in account.held.iter_mut().chain(all).zip(amount) {
+            *held -= less;
         }
         if let Some(freed) = &account.freed {
             freed.notify_waiters();

@@ -315,6 +315,7 @@ async fn a_shutdown_waits_for_what_is_under_way_and_refuses_the_rest() {
     // Room for one write only, to see when it is under way; and more grace than anything here takes.
     let mut cluster = Cluster::start_with(3, |config| {
         config.writes_in_flight = 1;
+        config.limit_share_percent = 100;
         config.shutdown_grace_ms = 60_000;
     })
     .await;
@@ -390,7 +391,7 @@ async fn a_full_disk_refuses_writes_but_not_deletes_and_recovers() {
 
 #[tokio::test]
 async fn too_many_bytes_under_way_are_refused_by_name() {
-    let cluster = Cluster::start(1).await;
+    let cluster = Cluster::start_with(1, |config| config.limit_share_percent = 100).await;
     // What is admitted waits for the disk, and holds its room meanwhile.
     cluster.syncs(1).shut();
     let mut calls = tokio::task::JoinSet::new();

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use tally_node::config::Config;
 use tally_proto::{
     reason,
     v1::{self, Outcome, answer::Response, call::Request, stream_client::StreamClient},
@@ -92,10 +93,15 @@ async fn add_over_a_stream(
 }
 
 /// What waits for room does so at whichever node it came to; only unary writes are refused.
+fn little_room(config: &mut Config) {
+    config.writes_in_flight = 2;
+    config.limit_share_percent = 100;
+}
+
 #[tokio::test]
 async fn no_write_of_a_stream_is_refused_for_want_of_room_at_the_leader() {
     const ADDS: u64 = 200;
-    let cluster = Cluster::start_with(3, |config| config.writes_in_flight = 2).await;
+    let cluster = Cluster::start_with(3, little_room).await;
     let streams: Vec<_> = (cluster.ids().into_iter())
         .map(|id| tokio::spawn(add_over_a_stream(cluster.channel(id), id, ADDS)))
         .collect();
@@ -112,7 +118,7 @@ async fn no_write_of_a_stream_is_refused_for_want_of_room_at_the_leader() {
 #[tokio::test]
 async fn streams_whose_writes_wait_for_room_survive_changes_of_leader() {
     const ADDS: u64 = 400;
-    let cluster = Cluster::start_with(3, |config| config.writes_in_flight = 2).await;
+    let cluster = Cluster::start_with(3, little_room).await;
     let ids = cluster.ids();
     let streams: Vec<_> = (ids.iter())
         .map(|id| tokio::spawn(add_over_a_stream(cluster.channel(*id), *id, ADDS)))
@@ -261,6 +267,7 @@ async fn a_write_whose_caller_went_away_keeps_its_room_until_it_is_answered() {
     let cluster = Cluster::start_with(1, |config| {
         config.entries_in_flight = 1;
         config.writes_in_flight = PLACES;
+        config.limit_share_percent = 100;
     })
     .await;
     let channel = cluster.channel(1);

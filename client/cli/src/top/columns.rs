@@ -248,7 +248,7 @@ pub(crate) fn ms(ms: Option<f64>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use tokio::time::Instant;
 
     use super::super::figures::{
         Figures,

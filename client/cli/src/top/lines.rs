@@ -63,7 +63,9 @@ pub(crate) fn time(wall_ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
+
+    use tokio::time::Instant;
 
     use super::super::figures::tests::{BEFORE, NOW, look as looked};
     use super::*;

@@ -13,12 +13,13 @@ mod view;
 
 use std::{
     io::{self, IsTerminal as _},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use clap::Args;
 use futures_util::future::join_all;
 use tally_client::{Client, Code};
+use tokio::time::Instant;
 
 use self::{
     columns::Column,

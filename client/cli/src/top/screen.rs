@@ -261,7 +261,7 @@ mod tests {
         let mut screen = Screen::new(Column::Node, false, Duration::from_secs(1));
         assert_eq!(screen.press(key(KeyCode::Enter)), Then::Stay);
         assert_eq!(screen.page, Page::Nodes, "there is no node yet");
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         let figures = || Figures::of(&looked(began, &[(1, BEFORE), (2, NOW)]), None);
         screen.show(figures());
         screen.press(key(KeyCode::Down));

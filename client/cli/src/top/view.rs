@@ -277,7 +277,9 @@ fn facts(node: &NodeFigures) -> Vec<Line<'static>> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
+
+    use tokio::time::Instant;
 
     use ratatui::{Terminal, backend::TestBackend};
 

@@ -169,9 +169,9 @@ pub(crate) async fn typed(cluster: &Cluster, arguments: &[&str], keys: &[&str]) 
         let mut child = command.spawn().unwrap();
         drop(command);
         let mut keyboard = File::from(ours.try_clone().unwrap());
-        std::thread::spawn(move || {
+        tokio::spawn(async move {
             for key in keys {
-                std::thread::sleep(Duration::from_millis(700));
+                tokio::time::sleep(Duration::from_millis(700)).await;
                 let _ = keyboard.write_all(key.as_bytes());
             }
         });
