@@ -304,7 +304,7 @@ impl Serialize for NodeInfo {
         answered!(revision);
         let log_time_ms = self.reachable.then(|| millis(self.log_time));
         map.serialize_entry("log_time_ms", &log_time_ms)?;
-        answered!(local_reads_only certificates audit_log);
+        answered!(local_reads_only certificates audit_log limits);
         map.end()
     }
 }
