@@ -13,7 +13,7 @@ pub fn page() -> String {
          What each node exports at `/metrics` on its metrics port \
          ([observability.md](observability.md) says how to get there).\n\
          This page is made of the registrations in `node/src/metrics/catalog.rs` by\n\
-         `UPDATE_METRICS_PAGE=1 cargo test -p tally-node --test it metrics`; that test compares it with what a running\n\
+         `UPDATE_METRICS_PAGE=1 cargo test -p tally-node --test operate metrics`; that test compares it with what a running\n\
          node exports.\n\n\
          Counters begin at 0 with the process. Histograms of times have {DURATION_BOUNDS} bounds from 10 µs to {last:.0} s, four an octave, so \
          a quantile is\n\

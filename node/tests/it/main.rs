@@ -2,9 +2,6 @@
 //! hand-made bytes, and across a network that can be cut. What is promised is in
 //! `docs/consistency.md` and `docs/exactly-once.md`; each module takes one part of it.
 
-mod audit;
-mod audit_unwritable;
-mod auth;
 mod authority;
 mod bounds;
 mod client;
@@ -17,21 +14,14 @@ mod headers;
 mod hostile;
 mod invalid;
 mod large_values;
-mod limits;
 mod members;
-mod metrics;
-mod metrics_port;
 mod network;
 mod quorum;
+mod raw;
 mod reads;
-mod report;
 mod requests;
 mod restarted_leader;
 mod service;
 mod sessions;
 mod start;
 mod streams;
-mod tls;
-mod tls_peers;
-mod tls_reload;
-mod watching;

@@ -19,7 +19,7 @@ use tonic::Request;
 use crate::{
     auth::{change, client, secure_with, token, user},
     cluster::{Cluster, eventually},
-    hostile::raw,
+    raw::raw,
 };
 
 /// A folder with the audit log of each node.
