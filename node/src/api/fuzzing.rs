@@ -16,7 +16,7 @@ use crate::machine::command::Command;
 /// What a request asks of the machine, if it is a write: the command, or which field is wrong.
 pub fn command(request: Request) -> Option<Result<Command, Invalid>> {
     match split(Some(request)) {
-        Split::Write(Single { action, options }, _) => {
+        Split::Write(Single { action, options }, ..) => {
             Some(action.and_then(|action| convert::command(action, options, None)))
         }
         Split::Other(Some(Request::TransactionsApply(mut request))) => {
