@@ -23,7 +23,7 @@ pub(crate) type Counts = BTreeMap<String, u64>;
 /// `TOKEN_OF_ANOTHER_CLUSTER`, as there is one cluster; `MEMBERSHIP_REFUSED`, which the operator is
 /// told; and limits on bytes that take more than a run writes (`TOO_MANY_BYTES_IN_FLIGHT`,
 /// `TOO_MANY_SESSION_BYTES`, `REQUEST_BYTES_MAX`).
-const REASONS: [&str; 18] = [
+const REASONS: [&str; 19] = [
     reason::ABOVE_CEILING,
     reason::ANSWER_TOO_LARGE,
     reason::BELOW_FLOOR,
@@ -39,6 +39,7 @@ const REASONS: [&str; 18] = [
     reason::SESSION_EXPIRED,
     reason::SESSION_TABLE_FULL,
     reason::SESSION_WINDOW_FULL,
+    reason::SHARE_EXCEEDED,
     reason::STALENESS_BOUND_EXCEEDED,
     reason::TOKEN_NOT_REACHED,
     reason::TOO_MANY_IN_FLIGHT,

@@ -283,6 +283,9 @@ impl Knobs {
         config.idempotency_window_ms = self.idempotency_window_ms;
         config.idempotency_bytes_max = self.idempotency_bytes_max;
         config.writes_in_flight = self.writes_in_flight;
+        // Of very little room everybody may have all, so that both are refused: what the node lacks, and what one client
+        // may not have of it.
+        config.limit_share_percent = if self.writes_in_flight < 4 { 100 } else { 75 };
         config.shutdown_grace_ms = 1_500;
     }
 
