@@ -102,24 +102,25 @@ impl Rates {
     ) -> Result<(), Duration> {
         let now = Instant::now();
         let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = meters.get(&user).copied();
-        let mut meter = match known {
-            Some(meter) if now < meter.looked_up + LOOKED_UP_EVERY => meter,
-            known => {
+        let is_new = |meter: &Meter| now < meter.looked_up + LOOKED_UP_EVERY;
+        let known = meters.get_mut(&user).filter(|meter| is_new(meter));
+        let taken = match known {
+            Some(meter) => meter.take(operations, now),
+            None => {
                 // Not under the lock: it may read from the disk.
                 drop(meters);
                 let limit = look_up();
                 meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
-                if known.is_none() && meters.len() >= METERS_MAX {
-                    meters.retain(|_, meter| now < meter.looked_up + LOOKED_UP_EVERY);
+                if meters.len() >= METERS_MAX && !meters.contains_key(&user) {
+                    meters.retain(|_, meter| is_new(meter));
                 }
                 // Somebody else may have asked meanwhile.
-                let served_at = meters.get(&user).map_or(now, |meter| meter.served_at);
-                Meter { limit, looked_up: now, served_at }
+                let begun = Meter { limit, looked_up: now, served_at: now };
+                let meter = meters.entry(user).or_insert(begun);
+                (meter.limit, meter.looked_up) = (limit, now);
+                meter.take(operations, now)
             }
         };
-        let taken = meter.take(operations, now);
-        meters.insert(user, meter);
         drop(meters);
         let Err(wait) = taken else { return Ok(()) };
         self.exceeded.fetch_add(1, Ordering::Relaxed);

@@ -70,8 +70,6 @@ struct Lane {
     cost: i64,
     /// May be below zero after a command that cost more than there was.
     credit: i64,
-    /// It stands in one of the two queues of turns.
-    has_turn: bool,
 }
 
 /// All that wait.
@@ -79,6 +77,7 @@ struct Lane {
 pub(super) struct Turns {
     /// The node's own commands, which wait for nobody.
     own: VecDeque<Proposal>,
+    /// Each stands in one of the two queues of turns.
     lanes: BTreeMap<Identity, Lane>,
     /// Those that were empty before.
     fresh: VecDeque<Identity>,
@@ -142,14 +141,12 @@ impl Turns {
             return self.own.push_back(proposal);
         };
         let cost = cost(&proposal.command, proposal.size_bytes);
-        let lane = self.lanes.entry(identity).or_default();
+        let lane = self.lanes.entry(identity).or_insert_with(|| {
+            self.fresh.push_back(identity);
+            Lane { credit: QUANTUM, ..Lane::default() }
+        });
         lane.cost += cost;
         lane.waiting.push_back(Waiting { proposal, cost });
-        if !lane.has_turn {
-            lane.has_turn = true;
-            lane.credit = QUANTUM;
-            self.fresh.push_back(identity);
-        }
     }
 
     /// How many wait.
