@@ -24,7 +24,7 @@ use clap::Args;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     runtime::Runtime,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 
 use self::{
@@ -117,10 +117,13 @@ fn at_a_terminal(
 
 /// Runs what comes, and returns the exit status of the first line that failed.
 async fn from_a_pipe(shell: &mut Shell, keep_going: bool) -> Exit {
+    // One for as long as lines come. With one for each line, a Ctrl-C between a command and the next line would be
+    // nobody's: a signal that was listened to once no longer ends the process by itself.
+    let Ok(mut interrupt) = signal(SignalKind::interrupt()) else { return Exit::Usage };
     let mut input = BufReader::new(tokio::io::stdin()).lines();
     let (mut text, mut number, mut first) = (String::new(), 0_u64, Exit::Done);
     loop {
-        let next = match next_line(&mut input).await {
+        let next = match next_line(&mut input, &mut interrupt).await {
             Ok(next) => next,
             Err(exit) => return exit,
         };
@@ -162,15 +165,16 @@ async fn from_a_pipe(shell: &mut Shell, keep_going: bool) -> Exit {
 
 type Lines = tokio::io::Lines<BufReader<tokio::io::Stdin>>;
 
-/// Waits for the next line. Ctrl-C ends that, too, though it is listened to once a command has run.
-async fn next_line(input: &mut Lines) -> Result<Option<String>, Exit> {
-    let Ok(mut interrupt) = signal(SignalKind::interrupt()) else { return Err(Exit::Usage) };
+/// Waits for the next line. Ctrl-C ends that, too, also one that came while the last command was just over. (One that
+/// cuts a command short ends the lines.)
+async fn next_line(input: &mut Lines, interrupt: &mut Signal) -> Result<Option<String>, Exit> {
     tokio::select! {
+        biased;
+        _ = interrupt.recv() => Err(Exit::CutShort),
         line = input.next_line() => line.map_err(|error| {
             note(&format!("-- standard input: {error}"));
             Exit::Usage
         }),
-        _ = interrupt.recv() => Err(Exit::CutShort),
     }
 }
 
