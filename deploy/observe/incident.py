@@ -112,7 +112,7 @@ class Cluster:
         for at in NODES:
             whose = "" if at == node else f"ip saddr {host(node)} "
             rules = f"table inet cut {{ chain input {{ type filter hook input priority 0; " \
-                    f"{whose}tcp dport {PEER} drop; {whose}tcp sport {PEER} drop; }} }}"
+                    f"{whose}tcp dport {PEER} drop; {whose}tcp sport {PEER} drop; }}; }}"
             run("ip", "netns", "exec", f"n{at}", "nft", rules)
 
     def join(self):
@@ -277,7 +277,8 @@ def main():
     # Its last words: what the callers had of all this.
     load.send_signal(signal.SIGINT)
     load.wait(timeout=60)
-    print((given.work / "load.log").read_text())
+    said = (given.work / "load.log").read_text().splitlines()
+    print("\n".join(line for line in said if not line.endswith(" 0 errors")), end="\n\n")
     story.table()
 
 
