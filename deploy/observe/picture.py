@@ -40,7 +40,11 @@ def look(command):
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
         if select.select([terminal], [], [], 0.1)[0]:
-            stream.feed(os.read(terminal, 65536))
+            try:
+                stream.feed(os.read(terminal, 65536))
+            except OSError:
+                # It has ended by itself.
+                break
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     return screen
