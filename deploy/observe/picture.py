@@ -18,12 +18,14 @@ WIDTH, HEIGHT, MARGIN = 7.3, 16, 10
 # A background of its own, so that it can be read on a light page and on a dark one.
 PAPER, INK = "#1b1f24", "#d5dae1"
 COLOURS = {"black": "#6e7681", "red": "#ff7b72", "green": "#7ee787", "brown": "#e3b341", "blue": "#79c0ff",
-           "magenta": "#d2a8ff", "cyan": "#76e3ea", "white": "#f0f6fc"}
+           "magenta": "#d2a8ff", "cyan": "#76e3ea", "white": "#f0f6fc",
+           # The same by number, of the 256.
+           "cd0000": "#ff7b72", "00cd00": "#7ee787", "cdcd00": "#e3b341", "00cdcd": "#76e3ea"}
 
 
 def colour(name, default):
     name = name.removeprefix("bright")
-    if len(name) == 6 and all(digit in "0123456789abcdef" for digit in name):
+    if name not in COLOURS and len(name) == 6 and all(digit in "0123456789abcdef" for digit in name):
         return "#" + name
     return COLOURS.get(name, default)
 
