@@ -1,9 +1,9 @@
 """The incident of deploy/incident.sh, which starts this in namespaces of its own.
 
 Three nodes with TLS, each in a network namespace with a small disk; a load; Prometheus with the shipped rules. The
-faults come one after the other; each ends when the alerts that it has to raise have fired, is repaired, and the next
-one waits until all alerts are gone. Whoever reads the table knows: what is measured begins at the fault, and
-Prometheus looks every second (SCRAPE), so it is the rules' own `for:` and little else.
+faults come one after the other; each is repaired when the alerts that it has to raise have fired, and the next one
+waits until no alert fires. Times begin when the fault or the repair is done. An alert that has to come and does not,
+or one that does not end, ends the run with an error; one that comes besides is in the table, marked so.
 """
 
 import argparse
