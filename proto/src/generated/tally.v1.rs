@@ -1059,6 +1059,9 @@ pub struct ClusterStatusResponse {
     /// Limits and fill of the deduplication tables, on the asked node.
     #[prost(message, optional, tag = "3")]
     pub dedup: ::core::option::Option<DedupStatus>,
+    /// The next id for a new node, above all that were ever used as far as the asked node knows.
+    #[prost(uint64, tag = "4")]
+    pub next_node_id: u64,
 }
 /// NodeStatus is one member.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1249,6 +1252,56 @@ pub struct DedupStatus {
     #[prost(uint32, tag = "14")]
     pub sessions_share_percent: u32,
 }
+/// ClusterVoters is a set of voters, and what it is good for.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterVoters {
+    /// Their ids, ascending.
+    #[prost(uint64, repeated, tag = "1")]
+    pub voters: ::prost::alloc::vec::Vec<u64>,
+    /// Members without a vote.
+    #[prost(uint64, repeated, tag = "2")]
+    pub learners: ::prost::alloc::vec::Vec<u64>,
+    /// So many voters have to agree: a majority.
+    #[prost(uint32, tag = "3")]
+    pub quorum: u32,
+    /// So many voters may fail, if all others are well.
+    #[prost(uint32, tag = "4")]
+    pub tolerated_failures: u32,
+    /// Voters that the leader has not heard of lately.
+    #[prost(uint64, repeated, tag = "5")]
+    pub silent: ::prost::alloc::vec::Vec<u64>,
+    /// So many more voters may fail now. Below 0: so many have to come back before anything is written.
+    #[prost(int32, tag = "6")]
+    pub spare: i32,
+}
+/// ClusterPlan is what a change of the membership does, or would do.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterPlan {
+    /// The voters before.
+    #[prost(message, optional, tag = "1")]
+    pub before: ::core::option::Option<ClusterVoters>,
+    /// … and after.
+    #[prost(message, optional, tag = "2")]
+    pub after: ::core::option::Option<ClusterVoters>,
+    /// The member that it is about; of a transfer that names nobody, who would lead.
+    #[prost(uint64, tag = "3")]
+    pub node_id: u64,
+    /// It is so already: nothing is left to do.
+    #[prost(bool, tag = "4")]
+    pub is_so: bool,
+    /// Why it would be refused, and what to do instead; empty: it would not be.
+    #[prost(string, tag = "5")]
+    pub refusal: ::prost::alloc::string::String,
+    /// What an operator should know before; empty: nothing.
+    #[prost(string, tag = "6")]
+    pub note: ::prost::alloc::string::String,
+    /// Entries that the member is behind, as far as the leader knows.
+    #[prost(uint64, optional, tag = "7")]
+    pub lag_entries: ::core::option::Option<u64>,
+    /// The next id above all that were ever used; 0 if there is none.
+    #[prost(uint64, tag = "8")]
+    pub next_node_id: u64,
+}
 /// ClusterAddLearnerRequest asks for Cluster.AddLearner.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ClusterAddLearnerRequest {
@@ -1258,6 +1311,9 @@ pub struct ClusterAddLearnerRequest {
     /// Address of its peer port.
     #[prost(string, tag = "2")]
     pub peer_address: ::prost::alloc::string::String,
+    /// Say what it would do, and change nothing.
+    #[prost(bool, tag = "3")]
+    pub preview: bool,
 }
 /// ClusterAddLearnerResponse answers Cluster.AddLearner.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1265,6 +1321,9 @@ pub struct ClusterAddLearnerResponse {
     /// What the answer is worth.
     #[prost(message, optional, tag = "1")]
     pub header: ::core::option::Option<ResponseHeader>,
+    /// What it did, or would do.
+    #[prost(message, optional, tag = "2")]
+    pub plan: ::core::option::Option<ClusterPlan>,
 }
 /// ClusterPromoteRequest asks for Cluster.Promote.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1272,6 +1331,13 @@ pub struct ClusterPromoteRequest {
     /// The learner.
     #[prost(uint64, tag = "1")]
     pub node_id: u64,
+    /// Say what it would do, and change nothing.
+    #[prost(bool, tag = "2")]
+    pub preview: bool,
+    /// Do it though fewer voters may fail afterwards than may fail now. A step that loses the quorum is refused all the
+    /// same.
+    #[prost(bool, tag = "3")]
+    pub accept_fewer_failures: bool,
 }
 /// ClusterPromoteResponse answers Cluster.Promote.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1279,6 +1345,9 @@ pub struct ClusterPromoteResponse {
     /// What the answer is worth.
     #[prost(message, optional, tag = "1")]
     pub header: ::core::option::Option<ResponseHeader>,
+    /// What it did, or would do.
+    #[prost(message, optional, tag = "2")]
+    pub plan: ::core::option::Option<ClusterPlan>,
 }
 /// ClusterRemoveRequest asks for Cluster.Remove.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1286,6 +1355,13 @@ pub struct ClusterRemoveRequest {
     /// The member.
     #[prost(uint64, tag = "1")]
     pub node_id: u64,
+    /// Say what it would do, and change nothing.
+    #[prost(bool, tag = "2")]
+    pub preview: bool,
+    /// Do it though fewer voters may fail afterwards than may fail now. A step that loses the quorum is refused all the
+    /// same.
+    #[prost(bool, tag = "3")]
+    pub accept_fewer_failures: bool,
 }
 /// ClusterRemoveResponse answers Cluster.Remove.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1293,6 +1369,9 @@ pub struct ClusterRemoveResponse {
     /// What the answer is worth.
     #[prost(message, optional, tag = "1")]
     pub header: ::core::option::Option<ResponseHeader>,
+    /// What it did, or would do.
+    #[prost(message, optional, tag = "2")]
+    pub plan: ::core::option::Option<ClusterPlan>,
 }
 /// ClusterTransferLeaderRequest asks for Cluster.TransferLeader.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1300,6 +1379,9 @@ pub struct ClusterTransferLeaderRequest {
     /// The voter to lead; 0 for the one that is furthest along.
     #[prost(uint64, tag = "1")]
     pub node_id: u64,
+    /// Say what it would do, and change nothing.
+    #[prost(bool, tag = "2")]
+    pub preview: bool,
 }
 /// ClusterTransferLeaderResponse answers Cluster.TransferLeader.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1310,6 +1392,9 @@ pub struct ClusterTransferLeaderResponse {
     /// The new leader.
     #[prost(uint64, tag = "2")]
     pub leader_id: u64,
+    /// What it did, or would do.
+    #[prost(message, optional, tag = "3")]
+    pub plan: ::core::option::Option<ClusterPlan>,
 }
 /// ClusterMetricsRequest asks for Cluster.Metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1383,7 +1468,8 @@ pub mod cluster_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Cluster shows and changes the nodes.
+    /// Cluster shows and changes the nodes. Any node may be asked: one that does not lead asks the leader, once, which decides
+    /// for the caller.
     #[derive(Debug, Clone)]
     pub struct ClusterClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -1701,7 +1787,8 @@ pub mod cluster_server {
             tonic::Status,
         >;
     }
-    /// Cluster shows and changes the nodes.
+    /// Cluster shows and changes the nodes. Any node may be asked: one that does not lead asks the leader, once, which decides
+    /// for the caller.
     #[derive(Debug)]
     pub struct ClusterServer<T> {
         inner: Arc<T>,
