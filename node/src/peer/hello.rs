@@ -347,13 +347,13 @@ impl Greeter {
         Ok(())
     }
 
-    /// Whether the node at an address can be added under an id, asked of itself.
+    /// Whether the node at an address can be added under an id, asked of itself: which data directory it has.
     pub async fn probe(
         &self,
         node_id: u64,
         address: &str,
         until: Instant,
-    ) -> Result<(), NotAddable> {
+    ) -> Result<String, NotAddable> {
         let address = address.to_owned();
         let response = loop {
             let request = self.introduction(node_id).await;
@@ -375,12 +375,12 @@ impl Greeter {
         if !self.is_known(node_id, &response.incarnation).await {
             return Err(NotAddable::UsedId { node_id });
         }
-        Ok(())
+        Ok(response.incarnation)
     }
 
-    /// Whether a node with this id was ever met.
-    pub async fn has_met(&self, node_id: u64) -> bool {
-        self.identity.known().await.contains_key(&node_id)
+    /// Ids of all nodes that were ever met.
+    pub async fn met_ids(&self) -> Vec<u64> {
+        self.identity.known().await.into_keys().collect()
     }
 
     /// Who the members are is known from here on.
@@ -444,7 +444,7 @@ impl Greeter {
         let Admission::Forms { others, needed } = &self.admission else {
             return match self.admission {
                 Admission::WithData => "it asks its peers whether it may take part",
-                _ => "it waits to be added to a cluster (Cluster.AddLearner)",
+                _ => "it waits to be added to a cluster (`tally cluster add`)",
             }
             .to_owned();
         };
