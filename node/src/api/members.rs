@@ -90,7 +90,8 @@ impl Api {
                 let invalid = Invalid::new("peer_address", "must be host:port");
                 return Err(self.invalid(call, Kind::Write, &invalid));
             }
-            Change::AddLearner(request) => request.node_id,
+            // 0: whoever answers at the address.
+            Change::AddLearner(_) => return Ok(()),
             Change::Promote(request) => request.node_id,
             Change::Remove(request) => request.node_id,
             // 0: whoever is furthest along.
@@ -236,11 +237,12 @@ impl Api {
         let v1::ClusterAddLearnerRequest { node_id, peer_address, preview } = request;
         let mut incarnation = String::new();
         let mut not_addable = None;
+        let mut node_id = node_id;
         if !self.consensus.is_member(node_id) {
             // What is wrong with an address is better known before it is in the log.
             let until = call.deadline.min(Instant::now() + PROBE_PATIENCE);
             match self.node.greeter.probe(node_id, &peer_address, until).await {
-                Ok(found) => incarnation = found,
+                Ok(found) => (node_id, incarnation) = (found.node_id, found.incarnation),
                 Err(reason) => not_addable = Some(reason.to_string()),
             }
         }
@@ -352,6 +354,7 @@ fn plan_to_wire(plan: Plan) -> v1::ClusterPlan {
         node_id: plan.node_id,
         is_so: plan.is_so,
         refusal: plan.refusal.unwrap_or_default(),
+        passes: plan.passes,
         note: plan.note.unwrap_or_default(),
         lag_entries: plan.lag_entries,
         next_node_id: plan.next_node_id,

@@ -86,6 +86,8 @@ pub struct Plan {
     pub is_so: bool,
     /// Why it would be refused.
     pub refusal: Option<String>,
+    /// That passes by itself.
+    pub passes: bool,
     /// What an operator should know before.
     pub note: Option<String>,
     /// Entries that the member is behind.
@@ -212,6 +214,8 @@ impl Consensus {
             )),
             Some(_) => judge(&plan.before, &plan.after, accepted, silent_ms),
         };
+        let is_near = plan.lag_entries.is_some_and(|behind| behind <= PROMOTION_LAG_MAX);
+        plan.passes = plan.refusal.is_some() && (is_silent || !is_near);
         plan.note = even(&plan.after);
         plan
     }

@@ -1295,6 +1295,9 @@ pub struct ClusterPlan {
     /// What an operator should know before; empty: nothing.
     #[prost(string, tag = "6")]
     pub note: ::prost::alloc::string::String,
+    /// The refusal passes by itself: the member is just catching up.
+    #[prost(bool, tag = "9")]
+    pub passes: bool,
     /// Entries that the member is behind, as far as the leader knows.
     #[prost(uint64, optional, tag = "7")]
     pub lag_entries: ::core::option::Option<u64>,
@@ -1305,7 +1308,7 @@ pub struct ClusterPlan {
 /// ClusterAddLearnerRequest asks for Cluster.AddLearner.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ClusterAddLearnerRequest {
-    /// Its id, never used before.
+    /// Its id, never used before; 0: that of the node at the address. (With TLS between nodes it has to be said.)
     #[prost(uint64, tag = "1")]
     pub node_id: u64,
     /// Address of its peer port.

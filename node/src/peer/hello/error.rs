@@ -53,11 +53,19 @@ pub enum NotWelcome {
     },
 }
 
+/// 0 is a node whose id was not said.
+fn the_node(node_id: &u64) -> String {
+    match node_id {
+        0 => "the node, with an id that nobody had,".to_owned(),
+        node_id => format!("node {node_id}"),
+    }
+}
+
 /// Why an address is not that of a node which can be added.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotAddable {
     /// Nobody answers there.
-    #[error("no node answers at {address} ({reason}); start node {node_id} there first")]
+    #[error("no node answers at {address} ({reason}); start {} there first", the_node(.node_id))]
     Silent {
         /// Who should be there.
         node_id: u64,
