@@ -374,6 +374,12 @@ impl Audited for v1::ClusterRemoveRequest {
     }
 }
 
+impl Audited for v1::ClusterClaimNodeIdRequest {
+    fn tell(&self, asked: &mut Asked<'_>) {
+        asked.one("claim_node_id", "data_directory", &self.incarnation);
+    }
+}
+
 impl Audited for v1::ClusterTransferLeaderRequest {
     fn tell(&self, asked: &mut Asked<'_>) {
         let to = Some(("member", self.node_id)).filter(|(_, node_id)| *node_id != 0);
@@ -532,7 +538,7 @@ tells! {
     others: CountersGetResponse CountersBatchGetResponse CountersListResponse KeysGetResponse KeysBatchGetResponse
         KeysScanResponse SessionsOpenResponse SessionsRenewResponse SessionsCloseResponse SessionsListResponse
         ClusterStatusResponse ClusterMetricsResponse ClusterDiagnoseResponse ClusterAddLearnerResponse ClusterPromoteResponse ClusterRemoveResponse
-        ClusterTransferLeaderResponse AuthListResponse AuthCanResponse;
+        ClusterTransferLeaderResponse ClusterClaimNodeIdResponse AuthListResponse AuthCanResponse;
 }
 
 impl Tells for v1::AuthChangeResponse {

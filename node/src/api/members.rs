@@ -90,6 +90,12 @@ impl Api {
                 let invalid = Invalid::new("peer_address", "must be host:port");
                 return Err(self.invalid(call, Kind::Write, &invalid));
             }
+            Change::ClaimNodeId(request) if !is_incarnation(&request.incarnation) => {
+                let invalid =
+                    Invalid::new("incarnation", "must be 32 hexadecimal digits, not all 0");
+                return Err(self.invalid(call, Kind::Write, &invalid));
+            }
+            Change::ClaimNodeId(_) => return Ok(()),
             // 0: whoever answers at the address.
             Change::AddLearner(_) => return Ok(()),
             Change::Promote(request) => request.node_id,
@@ -211,6 +217,11 @@ impl Api {
                 let plan = Some(plan_to_wire(plan));
                 Done::Remove(v1::ClusterRemoveResponse { header: header(), plan })
             }
+            Change::ClaimNodeId(v1::ClusterClaimNodeIdRequest { incarnation }) => {
+                let node_id = self.consensus.claim_node_id(incarnation, &met).await?;
+                let header = header();
+                Done::ClaimNodeId(v1::ClusterClaimNodeIdResponse { header, node_id })
+            }
             Change::TransferLeader(v1::ClusterTransferLeaderRequest { node_id, preview }) => {
                 let to = (node_id != 0).then_some(node_id);
                 let plan = self.consensus.plan(&Step::TransferLeader { to }, &met);
@@ -302,6 +313,17 @@ impl Api {
         }
     }
 
+    pub(crate) async fn cluster_claim_node_id(
+        &self,
+        call: &Call,
+        request: v1::ClusterClaimNodeIdRequest,
+    ) -> Answered<v1::ClusterClaimNodeIdResponse> {
+        match self.operate_somewhere(call, Change::ClaimNodeId(request)).await? {
+            Done::ClaimNodeId(response) => Ok(response),
+            _ => Err(self.another_answer(call)),
+        }
+    }
+
     /// The leader has answered something else than what it was asked.
     fn another_answer(&self, call: &Call) -> CallStatus {
         let reason = "the leader's answer is to another question".to_owned();
@@ -333,6 +355,12 @@ impl Operates for Api {
         };
         wire::OperateResponse { result: Some(result.unwrap_or_else(Done::Error)) }
     }
+}
+
+fn is_incarnation(text: &str) -> bool {
+    text.len() == 32
+        && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+        && text.bytes().any(|digit| digit != b'0')
 }
 
 fn voters_to_wire(voters: Voters) -> v1::ClusterVoters {

@@ -165,6 +165,23 @@ impl Consensus {
         })
     }
 
+    /// Gives a data directory the next free id, or the one that it has been given before.
+    pub async fn claim_node_id(
+        &self,
+        incarnation: String,
+        met: &[u64],
+    ) -> Result<u64, MemberError> {
+        let claim = NodeIdCommand::Claim { node_id: 0, incarnation, used: self.used_ids(met) };
+        match self.node_ids(claim).await? {
+            Answer::NodeIdClaimed { node_id } => Ok(node_id),
+            _ => Err(MemberError::Refused(
+                "this data directory is that of a node which was taken out of the cluster, or there is no free id \
+                 above those that were used: use an empty directory, and say an id"
+                    .to_owned(),
+            )),
+        }
+    }
+
     /// Writes what becomes of an id of a node. Nothing of the membership changes with it.
     async fn node_ids(&self, command: NodeIdCommand) -> Result<Answer, MemberError> {
         let until = Instant::now() + self.no_quorum_after();

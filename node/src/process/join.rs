@@ -39,6 +39,7 @@ const TOLD_EVERY: u32 = 10;
 
 /// Flags of a node that joins.
 #[derive(Debug, Clone, Default, clap::Args)]
+#[group(skip)]
 pub(super) struct Arguments {
     /// Join the cluster of these members (client ports, host:port, separated by commas): the node gets its id from
     /// them and becomes a learner. Started again it goes on, whether they are given or not.
@@ -89,7 +90,11 @@ impl Arguments {
 impl Join {
     /// The configuration with the node's id: the directory's, or one that is claimed now. And whether the node has
     /// still to be let in.
-    pub(super) async fn identified(&self, env: &Env, config: Config) -> Result<(Config, bool), String> {
+    pub(super) async fn identified(
+        &self,
+        env: &Env,
+        config: Config,
+    ) -> Result<(Config, bool), String> {
         let stored = Identity::stored(&*env.disk).await.map_err(|error| error.to_string())?;
         let (node_id, is_member) = match stored {
             Some(stored) => (stored.node_id, stored.is_member),
@@ -157,7 +162,10 @@ impl Join {
                     Ok(Ok(Err(status))) => {
                         let problem = format!("{member}: {}", status.message());
                         use tonic::Code::{InvalidArgument, PermissionDenied, Unauthenticated};
-                        if matches!(status.code(), InvalidArgument | PermissionDenied | Unauthenticated) {
+                        if matches!(
+                            status.code(),
+                            InvalidArgument | PermissionDenied | Unauthenticated
+                        ) {
                             return Err(format!("it asks for {what}: {problem}"));
                         }
                         problem

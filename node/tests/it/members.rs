@@ -338,7 +338,10 @@ async fn an_id_that_was_a_members_is_nobodys_again() {
         let starting = tokio::spawn(cluster.launch(new));
         let asked = *ids.iter().find(|id| **id != old).expect("others");
         let channel = cluster.channel(asked);
-        unary(&channel, add_learner(new, cluster.peer_address(new))).await.expect("it is added");
+        let request = add_learner(new, cluster.peer_address(new));
+        while let Err(status) = unary(&channel, request.clone()).await {
+            assert!(status.message().contains("no node answers"), "it is just starting: {status}");
+        }
         cluster.adopt(new, starting.await.expect("it does not panic").expect("it starts"));
         cluster.caught_up().await;
         unary(&channel, promote(new)).await.expect("it has caught up");

@@ -512,7 +512,7 @@ pub struct OperateRequest {
     #[prost(message, optional, tag = "5")]
     pub caller: ::core::option::Option<OperateCaller>,
     /// What is asked for.
-    #[prost(oneof = "operate_request::Change", tags = "6, 7, 8, 9")]
+    #[prost(oneof = "operate_request::Change", tags = "6, 7, 8, 9, 10")]
     pub change: ::core::option::Option<operate_request::Change>,
 }
 /// Nested message and enum types in `OperateRequest`.
@@ -532,6 +532,9 @@ pub mod operate_request {
         /// Cluster.TransferLeader.
         #[prost(message, tag = "9")]
         TransferLeader(super::super::super::v1::ClusterTransferLeaderRequest),
+        /// Cluster.ClaimNodeId.
+        #[prost(message, tag = "10")]
+        ClaimNodeId(super::super::super::v1::ClusterClaimNodeIdRequest),
     }
 }
 /// OperateCaller is who asks for a change of the cluster, as the node that was asked has found out.
@@ -548,7 +551,7 @@ pub struct OperateCaller {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct OperateResponse {
     /// What became of it.
-    #[prost(oneof = "operate_response::Result", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "operate_response::Result", tags = "1, 2, 3, 4, 5, 6")]
     pub result: ::core::option::Option<operate_response::Result>,
 }
 /// Nested message and enum types in `OperateResponse`.
@@ -571,6 +574,9 @@ pub mod operate_response {
         /// It failed, as the caller is told.
         #[prost(message, tag = "5")]
         Error(super::super::super::v1::CallStatus),
+        /// Cluster.ClaimNodeId.
+        #[prost(message, tag = "6")]
+        ClaimNodeId(super::super::super::v1::ClusterClaimNodeIdResponse),
     }
 }
 /// RefusalReason says why a question or proposal was refused before it was proposed.

@@ -1399,6 +1399,23 @@ pub struct ClusterTransferLeaderResponse {
     #[prost(message, optional, tag = "3")]
     pub plan: ::core::option::Option<ClusterPlan>,
 }
+/// ClusterClaimNodeIdRequest asks for Cluster.ClaimNodeId.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterClaimNodeIdRequest {
+    /// The data directory: 128 random bits that were drawn for it, as 32 hexadecimal digits.
+    #[prost(string, tag = "1")]
+    pub incarnation: ::prost::alloc::string::String,
+}
+/// ClusterClaimNodeIdResponse answers Cluster.ClaimNodeId.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterClaimNodeIdResponse {
+    /// What the answer is worth.
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<ResponseHeader>,
+    /// The id.
+    #[prost(uint64, tag = "2")]
+    pub node_id: u64,
+}
 /// ClusterMetricsRequest asks for Cluster.Metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ClusterMetricsRequest {
@@ -1669,6 +1686,32 @@ pub mod cluster_client {
                 .insert(GrpcMethod::new("tally.v1.Cluster", "TransferLeader"));
             self.inner.unary(req, path, codec).await
         }
+        /// ClaimNodeId gives a data directory the next free id, with which its node can be added. The same directory is given
+        /// the same id again.
+        pub async fn claim_node_id(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ClusterClaimNodeIdRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterClaimNodeIdResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tally.v1.Cluster/ClaimNodeId",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tally.v1.Cluster", "ClaimNodeId"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Metrics shows what a node measures, as its metrics port does. It takes the right that Status takes.
         pub async fn metrics(
             &mut self,
@@ -1770,6 +1813,15 @@ pub mod cluster_server {
             request: tonic::Request<super::ClusterTransferLeaderRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ClusterTransferLeaderResponse>,
+            tonic::Status,
+        >;
+        /// ClaimNodeId gives a data directory the next free id, with which its node can be added. The same directory is given
+        /// the same id again.
+        async fn claim_node_id(
+            &self,
+            request: tonic::Request<super::ClusterClaimNodeIdRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterClaimNodeIdResponse>,
             tonic::Status,
         >;
         /// Metrics shows what a node measures, as its metrics port does. It takes the right that Status takes.
@@ -2078,6 +2130,51 @@ pub mod cluster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TransferLeaderSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tally.v1.Cluster/ClaimNodeId" => {
+                    #[allow(non_camel_case_types)]
+                    struct ClaimNodeIdSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::ClusterClaimNodeIdRequest>
+                    for ClaimNodeIdSvc<T> {
+                        type Response = super::ClusterClaimNodeIdResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ClusterClaimNodeIdRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::claim_node_id(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ClaimNodeIdSvc(inner);
                         let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -5495,7 +5592,7 @@ pub struct Call {
     /// The request. Required.
     #[prost(
         oneof = "call::Request",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 60, 61, 62"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 57, 60, 61, 62"
     )]
     pub request: ::core::option::Option<call::Request>,
 }
@@ -5579,6 +5676,9 @@ pub mod call {
         /// Cluster.Diagnose.
         #[prost(message, tag = "56")]
         ClusterDiagnose(super::ClusterDiagnoseRequest),
+        /// Cluster.ClaimNodeId.
+        #[prost(message, tag = "57")]
+        ClusterClaimNodeId(super::ClusterClaimNodeIdRequest),
         /// Auth.Change.
         #[prost(message, tag = "60")]
         AuthChange(super::AuthChangeRequest),
@@ -5606,7 +5706,7 @@ pub struct Answer {
     /// The response, or the error.
     #[prost(
         oneof = "answer::Response",
-        tags = "2, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 60, 61, 62"
+        tags = "2, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 57, 60, 61, 62"
     )]
     pub response: ::core::option::Option<answer::Response>,
 }
@@ -5693,6 +5793,9 @@ pub mod answer {
         /// Cluster.Diagnose.
         #[prost(message, tag = "56")]
         ClusterDiagnose(super::ClusterDiagnoseResponse),
+        /// Cluster.ClaimNodeId.
+        #[prost(message, tag = "57")]
+        ClusterClaimNodeId(super::ClusterClaimNodeIdResponse),
         /// Auth.Change.
         #[prost(message, tag = "60")]
         AuthChange(super::AuthChangeResponse),

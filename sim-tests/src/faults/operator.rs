@@ -199,7 +199,8 @@ impl Desk {
         let peer_address = format!("{}:{PEER_PORT}", host_of(new));
         self.until_done(cluster, "add learner", |mut client| {
             let peer_address = peer_address.clone();
-            let request = v1::ClusterAddLearnerRequest { node_id: new, peer_address, preview: false };
+            let request =
+                v1::ClusterAddLearnerRequest { node_id: new, peer_address, preview: false };
             async move { client.add_learner(request).await.map(drop) }
         })
         .await;
