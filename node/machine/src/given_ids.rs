@@ -16,11 +16,9 @@
 //! anybody out, so no id leaves the membership without one.
 //!
 //! **What breaks it:** a membership that loses a member without [`NodeIdCommand::Retire`], or a record that is
-//! removed. (`an_id_is_given_once`; in the simulator the bug `id-handed-out-twice`.)
+//! removed. (`an_id_is_given_once`.)
 
 use std::ops::ControlFlow;
-
-use tally_seeded_bugs as seeded_bugs;
 
 use super::{
     keys::{RecordKey, Space},
@@ -69,7 +67,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         }
         let node_id = if wanted == 0 { next_id } else { wanted };
         let is_used = ids.iter().any(|(id, _)| *id == node_id);
-        if node_id == 0 || (is_used && !seeded_bugs::is_on("id-handed-out-twice")) {
+        if node_id == 0 || is_used {
             return Answer::NodeIdRefused { next_id };
         }
         let record = NodeIdRecord { incarnation: incarnation.to_owned(), retired: false };

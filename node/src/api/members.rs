@@ -4,8 +4,8 @@
 //! that it has found (`who`), as it does for a write. Whether that caller may do it is decided by the leader, by a state
 //! that is as new as the moment at which it was asked: it waits for a read index first. The node that forwards has no
 //! say, neither for nor against, and its own rights (a node may do everything on the peer port) are nobody's. What breaks
-//! it: a decision by the state of the node that was asked, which may be behind; in the simulator the bug
-//! `member-forwarder-speaks`.
+//! it: a decision by the state of the node that was asked, which may be behind, or the caller taken from who sends the
+//! message. (`a_change_of_the_cluster_that_is_forwarded_is_its_callers`.)
 //!
 //! **What is known of a failure.** As of a write: a leader to which no connection could be made has seen nothing, so
 //! another is looked for; a question that was sent and not answered has an unknown outcome. Each step may be asked for
@@ -18,7 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tally_proto::{
     peer::v1::{self as wire, operate_request::Change, operate_response::Result as Done},
-    reason, seeded_bugs,
+    reason,
     status::StatusBuilder,
     v1::{self, CallStatus},
 };
@@ -339,11 +339,6 @@ impl Operates for Api {
         let call = self.call_until(now, deadline, &request.request_id, WhenFull::Refuse);
         let caller =
             request.caller.map(|wire::OperateCaller { user, token }| Caller { user, token });
-        // Nodes may do everything, so this lets everybody do what a node may.
-        let caller = match seeded_bugs::is_on("member-forwarder-speaks") {
-            true => caller.map(|_| Caller { user: 1, token: 0 }),
-            false => caller,
-        };
         let call = Call { who: Who::forwarded(caller), ..call };
         let result = match request.change {
             Some(change) => self.operate_here(&call, change).await,

@@ -13,8 +13,8 @@
 //! for until it is done; the leader looks for it at its address, as it does for anybody. Sent twice it changes nothing.
 //! From then on the directory has a log, and no further start asks for anything.
 //!
-//! **What breaks it:** an id that is taken from what a member shows as the next one, and not claimed.
-//! (`two_that_join_at_once_have_two_ids`.)
+//! **What breaks it:** an id that is taken from what a member shows as the next one, and not claimed. (Of the machine's
+//! tests: `an_id_is_given_once`.)
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
