@@ -23,10 +23,6 @@ use crate::machine::{
     node_ids::NodeIdCommand,
 };
 
-/// A learner that is further behind is not made a voter yet: as one, it would be counted for
-/// majorities that it can't help to reach.
-pub(super) const PROMOTION_LAG_MAX: u64 = 1000;
-
 /// Why a membership change did not happen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MemberError {
@@ -179,6 +175,15 @@ impl Consensus {
                  above those that were used: use an empty directory, and say an id"
                     .to_owned(),
             )),
+        }
+    }
+
+    /// The plan of a step that may be done.
+    fn allowed(&self, step: &Step, met: &[u64]) -> Result<Plan, MemberError> {
+        let mut plan = self.plan(step, met);
+        match plan.refusal.take() {
+            Some(refusal) => Err(MemberError::Refused(refusal)),
+            None => Ok(plan),
         }
     }
 

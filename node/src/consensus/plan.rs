@@ -5,11 +5,12 @@
 
 use std::collections::BTreeSet;
 
-use super::{
-    Consensus,
-    members::{MemberError, PROMOTION_LAG_MAX},
-};
+use super::Consensus;
 use crate::machine::given_ids::{next_node_id, node_id_record};
+
+/// A learner that is further behind is not made a voter yet: as one, it would be counted for
+/// majorities that it can't help to reach.
+const PROMOTION_LAG_MAX: u64 = 1000;
 
 /// A set of voters, and whom of them the leader hears.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -275,15 +276,6 @@ impl Consensus {
         let replication = self.leadership().metrics().replication?;
         let matched = replication.get(&node_id)?.as_ref()?.index;
         Some(self.leadership().commit_index().saturating_sub(matched))
-    }
-
-    /// The plan of a step that may be done.
-    pub(super) fn allowed(&self, step: &Step, met: &[u64]) -> Result<Plan, MemberError> {
-        let mut plan = self.plan(step, met);
-        match plan.refusal.take() {
-            Some(refusal) => Err(MemberError::Refused(refusal)),
-            None => Ok(plan),
-        }
     }
 }
 
