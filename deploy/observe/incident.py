@@ -270,7 +270,7 @@ def main():
                lambda: cluster.start(at["killed"]))
     story.play("disk filled", ["TallyDiskFull"], fill,
                lambda: (cluster.data(at["filled"]) / "somebody-else").unlink())
-    story.play("follower cut off", ["TallyNoQuorum", "TallyStaleNode"], cut, cluster.join, picture)
+    story.play("follower cut off", ["TallyNoQuorum", "TallyStaleNode", "TallyQuorumAtRisk"], cut, cluster.join, picture)
     story.play("certificate about to end", ["TallyCertificateEndsIn1Day"], short, lambda: cluster.certify(1, 365))
     if load.poll() is not None:
         raise SystemExit(f"FAILED: the load ended: {(given.work / 'load.log').read_text()}")
