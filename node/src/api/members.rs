@@ -188,7 +188,7 @@ impl Api {
         Ok(match change {
             Change::AddLearner(request) => {
                 let plan = self.add_learner(call, request, &met).await?;
-                let plan = Some(plan_to_wire(plan));
+                let plan = Some(Box::new(plan_to_wire(plan)));
                 Done::AddLearner(v1::ClusterAddLearnerResponse { header: header(), plan })
             }
             Change::Promote(v1::ClusterPromoteRequest {
@@ -201,7 +201,7 @@ impl Api {
                     true => self.consensus.plan(&step, &met),
                     false => self.consensus.promote(node_id, accept_fewer_failures, &met).await?,
                 };
-                let plan = Some(plan_to_wire(plan));
+                let plan = Some(Box::new(plan_to_wire(plan)));
                 Done::Promote(v1::ClusterPromoteResponse { header: header(), plan })
             }
             Change::Remove(v1::ClusterRemoveRequest {
@@ -214,7 +214,7 @@ impl Api {
                     true => self.consensus.plan(&step, &met),
                     false => self.consensus.remove(node_id, accept_fewer_failures, &met).await?,
                 };
-                let plan = Some(plan_to_wire(plan));
+                let plan = Some(Box::new(plan_to_wire(plan)));
                 Done::Remove(v1::ClusterRemoveResponse { header: header(), plan })
             }
             Change::ClaimNodeId(v1::ClusterClaimNodeIdRequest { incarnation }) => {
@@ -229,7 +229,7 @@ impl Api {
                     true => self.node.own.node_id,
                     false => self.consensus.transfer_leader(to, TRANSFER_PATIENCE).await?,
                 };
-                let plan = Some(plan_to_wire(plan));
+                let plan = Some(Box::new(plan_to_wire(plan)));
                 Done::TransferLeader(v1::ClusterTransferLeaderResponse {
                     header: header(),
                     leader_id,

@@ -254,7 +254,7 @@ fn plan_of(response: v1::answer::Response) -> v1::ClusterPlan {
         v1::answer::Response::ClusterRemove(response) => response.plan,
         other => panic!("not a change of the membership: {other:?}"),
     };
-    plan.expect("it has a plan")
+    *plan.expect("it has a plan")
 }
 
 async fn preview(cluster: &Cluster, asked: u64, request: Request) -> v1::ClusterPlan {

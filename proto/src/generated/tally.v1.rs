@@ -1325,8 +1325,8 @@ pub struct ClusterAddLearnerResponse {
     #[prost(message, optional, tag = "1")]
     pub header: ::core::option::Option<ResponseHeader>,
     /// What it did, or would do.
-    #[prost(message, optional, tag = "2")]
-    pub plan: ::core::option::Option<ClusterPlan>,
+    #[prost(message, optional, boxed, tag = "2")]
+    pub plan: ::core::option::Option<::prost::alloc::boxed::Box<ClusterPlan>>,
 }
 /// ClusterPromoteRequest asks for Cluster.Promote.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1349,8 +1349,8 @@ pub struct ClusterPromoteResponse {
     #[prost(message, optional, tag = "1")]
     pub header: ::core::option::Option<ResponseHeader>,
     /// What it did, or would do.
-    #[prost(message, optional, tag = "2")]
-    pub plan: ::core::option::Option<ClusterPlan>,
+    #[prost(message, optional, boxed, tag = "2")]
+    pub plan: ::core::option::Option<::prost::alloc::boxed::Box<ClusterPlan>>,
 }
 /// ClusterRemoveRequest asks for Cluster.Remove.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1373,8 +1373,8 @@ pub struct ClusterRemoveResponse {
     #[prost(message, optional, tag = "1")]
     pub header: ::core::option::Option<ResponseHeader>,
     /// What it did, or would do.
-    #[prost(message, optional, tag = "2")]
-    pub plan: ::core::option::Option<ClusterPlan>,
+    #[prost(message, optional, boxed, tag = "2")]
+    pub plan: ::core::option::Option<::prost::alloc::boxed::Box<ClusterPlan>>,
 }
 /// ClusterTransferLeaderRequest asks for Cluster.TransferLeader.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1396,8 +1396,8 @@ pub struct ClusterTransferLeaderResponse {
     #[prost(uint64, tag = "2")]
     pub leader_id: u64,
     /// What it did, or would do.
-    #[prost(message, optional, tag = "3")]
-    pub plan: ::core::option::Option<ClusterPlan>,
+    #[prost(message, optional, boxed, tag = "3")]
+    pub plan: ::core::option::Option<::prost::alloc::boxed::Box<ClusterPlan>>,
 }
 /// ClusterClaimNodeIdRequest asks for Cluster.ClaimNodeId.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -71,7 +71,7 @@ impl<'a> Operator<'a> {
             ($call:expr) => {{
                 let call = $call;
                 let call = if preview { call.preview() } else { call };
-                call.await?.plan
+                call.await?.plan.map(|plan| *plan)
             }};
         }
         macro_rules! accepting {
