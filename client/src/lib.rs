@@ -63,7 +63,6 @@ mod exchange;
 mod failure;
 mod health;
 mod held;
-mod members;
 mod node;
 mod outcome;
 mod paging;

@@ -30,7 +30,6 @@ pub mod membership;
 mod news;
 pub mod others;
 mod pace;
-pub mod plan;
 pub mod propose;
 pub mod raft;
 pub mod raft_config;
@@ -127,8 +126,6 @@ struct Inner {
     /// True while no quorum, or no leader, has been heard of for two election timeouts.
     quorum_lost: watch::Receiver<bool>,
     shutting_down: AtomicBool,
-    /// Held while the membership is changed from here: what was looked at before still holds then.
-    changing_members: tokio::sync::Mutex<()>,
     tracer: Tracer,
     metrics: Arc<Metrics>,
 }
@@ -266,7 +263,6 @@ impl Consensus {
                 session_loads: guard::SessionLoads::default(),
                 quorum_lost,
                 shutting_down: AtomicBool::new(false),
-                changing_members: tokio::sync::Mutex::default(),
                 tracer,
                 metrics,
             }),
