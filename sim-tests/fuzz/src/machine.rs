@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use tally_machine::{
+    auth::{RoleLimit, RoleRecord, TokenRecord, UserIdRecord, UserRecord},
     codec,
     command::{Batch, CounterRecord, KeyRecord},
     keys::RecordKey,
@@ -64,7 +65,7 @@ fn same<R: Record + PartialEq + std::fmt::Debug>(bytes: &Bytes) -> bool {
     true
 }
 
-pub(crate) const RECORDS: usize = 11;
+pub(crate) const RECORDS: usize = 16;
 
 /// Which kind of record, then its bytes.
 pub(crate) fn record(bytes: &[u8]) {
@@ -100,6 +101,11 @@ pub(crate) fn record(bytes: &[u8]) {
                 assert_eq!(again[2..again.len() - 4], sealed[2..sealed.len() - 4]);
             }
         }
+        11 => drop(same::<UserRecord>(&bytes)),
+        12 => drop(same::<UserIdRecord>(&bytes)),
+        13 => drop(same::<RoleRecord>(&bytes)),
+        14 => drop(same::<TokenRecord>(&bytes)),
+        15 => drop(same::<RoleLimit>(&bytes)),
         _ => {
             if let Some((_, again)) = tally_storage::fuzzing::pointer(&bytes) {
                 assert_eq!(again.as_bytes(), &bytes[..], "a pointer has one encoding");

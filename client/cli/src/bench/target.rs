@@ -51,9 +51,7 @@ impl Target {
             }
             TargetName::Echo => Self::Echo(Arc::new(echo::Target::connect(endpoints, bench)?)),
             #[cfg(feature = "peers")]
-            TargetName::Etcd => {
-                Self::Etcd(Arc::new(etcd::Target::connect(endpoints, bench).await?))
-            }
+            TargetName::Etcd => Self::Etcd(Arc::new(etcd::Target::connect(common, bench).await?)),
             #[cfg(feature = "peers")]
             TargetName::Redis => Self::Redis(redis::Target::new(endpoints, bench)?),
             #[cfg(feature = "peers")]

@@ -5,6 +5,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use bytes::Bytes;
 use tally_client::history::{Answer, Part, Record as Line, Status};
 use tally_machine::{
+    auth::{
+        AuthCommand, Permissions, RoleLimit, RoleRecord, Rule, Scope, TokenRecord, UserIdRecord,
+        UserRecord,
+    },
     codec,
     command::{
         Action, Answer as Reply0, ApplyStep, Batch, Command, Comparison, Condition, CounterChange,
@@ -51,6 +55,9 @@ fn entries() -> Vec<Seed> {
         Action::CloseSession { session_id: 7 },
         Action::Tick,
         Action::CreateCluster { cluster_id: 1 << 100, settings: Settings::default() },
+        Action::Auth(AuthCommand::Begin { secret_hash: [7; 32] }),
+        Action::Auth(AuthCommand::PutRole { name: name(), role: role() }),
+        Action::Auth(AuthCommand::PutUser { name: name(), roles: vec![name(), name()] }),
     ];
     let command = |action| Command {
         caller: None,
@@ -89,6 +96,34 @@ fn replies() -> Vec<Reply> {
     [Ok(Reply0::Apply { else_branch: false, answers }), Ok(Reply0::Done), Err(below)]
         .map(|result| Reply { result, revision: 9, replayed: false, kept, hidden: false })
         .into()
+}
+
+fn role() -> RoleRecord {
+    let rule = |scope, prefix: &str| Rule {
+        scope,
+        prefix: prefix.to_owned(),
+        permissions: Permissions::READ.and(Permissions::DECREASE),
+    };
+    let rules = vec![rule(Scope::Counters, "stock/"), rule(Scope::Keys, "")];
+    RoleRecord { rules, admin: false, monitor: true }
+}
+
+fn records_of_auth() -> Vec<(usize, Bytes)> {
+    let user = UserRecord { name: "till".to_owned(), roles: vec!["a".to_owned(), "b".to_owned()] };
+    let token = TokenRecord {
+        user: 300,
+        secret_hash: [9; 32],
+        label: "the till at the door".to_owned(),
+        created_wall_time_ms: 1,
+        expires_wall_time_ms: u64::MAX,
+    };
+    vec![
+        (11, user.encode()),
+        (12, UserIdRecord { id: 300 }.encode()),
+        (13, role().encode()),
+        (14, token.encode()),
+        (15, RoleLimit { operations_per_second: 300, burst: 1 }.encode()),
+    ]
 }
 
 fn records() -> Vec<Seed> {
@@ -138,6 +173,7 @@ fn records() -> Vec<Seed> {
         (8, meta),
         (10, pointer.into()),
     ];
+    seeds.extend(records_of_auth());
     let owner = "10.0.0.7".parse().expect("an address");
     for key in [
         RecordKey::Meta,

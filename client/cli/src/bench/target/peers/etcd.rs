@@ -5,23 +5,21 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use prost::Message;
 use tally_client::ReadLevel;
-use tonic::{
-    client::Grpc,
-    codegen::http::uri::PathAndQuery,
-    transport::{Channel, Endpoint},
-};
+use tonic::{client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
 
 use super::etcd_api::{
     Compare, CompareTarget, Compared, PutRequest, PutResponse, RangeRequest, RangeResponse,
     Request, RequestOp, TxnRequest, TxnResponse,
 };
 use crate::{
+    args::Common,
     bench::{
         args::Bench,
         workload::{Step, account, counter, hot, key},
     },
     load::Failed,
     output::Failure,
+    tls::Secrets,
 };
 
 const RANGE: PathAndQuery = PathAndQuery::from_static("/etcdserverpb.KV/Range");
@@ -40,10 +38,12 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    pub(crate) async fn connect(endpoints: &[String], bench: &Bench) -> Result<Self, Failure> {
+    pub(crate) async fn connect(common: &Common, bench: &Bench) -> Result<Self, Failure> {
+        // With authentication on, etcd knows a caller by the common name of its certificate.
+        let secrets = Secrets::read(&common.tls, &common.endpoints)?;
         let mut channels = Vec::new();
-        for at in endpoints.iter().cycle().take(bench.connections as usize) {
-            let endpoint = Endpoint::from_shared(format!("http://{at}"));
+        for at in common.endpoints.iter().cycle().take(bench.connections as usize) {
+            let endpoint = secrets.endpoint(at);
             let endpoint = endpoint.map_err(|error| Failure::usage(format!("{at}: {error}")))?;
             // As our own client does, so that both send alike.
             let channel = tally_client::connect(endpoint).await;
