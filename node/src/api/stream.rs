@@ -186,7 +186,6 @@ async fn read_calls(
                 record.count();
             }
             let size = call.encoded_len();
-            api.consensus.pace(guest.identity()).await;
             let place = connection.place(guest.identity()).await;
             let bytes = Arc::clone(&connection).request(size).await;
             let answer = connection.answer(answer_bytes_of(&call)).await;

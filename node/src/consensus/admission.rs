@@ -158,21 +158,6 @@ impl Room {
         })
     }
 
-    /// Whether an identity has more than so many writes, or bytes of writes, under way.
-    pub(super) fn has_more_than(&self, identity: Identity, limit: [usize; 2]) -> bool {
-        self.shares.is_above(identity, limit)
-    }
-
-    /// Waits, if an identity has more than `high` under way, until it has no more than `low`.
-    pub(super) async fn wait_while_above(
-        &self,
-        identity: Identity,
-        high: [usize; 2],
-        low: [usize; 2],
-    ) {
-        self.shares.wait_while_above(identity, high, low).await;
-    }
-
     /// How often a client would have had more than its share.
     pub(super) fn shares_exceeded(&self) -> u64 {
         self.shares.exceeded()

@@ -29,7 +29,6 @@ pub mod members;
 pub mod membership;
 mod news;
 pub mod others;
-mod pace;
 pub mod propose;
 pub mod raft;
 pub mod raft_config;
@@ -118,7 +117,6 @@ struct Inner {
     clock: Arc<dyn Clock>,
     queue: mpsc::Sender<Proposal>,
     room: Room,
-    crowd: pace::Crowd,
     election_timeout_max: Duration,
     /// True while the disk is nearly full.
     disk_nearly_full: watch::Receiver<bool>,
@@ -219,7 +217,6 @@ impl Consensus {
         // What is admitted finds a place, also beside the node's own commands, which take no room.
         let (queue, proposals) = mpsc::channel(writes_in_flight + OWN_COMMANDS_MAX);
         let (quorum_lost_sender, quorum_lost) = watch::channel(false);
-        let crowd = pace::Crowd::default();
         let proposer = Proposer {
             raft: raft.clone(),
             leadership: leadership.clone(),
@@ -232,7 +229,6 @@ impl Consensus {
             clock: Arc::clone(&clock),
             queue: proposals,
             entries_in_flight,
-            crowd: crowd.clone(),
             tracer: tracer.clone(),
             quorum_lost: quorum_lost.clone(),
             metrics: Arc::clone(&metrics),
@@ -257,7 +253,6 @@ impl Consensus {
                 clock,
                 queue,
                 room: Room::new(writes_in_flight, write_bytes_in_flight, share),
-                crowd,
                 election_timeout_max,
                 disk_nearly_full,
                 session_loads: guard::SessionLoads::default(),
@@ -395,11 +390,6 @@ impl Consensus {
             () = self.leadership().lost() => Err(NotProposed::NotLeader(self.leadership().hint())),
             admitted = self.admit(identity, size_bytes, WhenFull::Wait, until) => admitted,
         }
-    }
-
-    /// To be waited for before one more call of a stream is read: lets others pass, if this client keeps them waiting.
-    pub async fn pace(&self, identity: Identity) {
-        self.inner.crowd.pace(&self.inner.room, identity).await;
     }
 
     /// Room for one write, if there is some at once.

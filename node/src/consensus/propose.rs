@@ -49,7 +49,6 @@ use super::{
     error::{Error, NotProposed, Unknown},
     leader::Leadership,
     log_time::LogTime,
-    pace::Crowd,
     raft::Raft,
     traced::CONTEXTS_MAX,
     types::{AppliedAt, EntryPayload, TypeConfig},
@@ -234,8 +233,6 @@ pub(super) struct Proposer {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) queue: mpsc::Receiver<Proposal>,
     pub(super) entries_in_flight: usize,
-    /// Told whether light clients wait for heavy ones.
-    pub(super) crowd: Crowd,
     pub(super) tracer: Tracer,
     /// Set while this node leads and reaches no quorum.
     pub(super) quorum_lost: watch::Receiver<bool>,
@@ -278,9 +275,7 @@ impl Proposer {
             while let Ok(proposal) = self.queue.try_recv() {
                 turns.put(proposal);
             }
-            let are_short = turns.are_short(Instant::now());
-            self.crowd.set(are_short);
-            let (heavy, heavy_place) = match are_short {
+            let (heavy, heavy_place) = match turns.are_short(Instant::now()) {
                 false => (Heavy::All, None),
                 true => match Arc::clone(heavy_places).try_acquire_owned() {
                     Ok(place) => (Heavy::Some, Some(place)),

@@ -87,8 +87,6 @@ struct Account<const N: usize> {
     shares: usize,
     /// Somebody waits for it; made by the first who does.
     freed: Option<Arc<Notify>>,
-    /// Somebody waits until no more than this is held.
-    low: Option<([usize; N], Arc<Notify>)>,
 }
 
 /// What one holds, given back when it is dropped.
@@ -174,27 +172,6 @@ impl<const N: usize> Shares<N> {
         Ok(Share { of: Arc::clone(self), identity, amount })
     }
 
-    /// Whether an identity holds more than this of anything.
-    pub fn is_above(&self, identity: Identity, limit: [usize; N]) -> bool {
-        self.lock().by.get(&identity).is_some_and(|account| account.is_above(&limit))
-    }
-
-    /// Waits, if an identity holds more than `high` of anything, until it holds no more than `low` of everything.
-    /// Who waits for one identity waits for the same `low`.
-    pub async fn wait_while_above(&self, identity: Identity, high: [usize; N], low: [usize; N]) {
-        let calm = {
-            let mut held = self.lock();
-            let Some(account) = held.by.get_mut(&identity) else { return };
-            if !account.is_above(&high) {
-                return;
-            }
-            let (_, calm) = account.low.get_or_insert_with(|| (low, Arc::default()));
-            // Made under the lock, so that what is given back from here on ends it.
-            Arc::clone(calm).notified_owned()
-        };
-        calm.await;
-    }
-
     fn lock(&self) -> MutexGuard<'_, HeldBy<N>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -202,11 +179,7 @@ impl<const N: usize> Shares<N> {
 
 impl<const N: usize> Account<N> {
     fn nothing() -> Account<N> {
-        Account { held: [0; N], shares: 0, freed: None, low: None }
-    }
-
-    fn is_above(&self, limit: &[usize; N]) -> bool {
-        self.held.iter().zip(limit).any(|(held, limit)| held > limit)
+        Account { held: [0; N], shares: 0, freed: None }
     }
 }
 
@@ -232,12 +205,6 @@ impl<const N: usize> Drop for Share<N> {
         }
         if let Some(freed) = &account.freed {
             freed.notify_waiters();
-        }
-        if let Some((low, _)) = &account.low
-            && !account.is_above(low)
-            && let Some((_, calm)) = account.low.take()
-        {
-            calm.notify_waiters();
         }
         if account.shares == 0 {
             by.remove(&self.identity);
@@ -290,28 +257,6 @@ mod tests {
         assert_eq!(shares.take(address, [1]).unwrap_err(), 0);
         drop(held);
         assert!(shares.lock().by.is_empty() && shares.lock().all == [0]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_holds_too_much_waits_until_it_holds_little() {
-        let shares = Shares::new([100, 100], ShareRule::NONE);
-        let mut held: Vec<_> = (0..5).map(|_| shares.take(ONE, [2, 9]).unwrap()).collect();
-        shares.wait_while_above(ONE, [10, 45], [4, 20]).await;
-        shares.wait_while_above(OTHER, [0, 0], [0, 0]).await;
-        let waiting = tokio::spawn({
-            let shares = Arc::clone(&shares);
-            async move { shares.wait_while_above(ONE, [10, 44], [4, 20]).await }
-        });
-        for _ in 0..2 {
-            tokio::task::yield_now().await;
-            held.pop();
-        }
-        tokio::task::yield_now().await;
-        assert!(!waiting.is_finished(), "it holds 6 of the first and 27 of the second");
-        held.pop();
-        waiting.await.unwrap();
-        drop(held);
-        assert!(shares.lock().by.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
