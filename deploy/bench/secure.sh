@@ -41,11 +41,11 @@ declare -A flags=()
 certificates=$scratch/certificates
 make_certificates() {
     local id
-    "$tally" cert --dir "$certificates" init >/dev/null
+    "$tally" cert init --dir "$certificates" >/dev/null
     for id in 1 2 3; do
-        "$tally" cert --dir "$certificates" node "$id" --hosts 127.0.0.1,localhost --cluster bench >/dev/null
+        "$tally" cert node "$id" --hosts 127.0.0.1,localhost --cluster bench --dir "$certificates" >/dev/null
     done
-    "$tally" cert --dir "$certificates" client root >/dev/null
+    "$tally" cert client root --dir "$certificates" >/dev/null
 }
 
 # Starts a cluster of Tally and waits for it. Arguments: its name, what is added to each port, flags of its nodes, in
