@@ -215,10 +215,7 @@ impl Api {
     ) -> Result<Who, CallStatus> {
         let anybody = Who::at(from);
         if self.node.authentication && !self.is_enabled() {
-            // What is switched off decides nothing in apply, so nobody is let in.
-            let why = "this node asks for authentication, and in its cluster that is switched off: \
-                       `tally auth enable` at a node that does not ask for it";
-            return Err(self.unauthenticated(call, kind, why));
+            self.learn_whether_enabled(call, kind).await?;
         }
         if shown.is_nothing() {
             return match self.asks_who() {
@@ -254,6 +251,27 @@ impl Api {
             Err(_) if !self.asks_who() => Ok(anybody),
             Err(why) => Err(self.unauthenticated(call, kind, why)),
         }
+    }
+
+    /// This node asks who calls, and by its state nobody is asked. That refuses a caller for good, so it must be so
+    /// in the cluster and not only here: a node may be behind, and a cluster that begins with authentication has it
+    /// from the entry on that founds it. Its first token is in the file before, for whoever waits for that file.
+    async fn learn_whether_enabled(&self, call: &Call, kind: Kind) -> Result<(), CallStatus> {
+        let level = Level::Linearizable;
+        let round = self.consensus.reads().permit(&level, call.deadline).await.map(drop);
+        if let Err(error) = round {
+            return Err(self.can_not_say(call, kind, &error));
+        }
+        if !self.consensus.cluster_id().wait(call.deadline).await {
+            return Err(self.can_not_say(call, kind, &ReadError::Deadline));
+        }
+        if self.is_enabled() {
+            return Ok(());
+        }
+        // What is switched off decides nothing in apply, so nobody is let in.
+        let why = "this node asks for authentication, and in its cluster that is switched off: `tally auth enable` at \
+                   a node that does not ask for it";
+        Err(self.unauthenticated(call, kind, why))
     }
 
     /// Refuses who has shown something that is over by now.

@@ -20,25 +20,44 @@ pub(crate) struct GaugedDisk {
 /// Open, or shut until the test opens it: what waits behind it waits for an event, however fast the
 /// machine is.
 #[derive(Debug, Clone)]
-pub(crate) struct Gate(watch::Sender<bool>);
+pub(crate) struct Gate {
+    is_open: watch::Sender<bool>,
+    shuts_with: Arc<Mutex<Option<String>>>,
+}
 
 impl Default for Gate {
     fn default() -> Self {
-        Gate(watch::Sender::new(true))
+        Gate { is_open: watch::Sender::new(true), shuts_with: Arc::default() }
     }
 }
 
 impl Gate {
     pub(crate) fn shut(&self) {
-        self.0.send_replace(false);
+        self.is_open.send_replace(false);
+    }
+
+    /// Shuts as soon as a file of this name is opened, before anything is done with it.
+    pub(crate) fn shut_with(&self, name: &str) {
+        *self.shuts_with.lock().unwrap_or_else(PoisonError::into_inner) = Some(name.to_owned());
+    }
+
+    pub(crate) fn is_shut(&self) -> bool {
+        !*self.is_open.borrow()
+    }
+
+    fn opened(&self, name: &str) {
+        let mut shuts_with = self.shuts_with.lock().unwrap_or_else(PoisonError::into_inner);
+        if shuts_with.take_if(|awaited| awaited == name).is_some() {
+            self.shut();
+        }
     }
 
     pub(crate) fn open(&self) {
-        self.0.send_replace(true);
+        self.is_open.send_replace(true);
     }
 
     async fn pass(&self) {
-        let open = self.0.subscribe().wait_for(|is_open| *is_open).await.map(|_| ());
+        let open = self.is_open.subscribe().wait_for(|is_open| *is_open).await.map(|_| ());
         open.expect("the gate lives as long as whoever waits at it");
     }
 }
@@ -54,6 +73,9 @@ impl Disk for GaugedDisk {
     }
 
     async fn open(&self, path: &str, mode: OpenMode) -> io::Result<Box<dyn File>> {
+        if matches!(mode, OpenMode::CreateNew) {
+            self.syncs.opened(path);
+        }
         let real = self.real.open(path, mode).await?;
         Ok(Box::new(GaugedFile { real, syncs: self.syncs.clone() }))
     }

@@ -1,12 +1,18 @@
 //! What a node refuses to start on: another's directory, a newer format, damage, a wiped disk under
 //! a known id, addresses of another cluster. Each refusal names the file, the reason and the way
-//! out, and nothing is changed or deleted.
+//! out, and nothing is changed or deleted. And what a cluster that begins with authentication begins with.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tally_client::{Client, reason};
+use tonic::Code;
 
 use crate::{
     client::unary,
-    cluster::{Cluster, files},
+    cluster::{Cluster, eventually, files},
     requests::*,
 };
 
@@ -152,4 +158,33 @@ async fn a_wiped_directory_under_a_known_id_is_refused() {
     }
     let leader = cluster.leader().await;
     unary(&cluster.channel(leader), add("a", 1)).await.expect("the others go on");
+}
+
+/// Whoever waits for the file with the first token has it before the entry that makes it count.
+#[tokio::test]
+async fn the_first_token_waits_for_the_entry_that_founds_the_cluster() {
+    let mut cluster = Cluster::prepare(1, |config| config.authentication = true);
+    cluster.syncs(1).shut_with("admin-token");
+    cluster.start_node(1).await.expect("it starts");
+    let file = cluster.data_dir(1).join("admin-token");
+    let read = || std::fs::read_to_string(&file).ok().filter(|token| token.ends_with('\n'));
+    eventually("the file is there", || read().is_some()).await;
+    assert!(cluster.syncs(1).is_shut(), "nothing is durable from here on");
+    let endpoint = [cluster.client_address(1)];
+    let at_once = Client::builder(endpoint).bearer_token(read().expect("it was there").trim());
+    let at_once = at_once.deadline(Duration::from_millis(500)).build().expect("a client");
+    for error in [
+        at_once.counter("early").add(1).await.expect_err("nothing can be written yet"),
+        at_once.counter("early").get().await.expect_err("nothing can be read yet"),
+    ] {
+        assert_ne!(error.reason(), reason::UNAUTHENTICATED, "{error}");
+        assert!(matches!(error.code(), Code::Unavailable | Code::DeadlineExceeded), "{error:?}");
+    }
+    let patient = Client::builder([cluster.client_address(1)]);
+    let patient = patient.bearer_token(read().expect("it was there").trim());
+    let patient = patient.deadline(Duration::from_secs(8)).build().expect("a client");
+    let writing = tokio::spawn(async move { patient.counter("early").add(1).await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    cluster.syncs(1).open();
+    assert_eq!(writing.await.expect("no panic").expect("it waited").value, 1);
 }
