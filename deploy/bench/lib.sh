@@ -184,12 +184,23 @@ run() {
 
 joined() { local IFS=,; echo "$*"; }
 
+# Starts a node of a cluster of Tally. Arguments: the cluster's name, where its ports begin (those of clients above it,
+# of peers 100 further), the id, further flags, in which NODE stands for the id.
+serve_tally() {
+    local name=$1 base=$2 id=$3 member members=()
+    shift 3
+    for member in 1 2 3; do members+=("$member=127.0.0.1:$((base + 100 + member))"); done
+    run "$name$id" "$tallyd" serve --node-id "$id" --data-dir "$scratch/data/$name$id" \
+        --client-listen "127.0.0.1:$((base + id))" --peer-listen "127.0.0.1:$((base + 100 + id))" \
+        --initial-cluster "$(joined "${members[@]}")" "${@//NODE/$id}"
+}
+
+# The client addresses of three nodes whose ports begin there.
+clients_at() { joined "127.0.0.1:$(($1 + 1))" "127.0.0.1:$(($1 + 2))" "127.0.0.1:$(($1 + 3))"; }
+
 tally_node() {
     local id=$1
-    local members=1=127.0.0.1:$((PORTS + 501)),2=127.0.0.1:$((PORTS + 502)),3=127.0.0.1:$((PORTS + 503))
-    run "tally$id" "$tallyd" serve --node-id "$id" --data-dir "$scratch/data/tally$id" \
-        --client-listen "127.0.0.1:$((PORTS + 400 + id))" \
-        --peer-listen "127.0.0.1:$((PORTS + 500 + id))" --initial-cluster "$members" "${serve_flags[@]}"
+    serve_tally tally $((PORTS + 400)) "$id" "${serve_flags[@]}"
     tally_pid[id]=$started
     server_pids[tally]=$(joined "${tally_pid[@]}")
 }
@@ -208,39 +219,50 @@ start_tally() {
     local id
     mkdir -p "$scratch/data"
     tally_pid=()
-    endpoints[tally]=127.0.0.1:$((PORTS + 401)),127.0.0.1:$((PORTS + 402)),127.0.0.1:$((PORTS + 403))
+    endpoints[tally]=$(clients_at $((PORTS + 400)))
     export TALLY_ENDPOINTS=${endpoints[tally]}
     for id in 1 2 3; do tally_node "$id"; done
     within 60 tally_ready || fail "tally does not get ready; see $scratch/tally1.log"
 }
 
-start_etcd() {
-    local id members=() mine=() addresses=()
+# Starts a cluster of etcd. Arguments: its name, where its ports begin (those of peers are 100 further), http or https,
+# further flags, in which NODE stands for the id.
+serve_etcd() {
+    local name=$1 base=$2 scheme=$3 id members=() mine=()
+    shift 3
     mkdir -p "$scratch/data"
-    for id in 1 2 3; do members+=("e$id=http://127.0.0.1:$((PORTS + 700 + id))"); done
+    for id in 1 2 3; do members+=("e$id=$scheme://127.0.0.1:$((base + 100 + id))"); done
     for id in 1 2 3; do
-        run "etcd$id" "${programs[etcd]}" --name "e$id" --data-dir "$scratch/data/etcd$id" --log-level error \
-            --listen-client-urls "http://127.0.0.1:$((PORTS + 600 + id))" \
-            --advertise-client-urls "http://127.0.0.1:$((PORTS + 600 + id))" \
-            --listen-peer-urls "http://127.0.0.1:$((PORTS + 700 + id))" \
-            --initial-advertise-peer-urls "http://127.0.0.1:$((PORTS + 700 + id))" \
-            --initial-cluster "$(joined "${members[@]}")" --quota-backend-bytes 8589934592
+        run "$name$id" "${programs[etcd]}" --name "e$id" --data-dir "$scratch/data/$name$id" --log-level error \
+            --listen-client-urls "$scheme://127.0.0.1:$((base + id))" \
+            --advertise-client-urls "$scheme://127.0.0.1:$((base + id))" \
+            --listen-peer-urls "$scheme://127.0.0.1:$((base + 100 + id))" \
+            --initial-advertise-peer-urls "$scheme://127.0.0.1:$((base + 100 + id))" \
+            --initial-cluster "$(joined "${members[@]}")" --quota-backend-bytes 8589934592 "${@//NODE/$id}"
         mine+=("$started")
-        addresses+=("127.0.0.1:$((PORTS + 600 + id))")
     done
-    server_pids[etcd]=$(joined "${mine[@]}")
-    endpoints[etcd]=$(joined "${addresses[@]}")
+    server_pids[$name]=$(joined "${mine[@]}")
+    endpoints[$name]=$(clients_at "$base")
+}
+
+# From here on a cluster of etcd is asked at its leader alone: a follower only passes writes on, which would count
+# against etcd. Arguments: its name, flags of etcdctl. It stays as it was where no leader can be found.
+ask_the_leader() {
+    local name=$1 at ids
+    shift
+    has "${programs[etcd]}ctl" || return 0
+    for at in ${endpoints[$name]//,/ }; do
+        # Who answers and who leads, by their numbers: the fields of the plain output are others in each release.
+        ids=$("${programs[etcd]}ctl" --endpoints "$at" "$@" endpoint status -w json 2>/dev/null |
+            grep -oE '"(leader|member_id)":[0-9]+' | cut -d: -f2 || true)
+        if [[ $(sort -u <<<"$ids" | wc -l) == 1 && $(wc -l <<<"$ids") -ge 2 ]]; then endpoints[$name]=$at; fi
+    done
+}
+
+start_etcd() {
+    serve_etcd etcd $((PORTS + 600)) http
     within 60 ready etcd || return 1
-    # The leader first: a follower only passes writes on, which would count against etcd.
-    local at leader=
-    for at in "${addresses[@]}"; do
-        # Fields: endpoint, id, version, db size, is leader, ...
-        if "${programs[etcd]}ctl" --endpoints "$at" endpoint status 2>/dev/null | awk -F', ' '{ exit $5 != "true" }'; then
-            leader=$at
-        fi
-    done
-    [[ -n $leader ]] && endpoints[etcd]=$leader
-    return 0
+    ask_the_leader etcd
 }
 
 start_redis() {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What trust costs: the same loads on clusters of Tally without TLS, with TLS and authentication on, and with
-# an audit log, and on etcd without and with both, in turn. All nodes are there at once, and those that are not
-# asked do next to nothing. Prints a table.
+# What trust and watching cost: the same loads on clusters of Tally as it is, with TLS and authentication on, with an
+# audit log, and built to count nothing, and on etcd without TLS and authentication and with both, in turn. All nodes
+# are there at once, and those that are not asked do next to nothing. Prints a table.
 #
 #   deploy/bench/secure.sh [--seconds N] [--rounds N] [--clients N] [--no-etcd] [--doc]
 #
@@ -10,6 +10,9 @@
 # TLS is on both ports. Tally's clients show a token, whose user is an administrator; etcd's a certificate,
 # whose common name is its user root: that is the cheapest that each has. etcd and etcdctl are taken from PATH; without
 # them, or with --no-etcd, their columns are left out, loudly.
+#
+# What counts nothing is the feature `unmetered`: no counter, no histogram, no hottest items. The clock is still read where
+# a duration would have been recorded.
 #
 # Each cell is the median of the rounds; a ratio is the median of the rounds' ratios, as what the machine does varies
 # from minute to minute.
@@ -48,23 +51,18 @@ make_certificates() {
     "$tally" cert client root --dir "$certificates" >/dev/null
 }
 
-# Starts a cluster of Tally and waits for it. Arguments: its name, what is added to each port, flags of its nodes, in
-# which NODE stands for the id.
+# Starts a cluster of Tally and waits for it. Arguments: its name, where its ports begin, flags of its nodes.
 cluster() {
-    local name=$1 plus=$2 id mine=() addresses=() members=() health=()
+    local name=$1 base=$2 id mine=() health=()
     shift 2
-    for id in 1 2 3; do members+=("$id=127.0.0.1:$((PORTS + plus + 10 + id))"); done
     for id in 1 2 3; do
-        run "$name$id" "$tallyd" serve --node-id "$id" --data-dir "$scratch/data/$name$id" \
-            --client-listen "127.0.0.1:$((PORTS + plus + id))" --peer-listen "127.0.0.1:$((PORTS + plus + 10 + id))" \
-            --metrics-listen "127.0.0.1:$((PORTS + plus + 20 + id))" --initial-cluster "$(joined "${members[@]}")" "${@//NODE/$id}"
+        serve_tally "$name" "$base" "$id" --metrics-listen "127.0.0.1:$((base + 50 + id))" "$@"
         mine+=("$started")
-        addresses+=("127.0.0.1:$((PORTS + plus + id))")
     done
-    endpoints[$name]=$(joined "${addresses[@]}")
+    endpoints[$name]=$(clients_at "$base")
     server_pids[$name]=$(joined "${mine[@]}")
     [[ $name == *secure* ]] && health=(--tls-ca "$certificates/ca.crt")
-    within 60 "$tallyd" health --service tally.linearizable --address "${addresses[0]}" "${health[@]}" ||
+    within 60 "$tallyd" health --service tally.linearizable --address "127.0.0.1:$((base + 1))" "${health[@]}" ||
         fail "$name does not get ready; see $scratch/${name}1.log"
 }
 
@@ -77,57 +75,24 @@ start_clusters() {
         secure+=("--$port-tls-cert-file" "$certificates/node-NODE.crt" "--$port-tls-key-file" "$certificates/node-NODE.key"
             "--$port-tls-ca-file" "$certificates/ca.crt")
     done
-    cluster plain 0
-    cluster secure 100 "${secure[@]}" --authentication true
-    cluster audited 200 --audit-log-file "$scratch/data/audit-NODE.log"
+    cluster plain $((PORTS + 1200))
+    cluster secure $((PORTS + 1400)) "${secure[@]}" --authentication true
+    cluster audited $((PORTS + 1600)) --audit-log-file "$scratch/data/audit-NODE.log"
+    local built=$tallyd
+    tallyd=$unmetered
+    cluster unmetered $((PORTS + 2000)) --hot-item-names off
+    tallyd=$built
     within 20 admin_token || fail "no node of the secure cluster has made the first token"
     flags[plain]=''
     flags[secure]="--tls-ca $certificates/ca.crt --token-file $(admin_token)"
     flags[audited]=''
-}
-
-# Arguments: name, what is added to each port, scheme, further flags, in which NODE stands for the id.
-etcd_cluster() {
-    local name=$1 plus=$2 scheme=$3 id members=() mine=() addresses=()
-    shift 3
-    for id in 1 2 3; do members+=("e$id=$scheme://127.0.0.1:$((PORTS + plus + 10 + id))"); done
-    for id in 1 2 3; do
-        run "$name$id" etcd --name "e$id" --data-dir "$scratch/data/$name$id" --log-level error \
-            --listen-client-urls "$scheme://127.0.0.1:$((PORTS + plus + id))" \
-            --advertise-client-urls "$scheme://127.0.0.1:$((PORTS + plus + id))" \
-            --listen-peer-urls "$scheme://127.0.0.1:$((PORTS + plus + 10 + id))" \
-            --initial-advertise-peer-urls "$scheme://127.0.0.1:$((PORTS + plus + 10 + id))" \
-            --initial-cluster "$(joined "${members[@]}")" --quota-backend-bytes 8589934592 "${@//NODE/$id}"
-        mine+=("$started")
-        addresses+=("127.0.0.1:$((PORTS + plus + id))")
-    done
-    server_pids[$name]=$(joined "${mine[@]}")
-    endpoints[$name]=$(joined "${addresses[@]}")
-    within 60 control "$name" endpoint health || fail "$name does not get ready; see $scratch/${name}1.log"
+    flags[unmetered]=''
 }
 
 etcd_tls=(--cacert "$certificates/ca.crt" --cert "$certificates/client-root.crt" --key "$certificates/client-root.key")
 
-# etcdctl on a cluster.
-control() {
-    local name=$1 tls=()
-    shift
-    [[ $name == *secure* ]] && tls=("${etcd_tls[@]}")
-    etcdctl --endpoints "${endpoints[$name]}" "${tls[@]}" "$@"
-}
-
-# The leader alone: a follower only passes writes on, which would count against etcd.
-ask_the_leader() {
-    local at
-    for at in ${endpoints[$1]//,/ }; do
-        local all=${endpoints[$1]}
-        endpoints[$1]=$at
-        # Fields: endpoint, id, version, storage version, db size, in use, ..., is leader: of releases unequal in number.
-        if control "$1" endpoint status -w json | grep -oE '"(leader|member_id)":[0-9]+' | sort -u -t: -k2 | wc -l | grep -qx 1; then return 0; fi
-        endpoints[$1]=$all
-    done
-    fail "no leader among ${endpoints[$1]}"
-}
+# etcdctl on the secure cluster.
+control() { "${programs[etcd]}ctl" --endpoints "${endpoints[etcd-secure]}" "${etcd_tls[@]}" "$@"; }
 
 start_etcds() {
     local secure=(--client-cert-auth --peer-client-cert-auth) flag
@@ -135,13 +100,13 @@ start_etcds() {
         secure+=("--${flag}cert-file" "$certificates/node-NODE.crt" "--${flag}key-file" "$certificates/node-NODE.key"
             "--${flag}trusted-ca-file" "$certificates/ca.crt")
     done
-    etcd_cluster etcd 300 http
-    etcd_cluster etcd-secure 400 https "${secure[@]}"
-    control etcd-secure user add root --no-password >/dev/null
-    control etcd-secure user grant-role root root >/dev/null
-    control etcd-secure auth enable >/dev/null
-    ask_the_leader etcd
-    ask_the_leader etcd-secure
+    start_etcd || fail "etcd does not get ready; see $scratch/etcd1.log"
+    serve_etcd etcd-secure $((PORTS + 1800)) https "${secure[@]}"
+    within 60 control endpoint health || fail "etcd does not get ready with TLS; see $scratch/etcd-secure1.log"
+    control user add root --no-password >/dev/null
+    control user grant-role root root >/dev/null
+    control auth enable >/dev/null
+    ask_the_leader etcd-secure "${etcd_tls[@]}"
     flags[etcd]=''
     flags[etcd-secure]="--tls-ca $certificates/ca.crt --tls-cert $certificates/client-root.crt --tls-key $certificates/client-root.key"
 }
@@ -172,7 +137,7 @@ in_turn() {
     shift 2
     while (($#)) && [[ $1 != -- ]]; do ours+=("$1"); shift; done
     (($#)) && { shift; theirs=("$@"); }
-    local names=(plain secure audited)
+    local names=(plain secure audited unmetered)
     [[ $etcd == yes ]] && ((${#theirs[@]})) && names+=(etcd etcd-secure)
     declare -A rates=() cpus=() ratios=() cpu_ratios=()
     for ((round = 1; round <= rounds; round++)); do
@@ -186,7 +151,7 @@ in_turn() {
             cpus[$name]+=" ${cpu[$name]}"
             say "$(printf '%-34s %-12s round %d  %10.0f/s  %7.1f us' "$called" "$name" "$round" "${rate[$name]}" "${cpu[$name]}")"
         done
-        for name in secure audited; do
+        for name in secure audited unmetered; do
             ratios[$name]+=" $(of "${rate[$name]}" "${rate[plain]}")"
             cpu_ratios[$name]+=" $(of "${cpu[$name]}" "${cpu[plain]}")"
         done
@@ -197,7 +162,7 @@ in_turn() {
     done
     local line="| $called"
     # shellcheck disable=SC2086 # numbers, to be split
-    for name in plain secure audited etcd etcd-secure; do
+    for name in plain secure audited unmetered etcd etcd-secure; do
         if [[ -z ${rates[$name]:-} ]]; then line+=" | -"; continue; fi
         line+=" | $(printf '%.0f' "$(middle ${rates[$name]})" | sed -E ':more; s/^([0-9]+)([0-9]{3})/\1,\2/; t more')"
         [[ -n ${ratios[$name]:-} ]] && line+=" (**$(middle ${ratios[$name]})**)"
@@ -207,11 +172,18 @@ in_turn() {
     printf '%s |\n' "$line" | tee -a "$scratch/lines"
 }
 
+programs[etcd]=etcd
 if [[ $etcd == yes ]] && ! { has etcd && has etcdctl; }; then
     skip "etcd: there is no etcd or no etcdctl in PATH"
     etcd=no
 fi
 build target/peers --features peers
+if [[ -n ${BENCH_PROGRAMS:-} ]]; then
+    unmetered=$BENCH_PROGRAMS/tallyd-unmetered
+else
+    cargo build --profile dist --locked -p tally-node --bin tallyd --features unmetered --target-dir target/unmetered
+    unmetered=target/unmetered/dist/tallyd
+fi
 fill_page_cache
 title "clusters"
 mkdir -p "$scratch/data"
@@ -234,8 +206,8 @@ in_turn "add to one counter, 1 caller" add-hot --clients 1
 {
     printf 'Measured by deploy/bench/secure.sh: %d clients, %d rounds of %d s, in turn. %s%s\n\n' "$clients" "$rounds" "$seconds" \
         "$([[ $etcd == no ]] || echo "$(etcd --version | head -n 1). ")" "$(machine_line)"
-    echo "| operations a second (of those without), CPU time of the servers in us an operation (of that) | Tally | TLS and authentication | audit log | etcd | etcd, TLS and authentication |"
-    echo "|---|---|---|---|---|---|"
+    echo "| operations a second (of those without), CPU time of the servers in us an operation (of that) | Tally | TLS and authentication | audit log | no metrics | etcd | etcd, TLS and authentication |"
+    echo "|---|---|---|---|---|---|---|"
     cat "$scratch/lines"
 } >"$scratch/table"
 title "table"

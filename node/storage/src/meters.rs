@@ -17,6 +17,9 @@ use std::{
 
 use tokio::time::Instant;
 
+/// Whether anything is counted: not in what is built to measure what counting costs (deploy/bench/secure.sh).
+const COUNTS: bool = !cfg!(feature = "unmetered");
+
 /// Counts what happens.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -24,6 +27,9 @@ pub struct Counter(AtomicU64);
 impl Counter {
     /// It happened so often. Says how often it had before.
     pub fn add(&self, count: u64) -> u64 {
+        if !COUNTS {
+            return 0;
+        }
         self.0.fetch_add(count, Ordering::Relaxed)
     }
 
@@ -97,6 +103,9 @@ impl Durations {
 
     /// It took so long.
     pub fn record(&self, took: Duration) {
+        if !COUNTS {
+            return;
+        }
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.buckets[bucket_of(ns)].fetch_add(1, Ordering::Relaxed);
         self.sum_ns.fetch_add(ns, Ordering::Relaxed);
@@ -143,6 +152,9 @@ impl Sizes {
 
     /// It was so large.
     pub fn record(&self, size: u64) {
+        if !COUNTS {
+            return;
+        }
         let bucket = (u64::BITS - size.saturating_sub(1).leading_zeros()) as usize;
         self.buckets[bucket.min(SIZE_BOUNDS)].fetch_add(1, Ordering::Relaxed);
         self.sum.fetch_add(size, Ordering::Relaxed);
@@ -165,6 +177,9 @@ pub struct Synced(Mutex<VecDeque<(u64, Instant)>>);
 impl Synced {
     /// All entries up to an index are, since now.
     pub fn note(&self, index: u64) {
+        if !COUNTS {
+            return;
+        }
         let mut moments = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // A log that was cut off has other entries there.
         while moments.back().is_some_and(|(last, _)| *last >= index) {
