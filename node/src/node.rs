@@ -176,6 +176,7 @@ impl Node {
             env.observer.clone(),
             traced.clone(),
             Arc::clone(&metrics),
+            cluster_id.clone(),
         );
         #[cfg(feature = "seeded-bugs")]
         let machine = machine.with_applier(crate::consensus::kept::Applier {

@@ -41,6 +41,7 @@ pub mod owner;
 pub mod query;
 pub mod records;
 pub mod reply;
+pub mod restore;
 pub mod rights;
 pub mod users;
 pub mod view;

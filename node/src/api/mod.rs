@@ -210,7 +210,7 @@ impl Api {
             header.cluster_id = format_cluster_id(leader.cluster_id);
             header.node_id = leader.node_id;
             header.term = leader.term;
-            header.session_token = token::encode(leader.cluster_id, index);
+            header.session_token = token::encode(leader.cluster_id, leader.restore_epoch, index);
             header.set_role(v1::Role::Leader);
         }
         header
@@ -237,7 +237,7 @@ impl Api {
             // answers reads and refusals only: a write waits for the cluster's id (`Consensus`).
             session_token: cluster_id
                 .get()
-                .map(|cluster_id| token::encode(cluster_id, applied_index))
+                .map(|id| token::encode(id, cluster_id.restore_epoch(), applied_index))
                 .unwrap_or_default(),
             ..v1::ResponseHeader::default()
         };

@@ -114,7 +114,7 @@ impl Api {
             });
         }
         match cluster_id.get() {
-            Some(cluster_id) if token.is_of(cluster_id) => {
+            Some(id) if token.is_of(id, cluster_id.restore_epoch()) => {
                 Ok(until.saturating_duration_since(Instant::now()))
             }
             _ => Err(ReadError::TokenOfAnotherCluster),

@@ -8,16 +8,13 @@ const VERSION: u8 = 1;
 /// 1 + 16 + 8 + 8.
 const TOKEN_BYTES: usize = 33;
 
-/// How often this cluster was restored from a backup. Part of the token from the first release on,
-/// so that a token from before a restore can be told from one after it.
-pub const RESTORE_EPOCH: u64 = 0;
-
-/// Makes a token.
-pub fn encode(cluster_id: u128, applied_index: u64) -> Bytes {
+/// Makes a token. The restore epoch says how often the cluster was restored from a backup, so that a token from
+/// before a restore is told from one after it.
+pub fn encode(cluster_id: u128, restore_epoch: u64, applied_index: u64) -> Bytes {
     let mut bytes = BytesMut::with_capacity(TOKEN_BYTES);
     bytes.put_u8(VERSION);
     bytes.put_u128(cluster_id);
-    bytes.put_u64(RESTORE_EPOCH);
+    bytes.put_u64(restore_epoch);
     bytes.put_u64(applied_index);
     bytes.freeze()
 }
@@ -32,9 +29,10 @@ pub struct Token {
 }
 
 impl Token {
-    /// Whether it is of a cluster, and of this restore epoch of it.
-    pub fn is_of(&self, cluster_id: u128) -> bool {
-        (self.cluster_id, self.epoch) == (cluster_id, RESTORE_EPOCH)
+    /// Whether it is of a cluster, and not from before the restore that a node has applied. One of a later epoch
+    /// is: the node has yet to apply that restore, which is below the token's index.
+    pub fn is_of(&self, cluster_id: u128, restore_epoch: u64) -> bool {
+        self.cluster_id == cluster_id && self.epoch >= restore_epoch
     }
 }
 
@@ -58,12 +56,13 @@ mod tests {
 
     #[test]
     fn round_trip_and_refusals() {
-        let token = encode(7, 42);
+        let token = encode(7, 1, 42);
         let token = decode(&token).expect("it is one");
         assert_eq!(token.index, 42);
-        assert!(token.is_of(7));
-        assert!(!token.is_of(8));
-        assert!(!Token { epoch: RESTORE_EPOCH + 1, ..token }.is_of(7));
+        assert!(token.is_of(7, 1));
+        assert!(!token.is_of(8, 1));
+        assert!(!token.is_of(7, 2), "from before a restore");
+        assert!(token.is_of(7, 0), "this node has not applied the restore yet");
         assert_eq!(decode(b""), None);
         assert_eq!(decode(&[0; TOKEN_BYTES]), None);
     }
