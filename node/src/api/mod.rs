@@ -10,6 +10,7 @@ mod answer_bytes;
 mod audit;
 mod audited;
 mod auth;
+mod backup;
 pub mod cluster;
 pub mod convert;
 mod direct;
@@ -61,7 +62,7 @@ use crate::{
 };
 
 pub use self::who::Who;
-use self::{rates::Rates, span::CallSpan};
+use self::{backup::Backups, rates::Rates, span::CallSpan};
 
 /// How long a SESSION read waits for its token if it does not say.
 pub const TOKEN_WAIT_DEFAULT: Duration = Duration::from_secs(2);
@@ -74,6 +75,7 @@ pub struct Api {
     next_request: Arc<AtomicU64>,
     /// Streams have numbers in the audit log.
     next_stream: Arc<AtomicU64>,
+    backups: Backups,
 }
 
 /// What is fixed while a node runs.
@@ -164,6 +166,7 @@ impl Api {
             node: Arc::new(node),
             next_request: Arc::default(),
             next_stream: Arc::new(AtomicU64::new(1)),
+            backups: Backups::default(),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::{
     consensus::error::{Error, LeaderHint, Limit, NotProposed, ReadError, Unknown},
     machine::{
         auth::AuthRefusal,
-        command::{BoundReached, Found, Refusal, Reply, StepPart},
+        command::{BoundReached, Found, Refusal, Reply, RestoreRefusal, StepPart},
     },
     port::room::{ANSWER_BYTES_MAX, NODE_ANSWER_BYTES_MAX},
 };
