@@ -404,7 +404,9 @@ impl Audited for v1::BackupRestoreRequest {
         match &self.step {
             None => asked.number("nothing", None),
             Some(Step::Begin(_)) => asked.number("begin_restore", None),
-            Some(Step::Block(block)) => asked.number("restore_block", Some(("block", block.number))),
+            Some(Step::Block(block)) => {
+                asked.number("restore_block", Some(("block", block.number)))
+            }
             Some(Step::Finish(_)) => asked.number("finish_restore", None),
             Some(Step::Abort(_)) => asked.number("abort_restore", None),
         }

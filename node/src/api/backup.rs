@@ -33,8 +33,7 @@ use crate::{
     machine::{
         command::{Action, Answer, Refusal, RestoreBegin, RestoreCommand, RestorePhase},
         keys::Space,
-        limits,
-        query,
+        limits, query,
         records::{Meta, Record},
         restore::{self, is_in_backup},
     },
@@ -168,11 +167,8 @@ impl Api {
                     "this node makes {BACKUPS_MAX} backups already; one that nobody asks for is given up after {} s",
                     IDLE_MAX.as_secs()
                 );
-                let status = StatusBuilder::new(
-                    Code::ResourceExhausted,
-                    reason::TOO_MANY_BACKUPS,
-                    message,
-                );
+                let status =
+                    StatusBuilder::new(Code::ResourceExhausted, reason::TOO_MANY_BACKUPS, message);
                 let status = status.outcome(v1::Outcome::NotApplied).retry_after(IDLE_MAX);
                 return Err(self.finish_with_leader(call, status));
             }
@@ -212,7 +208,11 @@ impl Api {
         })?;
         let Part { data, is_last, done_bytes, total_bytes } = part;
         if is_last {
-            tracing::debug!(backup = id, bytes = done_bytes, "the last part of a backup is answered");
+            tracing::debug!(
+                backup = id,
+                bytes = done_bytes,
+                "the last part of a backup is answered"
+            );
         }
         Ok(v1::BackupReadResponse {
             header: Some(self.local_header()),
@@ -278,7 +278,8 @@ impl Api {
                 return state.open_snapshot_records().await;
             }
             // Raft builds one at a time, and is asked again for what it did not begin.
-            if self.consensus.raft().trigger().snapshot().await.is_err() || Instant::now() >= until {
+            if self.consensus.raft().trigger().snapshot().await.is_err() || Instant::now() >= until
+            {
                 return Ok(None);
             }
             tokio::time::sleep(SNAPSHOT_POLL).await;
@@ -291,7 +292,9 @@ impl Api {
         let meta = block.iter().find(|(key, _)| key[..] == [Space::Meta as u8]);
         let meta = match meta.map(|(_, value)| Meta::decode(value)) {
             Some(Ok(meta)) => meta,
-            Some(Err(error)) => return Err(StateError::Fatal(format!("reading a snapshot: {error}"))),
+            Some(Err(error)) => {
+                return Err(StateError::Fatal(format!("reading a snapshot: {error}")));
+            }
             None => Meta::default(),
         };
         let last = records.info().last_log_id;

@@ -206,7 +206,8 @@ impl Sums {
     fn record(&mut self, key: &[u8], value: &[u8]) {
         self.records += 1;
         let in_data = key.first().is_some_and(|first| DATA.contains(first));
-        for hash in [Some(&mut self.state), in_data.then_some(&mut self.data)].into_iter().flatten() {
+        for hash in [Some(&mut self.state), in_data.then_some(&mut self.data)].into_iter().flatten()
+        {
             hash.update((key.len() as u64).to_be_bytes());
             hash.update(key);
             hash.update((value.len() as u64).to_be_bytes());

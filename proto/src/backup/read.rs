@@ -4,8 +4,9 @@ use bytes::{Buf, Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 
 use super::{
-    BLOCK_BYTES_MAX, BLOCK_PREFIX_BYTES, FOOTER_BYTES, Footer, HEADER_BODY_BYTES_MAX, HEADER_PREFIX_BYTES, Header,
-    KIND_BLOCK, KIND_FOOTER, LZ4, MAGIC, STORED, Sums, VERSION, records,
+    BLOCK_BYTES_MAX, BLOCK_PREFIX_BYTES, FOOTER_BYTES, Footer, HEADER_BODY_BYTES_MAX,
+    HEADER_PREFIX_BYTES, Header, KIND_BLOCK, KIND_FOOTER, LZ4, MAGIC, STORED, Sums, VERSION,
+    records,
 };
 
 /// Why bytes are no backup.

@@ -4,7 +4,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 
 use super::{
-    BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, BLOCK_PREFIX_BYTES, Footer, Header, KIND_BLOCK, LZ4, STORED, Sums,
+    BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, BLOCK_PREFIX_BYTES, Footer, Header, KIND_BLOCK, LZ4, STORED,
+    Sums,
 };
 
 /// Takes records in their order and gives the bytes of a backup, which it holds until they are [taken](Self::take).
