@@ -54,7 +54,7 @@ pub enum Space {
     /// How much the users of a role may ask for, by its name.
     RoleLimit = 0x44,
     /// Users, roles and tokens of a backup that is being restored, by their own keys.
-    Staged = 0x50,
+    Staged = 0x51,
 }
 
 impl Space {
@@ -94,7 +94,7 @@ impl Space {
             0x42 => Space::Role,
             0x43 => Space::Token,
             0x44 => Space::RoleLimit,
-            0x50 => Space::Staged,
+            0x51 => Space::Staged,
             _ => return None,
         })
     }
@@ -370,7 +370,7 @@ mod tests {
             (RecordKey::Role("a"), b"\x42a"),
             (RecordKey::Token(1), b"\x43\0\0\0\0\0\0\0\x01"),
             (RecordKey::RoleLimit("a"), b"\x44a"),
-            (RecordKey::Staged(b"\x42a"), b"\x50\x42a"),
+            (RecordKey::Staged(b"\x42a"), b"\x51\x42a"),
         ] {
             assert_eq!(key.encode().as_ref(), bytes, "{key:?}");
             assert_eq!(RecordKey::decode(bytes), Ok(key));

@@ -52,6 +52,10 @@ const PART_BYTES: usize = 512 << 10;
 /// How long a call waits for the snapshot before it says that there is nothing yet …
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(2);
 
+/// … and the call that waits for it is refused once it took so long in all: a state of the largest size that nodes are
+/// made for is written in a tenth of that, so something else is wrong, and the node's log says what.
+const SNAPSHOT_TIME_MAX: Duration = Duration::from_secs(600);
+
 /// … and how often it looks.
 const SNAPSHOT_POLL: Duration = Duration::from_millis(50);
 
@@ -79,6 +83,7 @@ impl std::fmt::Debug for Backups {
 struct Open {
     /// The snapshot must reach this entry.
     index: u64,
+    began: Instant,
     last_used: Mutex<Instant>,
     source: tokio::sync::Mutex<Source>,
 }
@@ -156,6 +161,7 @@ impl Api {
         let id = self.node.random.next_u128() as u64 | 1;
         let open = Arc::new(Open {
             index,
+            began: Instant::now(),
             last_used: Mutex::new(Instant::now()),
             source: tokio::sync::Mutex::default(),
         });
@@ -207,6 +213,9 @@ impl Api {
             self.finish_with_leader(call, status)
         })?;
         let Part { data, is_last, done_bytes, total_bytes } = part;
+        if data.is_empty() && !is_last {
+            self.may_wait_on(call, id, &open)?;
+        }
         if is_last {
             tracing::debug!(
                 backup = id,
@@ -221,6 +230,27 @@ impl Api {
             done_bytes,
             total_bytes,
         })
+    }
+
+    /// Whether a snapshot may still come. A full disk holds it up for as long as it is full, which nobody is to wait
+    /// for without being told.
+    fn may_wait_on(&self, call: &Call, id: u64, open: &Open) -> Result<(), CallStatus> {
+        let (code, reason, message) = if self.consensus.disk_nearly_full() {
+            let why = "a backup is read from a snapshot, and this node's disk has no room for a new one: ask another \
+                       node, or make room";
+            (Code::ResourceExhausted, reason::DISK_NEARLY_FULL, why.to_owned())
+        } else if open.began.elapsed() > SNAPSHOT_TIME_MAX {
+            let why = format!(
+                "a backup is read from a snapshot, and this node has built none in {} s; its log says why",
+                SNAPSHOT_TIME_MAX.as_secs()
+            );
+            (Code::NotFound, reason::BACKUP_NOT_FOUND, why)
+        } else {
+            return Ok(());
+        };
+        self.backups.lock().remove(&id);
+        tracing::warn!(backup = id, reason, "a backup was given up: no snapshot could be built");
+        Err(self.finish_with_leader(call, StatusBuilder::new(code, reason, message)))
     }
 
     async fn next_part(
