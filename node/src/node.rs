@@ -110,9 +110,15 @@ impl Node {
         let metrics = Metrics::new(config.slow_operation_ms, names(config.hot_item_names));
         let tls = Tls::open(&tls_settings(&config), &env.clock)?;
         let audit = open_audit_log(&config, &env)?;
-        let (eyes, eyes_port) =
-            Eyes::open(&config, &env, Arc::clone(&metrics), Arc::clone(&starting), tls.client())
-                .await;
+        let (eyes, eyes_port) = Eyes::open(
+            &config,
+            &env,
+            Arc::clone(&metrics),
+            Arc::clone(&starting),
+            tls.client(),
+            audit.clone(),
+        )
+        .await;
         let waiting_port =
             WaitingPort::open(&config, &env, Arc::clone(&starting), tls.client(), audit.clone());
         let (incarnation, nonce) = (env.random.next_u128(), env.random.next_u128());

@@ -4309,7 +4309,8 @@ pub struct SessionInfo {
     /// Its id: log index of the entry that opened it.
     #[prost(uint64, tag = "1")]
     pub session_id: u64,
-    /// Who opened it: the IP address from which its client called, as the node that took the call saw it.
+    /// Who opened it: the IP address from which its client called, as the node that took the call saw it; of IPv6 its
+    /// first 64 bits.
     /// Empty if that is not known.
     #[prost(string, tag = "2")]
     pub owner: ::prost::alloc::string::String,
