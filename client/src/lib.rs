@@ -86,7 +86,7 @@ pub use answer::{
 };
 pub use backup::{BackupPart, BackupStream, RestorePhase, RestoreProgress};
 pub use client::{Builder, Client};
-pub use cluster::{AuditLogInfo, Certificate, DedupTables, Limits, NodeInfo, Status};
+pub use cluster::{AuditLogInfo, BackupInfo, Certificate, DedupTables, Limits, NodeInfo, Status};
 pub use connect::connect;
 pub use consistency::ReadLevel;
 pub use error::{Code, Error, Outcome, Result};

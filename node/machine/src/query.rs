@@ -60,6 +60,8 @@ pub struct TooLarge {
 /// What the leader's admission looks at before it proposes a write under a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionLoad {
+    /// Whose it is: the id of the user that opened it, 0 for one that was opened while authentication was off.
+    pub user: u64,
     /// Lowest number that may still be asked for.
     pub watermark: u64,
     /// Stored answers, those that wait for removal included.
@@ -152,6 +154,7 @@ pub fn session_load<V: View + ?Sized>(view: &V, session_id: u64) -> Option<Sessi
         return None;
     }
     Some(SessionLoad {
+        user: session.user,
         watermark: session.watermark,
         answers: session.answers,
         bytes: session.answer_bytes,

@@ -1,9 +1,8 @@
-//! Backups, and restoring one.
+//! Backups that clients ask for ([`crate::backup`] makes them), and restoring one.
 //!
-//! A backup is read from a snapshot's file, which stands still and which a lease keeps: nothing of the state waits
-//! for it, neither commits nor flushes nor the next snapshot. What a client that is slow, or gone, can hold is that
-//! file's room on the disk, until it has not asked for [`IDLE_MAX`]. In memory a backup is a part that was not
-//! answered yet and one that may be asked for again: a few MiB.
+//! What a client that is slow, or gone, can hold is the snapshot's room on the disk, until it has not asked for
+//! [`IDLE_MAX`]. In memory a backup is the part that is made, one that waits, and one that may be asked for again: a few
+//! MiB.
 //!
 //! **A backup is not older than what was acknowledged when it was asked for.** It is opened behind a linearizable
 //! read, which says which entry this node has applied by then, and made of a snapshot that reaches it.
@@ -16,12 +15,11 @@ use std::{
 
 use bytes::Bytes;
 use tally_proto::{
-    backup::{Header, Writer},
     reason,
     status::StatusBuilder,
     v1::{self, CallStatus, backup_restore_request::Step},
 };
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
 use tonic::Code;
 
 use super::{
@@ -30,14 +28,11 @@ use super::{
     who::Reads,
 };
 use crate::{
+    backup::{self, Part},
     machine::{
         command::{Action, Answer, Refusal, RestoreBegin, RestoreCommand, RestorePhase},
-        keys::Space,
-        limits, query,
-        records::{Meta, Record},
-        restore::{self, is_in_backup},
+        query, restore,
     },
-    storage::{snapshot::receive::SnapshotRecords, state::StateError},
 };
 
 /// Backups that a node makes at once: each reads all of the state from the disk.
@@ -46,27 +41,12 @@ const BACKUPS_MAX: usize = 2;
 /// A backup that nobody has asked for in this time is given up.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// A part has at least so many bytes, but for the last.
-const PART_BYTES: usize = 512 << 10;
-
 /// How long a call waits for the snapshot before it says that there is nothing yet …
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// … and the call that waits for it is refused once it took so long in all: a state of the largest size that nodes are
 /// made for is written in a tenth of that, so something else is wrong, and the node's log says what.
 const SNAPSHOT_TIME_MAX: Duration = Duration::from_secs(600);
-
-/// … and how often it looks.
-const SNAPSHOT_POLL: Duration = Duration::from_millis(50);
-
-const _: () = assert!(
-    PART_BYTES + tally_proto::backup::BLOCK_BYTES_MAX + 4096 < limits::ANSWER_BYTES_MAX,
-    "a part fits in an answer"
-);
-const _: () = assert!(
-    tally_proto::backup::BLOCK_BYTES_MAX <= restore::BLOCK_BYTES_MAX,
-    "a block fits in a request"
-);
 
 /// The backups that are open on this node.
 #[derive(Clone, Default)]
@@ -81,30 +61,18 @@ impl std::fmt::Debug for Backups {
 }
 
 struct Open {
-    /// The snapshot must reach this entry.
-    index: u64,
     began: Instant,
     last_used: Mutex<Instant>,
     source: tokio::sync::Mutex<Source>,
 }
 
 /// Where a backup is.
-#[derive(Default)]
 struct Source {
-    /// None before the snapshot is there.
-    file: Option<(SnapshotRecords, Writer)>,
-    /// Parts that were made.
-    parts: u64,
+    parts: mpsc::Receiver<Result<Part, String>>,
+    /// Parts that were taken.
+    taken: u64,
     /// The last of them.
     last: Part,
-}
-
-#[derive(Clone, Default)]
-struct Part {
-    data: Bytes,
-    is_last: bool,
-    done_bytes: u64,
-    total_bytes: u64,
 }
 
 impl Backups {
@@ -138,6 +106,25 @@ impl Open {
     }
 }
 
+impl Source {
+    /// The next part, or an empty one if it is not there in time: the node still makes the snapshot.
+    async fn next_part(&mut self, deadline: Instant) -> Result<Part, String> {
+        if self.last.footer.is_some() {
+            return Ok(self.last.clone());
+        }
+        let until = deadline.min(Instant::now() + SNAPSHOT_PATIENCE);
+        match tokio::time::timeout_at(until, self.parts.recv()).await {
+            Ok(Some(part)) => {
+                self.last = part?;
+                self.taken += 1;
+                Ok(self.last.clone())
+            }
+            Ok(None) => Err("the node is shutting down".to_owned()),
+            Err(_) => Ok(Part::default()),
+        }
+    }
+}
+
 impl Api {
     pub(crate) async fn backup_open(
         &self,
@@ -159,12 +146,6 @@ impl Api {
             return Err(self.restore_under_way(call, Kind::Write));
         }
         let id = self.node.random.next_u128() as u64 | 1;
-        let open = Arc::new(Open {
-            index,
-            began: Instant::now(),
-            last_used: Mutex::new(Instant::now()),
-            source: tokio::sync::Mutex::default(),
-        });
         {
             let mut all = self.backups.lock();
             if all.len() >= BACKUPS_MAX {
@@ -178,7 +159,7 @@ impl Api {
                 let status = status.outcome(v1::Outcome::NotApplied).retry_after(IDLE_MAX);
                 return Err(self.finish_with_leader(call, status));
             }
-            all.insert(id, open);
+            all.insert(id, Arc::new(self.begin_backup(index)));
         }
         tokio::spawn(self.backups.clone().watch(id));
         tracing::info!(request = %call.request_id, backup = id, index, "a backup begins");
@@ -197,10 +178,10 @@ impl Api {
         open.touch();
         let mut source = open.source.lock().await;
         let part = match request.part {
-            part if part == source.parts => self.next_part(&open, &mut source, call).await,
-            part if part + 1 == source.parts => Ok(source.last.clone()),
+            part if part == source.taken => source.next_part(call.deadline).await,
+            part if part + 1 == source.taken => Ok(source.last.clone()),
             _ => {
-                let description = format!("must be {}, or the one before", source.parts);
+                let description = format!("must be {}, or the one before", source.taken);
                 return Err(self.invalid(call, Kind::Read, &Invalid::new("part", description)));
             }
         };
@@ -212,8 +193,9 @@ impl Api {
             let status = StatusBuilder::new(Code::NotFound, reason::BACKUP_NOT_FOUND, message);
             self.finish_with_leader(call, status)
         })?;
-        let Part { data, is_last, done_bytes, total_bytes } = part;
-        if data.is_empty() && !is_last {
+        let Part { data, footer, done_bytes, total_bytes } = part;
+        let is_last = footer.is_some();
+        if source.taken == 0 {
             self.may_wait_on(call, id, &open)?;
         }
         if is_last {
@@ -253,99 +235,12 @@ impl Api {
         Err(self.finish_with_leader(call, StatusBuilder::new(code, reason, message)))
     }
 
-    async fn next_part(
-        &self,
-        open: &Open,
-        source: &mut Source,
-        call: &Call,
-    ) -> Result<Part, StateError> {
-        if source.last.is_last {
-            return Ok(source.last.clone());
-        }
-        if source.file.is_none() {
-            let until = call.deadline.min(Instant::now() + SNAPSHOT_PATIENCE);
-            match self.snapshot_from(open.index, until).await? {
-                Some(mut records) => {
-                    let writer = self.begin_file(&mut records).await?;
-                    source.file = Some((records, writer));
-                }
-                None => return Ok(Part::default()),
-            }
-        }
-        let (records, writer) = source.file.as_mut().expect("it was just opened");
-        let total_bytes = records.info().size;
-        let mut is_last = false;
-        while writer.waiting_bytes() < PART_BYTES && !is_last {
-            match records.next_block().await? {
-                Some(block) => add(writer, &block),
-                None => {
-                    writer.finish();
-                    is_last = true;
-                }
-            }
-            tokio::task::yield_now().await;
-        }
-        let done_bytes = records.position();
-        source.last = Part { data: writer.take(), is_last, done_bytes, total_bytes };
-        source.parts += 1;
-        if is_last {
-            // The snapshot's file can go.
-            source.file = None;
-        }
-        Ok(source.last.clone())
-    }
-
-    /// A snapshot that reaches an entry, which is built if need be; none if that takes longer.
-    async fn snapshot_from(
-        &self,
-        index: u64,
-        until: Instant,
-    ) -> Result<Option<SnapshotRecords>, StateError> {
-        loop {
-            let state = self.consensus.state();
-            let reaches = state.current_snapshot().is_some_and(|it| it.last_log_id.index >= index);
-            if reaches {
-                return state.open_snapshot_records().await;
-            }
-            // Raft builds one at a time, and is asked again for what it did not begin.
-            if self.consensus.raft().trigger().snapshot().await.is_err() || Instant::now() >= until
-            {
-                return Ok(None);
-            }
-            tokio::time::sleep(SNAPSHOT_POLL).await;
-        }
-    }
-
-    /// Reads the first records, of which the first of all speaks for the whole state.
-    async fn begin_file(&self, records: &mut SnapshotRecords) -> Result<Writer, StateError> {
-        let block = records.next_block().await?.unwrap_or_default();
-        let meta = block.iter().find(|(key, _)| key[..] == [Space::Meta as u8]);
-        let meta = match meta.map(|(_, value)| Meta::decode(value)) {
-            Some(Ok(meta)) => meta,
-            Some(Err(error)) => {
-                return Err(StateError::Fatal(format!("reading a snapshot: {error}")));
-            }
-            None => Meta::default(),
-        };
-        let last = records.info().last_log_id;
-        let mut writer = Writer::new(&Header {
-            cluster_id: meta.cluster_id,
-            restore_epoch: meta.restore_epoch,
-            revision: meta.revision,
-            log_time_ms: meta.log_time_ms,
-            applied_index: last.index,
-            applied_term: last.term,
-            wall_time_ms: self.consensus.clock().wall_ms(),
-            counters: meta.counters,
-            keys: meta.keys,
-            idempotency_keys: meta.idempotency_keys,
-            users: meta.auth.users,
-            auth_enabled: meta.auth.enabled,
-            auth_last_id: meta.auth.last_id,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        });
-        add(&mut writer, &block);
-        Ok(writer)
+    fn begin_backup(&self, index: u64) -> Open {
+        let parts = backup::begin(&*self.node.threads, self.consensus.clone(), index);
+        let source = Source { parts, taken: 0, last: Part::default() };
+        let now = Instant::now();
+        let source = tokio::sync::Mutex::new(source);
+        Open { began: now, last_used: Mutex::new(now), source }
     }
 
     fn no_such_backup(&self, call: &Call) -> CallStatus {
@@ -383,13 +278,6 @@ impl Api {
         };
         let header = Some(written.into_header());
         Ok(v1::BackupRestoreResponse { header, phase: phase as i32, next_block: next })
-    }
-}
-
-/// Gives a backup what it has of a snapshot's records.
-fn add(writer: &mut Writer, records: &[(Bytes, Bytes)]) {
-    for (key, value) in records.iter().filter(|(key, _)| is_in_backup(key)) {
-        writer.record(key, value);
     }
 }
 

@@ -1,7 +1,7 @@
-//! What gRPC's own machinery refuses, before an operation sees it: undecodable bytes, text that is
-//! not UTF-8, messages above the transport's limit, unknown methods. Such a status has no details;
-//! this gives it the ones that the error table promises. Nothing was proposed, so a write's outcome
-//! is NOT_APPLIED.
+//! What is refused before an operation sees it. By gRPC's own machinery: undecodable bytes, text that is not UTF-8,
+//! messages above the transport's limit, unknown methods; such a status has no details, and this gives it the ones that
+//! the error table promises. And here: one call more than an address may have open. Nothing was proposed, so a write's
+//! outcome is NOT_APPLIED.
 
 use std::{
     pin::Pin,
@@ -18,7 +18,7 @@ use tally_proto::{
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use super::audit::record_unread;
+use super::{audit::record_unread, status::RETRY_AFTER};
 use crate::{audit::AuditLog, machine::command::Owner, port::call as port};
 
 /// Gives details to statuses that lack them.
@@ -53,6 +53,7 @@ impl<S, B, R> Service<Request<B>> for Explain<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
     S::Future: Send + 'static,
+    R: Default,
 {
     type Response = Response<R>;
     type Error = S::Error;
@@ -63,8 +64,12 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        let at = request.extensions().get::<Arc<port::Call>>();
+        if at.is_some_and(|at| !at.may_begin()) {
+            return Box::pin(async { Ok(share_exceeded("calls").into_http()) });
+        }
         let unread = self.audit.clone().map(|log| {
-            let from = request.extensions().get::<Arc<port::Call>>().and_then(|at| at.from());
+            let from = at.and_then(|at| at.from());
             (log, request.uri().path().to_owned(), from.map(Owner::new))
         });
         let response = self.inner.call(request);
@@ -80,6 +85,15 @@ where
             Ok(response)
         })
     }
+}
+
+/// A client has as many open as it may.
+pub(super) fn share_exceeded(what: &str) -> Status {
+    let message = format!("this client has its share of the {what} that may be open");
+    StatusBuilder::new(Code::ResourceExhausted, reason::SHARE_EXCEEDED, message)
+        .outcome(v1::Outcome::NotApplied)
+        .retry_after(RETRY_AFTER)
+        .into_tonic()
 }
 
 /// An error of a call that never reached its operation is in the response's head. Its code and reason, if there is one.

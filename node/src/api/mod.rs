@@ -54,7 +54,7 @@ use crate::{
         propose::Applied,
         read::{Ground, Provided, Staleness},
     },
-    env::Random,
+    env::{Random, Threads},
     metrics::Metrics,
     peer::hello::Greeter,
     port::deadline::{DEADLINE_DEFAULT, DEADLINE_MAX},
@@ -90,6 +90,8 @@ pub struct NodeFacts {
     pub rates: Arc<Rates>,
     /// For the secrets of tokens.
     pub random: Arc<dyn Random>,
+    /// Where backups are made.
+    pub threads: Arc<dyn Threads>,
     /// Meets other nodes.
     pub greeter: Arc<Greeter>,
     /// Where requests are recorded, if they are.

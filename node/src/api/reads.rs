@@ -344,13 +344,14 @@ impl Api {
                     id.parse().map_err(|_| Invalid::new("page_token", "is not a page token"))?
                 }
             };
-            let owner =
-                match &*request.owner {
-                    "" => None,
-                    address => Some(address.parse::<Owner>().map_err(|_| {
-                        Invalid::new("owner", "must be an IP address, without a port")
-                    })?),
-                };
+            let owner = match &*request.owner {
+                "" => None,
+                address => {
+                    let invalid =
+                        |_| Invalid::new("owner", "must be an IP address, without a port");
+                    Some(address.parse::<Owner>().map_err(invalid)?.network())
+                }
+            };
             let owners = request.owners_max as usize;
             if owners > limits::SESSION_OWNERS_SHOWN_MAX {
                 let description = format!("must be 0 to {}", limits::SESSION_OWNERS_SHOWN_MAX);

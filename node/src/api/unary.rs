@@ -4,8 +4,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use prost::Message;
 use tally_proto::{
-    reason,
-    status::{StatusBuilder, to_tonic},
+    status::to_tonic,
     v1::{self, CallStatus, stream_server},
 };
 use tokio::time::Instant;
@@ -16,10 +15,11 @@ use super::{
     answer_bytes::{AnswerBytes, ITEM_BYTES},
     audit::Way,
     audited::{Audited, Tells},
+    layer::share_exceeded,
     rates::operations_of,
     requests::Runs,
     seen::Under,
-    status::{Invalid, Kind, RETRY_AFTER},
+    status::{Invalid, Kind},
     stream,
     who::{Guest, Shown},
 };
@@ -210,13 +210,7 @@ impl stream_server::Stream for Api {
         let from = at.and_then(|at| at.from()).map(Owner::new);
         let guest = Guest::new(from, Shown::of(request.metadata(), request.extensions().get()));
         let Some(share) = room.node().stream(guest.identity()) else {
-            let message = "this client has its share of the streams that may be open";
-            let status =
-                StatusBuilder::new(Code::ResourceExhausted, reason::SHARE_EXCEEDED, message);
-            return Err(status
-                .outcome(v1::Outcome::NotApplied)
-                .retry_after(RETRY_AFTER)
-                .into_tonic());
+            return Err(share_exceeded("streams"));
         };
         let (call, shown) = self.unary(&request);
         let record = self.stream_record(&call, from, shown.recorded());

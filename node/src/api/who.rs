@@ -29,6 +29,7 @@ use super::{
 #[cfg(feature = "seeded-bugs")]
 use crate::machine::command::Action;
 use crate::{
+    audit::Line,
     consensus::{
         WhenFull,
         error::{NotProposed, ReadError},
@@ -99,7 +100,7 @@ impl Shown {
     /// What is recorded of it: the id in its token, which is no secret, and the name in its certificate.
     pub(super) fn recorded(&self) -> (Option<u64>, Option<&str>) {
         let token = self.token.as_ref().and_then(|token| parse_token(token)).map(|(id, _)| id);
-        (token, self.name.as_ref().map(|ClientName(name)| name.as_str()))
+        (token, self.name.as_ref().map(|shown| shown.name.as_str()))
     }
 }
 
@@ -148,7 +149,10 @@ impl Guest {
 
     /// Who it is. Who shows nothing, and need not, is nobody for as long as the stream is open.
     pub(super) async fn who(&self, api: &Api, call: &Call, kind: Kind) -> Result<Who, CallStatus> {
-        if let Some(who) = self.known() {
+        // Where authentication is to be on and was switched off meanwhile, nobody is known any more.
+        if let Some(who) = self.known()
+            && !api.serves_nobody()
+        {
             return Ok(who);
         }
         let who = api.identify(call, kind, self.from, &self.shown).await?;
@@ -161,6 +165,9 @@ impl Guest {
 
 /// How long a scraper waits for this node to find out about its token.
 const WATCHER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is said of a token, or a certificate, whose time has passed.
+const IS_OVER: &str = "its token or certificate is over";
 
 /// Whether callers have to show who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,6 +208,11 @@ impl Api {
         self.node.authentication || self.is_enabled()
     }
 
+    /// By what this node knows authentication is off, and it is to serve nobody then.
+    fn serves_nobody(&self) -> bool {
+        self.node.authentication && !self.is_enabled()
+    }
+
     fn is_enabled(&self) -> bool {
         query::meta(&self.consensus.state().view()).auth.enabled
     }
@@ -214,7 +226,7 @@ impl Api {
         shown: &Shown,
     ) -> Result<Who, CallStatus> {
         let anybody = Who::at(from);
-        if self.node.authentication && !self.is_enabled() {
+        if self.serves_nobody() {
             self.learn_whether_enabled(call, kind).await?;
         }
         if shown.is_nothing() {
@@ -282,7 +294,7 @@ impl Api {
         who: &Who,
     ) -> Result<(), CallStatus> {
         if self.is_over(who) && self.asks_who() {
-            return Err(self.unauthenticated(call, kind, "its token is over"));
+            return Err(self.unauthenticated(call, kind, IS_OVER));
         }
         Ok(())
     }
@@ -310,7 +322,7 @@ impl Api {
         self.write_error(call, &refusal.into(), false)
     }
 
-    /// The caller, and when its token is over. A token counts more than a certificate: a proxy may have one,
+    /// The caller, and when its token, or its certificate, is over. A token counts more than a certificate: a proxy may have one,
     /// too.
     fn look_up<V: View + ?Sized>(
         &self,
@@ -327,9 +339,9 @@ impl Api {
             let record = record.filter(|_| is_right).ok_or(unknown)?;
             return Ok((Caller { user: record.user, token: id }, record.expires_wall_time_ms));
         }
-        let ClientName(name) = shown.name.as_ref().ok_or("it shows nothing")?;
+        let ClientName { name, not_after_ms } = shown.name.as_ref().ok_or("it shows nothing")?;
         let caller = users::caller_named(view, name);
-        Ok((caller.ok_or("no user has the name in its certificate")?, 0))
+        Ok((caller.ok_or("no user has the name in its certificate")?, *not_after_ms))
     }
 
     /// Whether a read is allowed by the state that is read; nothing is looked at before.
@@ -376,25 +388,30 @@ impl Api {
         }
     }
 
-    /// Whether somebody who asks over the port for scrapers may see how the node is, or change how it works.
+    /// Whether somebody who asks over the port for scrapers may see how the node is, or change how it works. Who that
+    /// is is told to a line of the audit log.
     pub(crate) async fn may_watch(
         &self,
         headers: &HeaderMap,
         name: Option<&ClientName>,
         changes: bool,
+        line: Option<&mut Line>,
     ) -> Result<Asks, NotAllowed> {
         let kind = if changes { Kind::Write } else { Kind::Read };
         let call = self.call(Some(WATCHER_PATIENCE), "", WhenFull::Refuse);
         let shown = Shown::of(&MetadataMap::from_headers(headers.clone()), name);
-        let may = async {
-            let who = self.identify(&call, kind, None, &shown).await?;
-            let call = Call { who, ..call };
+        let found = self.identify(&call, kind, None, &shown).await;
+        if let Some(line) = line {
+            self.who_fields(line, found.as_ref().ok().map(|who| who.caller), shown.recorded());
+        }
+        let may = || {
+            let call = Call { who: found?, ..call };
             match changes {
                 true => self.may_operate(&call),
                 false => self.may_read(&call, &self.consensus.state().view(), Reads::Monitor),
             }
         };
-        may.await.map_err(|refused| match Code::from_i32(refused.code) {
+        may().map_err(|refused| match Code::from_i32(refused.code) {
             Code::PermissionDenied => NotAllowed::Denied(refused.message),
             _ => NotAllowed::Unknown(refused.message),
         })?;
@@ -412,7 +429,7 @@ impl Api {
             return Ok(None);
         }
         if self.is_over(&call.who) && !seeded_bugs::is_on("over-is-asked-once") {
-            return Err(self.unauthenticated(call, kind, "its token is over"));
+            return Err(self.unauthenticated(call, kind, IS_OVER));
         }
         Rights::of(view, call.who.caller).map(Some).map_err(|NotKnown| {
             self.unauthenticated(call, kind, "its user or token was removed, or it shows none")

@@ -208,7 +208,10 @@ impl Api {
             // The address goes along to the leader, in the command, and from there into the log.
             let share_percent = self.node.sessions_share_percent;
             Ok(match call.who.from {
-                Some(owner) => Action::OpenOwnedSession { idle_timeout_ms, owner, share_percent },
+                Some(from) => {
+                    let owner = from.network();
+                    Action::OpenOwnedSession { idle_timeout_ms, owner, share_percent }
+                }
                 None => Action::OpenSession { idle_timeout_ms },
             })
         } else {

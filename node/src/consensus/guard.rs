@@ -28,6 +28,8 @@ pub const SESSION_ANSWER_BYTES_TOTAL_MAX: u64 = 1024 * 1024 * 1024;
 struct Loads {
     /// Bytes of all sessions.
     all_bytes: u64,
+    /// Sessions are of users, and one is nobody else's.
+    auth_enabled: bool,
     /// Of one session, if it is open.
     session: Option<SessionLoad>,
 }
@@ -46,8 +48,12 @@ impl SessionLoads {
         {
             return loads;
         }
-        let all_bytes = query::meta(&view).session_answer_bytes;
-        let loads = Loads { all_bytes, session: query::session_load(&view, session_id) };
+        let meta = query::meta(&view);
+        let loads = Loads {
+            all_bytes: meta.session_answer_bytes,
+            auth_enabled: meta.auth.enabled,
+            session: query::session_load(&view, session_id),
+        };
         *self.last() = Some((applied, session_id, loads));
         loads
     }
@@ -70,8 +76,11 @@ impl Consensus {
             });
         }
         let Some(stamp) = command.session else { return Ok(()) };
-        let Loads { all_bytes, session: load } =
+        let Loads { all_bytes, auth_enabled, session } =
             self.inner.session_loads.of(&self.inner.state, stamp.session_id);
+        // Somebody else's is none, as in apply: how far it is, and how full, would tell that it is there.
+        let user = command.caller.filter(|_| auth_enabled).map_or(0, |caller| caller.user);
+        let load = session.filter(|session| session.user == user);
         let watermark = load.map_or(0, |load| load.watermark);
         if stamp.sequence
             >= watermark.max(stamp.lowest_unanswered).saturating_add(limits::SESSION_WINDOW)

@@ -23,8 +23,8 @@ use crate::machine::command::{Caller, Owner};
 pub enum Identity {
     /// From within the process.
     Nobody,
-    /// One who has not shown who it is: the address that it calls from. Behind one address (a NAT, a proxy, one
-    /// machine) all are one.
+    /// One who has not shown who it is: the address that it calls from, or its network ([`Owner::network`]). Behind
+    /// one address (a NAT, a proxy, one machine) all are one.
     Address(Owner),
     /// A user, by its id, from wherever it calls.
     User(u64),
@@ -35,7 +35,7 @@ impl Identity {
     pub fn of(caller: Option<Caller>, from: Option<Owner>) -> Identity {
         match (caller, from) {
             (Some(caller), _) => Identity::User(caller.user),
-            (None, Some(from)) => Identity::Address(from),
+            (None, Some(from)) => Identity::Address(from.network()),
             (None, None) => Identity::Nobody,
         }
     }

@@ -5,6 +5,7 @@
 //! it sees that it is not to be seen.
 
 mod export;
+mod recorded;
 
 use std::{
     fmt::Write as _,
@@ -23,6 +24,7 @@ use crate::{
         starting::Waits,
         who::{Asks, NotAllowed},
     },
+    audit::{AuditLog, Line},
     config::{Config, is_loopback},
     consensus::Consensus,
     env::{Clock, Env, Logs, Threads},
@@ -60,6 +62,7 @@ pub(super) struct Eyes {
     started_at_ms: u64,
     /// Only who is on this machine reaches the port.
     on_loopback: bool,
+    audit: Option<Arc<AuditLog>>,
     running: OnceLock<Running>,
     last_scrape_ns: AtomicU64,
 }
@@ -119,6 +122,7 @@ impl Eyes {
         metrics: Arc<Metrics>,
         starting: Arc<Starting>,
         tls: Option<Arc<Secured>>,
+        audit: Option<Arc<AuditLog>>,
     ) -> (Arc<Eyes>, EyesPort) {
         let on_loopback = is_loopback(&config.metrics_listen);
         let eyes = Arc::new(Eyes {
@@ -130,6 +134,7 @@ impl Eyes {
             logs: env.logs.clone(),
             started_at_ms: env.clock.wall_ms(),
             on_loopback,
+            audit: audit.clone(),
             running: OnceLock::new(),
             last_scrape_ns: AtomicU64::new(0),
         });
@@ -144,8 +149,9 @@ impl Eyes {
                 let pages = Arc::clone(&eyes) as Arc<dyn Pages>;
                 let connections_max = env.network.sockets().metrics_max;
                 let tls = tls.filter(|_| !on_loopback);
-                let serving = plain::serve(pages, Gate { listener, tls, connections_max }, stopped);
-                port.serving = Some(tokio::spawn(serving));
+                let share = super::share_of(config);
+                let gate = Gate { listener, tls, connections_max, share, audit };
+                port.serving = Some(tokio::spawn(plain::serve(pages, gate, stopped)));
             }
             Err(error) => {
                 tracing::warn!(target: LOGS, %error, "the node goes on without its metrics port");
@@ -226,8 +232,22 @@ impl Eyes {
 impl Eyes {
     /// Whether somebody may see more than whether the node is well, or change something. On loopback everybody may
     /// see: who is on the machine sees its processes too. To change something takes the right to, or, where nobody is
-    /// asked who he is, to be on the machine.
+    /// asked who he is, to be on the machine. A change is recorded, and whoever is refused for who it is.
     async fn may(&self, asked: &Asked, changes: bool) -> Result<(), Page> {
+        let mut recorded = self.record(asked, changes)?;
+        let allowed = self.decide(asked, changes, recorded.as_mut()).await;
+        if let Some(line) = recorded {
+            recorded::write(line, changes, allowed.as_ref().err());
+        }
+        allowed
+    }
+
+    async fn decide(
+        &self,
+        asked: &Asked,
+        changes: bool,
+        line: Option<&mut Line>,
+    ) -> Result<(), Page> {
         if self.on_loopback && !changes {
             return Ok(());
         }
@@ -235,7 +255,7 @@ impl Eyes {
             let why = "the node has not read its state yet, and so can't know who may\n";
             return Err(Page::text(StatusCode::SERVICE_UNAVAILABLE, why));
         };
-        match api.may_watch(&asked.headers, asked.caller.as_ref(), changes).await {
+        match api.may_watch(&asked.headers, asked.caller.as_ref(), changes, line).await {
             Ok(Asks::WhoItIs) => Ok(()),
             Ok(Asks::Nobody) if !changes || (self.on_loopback && is_for_this_machine(asked)) => {
                 Ok(())

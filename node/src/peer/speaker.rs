@@ -9,7 +9,7 @@
 //! says who sends it in its stamp, checked before its method runs ([`Speaker::check_stamp`]); the methods that carry
 //! a sender in their message check that too ([`Speaker::check`]): the introduction, and the ballots of a candidate
 //! and of a leader, each of which only the node itself sends. A method that lacks a check fails
-//! `another_nodes_certificate_speaks_for_nobody` in `tests/it/tls.rs`.
+//! `another_nodes_certificate_speaks_for_nobody` in `tests/operate/tls_peers.rs`.
 //!
 //! Leaves out: what a node tells of others (`hello`: what it remembers of them), which any member may.
 

@@ -16,6 +16,7 @@ use super::{
     Shape,
     room::{ConnectionRoom, Held},
 };
+use crate::env::shares::Share;
 
 /// An answer that h2 holds for longer than this, since nobody reads it, closes its connection. Large
 /// ones of unary calls go without the others: at their deadlines, or, while the node has little room left
@@ -147,6 +148,8 @@ pub(crate) struct Call {
     pub(super) is_awaited: AtomicBool,
     /// Ends it: h2 resets it then.
     pub(super) task: OnceLock<AbortHandle>,
+    /// Its part of the calls that its address may have open, until nothing of it is left.
+    pub(super) share: OnceLock<Share<1>>,
 }
 
 impl Call {
@@ -157,6 +160,18 @@ impl Call {
     /// Whose address the connection came from.
     pub(crate) fn from(&self) -> Option<IpAddr> {
         self.connection.from
+    }
+
+    /// Whether its address may have one more call open. A stream takes its share itself, once it is known whose it is.
+    pub(crate) fn may_begin(&self) -> bool {
+        if self.shape == Shape::Stream {
+            return true;
+        }
+        let room = self.room();
+        match room.node().open_call(room.identity(), self.shape) {
+            Some(share) => self.share.set(share).is_ok(),
+            None => false,
+        }
     }
 
     pub(crate) fn answer_by(&self) -> Option<Instant> {
@@ -252,6 +267,7 @@ mod tests {
             answer_by: None,
             is_awaited: AtomicBool::new(false),
             task: OnceLock::new(),
+            share: OnceLock::new(),
         });
         for begin in 0..2 * AGES {
             let unsent = call.unsent();

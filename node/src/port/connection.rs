@@ -102,6 +102,7 @@ where
             answer_by,
             is_awaited: AtomicBool::new(false),
             task: OnceLock::new(),
+            share: OnceLock::new(),
         });
         if shape == Shape::Stream {
             call.await_end();
@@ -115,8 +116,9 @@ where
         request.extensions_mut().insert(Arc::clone(&call));
         match &self.caller {
             Caller::Unknown => {}
-            Caller::Client(name) => {
-                request.extensions_mut().insert(ClientName(name.clone()));
+            Caller::Client { name, not_after_ms } => {
+                let (name, not_after_ms) = (name.clone(), *not_after_ms);
+                request.extensions_mut().insert(ClientName { name, not_after_ms });
             }
             Caller::Node(id) => {
                 request.extensions_mut().insert(CallingNode(*id));

@@ -8,8 +8,9 @@
 //! | what | for a connection | for the node | until |
 //! |---|---|---|---|
 //! | connections | | [`Slots`] | the handshake's time, then keepalive; without a call: the idle time |
-//! | handshakes of TLS | 64 KiB | [`secure`] | the handshake's time |
-//! | calls | [`tally_proto::http2::Port::calls_max`] | connections times that | the deadline of a unary call |
+//! | handshakes of TLS | 64 KiB | [`secure`], shared by address | the handshake's time |
+//! | calls | [`tally_proto::http2::Port::calls_max`] | [`room::NODE_OPEN_CALLS_MAX`], shared by address | the deadline of a unary call |
+//! | calls without a deadline (health's Watch, reflection) | the same | [`room::NODE_STREAMS_MAX`], with the streams | their client ends them |
 //! | requests being received, and calls of streams (above [`SMALL_BYTES`]) | [`room::REQUEST_BYTES_MAX`] | [`room::NODE_REQUEST_BYTES_MAX`] | the deadline; [`request::MESSAGE_TIME_MAX`] in a stream |
 //! | streams | calls | [`room::NODE_STREAMS_MAX`] | their client ends them |
 //! | calls of streams | [`room::ANSWER_BYTES_MAX`], by their answers | [`room::NODE_CALLS_MAX`] | their deadlines |
@@ -124,7 +125,7 @@ pub(crate) async fn serve<S>(
         + 'static,
     S::Future: Send + 'static,
 {
-    let (port, door) = (Arc::new(port), Arc::new(Door::default()));
+    let (door, port) = (Arc::new(Door::new(port.slots.share())), Arc::new(port));
     let mut connections = JoinSet::new();
     let mut refusals = JoinSet::new();
     let (failures, too_many) = (Spaced::default(), Spaced::default());

@@ -1,13 +1,13 @@
 //! A port for probes and scrapers: HTTP/1.1, with TLS or without, one request and one answer on each connection.
 //!
 //! # Bounds
-//! So many connections at once; further ones are closed at once. Each has [`CONNECTION_TIME_MAX`] from its accept to
+//! So many connections at once, of which one address has a share; further ones are closed at once. Each has [`CONNECTION_TIME_MAX`] from its accept to
 //! the end of its answer, [`HEAD_TIME_MAX`] for TLS, as much for the head of its request, of which at most
 //! [`HEAD_BYTES_MAX`] are taken, and as much for the body of a PUT, of at most [`BODY_BYTES_MAX`]; no other is read.
 //!
 //! Leaves out: which pages there are, and who may see them.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -26,7 +26,13 @@ use super::{
     secure::{TLS_BEGINS, explained, told},
 };
 use crate::{
-    env::{Connection, Listener, spaced::Spaced},
+    audit::AuditLog,
+    env::{
+        Connection, Listener,
+        shares::{Identity, ShareRule, Shares},
+        spaced::Spaced,
+    },
+    machine::command::Owner,
     tls::{Caller, Secured, Spoken},
 };
 
@@ -62,6 +68,8 @@ pub(crate) struct Asked {
     pub(crate) headers: HeaderMap,
     /// Who asks, as far as a certificate proves it.
     pub(crate) caller: Option<ClientName>,
+    /// Where it calls from.
+    pub(crate) from: Option<IpAddr>,
     /// What came with a PUT.
     pub(crate) body: String,
 }
@@ -94,11 +102,16 @@ pub(crate) struct Gate {
     /// TLS, if it is spoken.
     pub(crate) tls: Option<Arc<Secured>>,
     pub(crate) connections_max: usize,
+    /// What one address may have of them, of what others leave.
+    pub(crate) share: ShareRule,
+    /// Where connections are recorded that are refused.
+    pub(crate) audit: Option<Arc<AuditLog>>,
 }
 
 /// Serves until told to stop; what is under way then is given up.
 pub(crate) async fn serve(pages: Arc<dyn Pages>, gate: Gate, mut stop: watch::Receiver<bool>) {
-    let Gate { mut listener, tls, connections_max } = gate;
+    let Gate { mut listener, tls, connections_max, share, audit } = gate;
+    let shares = Shares::new([connections_max], share);
     let mut connections = JoinSet::new();
     let (failures, too_many) = (Spaced::default(), Spaced::default());
     loop {
@@ -107,11 +120,18 @@ pub(crate) async fn serve(pages: Arc<dyn Pages>, gate: Gate, mut stop: watch::Re
             () = async { drop(stop.wait_for(|stop| *stop).await) } => return,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok(connection) if connections.len() < connections_max => {
-                    let serving = drive(Arc::clone(&pages), tls.clone(), connection);
-                    connections.spawn(timeout(CONNECTION_TIME_MAX, serving));
-                }
-                Ok(_) => {
+                Ok(connection) => {
+                    let whose = Identity::of(None, connection.from().map(Owner::new));
+                    let has_room = connections.len() < connections_max;
+                    if has_room && let Ok(share) = shares.take(whose, [1]) {
+                        let door = (tls.clone(), audit.clone());
+                        let serving = drive(Arc::clone(&pages), door, connection);
+                        connections.spawn(async move {
+                            let _share = share;
+                            timeout(CONNECTION_TIME_MAX, serving).await
+                        });
+                        continue;
+                    }
                     if let Some(times) = too_many.happened() {
                         let max = connections_max;
                         tracing::warn!(times, max, "connections to the metrics port are refused");
@@ -128,16 +148,34 @@ pub(crate) async fn serve(pages: Arc<dyn Pages>, gate: Gate, mut stop: watch::Re
     }
 }
 
-async fn drive(pages: Arc<dyn Pages>, tls: Option<Arc<Secured>>, connection: Connection) {
+async fn drive(
+    pages: Arc<dyn Pages>,
+    (tls, audit): (Option<Arc<Secured>>, Option<Arc<AuditLog>>),
+    connection: Connection,
+) {
+    let from = connection.from();
     let passed = match tls {
-        None => Some((connection, Caller::Unknown)),
-        Some(tls) => timeout(HEAD_TIME_MAX, shake_hands(&tls, connection)).await.ok().flatten(),
+        None => Ok(Some((connection, Caller::Unknown))),
+        Some(tls) => timeout(HEAD_TIME_MAX, shake_hands(&tls, connection))
+            .await
+            .unwrap_or_else(|_| Err("no TLS in time".to_owned())),
     };
-    let Some((connection, caller)) = passed else { return };
+    let (connection, caller) = match passed {
+        Ok(Some(passed)) => passed,
+        Ok(None) => return,
+        Err(why) => {
+            tracing::debug!(port = "metrics", from = told(from), "no TLS with a caller: {why}");
+            if let Some(log) = audit {
+                log.connection_refused("metrics", from, &why);
+            }
+            return;
+        }
+    };
     let caller = match caller {
-        Caller::Client(name) => Some(ClientName(name)),
+        Caller::Client { name, not_after_ms } => Some(ClientName { name, not_after_ms }),
         Caller::Unknown | Caller::Node(_) => None,
     };
+    let caller = (caller, from);
     let service = service_fn(|request| answer(Arc::clone(&pages), caller.clone(), request));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -152,28 +190,28 @@ async fn drive(pages: Arc<dyn Pages>, tls: Option<Arc<Secured>>, connection: Con
     }
 }
 
-/// None if nothing can be spoken with the caller.
-async fn shake_hands(tls: &Secured, mut connection: Connection) -> Option<(Connection, Caller)> {
+/// The connection to speak on, none for who only looks whether the port is open, or why nothing can be spoken.
+async fn shake_hands(
+    tls: &Secured,
+    mut connection: Connection,
+) -> Result<Option<(Connection, Caller)>, String> {
     let mut head = [0; 16];
-    let read = connection.read(&mut head).await.ok().filter(|read| *read > 0)?;
+    let Some(read) = connection.read(&mut head).await.ok().filter(|read| *read > 0) else {
+        return Ok(None);
+    };
     let head = &head[..read];
-    let from = told(connection.from());
     if head[0] != TLS_BEGINS {
-        tracing::debug!(port = "metrics", from, "a caller speaks no TLS to a port that has it");
         let _ = connection.write_all(SPEAKS_TLS).await;
         let _ = connection.shutdown().await;
-        return None;
+        return Err("it speaks no TLS, and this port does".to_owned());
     }
     let accepted = tls.accept(connection, head, Spoken::Http1).await;
-    if let Err(error) = &accepted {
-        tracing::debug!(port = "metrics", from, "no TLS with a caller: {}", explained(error));
-    }
-    accepted.ok()
+    accepted.map(Some).map_err(|error| explained(&error))
 }
 
 async fn answer(
     pages: Arc<dyn Pages>,
-    caller: Option<ClientName>,
+    caller: (Option<ClientName>, Option<IpAddr>),
     request: Request<Incoming>,
 ) -> Result<Response<String>, Infallible> {
     let is_head = request.method() == Method::HEAD;
@@ -203,7 +241,10 @@ async fn answer(
     Ok(response)
 }
 
-async fn asked(caller: Option<ClientName>, request: Request<Incoming>) -> Result<Asked, Page> {
+async fn asked(
+    (caller, from): (Option<ClientName>, Option<IpAddr>),
+    request: Request<Incoming>,
+) -> Result<Asked, Page> {
     let (head, body) = request.into_parts();
     let mut text = String::new();
     if head.method == Method::PUT {
@@ -219,6 +260,7 @@ async fn asked(caller: Option<ClientName>, request: Request<Incoming>) -> Result
         method: head.method,
         headers: head.headers,
         caller,
+        from,
         body: text,
     })
 }

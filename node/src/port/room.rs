@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::SMALL_BYTES;
+use super::{SMALL_BYTES, Shape};
 use crate::{
     env::shares::{Identity, Share, ShareRule, Shares},
     machine::{command::Owner, limits},
@@ -35,8 +35,13 @@ pub(crate) const NODE_ANSWER_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// Calls of streams that are under way, of all connections: eight windows of a session.
 pub(crate) const NODE_CALLS_MAX: usize = 8 * limits::SESSION_WINDOW as usize;
 
-/// Streams that are open, of all connections. One that does nothing costs some KiB.
-pub(crate) const NODE_STREAMS_MAX: usize = 65_536;
+/// Streams that are open, of all connections, as many as there may be of those: a client needs one. One that does
+/// nothing costs some 26 KiB in a build that is not optimised, so those of one address come to 320 MB at most.
+pub(crate) const NODE_STREAMS_MAX: usize = 16_384;
+
+/// Unary calls that are open, of all connections. Each costs about as much, and may have headers of 16 KiB and a request
+/// of [`SMALL_BYTES`] that nobody else counts.
+pub(crate) const NODE_OPEN_CALLS_MAX: usize = 32_768;
 
 /// The room of a port.
 #[derive(Debug)]
@@ -46,6 +51,7 @@ pub(crate) struct NodeRoom {
     calls: Arc<Semaphore>,
     call_shares: Arc<Shares<1>>,
     stream_shares: Arc<Shares<1>>,
+    open_shares: Arc<Shares<1>>,
 }
 
 /// Bytes of the node, and what of them one client has: whoever calls from an address, as they are held before it
@@ -71,18 +77,30 @@ impl NodeRoom {
             calls: Arc::new(Semaphore::new(NODE_CALLS_MAX)),
             call_shares: Shares::new([NODE_CALLS_MAX], share),
             stream_shares: Shares::new([NODE_STREAMS_MAX], share),
+            open_shares: Shares::new([NODE_OPEN_CALLS_MAX], share),
         })
     }
 
     /// How often a client would have had more than its share.
     pub(crate) fn shares_exceeded(&self) -> u64 {
         let bytes = self.requests.shares.exceeded() + self.answers.shares.exceeded();
-        bytes + self.call_shares.exceeded() + self.stream_shares.exceeded()
+        let calls = self.call_shares.exceeded() + self.open_shares.exceeded();
+        bytes + calls + self.stream_shares.exceeded()
     }
 
     /// A client begins a stream, unless it has as many as it may.
     pub(crate) fn stream(&self, identity: Identity) -> Option<Share<1>> {
         self.stream_shares.take(identity, [1]).ok()
+    }
+
+    /// A call begins that is no stream, unless its address has as many as it may: one that may stay open for ever is
+    /// counted with the streams.
+    pub(super) fn open_call(&self, identity: Identity, shape: Shape) -> Option<Share<1>> {
+        let shares = match shape {
+            Shape::Unary => &self.open_shares,
+            Shape::Watch | Shape::Stream => &self.stream_shares,
+        };
+        shares.take(identity, [1]).ok()
     }
 
     /// Less than half of the room for answers is left: whoever holds some and does nothing with it keeps
@@ -156,6 +174,11 @@ impl ConnectionRoom {
 
     pub(crate) fn node(&self) -> &NodeRoom {
         &self.node
+    }
+
+    /// Whoever the connection comes from.
+    pub(super) fn identity(&self) -> Identity {
+        self.identity
     }
 
     /// Room for a request, or for a call of a stream.
@@ -271,6 +294,24 @@ mod tests {
         assert_eq!(node.held_bytes().1, 0);
         assert!(now(connection.answer(ANSWER_BYTES_MAX)).is_some());
     }
+
+    #[test]
+    fn calls_that_are_open_are_shared_by_address() {
+        let node = NodeRoom::new(ShareRule { percent: 75, report_only: false });
+        let from = |last| ConnectionRoom::new(Arc::clone(&node), Some([10, 0, 0, last].into()));
+        for (shape, max) in [(Shape::Unary, NODE_OPEN_CALLS_MAX), (Shape::Watch, NODE_STREAMS_MAX)]
+        {
+            let open = |from: &ConnectionRoom| node.open_call(from.identity(), shape);
+            let (one, other) = (from(1), from(2));
+            let held: Vec<_> = std::iter::from_fn(|| open(&one)).collect();
+            assert_eq!(held.len(), max * 3 / 4, "{shape:?}");
+            let others: Vec<_> = std::iter::from_fn(|| open(&other)).collect();
+            assert_eq!(others.len(), max / 4 * 3 / 4, "{shape:?}");
+            drop(held);
+            assert!(open(&other).is_some(), "what is given back is there for all");
+        }
+    }
+
     #[test]
     fn whoever_uses_all_it_may_leaves_room_for_another_address() {
         let node = NodeRoom::new(ShareRule { percent: 75, report_only: false });

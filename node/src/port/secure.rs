@@ -4,9 +4,10 @@
 //! # Bounds
 //! A connection that sends nothing holds its slot and a buffer of a few bytes until the handshake's time is over.
 //! What has sent something may hold as much as a handshake takes (64 KiB), so of those there are
-//! [`HANDSHAKES_MAX`] at once; others wait, and their bytes with the system. The accept loop waits for none of it.
+//! [`HANDSHAKES_MAX`] at once; others wait, and their bytes with the system. One address waits for itself first, as for
+//! connections: it may have a share of what others leave. The accept loop waits for none of it.
 
-use std::{io, net::IpAddr};
+use std::{io, net::IpAddr, sync::Arc};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -16,7 +17,12 @@ use tokio::{
 
 use super::{Port, slots};
 use crate::{
-    env::{Connection, spaced::Spaced},
+    env::{
+        Connection,
+        shares::{Identity, ShareRule, Shares},
+        spaced::Spaced,
+    },
+    machine::command::Owner,
     tls::{Caller, Secured, Spoken},
 };
 
@@ -39,23 +45,24 @@ const HTTP1_ANSWER: &[u8] =
 #[derive(Debug)]
 pub(super) struct Door {
     handshakes: Semaphore,
+    shares: Arc<Shares<1>>,
     without_tls: Spaced,
     with_tls: Spaced,
     failed: Spaced,
 }
 
-impl Default for Door {
-    fn default() -> Self {
+impl Door {
+    /// Of whose handshakes those of one address may be what the rule says.
+    pub(super) fn new(share: ShareRule) -> Self {
         Door {
             handshakes: Semaphore::new(HANDSHAKES_MAX),
+            shares: Shares::new([HANDSHAKES_MAX], share),
             without_tls: Spaced::default(),
             with_tls: Spaced::default(),
             failed: Spaced::default(),
         }
     }
-}
 
-impl Door {
     /// Somebody spoke TLS to a port without it.
     pub(super) fn met_tls(&self, port: &Port, from: Option<IpAddr>) {
         record(port, from, "it speaks TLS, and this port does not");
@@ -120,6 +127,8 @@ impl Door {
             self.met_plain(port, connection, head).await;
             return Ok(None);
         }
+        let whose = Identity::of(None, connection.from().map(Owner::new));
+        let _share = self.shares.wait(whose, [1]).await;
         let _permit = self.handshakes.acquire().await;
         tls.accept(connection, head, Spoken::Http2).await.map(Some)
     }
@@ -189,7 +198,7 @@ mod tests {
 
     /// What is in the request's extensions, as a header of its answer.
     async fn told(request: Request<Body>) -> Result<Response<Body>, Infallible> {
-        let name = request.extensions().get::<ClientName>().map(|name| name.0.as_str());
+        let name = request.extensions().get::<ClientName>().map(|shown| shown.name.as_str());
         let answer = Response::builder().header("name", name.unwrap_or("nobody"));
         Ok(answer.body(Body::empty()).expect("names are header values here"))
     }

@@ -35,6 +35,7 @@ const ENHANCE_YOUR_CALM: u8 = 11;
 #[derive(Debug)]
 pub(crate) struct Slots {
     max: usize,
+    share: ShareRule,
     /// What one address has.
     shares: Arc<Shares<1>>,
     used: AtomicUsize,
@@ -61,6 +62,7 @@ impl Slots {
         let shares = Shares::new([max], share);
         Arc::new(Slots {
             max,
+            share,
             shares,
             used: AtomicUsize::new(0),
             refused: Mutex::default(),
@@ -71,6 +73,11 @@ impl Slots {
     /// How often an address would have had more than its share.
     pub(crate) fn shares_exceeded(&self) -> u64 {
         self.shares.exceeded()
+    }
+
+    /// What one address may have of what others leave.
+    pub(super) fn share(&self) -> ShareRule {
+        self.share
     }
 
     /// How many there may be.

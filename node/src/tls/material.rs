@@ -50,15 +50,22 @@ impl Wanted {
         }
     }
 
-    /// Who shows a certificate that was verified.
-    pub(super) fn caller(&self, certificate: &CertificateDer<'_>) -> Caller {
+    /// Who shows these certificates, which were verified: its own, and what leads from there to its CA.
+    pub(super) fn caller(&self, shown: &[CertificateDer<'_>]) -> Caller {
+        let Some(own) = shown.first() else { return Caller::Unknown };
         match self {
-            Wanted::OfClients => match Facts::of(certificate).ok().as_ref().and_then(Facts::name) {
-                Some(name) => Caller::Client(name.to_owned()),
-                None => Caller::Unknown,
-            },
+            Wanted::OfClients => {
+                let facts: Result<Vec<Facts>, _> = shown.iter().map(|der| Facts::of(der)).collect();
+                let facts = facts.unwrap_or_default();
+                let name = facts.first().and_then(Facts::name);
+                let not_after_ms = facts.iter().map(|facts| facts.not_after_ms).min().unwrap_or(0);
+                name.map_or(Caller::Unknown, |name| Caller::Client {
+                    name: name.to_owned(),
+                    not_after_ms,
+                })
+            }
             Wanted::OfPeers { cluster, .. } => {
-                named(certificate, cluster).map_or(Caller::Unknown, Caller::Node)
+                named(own, cluster).map_or(Caller::Unknown, Caller::Node)
             }
         }
     }

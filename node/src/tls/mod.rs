@@ -5,14 +5,15 @@
 //!
 //! # Who is who
 //! - **Client port**: the node shows a certificate. A client that shows one is verified, and known by its name
-//!   ([`Caller::Client`]); one that shows none is nobody in particular. Where no CA is configured none is asked for.
+//!   ([`Caller::Client`]) until it ends; one that shows none is nobody in particular. Where no CA is configured none is asked for.
 //! - **Peer port**: both sides show one, and it has to name a node of this cluster: `tally://CLUSTER/node/3`, as a
 //!   URI among its alternative names (`cluster_name`). Who calls checks that it reached the node that it meant
 //!   ([`Secured::connect`]); who is called learns which node calls ([`Caller::Node`]), and `peer::service` compares
 //!   that with what the node says of itself. So one node's key can't speak for another.
 //!
 //! Nothing is resumed: each connection is proven by itself, by the certificates that are in use when it is made. A
-//! connection that is open goes on when they change, or end.
+//! connection that is open goes on when they change, or end; who a client is by a certificate that has ended is over,
+//! also on a connection from before (`api::who`).
 //!
 //! Leaves out: how handshakes are bounded (`port`).
 
@@ -106,8 +107,13 @@ pub(crate) enum Spoken {
 pub enum Caller {
     /// Nobody in particular.
     Unknown,
-    /// A client with this name.
-    Client(String),
+    /// A client with this name, until its certificate ends, in ms since 1970.
+    Client {
+        /// The name.
+        name: String,
+        /// The first end in the chain that it showed.
+        not_after_ms: u64,
+    },
     /// A node of this cluster.
     Node(u64),
 }
@@ -285,10 +291,7 @@ impl Secured {
             }
         };
         let certificates = stream.get_ref().1.peer_certificates();
-        let caller = match certificates.and_then(<[_]>::first) {
-            Some(certificate) => self.wanted.caller(certificate),
-            None => Caller::Unknown,
-        };
+        let caller = self.wanted.caller(certificates.unwrap_or_default());
         Ok((Connection::again(stream, from), caller))
     }
 

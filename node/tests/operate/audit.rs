@@ -341,7 +341,7 @@ async fn failed_logins_say_what_was_shown_and_never_the_secret() {
         ("nonsense", Value::Null, "no token of Tally's"),
         (&*wrong, id.into(), "unknown, or was revoked"),
         (&*revoked, revoked_id.into(), "unknown, or was revoked"),
-        (&*over, over_id.into(), "its token is over"),
+        (&*over, over_id.into(), "its token or certificate is over"),
     ] {
         for transport in [Transport::Stream, Transport::Unary] {
             let name = format!("try/{}/{transport:?}", &shown[..8.min(shown.len())]);

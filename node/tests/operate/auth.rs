@@ -1,6 +1,6 @@
 //! Who may do what, over the wire: every path by which something is asked for or told.
 
-use std::time::Duration;
+use std::{os::unix::fs::PermissionsExt as _, time::Duration};
 
 use tally_client::{Client, Transport, apply::Operation, reason};
 use tally_node::config::Config;
@@ -32,6 +32,12 @@ pub(super) async fn secure_with(size: u64, also: impl Fn(&mut Config)) -> (Clust
     };
     let cluster = Cluster::start_with(size, change).await;
     let found = || {
+        // Theirs alone who run the node.
+        for file in cluster.ids().into_iter().map(|id| cluster.data_dir(id).join("admin-token")) {
+            if let Ok(about) = std::fs::metadata(&file) {
+                assert_eq!(about.permissions().mode() & 0o777, 0o600, "{}", file.display());
+            }
+        }
         let files = cluster.ids().into_iter().map(|id| cluster.data_dir(id).join("admin-token"));
         let tokens: Vec<String> =
             files.filter_map(|file| std::fs::read_to_string(file).ok()).collect();
@@ -190,14 +196,97 @@ async fn a_right_is_a_prefix_of_counters_or_keys_at_every_node() {
             let request = AuthChangeRequest { change: disable.clone(), dry_run };
             assert_denied(owner.auth_change(request).await, "a change of users");
         }
-        let mut cluster_client = v1::cluster_client::ClusterClient::new(cluster.channel(id));
-        let mut transfer = Request::new(v1::ClusterTransferLeaderRequest::default());
-        transfer.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
-        let refused: Status = cluster_client.transfer_leader(transfer).await.unwrap_err();
-        assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
     }
     assert_eq!(admin.counter("other/a").get().await.unwrap().value, 10);
     assert_eq!(admin.counter("own/a").get().await.unwrap().value, 13);
+}
+
+/// Who changes the cluster is an admin; nobody else learns whether a member is there.
+#[tokio::test]
+async fn members_are_changed_by_admins_alone() {
+    let (cluster, first) = secure(1).await;
+    let admin = client(&cluster, &[1], &first);
+    let owner = user(&admin, "owner", &[(AuthScope::Counters, "", ALL)]).await;
+    let watcher = AuthRole { name: "watcher".into(), monitor: true, ..AuthRole::default() };
+    change(&admin, Change::PutRole(watcher)).await;
+    let put = AuthUser { name: "watcher".into(), roles: vec!["watcher".into()] };
+    change(&admin, Change::PutUser(put)).await;
+    let watcher = token(&admin, "watcher", 0).await.1;
+    let mut cluster_client = v1::cluster_client::ClusterClient::new(cluster.channel(1));
+    for (token, code) in [
+        ("", Code::Unauthenticated),
+        (&*owner, Code::PermissionDenied),
+        (&*watcher, Code::PermissionDenied),
+    ] {
+        let mut told = Vec::new();
+        for node_id in [1, 9] {
+            macro_rules! refused {
+                ($method:ident($request:expr)) => {{
+                    let mut request = Request::new($request);
+                    if !token.is_empty() {
+                        let shown = format!("Bearer {token}").parse().unwrap();
+                        request.metadata_mut().insert("authorization", shown);
+                    }
+                    let refused: Status = cluster_client.$method(request).await.unwrap_err();
+                    assert_eq!(refused.code(), code, "{refused}");
+                    told.push(refused.message().to_owned());
+                }};
+            }
+            let peer_address = "127.0.0.1:1".to_owned();
+            refused!(add_learner(v1::ClusterAddLearnerRequest { node_id, peer_address }));
+            refused!(promote(v1::ClusterPromoteRequest { node_id }));
+            refused!(remove(v1::ClusterRemoveRequest { node_id }));
+            refused!(transfer_leader(v1::ClusterTransferLeaderRequest { node_id }));
+        }
+        let (there, not_there) = told.split_at(4);
+        assert_eq!(there, not_there, "a refusal tells who is a member");
+    }
+}
+
+/// Not even by the limits that a leader guards before it proposes is somebody else told of a session.
+#[tokio::test]
+async fn a_session_of_another_user_is_none() {
+    let (cluster, first) = secure(3).await;
+    let admin = client(&cluster, &[1, 2, 3], &first);
+    let owner = user(&admin, "owner", &[(AuthScope::Counters, "", ALL)]).await;
+    let other = user(&admin, "other", &[(AuthScope::Counters, "", ALL)]).await;
+    cluster.caught_up().await;
+    let with = |token: &str, session_id, sequence| {
+        let stamp = v1::SessionStamp { session_id, sequence, lowest_unanswered: 0 };
+        let options = v1::WriteOptions { session: Some(stamp), ..Default::default() };
+        let request = v1::CountersAddRequest {
+            name: "a".into(),
+            delta: 1,
+            options: Some(options),
+            ..Default::default()
+        };
+        let mut request = Request::new(request);
+        let shown = format!("Bearer {token}").parse().unwrap();
+        request.metadata_mut().insert("authorization", shown);
+        request
+    };
+    for id in cluster.ids() {
+        let mut counters = v1::counters_client::CountersClient::new(cluster.channel(id));
+        let mut open = Request::new(v1::SessionsOpenRequest::default());
+        let shown = format!("Bearer {owner}").parse().unwrap();
+        open.metadata_mut().insert("authorization", shown);
+        let mut sessions = v1::sessions_client::SessionsClient::new(cluster.channel(id));
+        let session = sessions.open(open).await.unwrap().into_inner().session_id;
+        // Its watermark rises, and with it what numbers it takes.
+        let far = 60_000;
+        let mut raised = with(&owner, session, far);
+        let stamp = raised.get_mut().options.as_mut().unwrap().session.as_mut().unwrap();
+        stamp.lowest_unanswered = far;
+        counters.add(raised).await.expect("its own");
+        counters.add(with(&owner, session, far + 65_535)).await.expect("within its window");
+        for sequence in [0, 1, 65_535, 65_536, far + 65_535, far + 65_536, u64::MAX] {
+            let theirs = counters.add(with(&other, session, sequence)).await.unwrap_err();
+            let none = counters.add(with(&other, 123_456, sequence)).await.unwrap_err();
+            let words = |status: &Status, id: u64| status.message().replace(&id.to_string(), "ID");
+            assert_eq!(theirs.code(), none.code(), "{sequence}: {theirs}, {none}");
+            assert_eq!(words(&theirs, session), words(&none, 123_456), "{sequence}");
+        }
+    }
 }
 
 /// A page token is bound to its query, and its caller needs the right with each page.

@@ -13,6 +13,7 @@
 mod audit;
 mod audit_unwritable;
 mod auth;
+mod certificate_users;
 #[path = "../it/client.rs"]
 mod client;
 #[path = "../it/cluster.rs"]

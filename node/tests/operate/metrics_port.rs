@@ -4,11 +4,12 @@ use tally_client::Client;
 use tally_proto::v1::{AuthRole, AuthUser, auth_change_request::Change};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 use tokio_rustls::TlsConnector;
 
 use crate::{
+    audit::Logs,
     auth::{change, token, user},
     cluster::{Cluster, PATIENCE, eventually},
     tls::{Pki, connector_for, good, localhost},
@@ -56,9 +57,10 @@ async fn send(
     ask(stream, &format!("{head}{body}")).await
 }
 
-async fn far(pki: &Pki, authentication: bool) -> Cluster {
+async fn far(pki: &Pki, authentication: bool, logs: &Logs) -> Cluster {
     Cluster::start_with(1, |config| {
         pki.of_known_clients(config);
+        logs.keep(config);
         config.metrics_listen = "0.0.0.0:0".to_owned();
         config.authentication = authentication;
         config.insecure_listen_without_authentication = !authentication;
@@ -68,8 +70,8 @@ async fn far(pki: &Pki, authentication: bool) -> Cluster {
 
 #[tokio::test]
 async fn beyond_loopback_it_speaks_tls_and_who_watches_shows_that_he_may() {
-    let pki = Pki::new();
-    let cluster = far(&pki, true).await;
+    let (pki, logs) = (Pki::new(), Logs::new());
+    let cluster = far(&pki, true, &logs).await;
     let file = cluster.data_dir(1).join("admin-token");
     eventually("the first token is there", || file.exists()).await;
     let first = std::fs::read_to_string(&file).expect("it can be read");
@@ -133,12 +135,58 @@ async fn beyond_loopback_it_speaks_tls_and_who_watches_shows_that_he_may() {
     let (status, text) = ask(plain, "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await;
     assert_eq!(status, 400);
     assert!(text.contains("https://"), "{text}");
+
+    // What was refused for who asked is recorded, and who changes something.
+    let of = |path: &str, how: &str, decision: &str| {
+        let pages = logs.lines(1).into_iter().filter(|line| line["kind"] == "page");
+        let is_it = |line: &serde_json::Value| {
+            line["path"] == path && line["how"] == how && line["decision"] == decision
+        };
+        pages.filter(is_it).collect::<Vec<_>>()
+    };
+    let refused = |line: &serde_json::Value| {
+        line["kind"] == "connection_refused" && line["port"] == "metrics"
+    };
+    logs.only(1, "the caller without TLS", refused).await;
+    for path in ["/metrics", "/log-filter"] {
+        assert!(of(path, "unknown", "UNAUTHENTICATED").len() >= 2, "{path}");
+        let denied = of(path, "token", "PERMISSION_DENIED");
+        assert!(denied.iter().any(|line| line["user"] == "clerk"), "{path}: {denied:#?}");
+    }
+    let changed = of("/log-filter", "token", "allowed");
+    assert_eq!(changed.len(), 1, "{changed:#?}");
+    let line = &changed[0];
+    assert_eq!(
+        (&line["user"], &line["log_filter"]),
+        (&"admin".into(), &"debug".into()),
+        "{line:#}"
+    );
+    assert!(of("/metrics", "token", "allowed").is_empty(), "what is only seen is not recorded");
+    assert!(of("/readyz", "unknown", "UNAUTHENTICATED").is_empty(), "nor probes");
+    assert!(!logs.text(1).contains(first), "a token is in the audit log");
+}
+
+/// Whoever takes all places of one address leaves some for another.
+#[tokio::test]
+async fn one_address_can_not_keep_the_scrapers_out() {
+    let cluster =
+        Cluster::start_with(1, |config| config.metrics_listen = "127.0.0.1:0".to_owned()).await;
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(TcpStream::connect(address(&cluster)).await.expect("the system connects"));
+    }
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.2:0".parse().expect("an address")).expect("all of 127/8 is this machine");
+    let stream = socket.connect(address(&cluster).parse().expect("an address")).await;
+    let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let (status, text) = ask(stream.expect("it connects"), request).await;
+    assert_eq!(status, 200, "{text}");
 }
 
 #[tokio::test]
 async fn where_nobody_is_asked_who_he_is_everybody_sees_and_nobody_afar_changes() {
-    let pki = Pki::new();
-    let cluster = far(&pki, false).await;
+    let (pki, logs) = (Pki::new(), Logs::new());
+    let cluster = far(&pki, false, &logs).await;
     let nobody = connector_for(&pki.authority, None, b"http/1.1");
     assert_eq!(get(&cluster, &nobody, "/metrics", "").await.0, 200);
     let (status, text) = send(&cluster, &nobody, "PUT /log-filter", "", "debug").await;

@@ -23,7 +23,7 @@ use crate::{
     client::unary,
     cluster::{Cluster, PATIENCE, eventually},
     requests::*,
-    tls::{CLUSTER, Pki, connector, ended, good, localhost},
+    tls::{CLUSTER, Pki, connector, early, ended, good, localhost},
 };
 
 async fn secured(pki: &Pki) -> Cluster {
@@ -184,12 +184,14 @@ async fn the_peer_port_is_for_nodes_of_this_cluster() {
     let cluster = secured(&pki).await;
     let hosts = ["127.0.0.1".to_owned()];
     let stranger = Authority::new("another CA", good()).unwrap();
-    let cases: [(&str, Option<Pair>, &str); 5] = [
+    let cases: [(&str, Option<Pair>, &str); 6] = [
         ("nobody", None, "CertificateRequired"),
         ("a client", pki.authority.client("billing", good()).ok(), "alert"),
         ("a node of another cluster", pki.authority.node("mall", 3, &hosts, good()).ok(), "alert"),
         ("a node by another CA", stranger.node(CLUSTER, 3, &hosts, good()).ok(), "UnknownCA"),
         ("a node whose time is over", Some(pki.node(3, ended())), "CertificateExpired"),
+        // TLS has one word for both.
+        ("a node whose time has not come", Some(pki.node(3, early())), "CertificateExpired"),
     ];
     for (who, pair, said) in cases {
         let tls = connector(&pki.authority, pair.as_ref());

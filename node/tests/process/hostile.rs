@@ -11,15 +11,18 @@ use std::{
 
 use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tally_client::{Client, apply::Operation};
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+use tally_certificates::{Authority, Lifetime, Paths, write_pair};
+use tally_client::{Client, Tls, apply::Operation};
 use tally_proto::v1::{
     AuthChangeRequest, AuthCreateToken, AuthRole, AuthUser, auth_change_request::Change,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::Instant,
 };
+use tokio_rustls::TlsConnector;
 
 use super::bounds::{connect, resident_bytes};
 use crate::support::{PATIENCE, nodes::Cluster, report};
@@ -187,6 +190,128 @@ async fn a_slow_reader_gets_its_answer_and_holds_up_nobody() {
     assert!(received > value.len(), "{received} bytes of an answer of more than {}", value.len());
     assert!(percentile(&beside, 99) < Duration::from_secs(1), "a slow reader holds up others");
     drop(connection);
+    cluster.assert_running();
+}
+
+/// Calls that nothing ends are as many as their address may have, and others are served beside them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_stay_open_are_a_share_of_the_node() {
+    const CONNECTIONS: usize = 16;
+    const CALLS: usize = 1024;
+    let mut cluster = Cluster::started("open-calls", 1, &[]).await;
+    let address = cluster.node(1).client.clone();
+    let client = cluster.client();
+    adds(&client, "hits", 50).await;
+    let before = resident_bytes(cluster.node(1).pid());
+    // Reflection, which is open until its caller ends it, and says nothing before it is asked.
+    let watch = || {
+        let path = "http://tally/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+        http::Request::post(path)
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())
+            .expect("a request")
+    };
+    let (mut open, mut refused) = (Vec::new(), 0);
+    for _ in 0..CONNECTIONS {
+        let (sender, connection) = connect(&address).await;
+        let mut sender = sender.ready().await.expect("settings were exchanged");
+        let mut answers = Vec::new();
+        for _ in 0..CALLS {
+            sender = sender.ready().await.expect("there is a place");
+            let (answer, stream) = sender.send_request(watch(), false).expect("it is sent");
+            answers.push((answer, stream));
+        }
+        for (answer, stream) in answers {
+            let answer = answer.await.expect("it is answered");
+            // What is refused is answered in the head, and ends.
+            match answer.headers().get("grpc-status") {
+                Some(status) => {
+                    assert_eq!(status, "8", "RESOURCE_EXHAUSTED: {answer:?}");
+                    refused += 1;
+                }
+                None => open.push((answer, stream)),
+            }
+        }
+        open.shrink_to_fit();
+        drop(connection);
+    }
+    let each = resident_bytes(cluster.node(1).pid()).saturating_sub(before) / open.len();
+    let beside = adds(&client, "hits", 50).await;
+    report(&format!(
+        "open_calls: {} open with {each} bytes each, {refused} refused; adds beside them {}",
+        open.len(),
+        shown(&beside)
+    ));
+    // 75 % of 16,384, from one address.
+    assert_eq!(open.len() + refused, CONNECTIONS * CALLS);
+    assert!(refused > 0 && open.len() <= 12_288, "{} open, {refused} refused", open.len());
+    assert!(each < 40 * KIB, "{each} bytes for a call that waits");
+    // Another address has its own.
+    let socket = connect_from(&address, "127.0.0.2").await;
+    let (sender, connection) = h2::client::handshake(socket).await.expect("it is HTTP/2");
+    let other = tokio::spawn(connection);
+    let mut sender = sender.ready().await.expect("there is a place");
+    let (answer, _stream) = sender.send_request(watch(), false).expect("it is sent");
+    let answer = answer.await.expect("it is answered");
+    assert_eq!(answer.headers().get("grpc-status"), None, "{answer:?}");
+    other.abort();
+    cluster.assert_running();
+}
+
+/// From another address of this machine.
+async fn connect_from(address: &str, from: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    let from = format!("{from}:0").parse().expect("an address");
+    socket.bind(from).expect("all of 127/8 is this machine");
+    socket.connect(address.parse().expect("an address")).await.expect("the port is open")
+}
+
+/// Whoever begins more handshakes than may be under way, and goes on with none, is waited for by itself alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes_that_stop_half_way_are_a_share_of_the_port() {
+    descriptors();
+    let certificates = tempfile::tempdir().expect("a directory");
+    let authority = Authority::new("a test's CA", Lifetime::days(9)).expect("a CA");
+    let hosts = ["127.0.0.1".to_owned()];
+    let pair = authority.node("tally", 1, &hosts, Lifetime::days(9)).expect("a certificate");
+    let paths = Paths::new(certificates.path(), "node");
+    write_pair(&paths, &pair).expect("it is written");
+    let path = |path: &std::path::Path| path.to_str().expect("text").to_owned();
+    let (file, key) = (path(&paths.certificate), path(&paths.key));
+    let flags = ["--client-tls-cert-file", &file, "--client-tls-key-file", &key];
+    let mut cluster = Cluster::new("handshakes", 1, &flags);
+    cluster.start_all();
+    let address = cluster.node(1).client.clone();
+    let tls = || Tls::new().trust_only(authority.pair().certificate.as_bytes());
+    let client = Client::builder([address.clone()]).tls(tls()).deadline(PATIENCE).build();
+    client.expect("a client").counter("hits").add(1).await.expect("it is up");
+
+    // Three of four of 1,024 are one address's.
+    let mut begun = Vec::new();
+    for _ in 0..1200 {
+        let mut socket = TcpStream::connect(&address).await.expect("the port is open");
+        socket.write_all(&[22, 3, 1]).await.expect("it is sent");
+        begun.push(socket);
+    }
+    let began = Instant::now();
+    let mut roots = rustls::RootCertStore::empty();
+    let ca = CertificateDer::from_pem_slice(authority.pair().certificate.as_bytes());
+    roots.add(ca.expect("PEM")).expect("a CA");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider has them")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = TlsConnector::from(Arc::new(config));
+    let host = ServerName::try_from("127.0.0.1").expect("a name");
+    let shaken = connector.connect(host, connect_from(&address, "127.0.0.2").await).await;
+    shaken.expect("another address shakes hands meanwhile");
+    let took = began.elapsed();
+    report(&format!("handshakes: another address took {took:?} beside 1,200 that were begun"));
+    assert!(took < Duration::from_secs(3), "it waited until the others' time was over: {took:?}");
+    drop(begun);
     cluster.assert_running();
 }
 

@@ -22,7 +22,7 @@ async fn add(client: &Client, writer: u64, number: u64) -> tally_client::Result<
     let counter = client.counter(format!("drill/{writer}"));
     let key = format!("order-{writer}-{number}");
     let added = counter.add(1).idempotency_key(key).await?;
-    Ok((added.value, added.revision, added.replayed))
+    Ok((added.value, added.revision, added.write.replayed))
 }
 
 /// Adds one by one until it is told to stop, and then goes no further than where it is.
@@ -109,7 +109,7 @@ async fn nothing_acknowledged_before_the_backup_is_missing_and_no_key_counts_twi
     audit(&client, &header, &acknowledged).await;
 
     // Whoever read from the lost cluster is told that this is another one.
-    let level = tally_client::ReadLevel::Session(old_token);
+    let level = tally_client::ReadLevel::Session(Some(old_token));
     let refused = client.counter("drill/0").get().level(level).await.unwrap_err();
     assert_eq!(refused.reason(), reason::TOKEN_OF_ANOTHER_CLUSTER, "{refused}");
     // And it is not empty any more.
@@ -121,6 +121,74 @@ async fn nothing_acknowledged_before_the_backup_is_missing_and_no_key_counts_twi
     assert_eq!(again.0.restore_epoch, header.restore_epoch + 1);
     assert_ne!(again.0.cluster_id, header.cluster_id);
     assert!(again.0.revision > header.revision);
+}
+
+/// A node makes them by itself, keeps the newest, and goes on with them after a start.
+#[tokio::test]
+async fn a_node_makes_backups_by_itself_and_keeps_the_newest() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let backups = dir.path().join("backups");
+    let path = backups.to_str().expect("text").to_owned();
+    let flags = ["--backup-dir", &*path, "--backup-interval-ms", "1000", "--backups-kept", "2"];
+    let mut cluster = Cluster::started("by-itself", 1, &flags).await;
+    let files = || {
+        let entries = std::fs::read_dir(&backups).into_iter().flatten().flatten();
+        let mut names: Vec<_> = entries.map(|entry| entry.path()).collect();
+        names.sort();
+        names.retain(|path| path.extension().is_some_and(|end| end == "backup"));
+        names
+    };
+    let client = cluster.client();
+    let mut seen = std::collections::BTreeSet::new();
+    let mut revision = 0;
+    let until = std::time::Instant::now() + Duration::from_secs(60);
+    while seen.len() < 4 {
+        assert!(std::time::Instant::now() < until, "only {seen:?}");
+        revision = client.counter("hits").add(1).await.unwrap().revision;
+        seen.extend(files());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let kept = files();
+    // One may just be there that is to be removed for it.
+    assert!((2..=3).contains(&kept.len()), "{kept:?}");
+    let newest = kept.last().expect("there are some");
+    let (header, _, _) = read(&std::fs::read(newest).expect("it can be read"));
+    assert!(header.revision <= revision && header.counters == 1, "{header:?}");
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(newest).expect("it is there").permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o600);
+    let told = async |cluster: &mut Cluster| {
+        let status = cluster.node(1).status().await.expect("it answers");
+        status.backups.expect("it makes them")
+    };
+    let before = told(&mut cluster).await;
+    assert!(before.made >= 4 && before.failed == 0 && before.error.is_empty(), "{before:?}");
+
+    // Where none can be made that is told, and what there is stays.
+    cluster.node(1).kill();
+    std::fs::set_permissions(&backups, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        .unwrap();
+    let aside = dir.path().join("aside");
+    std::fs::rename(&backups, &aside).unwrap();
+    std::fs::write(&backups, "a file is in the way").unwrap();
+    cluster.node(1).start();
+    let failed = || async {
+        let status = cluster.nodes[0].status().await?;
+        status.backups.filter(|backups| !backups.error.is_empty())
+    };
+    let failed = crate::support::eventually("the failure is told", failed).await;
+    assert!(failed.failed > 0 && failed.last_wall_time_ms == 0, "{failed:?}");
+    std::fs::remove_file(&backups).unwrap();
+    std::fs::rename(&aside, &backups).unwrap();
+    cluster.node(1).kill();
+    cluster.node(1).start();
+    let again = || async {
+        let status = cluster.nodes[0].status().await?;
+        status.backups.filter(|backups| backups.last_wall_time_ms > 0)
+    };
+    let again = crate::support::eventually("it knows the newest", again).await;
+    assert!(again.last_revision >= header.revision, "{again:?}, {header:?}");
 }
 
 async fn audit(client: &Client, header: &Header, acknowledged: &BTreeMap<(u64, u64), u64>) {

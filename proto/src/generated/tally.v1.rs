@@ -1769,6 +1769,34 @@ pub struct NodeStatus {
     /// Limits of its clients.
     #[prost(message, optional, tag = "27")]
     pub limits: ::core::option::Option<LimitStatus>,
+    /// The backups that it makes by itself; absent if it makes none.
+    #[prost(message, optional, tag = "28")]
+    pub backups: ::core::option::Option<BackupStatus>,
+}
+/// BackupStatus says what backups a node makes by itself, into a directory of its own.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackupStatus {
+    /// From one to the next, in ms.
+    #[prost(uint64, tag = "1")]
+    pub interval_ms: u64,
+    /// When the newest was made, in ms since 1970; it may be from before the node started. 0: there is none.
+    #[prost(uint64, tag = "2")]
+    pub last_wall_time_ms: u64,
+    /// Its revision.
+    #[prost(uint64, tag = "3")]
+    pub last_revision: u64,
+    /// Its size.
+    #[prost(uint64, tag = "4")]
+    pub last_bytes: u64,
+    /// How many were made since the node started.
+    #[prost(uint64, tag = "5")]
+    pub made: u64,
+    /// How many attempts failed since then.
+    #[prost(uint64, tag = "6")]
+    pub failed: u64,
+    /// Why the last attempt failed; empty: it did not.
+    #[prost(string, tag = "7")]
+    pub error: ::prost::alloc::string::String,
 }
 /// AuditLogStatus is what a node's audit log counts since the node started.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -4937,7 +4965,8 @@ pub struct SessionInfo {
     /// Its id: log index of the entry that opened it.
     #[prost(uint64, tag = "1")]
     pub session_id: u64,
-    /// Who opened it: the IP address from which its client called, as the node that took the call saw it.
+    /// Who opened it: the IP address from which its client called, as the node that took the call saw it; of IPv6 its
+    /// first 64 bits.
     /// Empty if that is not known.
     #[prost(string, tag = "2")]
     pub owner: ::prost::alloc::string::String,
