@@ -70,11 +70,11 @@ pub struct Counts {
 
 /// [`Counts`], for whoever asks.
 #[derive(Debug, Default)]
-pub struct Told(Mutex<Counts>);
+pub(crate) struct Told(Mutex<Counts>);
 
 impl Told {
     /// As of now.
-    pub fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
