@@ -53,6 +53,8 @@ pub enum Space {
     Token = 0x43,
     /// How much the users of a role may ask for, by its name.
     RoleLimit = 0x44,
+    /// Ids that are, or were, some node's.
+    NodeId = 0x50,
     /// Users, roles and tokens of a backup that is being restored, by their own keys.
     Staged = 0x51,
 }
@@ -94,6 +96,7 @@ impl Space {
             0x42 => Space::Role,
             0x43 => Space::Token,
             0x44 => Space::RoleLimit,
+            0x50 => Space::NodeId,
             0x51 => Space::Staged,
             _ => return None,
         })
@@ -148,6 +151,8 @@ pub enum RecordKey<'a> {
     Token(u64),
     /// See [`Space::RoleLimit`].
     RoleLimit(&'a str),
+    /// See [`Space::NodeId`].
+    NodeId(u64),
     /// See [`Space::Staged`].
     Staged(&'a [u8]),
 }
@@ -185,6 +190,7 @@ impl<'a> RecordKey<'a> {
             RecordKey::Role(_) => Space::Role,
             RecordKey::Token(_) => Space::Token,
             RecordKey::RoleLimit(_) => Space::RoleLimit,
+            RecordKey::NodeId(_) => Space::NodeId,
             RecordKey::Staged(_) => Space::Staged,
         }
     }
@@ -207,7 +213,8 @@ impl<'a> RecordKey<'a> {
             RecordKey::Session(id)
             | RecordKey::SessionGarbage(id)
             | RecordKey::User(id)
-            | RecordKey::Token(id) => {
+            | RecordKey::Token(id)
+            | RecordKey::NodeId(id) => {
                 buffer.extend_from_slice(&id.to_be_bytes());
             }
             RecordKey::SessionOwner(owner) => buffer.extend_from_slice(&owner.octets()),
@@ -271,6 +278,10 @@ impl<'a> RecordKey<'a> {
             Space::Token => {
                 ends(second)?;
                 RecordKey::Token(first)
+            }
+            Space::NodeId => {
+                ends(second)?;
+                RecordKey::NodeId(first)
             }
             Space::SessionOwner => {
                 let octets = <[u8; 16]>::try_from(rest).map_err(|_| malformed)?;
@@ -370,6 +381,7 @@ mod tests {
             (RecordKey::Role("a"), b"\x42a"),
             (RecordKey::Token(1), b"\x43\0\0\0\0\0\0\0\x01"),
             (RecordKey::RoleLimit("a"), b"\x44a"),
+            (RecordKey::NodeId(1), b"\x50\0\0\0\0\0\0\0\x01"),
             (RecordKey::Staged(b"\x42a"), b"\x51\x42a"),
         ] {
             assert_eq!(key.encode().as_ref(), bytes, "{key:?}");
@@ -409,6 +421,7 @@ mod tests {
                 RecordKey::Role(&name),
                 RecordKey::Token(first),
                 RecordKey::RoleLimit(&name),
+                RecordKey::NodeId(first),
                 RecordKey::Staged(name.as_bytes()),
             ] {
                 let bytes = key.encode();

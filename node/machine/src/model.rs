@@ -152,8 +152,11 @@ impl Model {
                 self.say(Ok(Answer::SessionClosed { existed }))
             }
             Action::Single(_) | Action::Apply(_) => self.write(command),
-            // Of users it knows nothing (`auth/tests.rs`).
-            Action::Auth(_) | Action::CreateSecureCluster { .. } | Action::Restore(_) => {
+            // Of users, ids of nodes and restores it knows nothing (`auth_tests.rs`, `node_ids.rs`, `restore_tests.rs`).
+            Action::Auth(_)
+            | Action::CreateSecureCluster { .. }
+            | Action::NodeId(_)
+            | Action::Restore(_) => {
                 unreachable!("not drawn")
             }
         }
