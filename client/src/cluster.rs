@@ -96,6 +96,36 @@ pub struct NodeInfo {
     pub audit_log: Option<AuditLogInfo>,
     /// Limits of its clients; `None` from a node of a release without them.
     pub limits: Option<Limits>,
+    /// The backups that it makes by itself, if it does.
+    pub backups: Option<BackupInfo>,
+}
+
+/// What backups a node makes by itself, into a directory of its own.
+///
+/// ```no_run
+/// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+/// for node in client.status().await?.nodes {
+///     let newest = node.backups.map(|backups| backups.last_revision);
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[non_exhaustive]
+pub struct BackupInfo {
+    /// From one to the next, in ms.
+    pub interval_ms: u64,
+    /// When the newest was made, in ms since 1970; it may be from before the node started. 0: there is none.
+    pub last_wall_time_ms: u64,
+    /// Its revision.
+    pub last_revision: u64,
+    /// Its size.
+    pub last_bytes: u64,
+    /// How many were made since the node started.
+    pub made: u64,
+    /// How many attempts failed since then.
+    pub failed: u64,
+    /// Why the last attempt failed; empty: it did not.
+    pub error: String,
 }
 
 /// What a node's audit log counts since the node started.
@@ -304,7 +334,7 @@ impl Serialize for NodeInfo {
         answered!(revision);
         let log_time_ms = self.reachable.then(|| millis(self.log_time));
         map.serialize_entry("log_time_ms", &log_time_ms)?;
-        answered!(local_reads_only certificates audit_log limits);
+        answered!(local_reads_only certificates audit_log limits backups);
         map.end()
     }
 }
@@ -343,6 +373,15 @@ impl From<v1::NodeStatus> for NodeInfo {
                 report_only: limits.report_only,
                 shares_exceeded: limits.shares_exceeded,
                 rates_exceeded: limits.rates_exceeded,
+            }),
+            backups: node.backups.map(|backups| BackupInfo {
+                interval_ms: backups.interval_ms,
+                last_wall_time_ms: backups.last_wall_time_ms,
+                last_revision: backups.last_revision,
+                last_bytes: backups.last_bytes,
+                made: backups.made,
+                failed: backups.failed,
+                error: backups.error,
             }),
         }
     }

@@ -52,6 +52,7 @@ pub mod keys;
 
 mod answer;
 mod auth;
+mod backup;
 mod cause;
 mod client;
 mod cluster;
@@ -83,8 +84,9 @@ pub use answer::{
     Applied, Batch, Branch, CounterChange, CounterValue, Header, KeyChange, KeyValue,
     OperationResult, Page, WriteInfo,
 };
+pub use backup::{BackupPart, BackupStream, RestorePhase, RestoreProgress};
 pub use client::{Builder, Client};
-pub use cluster::{AuditLogInfo, Certificate, DedupTables, Limits, NodeInfo, Status};
+pub use cluster::{AuditLogInfo, BackupInfo, Certificate, DedupTables, Limits, NodeInfo, Status};
 pub use connect::connect;
 pub use consistency::ReadLevel;
 pub use error::{Code, Error, Outcome, Result};
@@ -92,7 +94,7 @@ pub use health::{Health, Verdict};
 pub use held::{ListSessions, SessionInfo, SessionOwner, SessionPage};
 pub use node::{Transport, Trouble};
 pub use paging::{Items, Pages};
-pub use tally_proto::{reason, v1 as proto};
+pub use tally_proto::{backup as backup_format, reason, v1 as proto};
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub use tls::Tls;

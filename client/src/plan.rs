@@ -1,10 +1,10 @@
 //! What a caller asks for besides the request itself.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::consistency::ReadLevel;
+use crate::{consistency::ReadLevel, node::Node};
 
 /// What a caller asked for besides the request itself.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +17,8 @@ pub(crate) struct Plan {
     pub(crate) key_window: Duration,
     /// Asks whichever node this client has settled on.
     pub(crate) any_node: bool,
+    /// Asks this node, and no other.
+    pub(crate) only: Option<Arc<Node>>,
     pub(crate) max_attempts: Option<u32>,
 }
 

@@ -129,6 +129,12 @@ pub struct Config {
     pub audit_log_reads: bool,
     /// Refuse requests that can't be recorded. Without it their lines are dropped, and counted.
     pub audit_log_must_not_drop: bool,
+    /// Directory into which the node makes backups by itself. Empty: it makes none.
+    pub backup_dir: PathBuf,
+    /// From one to the next, in ms. At least 1000.
+    pub backup_interval_ms: u64,
+    /// So many of the newest are kept, 1 to 10,000.
+    pub backups_kept: usize,
     /// Threads that answer clients and peers and run Raft; 0: half as many as there are cores, at
     /// least one. The log and the state have one more each.
     pub worker_threads: usize,
@@ -220,6 +226,9 @@ impl Default for Config {
             audit_log_files: 10,
             audit_log_reads: false,
             audit_log_must_not_drop: false,
+            backup_dir: PathBuf::new(),
+            backup_interval_ms: 24 * 60 * 60 * 1000,
+            backups_kept: 7,
             worker_threads: 0,
             shutdown_grace_ms: 5_000,
             slow_operation_ms: 500,
@@ -237,6 +246,12 @@ const AUDIT_LOG_FILE_BYTES_MIN: u64 = 64 * 1024;
 
 /// The most that `audit_log_files` may be: each is renamed when one is put aside.
 const AUDIT_LOG_FILES_MAX: usize = 1000;
+
+/// The least that `backup_interval_ms` may be: each reads all of the state.
+const BACKUP_INTERVAL_MS_MIN: u64 = 1000;
+
+/// The most that `backups_kept` may be: their names are read with each.
+const BACKUPS_KEPT_MAX: usize = 10_000;
 
 /// The most that `writes_in_flight` may be: memory for their queue.
 const WRITES_IN_FLIGHT_MAX: usize = 1 << 20;
@@ -329,6 +344,12 @@ impl Config {
             "election_timeout_ms_max",
             || "must be above election_timeout_ms_min".to_owned(),
         )?;
+        check(self.backup_interval_ms >= BACKUP_INTERVAL_MS_MIN, "backup_interval_ms", || {
+            format!("must be at least {BACKUP_INTERVAL_MS_MIN}")
+        })?;
+        check((1..=BACKUPS_KEPT_MAX).contains(&self.backups_kept), "backups_kept", || {
+            format!("must be 1 to {BACKUPS_KEPT_MAX}")
+        })?;
         check(self.worker_threads <= 1024, "worker_threads", || "must be at most 1024".to_owned())?;
         check((1..=1024).contains(&self.entries_in_flight), "entries_in_flight", || {
             "must be 1 to 1024".to_owned()

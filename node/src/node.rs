@@ -52,6 +52,7 @@ use self::{
 use crate::{
     api::{self, Api, NodeFacts, rates::Rates},
     audit::{self, AuditLog},
+    backup::schedule,
     config::{Config, HotItemNames},
     consensus::{
         Consensus, Foundation,
@@ -182,6 +183,7 @@ impl Node {
             env.observer.clone(),
             traced.clone(),
             Arc::clone(&metrics),
+            cluster_id.clone(),
         );
         #[cfg(feature = "seeded-bugs")]
         let machine = machine.with_applier(crate::consensus::kept::Applier {
@@ -231,7 +233,9 @@ impl Node {
         let slots = Slots::new(clients_max, share);
         let room = NodeRoom::new(share);
         let rates = Rates::new(config.limit_report_only);
+        let backups = make_backups(&config, &env, &consensus, &stopped);
         let report = Arc::new(Report {
+            backups,
             log: log.clone(),
             state: Arc::clone(&state),
             guard: Arc::clone(&guard),
@@ -306,6 +310,7 @@ impl Node {
                 authentication: config.authentication,
                 rates,
                 random: Arc::clone(&env.random),
+                threads: Arc::clone(&env.threads),
                 greeter,
                 audit: audit.clone(),
                 stopping: stopped.clone(),
@@ -395,7 +400,7 @@ fn tls_settings(config: &Config) -> tls::Settings {
     }
 }
 
-/// The audit log, if there is to be one. The only files that a node writes outside of its data directory.
+/// The audit log, if there is to be one.
 fn open_audit_log(config: &Config, env: &Env) -> Result<Option<Arc<AuditLog>>, NodeError> {
     if config.audit_log_file.as_os_str().is_empty() {
         return Ok(None);
@@ -410,6 +415,28 @@ fn open_audit_log(config: &Config, env: &Env) -> Result<Option<Arc<AuditLog>>, N
     AuditLog::open(settings, config.node_id, Arc::clone(&env.clock), &*env.threads)
         .map(Some)
         .map_err(NodeError::AuditLog)
+}
+
+/// Begins to make backups into a directory, if there is one.
+fn make_backups(
+    config: &Config,
+    env: &Env,
+    consensus: &Consensus,
+    stopped: &watch::Receiver<bool>,
+) -> Option<Arc<schedule::Told>> {
+    if config.backup_dir.as_os_str().is_empty() {
+        return None;
+    }
+    let settings = schedule::Settings {
+        directory: config.backup_dir.clone(),
+        interval: Duration::from_millis(config.backup_interval_ms),
+        kept: config.backups_kept,
+        node_id: config.node_id,
+    };
+    let told = Arc::<schedule::Told>::default();
+    let making = schedule::run(settings, consensus.clone(), Arc::clone(&told), stopped.clone());
+    env.threads.run_blocking("tally-backups", Box::pin(making));
+    Some(told)
 }
 
 async fn listen(

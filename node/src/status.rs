@@ -7,6 +7,7 @@ use tally_proto::v1;
 
 use crate::{
     audit::Counts,
+    backup::schedule,
     consensus::{Consensus, leader::Role},
     machine::query,
     tls::Certificate,
@@ -26,6 +27,8 @@ pub trait SelfReport: Send + Sync + 'static {
     fn certificates(&self) -> Vec<Certificate>;
     /// What its audit log counts, if it keeps one.
     fn audit_log(&self) -> Option<Counts>;
+    /// The backups that it makes by itself, if it does.
+    fn backups(&self) -> Option<schedule::Counts>;
     /// What clients may have, and wanted.
     fn limits(&self) -> Limits;
     /// Why it serves LOCAL reads only, if so.
@@ -190,6 +193,7 @@ impl OwnStatus {
             certificates: report.certificates().into_iter().map(certificate_to_wire).collect(),
             audit_log: report.audit_log().map(audit_log_to_wire),
             limits: Some(limits_to_wire(report.limits())),
+            backups: report.backups().map(backups_to_wire),
         }
     }
 }
@@ -202,6 +206,18 @@ fn audit_log_to_wire(counts: Counts) -> v1::AuditLogStatus {
         dropped_lines: counts.dropped_lines,
         refused_requests: counts.refused_requests,
         queued_bytes: counts.queued_bytes,
+        error: counts.error,
+    }
+}
+
+fn backups_to_wire(counts: schedule::Counts) -> v1::BackupStatus {
+    v1::BackupStatus {
+        interval_ms: counts.interval_ms,
+        last_wall_time_ms: counts.last_wall_time_ms,
+        last_revision: counts.last_revision,
+        last_bytes: counts.last_bytes,
+        made: counts.made,
+        failed: counts.failed,
         error: counts.error,
     }
 }

@@ -8,6 +8,8 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "backup")]
+pub mod backup;
 #[cfg(any(feature = "client", feature = "server"))]
 #[doc(hidden)]
 pub mod codec;

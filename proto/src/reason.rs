@@ -88,6 +88,16 @@ pub const LAST_ADMIN: &str = "LAST_ADMIN";
 pub const AUTH_TABLE_FULL: &str = "AUTH_TABLE_FULL";
 /// Authentication is on already.
 pub const AUTHENTICATION_ENABLED: &str = "AUTHENTICATION_ENABLED";
+/// A backup is being restored into this cluster: until that is done nothing is written, and no item is read.
+pub const RESTORE_UNDER_WAY: &str = "RESTORE_UNDER_WAY";
+/// Something is stored in the cluster into which a backup was to be restored. Nothing was changed.
+pub const CLUSTER_NOT_EMPTY: &str = "CLUSTER_NOT_EMPTY";
+/// A step of a restore was refused, for what the backup or the cluster is. Nothing was changed.
+pub const RESTORE_REFUSED: &str = "RESTORE_REFUSED";
+/// This node knows no such backup, or it was not asked for in a minute.
+pub const BACKUP_NOT_FOUND: &str = "BACKUP_NOT_FOUND";
+/// The node makes as many backups as it does at once.
+pub const TOO_MANY_BACKUPS: &str = "TOO_MANY_BACKUPS";
 /// The client library: all nodes that answered are of another cluster than those before.
 pub const ANOTHER_CLUSTER: &str = "ANOTHER_CLUSTER";
 /// The client library: no node answered a read.

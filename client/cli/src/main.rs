@@ -7,6 +7,7 @@ mod apply;
 mod args;
 mod audit;
 mod auth;
+mod backup;
 mod bench;
 mod book;
 mod cert;
@@ -126,6 +127,11 @@ enum Command {
         #[command(subcommand)]
         command: cert::Cert,
     },
+    /// Writes a backup of the whole cluster to a file, while it works.
+    Backup(backup::Backup),
+    /// Restores a backup into a new, empty cluster, at any node. Begun again with the same file it goes on where it
+    /// stopped.
+    Restore(backup::Restore),
     /// Shows the nodes: roles, terms, log and applied index, lag, disk.
     Status(status::StatusOptions),
     /// Shows the nodes as they work: rates, latencies, lag, syncs, the most used items; a live view on a terminal.
@@ -216,6 +222,11 @@ fn output(common: &Common) -> Output {
 
 async fn run(arguments: Arguments, output: Output) -> Result<Exit, Failure> {
     let Arguments { common, command } = &arguments;
+    if let Command::Backup(backup) = command
+        && let Some(of_file) = backup.of_file()
+    {
+        return backup::look(of_file, output);
+    }
     match command {
         Command::Completions { shell } => manual::completions(Arguments::command(), *shell),
         Command::Man(man) => manual::man(Arguments::command(), man),
@@ -238,12 +249,18 @@ async fn run(arguments: Arguments, output: Output) -> Result<Exit, Failure> {
         | Command::Apply(_)
         | Command::Status(_)
         | Command::Debug { .. }
+        | Command::Backup(_)
+        | Command::Restore(_)
         | Command::Top(_) => {
             let waiting = Waiting::default();
             let client = client(common, &waiting)?;
             if let Command::Top(top) = command {
                 // It draws, and says itself what is in the way.
                 return top::run(&client, top, output).await;
+            }
+            if matches!(command, Command::Backup(_) | Command::Restore(_)) {
+                // Many calls, each with a deadline: they say themselves how far they are.
+                return ask(&client, command, output).await;
             }
             waiting.tell(common.deadline.0, ask(&client, command, output)).await
         }
@@ -260,6 +277,8 @@ async fn ask(client: &Client, command: &Command, output: Output) -> Result<Exit,
         Command::Apply(apply) => apply::run(client, apply, output).await?,
         Command::Status(status) => return status::run(client, status, output).await,
         Command::Debug { command } => return debug::run(client, command, output).await,
+        Command::Backup(asked) => return backup::back_up(client, asked, output).await,
+        Command::Restore(asked) => return backup::restore(client, asked, output).await,
         other => unreachable!("{other:?} has a client of its own"),
     }
     Ok(Exit::Done)

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal as _};
 
 use clap::Args;
 use serde::Serialize;
-use tally_client::{AuditLogInfo, Client, Health, NodeInfo, Status, Verdict};
+use tally_client::{AuditLogInfo, BackupInfo, Client, Health, NodeInfo, Status, Verdict};
 
 use crate::{
     args::Time,
@@ -107,6 +107,9 @@ fn show(shown: &Shown<'_>) -> String {
     text += &certificates(&first_ends(&status.nodes), tally_certificates::now_ms());
     let logs = status.nodes.iter().filter_map(|node| Some((node.id, node.audit_log.as_ref()?)));
     text += &logs.map(|(id, log)| audit_log(id, log)).collect::<String>();
+    let backups = status.nodes.iter().filter_map(|node| Some((node.id, node.backups.as_ref()?)));
+    let now_ms = tally_certificates::now_ms();
+    text += &backups.map(|(id, it)| backups_of(id, it, now_ms)).collect::<String>();
     let dedup = &status.dedup;
     text += &format!(
         "\nsessions {} of {}, answers {} of {}; idempotency keys {}, {} of {}",
@@ -208,6 +211,27 @@ fn audit_log(id: u64, log: &AuditLogInfo) -> String {
         if count > 0 {
             text += &format!("\nWARNING: the audit log of node {id} {what}: {count}");
         }
+    }
+    text
+}
+
+/// The newest backup that a node has made by itself, and what is wrong with that.
+fn backups_of(id: u64, backups: &BackupInfo, now_ms: u64) -> String {
+    let mut text = match backups.last_wall_time_ms {
+        0 => format!("\nnode {id} makes backups, and has none yet"),
+        at => format!(
+            "\nnewest backup of node {id}: {}, revision {}, {}",
+            tally_certificates::date(at),
+            backups.last_revision,
+            bytes(backups.last_bytes)
+        ),
+    };
+    let is_late = backups.last_wall_time_ms > 0
+        && now_ms.saturating_sub(backups.last_wall_time_ms) > backups.interval_ms.saturating_mul(2);
+    if !backups.error.is_empty() {
+        text += &format!("\nWARNING: node {id} could not make a backup: {}", word(&backups.error));
+    } else if is_late {
+        text += &format!("\nWARNING: the newest backup of node {id} is older than two intervals");
     }
     text
 }

@@ -59,6 +59,8 @@ pub(crate) struct Call {
     class: Class,
     level: ReadLevel,
     target: Target,
+    /// The one node that is asked, if it is to be one.
+    only: Option<Arc<Node>>,
     by_session: bool,
     /// Empty unless it is a write with one. Once something was sent under it, it stays.
     idempotency_key: String,
@@ -102,7 +104,7 @@ impl Call {
     /// Its time begins when it is first polled.
     pub(crate) fn new(shared: Arc<Shared>, mut request: Request, plan: Plan) -> Self {
         let class = wire::class(&request);
-        let Plan { deadline, until, level, key_window, any_node, max_attempts, .. } = plan;
+        let Plan { deadline, until, level, key_window, any_node, only, max_attempts, .. } = plan;
         let key_was_chosen = plan.key.is_some();
         let mut idempotency_key = plan.key.unwrap_or_default();
         let target = if any_node { Target::Any } else { Target::Leader };
@@ -129,6 +131,7 @@ impl Call {
             class,
             level,
             target,
+            only,
             by_session,
             idempotency_key,
             key_was_chosen,
@@ -297,6 +300,9 @@ impl Call {
     /// Whom to ask: the leader if it is known, for what only it can do without a detour.
     fn node(&self, request: &Stamped) -> Option<Arc<Node>> {
         let router = &self.shared.router;
+        if let Some(only) = &self.only {
+            return Some(Arc::clone(only)).filter(|_| self.asked.is_none());
+        }
         match &self.asked {
             Some(asked) => router.pick_other(&asked.nodes),
             None if request.any_state => Some(router.pick(Target::Any)),

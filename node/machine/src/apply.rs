@@ -120,12 +120,20 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
             command.action,
             Action::Tick | Action::CreateCluster { .. } | Action::CreateSecureCluster { .. }
         );
+        // It comes to nothing and leaves no trace: what is remembered under its key may be restored yet.
+        let is_restore = matches!(command.action, Action::Restore(_));
+        if self.meta.restore.is_under_way() && !is_own && !is_restore {
+            return Err(Refusal::RestoreUnderWay);
+        }
         if !self.meta.auth.enabled || is_own {
             return Ok(None);
         }
         let rights = self.rights(command.caller).map_err(|NotKnown| Refusal::Unauthenticated)?;
         if matches!(command.action, Action::Auth(_)) && !rights.is_admin() {
             return Err(denied(&rights, "admin", "users, roles and tokens"));
+        }
+        if is_restore && !rights.is_admin() {
+            return Err(denied(&rights, "admin", "the cluster"));
         }
         Ok(Some(rights))
     }
@@ -175,6 +183,10 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
                     assert!(enabled.is_ok(), "the first change of users was refused: {enabled:?}");
                 }
                 self.reply(Ok(Answer::Done))
+            }
+            Action::Restore(step) => {
+                let result = self.restore(step);
+                self.reply(result)
             }
             Action::Auth(change) => {
                 self.forget_rights();

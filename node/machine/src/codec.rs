@@ -15,6 +15,7 @@ use super::{
     item::Target,
     operation::Operation,
     reply::Reply,
+    restore::RestoreCommand,
     versioned::{decode_rest, encode, encode_as, version},
 };
 
@@ -69,6 +70,7 @@ pub fn size_hint_of(action: &Action, key_bytes: usize) -> usize {
             let operations = step.operations.iter().chain(&step.else_operations);
             conditions.sum::<usize>() + operations.map(Operation::size_hint).sum::<usize>()
         }
+        Action::Restore(RestoreCommand::Block { payload, .. }) => payload.len(),
         _ => 0,
     };
     FIXED + key_bytes + action

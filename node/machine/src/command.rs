@@ -16,6 +16,7 @@ pub use super::{
     owner::Owner,
     records::Settings,
     reply::{Answer, BoundReached, Kept, OperationAnswer, Refusal, Reply, StepPart},
+    restore::{RestoreBegin, RestoreCommand, RestorePhase, RestoreRefusal},
 };
 
 /// One log entry: commands that were proposed together. They are applied in order, each atomic in
@@ -126,6 +127,8 @@ pub enum Action {
         /// SHA-256 of the secret of the first token.
         secret_hash: [u8; 32],
     },
+    /// A step of the restore of a backup.
+    Restore(RestoreCommand),
 }
 
 impl Action {

@@ -6,7 +6,7 @@
 use std::fmt::{Display, Formatter, Result};
 
 use super::{
-    command::{Action, ApplyStep, Command, Comparison, Condition, Test},
+    command::{Action, ApplyStep, Command, Comparison, Condition, RestoreCommand, Test},
     item::Value,
     reply::{Answer, OperationAnswer, Reply},
 };
@@ -47,6 +47,18 @@ impl Display for Action {
                 settings.idempotency_bytes_max
             ),
             Action::Auth(change) => change.fmt(f),
+            Action::Restore(step) => match step {
+                RestoreCommand::Begin(backup) => write!(
+                    f,
+                    "begin a restore of revision {} in {} blocks",
+                    backup.revision, backup.blocks
+                ),
+                RestoreCommand::Block { number, payload } => {
+                    write!(f, "restore block {number} of {} bytes", payload.len())
+                }
+                RestoreCommand::Finish { .. } => write!(f, "finish the restore"),
+                RestoreCommand::Abort => write!(f, "abort the restore"),
+            },
             Action::CreateSecureCluster { cluster_id, .. } => {
                 write!(f, "create {cluster_id:032x} with authentication")
             }
@@ -137,6 +149,7 @@ impl Display for Answer {
             Answer::SessionClosed { existed: false } => write!(f, "was not open"),
             Answer::AuthChanged { id: 0 } => write!(f, "changed"),
             Answer::AuthChanged { id } => write!(f, "made {id}"),
+            Answer::Restored { phase, next } => write!(f, "{phase:?}, block {next} is next"),
             Answer::Done => write!(f, "done"),
         }
     }

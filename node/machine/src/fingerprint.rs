@@ -79,6 +79,7 @@ impl Canonical {
             // Neither comes under a number or a key that is looked up, so nobody compares them.
             Action::Auth(_) => self.tag(9),
             Action::CreateSecureCluster { .. } => self.tag(10),
+            Action::Restore(_) => self.tag(11),
         }
     }
 

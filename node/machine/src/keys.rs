@@ -53,6 +53,8 @@ pub enum Space {
     Token = 0x43,
     /// How much the users of a role may ask for, by its name.
     RoleLimit = 0x44,
+    /// Users, roles and tokens of a backup that is being restored, by their own keys.
+    Staged = 0x51,
 }
 
 impl Space {
@@ -92,6 +94,7 @@ impl Space {
             0x42 => Space::Role,
             0x43 => Space::Token,
             0x44 => Space::RoleLimit,
+            0x51 => Space::Staged,
             _ => return None,
         })
     }
@@ -145,6 +148,8 @@ pub enum RecordKey<'a> {
     Token(u64),
     /// See [`Space::RoleLimit`].
     RoleLimit(&'a str),
+    /// See [`Space::Staged`].
+    Staged(&'a [u8]),
 }
 
 /// Bytes that are no key of the machine.
@@ -180,6 +185,7 @@ impl<'a> RecordKey<'a> {
             RecordKey::Role(_) => Space::Role,
             RecordKey::Token(_) => Space::Token,
             RecordKey::RoleLimit(_) => Space::RoleLimit,
+            RecordKey::Staged(_) => Space::Staged,
         }
     }
 
@@ -197,6 +203,7 @@ impl<'a> RecordKey<'a> {
             | RecordKey::RoleLimit(name) => {
                 buffer.extend_from_slice(name.as_bytes());
             }
+            RecordKey::Staged(key) => buffer.extend_from_slice(key),
             RecordKey::Session(id)
             | RecordKey::SessionGarbage(id)
             | RecordKey::User(id)
@@ -240,6 +247,7 @@ impl<'a> RecordKey<'a> {
             | Space::UserId
             | Space::Role
             | Space::RoleLimit
+            | Space::Staged
             | Space::SessionOwner => (0, rest),
             _ => number(rest).ok_or(malformed)?,
         };
@@ -255,6 +263,7 @@ impl<'a> RecordKey<'a> {
             Space::UserId => RecordKey::UserId(text(rest)?),
             Space::Role => RecordKey::Role(text(rest)?),
             Space::RoleLimit => RecordKey::RoleLimit(text(rest)?),
+            Space::Staged => RecordKey::Staged(rest),
             Space::User => {
                 ends(second)?;
                 RecordKey::User(first)
@@ -361,6 +370,7 @@ mod tests {
             (RecordKey::Role("a"), b"\x42a"),
             (RecordKey::Token(1), b"\x43\0\0\0\0\0\0\0\x01"),
             (RecordKey::RoleLimit("a"), b"\x44a"),
+            (RecordKey::Staged(b"\x42a"), b"\x51\x42a"),
         ] {
             assert_eq!(key.encode().as_ref(), bytes, "{key:?}");
             assert_eq!(RecordKey::decode(bytes), Ok(key));
@@ -399,6 +409,7 @@ mod tests {
                 RecordKey::Role(&name),
                 RecordKey::Token(first),
                 RecordKey::RoleLimit(&name),
+                RecordKey::Staged(name.as_bytes()),
             ] {
                 let bytes = key.encode();
                 prop_assert_eq!(RecordKey::decode(&bytes), Ok(key));

@@ -41,6 +41,8 @@ pub mod owner;
 pub mod query;
 pub mod records;
 pub mod reply;
+pub mod restore;
+mod restore_work;
 pub mod rights;
 pub mod users;
 pub mod view;

@@ -153,7 +153,9 @@ impl Model {
             }
             Action::Single(_) | Action::Apply(_) => self.write(command),
             // Of users it knows nothing (`auth/tests.rs`).
-            Action::Auth(_) | Action::CreateSecureCluster { .. } => unreachable!("not drawn"),
+            Action::Auth(_) | Action::CreateSecureCluster { .. } | Action::Restore(_) => {
+                unreachable!("not drawn")
+            }
         }
     }
 

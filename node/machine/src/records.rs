@@ -13,6 +13,7 @@ use super::{
     limits,
     owner::Owner,
     reply::Reply,
+    restore::RestoreMeta,
     versioned::{self, CodecError, FORMAT_VERSION},
 };
 
@@ -59,6 +60,9 @@ pub struct Meta {
     /// Of users, roles and tokens. Stored behind the rest, with the version 2, if there ever were any.
     #[serde(skip)]
     pub auth: AuthMeta,
+    /// Of a restore. Stored behind that, with the version 3, if there ever was one that was not taken back.
+    #[serde(skip)]
+    pub restore: RestoreMeta,
 }
 
 /// Settings that decide answers, so they are part of the replicated state.
@@ -174,19 +178,33 @@ postcard_record!(RoleLimit, "limit of a role");
 /// Version of a [`Meta`] of a store that has, or had, users.
 const META_WITH_AUTH_VERSION: u8 = 2;
 
+/// … and of one into which a backup was restored.
+const META_WITH_RESTORE_VERSION: u8 = 3;
+
 impl Record for Meta {
     const WHAT: &'static str = "meta record";
 
     fn encode(&self) -> Bytes {
-        match self.auth == AuthMeta::default() {
-            true => versioned::encode(self),
-            false => versioned::encode_as(META_WITH_AUTH_VERSION, &(self, self.auth)),
+        let has_auth = self.auth != AuthMeta::default();
+        let has_restore = self.restore != RestoreMeta::default();
+        match (has_auth, has_restore) {
+            (false, false) => versioned::encode(self),
+            (true, false) => versioned::encode_as(META_WITH_AUTH_VERSION, &(self, self.auth)),
+            (_, true) => {
+                let all = (self, self.auth, self.restore);
+                versioned::encode_as(META_WITH_RESTORE_VERSION, &all)
+            }
         }
     }
 
     fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
-        match versioned::version(Self::WHAT, bytes, META_WITH_AUTH_VERSION)? {
+        match versioned::version(Self::WHAT, bytes, META_WITH_RESTORE_VERSION)? {
             (FORMAT_VERSION, rest) => versioned::decode_rest(Self::WHAT, rest),
+            (META_WITH_RESTORE_VERSION, rest) => {
+                let (meta, auth, restore): (Self, AuthMeta, RestoreMeta) =
+                    versioned::decode_rest(Self::WHAT, rest)?;
+                Ok(Self { auth, restore, ..meta })
+            }
             (_, rest) => {
                 let (meta, auth): (Self, AuthMeta) = versioned::decode_rest(Self::WHAT, rest)?;
                 Ok(Self { auth, ..meta })

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     item::{CounterChange, CounterRecord, Found, KeyChange, KeyRecord, Target},
     owner::Owner,
+    restore::RestorePhase,
 };
 
 /// The answer to one command, decided in apply and equal on every replica.
@@ -70,6 +71,13 @@ pub enum Answer {
     AuthChanged {
         /// Id of the user or token that it made, else 0.
         id: u64,
+    },
+    /// To [`super::command::Action::Restore`].
+    Restored {
+        /// How far it is.
+        phase: RestorePhase,
+        /// The block that is awaited next.
+        next: u64,
     },
 }
 
@@ -236,6 +244,14 @@ pub enum Refusal {
     /// A change of users, roles and tokens.
     #[error("{0}")]
     Auth(super::auth::AuthRefusal),
+    /// A backup is being restored, and until that is done nothing else happens. Never remembered.
+    #[error(
+        "a backup is being restored into this cluster: until that is done nothing is written, and no item is read"
+    )]
+    RestoreUnderWay,
+    /// A step of a restore.
+    #[error("{0}")]
+    Restore(super::restore::RestoreRefusal),
 }
 
 /// A bound, without its value.

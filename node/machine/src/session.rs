@@ -16,6 +16,7 @@ use super::{
     keys::RecordKey,
     limits::{RECORD_OVERHEAD_BYTES, SESSION_REFRESH_DIVISOR, SESSION_WINDOW},
     records::{Record, SessionAnswerRecord, SessionRecord, decode_stored},
+    restore,
     view::View,
     work::Work,
 };
@@ -170,7 +171,8 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
                 return Err(refusal);
             }
         }
-        let session_id = self.log_index;
+        // One of each log index and epoch: what a cluster of before opened is none of these.
+        let session_id = restore::session_id(self.meta.restore_epoch, self.log_index);
         assert!(
             self.session_record(session_id).is_none(),
             "session {session_id} would be opened a second time"

@@ -186,6 +186,12 @@ impl<'o, 'v, V: View + ?Sized> Work<'o, 'v, V> {
         }
     }
 
+    /// Writes items back before the end of the entry, for what goes past them.
+    pub(super) fn write_back(&mut self) {
+        std::mem::replace(&mut self.counters, Cache::new()).flush(self.overlay);
+        std::mem::replace(&mut self.keys, Cache::new()).flush(self.overlay);
+    }
+
     /// Begins what [`Work::roll_back`] can undo: writes to counters and keys, and revisions.
     pub(super) fn begin(&mut self) {
         assert!(self.mark.is_none(), "one command begins before the one before it ended");

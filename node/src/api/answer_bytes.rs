@@ -130,6 +130,12 @@ impl AnswerBytes for v1::ClusterMetricsRequest {
     }
 }
 
+impl AnswerBytes for v1::BackupReadRequest {
+    fn answer_bytes(&self) -> usize {
+        limits::ANSWER_BYTES_MAX
+    }
+}
+
 impl AnswerBytes for v1::ClusterDiagnoseRequest {
     fn answer_bytes(&self) -> usize {
         SMALL_ANSWER_BYTES + REPORT_BYTES_MAX

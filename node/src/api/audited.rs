@@ -3,7 +3,7 @@
 
 use prost::Message;
 use sha2::{Digest, Sha256};
-use tally_proto::v1::{self, auth_change_request::Change};
+use tally_proto::v1::{self, auth_change_request::Change, backup_restore_request::Step};
 
 use crate::audit::{Line, List};
 
@@ -387,6 +387,32 @@ impl Audited for v1::AuthCanRequest {
     }
 }
 
+impl Audited for v1::BackupOpenRequest {
+    fn tell(&self, asked: &mut Asked<'_>) {
+        asked.number("backup", None);
+    }
+}
+
+impl Audited for v1::BackupReadRequest {
+    fn tell(&self, asked: &mut Asked<'_>) {
+        asked.number("read_backup", None);
+    }
+}
+
+impl Audited for v1::BackupRestoreRequest {
+    fn tell(&self, asked: &mut Asked<'_>) {
+        match &self.step {
+            None => asked.number("nothing", None),
+            Some(Step::Begin(_)) => asked.number("begin_restore", None),
+            Some(Step::Block(block)) => {
+                asked.number("restore_block", Some(("block", block.number)))
+            }
+            Some(Step::Finish(_)) => asked.number("finish_restore", None),
+            Some(Step::Abort(_)) => asked.number("abort_restore", None),
+        }
+    }
+}
+
 impl Audited for v1::AuthChangeRequest {
     fn tell(&self, asked: &mut Asked<'_>) {
         match &self.change {
@@ -510,7 +536,8 @@ tells! {
     others: CountersGetResponse CountersBatchGetResponse CountersListResponse KeysGetResponse KeysBatchGetResponse
         KeysScanResponse SessionsOpenResponse SessionsRenewResponse SessionsCloseResponse SessionsListResponse
         ClusterStatusResponse ClusterMetricsResponse ClusterDiagnoseResponse ClusterAddLearnerResponse ClusterPromoteResponse ClusterRemoveResponse
-        ClusterTransferLeaderResponse AuthListResponse AuthCanResponse;
+        ClusterTransferLeaderResponse AuthListResponse AuthCanResponse BackupOpenResponse BackupReadResponse
+        BackupRestoreResponse;
 }
 
 impl Tells for v1::AuthChangeResponse {

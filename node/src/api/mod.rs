@@ -10,6 +10,7 @@ mod answer_bytes;
 mod audit;
 mod audited;
 mod auth;
+mod backup;
 pub mod cluster;
 pub mod convert;
 mod direct;
@@ -53,7 +54,7 @@ use crate::{
         propose::Applied,
         read::{Ground, Provided, Staleness},
     },
-    env::Random,
+    env::{Random, Threads},
     metrics::Metrics,
     peer::hello::Greeter,
     port::deadline::{DEADLINE_DEFAULT, DEADLINE_MAX},
@@ -61,7 +62,7 @@ use crate::{
 };
 
 pub use self::who::Who;
-use self::{rates::Rates, span::CallSpan};
+use self::{backup::Backups, rates::Rates, span::CallSpan};
 
 /// How long a SESSION read waits for its token if it does not say.
 pub const TOKEN_WAIT_DEFAULT: Duration = Duration::from_secs(2);
@@ -74,6 +75,7 @@ pub struct Api {
     next_request: Arc<AtomicU64>,
     /// Streams have numbers in the audit log.
     next_stream: Arc<AtomicU64>,
+    backups: Backups,
 }
 
 /// What is fixed while a node runs.
@@ -88,6 +90,8 @@ pub struct NodeFacts {
     pub rates: Arc<Rates>,
     /// For the secrets of tokens.
     pub random: Arc<dyn Random>,
+    /// Where backups are made.
+    pub threads: Arc<dyn Threads>,
     /// Meets other nodes.
     pub greeter: Arc<Greeter>,
     /// Where requests are recorded, if they are.
@@ -164,6 +168,7 @@ impl Api {
             node: Arc::new(node),
             next_request: Arc::default(),
             next_stream: Arc::new(AtomicU64::new(1)),
+            backups: Backups::default(),
         }
     }
 
@@ -210,7 +215,7 @@ impl Api {
             header.cluster_id = format_cluster_id(leader.cluster_id);
             header.node_id = leader.node_id;
             header.term = leader.term;
-            header.session_token = token::encode(leader.cluster_id, index);
+            header.session_token = token::encode(leader.cluster_id, leader.restore_epoch, index);
             header.set_role(v1::Role::Leader);
         }
         header
@@ -237,7 +242,7 @@ impl Api {
             // answers reads and refusals only: a write waits for the cluster's id (`Consensus`).
             session_token: cluster_id
                 .get()
-                .map(|cluster_id| token::encode(cluster_id, applied_index))
+                .map(|id| token::encode(id, cluster_id.restore_epoch(), applied_index))
                 .unwrap_or_default(),
             ..v1::ResponseHeader::default()
         };

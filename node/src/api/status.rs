@@ -15,7 +15,7 @@ use crate::{
     consensus::error::{Error, LeaderHint, Limit, NotProposed, ReadError, Unknown},
     machine::{
         auth::AuthRefusal,
-        command::{BoundReached, Found, Refusal, Reply, StepPart},
+        command::{BoundReached, Found, Refusal, Reply, RestoreRefusal, StepPart},
     },
     port::room::{ANSWER_BYTES_MAX, NODE_ANSWER_BYTES_MAX},
 };
@@ -256,7 +256,10 @@ fn is_remembered(refusal: &Refusal, has_session: bool) -> bool {
         // The right may be given in the next moment.
         | Refusal::Unauthenticated
         | Refusal::PermissionDenied { .. }
-        | Refusal::Auth(_) => false,
+        | Refusal::Auth(_)
+        // What is under the key is known when the backup is restored.
+        | Refusal::RestoreUnderWay
+        | Refusal::Restore(_) => false,
         _ => true,
     }
 }
@@ -304,6 +307,11 @@ pub(super) fn refusal_code(refusal: &Refusal) -> (Code, &'static str) {
             BoundReached::Integer => (Code::OutOfRange, reason::OVERFLOW),
         },
         Refusal::Auth(refusal) => auth_refusal_code(refusal),
+        Refusal::RestoreUnderWay => (Code::Unavailable, reason::RESTORE_UNDER_WAY),
+        Refusal::Restore(RestoreRefusal::NotEmpty { .. }) => {
+            (Code::FailedPrecondition, reason::CLUSTER_NOT_EMPTY)
+        }
+        Refusal::Restore(_) => (Code::FailedPrecondition, reason::RESTORE_REFUSED),
     }
 }
 
@@ -335,7 +343,8 @@ fn refusal_details(status: StatusBuilder, refusal: &Refusal) -> StatusBuilder {
         }
         Refusal::DedupTableFull { .. }
         | Refusal::SessionTableFull { .. }
-        | Refusal::SessionShareFull { .. } => status.retry_after(Duration::from_secs(1)),
+        | Refusal::SessionShareFull { .. }
+        | Refusal::RestoreUnderWay => status.retry_after(Duration::from_secs(1)),
         _ => status,
     }
 }

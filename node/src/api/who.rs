@@ -351,6 +351,10 @@ impl Api {
         view: &V,
         reads: Reads<'_>,
     ) -> Result<(), CallStatus> {
+        let shows_items = matches!(reads, Reads::Items(..) | Reads::List(..));
+        if shows_items && query::meta(view).restore.is_under_way() {
+            return Err(self.restore_under_way(call, Kind::Read));
+        }
         let Some(rights) = self.rights(call, Kind::Read, view)? else { return Ok(()) };
         let read = |scope, name| Need { scope, name, permissions: Permissions::READ };
         let denied =

@@ -18,6 +18,7 @@ use openraft::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{
+    cluster_id::ClusterId,
     membership::{decode_membership, encode_membership},
     traced::TracedEntries,
     types::{
@@ -63,6 +64,7 @@ pub struct StateMachine {
     observer: Option<Arc<dyn Observer>>,
     traced: TracedEntries,
     metrics: Arc<Metrics>,
+    cluster_id: ClusterId,
     #[cfg(feature = "seeded-bugs")]
     applier: Option<super::kept::Applier>,
 }
@@ -82,6 +84,7 @@ impl StateMachine {
         observer: Option<Arc<dyn Observer>>,
         traced: TracedEntries,
         metrics: Arc<Metrics>,
+        cluster_id: ClusterId,
     ) -> Self {
         StateMachine {
             state,
@@ -90,6 +93,7 @@ impl StateMachine {
             observer,
             traced,
             metrics,
+            cluster_id,
             #[cfg(feature = "seeded-bugs")]
             applier: None,
         }
@@ -107,6 +111,11 @@ impl StateMachine {
         }
     }
 
+    /// What was applied before this process, or came with a snapshot.
+    fn look_at_epoch(&self) {
+        self.cluster_id.saw_restore_epoch(query::meta(&self.state.view()).restore_epoch);
+    }
+
     fn tell_applied(&self) {
         let index = self.state.applied().map_or(0, |applied| applied.index);
         self.applied.send_if_modified(|value| std::mem::replace(value, index) != index);
@@ -120,6 +129,7 @@ impl StateMachine {
         let began = Instant::now();
         let mut writes = Writes::default();
         let mut membership = None;
+        let mut restore_epoch = 0;
         let mut replies = Vec::with_capacity(entries.len());
         let view = self.state.view();
         for entry in entries {
@@ -139,7 +149,9 @@ impl StateMachine {
                     let mut overlay = Overlay::new(&view, &mut writes);
                     let index = entry.log_id.index;
                     let replies = Arc::new(machine::apply(&mut overlay, index, &batch));
-                    let revision = query::meta(&overlay).revision;
+                    let meta = query::meta(&overlay);
+                    let revision = meta.revision;
+                    restore_epoch = meta.restore_epoch;
                     Replies { replies, revision, applied: None }
                 }
             });
@@ -159,6 +171,8 @@ impl StateMachine {
                 observer.observe(Event::Applied { term, index, replies: &replies.replies });
             }
         }
+        // Before anybody is answered: the answer's token has it.
+        self.cluster_id.saw_restore_epoch(restore_epoch);
         self.tell_applied();
         if self.traced.tracer().is_on() {
             self.tell_traced(entries, began_ns);
@@ -224,6 +238,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = Self;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        self.look_at_epoch();
         self.tell_applied();
         let membership = membership_from_storage(&self.state.membership())?;
         Ok((self.state.applied().map(from_storage), membership))
@@ -294,6 +309,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let elapsed_ms = began.elapsed().as_millis() as u64;
         tracing::info!(index, elapsed_ms, "a snapshot was installed");
         self.observe(Event::SnapshotInstalled { index });
+        self.look_at_epoch();
         self.tell_applied();
         Ok(())
     }

@@ -1,6 +1,9 @@
-//! Which cluster this node belongs to.
+//! Which cluster this node belongs to, and how often that was restored from a backup.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
 
 use tokio::{sync::Notify, time::Instant};
 
@@ -14,6 +17,8 @@ pub struct ClusterId {
 struct Inner {
     /// As a number and as it is written.
     id: OnceLock<(u128, String)>,
+    /// As of what this node has applied.
+    restore_epoch: AtomicU64,
     known: Notify,
 }
 
@@ -21,6 +26,17 @@ impl ClusterId {
     /// As a number, once known.
     pub fn get(&self) -> Option<u128> {
         self.inner.id.get().map(|(id, _)| *id)
+    }
+
+    /// How often the cluster was restored from a backup, or any that its backup came from, as far as this node has
+    /// applied its log.
+    pub fn restore_epoch(&self) -> u64 {
+        self.inner.restore_epoch.load(Ordering::Acquire)
+    }
+
+    /// What was applied says so. It never falls.
+    pub fn saw_restore_epoch(&self, epoch: u64) {
+        self.inner.restore_epoch.fetch_max(epoch, Ordering::AcqRel);
     }
 
     /// As it goes on the wire; empty while it is not known.

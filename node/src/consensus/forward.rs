@@ -63,7 +63,12 @@ impl Consensus {
                     term: result.applied_term,
                     revision: result.applied_revision,
                     leader: u128::from_str_radix(&result.cluster_id, 16).ok().map(|cluster_id| {
-                        AnsweredBy { node_id: leader, term: result.leader_term, cluster_id }
+                        AnsweredBy {
+                            node_id: leader,
+                            term: result.leader_term,
+                            cluster_id,
+                            restore_epoch: result.restore_epoch,
+                        }
                     }),
                     times: None,
                 }),

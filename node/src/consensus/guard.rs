@@ -123,6 +123,7 @@ fn frees_room(action: &Action) -> bool {
         Action::OpenSession { .. }
         | Action::OpenOwnedSession { .. }
         | Action::Auth(_)
+        | Action::Restore(_)
         | Action::CreateCluster { .. }
         | Action::CreateSecureCluster { .. } => false,
     }

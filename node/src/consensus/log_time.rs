@@ -8,6 +8,10 @@
 //! So elections and downtime count as nothing, nobody's wall clock matters, and a window is never
 //! shorter than promised: the clock starts when it is read, never before. Apply takes
 //! `max(previous, stamp)`, and entries of one term carry stamps that do not fall.
+//!
+//! A restore may move the state's log time beyond that ([`crate::machine::restore`]): then it is read again, and
+//! counted on from there. Without, it would stand still until the leader's reckoning had caught up, for as long as the
+//! lost cluster had lived, and nothing would expire.
 
 use std::sync::Arc;
 
@@ -54,15 +58,22 @@ impl LogTime {
         term: u64,
         leadership: &mut Leadership,
     ) -> Result<u64, NotProposed> {
-        let reckoning = match self.reckoning {
+        let mut reckoning = match self.reckoning {
             Some(reckoning) if reckoning.term == term => reckoning,
             _ => self.find(term, leadership).await?,
         };
         if seeded_bugs::is_on("log-time-jumps") {
             return Ok(self.clock.wall_ms());
         }
-        let elapsed_ms = self.clock.boot_ms().saturating_sub(reckoning.started_boot_ms);
-        Ok(reckoning.found_ms + elapsed_ms)
+        let now_boot_ms = self.clock.boot_ms();
+        let elapsed_ms = now_boot_ms.saturating_sub(reckoning.started_boot_ms);
+        let found_ms = query::meta(&self.state.view()).log_time_ms;
+        if found_ms <= reckoning.found_ms + elapsed_ms {
+            return Ok(reckoning.found_ms + elapsed_ms);
+        }
+        reckoning = Reckoning { term, found_ms, started_boot_ms: now_boot_ms };
+        self.reckoning = Some(reckoning);
+        Ok(found_ms)
     }
 
     /// The state that it is read from.

@@ -112,6 +112,8 @@ pub struct AnsweredBy {
     pub term: u64,
     /// Its cluster, which the node that forwarded may not know yet.
     pub cluster_id: u128,
+    /// How often that was restored from a backup.
+    pub restore_epoch: u64,
 }
 
 /// What a waiter gets.

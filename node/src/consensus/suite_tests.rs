@@ -25,6 +25,7 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
     apply::StateMachine,
+    cluster_id::ClusterId,
     log_store::{LogStore, to_wal},
     traced::TracedEntries,
     types::{
@@ -262,8 +263,15 @@ async fn build(
     let applied = watch::channel(0).0;
     let metrics = Metrics::new(0, Names::Off);
     let traced = TracedEntries::default();
-    let machine =
-        StateMachine::new(Arc::clone(&state), snapshots, applied, None, traced.clone(), metrics);
+    let machine = StateMachine::new(
+        Arc::clone(&state),
+        snapshots,
+        applied,
+        None,
+        traced.clone(),
+        metrics,
+        ClusterId::default(),
+    );
     let machine = SuiteMachine { inner: machine, state: Arc::clone(&state) };
     let inner = LogStore::new(log.clone(), state, Arc::new(AtomicU64::new(0)), None, traced);
     let log = SuiteLog { inner, log, begun_behind: Arc::default(), purged_as: Arc::default() };

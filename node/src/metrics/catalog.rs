@@ -327,6 +327,23 @@ catalog! {
             "1 while writes are refused for want of room: the reserve can't be held, or less than half of it is free besides."
             "1.";
     }
+    "Backups" {
+        BACKUP_LAST = Gauge "tally_backup_last_success_timestamp_seconds" []
+            "When the newest backup was made that this node has made by itself, in seconds since 1970; 0: there is none. All of this section is absent without backup_dir."
+            "More than two intervals ago.";
+        BACKUP_INTERVAL = Gauge "tally_backup_interval_seconds" []
+            "From one backup to the next (backup_interval_ms)."
+            "Never by itself.";
+        BACKUP_REVISION = Gauge "tally_backup_last_revision" []
+            "The revision of the newest backup."
+            "It does not grow while the store's does.";
+        BACKUP_BYTES = Gauge "tally_backup_last_bytes" []
+            "The size of the newest backup."
+            "It comes near what the disk of backup_dir has free, divided by backups_kept.";
+        BACKUPS = Counter "tally_backups_total" ["result"]
+            "Backups that this node was to make by itself: made or failed."
+            "failed grows.";
+    }
     "The metrics port itself" {
         SCRAPE_DURATION = Gauge "tally_scrape_duration_seconds" []
             "How long the answer before this one took to write."

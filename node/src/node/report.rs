@@ -8,6 +8,7 @@ use std::sync::{
 use crate::{
     api::rates::Rates,
     audit::{AuditLog, Counts},
+    backup::schedule,
     consensus::Consensus,
     env::{shares::ShareRule, storage_guard::StorageGuard},
     port::{Slots, room::NodeRoom},
@@ -18,6 +19,7 @@ use crate::{
 
 /// What the node says of itself.
 pub(super) struct Report {
+    pub(super) backups: Option<Arc<schedule::Told>>,
     pub(super) log: Wal,
     pub(super) state: Arc<StateStore>,
     pub(super) guard: Arc<StorageGuard>,
@@ -60,6 +62,10 @@ impl SelfReport for Report {
 
     fn audit_log(&self) -> Option<Counts> {
         self.audit.as_ref().map(|log| log.counts())
+    }
+
+    fn backups(&self) -> Option<schedule::Counts> {
+        self.backups.as_ref().map(|told| told.counts())
     }
 
     fn limits(&self) -> Limits {

@@ -473,6 +473,7 @@ async fn run(consensus: &Consensus, forwarded: wire::ForwardedCommand) -> wire::
             result.applied_revision = applied.revision;
             result.leader_term = consensus.leadership().role().1;
             result.cluster_id = consensus.cluster_id().text();
+            result.restore_epoch = consensus.cluster_id().restore_epoch();
             Answer::Reply(codec::encode_reply(&applied.reply))
         }
         Err(Error::NotProposed(refusal)) => Answer::Refusal(refusal_to_wire(&refusal)),

@@ -15,7 +15,7 @@ use tally_node::{config::Config, process::serve::printed};
 pub(crate) const VERSION: &str = env!("BUILD_VERSION");
 
 /// Least and greatest value of a key of the configuration, where it refuses others.
-const LIMITS: [(&str, u64, Option<u64>); 16] = [
+const LIMITS: [(&str, u64, Option<u64>); 18] = [
     ("node_id", 1, None),
     ("heartbeat_interval_ms", 10, None),
     ("entries_in_flight", 1, Some(1024)),
@@ -31,6 +31,8 @@ const LIMITS: [(&str, u64, Option<u64>); 16] = [
     ("session_idle_ms", 10_000, Some(86_400_000)),
     ("idempotency_window_ms", 60_000, None),
     ("audit_log_files", 0, Some(1000)),
+    ("backup_interval_ms", 1000, None),
+    ("backups_kept", 1, Some(10_000)),
     ("worker_threads", 0, Some(1024)),
 ];
 

@@ -146,6 +146,12 @@ arguments! {
     audit_log_reads: bool = "TALLY_AUDIT_LOG_READS",
     /// Refuse requests that can't be recorded, instead of dropping their lines.
     audit_log_must_not_drop: bool = "TALLY_AUDIT_LOG_MUST_NOT_DROP",
+    /// Make backups by itself, into this directory.
+    backup_dir: PathBuf = "TALLY_BACKUP_DIR",
+    /// From one backup to the next, in ms.
+    backup_interval_ms: u64 = "TALLY_BACKUP_INTERVAL_MS",
+    /// Keep so many backups.
+    backups_kept: usize = "TALLY_BACKUPS_KEPT",
     /// Threads that answer and run Raft; 0: half the cores.
     worker_threads: usize = "TALLY_WORKER_THREADS",
     /// How long a shutdown waits for what is in flight, in ms.

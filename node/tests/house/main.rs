@@ -24,22 +24,38 @@ const PACKAGES: [&str; 6] = [
 ];
 
 /// Of `tally-node`: what each part may know of the others. A part is a folder or a file of `node/src`.
-const MAY_KNOW: [(&str, &[&str]); 12] = [
+const MAY_KNOW: [(&str, &[&str]); 13] = [
     ("audit", &["env"]),
     ("env", &["machine", "storage"]),
     ("config", &["machine"]),
     ("metrics", &["storage"]),
     ("consensus", &["config", "env", "machine", "metrics", "storage"]),
+    ("backup", &["consensus", "env", "machine", "storage"]),
     ("tls", &["env"]),
     ("port", &["audit", "env", "machine", "tls"]),
-    ("status", &["audit", "consensus", "machine", "tls"]),
+    ("status", &["audit", "backup", "consensus", "machine", "tls"]),
     ("peer", &["audit", "consensus", "env", "machine", "port", "status", "storage", "tls"]),
-    ("api", &["audit", "consensus", "env", "machine", "metrics", "peer", "port", "status", "tls"]),
+    (
+        "api",
+        &[
+            "audit",
+            "backup",
+            "consensus",
+            "env",
+            "machine",
+            "metrics",
+            "peer",
+            "port",
+            "status",
+            "tls",
+        ],
+    ),
     (
         "node",
         &[
             "api",
             "audit",
+            "backup",
             "config",
             "consensus",
             "env",
@@ -68,6 +84,7 @@ const ONLY_IN: [(&str, &[&str]); 10] = [
             "node/src/env/usage.rs",
             "node/src/tls/files.rs",
             "node/src/audit/file.rs",
+            "node/src/backup/schedule.rs",
         ],
     ),
     ("openraft", &["node/src/consensus/", "node/src/peer/", "node/src/node.rs"]),

@@ -15,6 +15,7 @@ mod hostile;
 mod logs;
 mod refusal;
 mod report;
+mod restore;
 mod shutdown;
 mod traces;
 mod waiting;

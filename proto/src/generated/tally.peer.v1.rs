@@ -435,6 +435,9 @@ pub struct ForwardedResult {
     /// The leader's cluster: who forwarded may not know it yet.
     #[prost(string, tag = "9")]
     pub cluster_id: ::prost::alloc::string::String,
+    /// How often that was restored from a backup, which who forwarded may not know yet either.
+    #[prost(uint64, tag = "10")]
+    pub restore_epoch: u64,
     /// What became of it.
     #[prost(oneof = "forwarded_result::Result", tags = "1, 2, 3, 4")]
     pub result: ::core::option::Option<forwarded_result::Result>,

@@ -1040,6 +1040,634 @@ pub mod auth_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// BackupOpenRequest asks for Backup.Open.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackupOpenRequest {
+    /// Take the node's state as it is, without asking the leader how far the log is: for a node that has no quorum.
+    /// What was acknowledged before may be missing.
+    #[prost(bool, tag = "1")]
+    pub local: bool,
+}
+/// BackupOpenResponse answers Backup.Open.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackupOpenResponse {
+    /// Header of the asked node.
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<ResponseHeader>,
+    /// Names the backup on this node.
+    #[prost(uint64, tag = "2")]
+    pub backup_id: u64,
+}
+/// BackupReadRequest asks for Backup.Read.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackupReadRequest {
+    /// As it was opened.
+    #[prost(uint64, tag = "1")]
+    pub backup_id: u64,
+    /// Number of the part, from 0.
+    #[prost(uint64, tag = "2")]
+    pub part: u64,
+}
+/// BackupReadResponse answers Backup.Read.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackupReadResponse {
+    /// Header of the asked node.
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<ResponseHeader>,
+    /// The part's bytes. None, while the node still makes its snapshot: ask for the same part again.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub data: ::prost::bytes::Bytes,
+    /// Nothing follows.
+    #[prost(bool, tag = "3")]
+    pub last: bool,
+    /// Bytes of the snapshot that are read …
+    #[prost(uint64, tag = "4")]
+    pub done_bytes: u64,
+    /// … of so many, once they are known.
+    #[prost(uint64, tag = "5")]
+    pub total_bytes: u64,
+}
+/// BackupRestoreBegin says what a backup says of itself.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackupRestoreBegin {
+    /// Its content, which names it.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub content: ::prost::bytes::Bytes,
+    /// How many blocks it has.
+    #[prost(uint64, tag = "2")]
+    pub blocks: u64,
+    /// Restore epoch of the cluster that it was made of.
+    #[prost(uint64, tag = "3")]
+    pub restore_epoch: u64,
+    /// Its revision.
+    #[prost(uint64, tag = "4")]
+    pub revision: u64,
+    /// Its log time, in ms.
+    #[prost(uint64, tag = "5")]
+    pub log_time_ms: u64,
+    /// Authentication was on.
+    #[prost(bool, tag = "6")]
+    pub auth_enabled: bool,
+    /// The last id of a user or token.
+    #[prost(uint64, tag = "7")]
+    pub auth_last_id: u64,
+}
+/// BackupRestoreBlock is one block.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackupRestoreBlock {
+    /// Its number, from 0.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// It, uncompressed.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub payload: ::prost::bytes::Bytes,
+}
+/// BackupRestoreRequest asks for Backup.Restore.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackupRestoreRequest {
+    /// The step. Required.
+    #[prost(oneof = "backup_restore_request::Step", tags = "1, 2, 3, 4")]
+    pub step: ::core::option::Option<backup_restore_request::Step>,
+}
+/// Nested message and enum types in `BackupRestoreRequest`.
+pub mod backup_restore_request {
+    /// The step. Required.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Step {
+        /// Begin, or find out how far it is.
+        #[prost(message, tag = "1")]
+        Begin(super::BackupRestoreBegin),
+        /// The next block.
+        #[prost(message, tag = "2")]
+        Block(super::BackupRestoreBlock),
+        /// All blocks were sent, of the backup with this content.
+        #[prost(bytes, tag = "3")]
+        Finish(::prost::bytes::Bytes),
+        /// Take back what was restored so far, a part of it at a time: until the phase is NOTHING.
+        #[prost(bool, tag = "4")]
+        Abort(bool),
+    }
+}
+/// BackupRestoreResponse answers Backup.Restore.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackupRestoreResponse {
+    /// Header of the state after the step.
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<ResponseHeader>,
+    /// How far it is.
+    #[prost(enumeration = "BackupRestorePhase", tag = "2")]
+    pub phase: i32,
+    /// The block that is awaited.
+    #[prost(uint64, tag = "3")]
+    pub next_block: u64,
+}
+/// BackupRestorePhase says how far a restore is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum BackupRestorePhase {
+    /// Not used.
+    Unspecified = 0,
+    /// There never was one, or it was taken back.
+    Nothing = 1,
+    /// Blocks are awaited.
+    UnderWay = 2,
+    /// It is being taken back.
+    Aborting = 3,
+    /// It is done.
+    Done = 4,
+}
+impl BackupRestorePhase {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "BACKUP_RESTORE_PHASE_UNSPECIFIED",
+            Self::Nothing => "BACKUP_RESTORE_PHASE_NOTHING",
+            Self::UnderWay => "BACKUP_RESTORE_PHASE_UNDER_WAY",
+            Self::Aborting => "BACKUP_RESTORE_PHASE_ABORTING",
+            Self::Done => "BACKUP_RESTORE_PHASE_DONE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "BACKUP_RESTORE_PHASE_UNSPECIFIED" => Some(Self::Unspecified),
+            "BACKUP_RESTORE_PHASE_NOTHING" => Some(Self::Nothing),
+            "BACKUP_RESTORE_PHASE_UNDER_WAY" => Some(Self::UnderWay),
+            "BACKUP_RESTORE_PHASE_ABORTING" => Some(Self::Aborting),
+            "BACKUP_RESTORE_PHASE_DONE" => Some(Self::Done),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+#[cfg(feature = "client")]
+pub mod backup_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Backup makes a file of the whole state, and makes an empty cluster of such a file. All of it takes the right
+    /// `admin`.
+    ///
+    /// A backup is asked for part by part: each part is a call of its own, with a deadline, its place in the node's room
+    /// for answers, and a line in its log. Who does not ask gets nothing, and holds nothing up: the node reads from a
+    /// snapshot's file.
+    #[derive(Debug, Clone)]
+    pub struct BackupClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl BackupClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> BackupClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> BackupClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            BackupClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Open begins a backup on the asked node. It is the state at one revision, not before any write that was acknowledged
+        /// when it was asked for. Refusals: RESOURCE_EXHAUSTED `TOO_MANY_BACKUPS`.
+        pub async fn open(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BackupOpenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::BackupOpenResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static("/tally.v1.Backup/Open");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tally.v1.Backup", "Open"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Read gives the next part, or the last one again. Only the node that opened it knows a backup, and for one minute
+        /// after it was last asked for; then NOT_FOUND `BACKUP_NOT_FOUND`.
+        pub async fn read(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BackupReadRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::BackupReadResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static("/tally.v1.Backup/Read");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tally.v1.Backup", "Read"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Restore takes one step of restoring a backup into an empty cluster, at any node. Until the last one, everything
+        /// else is refused with UNAVAILABLE `RESTORE_UNDER_WAY`, reads of items included. A step that is sent twice does
+        /// no harm. Refusals: FAILED_PRECONDITION `CLUSTER_NOT_EMPTY`, `RESTORE_REFUSED`.
+        pub async fn restore(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BackupRestoreRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::BackupRestoreResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static("/tally.v1.Backup/Restore");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tally.v1.Backup", "Restore"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+#[cfg(feature = "server")]
+pub mod backup_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with BackupServer.
+    #[async_trait]
+    pub trait Backup: std::marker::Send + std::marker::Sync + 'static {
+        /// Open begins a backup on the asked node. It is the state at one revision, not before any write that was acknowledged
+        /// when it was asked for. Refusals: RESOURCE_EXHAUSTED `TOO_MANY_BACKUPS`.
+        async fn open(
+            &self,
+            request: tonic::Request<super::BackupOpenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::BackupOpenResponse>,
+            tonic::Status,
+        >;
+        /// Read gives the next part, or the last one again. Only the node that opened it knows a backup, and for one minute
+        /// after it was last asked for; then NOT_FOUND `BACKUP_NOT_FOUND`.
+        async fn read(
+            &self,
+            request: tonic::Request<super::BackupReadRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::BackupReadResponse>,
+            tonic::Status,
+        >;
+        /// Restore takes one step of restoring a backup into an empty cluster, at any node. Until the last one, everything
+        /// else is refused with UNAVAILABLE `RESTORE_UNDER_WAY`, reads of items included. A step that is sent twice does
+        /// no harm. Refusals: FAILED_PRECONDITION `CLUSTER_NOT_EMPTY`, `RESTORE_REFUSED`.
+        async fn restore(
+            &self,
+            request: tonic::Request<super::BackupRestoreRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::BackupRestoreResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Backup makes a file of the whole state, and makes an empty cluster of such a file. All of it takes the right
+    /// `admin`.
+    ///
+    /// A backup is asked for part by part: each part is a call of its own, with a deadline, its place in the node's room
+    /// for answers, and a line in its log. Who does not ask gets nothing, and holds nothing up: the node reads from a
+    /// snapshot's file.
+    #[derive(Debug)]
+    pub struct BackupServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> BackupServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for BackupServer<T>
+    where
+        T: Backup,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/tally.v1.Backup/Open" => {
+                    #[allow(non_camel_case_types)]
+                    struct OpenSvc<T: Backup>(pub Arc<T>);
+                    impl<T: Backup> tonic::server::UnaryService<super::BackupOpenRequest>
+                    for OpenSvc<T> {
+                        type Response = super::BackupOpenResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BackupOpenRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Backup>::open(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = OpenSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tally.v1.Backup/Read" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReadSvc<T: Backup>(pub Arc<T>);
+                    impl<T: Backup> tonic::server::UnaryService<super::BackupReadRequest>
+                    for ReadSvc<T> {
+                        type Response = super::BackupReadResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BackupReadRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Backup>::read(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReadSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tally.v1.Backup/Restore" => {
+                    #[allow(non_camel_case_types)]
+                    struct RestoreSvc<T: Backup>(pub Arc<T>);
+                    impl<
+                        T: Backup,
+                    > tonic::server::UnaryService<super::BackupRestoreRequest>
+                    for RestoreSvc<T> {
+                        type Response = super::BackupRestoreResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BackupRestoreRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Backup>::restore(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RestoreSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for BackupServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "tally.v1.Backup";
+    impl<T> tonic::server::NamedService for BackupServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 /// ClusterStatusRequest asks for Cluster.Status.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ClusterStatusRequest {
@@ -1141,6 +1769,34 @@ pub struct NodeStatus {
     /// Limits of its clients.
     #[prost(message, optional, tag = "27")]
     pub limits: ::core::option::Option<LimitStatus>,
+    /// The backups that it makes by itself; absent if it makes none.
+    #[prost(message, optional, tag = "28")]
+    pub backups: ::core::option::Option<BackupStatus>,
+}
+/// BackupStatus says what backups a node makes by itself, into a directory of its own.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackupStatus {
+    /// From one to the next, in ms.
+    #[prost(uint64, tag = "1")]
+    pub interval_ms: u64,
+    /// When the newest was made, in ms since 1970; it may be from before the node started. 0: there is none.
+    #[prost(uint64, tag = "2")]
+    pub last_wall_time_ms: u64,
+    /// Its revision.
+    #[prost(uint64, tag = "3")]
+    pub last_revision: u64,
+    /// Its size.
+    #[prost(uint64, tag = "4")]
+    pub last_bytes: u64,
+    /// How many were made since the node started.
+    #[prost(uint64, tag = "5")]
+    pub made: u64,
+    /// How many attempts failed since then.
+    #[prost(uint64, tag = "6")]
+    pub failed: u64,
+    /// Why the last attempt failed; empty: it did not.
+    #[prost(string, tag = "7")]
+    pub error: ::prost::alloc::string::String,
 }
 /// AuditLogStatus is what a node's audit log counts since the node started.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -5406,7 +6062,7 @@ pub struct Call {
     /// The request. Required.
     #[prost(
         oneof = "call::Request",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 60, 61, 62"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 60, 61, 62, 70, 71, 72"
     )]
     pub request: ::core::option::Option<call::Request>,
 }
@@ -5499,6 +6155,15 @@ pub mod call {
         /// Auth.Can.
         #[prost(message, tag = "62")]
         AuthCan(super::AuthCanRequest),
+        /// Backup.Open.
+        #[prost(message, tag = "70")]
+        BackupOpen(super::BackupOpenRequest),
+        /// Backup.Read.
+        #[prost(message, tag = "71")]
+        BackupRead(super::BackupReadRequest),
+        /// Backup.Restore.
+        #[prost(message, tag = "72")]
+        BackupRestore(super::BackupRestoreRequest),
     }
 }
 /// StreamExchangeResponse is a pack of answers: as many as were ready.
@@ -5517,7 +6182,7 @@ pub struct Answer {
     /// The response, or the error.
     #[prost(
         oneof = "answer::Response",
-        tags = "2, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 60, 61, 62"
+        tags = "2, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 60, 61, 62, 70, 71, 72"
     )]
     pub response: ::core::option::Option<answer::Response>,
 }
@@ -5613,6 +6278,15 @@ pub mod answer {
         /// Auth.Can.
         #[prost(message, tag = "62")]
         AuthCan(super::AuthCanResponse),
+        /// Backup.Open.
+        #[prost(message, tag = "70")]
+        BackupOpen(super::BackupOpenResponse),
+        /// Backup.Read.
+        #[prost(message, tag = "71")]
+        BackupRead(super::BackupReadResponse),
+        /// Backup.Restore.
+        #[prost(message, tag = "72")]
+        BackupRestore(super::BackupRestoreResponse),
     }
 }
 /// CallStatus has the fields and numbers of google.rpc.Status.

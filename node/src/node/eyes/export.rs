@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{Eyes, Running};
 use crate::{
     audit::Counts,
+    backup::schedule,
     consensus::{cluster_id::format_cluster_id, guard, leader::Outlook},
     machine::query,
     metrics::{
@@ -76,6 +77,7 @@ impl Running {
         out.single(&catalog::WRITES_IN_FLIGHT, used);
         out.single(&catalog::WRITES_IN_FLIGHT_MAX, max);
         self.write_audit_log(out);
+        self.write_backups(out);
         let limits = report.limits();
         let mut exceeded = out.family(&catalog::LIMITS_EXCEEDED);
         exceeded.value(&["share"], limits.shares_exceeded);
@@ -95,6 +97,25 @@ impl Running {
         out.single(&catalog::DISK_RESERVE, reserve_bytes);
         out.single(&catalog::DISK_RESERVE_USED, report.guard.used_bytes());
         out.single(&catalog::DISK_NEARLY_FULL, u8::from(consensus.disk_nearly_full()));
+    }
+
+    fn write_backups(&self, out: &mut Exposition) {
+        let counts = self.report.backups();
+        let mut backups = out.family(&catalog::BACKUPS);
+        if let Some(counts) = &counts {
+            backups.value(&["made"], counts.made);
+            backups.value(&["failed"], counts.failed);
+        }
+        let mut single = |family, value: &dyn Fn(&schedule::Counts) -> f64| {
+            let mut samples = out.family(family);
+            if let Some(counts) = &counts {
+                samples.value(&[], value(counts));
+            }
+        };
+        single(&catalog::BACKUP_LAST, &|counts| seconds(counts.last_wall_time_ms));
+        single(&catalog::BACKUP_INTERVAL, &|counts| seconds(counts.interval_ms));
+        single(&catalog::BACKUP_REVISION, &|counts| counts.last_revision as f64);
+        single(&catalog::BACKUP_BYTES, &|counts| counts.last_bytes as f64);
     }
 
     fn write_consensus(&self, out: &mut Exposition) {

@@ -87,6 +87,11 @@ impl SnapshotFile {
         Ok(opened)
     }
 
+    /// How many of its bytes were read.
+    pub fn position(&self) -> u64 {
+        self.offset
+    }
+
     /// What the header says.
     pub fn header(&self) -> &Header {
         &self.header

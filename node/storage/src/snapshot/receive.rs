@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::{
     SnapshotInfo,
-    reader::{SnapshotError, verify},
+    reader::{SnapshotError, SnapshotFile, verify},
 };
 use crate::{
     disk::{Disk, File},
@@ -105,6 +105,32 @@ pub struct SnapshotReader {
     pub(crate) offset: u64,
     /// Counted by the state store, which removes only files that nobody reads.
     pub(crate) _lease: Arc<()>,
+}
+
+/// A complete snapshot file, read record by record. The file stays until this is dropped.
+#[derive(Debug)]
+pub struct SnapshotRecords {
+    pub(crate) info: SnapshotInfo,
+    pub(crate) file: SnapshotFile,
+    /// As that of a [`SnapshotReader`].
+    pub(crate) _lease: Arc<()>,
+}
+
+impl SnapshotRecords {
+    /// What it is.
+    pub fn info(&self) -> &SnapshotInfo {
+        &self.info
+    }
+
+    /// How many bytes of the file were read.
+    pub fn position(&self) -> u64 {
+        self.file.position()
+    }
+
+    /// The next records, in ascending order; `None` after the last, when all of the file was right.
+    pub async fn next_block(&mut self) -> Result<Option<Vec<(Bytes, Bytes)>>, SnapshotError> {
+        self.file.next_block().await
+    }
 }
 
 impl SnapshotReader {

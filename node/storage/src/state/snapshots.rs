@@ -27,8 +27,8 @@ use crate::{
     snapshot::{
         SnapshotInfo,
         format::{Block, Header},
-        reader::SnapshotError,
-        receive::{Incoming, IncomingName, SnapshotReader, SnapshotReceiver},
+        reader::{SnapshotError, SnapshotFile},
+        receive::{Incoming, IncomingName, SnapshotReader, SnapshotReceiver, SnapshotRecords},
         writer::SnapshotWriter,
     },
 };
@@ -256,6 +256,18 @@ impl StateStore {
             .await
             .map_err(|source| SnapshotError::Io { path: info.path.clone(), source })?;
         Ok(Some(SnapshotReader { info, file, offset: 0, _lease: lease }))
+    }
+
+    /// Opens the current snapshot for reading its records; `None` if there is none. What is read is the state at
+    /// one log id, whatever is committed, flushed or built meanwhile, and none of that waits for it: all
+    /// that it holds is the file, which takes room on the disk for as long as this is kept.
+    pub async fn open_snapshot_records(&self) -> Result<Option<SnapshotRecords>, StateError> {
+        let Some(SnapshotReader { info, _lease: lease, .. }) = self.open_snapshot_reader().await?
+        else {
+            return Ok(None);
+        };
+        let file = SnapshotFile::open(self.disk.as_ref(), &info.path).await?;
+        Ok(Some(SnapshotRecords { info, file, _lease: lease }))
     }
 
     /// Begins to receive a snapshot from another node.
