@@ -200,6 +200,41 @@ async fn a_right_is_a_prefix_of_counters_or_keys_at_every_node() {
     assert_eq!(admin.counter("own/a").get().await.unwrap().value, 13);
 }
 
+/// The leader decides for the caller that a follower names, by what it knows itself: neither for the follower, nor
+/// by the rights that the caller has lost since.
+#[tokio::test]
+async fn a_change_of_the_cluster_that_is_forwarded_is_its_callers() {
+    let (cluster, first) = secure(3).await;
+    let admin = client(&cluster, &[1, 2, 3], &first);
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    let owner = user(&admin, "owner", &[(AuthScope::Counters, "own/", ALL)]).await;
+    let (other_id, other) = token(&admin, "admin", 0).await;
+    let ask = async |at: u64, token: &str, preview: bool| {
+        let mut asked = v1::cluster_client::ClusterClient::new(cluster.channel(at));
+        let request = v1::ClusterTransferLeaderRequest { node_id: follower, preview };
+        let mut request = Request::new(request);
+        if !token.is_empty() {
+            let bearer = format!("Bearer {token}").parse().unwrap();
+            request.metadata_mut().insert("authorization", bearer);
+        }
+        asked.transfer_leader(request).await.map(|answer| answer.into_inner().leader_id)
+    };
+    for at in [leader, follower] {
+        for preview in [true, false] {
+            let refused: Status = ask(at, &owner, preview).await.unwrap_err();
+            assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+            assert!(refused.message().contains("\"owner\" lacks admin"), "{refused}");
+            let refused: Status = ask(at, "", preview).await.unwrap_err();
+            assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+        }
+        assert_eq!(ask(at, &other, true).await.unwrap(), leader);
+    }
+    change(&admin, Change::RevokeToken(other_id)).await;
+    let refused: Status = ask(follower, &other, true).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+    assert_eq!(ask(follower, &first, false).await.unwrap(), follower);
+}
+
 /// A page token is bound to its query, and its caller needs the right with each page.
 #[tokio::test]
 async fn a_page_token_gives_no_right() {
