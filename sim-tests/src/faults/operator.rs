@@ -44,12 +44,12 @@ pub(crate) enum Task {
         /// Who comes; its machine runs already.
         new: u64,
     },
-    /// Ask one node, once, to remove another.
-    TryRemoval {
+    /// Ask one node, once, to make a learner a voter.
+    TryPromotion {
         /// Who is asked.
         at: u64,
-        /// Who goes.
-        old: u64,
+        /// Who is to vote.
+        learner: u64,
     },
     /// Add a new node, whose machine runs already, as a learner.
     AddLearner(u64),
@@ -146,7 +146,7 @@ impl Desk {
                     self.remove(&cluster, *old).await;
                     true
                 }
-                Task::TryRemoval { at, old } => try_removal(&cluster, *at, *old).await,
+                Task::TryPromotion { at, learner } => try_promotion(&cluster, *at, *learner).await,
                 Task::AddLearner(new) => {
                     self.add_learner(&cluster, *new).await;
                     true
@@ -183,13 +183,20 @@ async fn transfer(cluster: &Cluster) -> bool {
 }
 
 /// One attempt, at one node.
-async fn try_removal(cluster: &Cluster, asked: u64, old: u64) -> bool {
-    let call = |mut client: ClusterClient<Asked>| async move {
-        client.remove(removal(old)).await.map(drop)
-    };
-    at(cluster, asked, call).await.is_ok()
+async fn try_promotion(cluster: &Cluster, asked: u64, learner: u64) -> bool {
+    let request = v1::ClusterPromoteRequest { node_id: learner, ..Default::default() };
+    let call =
+        |mut client: ClusterClient<Asked>| async move { client.promote(request).await.map(drop) };
+    match at(cluster, asked, call).await {
+        Ok(()) => true,
+        Err(status) => {
+            trace_event!(HOST, "promote at {}: {}", host_of(asked), status.message());
+            false
+        }
+    }
 }
 
+/// Also if fewer voters may fail then: some seeds shrink a cluster.
 fn removal(node_id: u64) -> v1::ClusterRemoveRequest {
     v1::ClusterRemoveRequest { node_id, preview: false, accept_fewer_failures: true }
 }
@@ -214,7 +221,6 @@ impl Desk {
         .await;
     }
 
-    /// Also if fewer voters may fail then: some seeds shrink a cluster.
     async fn remove(&self, cluster: &Cluster, id: u64) {
         self.until_done(cluster, "remove", |mut client| async move {
             client.remove(removal(id)).await.map(drop)
