@@ -131,7 +131,7 @@ pub enum IdentityError {
     },
     /// The node was taken out of its cluster.
     #[error(
-        "node {node_id} was removed from its cluster (by log entry {at}) and serves nothing. An id is never used again: to add this machine anew, start it with an empty directory and a new node id. Its data was not touched"
+        "node {node_id} was removed from its cluster (by log entry {at}) and serves nothing. An id is never used again: to add this machine anew, start it with an empty directory and a new node id (`tally cluster members` says which one is free), then `tally cluster add`. Its data was not touched"
     )]
     Removed {
         /// The node.

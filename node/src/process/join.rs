@@ -13,6 +13,9 @@
 //! for until it is done; the leader looks for it at its address, as it does for anybody. Sent twice it changes nothing.
 //! From then on the directory has a log, and no further start asks for anything.
 //!
+//! A node that is told its id (it has to be, where its certificate names it) leaves out the first two steps: nobody
+//! else is added under that id, as the leader has the directory's incarnation from the node itself.
+//!
 //! **What breaks it:** an id that is taken from what a member shows as the next one, and not claimed. (Of the machine's
 //! tests: `an_id_is_given_once`.)
 
@@ -98,12 +101,21 @@ impl Join {
         let stored = Identity::stored(&*env.disk).await.map_err(|error| error.to_string())?;
         let (node_id, is_member) = match stored {
             Some(stored) => (stored.node_id, stored.is_member),
+            None if config.node_id != 0 => (config.node_id, false),
+            None if !config.peer_tls_cert_file.as_os_str().is_empty() => {
+                return Err(
+                    "with TLS between nodes a node's certificate names the id of its node, so it can't be given one: \
+                     say --node-id, with the next free id (`tally cluster members` has it), and have the certificate \
+                     made for that"
+                        .to_owned(),
+                );
+            }
             None => (self.claim(env).await?, false),
         };
         if config.node_id != 0 && config.node_id != node_id {
             return Err(format!(
-                "node_id is {}, and the directory of a node that joins has the id {node_id}, which the cluster gave \
-                 it: leave node_id out",
+                "node_id is {}, and the directory of this node, which joins or has joined, has the id {node_id}: leave \
+                 node_id out",
                 config.node_id
             ));
         }
