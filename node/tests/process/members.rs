@@ -218,7 +218,7 @@ async fn wrong_steps_are_refused_with_what_to_do() {
         (&["transfer-leader", "99"], &["node 99 is not a voter"]),
     ];
     for (command, parts) in wrong {
-        operator.runs(&[&["cluster"], command].concat()).await.refused(parts);
+        operator.runs(&[&["cluster"][..], command].concat()).await.refused(parts);
     }
     // One of another cluster; and the only voter of that.
     let mut other = Cluster::started("another-cluster", 1, &[]).await;
