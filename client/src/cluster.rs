@@ -28,6 +28,9 @@ pub struct Status {
     pub nodes: Vec<NodeInfo>,
     /// Fill of the tables behind exactly-once, on the asked node.
     pub dedup: DedupTables,
+    /// The next id for a new node, above all that were ever used as far as the asked node knows; 0 from a node that
+    /// does not say it.
+    pub next_node_id: u64,
     /// Header of the asked node.
     pub header: Header,
 }
@@ -399,6 +402,7 @@ answers! {
         |answer: v1::ClusterStatusResponse| Status {
             nodes: answer.nodes.into_iter().map(NodeInfo::from).collect(),
             dedup: answer.dedup.map(DedupTables::from).unwrap_or_default(),
+            next_node_id: answer.next_node_id,
             header: Header::of(answer.header),
         };
     Read<v1::ClusterMetricsRequest> -> v1::ClusterMetricsResponse: |answer| answer;

@@ -169,6 +169,7 @@ mod tests {
         Status {
             nodes: (1..=3).map(node).collect(),
             dedup: Default::default(),
+            next_node_id: 0,
             header: Default::default(),
         }
     }

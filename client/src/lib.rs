@@ -63,6 +63,7 @@ mod exchange;
 mod failure;
 mod health;
 mod held;
+mod members;
 mod node;
 mod outcome;
 mod paging;

@@ -265,6 +265,7 @@ impl Node {
             Arc::clone(&env.fatal),
         )));
         running.push(tokio::spawn(tasks::tick(consensus.clone())));
+        running.push(tokio::spawn(consensus.clone().end_open_changes()));
         running.push(tokio::spawn(tables::watch(Arc::clone(&state))));
         let snapshots = SnapshotBuilds {
             raft: raft.clone(),
@@ -318,16 +319,17 @@ impl Node {
             reserve_bytes,
             api: api.clone(),
         });
+        let operates = Arc::new(api.clone());
         if local_reads_only {
             running.push(tokio::spawn(async move {
                 guard.wait_held().await;
                 tracing::info!("there is room for the reserve again: the node takes part");
                 report.local_reads_only.store(false, Ordering::Relaxed);
-                service.take_part(own);
+                service.take_part(own, operates);
                 raft.runtime_config().elect(true);
             }));
         } else {
-            service.take_part(own);
+            service.take_part(own, operates);
         }
         let (health, health_service) = tonic_health::server::health_reporter();
         let routes = Routes::new(health_service);

@@ -11,6 +11,7 @@ mod bench;
 mod book;
 mod cert;
 mod cleanup;
+mod cluster;
 mod counter;
 mod debug;
 mod demo;
@@ -130,6 +131,11 @@ enum Command {
     Status(status::StatusOptions),
     /// Shows the nodes as they work: rates, latencies, lag, syncs, the most used items; a live view on a terminal.
     Top(top::Top),
+    /// Members: shows, adds, promotes, removes and replaces them, and says who leads.
+    Cluster {
+        #[command(subcommand)]
+        command: cluster::Cluster,
+    },
     /// Gathers what explains a cluster to somebody who can't look at it.
     Debug {
         #[command(subcommand)]
@@ -237,6 +243,7 @@ async fn run(arguments: Arguments, output: Output) -> Result<Exit, Failure> {
         | Command::Auth { .. }
         | Command::Apply(_)
         | Command::Status(_)
+        | Command::Cluster { .. }
         | Command::Debug { .. }
         | Command::Top(_) => {
             let waiting = Waiting::default();
@@ -260,6 +267,7 @@ async fn ask(client: &Client, command: &Command, output: Output) -> Result<Exit,
         Command::Apply(apply) => apply::run(client, apply, output).await?,
         Command::Status(status) => return status::run(client, status, output).await,
         Command::Debug { command } => return debug::run(client, command, output).await,
+        Command::Cluster { command } => return cluster::run(client, command, output).await,
         other => unreachable!("{other:?} has a client of its own"),
     }
     Ok(Exit::Done)

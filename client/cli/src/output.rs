@@ -107,6 +107,13 @@ impl Failure {
         Self::new(Exit::CutShort, json!({ "error": error }), message)
     }
 
+    /// A change of the members is refused; what it would have done is known.
+    pub(crate) fn membership(message: String, plan: &Value) -> Self {
+        let (code, reason) = ("FAILED_PRECONDITION", tally_client::reason::MEMBERSHIP_REFUSED);
+        let error = json!({ "code": code, "reason": reason, "message": message, "plan": plan });
+        Self::new(Exit::Refused, json!({ "error": error }), escaped(&message))
+    }
+
     /// The command could not do its work, and changed nothing.
     pub(crate) fn unable(message: String) -> Self {
         let error = json!({ "code": "UNAVAILABLE", "reason": "UNABLE", "message": message });

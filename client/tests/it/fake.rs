@@ -344,6 +344,7 @@ impl Node {
             header: Some(v1::ResponseHeader { node_id: self.id, ..Default::default() }),
             nodes: nodes.collect(),
             dedup: None,
+            next_node_id: 0,
         })
     }
 

@@ -118,7 +118,10 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
     fn admit(&mut self, command: &Command) -> Result<Option<Rc<Rights>>, Refusal> {
         let is_own = matches!(
             command.action,
-            Action::Tick | Action::CreateCluster { .. } | Action::CreateSecureCluster { .. }
+            Action::Tick
+                | Action::CreateCluster { .. }
+                | Action::CreateSecureCluster { .. }
+                | Action::NodeId(_)
         );
         if !self.meta.auth.enabled || is_own {
             return Ok(None);
@@ -180,6 +183,10 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
                 self.forget_rights();
                 let result = self.change_auth(change);
                 self.reply(result)
+            }
+            Action::NodeId(command) => {
+                let answer = self.change_node_ids(command);
+                self.reply(Ok(answer))
             }
         }
     }

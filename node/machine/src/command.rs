@@ -12,6 +12,7 @@ pub use super::{
     auth::{AuthCommand, Caller},
     canonical::Fingerprint,
     item::{Bounds, CounterChange, CounterRecord, Found, KeyChange, KeyRecord, Target},
+    node_ids::NodeIdCommand,
     operation::*,
     owner::Owner,
     records::Settings,
@@ -126,6 +127,8 @@ pub enum Action {
         /// SHA-256 of the secret of the first token.
         secret_hash: [u8; 32],
     },
+    /// Gives ids to nodes, and retires them.
+    NodeId(NodeIdCommand),
 }
 
 impl Action {

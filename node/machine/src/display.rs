@@ -8,6 +8,7 @@ use std::fmt::{Display, Formatter, Result};
 use super::{
     command::{Action, ApplyStep, Command, Comparison, Condition, Test},
     item::Value,
+    node_ids::NodeIdCommand,
     reply::{Answer, OperationAnswer, Reply},
 };
 
@@ -49,6 +50,12 @@ impl Display for Action {
             Action::Auth(change) => change.fmt(f),
             Action::CreateSecureCluster { cluster_id, .. } => {
                 write!(f, "create {cluster_id:032x} with authentication")
+            }
+            Action::NodeId(NodeIdCommand::Claim { node_id, incarnation, .. }) => {
+                write!(f, "claim node id {node_id} for {incarnation}")
+            }
+            Action::NodeId(NodeIdCommand::Retire { node_id, .. }) => {
+                write!(f, "retire node id {node_id}")
             }
         }
     }
@@ -137,6 +144,8 @@ impl Display for Answer {
             Answer::SessionClosed { existed: false } => write!(f, "was not open"),
             Answer::AuthChanged { id: 0 } => write!(f, "changed"),
             Answer::AuthChanged { id } => write!(f, "made {id}"),
+            Answer::NodeIdClaimed { node_id } => write!(f, "node id {node_id}"),
+            Answer::NodeIdRefused { next_id } => write!(f, "not that node id; {next_id} is free"),
             Answer::Done => write!(f, "done"),
         }
     }

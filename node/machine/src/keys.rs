@@ -53,6 +53,8 @@ pub enum Space {
     Token = 0x43,
     /// How much the users of a role may ask for, by its name.
     RoleLimit = 0x44,
+    /// Ids that are, or were, some node's.
+    NodeId = 0x50,
 }
 
 impl Space {
@@ -92,6 +94,7 @@ impl Space {
             0x42 => Space::Role,
             0x43 => Space::Token,
             0x44 => Space::RoleLimit,
+            0x50 => Space::NodeId,
             _ => return None,
         })
     }
@@ -145,6 +148,8 @@ pub enum RecordKey<'a> {
     Token(u64),
     /// See [`Space::RoleLimit`].
     RoleLimit(&'a str),
+    /// See [`Space::NodeId`].
+    NodeId(u64),
 }
 
 /// Bytes that are no key of the machine.
@@ -180,6 +185,7 @@ impl<'a> RecordKey<'a> {
             RecordKey::Role(_) => Space::Role,
             RecordKey::Token(_) => Space::Token,
             RecordKey::RoleLimit(_) => Space::RoleLimit,
+            RecordKey::NodeId(_) => Space::NodeId,
         }
     }
 
@@ -200,7 +206,8 @@ impl<'a> RecordKey<'a> {
             RecordKey::Session(id)
             | RecordKey::SessionGarbage(id)
             | RecordKey::User(id)
-            | RecordKey::Token(id) => {
+            | RecordKey::Token(id)
+            | RecordKey::NodeId(id) => {
                 buffer.extend_from_slice(&id.to_be_bytes());
             }
             RecordKey::SessionOwner(owner) => buffer.extend_from_slice(&owner.octets()),
@@ -262,6 +269,10 @@ impl<'a> RecordKey<'a> {
             Space::Token => {
                 ends(second)?;
                 RecordKey::Token(first)
+            }
+            Space::NodeId => {
+                ends(second)?;
+                RecordKey::NodeId(first)
             }
             Space::SessionOwner => {
                 let octets = <[u8; 16]>::try_from(rest).map_err(|_| malformed)?;
@@ -361,6 +372,7 @@ mod tests {
             (RecordKey::Role("a"), b"\x42a"),
             (RecordKey::Token(1), b"\x43\0\0\0\0\0\0\0\x01"),
             (RecordKey::RoleLimit("a"), b"\x44a"),
+            (RecordKey::NodeId(1), b"\x50\0\0\0\0\0\0\0\x01"),
         ] {
             assert_eq!(key.encode().as_ref(), bytes, "{key:?}");
             assert_eq!(RecordKey::decode(bytes), Ok(key));
@@ -399,6 +411,7 @@ mod tests {
                 RecordKey::Role(&name),
                 RecordKey::Token(first),
                 RecordKey::RoleLimit(&name),
+                RecordKey::NodeId(first),
             ] {
                 let bytes = key.encode();
                 prop_assert_eq!(RecordKey::decode(&bytes), Ok(key));

@@ -152,8 +152,10 @@ impl Model {
                 self.say(Ok(Answer::SessionClosed { existed }))
             }
             Action::Single(_) | Action::Apply(_) => self.write(command),
-            // Of users it knows nothing (`auth/tests.rs`).
-            Action::Auth(_) | Action::CreateSecureCluster { .. } => unreachable!("not drawn"),
+            // Of users and ids of nodes it knows nothing (`auth_tests.rs`, `node_ids.rs`).
+            Action::Auth(_) | Action::CreateSecureCluster { .. } | Action::NodeId(_) => {
+                unreachable!("not drawn")
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use super::{
     canonical::Fingerprint,
     item::{CounterRecord, KeyRecord},
     limits,
+    node_ids::NodeIdRecord,
     owner::Owner,
     reply::Reply,
     versioned::{self, CodecError, FORMAT_VERSION},
@@ -170,6 +171,7 @@ postcard_record!(UserIdRecord, "id of a user");
 postcard_record!(RoleRecord, "role");
 postcard_record!(TokenRecord, "token");
 postcard_record!(RoleLimit, "limit of a role");
+postcard_record!(NodeIdRecord, "id of a node");
 
 /// Version of a [`Meta`] of a store that has, or had, users.
 const META_WITH_AUTH_VERSION: u8 = 2;

@@ -71,6 +71,16 @@ pub enum Answer {
         /// Id of the user or token that it made, else 0.
         id: u64,
     },
+    /// To [`super::node_ids::NodeIdCommand::Claim`]: the data directory has this id.
+    NodeIdClaimed {
+        /// The id.
+        node_id: u64,
+    },
+    /// To the same: the id is another's, or was, or the directory has another one.
+    NodeIdRefused {
+        /// The next one above all that were ever used; 0 if there is none.
+        next_id: u64,
+    },
 }
 
 /// The answer to one operation.

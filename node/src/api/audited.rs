@@ -353,18 +353,30 @@ impl Audited for v1::ClusterAddLearnerRequest {
         list.word("op", "add_learner");
         list.number("member", self.node_id);
         list.word("peer_address", &self.peer_address);
+        drop(list);
+        asked.preview(self.preview);
     }
 }
 
 impl Audited for v1::ClusterPromoteRequest {
     fn tell(&self, asked: &mut Asked<'_>) {
         asked.number("promote", Some(("member", self.node_id)));
+        asked.accepts(self.accept_fewer_failures);
+        asked.preview(self.preview);
     }
 }
 
 impl Audited for v1::ClusterRemoveRequest {
     fn tell(&self, asked: &mut Asked<'_>) {
         asked.number("remove", Some(("member", self.node_id)));
+        asked.accepts(self.accept_fewer_failures);
+        asked.preview(self.preview);
+    }
+}
+
+impl Audited for v1::ClusterClaimNodeIdRequest {
+    fn tell(&self, asked: &mut Asked<'_>) {
+        asked.one("claim_node_id", "data_directory", &self.incarnation);
     }
 }
 
@@ -372,6 +384,7 @@ impl Audited for v1::ClusterTransferLeaderRequest {
     fn tell(&self, asked: &mut Asked<'_>) {
         let to = Some(("member", self.node_id)).filter(|(_, node_id)| *node_id != 0);
         asked.number("transfer_leader", to);
+        asked.preview(self.preview);
     }
 }
 
@@ -456,6 +469,21 @@ impl EnumName for v1::AuthPermission {
 }
 
 impl Asked<'_> {
+    /// It is only asked what would become of it.
+    fn preview(&mut self, is_preview: bool) {
+        if is_preview {
+            self.line.flag("dry_run", true);
+            self.is_dry_run = true;
+        }
+    }
+
+    /// It is to be done though fewer voters may fail then.
+    fn accepts(&mut self, fewer_failures: bool) {
+        if fewer_failures {
+            self.line.flag("accept_fewer_failures", true);
+        }
+    }
+
     /// An operation on nothing that has a name.
     fn number(&mut self, op: &str, on: Option<(&str, u64)>) {
         let mut list = self.line.list("operations");
@@ -510,7 +538,7 @@ tells! {
     others: CountersGetResponse CountersBatchGetResponse CountersListResponse KeysGetResponse KeysBatchGetResponse
         KeysScanResponse SessionsOpenResponse SessionsRenewResponse SessionsCloseResponse SessionsListResponse
         ClusterStatusResponse ClusterMetricsResponse ClusterDiagnoseResponse ClusterAddLearnerResponse ClusterPromoteResponse ClusterRemoveResponse
-        ClusterTransferLeaderResponse AuthListResponse AuthCanResponse;
+        ClusterTransferLeaderResponse ClusterClaimNodeIdResponse AuthListResponse AuthCanResponse;
 }
 
 impl Tells for v1::AuthChangeResponse {

@@ -70,6 +70,11 @@ impl Who {
         Who { from, ..Who::default() }
     }
 
+    /// Who another node says has called it.
+    pub(super) fn forwarded(caller: Option<Caller>) -> Who {
+        Who { caller, ..Who::default() }
+    }
+
     /// Whose turn and whose share its calls take.
     pub fn identity(&self) -> Identity {
         Identity::of(self.caller, self.from)
@@ -311,7 +316,7 @@ impl Api {
     }
 
     /// This node could not find out whether it knows the caller.
-    fn can_not_say(&self, call: &Call, kind: Kind, error: &ReadError) -> CallStatus {
+    pub(super) fn can_not_say(&self, call: &Call, kind: Kind, error: &ReadError) -> CallStatus {
         let refusal = match error {
             _ if kind == Kind::Read => return self.read_error(call, error),
             ReadError::ShuttingDown => NotProposed::ShuttingDown,

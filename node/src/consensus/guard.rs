@@ -119,7 +119,11 @@ fn frees_room(action: &Action) -> bool {
         Action::Apply(step) => {
             step.operations.iter().chain(&step.else_operations).all(Operation::frees_room)
         }
-        Action::CloseSession { .. } | Action::RenewSession { .. } | Action::Tick => true,
+        // A node is replaced because its disk is full.
+        Action::CloseSession { .. }
+        | Action::RenewSession { .. }
+        | Action::Tick
+        | Action::NodeId(_) => true,
         Action::OpenSession { .. }
         | Action::OpenOwnedSession { .. }
         | Action::Auth(_)

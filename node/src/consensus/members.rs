@@ -12,13 +12,16 @@ use tokio::time::Instant;
 use super::{
     Consensus,
     confirm::Unconfirmed,
+    error::{Error, NotProposed},
     leader::Leader,
+    plan::{Plan, Step, used_id},
+    tasks::own_command,
     types::{Member, TypeConfig},
 };
-
-/// A learner that is further behind is not made a voter yet: as one, it would be counted for
-/// majorities that it can't help to reach.
-const PROMOTION_LAG_MAX: u64 = 1000;
+use crate::machine::{
+    command::{Action, Answer},
+    node_ids::NodeIdCommand,
+};
 
 /// Why a membership change did not happen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +32,9 @@ pub enum MemberError {
     /// No quorum is reached, so nothing was proposed.
     #[error("no quorum confirms that this node leads")]
     NoQuorum,
+    /// Nothing was done, and it may work in a moment.
+    #[error("not now: {0}")]
+    NotNow(String),
     /// The request does not fit the membership.
     #[error("{0}")]
     Refused(String),
@@ -49,8 +55,9 @@ impl From<WriteError> for MemberError {
             RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => {
                 MemberError::Refused(error.to_string())
             }
+            // Of the second of two entries: somebody else has written it, or another one.
             RaftError::APIError(ClientWriteError::PreconditionFailed(error)) => {
-                MemberError::Refused(error.to_string())
+                MemberError::Unknown(error.to_string())
             }
             RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => {
                 MemberError::Unknown("leadership was lost".to_owned())
@@ -81,21 +88,6 @@ impl Consensus {
     /// Whether a node is a member, committed or not.
     pub fn is_member(&self, node_id: u64) -> bool {
         self.members().1.iter().any(|(id, _)| *id == node_id)
-    }
-
-    /// Refuses voters of whom no majority has been heard of lately: the change could never be
-    /// committed, or nothing after it.
-    fn must_have_quorum(&self, voters: &BTreeSet<u64>) -> Result<(), MemberError> {
-        let silent = self.leadership().silent(voters, self.no_quorum_after());
-        let heard = voters.len() - silent.len();
-        if 2 * heard > voters.len() {
-            return Ok(());
-        }
-        Err(MemberError::Refused(format!(
-            "it would leave no quorum: of the voters {voters:?} it would have, {silent:?} have not been \
-             heard of for {} ms",
-            self.no_quorum_after().as_millis()
-        )))
     }
 
     /// Ids of voters and of all members.
@@ -129,72 +121,152 @@ impl Consensus {
         Err(MemberError::Unknown("a change of the membership is under way".to_owned()))
     }
 
-    /// Adds a node that receives the log and has no vote.
-    pub async fn add_learner(&self, node_id: u64, peer_address: String) -> Result<(), MemberError> {
+    /// Adds a node that receives the log and has no vote. It must have been asked which directory it has.
+    pub async fn add_learner(
+        &self,
+        node_id: u64,
+        peer_address: String,
+        incarnation: String,
+        met: &[u64],
+    ) -> Result<Plan, MemberError> {
         self.must_lead()?;
-        let (_, members) = self.members();
-        if let Some((_, member)) = members.iter().find(|(id, _)| *id == node_id) {
-            if member.peer_address == peer_address {
-                let is_member = |(id, member): &(u64, Member)| {
-                    *id == node_id && member.peer_address == peer_address
-                };
-                return self.confirm(|_, members| members.iter().any(is_member)).await;
+        let _one = self.one_change()?;
+        let (address, directory) = (peer_address.clone(), incarnation.clone());
+        let step = Step::AddLearner { node_id, peer_address: address, incarnation: directory };
+        let plan = self.allowed(&step, met)?;
+        if plan.is_so {
+            let is_member = |(id, member): &(u64, Member)| {
+                *id == node_id && member.peer_address == peer_address
+            };
+            self.confirm(|_, members| members.iter().any(is_member)).await?;
+            return Ok(plan);
+        }
+        let claim = NodeIdCommand::Claim { node_id, incarnation, used: self.used_ids(met) };
+        match self.node_ids(claim).await? {
+            Answer::NodeIdClaimed { .. } => {}
+            Answer::NodeIdRefused { next_id } => {
+                return Err(MemberError::Refused(used_id(node_id, next_id)));
             }
-            return Err(MemberError::Refused(format!(
-                "node {node_id} is a member at {}; an id is never used again",
-                member.peer_address
-            )));
+            other => unreachable!("a claim is answered with {other}"),
         }
         self.raft().add_learner(node_id, Member { peer_address }, false).await?;
-        Ok(())
+        Ok(plan)
+    }
+
+    /// One change of the membership at a time: each is judged by what it finds.
+    fn one_change(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, MemberError> {
+        let held = self.inner.changing_members.try_lock();
+        held.map_err(|_| {
+            MemberError::NotNow("another change of the membership is under way".to_owned())
+        })
+    }
+
+    /// Gives a data directory the next free id, or the one that it has been given before.
+    pub async fn claim_node_id(
+        &self,
+        incarnation: String,
+        met: &[u64],
+    ) -> Result<u64, MemberError> {
+        let claim = NodeIdCommand::Claim { node_id: 0, incarnation, used: self.used_ids(met) };
+        match self.node_ids(claim).await? {
+            Answer::NodeIdClaimed { node_id } => Ok(node_id),
+            _ => Err(MemberError::Refused(
+                "this data directory is that of a node which was taken out of the cluster, or there is no free id \
+                 above those that were used: use an empty directory, and say an id"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    /// The plan of a step that may be done.
+    fn allowed(&self, step: &Step, met: &[u64]) -> Result<Plan, MemberError> {
+        let mut plan = self.plan(step, met);
+        match plan.refusal.take() {
+            Some(refusal) => Err(MemberError::Refused(refusal)),
+            None => Ok(plan),
+        }
+    }
+
+    /// Writes what becomes of an id of a node. Nothing of the membership changes with it.
+    async fn node_ids(&self, command: NodeIdCommand) -> Result<Answer, MemberError> {
+        let until = Instant::now() + self.no_quorum_after();
+        match self.write_here(own_command(Action::NodeId(command)), None, until).await {
+            Ok(applied) => {
+                applied.reply.result.map_err(|refusal| MemberError::NotNow(refusal.to_string()))
+            }
+            Err(Error::NotProposed(NotProposed::NotLeader(_))) => Err(MemberError::NotLeader),
+            Err(Error::NotProposed(NotProposed::NoQuorum { .. })) => Err(MemberError::NoQuorum),
+            Err(Error::NotProposed(NotProposed::ShuttingDown)) => Err(MemberError::ShuttingDown),
+            Err(error) => Err(MemberError::NotNow(error.to_string())),
+        }
     }
 
     /// Makes a learner a voter.
-    pub async fn promote(&self, node_id: u64) -> Result<(), MemberError> {
+    pub async fn promote(
+        &self,
+        node_id: u64,
+        accept_fewer_failures: bool,
+        met: &[u64],
+    ) -> Result<Plan, MemberError> {
         self.must_lead()?;
-        let (voters, members) = self.members();
+        let _one = self.one_change()?;
+        let (voters, _) = self.members();
         if voters.contains(&node_id) {
-            let metrics = self.leadership().metrics();
-            let is_open = metrics.membership_config.membership().get_joint_config().len() > 1;
-            if is_open && !seeded_bugs::is_on("joint-left-open") {
-                return self.finish_promotion(node_id).await;
+            let plan = self.plan(&Step::Promote { node_id, accept_fewer_failures }, met);
+            if self.is_joint() && !seeded_bugs::is_on("joint-left-open") {
+                self.finish_promotion(node_id).await?;
+            } else {
+                self.confirm(|voters, _| voters.contains(&node_id)).await?;
             }
-            return self.confirm(|voters, _| voters.contains(&node_id)).await;
+            return Ok(Plan { is_so: true, refusal: None, ..plan });
         }
-        if !members.iter().any(|(id, _)| *id == node_id) {
-            return Err(MemberError::Refused(format!("node {node_id} is not a learner")));
-        }
-        let is_silent = !self
-            .leadership()
-            .silent(&BTreeSet::from([node_id]), self.no_quorum_after())
-            .is_empty();
-        let metrics = self.leadership().metrics();
-        let matched = metrics
-            .replication
-            .and_then(|replication| replication.get(&node_id).cloned().flatten());
-        let Some(matched) = matched.filter(|_| !is_silent).map(|log_id| log_id.index) else {
-            return Err(MemberError::Refused(format!(
-                "node {node_id} has not been heard of for {} ms; as a voter it would be counted for \
-                 majorities that it can't help to reach",
-                self.no_quorum_after().as_millis()
-            )));
-        };
-        let behind = self.leadership().commit_index().saturating_sub(matched);
-        if behind > PROMOTION_LAG_MAX {
-            return Err(MemberError::Refused(format!(
-                "node {node_id} is {behind} entries behind; it may be {PROMOTION_LAG_MAX} at most"
-            )));
-        }
+        let plan = self.allowed(&Step::Promote { node_id, accept_fewer_failures }, met)?;
         #[cfg(feature = "seeded-bugs")]
         if seeded_bugs::is_on("voter-swapped-in-one-step") {
-            return self.swap_in(node_id, voters).await;
+            self.swap_in(node_id, voters).await?;
+            return Ok(plan);
         }
-        let mut with_it = voters;
-        with_it.insert(node_id);
-        self.must_have_quorum(&with_it)?;
         let change = ChangeMembers::AddVoterIds(BTreeSet::from([node_id]));
         self.raft().change_membership(change, false).await?;
-        Ok(())
+        Ok(plan)
+    }
+
+    fn is_joint(&self) -> bool {
+        let metrics = self.leadership().metrics();
+        metrics.membership_config.membership().get_joint_config().len() > 1
+    }
+
+    /// Ends a change of the voters that nobody else ends: its caller went away, or another leader began it. The second
+    /// step is always the same, to the later of the two sets, whoever takes it. It is given up to two
+    /// [`Consensus::no_quorum_after`]s, in which whoever began it takes the step himself.
+    pub async fn end_open_changes(self) {
+        let mut open: Option<(u64, Instant)> = None;
+        loop {
+            tokio::time::sleep(self.no_quorum_after() / 2).await;
+            let leads = self.leadership().term_as_leader().is_some();
+            if !leads || !self.is_joint() || seeded_bugs::is_on("joint-left-open") {
+                open = None;
+                continue;
+            }
+            let metrics = self.leadership().metrics();
+            let at = metrics.membership_config.log_id().as_ref().map_or(0, |log_id| log_id.index);
+            let committed = metrics.local_committed.as_ref().map_or(0, |log_id| log_id.index);
+            let since = match open {
+                Some((index, since)) if index == at => since,
+                _ => Instant::now(),
+            };
+            open = Some((at, since));
+            if at > committed || since.elapsed() < self.no_quorum_after() {
+                continue;
+            }
+            let change = ChangeMembers::AddVoterIds(BTreeSet::new());
+            match self.raft().change_membership(change, false).await {
+                Ok(_) => {
+                    tracing::info!(index = at, "a change of the voters that was left open is ended")
+                }
+                Err(error) => tracing::debug!(%error, "an open change of the voters stays open"),
+            }
+        }
     }
 
     /// Ends a change of the voters that another leader, or a caller who went away, has left between its
@@ -207,33 +279,45 @@ impl Consensus {
         Ok(())
     }
 
-    /// Takes a member out. One that is none any more is removed already; one that was never met never
-    /// was one.
-    pub async fn remove(&self, node_id: u64, was_met: bool) -> Result<(), MemberError> {
+    /// Takes a member out. One that is none any more is removed already. Before that its id is retired, so that no
+    /// directory can come back under it ([`crate::machine::given_ids`]).
+    pub async fn remove(
+        &self,
+        node_id: u64,
+        accept_fewer_failures: bool,
+        met: &[u64],
+    ) -> Result<Plan, MemberError> {
         self.must_lead()?;
-        let (voters, members) = self.members();
-        if !members.iter().any(|(id, _)| *id == node_id) {
-            if !was_met {
-                let reason = format!("node {node_id} is no member, and was never met as one");
-                return Err(MemberError::Refused(reason));
-            }
+        let _one = self.one_change()?;
+        let plan = self.allowed(&Step::Remove { node_id, accept_fewer_failures }, met)?;
+        if plan.is_so {
             let is_member = |(id, _): &(u64, Member)| *id == node_id;
-            return self.confirm(|_, members| !members.iter().any(is_member)).await;
+            self.confirm(|_, members| !members.iter().any(is_member)).await?;
+            return Ok(plan);
         }
-        if voters.len() == 1 && voters.contains(&node_id) {
-            let reason = format!("node {node_id} is the only voter");
-            return Err(MemberError::Refused(reason));
-        }
+        self.node_ids(NodeIdCommand::Retire { node_id, used: self.used_ids(met) }).await?;
+        let (voters, _) = self.members();
         let ids = BTreeSet::from([node_id]);
-        let change = if voters.contains(&node_id) {
-            let without_it = voters.into_iter().filter(|id| *id != node_id).collect();
-            self.must_have_quorum(&without_it)?;
-            ChangeMembers::RemoveVoters(ids)
-        } else {
-            ChangeMembers::RemoveNodes(ids)
+        let change = match voters.contains(&node_id) {
+            true => ChangeMembers::RemoveVoters(ids),
+            false => ChangeMembers::RemoveNodes(ids),
         };
         self.raft().change_membership(change, false).await?;
-        Ok(())
+        Ok(plan)
+    }
+
+    /// The other voter whose log is furthest along.
+    pub(super) fn furthest_voter(&self) -> Option<u64> {
+        let (voters, _) = self.members();
+        let me = self.node_id();
+        let replication = self.leadership().metrics().replication.unwrap_or_default();
+        let furthest = replication
+            .into_iter()
+            .filter(|(id, _)| *id != me && voters.contains(id))
+            .max_by_key(|(id, matched)| {
+                (matched.as_ref().map(|log_id| log_id.index), std::cmp::Reverse(*id))
+            });
+        furthest.map(|(id, _)| id)
     }
 
     /// Hands leadership to a voter, or to the one that is furthest along, and waits until somebody
@@ -244,29 +328,11 @@ impl Consensus {
         patience: Duration,
     ) -> Result<u64, MemberError> {
         self.must_lead()?;
-        let me = self.node_id();
-        let metrics = self.leadership().metrics();
-        let (voters, _) = self.members();
-        let to = match to {
-            Some(to) if to == me => return Ok(me),
-            Some(to) if voters.contains(&to) => to,
-            Some(to) => return Err(MemberError::Refused(format!("node {to} is not a voter"))),
-            None => {
-                let replication = metrics.replication.unwrap_or_default();
-                let furthest = replication
-                    .into_iter()
-                    .filter(|(id, _)| *id != me && voters.contains(id))
-                    .max_by_key(|(id, matched)| {
-                        (matched.as_ref().map(|log_id| log_id.index), std::cmp::Reverse(*id))
-                    });
-                match furthest {
-                    Some((id, _)) => id,
-                    None => {
-                        return Err(MemberError::Refused("there is no other voter".to_owned()));
-                    }
-                }
-            }
-        };
+        let plan = self.allowed(&Step::TransferLeader { to }, &[])?;
+        let to = plan.node_id;
+        if plan.is_so {
+            return Ok(to);
+        }
         if self.raft().trigger().transfer_leader(to).await.is_err() {
             return Err(MemberError::ShuttingDown);
         }

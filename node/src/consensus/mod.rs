@@ -29,6 +29,7 @@ pub mod members;
 pub mod membership;
 mod news;
 pub mod others;
+pub mod plan;
 pub mod propose;
 pub mod raft;
 pub mod raft_config;
@@ -124,6 +125,8 @@ struct Inner {
     /// True while no quorum, or no leader, has been heard of for two election timeouts.
     quorum_lost: watch::Receiver<bool>,
     shutting_down: AtomicBool,
+    /// Held while the membership is changed from here: what was looked at before still holds then.
+    changing_members: tokio::sync::Mutex<()>,
     tracer: Tracer,
     metrics: Arc<Metrics>,
 }
@@ -258,6 +261,7 @@ impl Consensus {
                 session_loads: guard::SessionLoads::default(),
                 quorum_lost,
                 shutting_down: AtomicBool::new(false),
+                changing_members: tokio::sync::Mutex::default(),
                 tracer,
                 metrics,
             }),

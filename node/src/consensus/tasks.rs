@@ -158,7 +158,7 @@ pub async fn tick(consensus: Consensus) {
     }
 }
 
-fn own_command(action: Action) -> Command {
+pub(super) fn own_command(action: Action) -> Command {
     Command {
         session: None,
         idempotency: None,

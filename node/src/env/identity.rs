@@ -131,7 +131,7 @@ pub enum IdentityError {
     },
     /// The node was taken out of its cluster.
     #[error(
-        "node {node_id} was removed from its cluster (by log entry {at}) and serves nothing. An id is never used again: to add this machine anew, start it with an empty directory and a new node id. Its data was not touched"
+        "node {node_id} was removed from its cluster (by log entry {at}) and serves nothing. An id is never used again: to add this machine anew, start it with an empty directory and a new node id (`tally cluster members` says which one is free), then `tally cluster add`. Its data was not touched"
     )]
     Removed {
         /// The node.
@@ -159,7 +159,25 @@ pub struct Identity {
     content: Mutex<Content>,
 }
 
+/// What a directory says of itself before it is opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredIdentity {
+    /// Whose it is.
+    pub node_id: u64,
+    /// The node was a member of its cluster when it last ran.
+    pub is_member: bool,
+}
+
 impl Identity {
+    /// What is stored in a directory; nothing in an empty one.
+    pub async fn stored(disk: &dyn Disk) -> Result<Option<StoredIdentity>, IdentityError> {
+        let content = read(disk).await?;
+        Ok(content.map(|content| StoredIdentity {
+            node_id: content.node_id,
+            is_member: content.member_since.is_some(),
+        }))
+    }
+
     /// Reads the identity, or makes one in an empty directory.
     pub async fn open(
         disk: Arc<dyn Disk>,

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use tally_proto::peer::v1 as wire;
 use tally_proto::v1::NodeStatus;
 use tokio::time::Instant;
+use tonic::metadata::MetadataValue;
 
 use super::peers::{DialFailed, Peers, Shared};
 use crate::{
@@ -131,6 +132,30 @@ impl Others for Peers {
         let mut client = self.client(node_id, address, Shared::Control);
         Ok(timed(self, node_id, Shared::Control, until, client.term(request)).await?.term)
     }
+}
+
+/// Forwards a change of the cluster to the leader, once.
+pub async fn operate(
+    peers: &Peers,
+    leader: u64,
+    address: &str,
+    request: wire::OperateRequest,
+    until: Instant,
+) -> Result<wire::OperateResponse, AskError> {
+    let cluster_id = peers.cluster_id().text();
+    let request = wire::OperateRequest { cluster_id, target_node_id: leader, ..request };
+    let mut client = peers.client(leader, address, Shared::Forwarding);
+    let call = async {
+        let answer = client.operate(request).await;
+        // A leader of a release that does not know the call did nothing.
+        answer.map_err(|mut status| {
+            if status.code() == tonic::Code::Unimplemented {
+                status.metadata_mut().insert(NOT_ACTED_ON, MetadataValue::from_static("1"));
+            }
+            status
+        })
+    };
+    timed(peers, leader, Shared::Forwarding, until, call).await
 }
 
 /// Introduces this node to a peer.

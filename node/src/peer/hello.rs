@@ -77,6 +77,15 @@ pub trait Roster: Send + Sync + 'static {
     fn acknowledged(&self, node_id: u64) -> u64;
 }
 
+/// Who answers at an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its id.
+    pub node_id: u64,
+    /// Its data directory.
+    pub incarnation: String,
+}
+
 /// When an empty node takes part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
@@ -347,13 +356,13 @@ impl Greeter {
         Ok(())
     }
 
-    /// Whether the node at an address can be added under an id, asked of itself.
+    /// Whether the node at an address can be added under an id (0: under its own), asked of itself.
     pub async fn probe(
         &self,
         node_id: u64,
         address: &str,
         until: Instant,
-    ) -> Result<(), NotAddable> {
+    ) -> Result<Found, NotAddable> {
         let address = address.to_owned();
         let response = loop {
             let request = self.introduction(node_id).await;
@@ -369,18 +378,19 @@ impl Greeter {
         if self.is_another_cluster(&response.cluster_id) {
             return Err(NotAddable::AnotherCluster { address, theirs: response.cluster_id });
         }
-        if response.node_id != node_id {
+        if node_id != 0 && response.node_id != node_id {
             return Err(NotAddable::AnotherNode { node_id, address, found: response.node_id });
         }
+        let node_id = response.node_id;
         if !self.is_known(node_id, &response.incarnation).await {
             return Err(NotAddable::UsedId { node_id });
         }
-        Ok(())
+        Ok(Found { node_id, incarnation: response.incarnation })
     }
 
-    /// Whether a node with this id was ever met.
-    pub async fn has_met(&self, node_id: u64) -> bool {
-        self.identity.known().await.contains_key(&node_id)
+    /// Ids of all nodes that were ever met.
+    pub async fn met_ids(&self) -> Vec<u64> {
+        self.identity.known().await.into_keys().collect()
     }
 
     /// Who the members are is known from here on.
@@ -444,7 +454,7 @@ impl Greeter {
         let Admission::Forms { others, needed } = &self.admission else {
             return match self.admission {
                 Admission::WithData => "it asks its peers whether it may take part",
-                _ => "it waits to be added to a cluster (Cluster.AddLearner)",
+                _ => "it waits to be added to a cluster (`tally cluster add`)",
             }
             .to_owned();
         };

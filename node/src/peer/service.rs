@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use futures_util::{Stream, StreamExt, future::join_all};
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest};
 use tally_proto::{
@@ -52,6 +53,14 @@ const TIME_FOR_ANSWER_MAX: Duration = Duration::from_millis(100);
 pub struct PeerService {
     greeter: Arc<Greeter>,
     node: Arc<OnceLock<Arc<OwnStatus>>>,
+    operates: Arc<OnceLock<Arc<dyn Operates>>>,
+}
+
+/// What decides and does what another node was asked to change in the cluster.
+#[async_trait]
+pub trait Operates: Send + Sync + 'static {
+    /// Does it if this node leads, for the caller that is named; it is not forwarded again.
+    async fn operate(&self, request: wire::OperateRequest) -> wire::OperateResponse;
 }
 
 impl std::fmt::Debug for PeerService {
@@ -80,11 +89,12 @@ fn at_the_door(mut status: Status) -> Status {
 impl PeerService {
     /// Before the node takes part.
     pub fn new(greeter: Arc<Greeter>) -> Self {
-        PeerService { greeter, node: Arc::default() }
+        PeerService { greeter, node: Arc::default(), operates: Arc::default() }
     }
 
     /// From now on it does.
-    pub fn take_part(&self, node: Arc<OwnStatus>) {
+    pub fn take_part(&self, node: Arc<OwnStatus>, operates: Arc<dyn Operates>) {
+        assert!(self.operates.set(operates).is_ok(), "a node starts to take part once");
         assert!(self.node.set(node).is_ok(), "a node starts to take part once");
     }
 
@@ -376,6 +386,19 @@ impl Peer for PeerService {
         let results =
             join_all(request.commands.into_iter().map(|command| run(consensus, command))).await;
         Ok(Response::new(wire::ProposeResponse { results }))
+    }
+
+    async fn operate(
+        &self,
+        request: Request<wire::OperateRequest>,
+    ) -> Result<Response<wire::OperateResponse>, Status> {
+        let speaker = Speaker::of(&request);
+        let (metadata, _, request) = request.into_parts();
+        self.meant_for(&metadata, speaker, &request.cluster_id, request.target_node_id)?;
+        let operates = self.operates.get();
+        let operates =
+            operates.ok_or_else(|| at_the_door(Status::unavailable("the node is starting")))?;
+        Ok(Response::new(operates.operate(request).await))
     }
 
     async fn status(

@@ -6,6 +6,7 @@ mod ask;
 pub mod dev;
 mod environment;
 pub mod health;
+mod join;
 pub mod recent;
 pub mod serve;
 pub mod telemetry;

@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 #[cfg(feature = "otlp")]
 use super::traces;
-use super::{EXIT_FATAL, EXIT_REFUSED, environment, recent::RecentLines, telemetry};
+use super::{EXIT_FATAL, EXIT_REFUSED, environment, join, recent::RecentLines, telemetry};
 #[cfg(feature = "otlp")]
 use crate::env::traces::Traces;
 use crate::{
@@ -38,6 +38,8 @@ macro_rules! arguments {
             /// End when the process that started this one, with this id, ends.
             #[arg(long, hide = true, value_name = "PID")]
             exit_with_parent: Option<i32>,
+            #[command(flatten)]
+            join: join::Arguments,
             $($(#[doc = $doc])* #[arg(long, env = $env)] $key: Option<$type>,)*
         }
 
@@ -177,7 +179,10 @@ impl Arguments {
             }
         };
         self.override_config(&mut config);
-        config.validate().map_err(|error| error.to_string())?;
+        // One that joins gets its id from the cluster.
+        if !self.join.is_given() {
+            config.validate().map_err(|error| error.to_string())?;
+        }
         Ok(config)
     }
 }
@@ -225,6 +230,13 @@ pub fn run(arguments: Arguments) -> ExitCode {
             return ExitCode::SUCCESS;
         }
     }
+    let join = match arguments.join.read() {
+        Ok(join) => join,
+        Err(problem) => {
+            eprintln!("tallyd: configuration: {problem}");
+            return ExitCode::from(2);
+        }
+    };
     let recent = RecentLines::default();
     let logs = match telemetry::start(&config, recent.clone()) {
         Ok(logs) => logs,
@@ -245,13 +257,18 @@ pub fn run(arguments: Arguments) -> ExitCode {
     #[cfg(tokio_unstable)]
     runtime.disable_lifo_slot();
     let runtime = runtime.build().expect("a runtime can be made while the process starts");
-    let code = runtime.block_on(serve(config, logs, recent));
+    let code = runtime.block_on(serve(config, join, logs, recent));
     // Whatever still runs (a peer's stream) has nothing left to do.
     runtime.shutdown_background();
     code
 }
 
-async fn serve(config: Config, logs: Arc<dyn Logs>, recent: RecentLines) -> ExitCode {
+async fn serve(
+    config: Config,
+    join: Option<join::Join>,
+    logs: Arc<dyn Logs>,
+    recent: RecentLines,
+) -> ExitCode {
     let refused = |problem: &dyn std::fmt::Display| {
         tracing::error!(%problem, "the node does not run");
         eprintln!("tallyd: {problem}");
@@ -275,6 +292,21 @@ async fn serve(config: Config, logs: Arc<dyn Logs>, recent: RecentLines) -> Exit
         Ok(env) => Env { logs: Some(logs), surroundings: Some(Arc::new(recent)), ..env },
         Err(error) => return of_system(&error),
     };
+    let mut stop = match stop_signals() {
+        Ok(stop) => stop,
+        Err(error) => return of_system(&error),
+    };
+    let (config, enters) = match join {
+        None => (config, None),
+        Some(join) => tokio::select! {
+            identified = join.identified(&env, config) => match identified {
+                Ok((config, true)) => (config, Some(join)),
+                Ok((config, false)) => (config, None),
+                Err(problem) => return refused(&problem),
+            },
+            () = stop.wait() => return ExitCode::SUCCESS,
+        },
+    };
     #[cfg(feature = "otlp")]
     let (env, _spans) = match traces::Otlp::start(&config) {
         Ok(traces) => {
@@ -288,10 +320,9 @@ async fn serve(config: Config, logs: Arc<dyn Logs>, recent: RecentLines) -> Exit
     if !config.traces_otlp_endpoint.is_empty() {
         return refused(&"traces_otlp_endpoint: this program was built without traces");
     }
-    let mut stop = match stop_signals() {
-        Ok(stop) => stop,
-        Err(error) => return of_system(&error),
-    };
+    if let Some(join) = enters {
+        tokio::spawn(join.enter(config.node_id, config.peer_address()));
+    }
     let mut node = tokio::select! {
         started = Node::start(config, env) => match started {
             Ok(node) => node,

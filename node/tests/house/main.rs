@@ -81,6 +81,7 @@ const ONLY_IN: [(&str, &[&str]); 10] = [
             "node/src/process/ask.rs",
             "node/src/process/dev.rs",
             "node/src/process/health.rs",
+            "node/src/process/join.rs",
         ],
     ),
     ("hyper::", &["node/src/port/"]),
@@ -94,6 +95,7 @@ const ONLY_IN: [(&str, &[&str]); 10] = [
             // Clients of a node, as small as can be.
             "node/src/process/dev.rs",
             "node/src/process/health.rs",
+            "node/src/process/join.rs",
         ],
     ),
     ("ReadPermit {", &["node/src/consensus/read.rs"]),

@@ -201,6 +201,7 @@ fn values() -> Vec<Row> {
             Request::ClusterAddLearner(v1::ClusterAddLearnerRequest {
                 node_id: 4,
                 peer_address: "nowhere".into(),
+                preview: false,
             }),
             "peer_address",
             "host:port",

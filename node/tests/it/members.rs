@@ -10,20 +10,33 @@ use tonic::Code;
 
 use crate::{
     client::{Failure, unary},
-    cluster::{Cluster, ELECTION_TIMEOUT_MAX},
+    cluster::{Cluster, ELECTION_TIMEOUT_MAX, eventually},
     requests::*,
 };
 
 fn add_learner(node_id: u64, peer_address: String) -> Request {
-    Request::ClusterAddLearner(v1::ClusterAddLearnerRequest { node_id, peer_address })
+    Request::ClusterAddLearner(v1::ClusterAddLearnerRequest {
+        node_id,
+        peer_address,
+        preview: false,
+    })
 }
 
 fn promote(node_id: u64) -> Request {
-    Request::ClusterPromote(v1::ClusterPromoteRequest { node_id })
+    Request::ClusterPromote(v1::ClusterPromoteRequest { node_id, ..Default::default() })
 }
 
 fn remove(node_id: u64) -> Request {
-    Request::ClusterRemove(v1::ClusterRemoveRequest { node_id })
+    Request::ClusterRemove(v1::ClusterRemoveRequest { node_id, ..Default::default() })
+}
+
+/// Though fewer may fail then.
+fn remove_all_the_same(node_id: u64) -> Request {
+    Request::ClusterRemove(v1::ClusterRemoveRequest {
+        node_id,
+        preview: false,
+        accept_fewer_failures: true,
+    })
 }
 
 /// Asks the leader, which must refuse with a reason that holds all of `parts`.
@@ -44,8 +57,51 @@ async fn notes(cluster: &Cluster, asked: u64) -> Vec<(u64, bool, String)> {
     nodes.map(|node| (node.id, node.reachable, node.note)).collect()
 }
 
-/// A node of another cluster at the address of one that is down; and one that has no cluster yet, under
-/// the very id. Both are strangers: nobody ends, nothing of the log reaches them, and the status says so.
+/// Who answers at the address of a member that is down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stranger {
+    /// A node of another cluster. It was founded before: until that entry is applied, a node has no cluster to
+    /// name, and is the next one.
+    OfAnotherCluster,
+    /// A node that has no cluster yet, with an id that is another's here.
+    WithAnotherId,
+    /// … with the member's own.
+    WithTheSameId,
+}
+
+/// The stranger, answering at an address, and its id; and its start, if it waits for others of its own.
+async fn stranger_at(
+    address: &str,
+    down: u64,
+    kind: Stranger,
+) -> (Cluster, u64, Option<tokio::task::JoinHandle<()>>) {
+    let (size, id) = match kind {
+        Stranger::OfAnotherCluster => (1, 1),
+        Stranger::WithAnotherId => (3, down % 3 + 1),
+        Stranger::WithTheSameId => (3, down),
+    };
+    let mut stranger = Cluster::prepare(size, |_| {});
+    let is_formed = kind == Stranger::OfAnotherCluster;
+    if is_formed {
+        stranger.start_all().await;
+        unary(&stranger.channel(id), add("a", 1)).await.expect("it is a cluster of its own");
+        stranger.stop(id).await;
+    }
+    stranger.config(id).peer_listen = address.to_owned();
+    let started = stranger.launch(id);
+    if is_formed {
+        let node = started.await.expect("it is a cluster of its own");
+        stranger.adopt(id, node);
+        return (stranger, id, None);
+    }
+    let waits = tokio::spawn(async {
+        drop(started.await);
+    });
+    (stranger, id, Some(waits))
+}
+
+/// A node of another cluster at the address of one that is down; and one that has no cluster yet, also under
+/// the very id. All are strangers: nobody ends, nothing of the log reaches them, and the status says so.
 #[tokio::test]
 async fn a_stranger_at_a_members_address_harms_nobody() {
     let mut cluster = Cluster::start(3).await;
@@ -53,18 +109,19 @@ async fn a_stranger_at_a_members_address_harms_nobody() {
     cluster.stop(down).await;
     let asked = cluster.leader().await;
     let others: Vec<u64> = cluster.ids().into_iter().filter(|id| *id != down).collect();
-    for is_formed in [true, false] {
+    for kind in [Stranger::OfAnotherCluster, Stranger::WithAnotherId, Stranger::WithTheSameId] {
         let mut line = notes(&cluster, asked).await;
         while line.iter().any(|(id, _, note)| *id == down && !note.is_empty()) {
             tokio::time::sleep(Duration::from_millis(20)).await;
             line = notes(&cluster, asked).await;
         }
-        let mut stranger =
-            if is_formed { Cluster::prepare(1, |_| {}) } else { Cluster::prepare(3, |_| {}) };
-        let id = if is_formed { 1 } else { down };
-        stranger.config(id).peer_listen = cluster.peer_address(down);
-        let started = stranger.launch(id);
-        let started = tokio::spawn(started);
+        let address = cluster.peer_address(down);
+        let (mut stranger, id, waits) = stranger_at(&address, down, kind).await;
+        let expected = match kind {
+            Stranger::OfAnotherCluster => "a node of cluster ".to_owned(),
+            Stranger::WithAnotherId => format!("node {id} answers at"),
+            Stranger::WithTheSameId => "a node with another data directory answers at".to_owned(),
+        };
         let mut noted = String::new();
         for _ in 0..400 {
             let line = notes(&cluster, asked).await.into_iter().find(|(id, ..)| *id == down);
@@ -76,17 +133,15 @@ async fn a_stranger_at_a_members_address_harms_nobody() {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let expected = if is_formed { "of cluster" } else { "another data directory" };
-        assert!(noted.contains(expected) && noted.contains("answers at"), "{noted:?}");
+        let is_so = noted.starts_with(&expected) && noted.contains("answers at");
+        assert!(is_so, "{kind:?}: {noted:?}");
         for id in &others {
             unary(&cluster.channel(*id), add("a", 1)).await.expect("two of three go on");
             assert!(!cluster.is_refused(*id).await, "what a stranger says ends nobody");
         }
-        if is_formed {
-            started.await.expect("it does not panic").expect("it is a cluster of its own");
-        } else {
-            assert!(!started.is_finished(), "it waits for its own first members");
-            started.abort();
+        if let Some(waits) = waits {
+            assert!(!waits.is_finished(), "it waits for its own first members");
+            waits.abort();
         }
         stranger.kill(id).await;
     }
@@ -175,7 +230,7 @@ async fn what_would_cost_the_quorum_is_refused() {
 /// openraft takes the second step of a change for whoever asked for the first. A leader that dies in
 /// between leaves both sets of voters; here it is the caller who goes away.
 #[tokio::test]
-async fn a_promotion_that_was_left_open_is_ended_for_whoever_asks_again() {
+async fn a_change_of_voters_that_was_left_open_is_ended_by_the_leader() {
     let mut cluster = Cluster::start(3).await;
     cluster.add(9);
     let starting = tokio::spawn(cluster.launch(9));
@@ -198,10 +253,12 @@ async fn a_promotion_that_was_left_open_is_ended_for_whoever_asks_again() {
         () = begun => {}
         changed = consensus.raft().change_membership(change, false) => panic!("{changed:?}"),
     }
-    cluster.settled().await;
-    assert_eq!(voters(), [[1, 2, 3].into(), [1, 2, 3, 9].into()], "nobody takes the second step");
-    unary(&channel, promote(9)).await.expect("it does now");
-    assert_eq!(voters(), [[1, 2, 3, 9].into()]);
+    assert_eq!(
+        voters(),
+        [[1, 2, 3].into(), [1, 2, 3, 9].into()],
+        "its caller takes no second step"
+    );
+    eventually("the leader takes it", || voters() == [[1, 2, 3, 9].into()]).await;
     unary(&channel, promote(9)).await.expect("asked again, it is so");
     unary(&channel, add("a", 1)).await.expect("four voters go on");
 }
@@ -217,7 +274,7 @@ async fn a_removed_node_says_so_and_serves_nothing() {
     cluster.stop(down).await;
     for removed in [runs, down] {
         let channel = cluster.channel(cluster.leader().await);
-        unary(&channel, remove(removed)).await.expect("three are left");
+        unary(&channel, remove_all_the_same(removed)).await.expect("three are left");
     }
     let reason = cluster.refused(runs).await;
     assert!(reason.contains("was removed from its cluster"), "{reason}");
@@ -230,4 +287,132 @@ async fn a_removed_node_says_so_and_serves_nothing() {
     }
     let channel = cluster.channel(cluster.leader().await);
     unary(&channel, add("a", 1)).await.expect("three of three go on");
+}
+
+fn plan_of(response: v1::answer::Response) -> v1::ClusterPlan {
+    let plan = match response {
+        v1::answer::Response::ClusterAddLearner(response) => response.plan,
+        v1::answer::Response::ClusterPromote(response) => response.plan,
+        v1::answer::Response::ClusterRemove(response) => response.plan,
+        other => panic!("not a change of the membership: {other:?}"),
+    };
+    *plan.expect("it has a plan")
+}
+
+async fn preview(cluster: &Cluster, asked: u64, request: Request) -> v1::ClusterPlan {
+    let request = match request {
+        Request::ClusterAddLearner(request) => {
+            Request::ClusterAddLearner(v1::ClusterAddLearnerRequest { preview: true, ..request })
+        }
+        Request::ClusterPromote(request) => {
+            Request::ClusterPromote(v1::ClusterPromoteRequest { preview: true, ..request })
+        }
+        Request::ClusterRemove(request) => {
+            Request::ClusterRemove(v1::ClusterRemoveRequest { preview: true, ..request })
+        }
+        other => panic!("not a change of the membership: {other:?}"),
+    };
+    let index = cluster.last_log_index(asked);
+    let plan = plan_of(unary(&cluster.channel(asked), request).await.expect("it is only shown"));
+    assert_eq!(cluster.last_log_index(asked), index, "nothing is done");
+    plan
+}
+
+#[tokio::test]
+async fn a_step_is_shown_before_it_is_done() {
+    let mut cluster = Cluster::start(3).await;
+    let follower = cluster.follower().await;
+    let plan = preview(&cluster, follower, remove(follower)).await;
+    let (before, after) = (plan.before.expect("before"), plan.after.expect("after"));
+    assert_eq!((before.voters, before.quorum, before.tolerated_failures), (vec![1, 2, 3], 2, 1));
+    assert_eq!((after.voters.len(), after.quorum, after.tolerated_failures), (2, 2, 0));
+    assert!(plan.refusal.contains("--accept-fewer-failures"), "{}", plan.refusal);
+    assert!(plan.note.contains("tolerate no more failures"), "{}", plan.note);
+    assert_eq!(plan.next_node_id, 4);
+    refused(&cluster, remove(follower), &["0 may fail now", "1 may"]).await;
+    let plan = preview(&cluster, follower, remove_all_the_same(follower)).await;
+    assert_eq!(plan.refusal, "", "it was said");
+    let nobody = add_learner(4, "127.0.0.1:1".to_owned());
+    let plan = preview(&cluster, follower, nobody).await;
+    assert!(plan.refusal.contains("no node answers"), "{}", plan.refusal);
+
+    cluster.add(4);
+    let starting = tokio::spawn(cluster.launch(4));
+    let request = add_learner(4, cluster.peer_address(4));
+    let plan = preview(&cluster, follower, request.clone()).await;
+    assert_eq!((plan.refusal.as_str(), plan.is_so), ("", false));
+    assert_eq!(plan.after.expect("after").learners, [4]);
+    let plan = plan_of(unary(&cluster.channel(follower), request.clone()).await.expect("added"));
+    assert!(!plan.is_so);
+    let plan = plan_of(unary(&cluster.channel(follower), request).await.expect("asked again"));
+    assert!(plan.is_so && plan.refusal.is_empty());
+    cluster.adopt(4, starting.await.expect("it does not panic").expect("it starts"));
+    cluster.caught_up().await;
+    let plan = preview(&cluster, follower, promote(4)).await;
+    assert_eq!((plan.refusal.as_str(), plan.lag_entries.is_some()), ("", true), "{plan:?}");
+    assert!(plan.note.contains("4 voters tolerate no more"), "{}", plan.note);
+    // Who is silent is said.
+    cluster.stop(follower).await;
+    tokio::time::sleep(3 * ELECTION_TIMEOUT_MAX).await;
+    let asked = cluster.leader().await;
+    let before = preview(&cluster, asked, promote(4)).await.before.expect("before");
+    assert_eq!((before.silent, before.spare), (vec![follower], 0));
+}
+
+/// Also by a leader that has never met the node, and after all that met it have forgotten.
+#[tokio::test]
+async fn an_id_that_was_a_members_is_nobodys_again() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.add(4);
+    let starting = tokio::spawn(cluster.launch(4));
+    let channel = cluster.channel(cluster.leader().await);
+    unary(&channel, add_learner(4, cluster.peer_address(4))).await.expect("it is added");
+    cluster.adopt(4, starting.await.expect("it does not panic").expect("it starts"));
+    // One that is taken out before it has heard that it is in does not know that it was.
+    cluster.caught_up().await;
+    unary(&channel, remove(4)).await.expect("a learner can go");
+    unary(&channel, remove(4)).await.expect("asked again, it is so");
+    cluster.refused(4).await;
+    cluster.stop(4).await;
+
+    // Whoever has met node 4 is replaced, one after the other.
+    let mut ids: Vec<u64> = cluster.ids().into_iter().filter(|id| *id != 4).collect();
+    for (old, new) in [(1, 5), (2, 6), (3, 7)] {
+        cluster.add(new);
+        let starting = tokio::spawn(cluster.launch(new));
+        let asked = *ids.iter().find(|id| **id != old).expect("others");
+        let channel = cluster.channel(asked);
+        let request = add_learner(new, cluster.peer_address(new));
+        while let Err(status) = unary(&channel, request.clone()).await {
+            assert!(status.message().contains("no node answers"), "it is just starting: {status}");
+        }
+        cluster.adopt(new, starting.await.expect("it does not panic").expect("it starts"));
+        cluster.caught_up().await;
+        unary(&channel, promote(new)).await.expect("it has caught up");
+        let mut removed = unary(&channel, remove(old)).await;
+        while removed.is_err() {
+            // It led, perhaps.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            removed = unary(&channel, remove(old)).await;
+        }
+        ids.retain(|id| *id != old);
+        ids.push(new);
+        cluster.refused(old).await;
+        cluster.stop(old).await;
+    }
+    let channel = cluster.channel(ids[0]);
+    unary(&channel, remove(4)).await.expect("nobody here has met it, and it is so");
+    let shown = unary(&channel, status()).await.expect("status always answers");
+    assert_eq!(answer!(ClusterStatus, shown).next_node_id, 8);
+    // Another directory under its id, which nobody here can know.
+    let mut wiped = Cluster::prepare(1, |_| {});
+    wiped.add(4);
+    let starting = tokio::spawn(wiped.launch(4));
+    let request = add_learner(4, wiped.peer_address(4));
+    let failed = unary(&channel, request).await.expect_err("the id is used");
+    let failure = Failure::from(failed);
+    assert_eq!(failure.row().1, reason::MEMBERSHIP_REFUSED);
+    // By a node that has heard of the first directory, or else by the record of the id.
+    assert!(failure.message.contains("an id is never used again"), "{}", failure.message);
+    starting.abort();
 }

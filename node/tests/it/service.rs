@@ -23,7 +23,7 @@ use tonic_reflection::pb::{
 
 use crate::{
     client::{Asked, Failure, streamed_asked, unary, unary_asked},
-    cluster::Cluster,
+    cluster::{Cluster, ELECTION_TIMEOUT_MAX},
     requests::*,
 };
 
@@ -158,26 +158,50 @@ async fn the_status_shows_every_node_even_one_that_is_dead() {
 }
 
 #[tokio::test]
-async fn membership_is_changed_by_the_leader_and_refused_with_a_hint_elsewhere() {
+async fn any_node_may_be_asked_to_change_the_membership() {
     let cluster = Cluster::start(3).await;
     let (leader, follower) = (cluster.leader().await, cluster.follower().await);
-    let promote = Request::ClusterPromote(v1::ClusterPromoteRequest { node_id: 9 });
-    let failed = unary(&cluster.channel(follower), promote.clone()).await.expect_err("no leader");
-    let failure = Failure::from(failed);
-    let not_applied = Some(Outcome::NotApplied);
-    assert_eq!(failure.row(), (Code::Unavailable, reason::NOT_LEADER, not_applied));
-    let hint = failure.details.leader.expect("who leads");
-    assert_eq!((hint.node_id, hint.address), (leader, cluster.client_address(leader)));
-    let failed = unary(&cluster.channel(leader), promote).await.expect_err("nobody has that id");
-    let failure = Failure::from(failed);
-    let row = (Code::FailedPrecondition, reason::MEMBERSHIP_REFUSED, not_applied);
-    assert_eq!(failure.row(), row);
-
-    let transfer =
-        Request::ClusterTransferLeader(v1::ClusterTransferLeaderRequest { node_id: follower });
-    let moved = unary(&cluster.channel(leader), transfer).await.expect("it is handed over");
+    let promote =
+        Request::ClusterPromote(v1::ClusterPromoteRequest { node_id: 9, ..Default::default() });
+    for asked in [leader, follower] {
+        let failed = unary(&cluster.channel(asked), promote.clone()).await;
+        let failure = Failure::from(failed.expect_err("nobody has that id"));
+        let row = (Code::FailedPrecondition, reason::MEMBERSHIP_REFUSED, Some(Outcome::NotApplied));
+        assert_eq!(failure.row(), row, "asked {asked}");
+        assert!(failure.message.contains("tally cluster add 9"), "{}", failure.message);
+    }
+    let transfer = Request::ClusterTransferLeader(v1::ClusterTransferLeaderRequest {
+        node_id: follower,
+        preview: true,
+    });
+    let shown = unary(&cluster.channel(follower), transfer).await.expect("it is only shown");
+    let shown = answer!(ClusterTransferLeader, shown);
+    assert_eq!((shown.leader_id, shown.plan.expect("a plan").node_id), (leader, follower));
+    let transfer = Request::ClusterTransferLeader(v1::ClusterTransferLeaderRequest {
+        node_id: follower,
+        preview: false,
+    });
+    let moved = unary(&cluster.channel(follower), transfer).await.expect("it is handed over");
     assert_eq!(answer!(ClusterTransferLeader, moved).leader_id, follower);
     unary(&cluster.channel(leader), add("a", 1)).await.expect("it is forwarded to the new leader");
+}
+
+/// Nobody leads: nothing was done, which the caller is told before its deadline.
+#[tokio::test]
+async fn without_a_quorum_a_change_of_the_membership_is_not_done() {
+    let cluster = Cluster::start(3).await;
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    cluster.isolate(follower);
+    let other = (1..=3).find(|id| ![leader, follower].contains(id)).expect("three");
+    let remove = Request::ClusterRemove(v1::ClusterRemoveRequest {
+        node_id: other,
+        accept_fewer_failures: true,
+        ..Default::default()
+    });
+    tokio::time::sleep(3 * ELECTION_TIMEOUT_MAX).await;
+    let failed = unary(&cluster.channel(follower), remove).await.expect_err("no leader");
+    let row = (Code::Unavailable, reason::NO_QUORUM, Some(Outcome::NotApplied));
+    assert_eq!(Failure::from(failed).row(), row);
 }
 
 /// A leader shows a change of the membership as soon as it is in its own log. Found by the simulator:
@@ -188,7 +212,11 @@ async fn a_membership_that_no_quorum_has_is_not_confirmed() {
     let (leader, follower) = (cluster.leader().await, cluster.follower().await);
     let channel = cluster.channel(leader);
     cluster.isolate(leader);
-    let remove = Request::ClusterRemove(v1::ClusterRemoveRequest { node_id: follower });
+    let remove = Request::ClusterRemove(v1::ClusterRemoveRequest {
+        node_id: follower,
+        accept_fewer_failures: true,
+        ..Default::default()
+    });
     let soon = Asked { timeout: Some(Duration::from_millis(150)), ..Asked::default() };
     for _ in 0..3 {
         unary_asked(&channel, remove.clone(), &soon).await.expect_err("there is no quorum");

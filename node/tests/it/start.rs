@@ -153,7 +153,9 @@ async fn a_wiped_directory_under_a_known_id_is_refused() {
     cluster.kill(follower).await;
     std::fs::remove_dir_all(cluster.data_dir(follower)).expect("it can be wiped");
     let error = cluster.start_node(follower).await.expect_err("it must not vote again").to_string();
-    for part in ["empty or another data directory", "The way out", "Cluster.Remove", "new id"] {
+    for part in
+        ["empty or another data directory", "The way out", "tally cluster replace", "new id"]
+    {
         assert!(error.contains(part), "{error:?} says {part:?}");
     }
     let leader = cluster.leader().await;

@@ -389,7 +389,7 @@ async fn changes_of_users_and_of_the_cluster_say_what_was_given_to_whom() {
     admin.auth_change(tried).await.unwrap();
     let (id, _) = token(&admin, "admin", 5000).await;
     change(&admin, Change::RevokeToken(id)).await;
-    let mut request = Request::new(v1::ClusterRemoveRequest { node_id: 9 });
+    let mut request = Request::new(v1::ClusterRemoveRequest { node_id: 9, ..Default::default() });
     let bearer = format!("Bearer {first}").parse().unwrap();
     request.metadata_mut().insert("authorization", bearer);
     ClusterClient::new(cluster.channel(1)).remove(request).await.expect_err("there is none");

@@ -233,13 +233,37 @@ async fn members_are_changed_by_admins_alone() {
                 }};
             }
             let peer_address = "127.0.0.1:1".to_owned();
-            refused!(add_learner(v1::ClusterAddLearnerRequest { node_id, peer_address }));
-            refused!(promote(v1::ClusterPromoteRequest { node_id }));
-            refused!(remove(v1::ClusterRemoveRequest { node_id }));
-            refused!(transfer_leader(v1::ClusterTransferLeaderRequest { node_id }));
+            for preview in [false, true] {
+                let peer_address = peer_address.clone();
+                let accept_fewer_failures = true;
+                refused!(add_learner(v1::ClusterAddLearnerRequest {
+                    node_id,
+                    peer_address,
+                    preview
+                }));
+                refused!(promote(v1::ClusterPromoteRequest {
+                    node_id,
+                    preview,
+                    accept_fewer_failures
+                }));
+                refused!(remove(v1::ClusterRemoveRequest {
+                    node_id,
+                    preview,
+                    accept_fewer_failures
+                }));
+                refused!(transfer_leader(v1::ClusterTransferLeaderRequest { node_id, preview }));
+            }
         }
-        let (there, not_there) = told.split_at(4);
+        let (there, not_there) = told.split_at(told.len() / 2);
         assert_eq!(there, not_there, "a refusal tells who is a member");
+        let mut claim = Request::new(v1::ClusterClaimNodeIdRequest::default());
+        if !token.is_empty() {
+            claim
+                .metadata_mut()
+                .insert("authorization", format!("Bearer {token}").parse().unwrap());
+        }
+        let refused: Status = cluster_client.claim_node_id(claim).await.unwrap_err();
+        assert_eq!(refused.code(), code, "{refused}");
     }
 }
 
@@ -287,6 +311,41 @@ async fn a_session_of_another_user_is_none() {
             assert_eq!(words(&theirs, session), words(&none, 123_456), "{sequence}");
         }
     }
+}
+
+/// The leader decides for the caller that a follower names, by what it knows itself: neither for the follower, nor
+/// by the rights that the caller has lost since.
+#[tokio::test]
+async fn a_change_of_the_cluster_that_is_forwarded_is_its_callers() {
+    let (cluster, first) = secure(3).await;
+    let admin = client(&cluster, &[1, 2, 3], &first);
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    let owner = user(&admin, "owner", &[(AuthScope::Counters, "own/", ALL)]).await;
+    let (other_id, other) = token(&admin, "admin", 0).await;
+    let ask = async |at: u64, token: &str, preview: bool| {
+        let mut asked = v1::cluster_client::ClusterClient::new(cluster.channel(at));
+        let request = v1::ClusterTransferLeaderRequest { node_id: follower, preview };
+        let mut request = Request::new(request);
+        if !token.is_empty() {
+            let bearer = format!("Bearer {token}").parse().unwrap();
+            request.metadata_mut().insert("authorization", bearer);
+        }
+        asked.transfer_leader(request).await.map(|answer| answer.into_inner().leader_id)
+    };
+    for at in [leader, follower] {
+        for preview in [true, false] {
+            let refused: Status = ask(at, &owner, preview).await.unwrap_err();
+            assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+            assert!(refused.message().contains("\"owner\" lacks admin"), "{refused}");
+            let refused: Status = ask(at, "", preview).await.unwrap_err();
+            assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+        }
+        assert_eq!(ask(at, &other, true).await.unwrap(), leader);
+    }
+    change(&admin, Change::RevokeToken(other_id)).await;
+    let refused: Status = ask(follower, &other, true).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+    assert_eq!(ask(follower, &first, false).await.unwrap(), follower);
 }
 
 /// A page token is bound to its query, and its caller needs the right with each page.

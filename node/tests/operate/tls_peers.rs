@@ -85,13 +85,15 @@ async fn nodes_with_their_own_certificates_form_a_cluster() {
     pki.give(4, &pki.node(4, good()));
     pki.of_peers(cluster.config(4));
     let launched = cluster.launch(4);
-    let leader = cluster.client_address(cluster.leader().await);
+    // Also what the leader is asked through a follower.
+    let leader = cluster.client_address(cluster.follower().await);
     let leader = channel(&leader, connector(&pki.authority, None));
     let peer_address = cluster.peer_address(4);
-    let join = v1::ClusterAddLearnerRequest { node_id: 4, peer_address };
+    let join = v1::ClusterAddLearnerRequest { node_id: 4, peer_address, preview: false };
     unary(&leader, Call::ClusterAddLearner(join)).await.unwrap();
     cluster.adopt(4, launched.await.unwrap());
-    let vote = || Call::ClusterPromote(v1::ClusterPromoteRequest { node_id: 4 });
+    let vote =
+        || Call::ClusterPromote(v1::ClusterPromoteRequest { node_id: 4, ..Default::default() });
     let until = Instant::now() + PATIENCE;
     while let Err(status) = unary(&leader, vote()).await {
         // It has to be heard of first.

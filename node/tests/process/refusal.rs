@@ -8,7 +8,7 @@ use crate::support::{
 };
 
 /// Exit status of a node that must not run as it is configured.
-const REFUSED: i32 = 78;
+pub(crate) const REFUSED: i32 = 78;
 
 /// Runs a node that is expected to end soon.
 async fn run(arguments: Vec<String>) -> Output {

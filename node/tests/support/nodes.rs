@@ -21,6 +21,11 @@ use super::{PATIENCE, eventually};
 /// The binary under test.
 pub(crate) const TALLYD: &str = env!("CARGO_BIN_EXE_tallyd");
 
+/// `tally`, which a build of the workspace puts beside it; nothing where only this crate was built.
+pub(crate) fn command_line() -> Option<PathBuf> {
+    Some(Path::new(TALLYD).with_file_name("tally")).filter(|tally| tally.exists())
+}
+
 /// Lines of each node's log that a failed test prints.
 const LOG_LINES: usize = 60;
 
@@ -88,6 +93,7 @@ impl Drop for TestDir {
 pub(crate) struct Node {
     pub(crate) id: u64,
     pub(crate) client: String,
+    pub(crate) peer: String,
     pub(crate) data: PathBuf,
     pub(crate) log: PathBuf,
     arguments: Vec<String>,
@@ -97,6 +103,23 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    fn new(id: u64, dir: &TestDir, data: &Path, peer: String, flags: &[&str]) -> Node {
+        let client = format!("127.0.0.1:{}", free_port());
+        let data = data.join(format!("node-{id}"));
+        let log = dir.path().join(format!("node-{id}.log"));
+        let (descriptors_max, process) = (None, None);
+        let arguments = vec!["serve".to_owned()];
+        let mut node = Node { id, client, peer, data, log, arguments, descriptors_max, process };
+        let (client, peer, data) =
+            (node.client.clone(), node.peer.clone(), node.data.display().to_string());
+        node.with(&["--client-listen", &client, "--peer-listen", &peer, "--data-dir", &data]);
+        if !flags.contains(&"--metrics-listen") {
+            node.with(&["--metrics-listen", ""]);
+        }
+        node.with(flags);
+        node
+    }
+
     /// Starts the process; returns at once.
     pub(crate) fn start(&mut self) {
         assert!(self.process.is_none(), "node {} runs already", self.id);
@@ -117,6 +140,11 @@ impl Node {
             .spawn()
             .expect("the node can be started");
         self.process = Some(child);
+    }
+
+    /// More flags, before a start.
+    pub(crate) fn with(&mut self, flags: &[&str]) {
+        self.arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
     }
 
     /// Another directory for its data, before the first start.
@@ -218,32 +246,22 @@ impl Cluster {
         let members: Vec<String> =
             (1..=count).zip(&peers).map(|(id, port)| format!("{id}=127.0.0.1:{port}")).collect();
         let nodes = (1..=count).zip(&peers).map(|(id, peer)| {
-            let client = format!("127.0.0.1:{}", free_port());
-            let data = data.join(format!("node-{id}"));
-            let mut arguments: Vec<String> = [
-                "serve",
-                "--node-id",
-                &id.to_string(),
-                "--client-listen",
-                &client,
-                "--peer-listen",
-                &format!("127.0.0.1:{peer}"),
-                "--initial-cluster",
-                &members.join(","),
-            ]
-            .map(str::to_owned)
-            .to_vec();
-            if !flags.contains(&"--metrics-listen") {
-                arguments.extend(["--metrics-listen".to_owned(), String::new()]);
-            }
-            arguments.push("--data-dir".to_owned());
-            arguments.push(data.display().to_string());
-            arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
-            let log = dir.path().join(format!("node-{id}.log"));
-            Node { id, client, data, log, arguments, descriptors_max: None, process: None }
+            let mut node = Node::new(id, &dir, data, format!("127.0.0.1:{peer}"), flags);
+            node.with(&["--node-id", &id.to_string(), "--initial-cluster", &members.join(",")]);
+            node
         });
         let nodes = nodes.collect();
         Cluster { nodes, dir }
+    }
+
+    /// Lays out one more node, which belongs to no cluster yet. `id` is what tests call it by; which one it has, its
+    /// flags say, or the cluster.
+    pub(crate) fn newcomer(&mut self, id: u64, flags: &[&str]) -> &mut Node {
+        assert!(self.nodes.iter().all(|node| node.id != id), "an id is never used twice");
+        let data = self.dir.path().to_path_buf();
+        let peer = format!("127.0.0.1:{}", free_port());
+        self.nodes.push(Node::new(id, &self.dir, &data, peer, flags));
+        self.node(id)
     }
 
     /// A cluster that has been started and has a leader.

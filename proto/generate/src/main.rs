@@ -49,7 +49,13 @@ fn generate(into: &Path) -> Done {
     let public = protox::compile(&files, &includes)?;
     fs::write(into.join("tally.v1.bin"), public.encode_to_vec())?;
     files.extend(self::files("tally/peer/v1")?);
-    tonic_prost_build::configure()
+    let mut config = tonic_prost_build::configure();
+    // Answers of all methods are variants of one type (`Answer.response`), as large as the largest of them: what few
+    // have and is large stands apart.
+    for answer in ["AddLearner", "Promote", "Remove", "TransferLeader"] {
+        config = config.boxed(format!(".tally.v1.Cluster{answer}Response.plan"));
+    }
+    config
         .out_dir(into)
         .client_mod_attribute(".", "#[cfg(feature = \"client\")]")
         .server_mod_attribute(".", "#[cfg(feature = \"server\")]")

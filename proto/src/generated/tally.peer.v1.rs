@@ -492,6 +492,93 @@ pub struct TellResponse {
     #[prost(message, repeated, tag = "1")]
     pub files: ::prost::alloc::vec::Vec<super::super::v1::DiagnosticFile>,
 }
+/// OperateRequest forwards a change of the cluster.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OperateRequest {
+    /// Cluster id.
+    #[prost(string, tag = "1")]
+    pub cluster_id: ::prost::alloc::string::String,
+    /// The node that this is meant for.
+    #[prost(uint64, tag = "2")]
+    pub target_node_id: u64,
+    /// Id of the request that caused it.
+    #[prost(string, tag = "3")]
+    pub request_id: ::prost::alloc::string::String,
+    /// Deadline, in ms from arrival.
+    #[prost(uint32, tag = "4")]
+    pub deadline_ms: u32,
+    /// Who asks for it; absent: somebody who has not shown who it is. The leader decides for the caller, never for the node
+    /// that forwards.
+    #[prost(message, optional, tag = "5")]
+    pub caller: ::core::option::Option<OperateCaller>,
+    /// What is asked for.
+    #[prost(oneof = "operate_request::Change", tags = "6, 7, 8, 9, 10")]
+    pub change: ::core::option::Option<operate_request::Change>,
+}
+/// Nested message and enum types in `OperateRequest`.
+pub mod operate_request {
+    /// What is asked for.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Change {
+        /// Cluster.AddLearner.
+        #[prost(message, tag = "6")]
+        AddLearner(super::super::super::v1::ClusterAddLearnerRequest),
+        /// Cluster.Promote.
+        #[prost(message, tag = "7")]
+        Promote(super::super::super::v1::ClusterPromoteRequest),
+        /// Cluster.Remove.
+        #[prost(message, tag = "8")]
+        Remove(super::super::super::v1::ClusterRemoveRequest),
+        /// Cluster.TransferLeader.
+        #[prost(message, tag = "9")]
+        TransferLeader(super::super::super::v1::ClusterTransferLeaderRequest),
+        /// Cluster.ClaimNodeId.
+        #[prost(message, tag = "10")]
+        ClaimNodeId(super::super::super::v1::ClusterClaimNodeIdRequest),
+    }
+}
+/// OperateCaller is who asks for a change of the cluster, as the node that was asked has found out.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OperateCaller {
+    /// Id of the user.
+    #[prost(uint64, tag = "1")]
+    pub user: u64,
+    /// Id of the token that it showed; 0: a certificate.
+    #[prost(uint64, tag = "2")]
+    pub token: u64,
+}
+/// OperateResponse answers OperateRequest.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct OperateResponse {
+    /// What became of it.
+    #[prost(oneof = "operate_response::Result", tags = "1, 2, 3, 4, 5, 6")]
+    pub result: ::core::option::Option<operate_response::Result>,
+}
+/// Nested message and enum types in `OperateResponse`.
+pub mod operate_response {
+    /// What became of it.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Result {
+        /// Cluster.AddLearner.
+        #[prost(message, tag = "1")]
+        AddLearner(super::super::super::v1::ClusterAddLearnerResponse),
+        /// Cluster.Promote.
+        #[prost(message, tag = "2")]
+        Promote(super::super::super::v1::ClusterPromoteResponse),
+        /// Cluster.Remove.
+        #[prost(message, tag = "3")]
+        Remove(super::super::super::v1::ClusterRemoveResponse),
+        /// Cluster.TransferLeader.
+        #[prost(message, tag = "4")]
+        TransferLeader(super::super::super::v1::ClusterTransferLeaderResponse),
+        /// It failed, as the caller is told.
+        #[prost(message, tag = "5")]
+        Error(super::super::super::v1::CallStatus),
+        /// Cluster.ClaimNodeId.
+        #[prost(message, tag = "6")]
+        ClaimNodeId(super::super::super::v1::ClusterClaimNodeIdResponse),
+    }
+}
 /// RefusalReason says why a question or proposal was refused before it was proposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -933,6 +1020,31 @@ pub mod peer_client {
             req.extensions_mut().insert(GrpcMethod::new("tally.peer.v1.Peer", "Tell"));
             self.inner.unary(req, path, codec).await
         }
+        /// Operate forwards a change of the cluster to the leader, once.
+        pub async fn operate(
+            &mut self,
+            request: impl tonic::IntoRequest<super::OperateRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::OperateResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tally.peer.v1.Peer/Operate",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tally.peer.v1.Peer", "Operate"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1020,6 +1132,11 @@ pub mod peer_server {
             &self,
             request: tonic::Request<super::TellRequest>,
         ) -> std::result::Result<tonic::Response<super::TellResponse>, tonic::Status>;
+        /// Operate forwards a change of the cluster to the leader, once.
+        async fn operate(
+            &self,
+            request: tonic::Request<super::OperateRequest>,
+        ) -> std::result::Result<tonic::Response<super::OperateResponse>, tonic::Status>;
     }
     /// Peer carries Raft's messages, and what followers ask of their leader. Every request names the
     /// cluster, so that a node of another cluster is refused before its message is looked at.
@@ -1567,6 +1684,49 @@ pub mod peer_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TellSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tally.peer.v1.Peer/Operate" => {
+                    #[allow(non_camel_case_types)]
+                    struct OperateSvc<T: Peer>(pub Arc<T>);
+                    impl<T: Peer> tonic::server::UnaryService<super::OperateRequest>
+                    for OperateSvc<T> {
+                        type Response = super::OperateResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::OperateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Peer>::operate(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = OperateSvc(inner);
                         let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1059,6 +1059,9 @@ pub struct ClusterStatusResponse {
     /// Limits and fill of the deduplication tables, on the asked node.
     #[prost(message, optional, tag = "3")]
     pub dedup: ::core::option::Option<DedupStatus>,
+    /// The next id for a new node, above all that were ever used as far as the asked node knows.
+    #[prost(uint64, tag = "4")]
+    pub next_node_id: u64,
 }
 /// NodeStatus is one member.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1249,15 +1252,71 @@ pub struct DedupStatus {
     #[prost(uint32, tag = "14")]
     pub sessions_share_percent: u32,
 }
+/// ClusterVoters is a set of voters, and what it is good for.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterVoters {
+    /// Their ids, ascending.
+    #[prost(uint64, repeated, tag = "1")]
+    pub voters: ::prost::alloc::vec::Vec<u64>,
+    /// Members without a vote.
+    #[prost(uint64, repeated, tag = "2")]
+    pub learners: ::prost::alloc::vec::Vec<u64>,
+    /// So many voters have to agree: a majority.
+    #[prost(uint32, tag = "3")]
+    pub quorum: u32,
+    /// So many voters may fail, if all others are well.
+    #[prost(uint32, tag = "4")]
+    pub tolerated_failures: u32,
+    /// Voters that the leader has not heard of lately.
+    #[prost(uint64, repeated, tag = "5")]
+    pub silent: ::prost::alloc::vec::Vec<u64>,
+    /// So many more voters may fail now. Below 0: so many have to come back before anything is written.
+    #[prost(int32, tag = "6")]
+    pub spare: i32,
+}
+/// ClusterPlan is what a change of the membership does, or would do.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterPlan {
+    /// The voters before.
+    #[prost(message, optional, tag = "1")]
+    pub before: ::core::option::Option<ClusterVoters>,
+    /// … and after.
+    #[prost(message, optional, tag = "2")]
+    pub after: ::core::option::Option<ClusterVoters>,
+    /// The member that it is about; of a transfer that names nobody, who would lead.
+    #[prost(uint64, tag = "3")]
+    pub node_id: u64,
+    /// It is so already: nothing is left to do.
+    #[prost(bool, tag = "4")]
+    pub is_so: bool,
+    /// Why it would be refused, and what to do instead; empty: it would not be.
+    #[prost(string, tag = "5")]
+    pub refusal: ::prost::alloc::string::String,
+    /// What an operator should know before; empty: nothing.
+    #[prost(string, tag = "6")]
+    pub note: ::prost::alloc::string::String,
+    /// The refusal passes by itself: the member is just catching up.
+    #[prost(bool, tag = "9")]
+    pub passes: bool,
+    /// Entries that the member is behind, as far as the leader knows.
+    #[prost(uint64, optional, tag = "7")]
+    pub lag_entries: ::core::option::Option<u64>,
+    /// The next id above all that were ever used; 0 if there is none.
+    #[prost(uint64, tag = "8")]
+    pub next_node_id: u64,
+}
 /// ClusterAddLearnerRequest asks for Cluster.AddLearner.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ClusterAddLearnerRequest {
-    /// Its id, never used before.
+    /// Its id, never used before; 0: that of the node at the address. (With TLS between nodes it has to be said.)
     #[prost(uint64, tag = "1")]
     pub node_id: u64,
     /// Address of its peer port.
     #[prost(string, tag = "2")]
     pub peer_address: ::prost::alloc::string::String,
+    /// Say what it would do, and change nothing.
+    #[prost(bool, tag = "3")]
+    pub preview: bool,
 }
 /// ClusterAddLearnerResponse answers Cluster.AddLearner.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1265,6 +1324,9 @@ pub struct ClusterAddLearnerResponse {
     /// What the answer is worth.
     #[prost(message, optional, tag = "1")]
     pub header: ::core::option::Option<ResponseHeader>,
+    /// What it did, or would do.
+    #[prost(message, optional, boxed, tag = "2")]
+    pub plan: ::core::option::Option<::prost::alloc::boxed::Box<ClusterPlan>>,
 }
 /// ClusterPromoteRequest asks for Cluster.Promote.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1272,6 +1334,13 @@ pub struct ClusterPromoteRequest {
     /// The learner.
     #[prost(uint64, tag = "1")]
     pub node_id: u64,
+    /// Say what it would do, and change nothing.
+    #[prost(bool, tag = "2")]
+    pub preview: bool,
+    /// Do it though fewer voters may fail afterwards than may fail now. A step that loses the quorum is refused all the
+    /// same.
+    #[prost(bool, tag = "3")]
+    pub accept_fewer_failures: bool,
 }
 /// ClusterPromoteResponse answers Cluster.Promote.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1279,6 +1348,9 @@ pub struct ClusterPromoteResponse {
     /// What the answer is worth.
     #[prost(message, optional, tag = "1")]
     pub header: ::core::option::Option<ResponseHeader>,
+    /// What it did, or would do.
+    #[prost(message, optional, boxed, tag = "2")]
+    pub plan: ::core::option::Option<::prost::alloc::boxed::Box<ClusterPlan>>,
 }
 /// ClusterRemoveRequest asks for Cluster.Remove.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1286,6 +1358,13 @@ pub struct ClusterRemoveRequest {
     /// The member.
     #[prost(uint64, tag = "1")]
     pub node_id: u64,
+    /// Say what it would do, and change nothing.
+    #[prost(bool, tag = "2")]
+    pub preview: bool,
+    /// Do it though fewer voters may fail afterwards than may fail now. A step that loses the quorum is refused all the
+    /// same.
+    #[prost(bool, tag = "3")]
+    pub accept_fewer_failures: bool,
 }
 /// ClusterRemoveResponse answers Cluster.Remove.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1293,6 +1372,9 @@ pub struct ClusterRemoveResponse {
     /// What the answer is worth.
     #[prost(message, optional, tag = "1")]
     pub header: ::core::option::Option<ResponseHeader>,
+    /// What it did, or would do.
+    #[prost(message, optional, boxed, tag = "2")]
+    pub plan: ::core::option::Option<::prost::alloc::boxed::Box<ClusterPlan>>,
 }
 /// ClusterTransferLeaderRequest asks for Cluster.TransferLeader.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1300,6 +1382,9 @@ pub struct ClusterTransferLeaderRequest {
     /// The voter to lead; 0 for the one that is furthest along.
     #[prost(uint64, tag = "1")]
     pub node_id: u64,
+    /// Say what it would do, and change nothing.
+    #[prost(bool, tag = "2")]
+    pub preview: bool,
 }
 /// ClusterTransferLeaderResponse answers Cluster.TransferLeader.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1310,6 +1395,26 @@ pub struct ClusterTransferLeaderResponse {
     /// The new leader.
     #[prost(uint64, tag = "2")]
     pub leader_id: u64,
+    /// What it did, or would do.
+    #[prost(message, optional, boxed, tag = "3")]
+    pub plan: ::core::option::Option<::prost::alloc::boxed::Box<ClusterPlan>>,
+}
+/// ClusterClaimNodeIdRequest asks for Cluster.ClaimNodeId.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterClaimNodeIdRequest {
+    /// The data directory: 128 random bits that were drawn for it, as 32 hexadecimal digits.
+    #[prost(string, tag = "1")]
+    pub incarnation: ::prost::alloc::string::String,
+}
+/// ClusterClaimNodeIdResponse answers Cluster.ClaimNodeId.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterClaimNodeIdResponse {
+    /// What the answer is worth.
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<ResponseHeader>,
+    /// The id.
+    #[prost(uint64, tag = "2")]
+    pub node_id: u64,
 }
 /// ClusterMetricsRequest asks for Cluster.Metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1383,7 +1488,8 @@ pub mod cluster_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Cluster shows and changes the nodes.
+    /// Cluster shows and changes the nodes. Any node may be asked: one that does not lead asks the leader, once, which decides
+    /// for the caller.
     #[derive(Debug, Clone)]
     pub struct ClusterClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -1580,6 +1686,32 @@ pub mod cluster_client {
                 .insert(GrpcMethod::new("tally.v1.Cluster", "TransferLeader"));
             self.inner.unary(req, path, codec).await
         }
+        /// ClaimNodeId gives a data directory the next free id, with which its node can be added. The same directory is given
+        /// the same id again.
+        pub async fn claim_node_id(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ClusterClaimNodeIdRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterClaimNodeIdResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tally.v1.Cluster/ClaimNodeId",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tally.v1.Cluster", "ClaimNodeId"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Metrics shows what a node measures, as its metrics port does. It takes the right that Status takes.
         pub async fn metrics(
             &mut self,
@@ -1683,6 +1815,15 @@ pub mod cluster_server {
             tonic::Response<super::ClusterTransferLeaderResponse>,
             tonic::Status,
         >;
+        /// ClaimNodeId gives a data directory the next free id, with which its node can be added. The same directory is given
+        /// the same id again.
+        async fn claim_node_id(
+            &self,
+            request: tonic::Request<super::ClusterClaimNodeIdRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterClaimNodeIdResponse>,
+            tonic::Status,
+        >;
         /// Metrics shows what a node measures, as its metrics port does. It takes the right that Status takes.
         async fn metrics(
             &self,
@@ -1701,7 +1842,8 @@ pub mod cluster_server {
             tonic::Status,
         >;
     }
-    /// Cluster shows and changes the nodes.
+    /// Cluster shows and changes the nodes. Any node may be asked: one that does not lead asks the leader, once, which decides
+    /// for the caller.
     #[derive(Debug)]
     pub struct ClusterServer<T> {
         inner: Arc<T>,
@@ -1988,6 +2130,51 @@ pub mod cluster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TransferLeaderSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tally.v1.Cluster/ClaimNodeId" => {
+                    #[allow(non_camel_case_types)]
+                    struct ClaimNodeIdSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::ClusterClaimNodeIdRequest>
+                    for ClaimNodeIdSvc<T> {
+                        type Response = super::ClusterClaimNodeIdResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ClusterClaimNodeIdRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::claim_node_id(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ClaimNodeIdSvc(inner);
                         let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -5406,7 +5593,7 @@ pub struct Call {
     /// The request. Required.
     #[prost(
         oneof = "call::Request",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 60, 61, 62"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 57, 60, 61, 62"
     )]
     pub request: ::core::option::Option<call::Request>,
 }
@@ -5490,6 +5677,9 @@ pub mod call {
         /// Cluster.Diagnose.
         #[prost(message, tag = "56")]
         ClusterDiagnose(super::ClusterDiagnoseRequest),
+        /// Cluster.ClaimNodeId.
+        #[prost(message, tag = "57")]
+        ClusterClaimNodeId(super::ClusterClaimNodeIdRequest),
         /// Auth.Change.
         #[prost(message, tag = "60")]
         AuthChange(super::AuthChangeRequest),
@@ -5517,7 +5707,7 @@ pub struct Answer {
     /// The response, or the error.
     #[prost(
         oneof = "answer::Response",
-        tags = "2, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 60, 61, 62"
+        tags = "2, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 57, 60, 61, 62"
     )]
     pub response: ::core::option::Option<answer::Response>,
 }
@@ -5604,6 +5794,9 @@ pub mod answer {
         /// Cluster.Diagnose.
         #[prost(message, tag = "56")]
         ClusterDiagnose(super::ClusterDiagnoseResponse),
+        /// Cluster.ClaimNodeId.
+        #[prost(message, tag = "57")]
+        ClusterClaimNodeId(super::ClusterClaimNodeIdResponse),
         /// Auth.Change.
         #[prost(message, tag = "60")]
         AuthChange(super::AuthChangeResponse),

@@ -620,7 +620,7 @@ pub const BUGS: &[Bug] = &[
         name: "joint-left-open",
         family: Family::Membership,
         breaks: "a promotion that is confirmed has left the old voters behind",
-        place: "node/src/consensus/members.rs: Consensus::promote",
+        place: "node/src/consensus/members.rs: Consensus::promote, Consensus::end_open_changes",
         hint: "A leader that dies, or is cut off, between the two entries of a promotion, and an operator \
                who asks again: the next leader finds the node in one of the two sets, and says that it is \
                done. A majority of the old voters is needed for ever. Shows where what the operator was \

@@ -29,11 +29,6 @@ pub(crate) const HOST: &str = "operator";
 /// How long a call may take; a learner that catches up from a snapshot needs some time.
 const CALL_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// A removal whose answer was lost is refused by a leader that never met the node ("is no member, and was
-/// never met as one"). An operator who is told so as often as this, for longer than a leader without a
-/// quorum believes in itself, takes it for done (seed 4095).
-const GONE_TOLD: u32 = 10;
-
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(300);
 
@@ -49,12 +44,12 @@ pub(crate) enum Task {
         /// Who comes; its machine runs already.
         new: u64,
     },
-    /// Ask one node, once, to remove another.
-    TryRemoval {
+    /// Ask one node, once, to make a learner a voter.
+    TryPromotion {
         /// Who is asked.
         at: u64,
-        /// Who goes.
-        old: u64,
+        /// Who is to vote.
+        learner: u64,
     },
     /// Add a new node, whose machine runs already, as a learner.
     AddLearner(u64),
@@ -151,7 +146,7 @@ impl Desk {
                     self.remove(&cluster, *old).await;
                     true
                 }
-                Task::TryRemoval { at, old } => try_removal(&cluster, *at, *old).await,
+                Task::TryPromotion { at, learner } => try_promotion(&cluster, *at, *learner).await,
                 Task::AddLearner(new) => {
                     self.add_learner(&cluster, *new).await;
                     true
@@ -188,19 +183,31 @@ async fn transfer(cluster: &Cluster) -> bool {
 }
 
 /// One attempt, at one node.
-async fn try_removal(cluster: &Cluster, asked: u64, old: u64) -> bool {
-    let request = v1::ClusterRemoveRequest { node_id: old };
+async fn try_promotion(cluster: &Cluster, asked: u64, learner: u64) -> bool {
+    let request = v1::ClusterPromoteRequest { node_id: learner, ..Default::default() };
     let call =
-        |mut client: ClusterClient<Asked>| async move { client.remove(request).await.map(drop) };
-    at(cluster, asked, call).await.is_ok()
+        |mut client: ClusterClient<Asked>| async move { client.promote(request).await.map(drop) };
+    match at(cluster, asked, call).await {
+        Ok(()) => true,
+        Err(status) => {
+            trace_event!(HOST, "promote at {}: {}", host_of(asked), status.message());
+            false
+        }
+    }
+}
+
+/// Also if fewer voters may fail then: some seeds shrink a cluster.
+fn removal(node_id: u64) -> v1::ClusterRemoveRequest {
+    v1::ClusterRemoveRequest { node_id, preview: false, accept_fewer_failures: true }
 }
 
 impl Desk {
     async fn add_learner(&self, cluster: &Cluster, new: u64) {
         let peer_address = format!("{}:{PEER_PORT}", host_of(new));
         self.until_done(cluster, "add learner", |mut client| {
+            let peer_address = peer_address.clone();
             let request =
-                v1::ClusterAddLearnerRequest { node_id: new, peer_address: peer_address.clone() };
+                v1::ClusterAddLearnerRequest { node_id: new, peer_address, preview: false };
             async move { client.add_learner(request).await.map(drop) }
         })
         .await;
@@ -208,24 +215,15 @@ impl Desk {
 
     async fn promote(&self, cluster: &Cluster, id: u64) {
         self.until_done(cluster, "promote", |mut client| async move {
-            client.promote(v1::ClusterPromoteRequest { node_id: id }).await.map(drop)
+            let request = v1::ClusterPromoteRequest { node_id: id, ..Default::default() };
+            client.promote(request).await.map(drop)
         })
         .await;
     }
 
     async fn remove(&self, cluster: &Cluster, id: u64) {
-        let (gone, is_gone) = (Cell::new(0), "is no member");
-        let gone = &gone;
         self.until_done(cluster, "remove", |mut client| async move {
-            let request = v1::ClusterRemoveRequest { node_id: id };
-            match client.remove(request).await {
-                Err(status) if status.message().contains(is_gone) && gone.get() < GONE_TOLD => {
-                    gone.set(gone.get() + 1);
-                    Err(status)
-                }
-                Err(status) if !status.message().contains(is_gone) => Err(status),
-                _ => Ok(()),
-            }
+            client.remove(removal(id)).await.map(drop)
         })
         .await;
     }
@@ -253,7 +251,7 @@ impl Desk {
     async fn is_accepted(&self, mistake: &Mistake) -> bool {
         for address in &mistake.asked {
             let (node_id, peer_address) = (mistake.node_id, mistake.peer_address.clone());
-            let request = v1::ClusterAddLearnerRequest { node_id, peer_address };
+            let request = v1::ClusterAddLearnerRequest { node_id, peer_address, preview: false };
             let call = |mut client: ClusterClient<Asked>| async move {
                 client.add_learner(request).await.map(drop)
             };

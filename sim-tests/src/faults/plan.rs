@@ -111,9 +111,9 @@ pub enum Fault {
     /// third one is cut off just then, for so long, and the leader starts anew. It has more log than the
     /// one that stood, and knows of no such term.
     UnheardVote,
-    /// The leader is cut off, asked to remove another voter, and stays away until the others have given up
+    /// The leader is cut off, asked to make a learner a voter, and stays away until the others have given up
     /// the log that it needs. (Where the others can't elect it might get its way, so no seed draws it.)
-    OverruledRemoval,
+    OverruledPromotion,
     /// The operator adds a new machine as a voter.
     Grow,
     /// The operator removes a voter, whose process goes on. It is cut off from the other nodes, and not

@@ -561,27 +561,34 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "members-that-were-overruled",
-        shows: "A leader that is cut off is asked to remove a voter, and has that change in its log alone. \
-                It comes back when the log that it needs is gone, and gets a snapshot: with it, the voters \
-                are again those that the others know.",
-        look_at: "`the voters are to change` at the node that is cut off; `is left behind`, \
-                  `gets a snapshot`",
+        shows: "A leader that is cut off is asked to make a learner a voter, and has that change in its log alone. \
+                It comes back when the log that it needs is gone, and gets a snapshot: with it, the voters are \
+                again those that the others know. Nothing of the change is left: the learner gets its vote when \
+                it is asked for again, by two entries of another leader.",
+        look_at: "`the voters are to change` at the node that is cut off; `is left behind`, `gets a snapshot`; that \
+                  nobody else says so before the learner is promoted at last",
         seed: 1,
         lesson: &[
-            "the leader, node {n}, is cut off, asked to remove a voter",
-            "node {n} the voters are to change",
+            "operator has done add learner {l}",
+            "the leader, node {n}, is cut off, asked to promote a learner",
+            "node {n} the voters are to change: a majority of 1, 2, 3 and one of 1, 2, 3, {l} are needed",
             "leads in term",
             "node {n} is left behind, and comes back",
             "node {n} has installed the snapshot",
-            "operator gave up try removal at {n}",
+            "operator gave up try promotion at {n}",
+            "never: the voters are 1, 2, 3, {l}",
+            "the voters are to change: a majority of 1, 2, 3 and one of 1, 2, 3, {l} are needed",
+            "the voters are 1, 2, 3, {l}",
+            "operator has done promote {l}",
             "never: removed from its cluster",
             "kept no acknowledged write is lost or counted twice",
         ],
         knobs: short_log,
         faults: &[
-            (5_000, 0, Fault::OverruledRemoval),
-            (15_000, 0, Fault::OverruledRemoval),
-            (25_000, 0, Fault::OverruledRemoval),
+            (2_000, 0, Fault::Learner(34_000, true)),
+            (7_000, 0, Fault::OverruledPromotion),
+            (17_000, 0, Fault::OverruledPromotion),
+            (27_000, 0, Fault::OverruledPromotion),
         ],
     },
     Scenario {

@@ -215,8 +215,8 @@ impl Words<'_> {
                 "{} is cut off; whoever stands for election next is not heard, as the third is cut off then",
                 node(&Target::Leader)
             ),
-            Fault::OverruledRemoval => format!(
-                "{} is cut off, asked to remove a voter, and stays away until it is left behind",
+            Fault::OverruledPromotion => format!(
+                "{} is cut off, asked to promote a learner, and stays away until it is left behind",
                 node(&Target::Leader)
             ),
             Fault::Grow => "the operator adds a new machine as a voter".to_owned(),

@@ -363,6 +363,7 @@ pub(super) mod tests {
             status: Status {
                 nodes,
                 dedup: tally_client::DedupTables::default(),
+                next_node_id: 0,
                 header: tally_client::Header {
                     cluster_id: "c0ffee".to_owned(),
                     node_id: 1,

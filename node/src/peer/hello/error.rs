@@ -8,8 +8,9 @@ pub enum NotWelcome {
     #[error(
         "node {node_id} has an empty or another data directory than the one that its peers met \
          ({known}, and this is {own}): what it had acknowledged and voted for is lost to it. \
-         The way out: put the old directory back; or remove node {node_id} from the cluster \
-         (Cluster.Remove) and add this one under a new id (Cluster.AddLearner, then Promote)"
+         The way out: put the old directory back; or start this machine with an empty directory under a new id \
+         (`tally cluster members` says which one is free) and put it into the place of node {node_id}: \
+         `tally cluster replace {node_id} ADDRESS`"
     )]
     AnotherIncarnation {
         /// The node.
@@ -23,9 +24,9 @@ pub enum NotWelcome {
     #[error(
         "the data directory of node {node_id} is an older copy of itself: node {peer} remembers that it \
          {remembered}, and {now}. What it has acknowledged and voted for since the copy was made is lost \
-         to it. The way out: put the newer directory back; or remove node {node_id} from the cluster \
-         (Cluster.Remove) and add this machine, with an empty directory, under a new id \
-         (Cluster.AddLearner, then Promote)"
+         to it. The way out: put the newer directory back; or start this machine with an empty directory under a \
+         new id (`tally cluster members` says which one is free) and put it into the place of node {node_id}: \
+         `tally cluster replace {node_id} ADDRESS`"
     )]
     OlderCopy {
         /// The node.
@@ -41,7 +42,8 @@ pub enum NotWelcome {
     #[error(
         "node {node_id} was removed from its cluster (by log entry {at} or one before) and serves \
          nothing. An id is never used again: to add this machine anew, start it with an empty directory \
-         and a new node id. Its data was not touched"
+         and a new node id (`tally cluster members` says which one is free), then `tally cluster add`. Its data was \
+         not touched"
     )]
     Removed {
         /// The node.
@@ -51,11 +53,19 @@ pub enum NotWelcome {
     },
 }
 
+/// 0 is a node whose id was not said.
+fn the_node(node_id: &u64) -> String {
+    match node_id {
+        0 => "the node, with an id that nobody had,".to_owned(),
+        node_id => format!("node {node_id}"),
+    }
+}
+
 /// Why an address is not that of a node which can be added.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotAddable {
     /// Nobody answers there.
-    #[error("no node answers at {address} ({reason}); start node {node_id} there first")]
+    #[error("no node answers at {address} ({reason}); start {} there first", the_node(.node_id))]
     Silent {
         /// Who should be there.
         node_id: u64,
@@ -85,7 +95,7 @@ pub enum NotAddable {
     /// The id was met before, with another directory.
     #[error(
         "node {node_id} was met with another data directory before; an id is never used again, not \
-         with an emptied directory either"
+         with an emptied directory either. Start it under a new one: `tally cluster members` says which is free"
     )]
     UsedId {
         /// The id.

@@ -234,7 +234,7 @@ impl Injector {
     pub(super) fn changed(&mut self, sim: &mut Sim<'_>, task: Task, worked: bool, now_ms: u64) {
         match task {
             Task::TransferLeader | Task::AddLearner(_) => {}
-            Task::TryRemoval { .. } if !worked => {}
+            Task::TryPromotion { .. } if !worked => {}
             Task::Mistake(mistake) => {
                 if worked {
                     self.failures.push(format!(
@@ -242,12 +242,12 @@ impl Injector {
                     ));
                 }
             }
-            Task::Promote(id) => {
+            Task::Promote(id) | Task::TryPromotion { learner: id, .. } => {
                 self.learners.remove(&id);
                 self.voters.insert(id);
                 self.told.push(self.voters.clone());
             }
-            Task::Remove(id) | Task::TryRemoval { old: id, .. } => {
+            Task::Remove(id) => {
                 self.learners.remove(&id);
                 if self.voters.remove(&id) {
                     self.told.push(self.voters.clone());

@@ -91,16 +91,21 @@ impl Injector {
     }
 
     /// Cuts the leader off until it needs a snapshot, with a change of the voters in its log that nobody
-    /// else has.
-    pub(super) fn overrule_removal(
+    /// else has. It is a promotion, as that is one entry: before a removal the node's id is retired by an entry
+    /// of its own, which a leader that is cut off can't commit.
+    pub(super) fn overrule_promotion(
         &mut self,
         sim: &mut Sim<'_>,
         now_ms: u64,
     ) -> Result<(), &'static str> {
         let leader = self.resolve_running(Target::Leader)?;
-        let old = self.resolve(Target::Follower(0))?;
+        if !self.desk.is_idle() {
+            return Err("the operator has something else to do");
+        }
+        let learner = self.learners.iter().copied().find(|id| self.is_up(*id));
+        let learner = learner.ok_or("there is no learner")?;
         self.cut_until(sim, leader, Until::LeftBehind(leader), now_ms)?;
-        self.desk.ask(Task::TryRemoval { at: leader, old });
+        self.desk.ask(Task::TryPromotion { at: leader, learner });
         Ok(())
     }
 }

@@ -1,0 +1,150 @@
+//! `tally cluster`: who belongs to the cluster, and changing it one step at a time.
+//!
+//! Each step shows what it does to the quorum before it does it, and is decided by the leader, whoever is asked. A step
+//! that was done is answered as done, so that a command that broke off is taken up again by giving it again, also by
+//! somebody else: what is left to do is read from the membership and nowhere else.
+
+mod show;
+mod steps;
+
+use clap::{Args, Subcommand};
+use tally_client::Client;
+
+use self::steps::Operator;
+use crate::{
+    args::Time,
+    output::{Exit, Failure, Output},
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Cluster {
+    /// Shows the members, who votes, how many may fail, and the next id that nobody had.
+    Members,
+    /// Adds a node, which runs already with an empty data directory: as a learner, and as a voter once it has caught up.
+    Add(Add),
+    /// Makes a learner a voter.
+    Promote(Promote),
+    /// Takes a member out. Its id is never used again.
+    Remove(Remove),
+    /// Puts a new node, which runs already with an empty data directory, into the place of a member: adds it, promotes
+    /// it once it has caught up, hands leadership over if the old one has it, and removes the old one. Broken off, the
+    /// same command goes on where it stopped.
+    Replace(Replace),
+    /// Lets another voter lead.
+    TransferLeader(TransferLeader),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct How {
+    /// Say what it would do, and change nothing. Status 3 if it would be refused.
+    #[arg(long)]
+    pub(crate) preview: bool,
+    /// Do not ask first. Without a terminal nobody is asked.
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Patience {
+    /// How long the new node may take to catch up: a number with ms, s, m or h.
+    #[arg(long, value_name = "TIME", default_value = "10m")]
+    pub(crate) wait: Time,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Add {
+    /// Its id, as it was started with; `auto` is whatever it is (with TLS between nodes it has to be said).
+    #[arg(value_name = "NODE_ID|auto", value_parser = node_id_or_auto)]
+    pub(crate) node_id: NodeId,
+    /// Address of its peer port, as other nodes reach it.
+    #[arg(value_name = "PEER_HOST:PORT")]
+    pub(crate) address: String,
+    /// Leave it a learner: it serves bounded, session and local reads, and has no vote.
+    #[arg(long)]
+    pub(crate) learner: bool,
+    #[command(flatten)]
+    pub(crate) patience: Patience,
+    #[command(flatten)]
+    pub(crate) how: How,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Promote {
+    /// The learner.
+    pub(crate) node_id: u64,
+    /// Do it though fewer voters may fail afterwards than may fail now.
+    #[arg(long)]
+    pub(crate) accept_fewer_failures: bool,
+    #[command(flatten)]
+    pub(crate) how: How,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Remove {
+    /// The member.
+    pub(crate) node_id: u64,
+    /// Do it though fewer voters may fail afterwards than may fail now.
+    #[arg(long)]
+    pub(crate) accept_fewer_failures: bool,
+    #[command(flatten)]
+    pub(crate) how: How,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Replace {
+    /// Who goes.
+    #[arg(value_name = "OLD")]
+    pub(crate) old: u64,
+    /// Address of the peer port of who comes.
+    #[arg(value_name = "NEW_PEER_HOST:PORT")]
+    pub(crate) address: String,
+    /// The new one's id, as it was started with. Default: whatever it is (with TLS between nodes it has to be said).
+    #[arg(long, value_name = "NODE_ID", value_parser = node_id_or_auto, default_value = "auto")]
+    pub(crate) id: NodeId,
+    #[command(flatten)]
+    pub(crate) patience: Patience,
+    #[command(flatten)]
+    pub(crate) how: How,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TransferLeader {
+    /// Who is to lead. Default: the voter whose log is furthest along.
+    pub(crate) node_id: Option<u64>,
+    #[command(flatten)]
+    pub(crate) how: How,
+}
+
+/// 0 is whichever id a node has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NodeId(pub(crate) u64);
+
+fn node_id_or_auto(text: &str) -> Result<NodeId, String> {
+    match text {
+        "auto" => Ok(NodeId(0)),
+        text => match text.parse() {
+            Ok(id) if id > 0 => Ok(NodeId(id)),
+            _ => Err("it is a number above 0, or auto".to_owned()),
+        },
+    }
+}
+
+pub(crate) async fn run(
+    client: &Client,
+    command: &Cluster,
+    output: Output,
+) -> Result<Exit, Failure> {
+    if let Cluster::Members = command {
+        let status = client.status().await?;
+        output.result(&show::Members::of(&status), show::Members::text)?;
+        return Ok(Exit::Done);
+    }
+    match command {
+        Cluster::Members => unreachable!("it has run"),
+        Cluster::Add(add) => Operator::new(client, &add.how, output).add(add).await,
+        Cluster::Promote(it) => Operator::new(client, &it.how, output).promote(it).await,
+        Cluster::Remove(it) => Operator::new(client, &it.how, output).remove(it).await,
+        Cluster::Replace(it) => Operator::new(client, &it.how, output).replace(it).await,
+        Cluster::TransferLeader(it) => Operator::new(client, &it.how, output).transfer(it).await,
+    }
+}

@@ -1,0 +1,338 @@
+//! The steps, and the workflows that are made of them.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    time::Duration,
+};
+
+use serde_json::json;
+use tally_client::{
+    Client, Error, Outcome,
+    proto::{ClusterPlan, ClusterVoters},
+};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Add, How, NodeId, Promote, Remove, Replace, TransferLeader,
+    show::{self, StepShown},
+};
+use crate::{
+    args::Time,
+    output::{Exit, Failure, Output, line, note},
+};
+
+/// How often it is looked how far a new node is.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How often somebody who waits is told of it.
+const TOLD_EVERY: Duration = Duration::from_secs(2);
+
+/// How long a step is asked for again whose answer was lost, or that could not be begun.
+const STEP_PATIENCE: Duration = Duration::from_secs(30);
+
+/// One step.
+#[derive(Debug, Clone)]
+enum Step {
+    AddLearner(u64, String),
+    Promote(u64, bool),
+    Remove(u64, bool),
+    TransferLeader(u64),
+}
+
+impl Step {
+    fn shown(&self) -> String {
+        match self {
+            Step::AddLearner(0, address) => format!("add the node at {address} as a learner"),
+            Step::AddLearner(id, address) => format!("add node {id} at {address} as a learner"),
+            Step::Promote(id, _) => format!("make node {id} a voter"),
+            Step::Remove(id, _) => format!("remove node {id}"),
+            Step::TransferLeader(0) => "hand leadership over".to_owned(),
+            Step::TransferLeader(id) => format!("hand leadership to node {id}"),
+        }
+    }
+}
+
+/// Whoever has given the command.
+pub(super) struct Operator<'a> {
+    client: &'a Client,
+    how: &'a How,
+    output: Output,
+    done: Vec<StepShown>,
+    is_asked: bool,
+}
+
+impl<'a> Operator<'a> {
+    pub(super) fn new(client: &'a Client, how: &'a How, output: Output) -> Self {
+        Operator { client, how, output, done: Vec::new(), is_asked: false }
+    }
+
+    async fn ask(&self, step: &Step, preview: bool) -> Result<ClusterPlan, Error> {
+        macro_rules! plan {
+            ($call:expr) => {{
+                let call = $call;
+                let call = if preview { call.preview() } else { call };
+                call.await?.plan.map(|plan| *plan)
+            }};
+        }
+        macro_rules! accepting {
+            ($call:expr, $accept:expr) => {
+                if *$accept { $call.accept_fewer_failures() } else { $call }
+            };
+        }
+        let plan = match step {
+            Step::AddLearner(id, address) => plan!(self.client.add_learner(*id, address.as_str())),
+            Step::Promote(id, accept) => plan!(accepting!(self.client.promote(*id), accept)),
+            Step::Remove(id, accept) => plan!(accepting!(self.client.remove(*id), accept)),
+            Step::TransferLeader(id) => plan!(self.client.transfer_leader(*id)),
+        };
+        Ok(plan.unwrap_or_default())
+    }
+
+    async fn preview(&self, step: &Step) -> Result<ClusterPlan, Failure> {
+        let mut told = false;
+        let until = Instant::now() + STEP_PATIENCE;
+        loop {
+            match self.ask(step, true).await {
+                Ok(plan) => return Ok(plan),
+                // Nothing is changed by asking again.
+                Err(error) if is_passing(&error) && Instant::now() < until => {
+                    self.tell_once(&mut told, step, &error);
+                    sleep(LOOK_EVERY).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn tell_once(&self, told: &mut bool, step: &Step, error: &Error) {
+        if !std::mem::replace(told, true) {
+            note(&format!("{}: {}; asking again", step.shown(), error.message()));
+        }
+    }
+
+    /// Does a step. It may be asked for again: what was done is answered as done.
+    async fn take(&mut self, step: &Step) -> Result<ClusterPlan, Failure> {
+        let until = Instant::now() + STEP_PATIENCE;
+        let mut told = false;
+        let plan = loop {
+            match self.ask(step, false).await {
+                Ok(plan) => break plan,
+                Err(error) if is_passing(&error) && Instant::now() < until => {
+                    self.tell_once(&mut told, step, &error);
+                    sleep(LOOK_EVERY).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        self.done.push(StepShown::of(&step.shown(), &plan));
+        Ok(plan)
+    }
+
+    /// Shows a step, and asks whether it is wanted, once for each command.
+    fn show(&mut self, step: &Step, plan: &ClusterPlan) -> Result<(), Failure> {
+        if !self.output.json {
+            line(&show::plan(&step.shown(), plan))?;
+        }
+        if !plan.refusal.is_empty() && !plan.passes {
+            return Err(self.refused(step, plan));
+        }
+        Ok(())
+    }
+
+    fn refused(&self, step: &Step, plan: &ClusterPlan) -> Failure {
+        let message = format!("refused to {}: {}", step.shown(), plan.refusal);
+        let value = json!({ "steps": [StepShown::of(&step.shown(), plan)] });
+        Failure::membership(message, &value)
+    }
+
+    /// Whether it is to be done; asked at a terminal only, and once.
+    fn is_wanted(&mut self, question: &str) -> Result<bool, Failure> {
+        if self.how.preview {
+            return Ok(false);
+        }
+        let is_there = io::stdin().is_terminal() && io::stderr().is_terminal();
+        if self.how.yes || self.output.json || !is_there || self.is_asked {
+            return Ok(true);
+        }
+        self.is_asked = true;
+        let mut stderr = io::stderr().lock();
+        write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush())?;
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer)?;
+        let is_yes = matches!(answer.trim(), "y" | "Y" | "yes");
+        if !is_yes {
+            return Err(Failure::cut_short("nothing was done".to_owned()));
+        }
+        Ok(true)
+    }
+
+    /// The end: what was done, or would be.
+    fn end(&self, text: &str, plan: &ClusterPlan) -> Result<Exit, Failure> {
+        let value = json!({
+            "preview": self.how.preview, "steps": self.done, "next_node_id": plan.next_node_id,
+        });
+        self.output.result(&value, |_| text.to_owned())?;
+        Ok(Exit::Done)
+    }
+
+    /// A step by itself.
+    async fn alone(&mut self, step: Step) -> Result<Exit, Failure> {
+        let plan = self.preview(&step).await?;
+        self.show(&step, &plan)?;
+        if plan.passes {
+            return Err(self.refused(&step, &plan));
+        }
+        if plan.is_so && matches!(step, Step::TransferLeader(_)) {
+            return self.end("", &plan);
+        }
+        if !self.is_wanted(&format!("{}?", step.shown()))? {
+            self.done.push(StepShown::of(&step.shown(), &plan));
+            return self.end("nothing was done: it is a preview", &plan);
+        }
+        let plan = self.take(&step).await?;
+        self.end(if plan.is_so { "" } else { "done" }, &plan)
+    }
+
+    pub(super) async fn promote(&mut self, it: &Promote) -> Result<Exit, Failure> {
+        self.alone(Step::Promote(it.node_id, it.accept_fewer_failures)).await
+    }
+
+    pub(super) async fn remove(&mut self, it: &Remove) -> Result<Exit, Failure> {
+        self.alone(Step::Remove(it.node_id, it.accept_fewer_failures)).await
+    }
+
+    pub(super) async fn transfer(&mut self, it: &TransferLeader) -> Result<Exit, Failure> {
+        self.alone(Step::TransferLeader(it.node_id.unwrap_or(0))).await
+    }
+
+    pub(super) async fn add(&mut self, add: &Add) -> Result<Exit, Failure> {
+        let NodeId(id) = add.node_id;
+        let first = Step::AddLearner(id, add.address.clone());
+        let plan = self.preview(&first).await?;
+        self.show(&first, &plan)?;
+        if !self.is_wanted("add it?")? {
+            self.done.push(StepShown::of(&first.shown(), &plan));
+            let then = if add.learner { "" } else { ", then it becomes a voter" };
+            return self.end(&format!("nothing was done: it is a preview{then}"), &plan);
+        }
+        let plan = self.take(&first).await?;
+        if add.learner {
+            return self.end(&format!("node {} is a learner", plan.node_id), &plan);
+        }
+        let plan = self.make_voter(plan.node_id, add.patience.wait).await?;
+        self.end(&format!("node {} is a voter", plan.node_id), &plan)
+    }
+
+    /// Waits until a learner has caught up, and promotes it.
+    async fn make_voter(&mut self, id: u64, Time(wait): Time) -> Result<ClusterPlan, Failure> {
+        let step = Step::Promote(id, false);
+        let (until, mut tell_at) = (Instant::now() + wait, Instant::now());
+        loop {
+            let plan = self.preview(&step).await?;
+            if plan.refusal.is_empty() {
+                self.show(&step, &plan)?;
+                // Between that look and this one it may have fallen back.
+                match self.ask(&step, false).await {
+                    Ok(plan) => {
+                        self.done.push(StepShown::of(&step.shown(), &plan));
+                        return Ok(plan);
+                    }
+                    Err(error) if is_passing(&error) || is_refused(&error) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            } else if !plan.passes {
+                return Err(self.refused(&step, &plan));
+            }
+            let now = Instant::now();
+            if now >= until {
+                let message = format!(
+                    "node {id} is a learner and has not caught up within {} s: {}. Nothing is lost: give the same \
+                     command again to wait on, or `tally cluster remove {id}` to take it out",
+                    wait.as_secs(),
+                    plan.refusal
+                );
+                return Err(Failure::unable(message));
+            }
+            if now >= tell_at {
+                tell_at = now + TOLD_EVERY;
+                note(&match plan.lag_entries {
+                    Some(behind) => format!("node {id} is {behind} entries behind"),
+                    None => format!("node {id} has not been heard of yet"),
+                });
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    pub(super) async fn replace(&mut self, replace: &Replace) -> Result<Exit, Failure> {
+        let old = replace.old;
+        let last = Step::Remove(old, false);
+        let going = self.preview(&last).await?;
+        let is_member = going.before.as_ref().is_some_and(|voters| has(voters, old));
+        if !is_member && !going.is_so {
+            return Err(self.refused(&last, &going));
+        }
+        let NodeId(id) = replace.id;
+        let first = Step::AddLearner(id, replace.address.clone());
+        let coming = self.preview(&first).await?;
+        self.show(&first, &coming)?;
+        if coming.node_id == old {
+            let message = format!(
+                "the node at {} is node {old} itself: start the new one with an empty directory under the next free \
+                 id, {}",
+                replace.address, coming.next_node_id
+            );
+            return Err(Failure::membership(message, &json!({ "steps": [] })));
+        }
+        let new = coming.node_id;
+        if !self.is_wanted(&format!("put node {new} into the place of node {old}?"))? {
+            self.done.push(StepShown::of(&first.shown(), &coming));
+            let text = format!(
+                "nothing was done: it is a preview. Then node {new} becomes a voter, and node {old} is removed"
+            );
+            return self.end(&text, &coming);
+        }
+        if !coming.is_so {
+            self.take(&first).await?;
+        }
+        let was_voter = going.before.as_ref().is_some_and(|voters| voters.voters.contains(&old));
+        // Of a learner a learner takes the place; of one that is gone nobody knows, and it goes on as for a voter.
+        if was_voter || going.is_so {
+            self.make_voter(new, replace.patience.wait).await?;
+        }
+        let plan = self.remove_old(old, new).await?;
+        self.end(&format!("node {new} has the place of node {old}"), &plan)
+    }
+
+    async fn remove_old(&mut self, old: u64, new: u64) -> Result<ClusterPlan, Failure> {
+        let step = Step::Remove(old, false);
+        let plan = self.preview(&step).await?;
+        self.show(&step, &plan)?;
+        let leads = self.client.status().await?.nodes;
+        if leads.iter().any(|node| node.id == old && node.leader_id == old) && !plan.is_so {
+            // It would go on to lead until it is out, and then nobody would for an election.
+            self.take(&Step::TransferLeader(new)).await?;
+        }
+        self.take(&step).await
+    }
+}
+
+fn has(voters: &ClusterVoters, id: u64) -> bool {
+    voters.voters.contains(&id) || voters.learners.contains(&id)
+}
+
+/// It may work in a moment, or was done already.
+fn is_passing(error: &Error) -> bool {
+    error.outcome() == Some(Outcome::Unknown)
+        || matches!(
+            error.reason(),
+            tally_client::reason::NOT_LEADER
+                | tally_client::reason::NO_QUORUM
+                | tally_client::reason::NOT_PROPOSED
+                | tally_client::reason::SHUTTING_DOWN
+        )
+}
+
+fn is_refused(error: &Error) -> bool {
+    error.reason() == tally_client::reason::MEMBERSHIP_REFUSED
+}
