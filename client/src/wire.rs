@@ -74,6 +74,9 @@ macro_rules! class {
     (auth) => {
         Class::Control
     };
+    (quota) => {
+        Class::Control
+    };
     (change) => {
         Class::Change
     };

@@ -19,6 +19,7 @@ mod diagnosis;
 mod error;
 mod eyes;
 mod peering;
+mod quotas;
 mod report;
 mod running;
 mod starting;
@@ -45,6 +46,7 @@ use self::{
     diagnosis::Teller,
     eyes::{Eyes, EyesPort},
     peering::{Met, Newcomer},
+    quotas::watch_quotas,
     report::Report,
     starting::{Starting, WaitingPort},
     stored::Stored,
@@ -260,6 +262,7 @@ impl Node {
         )));
         running.push(tokio::spawn(tasks::tick(consensus.clone())));
         running.push(tokio::spawn(tables::watch(Arc::clone(&state))));
+        running.push(tokio::spawn(watch_quotas(Arc::clone(&state), Arc::clone(&metrics))));
         let snapshots = SnapshotBuilds {
             raft: raft.clone(),
             node_id: config.node_id,

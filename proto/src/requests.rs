@@ -16,7 +16,8 @@
 /// - `report`: as `status`, and its answer may be large;
 /// - `change`: changes the cluster: sent twice, it is asked for twice;
 /// - `auth`: changes users, roles or tokens: sent twice, it does no harm (a token that nobody was told of
-///   speaks for nobody).
+///   speaks for nobody);
+/// - `quota`: changes quotas: sent twice, it does no harm.
 ///
 /// ```
 /// macro_rules! count {
@@ -87,6 +88,12 @@ macro_rules! requests {
                 auth auth_change AuthChange(AuthChangeRequest) -> AuthChangeResponse: change;
                 read auth_list AuthList(AuthListRequest) -> AuthListResponse: list;
                 read auth_can AuthCan(AuthCanRequest) -> AuthCanResponse: can;
+            }
+            Quotas(quotas_client::QuotasClient, quotas_server::Quotas) {
+                quota quotas_set QuotasSet(QuotasSetRequest) -> QuotasSetResponse: set;
+                quota quotas_delete QuotasDelete(QuotasDeleteRequest)
+                    -> QuotasDeleteResponse: delete;
+                read quotas_list QuotasList(QuotasListRequest) -> QuotasListResponse: list;
             }
         }
     };

@@ -14,6 +14,7 @@ pub use super::{
     item::{Bounds, CounterChange, CounterRecord, Found, KeyChange, KeyRecord, Target},
     operation::*,
     owner::Owner,
+    quota::QuotaCommand,
     records::Settings,
     reply::{Answer, BoundReached, Kept, OperationAnswer, Refusal, Reply, StepPart},
 };
@@ -126,6 +127,8 @@ pub enum Action {
         /// SHA-256 of the secret of the first token.
         secret_hash: [u8; 32],
     },
+    /// Changes quotas.
+    Quota(QuotaCommand),
 }
 
 impl Action {

@@ -50,6 +50,7 @@ impl Display for Action {
             Action::CreateSecureCluster { cluster_id, .. } => {
                 write!(f, "create {cluster_id:032x} with authentication")
             }
+            Action::Quota(change) => change.fmt(f),
         }
     }
 }
@@ -138,6 +139,8 @@ impl Display for Answer {
             Answer::AuthChanged { id: 0 } => write!(f, "changed"),
             Answer::AuthChanged { id } => write!(f, "made {id}"),
             Answer::Done => write!(f, "done"),
+            Answer::QuotaChanged { existed: true } => write!(f, "there was one"),
+            Answer::QuotaChanged { existed: false } => write!(f, "there was none"),
         }
     }
 }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use tally_seeded_bugs as seeded_bugs;
 
-use super::owner::Owner;
+use super::{auth::Scope, owner::Owner};
 
 /// First ordinal that is not the machine's.
 pub const MACHINE_END: u8 = 0x80;
@@ -53,6 +53,8 @@ pub enum Space {
     Token = 0x43,
     /// How much the users of a role may ask for, by its name.
     RoleLimit = 0x44,
+    /// Quotas by scope and prefix.
+    Quota = 0x52,
 }
 
 impl Space {
@@ -92,6 +94,7 @@ impl Space {
             0x42 => Space::Role,
             0x43 => Space::Token,
             0x44 => Space::RoleLimit,
+            0x52 => Space::Quota,
             _ => return None,
         })
     }
@@ -145,6 +148,13 @@ pub enum RecordKey<'a> {
     Token(u64),
     /// See [`Space::RoleLimit`].
     RoleLimit(&'a str),
+    /// See [`Space::Quota`].
+    Quota {
+        /// Counters or keys.
+        scope: Scope,
+        /// What their names begin with.
+        prefix: &'a str,
+    },
 }
 
 /// Bytes that are no key of the machine.
@@ -180,6 +190,7 @@ impl<'a> RecordKey<'a> {
             RecordKey::Role(_) => Space::Role,
             RecordKey::Token(_) => Space::Token,
             RecordKey::RoleLimit(_) => Space::RoleLimit,
+            RecordKey::Quota { .. } => Space::Quota,
         }
     }
 
@@ -216,6 +227,13 @@ impl<'a> RecordKey<'a> {
                 buffer.extend_from_slice(&expires_at_ms.to_be_bytes());
                 buffer.extend_from_slice(key.as_bytes());
             }
+            RecordKey::Quota { scope, prefix } => {
+                buffer.push(match scope {
+                    Scope::Counters => 0,
+                    Scope::Keys => 1,
+                });
+                buffer.extend_from_slice(prefix.as_bytes());
+            }
         }
     }
 
@@ -240,6 +258,7 @@ impl<'a> RecordKey<'a> {
             | Space::UserId
             | Space::Role
             | Space::RoleLimit
+            | Space::Quota
             | Space::SessionOwner => (0, rest),
             _ => number(rest).ok_or(malformed)?,
         };
@@ -255,6 +274,15 @@ impl<'a> RecordKey<'a> {
             Space::UserId => RecordKey::UserId(text(rest)?),
             Space::Role => RecordKey::Role(text(rest)?),
             Space::RoleLimit => RecordKey::RoleLimit(text(rest)?),
+            Space::Quota => {
+                let (scope, prefix) = rest.split_first().ok_or(malformed)?;
+                let scope = match scope {
+                    0 => Scope::Counters,
+                    1 => Scope::Keys,
+                    _ => return Err(malformed),
+                };
+                RecordKey::Quota { scope, prefix: text(prefix)? }
+            }
             Space::User => {
                 ends(second)?;
                 RecordKey::User(first)
@@ -361,6 +389,8 @@ mod tests {
             (RecordKey::Role("a"), b"\x42a"),
             (RecordKey::Token(1), b"\x43\0\0\0\0\0\0\0\x01"),
             (RecordKey::RoleLimit("a"), b"\x44a"),
+            (RecordKey::Quota { scope: Scope::Counters, prefix: "" }, b"\x52\0"),
+            (RecordKey::Quota { scope: Scope::Keys, prefix: "a" }, b"\x52\x01a"),
         ] {
             assert_eq!(key.encode().as_ref(), bytes, "{key:?}");
             assert_eq!(RecordKey::decode(bytes), Ok(key));
@@ -377,6 +407,8 @@ mod tests {
         assert_eq!(owner, Err(KeyError::Malformed(Space::SessionOwner)));
         assert_eq!(RecordKey::decode(b"\x01\x01"), Err(KeyError::Malformed(Space::Meta)));
         assert_eq!(RecordKey::decode(b"\x10\xff"), Err(KeyError::Malformed(Space::Counter)));
+        assert_eq!(RecordKey::decode(b"\x52"), Err(KeyError::Malformed(Space::Quota)));
+        assert_eq!(RecordKey::decode(b"\x52\x02a"), Err(KeyError::Malformed(Space::Quota)));
     }
 
     proptest! {
@@ -399,6 +431,8 @@ mod tests {
                 RecordKey::Role(&name),
                 RecordKey::Token(first),
                 RecordKey::RoleLimit(&name),
+                RecordKey::Quota { scope: Scope::Counters, prefix: &name },
+                RecordKey::Quota { scope: Scope::Keys, prefix: &name },
             ] {
                 let bytes = key.encode();
                 prop_assert_eq!(RecordKey::decode(&bytes), Ok(key));

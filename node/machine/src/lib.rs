@@ -39,6 +39,8 @@ pub mod memory;
 pub mod operation;
 pub mod owner;
 pub mod query;
+pub mod quota;
+pub mod quotas;
 pub mod records;
 pub mod reply;
 pub mod rights;
@@ -53,6 +55,7 @@ mod dry_run;
 mod housekeeping;
 mod idempotency;
 mod needs;
+mod quota_work;
 mod redact;
 mod session;
 mod transaction;
@@ -67,5 +70,7 @@ mod auth_tests;
 mod model;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod quota_tests;
 #[cfg(test)]
 mod testscript;

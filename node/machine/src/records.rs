@@ -12,6 +12,7 @@ use super::{
     item::{CounterRecord, KeyRecord},
     limits,
     owner::Owner,
+    quota::{QuotaMeta, QuotaRecord},
     reply::Reply,
     versioned::{self, CodecError, FORMAT_VERSION},
 };
@@ -59,6 +60,9 @@ pub struct Meta {
     /// Of users, roles and tokens. Stored behind the rest, with the version 2, if there ever were any.
     #[serde(skip)]
     pub auth: AuthMeta,
+    /// Of quotas. Stored behind that, with the version 4, if there are any.
+    #[serde(skip)]
+    pub quotas: QuotaMeta,
 }
 
 /// Settings that decide answers, so they are part of the replicated state.
@@ -170,14 +174,22 @@ postcard_record!(UserIdRecord, "id of a user");
 postcard_record!(RoleRecord, "role");
 postcard_record!(TokenRecord, "token");
 postcard_record!(RoleLimit, "limit of a role");
+postcard_record!(QuotaRecord, "quota");
 
 /// Version of a [`Meta`] of a store that has, or had, users.
 const META_WITH_AUTH_VERSION: u8 = 2;
+
+/// … and of one that has quotas.
+const META_WITH_QUOTAS_VERSION: u8 = 4;
 
 impl Record for Meta {
     const WHAT: &'static str = "meta record";
 
     fn encode(&self) -> Bytes {
+        if self.quotas != QuotaMeta::default() {
+            let all = (self, self.auth, self.quotas);
+            return versioned::encode_as(META_WITH_QUOTAS_VERSION, &all);
+        }
         match self.auth == AuthMeta::default() {
             true => versioned::encode(self),
             false => versioned::encode_as(META_WITH_AUTH_VERSION, &(self, self.auth)),
@@ -185,12 +197,22 @@ impl Record for Meta {
     }
 
     fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
-        match versioned::version(Self::WHAT, bytes, META_WITH_AUTH_VERSION)? {
+        match versioned::version(Self::WHAT, bytes, META_WITH_QUOTAS_VERSION)? {
             (FORMAT_VERSION, rest) => versioned::decode_rest(Self::WHAT, rest),
-            (_, rest) => {
+            (META_WITH_AUTH_VERSION, rest) => {
                 let (meta, auth): (Self, AuthMeta) = versioned::decode_rest(Self::WHAT, rest)?;
                 Ok(Self { auth, ..meta })
             }
+            (META_WITH_QUOTAS_VERSION, rest) => {
+                let (meta, auth, quotas): (Self, AuthMeta, QuotaMeta) =
+                    versioned::decode_rest(Self::WHAT, rest)?;
+                Ok(Self { auth, quotas, ..meta })
+            }
+            (found, _) => Err(CodecError::Version {
+                what: Self::WHAT,
+                found,
+                known: META_WITH_QUOTAS_VERSION,
+            }),
         }
     }
 }

@@ -17,6 +17,7 @@ mod direct;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod layer;
+mod quotas;
 pub(crate) mod rates;
 pub mod reads;
 mod report;

@@ -16,6 +16,7 @@ use crate::{
     machine::{
         auth::AuthRefusal,
         command::{BoundReached, Found, Refusal, Reply, StepPart},
+        quota::{QuotaUnit, Scope},
     },
     port::room::{ANSWER_BYTES_MAX, NODE_ANSWER_BYTES_MAX},
 };
@@ -256,8 +257,10 @@ fn is_remembered(refusal: &Refusal, has_session: bool) -> bool {
         // The right may be given in the next moment.
         | Refusal::Unauthenticated
         | Refusal::PermissionDenied { .. }
-        | Refusal::Auth(_) => false,
-        _ => true,
+        | Refusal::Auth(_)
+        | Refusal::QuotaTableFull { .. } => false,
+        // So may the room.
+        _ => !refusal.is_of_the_moment(),
     }
 }
 
@@ -304,6 +307,10 @@ pub(super) fn refusal_code(refusal: &Refusal) -> (Code, &'static str) {
             BoundReached::Integer => (Code::OutOfRange, reason::OVERFLOW),
         },
         Refusal::Auth(refusal) => auth_refusal_code(refusal),
+        Refusal::QuotaExceeded { .. } | Refusal::QuotaHidden { .. } => {
+            (Code::ResourceExhausted, reason::QUOTA_EXCEEDED)
+        }
+        Refusal::QuotaTableFull { .. } => (Code::ResourceExhausted, reason::QUOTA_TABLE_FULL),
     }
 }
 
@@ -330,6 +337,17 @@ fn refusal_details(status: StatusBuilder, refusal: &Refusal) -> StatusBuilder {
             status.detail(&v1::BoundFailure { value: *value, bound: None })
         }
         Refusal::ConditionFailed { found, .. } => status.detail(&found_to_wire(found)),
+        Refusal::QuotaExceeded { scope, prefix, unit, used, limit, grows_by } => {
+            status.detail(&v1::QuotaFailure {
+                used: Some(*used),
+                limit: Some(*limit),
+                grows_by: Some(*grows_by),
+                ..quota_failure(*scope, prefix, *unit)
+            })
+        }
+        Refusal::QuotaHidden { scope, prefix, unit } => {
+            status.detail(&quota_failure(*scope, prefix, *unit))
+        }
         Refusal::Step { part, refusal } => {
             refusal_details(status.detail(&part_to_wire(*part)), refusal)
         }
@@ -337,6 +355,26 @@ fn refusal_details(status: StatusBuilder, refusal: &Refusal) -> StatusBuilder {
         | Refusal::SessionTableFull { .. }
         | Refusal::SessionShareFull { .. } => status.retry_after(Duration::from_secs(1)),
         _ => status,
+    }
+}
+
+/// No RetryInfo with it: somebody has to make room, which no pause does.
+fn quota_failure(scope: Scope, prefix: &str, unit: QuotaUnit) -> v1::QuotaFailure {
+    v1::QuotaFailure {
+        scope: quota_scope_to_wire(scope) as i32,
+        prefix: prefix.to_owned(),
+        unit: match unit {
+            QuotaUnit::Items => v1::QuotaUnit::Items,
+            QuotaUnit::Bytes => v1::QuotaUnit::Bytes,
+        } as i32,
+        ..v1::QuotaFailure::default()
+    }
+}
+
+pub(super) fn quota_scope_to_wire(scope: Scope) -> v1::QuotaScope {
+    match scope {
+        Scope::Counters => v1::QuotaScope::Counters,
+        Scope::Keys => v1::QuotaScope::Keys,
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
         command::{Action, Command, Operation},
         limits,
         query::{self, SessionLoad},
+        quota::QuotaCommand,
     },
     storage::state::StateStore,
 };
@@ -111,6 +112,7 @@ fn frees_room(action: &Action) -> bool {
             step.operations.iter().chain(&step.else_operations).all(Operation::frees_room)
         }
         Action::CloseSession { .. } | Action::RenewSession { .. } | Action::Tick => true,
+        Action::Quota(change) => matches!(change, QuotaCommand::Delete { .. }),
         Action::OpenSession { .. }
         | Action::OpenOwnedSession { .. }
         | Action::Auth(_)
