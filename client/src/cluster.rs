@@ -99,6 +99,8 @@ pub struct NodeInfo {
     pub audit_log: Option<AuditLogInfo>,
     /// Limits of its clients; `None` from a node of a release without them.
     pub limits: Option<Limits>,
+    /// It was told not to lead ([`Client::drain`]), as far as the asked node has applied.
+    pub drained: bool,
 }
 
 /// What a node's audit log counts since the node started.
@@ -308,6 +310,7 @@ impl Serialize for NodeInfo {
         let log_time_ms = self.reachable.then(|| millis(self.log_time));
         map.serialize_entry("log_time_ms", &log_time_ms)?;
         answered!(local_reads_only certificates audit_log limits);
+        known!(drained);
         map.end()
     }
 }
@@ -320,6 +323,7 @@ impl From<v1::NodeStatus> for NodeInfo {
             id: node.id,
             address: node.address,
             peer_address: node.peer_address,
+            drained: node.drained,
             reachable: node.reachable,
             pid: node.pid,
             term: node.term,
