@@ -52,6 +52,7 @@ pub mod keys;
 
 mod answer;
 mod auth;
+#[cfg(feature = "backup")]
 mod backup;
 mod cause;
 mod client;
@@ -85,6 +86,7 @@ pub use answer::{
     Applied, Batch, Branch, CounterChange, CounterValue, Header, KeyChange, KeyValue,
     OperationResult, Page, WriteInfo,
 };
+#[cfg(feature = "backup")]
 pub use backup::{BackupPart, BackupStream, RestorePhase, RestoreProgress};
 pub use client::{Builder, Client};
 pub use cluster::{AuditLogInfo, BackupInfo, Certificate, DedupTables, Limits, NodeInfo, Status};
@@ -95,7 +97,9 @@ pub use health::{Health, Verdict};
 pub use held::{ListSessions, SessionInfo, SessionOwner, SessionPage};
 pub use node::{Transport, Trouble};
 pub use paging::{Items, Pages};
-pub use tally_proto::{backup as backup_format, reason, v1 as proto};
+#[cfg(feature = "backup")]
+pub use tally_proto::backup as backup_format;
+pub use tally_proto::{reason, v1 as proto};
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub use tls::Tls;

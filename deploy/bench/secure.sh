@@ -3,9 +3,11 @@
 # audit log, and built to count nothing, and on etcd without TLS and authentication and with both, in turn. All nodes
 # are there at once, and those that are not asked do next to nothing. Prints a table.
 #
-#   deploy/bench/secure.sh [--seconds N] [--rounds N] [--clients N] [--no-etcd] [--doc]
+#   deploy/bench/secure.sh [--seconds N] [--rounds N] [--clients N] [--no-etcd] [--case WORDS] [--beside NAMES] [--doc]
 #
-#   --doc   put the table into docs/performance.md
+#   --case     only the cases with these words in their names
+#   --beside   only these clusters beside the first: "secure", "audited", "unmetered", or several of them
+#   --doc      put the table into docs/performance.md
 #
 # TLS is on both ports. Tally's clients show a token, whose user is an administrator; etcd's a certificate,
 # whose common name is its user root: that is the cheapest that each has. etcd and etcdctl are taken from PATH; without
@@ -25,6 +27,8 @@ seconds=5
 rounds=5
 clients=64
 etcd=yes
+only=
+beside="secure audited unmetered"
 doc=no
 while (($#)); do
     case "$1" in
@@ -32,6 +36,8 @@ while (($#)); do
         --rounds) rounds=${2:?}; shift ;;
         --clients) clients=${2:?}; shift ;;
         --no-etcd) etcd=no ;;
+        --case) only=${2:?}; shift ;;
+        --beside) beside=${2:?}; shift ;;
         --doc) doc=yes ;;
         *) sed -n '6p' "$0" | cut -c5- >&2; exit 2 ;;
     esac
@@ -134,10 +140,12 @@ middle() { printf '%s\n' "$@" | sort -g | sed -n "$((($# + 1) / 2))p"; }
 # those for etcd, if it can do it.
 in_turn() {
     local called=$1 workload=$2 ours=() theirs=() round name all
+    [[ $called == *"$only"* ]] || return 0
     shift 2
     while (($#)) && [[ $1 != -- ]]; do ours+=("$1"); shift; done
     (($#)) && { shift; theirs=("$@"); }
-    local names=(plain secure audited unmetered)
+    # shellcheck disable=SC2206 # names, to be split
+    local names=(plain $beside)
     [[ $etcd == yes ]] && ((${#theirs[@]})) && names+=(etcd etcd-secure)
     declare -A rates=() cpus=() ratios=() cpu_ratios=()
     for ((round = 1; round <= rounds; round++)); do
@@ -151,7 +159,7 @@ in_turn() {
             cpus[$name]+=" ${cpu[$name]}"
             say "$(printf '%-34s %-12s round %d  %10.0f/s  %7.1f us' "$called" "$name" "$round" "${rate[$name]}" "${cpu[$name]}")"
         done
-        for name in secure audited unmetered; do
+        for name in $beside; do
             ratios[$name]+=" $(of "${rate[$name]}" "${rate[plain]}")"
             cpu_ratios[$name]+=" $(of "${cpu[$name]}" "${cpu[plain]}")"
         done

@@ -249,8 +249,7 @@ pub(crate) async fn back_up(
     let mut file = begin(&partial).map_err(|error| at(&partial, error))?;
     while let Some(part) = stream.next().await? {
         file.write_all(&part.data).map_err(|error| at(&partial, error))?;
-        if part.total_bytes > 0 {
-            let percent = 100 * part.done_bytes / part.total_bytes;
+        if let Some(percent) = (100 * part.done_bytes).checked_div(part.total_bytes) {
             progress(&format!("backup from {}: {percent} %", escaped(stream.address())));
         }
     }

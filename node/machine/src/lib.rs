@@ -44,6 +44,7 @@ pub mod query;
 pub mod records;
 pub mod reply;
 pub mod restore;
+mod restore_work;
 pub mod rights;
 pub mod users;
 pub mod view;

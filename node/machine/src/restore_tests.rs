@@ -12,6 +12,7 @@ use super::{
         query,
         records::Settings,
         reply::Reply,
+        restore::SESSIONS_PER_EPOCH,
         view::{Overlay, Writes},
     },
     *,

@@ -40,7 +40,9 @@ pub fn page_token(query_hash: [u8; 8], last: &str) -> String {
 
 /// The index that a session token asks for, if it is one of this cluster.
 pub fn session_token(bytes: &[u8], cluster_id: u128) -> Option<u64> {
-    token::decode(bytes).filter(|token| token.is_of(cluster_id, 0)).map(|token| token.index)
+    token::decode(bytes)
+        .filter(|token| token.is_of(cluster_id, 0, u64::MAX))
+        .map(|token| token.index)
 }
 
 /// A pack of a stream, as the client port reads it; nothing if it is none.

@@ -113,8 +113,16 @@ impl Api {
                 waited_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             });
         }
+        let mut epoch = cluster_id.restore_epoch();
+        let mut applied_index = 0;
+        if token.is_later_than(epoch) {
+            // Of one state: a restore may be applied just now.
+            let view = self.consensus.state().view();
+            epoch = query::meta(&view).restore_epoch;
+            applied_index = view.applied().map_or(0, |applied| applied.index);
+        }
         match cluster_id.get() {
-            Some(id) if token.is_of(id, cluster_id.restore_epoch()) => {
+            Some(id) if token.is_of(id, epoch, applied_index) => {
                 Ok(until.saturating_duration_since(Instant::now()))
             }
             _ => Err(ReadError::TokenOfAnotherCluster),

@@ -29,10 +29,17 @@ pub struct Token {
 }
 
 impl Token {
-    /// Whether it is of a cluster, and not from before the restore that a node has applied. One of a later epoch
-    /// is: the node has yet to apply that restore, which is below the token's index.
-    pub fn is_of(&self, cluster_id: u128, restore_epoch: u64) -> bool {
-        self.cluster_id == cluster_id && self.epoch >= restore_epoch
+    /// Whether it is from after a restore that is not in this epoch.
+    pub fn is_later_than(&self, restore_epoch: u64) -> bool {
+        self.epoch > restore_epoch
+    }
+
+    /// Whether it is of a cluster, by what a node has applied, which is up to an index. One of a later epoch may be: the
+    /// restore that began it is below the token's index, and the node has yet to apply it. If it has applied that
+    /// index, there was no such restore.
+    pub fn is_of(&self, cluster_id: u128, restore_epoch: u64, applied_index: u64) -> bool {
+        let is_to_come = self.epoch > restore_epoch && self.index > applied_index;
+        self.cluster_id == cluster_id && (self.epoch == restore_epoch || is_to_come)
     }
 }
 
@@ -59,10 +66,11 @@ mod tests {
         let token = encode(7, 1, 42);
         let token = decode(&token).expect("it is one");
         assert_eq!(token.index, 42);
-        assert!(token.is_of(7, 1));
-        assert!(!token.is_of(8, 1));
-        assert!(!token.is_of(7, 2), "from before a restore");
-        assert!(token.is_of(7, 0), "this node has not applied the restore yet");
+        assert!(token.is_of(7, 1, 42) && token.is_of(7, 1, 41));
+        assert!(!token.is_of(8, 1, 42));
+        assert!(!token.is_of(7, 2, 42), "from before a restore");
+        assert!(token.is_of(7, 0, 41), "this node has not applied the restore yet");
+        assert!(!token.is_of(7, 0, 42), "there was none");
         assert_eq!(decode(b""), None);
         assert_eq!(decode(&[0; TOKEN_BYTES]), None);
     }

@@ -143,13 +143,18 @@ async fn what_a_node_exports_is_what_the_page_says() {
         *sampled.entry(family.name).or_insert(0) += 1;
     }
     let none: Vec<_> = families.keys().filter(|name| !sampled.contains_key(*name)).collect();
-    // There is no audit log and no TLS here, and nothing was hot for a whole window.
+    // There is no audit log, no TLS and no backup here, and nothing was hot for a whole window.
     let absent = [
         &"tally_audit_log_failing",
         &"tally_audit_log_lines_total",
         &"tally_audit_log_queued_bytes",
         &"tally_audit_log_refused_requests_total",
         &"tally_audit_log_written_bytes_total",
+        &"tally_backup_interval_seconds",
+        &"tally_backup_last_bytes",
+        &"tally_backup_last_revision",
+        &"tally_backup_last_success_timestamp_seconds",
+        &"tally_backups_total",
         &"tally_certificate_not_after_timestamp_seconds",
         &"tally_certificate_not_before_timestamp_seconds",
         &"tally_hot_item_operations_per_second",

@@ -141,9 +141,9 @@ async fn a_node_makes_backups_by_itself_and_keeps_the_newest() {
     let client = cluster.client();
     let mut seen = std::collections::BTreeSet::new();
     let mut revision = 0;
-    let until = std::time::Instant::now() + Duration::from_secs(60);
+    let until = tokio::time::Instant::now() + Duration::from_secs(60);
     while seen.len() < 4 {
-        assert!(std::time::Instant::now() < until, "only {seen:?}");
+        assert!(tokio::time::Instant::now() < until, "only {seen:?}");
         revision = client.counter("hits").add(1).await.unwrap().revision;
         seen.extend(files());
         tokio::time::sleep(Duration::from_millis(50)).await;

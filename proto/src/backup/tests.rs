@@ -19,7 +19,10 @@ fn header() -> Header {
     }
 }
 
-fn sample() -> (Vec<(Vec<u8>, Vec<u8>)>, Vec<u8>, Footer) {
+/// Keys and values.
+type Records = Vec<(Vec<u8>, Vec<u8>)>;
+
+fn sample() -> (Records, Vec<u8>, Footer) {
     // Some that compress well, and one that does not at all.
     let mut noise = vec![0u8; 300_000];
     let mut seed = 1u32;
@@ -27,7 +30,7 @@ fn sample() -> (Vec<(Vec<u8>, Vec<u8>)>, Vec<u8>, Footer) {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         *byte = (seed >> 24) as u8;
     }
-    let all: Vec<(Vec<u8>, Vec<u8>)> = vec![
+    let all: Records = vec![
         (b"\x10a".to_vec(), b"one".to_vec()),
         (b"\x10b".to_vec(), vec![]),
         (b"\x10c".to_vec(), vec![b'x'; 200_000]),

@@ -110,7 +110,7 @@ pub(crate) fn token(bytes: &[u8]) {
             let Some(id) = bytes.get(1..17) else { return };
             let cluster_id = u128::from_be_bytes(id.try_into().expect("sixteen bytes"));
             let Some(index) = door::session_token(bytes, cluster_id) else { return };
-            assert_eq!(tally_node::api::token::encode(cluster_id, index), bytes);
+            assert_eq!(tally_node::api::token::encode(cluster_id, 0, index), bytes);
             assert_eq!(door::session_token(bytes, !cluster_id), None);
         }
         _ => {

@@ -31,7 +31,7 @@ fn each_request() -> Vec<Request> {
     });
     let session = v1::ReadOptions {
         level: v1::ReadLevel::Session as i32,
-        session_token: token::encode(9, 4),
+        session_token: token::encode(9, 0, 4),
         wait_ms: 50,
         ..v1::ReadOptions::default()
     };
@@ -174,7 +174,7 @@ fn requests() -> Vec<Seed> {
 
 fn tokens() -> Vec<Seed> {
     let page = door::page_token([0xab; 8], "ključ");
-    let session = token::encode(u128::MAX / 3, 77);
+    let session = token::encode(u128::MAX / 3, 0, 77);
     let text: String = session.iter().map(|byte| format!("{byte:02x}")).collect();
     vec![
         chosen("api_token", "page", 0, page.as_bytes()),
