@@ -101,6 +101,8 @@ pub struct NodeInfo {
     pub limits: Option<Limits>,
     /// The backups that it makes by itself, if it does.
     pub backups: Option<BackupInfo>,
+    /// It was told not to lead ([`Client::drain`]), as far as the asked node has applied.
+    pub drained: bool,
 }
 
 /// What backups a node makes by itself, into a directory of its own.
@@ -338,6 +340,7 @@ impl Serialize for NodeInfo {
         let log_time_ms = self.reachable.then(|| millis(self.log_time));
         map.serialize_entry("log_time_ms", &log_time_ms)?;
         answered!(local_reads_only certificates audit_log limits backups);
+        known!(drained);
         map.end()
     }
 }
@@ -350,6 +353,7 @@ impl From<v1::NodeStatus> for NodeInfo {
             id: node.id,
             address: node.address,
             peer_address: node.peer_address,
+            drained: node.drained,
             reachable: node.reachable,
             pid: node.pid,
             term: node.term,

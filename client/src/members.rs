@@ -64,6 +64,33 @@ impl Client {
     pub fn transfer_leader(&self, node_id: u64) -> Write<v1::ClusterTransferLeaderRequest> {
         Write::new(self, v1::ClusterTransferLeaderRequest { node_id, preview: false })
     }
+
+    /// Keeps a voter from leading, until it is [undone](Write::undo): it hands leadership over if it has it, and stands
+    /// for no election while anybody else can lead. Refused for the last one that may.
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// client.drain(3).await?;
+    /// // Its machine is seen to.
+    /// client.drain(3).undo().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn drain(&self, node_id: u64) -> Write<v1::ClusterDrainRequest> {
+        Write::new(self, v1::ClusterDrainRequest { node_id, ..Default::default() })
+    }
+
+    /// Has a node (0: the asked one) build a snapshot of its state, and waits until it is stored. Sent again it goes on
+    /// waiting; a large state takes longer than a call's usual deadline.
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// let minute = std::time::Duration::from_secs(60);
+    /// println!("up to {}", client.snapshot(3).deadline(minute).await?.log_index);
+    /// # Ok(()) }
+    /// ```
+    pub fn snapshot(&self, node_id: u64) -> Write<v1::ClusterSnapshotRequest> {
+        Write::new(self, v1::ClusterSnapshotRequest { node_id })
+    }
 }
 
 macro_rules! previews {
@@ -88,6 +115,21 @@ macro_rules! previews {
 
 previews! {
     ClusterAddLearnerRequest ClusterPromoteRequest ClusterRemoveRequest ClusterTransferLeaderRequest
+    ClusterDrainRequest
+}
+
+impl Write<v1::ClusterDrainRequest> {
+    /// The node may lead again.
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// client.drain(3).undo().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn undo(mut self) -> Self {
+        self.request.undo = true;
+        self
+    }
 }
 
 macro_rules! accepts {
@@ -118,4 +160,6 @@ answers! {
     Write<v1::ClusterPromoteRequest> -> v1::ClusterPromoteResponse: |answer| answer;
     Write<v1::ClusterRemoveRequest> -> v1::ClusterRemoveResponse: |answer| answer;
     Write<v1::ClusterTransferLeaderRequest> -> v1::ClusterTransferLeaderResponse: |answer| answer;
+    Write<v1::ClusterDrainRequest> -> v1::ClusterDrainResponse: |answer| answer;
+    Write<v1::ClusterSnapshotRequest> -> v1::ClusterSnapshotResponse: |answer| answer;
 }

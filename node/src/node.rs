@@ -61,7 +61,7 @@ use crate::{
         log_store::LogStore,
         raft::Raft,
         raft_config::raft_config,
-        snapshots::SnapshotBuilds,
+        snapshots::{self, SnapshotBuilds},
         tables, tasks,
         traced::TracedEntries,
         types::Member,
@@ -211,7 +211,9 @@ impl Node {
 
         let share = share_of(&config);
         let (disk_sender, disk_nearly_full) = watch::channel(!guard.is_held());
+        let (snapshots, asked) = mpsc::channel(snapshots::ASKED_MAX);
         let consensus = Consensus::start(Foundation {
+            snapshots,
             raft: raft.clone(),
             state: Arc::clone(&state),
             applied,
@@ -270,6 +272,9 @@ impl Node {
         )));
         running.push(tokio::spawn(tasks::tick(consensus.clone())));
         running.push(tokio::spawn(consensus.clone().end_open_changes()));
+        let seen = Arc::clone(&report);
+        let takes_part = move || !seen.local_reads_only.load(Ordering::Relaxed);
+        running.push(tokio::spawn(consensus.clone().heed_drain(takes_part)));
         running.push(tokio::spawn(tables::watch(Arc::clone(&state))));
         let snapshots = SnapshotBuilds {
             raft: raft.clone(),
@@ -281,6 +286,7 @@ impl Node {
             guard: Arc::clone(&guard),
             after_bytes: config.snapshot_after_log_bytes,
             after_entries: config.snapshot_after_entries,
+            asked,
         };
         running.push(tokio::spawn(snapshots.run()));
 

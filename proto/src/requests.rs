@@ -79,6 +79,9 @@ macro_rules! requests {
                     -> ClusterRemoveResponse: remove;
                 change cluster_transfer_leader ClusterTransferLeader(ClusterTransferLeaderRequest)
                     -> ClusterTransferLeaderResponse: transfer_leader;
+                change cluster_drain ClusterDrain(ClusterDrainRequest) -> ClusterDrainResponse: drain;
+                change cluster_snapshot ClusterSnapshot(ClusterSnapshotRequest)
+                    -> ClusterSnapshotResponse: snapshot;
                 change cluster_claim_node_id ClusterClaimNodeId(ClusterClaimNodeIdRequest)
                     -> ClusterClaimNodeIdResponse: claim_node_id;
                 report cluster_metrics ClusterMetrics(ClusterMetricsRequest)

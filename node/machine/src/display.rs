@@ -69,6 +69,9 @@ impl Display for Action {
             Action::NodeId(NodeIdCommand::Retire { node_id, .. }) => {
                 write!(f, "retire node id {node_id}")
             }
+            Action::NodeId(NodeIdCommand::Drain { node_id, drained, .. }) => {
+                write!(f, "node {node_id} {} lead", if *drained { "is not to" } else { "may" })
+            }
         }
     }
 }

@@ -40,7 +40,15 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
             NodeIdCommand::Retire { node_id, used } => {
                 self.note_used(used);
                 let record = node_id_record(&*self.overlay, *node_id).unwrap_or_default();
-                self.put_node_id(*node_id, &NodeIdRecord { retired: true, ..record });
+                let record = NodeIdRecord { retired: true, drained: false, ..record };
+                self.put_node_id(*node_id, &record);
+                Answer::Done
+            }
+            NodeIdCommand::Drain { node_id, drained, used } => {
+                self.note_used(used);
+                let record = node_id_record(&*self.overlay, *node_id).unwrap_or_default();
+                let drained = *drained && !record.retired;
+                self.put_node_id(*node_id, &NodeIdRecord { drained, ..record });
                 Answer::Done
             }
         }
@@ -70,7 +78,8 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         if node_id == 0 || is_used {
             return Answer::NodeIdRefused { next_id };
         }
-        let record = NodeIdRecord { incarnation: incarnation.to_owned(), retired: false };
+        let record =
+            NodeIdRecord { incarnation: incarnation.to_owned(), ..NodeIdRecord::default() };
         self.put_node_id(node_id, &record);
         Answer::NodeIdClaimed { node_id }
     }
@@ -175,6 +184,24 @@ mod tests {
         assert_eq!(next_node_id(&state, []), 0);
     }
 
+    #[test]
+    fn who_is_drained_is_remembered_until_it_is_undone_or_gone() {
+        let mut state = MemoryView::default();
+        let drain = |state: &mut MemoryView, drained| {
+            let command = NodeIdCommand::Drain { node_id: 4, drained, used: vec![1, 4] };
+            assert_eq!(run(state, command), Answer::Done);
+            node_id_record(state, 4).expect("it is noted").drained
+        };
+        assert_eq!(claim(&mut state, 4, "d"), Answer::NodeIdClaimed { node_id: 4 });
+        assert!(drain(&mut state, true));
+        assert_eq!(node_id_record(&state, 4).expect("as before").incarnation, "d");
+        assert!(!drain(&mut state, false) && drain(&mut state, true));
+        run(&mut state, NodeIdCommand::Retire { node_id: 4, used: vec![] });
+        assert!(!node_id_record(&state, 4).expect("it was").drained);
+        assert!(!drain(&mut state, true), "it is none any more");
+        assert!(node_id_record(&state, 1).is_some(), "who else is there is noted, too");
+    }
+
     /// Pins the bytes of the log and of the state.
     #[test]
     fn node_ids_are_frozen() {
@@ -185,13 +212,14 @@ mod tests {
                 &[0, 4, 2, b'a', b'b', 2, 1, 0xac, 2][..],
             ),
             (NodeIdCommand::Retire { node_id: 3, used: vec![] }, &[1, 3, 0]),
+            (NodeIdCommand::Drain { node_id: 3, drained: true, used: vec![2] }, &[2, 3, 1, 1, 2]),
         ] {
             let bytes = [&head[..], tail].concat();
             assert_eq!(encode_batch(&batch(command.clone())), bytes);
             assert_eq!(decode_batch(&bytes), Ok(batch(command)));
         }
-        let record = NodeIdRecord { incarnation: "ab".into(), retired: true };
-        assert_eq!(record.encode().as_ref(), [1, 2, b'a', b'b', 1]);
+        let record = NodeIdRecord { incarnation: "ab".into(), retired: true, drained: false };
+        assert_eq!(record.encode().as_ref(), [1, 2, b'a', b'b', 1, 0]);
         assert_eq!(NodeIdRecord::decode(&record.encode()), Ok(record));
     }
 }

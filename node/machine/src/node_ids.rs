@@ -22,6 +22,15 @@ pub enum NodeIdCommand {
         /// As above.
         used: Vec<u64>,
     },
+    /// Its node is not to lead, or may again.
+    Drain {
+        /// The id.
+        node_id: u64,
+        /// It is not to.
+        drained: bool,
+        /// As above.
+        used: Vec<u64>,
+    },
 }
 
 /// An id that is, or was, some node's. It is never removed.
@@ -31,4 +40,6 @@ pub struct NodeIdRecord {
     pub incarnation: String,
     /// The node was taken out of the cluster, or was about to be.
     pub retired: bool,
+    /// The node is not to lead.
+    pub drained: bool,
 }

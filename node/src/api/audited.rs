@@ -374,6 +374,21 @@ impl Audited for v1::ClusterRemoveRequest {
     }
 }
 
+impl Audited for v1::ClusterDrainRequest {
+    fn tell(&self, asked: &mut Asked<'_>) {
+        let op = if self.undo { "undo_drain" } else { "drain" };
+        asked.number(op, Some(("member", self.node_id)));
+        asked.preview(self.preview);
+    }
+}
+
+impl Audited for v1::ClusterSnapshotRequest {
+    fn tell(&self, asked: &mut Asked<'_>) {
+        let of = Some(("member", self.node_id)).filter(|(_, node_id)| *node_id != 0);
+        asked.number("snapshot", of);
+    }
+}
+
 impl Audited for v1::ClusterClaimNodeIdRequest {
     fn tell(&self, asked: &mut Asked<'_>) {
         asked.one("claim_node_id", "data_directory", &self.incarnation);
@@ -564,8 +579,8 @@ tells! {
     others: CountersGetResponse CountersBatchGetResponse CountersListResponse KeysGetResponse KeysBatchGetResponse
         KeysScanResponse SessionsOpenResponse SessionsRenewResponse SessionsCloseResponse SessionsListResponse
         ClusterStatusResponse ClusterMetricsResponse ClusterDiagnoseResponse ClusterAddLearnerResponse ClusterPromoteResponse ClusterRemoveResponse
-        ClusterTransferLeaderResponse ClusterClaimNodeIdResponse AuthListResponse AuthCanResponse
-        BackupOpenResponse BackupReadResponse BackupRestoreResponse;
+        ClusterTransferLeaderResponse ClusterDrainResponse ClusterSnapshotResponse ClusterClaimNodeIdResponse
+        AuthListResponse AuthCanResponse BackupOpenResponse BackupReadResponse BackupRestoreResponse;
 }
 
 impl Tells for v1::AuthChangeResponse {

@@ -27,8 +27,10 @@ impl Api {
         let header = self.header(Provided::Local, None, own.applied_index, own.revision);
         let mut nodes =
             if request.local_only { vec![own.clone()] } else { self.ask_all(own.clone()).await };
+        let drained = self.consensus.drained();
         for node in &mut nodes {
             node.lag_entries = own.commit_index.saturating_sub(node.applied_index);
+            node.drained = drained.contains(&node.id);
         }
         let share_percent = self.node.sessions_share_percent;
         let dedup = dedup_status(&self.consensus.state().view(), share_percent);

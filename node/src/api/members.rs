@@ -27,6 +27,7 @@ use tonic::Code;
 
 use super::{
     Answered, Api, Call, Who,
+    report::Asked,
     status::{Invalid, Kind},
 };
 use crate::{
@@ -100,6 +101,9 @@ impl Api {
             Change::AddLearner(_) => return Ok(()),
             Change::Promote(request) => request.node_id,
             Change::Remove(request) => request.node_id,
+            Change::Drain(request) => request.node_id,
+            // 0: the asked node.
+            Change::Snapshot(_) => return Ok(()),
             // 0: whoever is furthest along.
             Change::TransferLeader(_) => return Ok(()),
         };
@@ -222,6 +226,15 @@ impl Api {
                 let header = header();
                 Done::ClaimNodeId(v1::ClusterClaimNodeIdResponse { header, node_id })
             }
+            Change::Drain(v1::ClusterDrainRequest { node_id, undo, preview }) => {
+                let plan = match preview {
+                    true => self.consensus.plan(&Step::Drain { node_id, undo }, &met),
+                    false => self.consensus.drain_node(node_id, undo, &met).await?,
+                };
+                let plan = Some(Box::new(plan_to_wire(plan)));
+                Done::Drain(v1::ClusterDrainResponse { header: header(), plan })
+            }
+            Change::Snapshot(_) => unreachable!("every node does that, and not as the leader"),
             Change::TransferLeader(v1::ClusterTransferLeaderRequest { node_id, preview }) => {
                 let to = (node_id != 0).then_some(node_id);
                 let plan = self.consensus.plan(&Step::TransferLeader { to }, &met);
@@ -313,6 +326,49 @@ impl Api {
         }
     }
 
+    pub(crate) async fn cluster_drain(
+        &self,
+        call: &Call,
+        request: v1::ClusterDrainRequest,
+    ) -> Answered<v1::ClusterDrainResponse> {
+        match self.operate_somewhere(call, Change::Drain(request)).await? {
+            Done::Drain(response) => Ok(response),
+            _ => Err(self.another_answer(call)),
+        }
+    }
+
+    pub(crate) async fn cluster_snapshot(
+        &self,
+        call: &Call,
+        request: v1::ClusterSnapshotRequest,
+    ) -> Answered<v1::ClusterSnapshotResponse> {
+        let (node_id, asked) = self.asked(call, request.node_id)?;
+        let Asked::Peer(node_id, address) = asked else {
+            return self.snapshot_here(call).await;
+        };
+        let change = Change::Snapshot(v1::ClusterSnapshotRequest { node_id });
+        match self.operate_there(call, &change, node_id, &address).await {
+            Some(Ok(Done::Snapshot(response))) => Ok(response),
+            Some(Ok(_)) => Err(self.another_answer(call)),
+            Some(Err(status)) => Err(status),
+            None => {
+                let reason = format!("node {node_id} is not reached at {address}");
+                Err(self.member_error(call, &MemberError::NotNow(reason)))
+            }
+        }
+    }
+
+    /// What somebody may is decided by this node's own state: nothing that is replicated changes, and a node that is cut
+    /// off may need it most.
+    async fn snapshot_here(&self, call: &Call) -> Answered<v1::ClusterSnapshotResponse> {
+        self.may_operate(call)?;
+        let built = self.consensus.build_snapshot(call.deadline).await;
+        let log_index = built.map_err(|error| self.member_error(call, &error))?;
+        let node_id = self.node.own.node_id;
+        let header = Some(self.local_header());
+        Ok(v1::ClusterSnapshotResponse { header, node_id, log_index })
+    }
+
     pub(crate) async fn cluster_claim_node_id(
         &self,
         call: &Call,
@@ -341,6 +397,7 @@ impl Operates for Api {
             request.caller.map(|wire::OperateCaller { user, token }| Caller { user, token });
         let call = Call { who: Who::forwarded(caller), ..call };
         let result = match request.change {
+            Some(Change::Snapshot(_)) => self.snapshot_here(&call).await.map(Done::Snapshot),
             Some(change) => self.operate_here(&call, change).await,
             None => {
                 // A newer node's question: nothing was done.

@@ -18,7 +18,7 @@ const METRICS_PATIENCE: Duration = Duration::from_secs(1);
 const DIAGNOSIS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Who is to be asked.
-enum Asked {
+pub(super) enum Asked {
     /// This node.
     Own,
     /// A peer, at an address.
@@ -68,7 +68,8 @@ impl Api {
         Ok(v1::ClusterDiagnoseResponse { header, node_id, files, problem })
     }
 
-    fn asked(&self, call: &Call, node_id: u64) -> Answered<(u64, Asked)> {
+    /// Who is to answer: this node, or which other.
+    pub(super) fn asked(&self, call: &Call, node_id: u64) -> Answered<(u64, Asked)> {
         let own = self.node.own.node_id;
         if node_id == 0 || node_id == own {
             return Ok((own, Asked::Own));

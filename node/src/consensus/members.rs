@@ -154,7 +154,7 @@ impl Consensus {
     }
 
     /// One change of the membership at a time: each is judged by what it finds.
-    fn one_change(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, MemberError> {
+    pub(super) fn one_change(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, MemberError> {
         let held = self.inner.changing_members.try_lock();
         held.map_err(|_| {
             MemberError::NotNow("another change of the membership is under way".to_owned())
@@ -179,7 +179,7 @@ impl Consensus {
     }
 
     /// The plan of a step that may be done.
-    fn allowed(&self, step: &Step, met: &[u64]) -> Result<Plan, MemberError> {
+    pub(super) fn allowed(&self, step: &Step, met: &[u64]) -> Result<Plan, MemberError> {
         let mut plan = self.plan(step, met);
         match plan.refusal.take() {
             Some(refusal) => Err(MemberError::Refused(refusal)),
@@ -188,7 +188,7 @@ impl Consensus {
     }
 
     /// Writes what becomes of an id of a node. Nothing of the membership changes with it.
-    async fn node_ids(&self, command: NodeIdCommand) -> Result<Answer, MemberError> {
+    pub(super) async fn node_ids(&self, command: NodeIdCommand) -> Result<Answer, MemberError> {
         let until = Instant::now() + self.no_quorum_after();
         match self.write_here(own_command(Action::NodeId(command)), None, until).await {
             Ok(applied) => {
@@ -306,14 +306,14 @@ impl Consensus {
         Ok(plan)
     }
 
-    /// The other voter whose log is furthest along.
+    /// The other voter whose log is furthest along, of those that may lead.
     pub(super) fn furthest_voter(&self) -> Option<u64> {
         let (voters, _) = self.members();
-        let me = self.node_id();
+        let (me, drained) = (self.node_id(), self.drained());
         let replication = self.leadership().metrics().replication.unwrap_or_default();
         let furthest = replication
             .into_iter()
-            .filter(|(id, _)| *id != me && voters.contains(id))
+            .filter(|(id, _)| *id != me && voters.contains(id) && !drained.contains(id))
             .max_by_key(|(id, matched)| {
                 (matched.as_ref().map(|log_id| log_id.index), std::cmp::Reverse(*id))
             });

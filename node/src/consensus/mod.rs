@@ -16,6 +16,7 @@ pub mod apply;
 mod bugs;
 pub mod cluster_id;
 pub(crate) mod confirm;
+mod drain;
 pub mod error;
 pub mod first_token;
 pub(crate) mod forward;
@@ -127,6 +128,8 @@ struct Inner {
     shutting_down: AtomicBool,
     /// Held while the membership is changed from here: what was looked at before still holds then.
     changing_members: tokio::sync::Mutex<()>,
+    /// Asks for snapshots.
+    snapshots: mpsc::Sender<snapshots::SnapshotAsked>,
     tracer: Tracer,
     metrics: Arc<Metrics>,
 }
@@ -167,6 +170,8 @@ pub struct Foundation {
     pub share: ShareRule,
     /// True while the disk is nearly full.
     pub disk_nearly_full: watch::Receiver<bool>,
+    /// Asks for snapshots beside those that are due.
+    pub snapshots: mpsc::Sender<snapshots::SnapshotAsked>,
     /// What spans are told to.
     pub tracer: Tracer,
     /// What is counted.
@@ -197,6 +202,7 @@ impl Consensus {
             write_bytes_in_flight,
             share,
             disk_nearly_full,
+            snapshots,
             tracer,
             metrics,
         } = foundation;
@@ -262,6 +268,7 @@ impl Consensus {
                 quorum_lost,
                 shutting_down: AtomicBool::new(false),
                 changing_members: tokio::sync::Mutex::default(),
+                snapshots,
                 tracer,
                 metrics,
             }),

@@ -72,6 +72,13 @@ pub enum Step {
         /// Who; nobody in particular.
         to: Option<u64>,
     },
+    /// Keep a voter from leading, or let it again.
+    Drain {
+        /// Who.
+        node_id: u64,
+        /// It may again.
+        undo: bool,
+    },
 }
 
 /// What a step would do.
@@ -160,6 +167,7 @@ impl Consensus {
                 self.plan_removal(plan, *node_id, *accept_fewer_failures, met)
             }
             Step::TransferLeader { to } => self.plan_transfer(plan, *to),
+            Step::Drain { node_id, undo } => self.plan_drain(plan, *node_id, *undo),
         }
     }
 
@@ -260,10 +268,44 @@ impl Consensus {
                         "node {to} is not a voter: the voters are {:?}",
                         plan.before.voters
                     ));
+                } else if self.drained().contains(&to) {
+                    plan.refusal = Some(format!(
+                        "node {to} is drained, which means that it is not to lead: end that first (`tally cluster drain \
+                         {to} --undo`), or name another voter"
+                    ));
                 } else if plan.before.silent.contains(&to) {
                     plan.note = Some(format!("node {to} has not been heard of lately"));
                 }
             }
+        }
+        plan
+    }
+
+    /// Whoever is left to lead has to be there: a cluster in which nobody stands has no leader.
+    fn plan_drain(&self, plan: Plan, node_id: u64, undo: bool) -> Plan {
+        let mut plan = Plan { node_id, ..plan };
+        let Voters { voters, silent, .. } = &plan.before;
+        if !voters.contains(&node_id) {
+            plan.refusal = Some(format!(
+                "node {node_id} is not a voter, so it never leads: the voters are {voters:?}"
+            ));
+            return plan;
+        }
+        let (drained, leads) = (self.drained(), node_id == self.node_id());
+        plan.is_so = drained.contains(&node_id) != undo && (undo || !leads);
+        if plan.is_so || undo {
+            return plan;
+        }
+        let may_lead = |id: &&u64| **id != node_id && !silent.contains(id) && !drained.contains(id);
+        if !voters.iter().any(|id| may_lead(&id)) {
+            plan.refusal = Some(format!(
+                "nobody would be left to lead: of the voters {voters:?}, {silent:?} have not been heard of for {} ms, \
+                 and {drained:?} are drained. Start one of them again, or let one lead again (`tally cluster drain \
+                 NODE_ID --undo`)",
+                self.no_quorum_after().as_millis()
+            ));
+        } else if leads {
+            plan.note = Some(format!("node {node_id} leads, and hands leadership over"));
         }
         plan
     }

@@ -17,9 +17,12 @@ use std::{
 };
 
 use openraft::{async_runtime::WatchReceiver, errors::Fatal};
-use tokio::time::MissedTickBehavior;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, MissedTickBehavior},
+};
 
-use super::{raft::Raft, types::TypeConfig};
+use super::{Consensus, members::MemberError, raft::Raft, types::TypeConfig};
 use crate::{
     env::storage_guard::StorageGuard,
     storage::{state::StateStore, wal::Wal},
@@ -27,6 +30,44 @@ use crate::{
 
 /// How often it is looked whether a snapshot is due.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often who waits for a snapshot looks whether it is there, and asks for it again: one that was under way may end
+/// before what is waited for.
+const WAITED_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Who asks for snapshots beside those that are due: a few operators.
+pub const ASKED_MAX: usize = 16;
+
+/// Asks for a snapshot now. The answer is why there can be none, or that it is begun, or there.
+pub type SnapshotAsked = oneshot::Sender<Result<(), String>>;
+
+impl Consensus {
+    /// Has a snapshot built of at least what is applied now, and waits until it is stored; its last log index.
+    pub async fn build_snapshot(&self, until: Instant) -> Result<u64, MemberError> {
+        let wanted = self.state().applied().map_or(0, |applied| applied.index);
+        loop {
+            let current = self.state().current_snapshot();
+            let built = current.map_or(0, |snapshot| snapshot.last_log_id.index);
+            if built >= wanted {
+                return Ok(built);
+            }
+            if Instant::now() >= until {
+                let how_far = format!("the snapshot is not stored yet: it ends at {built}");
+                return Err(MemberError::Unknown(how_far));
+            }
+            let (asked, answered) = oneshot::channel();
+            if self.inner.snapshots.send(asked).await.is_err() {
+                return Err(MemberError::ShuttingDown);
+            }
+            match answered.await {
+                Ok(Ok(())) => {}
+                Ok(Err(reason)) => return Err(MemberError::NotNow(reason)),
+                Err(_) => return Err(MemberError::ShuttingDown),
+            }
+            tokio::time::sleep_until(until.min(Instant::now() + WAITED_INTERVAL)).await;
+        }
+    }
+}
 
 /// The task that sees to snapshots.
 pub struct SnapshotBuilds {
@@ -48,6 +89,8 @@ pub struct SnapshotBuilds {
     pub after_bytes: u64,
     /// Entries of a round.
     pub after_entries: u64,
+    /// Who wants one at once.
+    pub asked: mpsc::Receiver<SnapshotAsked>,
 }
 
 impl std::fmt::Debug for SnapshotBuilds {
@@ -58,40 +101,51 @@ impl std::fmt::Debug for SnapshotBuilds {
 
 impl SnapshotBuilds {
     /// Runs until Raft ends.
-    pub async fn run(self) {
+    pub async fn run(mut self) {
         let mut interval = tokio::time::interval(CHECK_INTERVAL);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let appended = || self.appended_bytes.load(Ordering::Relaxed);
         let mut bytes_at_last = None;
         let mut tried = None;
         loop {
-            interval.tick().await;
+            let asked = tokio::select! {
+                _ = interval.tick() => None,
+                Some(asked) = self.asked.recv() => Some(asked),
+            };
             let applied = self.state.applied().map_or(0, |applied| applied.index);
+            let appended = self.appended_bytes.load(Ordering::Relaxed);
             let current = self.state.current_snapshot();
             if self.purge_beyond_bytes().await.is_err() {
                 return;
             }
             let last = current.as_ref().map(|snapshot| snapshot.last_log_id.index).max(tried);
-            if applied <= last.unwrap_or(0) {
-                continue;
-            }
             let turn = self.turn();
-            if !turn.has_come(last, applied, self.after_entries)
-                && !turn.has_come(bytes_at_last, appended(), self.after_bytes)
-            {
+            let is_due = applied > last.unwrap_or(0)
+                && (turn.has_come(last, applied, self.after_entries)
+                    || turn.has_come(bytes_at_last, appended, self.after_bytes));
+            if !is_due && asked.is_none() {
                 continue;
             }
             // As large as the last one, or as the state where there is none. A snapshot that takes the
             // room of the next flush would end the process.
             let size = current.map(|snapshot| snapshot.size);
             let size = size.unwrap_or_else(|| self.state.size_bytes().unwrap_or(0));
-            if !self.guard.has_room_for(size).await.unwrap_or(false) {
-                continue;
+            let has_room = self.guard.has_room_for(size).await.unwrap_or(false);
+            let mut is_begun = Ok(());
+            if has_room {
+                bytes_at_last = Some(appended);
+                tried = Some(applied);
+                // Nothing happens where one is being built.
+                if self.raft.trigger().snapshot().await.is_err() {
+                    return;
+                }
+            } else {
+                is_begun = Err(format!(
+                    "there is no room on the disk for a snapshot of {size} bytes beside the reserve: free some"
+                ));
             }
-            bytes_at_last = Some(appended());
-            tried = Some(applied);
-            if self.raft.trigger().snapshot().await.is_err() {
-                return;
+            if let Some(asked) = asked {
+                // Who asked may have gone.
+                let _ = asked.send(is_begun);
             }
         }
     }

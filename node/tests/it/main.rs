@@ -8,6 +8,7 @@ mod client;
 mod cluster;
 mod directories;
 mod disk;
+mod drain;
 mod errors;
 mod exactly_once;
 mod headers;

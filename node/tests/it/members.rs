@@ -40,7 +40,7 @@ fn remove_all_the_same(node_id: u64) -> Request {
 }
 
 /// Asks the leader, which must refuse with a reason that holds all of `parts`.
-async fn refused(cluster: &Cluster, request: Request, parts: &[&str]) {
+pub(crate) async fn refused(cluster: &Cluster, request: Request, parts: &[&str]) {
     let channel = cluster.channel(cluster.leader().await);
     let failure = Failure::from(unary(&channel, request).await.expect_err("it is refused"));
     let not_applied = Some(v1::Outcome::NotApplied);

@@ -179,6 +179,24 @@ async fn members_come_and_go_under_load() {
     has_ended(&mut cluster, next, &["was removed from its cluster"]).await;
     goes_on(&book).await;
 
+    // Kept from leading until told otherwise; and snapshots that somebody wants.
+    let (leader, _) = cluster.leader().await;
+    let drain = ["cluster", "drain", &leader.to_string()].map(str::to_owned);
+    let drain: Vec<&str> = drain.iter().map(String::as_str).collect();
+    operator.runs(&drain).await.done(&["hands leadership over", "done"]);
+    eventually("another one leads", || async {
+        (cluster.leader().await.0 != leader).then_some(())
+    })
+    .await;
+    let back = ["cluster", "transfer-leader", &leader.to_string()];
+    operator.runs(&back).await.refused(&["is drained", "--undo"]);
+    operator.runs(&[&drain[..], &["--undo"]].concat()).await.done(&["done"]);
+    let built = operator.runs(&["cluster", "snapshot", "--json"]).await.done(&[]).json();
+    let built = built["snapshots"].as_array().expect("a list").clone();
+    assert_eq!(built.len(), 5, "of each member: {built:?}");
+    assert!(built.iter().all(|one| one["log_index"].as_u64() > Some(0)), "{built:?}");
+    goes_on(&book).await;
+
     // Fewer, and only if that was said.
     let remove = ["cluster", "remove", "5"];
     let fewer = ["of whom 1 may fail now before writes stop; as it is, 2 may", "tally cluster add"];

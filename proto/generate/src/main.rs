@@ -52,7 +52,7 @@ fn generate(into: &Path) -> Done {
     let mut config = tonic_prost_build::configure();
     // Answers of all methods are variants of one type (`Answer.response`), as large as the largest of them: what few
     // have and is large stands apart.
-    for answer in ["AddLearner", "Promote", "Remove", "TransferLeader"] {
+    for answer in ["AddLearner", "Promote", "Remove", "TransferLeader", "Drain"] {
         config = config.boxed(format!(".tally.v1.Cluster{answer}Response.plan"));
     }
     config

@@ -5,6 +5,7 @@
 //! somebody else: what is left to do is read from the membership and nowhere else.
 
 mod show;
+mod snapshots;
 mod steps;
 
 use clap::{Args, Subcommand};
@@ -32,6 +33,11 @@ pub(crate) enum Cluster {
     Replace(Replace),
     /// Lets another voter lead.
     TransferLeader(TransferLeader),
+    /// Keeps a voter from leading until it is undone, as before work on its machine: it hands leadership over, and stands
+    /// for no election while anybody else can lead.
+    Drain(Drain),
+    /// Has nodes build a snapshot of their state now, one after the other, and waits until each is stored.
+    Snapshot(Snapshot),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -115,6 +121,26 @@ pub(crate) struct TransferLeader {
     pub(crate) how: How,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Drain {
+    /// The voter.
+    pub(crate) node_id: u64,
+    /// It may lead again.
+    #[arg(long)]
+    pub(crate) undo: bool,
+    #[command(flatten)]
+    pub(crate) how: How,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Snapshot {
+    /// Which member. Default: each.
+    pub(crate) node_id: Option<u64>,
+    /// How long each may take: a number with ms, s, m or h.
+    #[arg(long, value_name = "TIME", default_value = "10m")]
+    pub(crate) wait: Time,
+}
+
 /// 0 is whichever id a node has.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NodeId(pub(crate) u64);
@@ -146,5 +172,7 @@ pub(crate) async fn run(
         Cluster::Remove(it) => Operator::new(client, &it.how, output).remove(it).await,
         Cluster::Replace(it) => Operator::new(client, &it.how, output).replace(it).await,
         Cluster::TransferLeader(it) => Operator::new(client, &it.how, output).transfer(it).await,
+        Cluster::Drain(it) => Operator::new(client, &it.how, output).drain(it).await,
+        Cluster::Snapshot(it) => snapshots::build(client, it, output).await,
     }
 }

@@ -30,6 +30,7 @@ struct Member<'a> {
     address: &'a str,
     peer_address: &'a str,
     lag_entries: Option<u64>,
+    drained: bool,
     note: &'a str,
 }
 
@@ -43,6 +44,7 @@ impl Members<'_> {
             address: &node.address,
             peer_address: &node.peer_address,
             lag_entries: node.reachable.then_some(node.lag_entries),
+            drained: node.drained,
             note: &node.note,
         });
         let ids = |keep: &dyn Fn(&NodeInfo) -> bool| -> Vec<u64> {
@@ -68,7 +70,12 @@ impl Members<'_> {
             vec![
                 member.id.to_string(),
                 member.role.clone(),
-                if member.is_voter { "yes" } else { "no" }.to_owned(),
+                match (member.is_voter, member.drained) {
+                    (true, false) => "yes",
+                    (true, true) => "yes, drained",
+                    (false, _) => "no",
+                }
+                .to_owned(),
                 member.lag_entries.map_or_else(|| "-".to_owned(), |lag| lag.to_string()),
                 member.address.to_owned(),
                 member.peer_address.to_owned(),

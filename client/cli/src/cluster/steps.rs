@@ -13,7 +13,7 @@ use tally_client::{
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Add, How, NodeId, Promote, Remove, Replace, TransferLeader,
+    Add, Drain, How, NodeId, Promote, Remove, Replace, TransferLeader,
     show::{self, StepShown},
 };
 use crate::{
@@ -37,6 +37,7 @@ enum Step {
     Promote(u64, bool),
     Remove(u64, bool),
     TransferLeader(u64),
+    Drain(u64, bool),
 }
 
 impl Step {
@@ -48,6 +49,8 @@ impl Step {
             Step::Remove(id, _) => format!("remove node {id}"),
             Step::TransferLeader(0) => "hand leadership over".to_owned(),
             Step::TransferLeader(id) => format!("hand leadership to node {id}"),
+            Step::Drain(id, false) => format!("keep node {id} from leading"),
+            Step::Drain(id, true) => format!("let node {id} lead again"),
         }
     }
 }
@@ -84,6 +87,8 @@ impl<'a> Operator<'a> {
             Step::Promote(id, accept) => plan!(accepting!(self.client.promote(*id), accept)),
             Step::Remove(id, accept) => plan!(accepting!(self.client.remove(*id), accept)),
             Step::TransferLeader(id) => plan!(self.client.transfer_leader(*id)),
+            Step::Drain(id, false) => plan!(self.client.drain(*id)),
+            Step::Drain(id, true) => plan!(self.client.drain(*id).undo()),
         };
         Ok(plan.unwrap_or_default())
     }
@@ -203,6 +208,10 @@ impl<'a> Operator<'a> {
 
     pub(super) async fn transfer(&mut self, it: &TransferLeader) -> Result<Exit, Failure> {
         self.alone(Step::TransferLeader(it.node_id.unwrap_or(0))).await
+    }
+
+    pub(super) async fn drain(&mut self, it: &Drain) -> Result<Exit, Failure> {
+        self.alone(Step::Drain(it.node_id, it.undo)).await
     }
 
     pub(super) async fn add(&mut self, add: &Add) -> Result<Exit, Failure> {
