@@ -515,7 +515,7 @@ pub struct OperateRequest {
     #[prost(message, optional, tag = "5")]
     pub caller: ::core::option::Option<OperateCaller>,
     /// What is asked for.
-    #[prost(oneof = "operate_request::Change", tags = "6, 7, 8, 9, 10")]
+    #[prost(oneof = "operate_request::Change", tags = "6, 7, 8, 9, 10, 11, 12")]
     pub change: ::core::option::Option<operate_request::Change>,
 }
 /// Nested message and enum types in `OperateRequest`.
@@ -538,6 +538,12 @@ pub mod operate_request {
         /// Cluster.ClaimNodeId.
         #[prost(message, tag = "10")]
         ClaimNodeId(super::super::super::v1::ClusterClaimNodeIdRequest),
+        /// Cluster.Drain.
+        #[prost(message, tag = "11")]
+        Drain(super::super::super::v1::ClusterDrainRequest),
+        /// Cluster.Snapshot, which any node does.
+        #[prost(message, tag = "12")]
+        Snapshot(super::super::super::v1::ClusterSnapshotRequest),
     }
 }
 /// OperateCaller is who asks for a change of the cluster, as the node that was asked has found out.
@@ -554,7 +560,7 @@ pub struct OperateCaller {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct OperateResponse {
     /// What became of it.
-    #[prost(oneof = "operate_response::Result", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "operate_response::Result", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub result: ::core::option::Option<operate_response::Result>,
 }
 /// Nested message and enum types in `OperateResponse`.
@@ -580,6 +586,12 @@ pub mod operate_response {
         /// Cluster.ClaimNodeId.
         #[prost(message, tag = "6")]
         ClaimNodeId(super::super::super::v1::ClusterClaimNodeIdResponse),
+        /// Cluster.Drain.
+        #[prost(message, tag = "7")]
+        Drain(super::super::super::v1::ClusterDrainResponse),
+        /// Cluster.Snapshot.
+        #[prost(message, tag = "8")]
+        Snapshot(super::super::super::v1::ClusterSnapshotResponse),
     }
 }
 /// RefusalReason says why a question or proposal was refused before it was proposed.
@@ -1023,7 +1035,7 @@ pub mod peer_client {
             req.extensions_mut().insert(GrpcMethod::new("tally.peer.v1.Peer", "Tell"));
             self.inner.unary(req, path, codec).await
         }
-        /// Operate forwards a change of the cluster to the leader, once.
+        /// Operate forwards a change of the cluster to the leader, or what one node is to do to that node, once.
         pub async fn operate(
             &mut self,
             request: impl tonic::IntoRequest<super::OperateRequest>,
@@ -1135,7 +1147,7 @@ pub mod peer_server {
             &self,
             request: tonic::Request<super::TellRequest>,
         ) -> std::result::Result<tonic::Response<super::TellResponse>, tonic::Status>;
-        /// Operate forwards a change of the cluster to the leader, once.
+        /// Operate forwards a change of the cluster to the leader, or what one node is to do to that node, once.
         async fn operate(
             &self,
             request: tonic::Request<super::OperateRequest>,

@@ -1775,6 +1775,9 @@ pub struct NodeStatus {
     /// The backups that it makes by itself; absent if it makes none.
     #[prost(message, optional, tag = "28")]
     pub backups: ::core::option::Option<BackupStatus>,
+    /// It was told not to lead (Cluster.Drain), as far as the asked node has applied.
+    #[prost(bool, tag = "29")]
+    pub drained: bool,
 }
 /// BackupStatus says what backups a node makes by itself, into a directory of its own.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2054,6 +2057,49 @@ pub struct ClusterTransferLeaderResponse {
     /// What it did, or would do.
     #[prost(message, optional, boxed, tag = "3")]
     pub plan: ::core::option::Option<::prost::alloc::boxed::Box<ClusterPlan>>,
+}
+/// ClusterDrainRequest asks for Cluster.Drain.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterDrainRequest {
+    /// The voter.
+    #[prost(uint64, tag = "1")]
+    pub node_id: u64,
+    /// It may lead again.
+    #[prost(bool, tag = "2")]
+    pub undo: bool,
+    /// Say what it would do, and change nothing.
+    #[prost(bool, tag = "3")]
+    pub preview: bool,
+}
+/// ClusterDrainResponse answers Cluster.Drain.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterDrainResponse {
+    /// What the answer is worth.
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<ResponseHeader>,
+    /// What it did, or would do.
+    #[prost(message, optional, boxed, tag = "2")]
+    pub plan: ::core::option::Option<::prost::alloc::boxed::Box<ClusterPlan>>,
+}
+/// ClusterSnapshotRequest asks for Cluster.Snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterSnapshotRequest {
+    /// The member that is to build it; 0 for the asked node. The asked node asks another one itself.
+    #[prost(uint64, tag = "1")]
+    pub node_id: u64,
+}
+/// ClusterSnapshotResponse answers Cluster.Snapshot.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterSnapshotResponse {
+    /// Header of the node that has it; LOCAL.
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<ResponseHeader>,
+    /// That node.
+    #[prost(uint64, tag = "2")]
+    pub node_id: u64,
+    /// The snapshot has everything up to this log index: at least what the node had applied when it was asked.
+    #[prost(uint64, tag = "3")]
+    pub log_index: u64,
 }
 /// ClusterClaimNodeIdRequest asks for Cluster.ClaimNodeId.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2342,6 +2388,52 @@ pub mod cluster_client {
                 .insert(GrpcMethod::new("tally.v1.Cluster", "TransferLeader"));
             self.inner.unary(req, path, codec).await
         }
+        /// Drain keeps a voter from leading, until it is told otherwise: it hands leadership over if it has it.
+        pub async fn drain(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ClusterDrainRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterDrainResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static("/tally.v1.Cluster/Drain");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tally.v1.Cluster", "Drain"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Snapshot has a node build a snapshot of its state, and waits until it is stored. It takes the right `admin`.
+        pub async fn snapshot(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ClusterSnapshotRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterSnapshotResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tally.v1.Cluster/Snapshot",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tally.v1.Cluster", "Snapshot"));
+            self.inner.unary(req, path, codec).await
+        }
         /// ClaimNodeId gives a data directory the next free id, with which its node can be added. The same directory is given
         /// the same id again.
         pub async fn claim_node_id(
@@ -2469,6 +2561,22 @@ pub mod cluster_server {
             request: tonic::Request<super::ClusterTransferLeaderRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ClusterTransferLeaderResponse>,
+            tonic::Status,
+        >;
+        /// Drain keeps a voter from leading, until it is told otherwise: it hands leadership over if it has it.
+        async fn drain(
+            &self,
+            request: tonic::Request<super::ClusterDrainRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterDrainResponse>,
+            tonic::Status,
+        >;
+        /// Snapshot has a node build a snapshot of its state, and waits until it is stored. It takes the right `admin`.
+        async fn snapshot(
+            &self,
+            request: tonic::Request<super::ClusterSnapshotRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterSnapshotResponse>,
             tonic::Status,
         >;
         /// ClaimNodeId gives a data directory the next free id, with which its node can be added. The same directory is given
@@ -2786,6 +2894,96 @@ pub mod cluster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TransferLeaderSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tally.v1.Cluster/Drain" => {
+                    #[allow(non_camel_case_types)]
+                    struct DrainSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::ClusterDrainRequest>
+                    for DrainSvc<T> {
+                        type Response = super::ClusterDrainResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ClusterDrainRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::drain(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DrainSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tally.v1.Cluster/Snapshot" => {
+                    #[allow(non_camel_case_types)]
+                    struct SnapshotSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::ClusterSnapshotRequest>
+                    for SnapshotSvc<T> {
+                        type Response = super::ClusterSnapshotResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ClusterSnapshotRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::snapshot(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SnapshotSvc(inner);
                         let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -6249,7 +6447,7 @@ pub struct Call {
     /// The request. Required.
     #[prost(
         oneof = "call::Request",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 57, 60, 61, 62, 70, 71, 72"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 70, 71, 72"
     )]
     pub request: ::core::option::Option<call::Request>,
 }
@@ -6336,6 +6534,12 @@ pub mod call {
         /// Cluster.ClaimNodeId.
         #[prost(message, tag = "57")]
         ClusterClaimNodeId(super::ClusterClaimNodeIdRequest),
+        /// Cluster.Drain.
+        #[prost(message, tag = "58")]
+        ClusterDrain(super::ClusterDrainRequest),
+        /// Cluster.Snapshot.
+        #[prost(message, tag = "59")]
+        ClusterSnapshot(super::ClusterSnapshotRequest),
         /// Auth.Change.
         #[prost(message, tag = "60")]
         AuthChange(super::AuthChangeRequest),
@@ -6372,7 +6576,7 @@ pub struct Answer {
     /// The response, or the error.
     #[prost(
         oneof = "answer::Response",
-        tags = "2, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 57, 60, 61, 62, 70, 71, 72"
+        tags = "2, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 70, 71, 72"
     )]
     pub response: ::core::option::Option<answer::Response>,
 }
@@ -6462,6 +6666,12 @@ pub mod answer {
         /// Cluster.ClaimNodeId.
         #[prost(message, tag = "57")]
         ClusterClaimNodeId(super::ClusterClaimNodeIdResponse),
+        /// Cluster.Drain.
+        #[prost(message, tag = "58")]
+        ClusterDrain(super::ClusterDrainResponse),
+        /// Cluster.Snapshot.
+        #[prost(message, tag = "59")]
+        ClusterSnapshot(super::ClusterSnapshotResponse),
         /// Auth.Change.
         #[prost(message, tag = "60")]
         AuthChange(super::AuthChangeResponse),
