@@ -194,6 +194,8 @@ impl OwnStatus {
             audit_log: report.audit_log().map(audit_log_to_wire),
             limits: Some(limits_to_wire(report.limits())),
             backups: report.backups().map(backups_to_wire),
+            // From the records, where all lines are together.
+            drained: false,
         }
     }
 }

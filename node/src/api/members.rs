@@ -342,7 +342,7 @@ impl Api {
         call: &Call,
         request: v1::ClusterSnapshotRequest,
     ) -> Answered<v1::ClusterSnapshotResponse> {
-        let (node_id, asked) = self.asked(call, request.node_id)?;
+        let (_, asked) = self.asked(call, request.node_id)?;
         let Asked::Peer(node_id, address) = asked else {
             return self.snapshot_here(call).await;
         };

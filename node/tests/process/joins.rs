@@ -54,7 +54,7 @@ struct Secured {
 
 impl Secured {
     async fn start(test: &str, peers_too: bool) -> Option<Secured> {
-        let mut cluster = Cluster::new(test, 3, &["--authentication", "true"]);
+        let cluster = Cluster::new(test, 3, &["--authentication", "true"]);
         let plain = Operator::of(test, &cluster.addresses())?;
         let certificates = cluster.dir.path().join("certificates").display().to_string();
         plain.runs(&["cert", "init", "--dir", &certificates]).await.done(&[]);
