@@ -128,10 +128,10 @@ pub enum Action {
         /// SHA-256 of the secret of the first token.
         secret_hash: [u8; 32],
     },
-    /// Gives ids to nodes, and retires them.
-    NodeId(NodeIdCommand),
     /// A step of the restore of a backup.
     Restore(RestoreCommand),
+    /// Gives ids to nodes, and retires them.
+    NodeId(NodeIdCommand),
 }
 
 impl Action {

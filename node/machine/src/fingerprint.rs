@@ -79,8 +79,8 @@ impl Canonical {
             // None comes under a number or a key that is looked up, so nobody compares them.
             Action::Auth(_) => self.tag(9),
             Action::CreateSecureCluster { .. } => self.tag(10),
-            Action::NodeId(_) => self.tag(11),
-            Action::Restore(_) => self.tag(12),
+            Action::Restore(_) => self.tag(11),
+            Action::NodeId(_) => self.tag(12),
         }
     }
 

@@ -205,7 +205,7 @@ mod tests {
     /// Pins the bytes of the log and of the state.
     #[test]
     fn node_ids_are_frozen() {
-        let head = [&[1, 0, 0, 1, 0, 0][..], &[0; 32], &[10]].concat();
+        let head = [&[1, 0, 0, 1, 0, 0][..], &[0; 32], &[11]].concat();
         for (command, tail) in [
             (
                 NodeIdCommand::Claim { node_id: 4, incarnation: "ab".into(), used: vec![1, 300] },

@@ -72,6 +72,13 @@ pub enum Answer {
         /// Id of the user or token that it made, else 0.
         id: u64,
     },
+    /// To [`super::command::Action::Restore`].
+    Restored {
+        /// How far it is.
+        phase: RestorePhase,
+        /// The block that is awaited next.
+        next: u64,
+    },
     /// To [`super::node_ids::NodeIdCommand::Claim`]: the data directory has this id.
     NodeIdClaimed {
         /// The id.
@@ -81,13 +88,6 @@ pub enum Answer {
     NodeIdRefused {
         /// The next one above all that were ever used; 0 if there is none.
         next_id: u64,
-    },
-    /// To [`super::command::Action::Restore`].
-    Restored {
-        /// How far it is.
-        phase: RestorePhase,
-        /// The block that is awaited next.
-        next: u64,
     },
 }
 

@@ -187,6 +187,7 @@ impl Api {
     }
 
     async fn change(&self, call: &Call, change: Change) -> Result<Done, MemberError> {
+        self.consensus.has_listened().await;
         let met = self.node.greeter.met_ids().await;
         let header = || Some(self.member_header());
         Ok(match change {

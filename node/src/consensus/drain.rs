@@ -64,6 +64,16 @@ impl Consensus {
         Ok(plan)
     }
 
+    /// Somebody who may lead is there, and has all that is committed. A leader that waits for one who is down serves
+    /// nobody meanwhile.
+    fn is_there_a_successor(&self) -> bool {
+        let is_there = |node_id| {
+            let nodes = BTreeSet::from([node_id]);
+            self.leadership().silent(&nodes, self.no_quorum_after()).is_empty()
+        };
+        self.furthest_voter().is_some_and(|next| is_there(next) && self.lag_of(next) == Some(0))
+    }
+
     /// Stands for elections as the node's record says, for as long as the node runs; not at all while it does not take
     /// part.
     pub async fn heed_drain(self, takes_part: impl Fn() -> bool) {
@@ -78,7 +88,7 @@ impl Consensus {
                 let silence = heard.unwrap_or_else(|| started.elapsed());
                 let stands = takes_part() && silence > longest;
                 self.raft().runtime_config().elect(stands);
-                if self.must_lead().is_ok() && self.furthest_voter().is_some() {
+                if self.must_lead().is_ok() && self.is_there_a_successor() {
                     match self.transfer_leader(None, HAND_OVER_PATIENCE).await {
                         Ok(leader) => tracing::info!(leader, "drained: handed leadership over"),
                         Err(error) => tracing::debug!(%error, "drained, and leads on"),

@@ -14,7 +14,7 @@ use super::{
     confirm::Unconfirmed,
     error::{Error, NotProposed},
     leader::Leader,
-    plan::{Plan, Step, used_id},
+    plan::{Plan, Step, Voters, used_id},
     tasks::own_command,
     types::{Member, TypeConfig},
 };
@@ -306,16 +306,18 @@ impl Consensus {
         Ok(plan)
     }
 
-    /// The other voter whose log is furthest along, of those that may lead.
+    /// The other voter whose log is furthest along, of those that may lead; one that was not heard of lately only if
+    /// there is no other.
     pub(super) fn furthest_voter(&self) -> Option<u64> {
-        let (voters, _) = self.members();
         let (me, drained) = (self.node_id(), self.drained());
+        let Voters { voters, silent, .. } = self.voters_now();
         let replication = self.leadership().metrics().replication.unwrap_or_default();
         let furthest = replication
             .into_iter()
             .filter(|(id, _)| *id != me && voters.contains(id) && !drained.contains(id))
             .max_by_key(|(id, matched)| {
-                (matched.as_ref().map(|log_id| log_id.index), std::cmp::Reverse(*id))
+                let index = matched.as_ref().map(|log_id| log_id.index);
+                (!silent.contains(id), index, std::cmp::Reverse(*id))
             });
         furthest.map(|(id, _)| id)
     }

@@ -3,7 +3,9 @@
 //!
 //! Nothing is changed here. What is looked at is what this leader knows now; the step itself looks again.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
+
+use tokio::time::Instant;
 
 use super::Consensus;
 use crate::machine::given_ids::{next_node_id, node_id_record};
@@ -11,6 +13,9 @@ use crate::machine::given_ids::{next_node_id, node_id_record};
 /// A learner that is further behind is not made a voter yet: as one, it would be counted for
 /// majorities that it can't help to reach.
 const PROMOTION_LAG_MAX: u64 = 1000;
+
+/// How often it is looked whether everybody was heard: far more often than an election timeout.
+const LISTENS_AGAIN: Duration = Duration::from_millis(10);
 
 /// A set of voters, and whom of them the leader hears.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -128,7 +133,7 @@ fn judge(before: &Voters, after: &Voters, accepted: bool, silent_ms: u128) -> Op
 
 impl Consensus {
     /// The voters as they are, an open change counted as done.
-    fn voters_now(&self) -> Voters {
+    pub(super) fn voters_now(&self) -> Voters {
         let metrics = self.leadership().metrics();
         let membership = metrics.membership_config.membership();
         let voters = membership.get_joint_config().last().cloned().unwrap_or_default();
@@ -136,6 +141,19 @@ impl Consensus {
         let learners = learners.collect();
         let silent = self.leadership().silent(&voters, self.no_quorum_after());
         Voters { voters, learners, silent }
+    }
+
+    /// Waits until this leader has heard of every voter once, or as long as one that is there may take to be heard: a
+    /// leader that was elected just now has heard of none, and would count those that are well as silent.
+    pub async fn has_listened(&self) {
+        let until = Instant::now() + self.no_quorum_after() / 2;
+        let never_heard = || {
+            let (voters, _) = self.members();
+            self.leadership().silent(&voters, Duration::MAX)
+        };
+        while self.must_lead().is_ok() && !never_heard().is_empty() && Instant::now() < until {
+            tokio::time::sleep(LISTENS_AGAIN).await;
+        }
     }
 
     /// Ids that are, or were, in use as far as this node knows without looking at the state.
@@ -258,7 +276,7 @@ impl Consensus {
     fn plan_transfer(&self, plan: Plan, to: Option<u64>) -> Plan {
         let mut plan = plan;
         match to.or_else(|| self.furthest_voter()) {
-            None => plan.refusal = Some("there is no other voter".to_owned()),
+            None => plan.refusal = Some("there is no other voter that may lead".to_owned()),
             Some(to) => {
                 plan.node_id = to;
                 plan.is_so = to == self.node_id();

@@ -1,5 +1,7 @@
 //! Nodes that are not to lead, and snapshots that are asked for.
 
+use std::collections::BTreeSet;
+
 use tally_proto::v1::{self, call::Request};
 
 use crate::{
@@ -50,6 +52,12 @@ async fn a_drained_node_leads_again_only_when_told() {
     cluster.stop(second).await;
     assert_eq!(cluster.leader().await, third);
     unary(&cluster.channel(first), add("a", 1)).await.expect("it still counts for a majority");
+    eventually("the one that stopped is missed", || {
+        let consensus = cluster.node(third).consensus();
+        let nodes = BTreeSet::from([second]);
+        !consensus.leadership().silent(&nodes, consensus.no_quorum_after()).is_empty()
+    })
+    .await;
     refused(&cluster, drain(third, false), &["nobody would be left to lead", "--undo"]).await;
     cluster.start_node(second).await.expect("it is whole");
     cluster.settled().await;
@@ -76,7 +84,17 @@ async fn a_drained_node_leads_if_nobody_else_can() {
     .await;
     cluster.caught_up().await;
     cluster.stop(3).await;
+    eventually("a drained node leads", || {
+        [1, 2]
+            .iter()
+            .any(|id| cluster.node(*id).consensus().leadership().term_as_leader().is_some())
+    })
+    .await;
     cluster.settled().await;
+    eventually("both know that there is a quorum", || {
+        [1, 2].iter().all(|id| !cluster.node(*id).consensus().quorum_lost())
+    })
+    .await;
     unary(&cluster.channel(1), add("a", 1)).await.expect("two of three go on");
     cluster.start_node(3).await.expect("it is whole");
     eventually("node 3 leads again", || {
