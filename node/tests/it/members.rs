@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tally_proto::{
     reason,
-    v1::{self, call::Request},
+    v1::{self, answer::Response, call::Request},
 };
-use tonic::Code;
+use tonic::{Code, Status, transport::Channel};
 
 use crate::{
     client::{Failure, unary},
@@ -48,6 +48,16 @@ pub(crate) async fn refused(cluster: &Cluster, request: Request, parts: &[&str])
     assert_eq!(failure.row(), row, "{failure:?}");
     for part in parts {
         assert!(failure.message.contains(part), "{:?} says {part:?}", failure.message);
+    }
+}
+
+/// Adds a node that is just starting, so that none may answer there yet.
+async fn added(channel: &Channel, request: Request) -> Result<Response, Status> {
+    loop {
+        match unary(channel, request.clone()).await {
+            Err(status) if status.message().contains("no node answers") => {}
+            done => return done,
+        }
     }
 }
 
@@ -383,9 +393,7 @@ async fn an_id_that_was_a_members_is_nobodys_again() {
         let asked = *ids.iter().find(|id| **id != old).expect("others");
         let channel = cluster.channel(asked);
         let request = add_learner(new, cluster.peer_address(new));
-        while let Err(status) = unary(&channel, request.clone()).await {
-            assert!(status.message().contains("no node answers"), "it is just starting: {status}");
-        }
+        added(&channel, request).await.expect("it may be added");
         cluster.adopt(new, starting.await.expect("it does not panic").expect("it starts"));
         cluster.caught_up().await;
         unary(&channel, promote(new)).await.expect("it has caught up");
@@ -409,7 +417,7 @@ async fn an_id_that_was_a_members_is_nobodys_again() {
     wiped.add(4);
     let starting = tokio::spawn(wiped.launch(4));
     let request = add_learner(4, wiped.peer_address(4));
-    let failed = unary(&channel, request).await.expect_err("the id is used");
+    let failed = added(&channel, request).await.expect_err("the id is used");
     let failure = Failure::from(failed);
     assert_eq!(failure.row().1, reason::MEMBERSHIP_REFUSED);
     // By a node that has heard of the first directory, or else by the record of the id.
