@@ -81,6 +81,8 @@ impl Canonical {
             Action::CreateSecureCluster { .. } => self.tag(10),
             Action::Restore(_) => self.tag(11),
             Action::NodeId(_) => self.tag(12),
+            Action::RaiseVersion { .. } => self.tag(13),
+            Action::CreateClusterAt { .. } => self.tag(14),
         }
     }
 

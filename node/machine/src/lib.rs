@@ -32,6 +32,7 @@ pub mod changes;
 pub mod codec;
 pub mod command;
 pub mod fingerprint;
+pub mod gate;
 pub mod given_ids;
 pub mod item;
 pub mod keys;
@@ -47,6 +48,7 @@ pub mod restore;
 mod restore_work;
 pub mod rights;
 pub mod users;
+pub mod version;
 pub mod view;
 
 mod apply;

@@ -15,6 +15,7 @@ use super::{
     owner::Owner,
     reply::Reply,
     restore::RestoreMeta,
+    version::FormatVersion,
     versioned::{self, CodecError, FORMAT_VERSION},
 };
 
@@ -64,6 +65,10 @@ pub struct Meta {
     /// Of a restore. Stored behind that, with the version 3, if there ever was one that was not taken back.
     #[serde(skip)]
     pub restore: RestoreMeta,
+    /// Version of the formats that the cluster has ([`super::gate`]). Stored behind that, with the version 4, if it ever
+    /// had another one than the first.
+    #[serde(skip)]
+    pub version: FormatVersion,
 }
 
 /// Settings that decide answers, so they are part of the replicated state.
@@ -180,13 +185,20 @@ postcard_record!(NodeIdRecord, "id of a node");
 /// Version of a [`Meta`] of a store that has, or had, users.
 const META_WITH_AUTH_VERSION: u8 = 2;
 
-/// … and of one into which a backup was restored.
+/// … of one into which a backup was restored …
 const META_WITH_RESTORE_VERSION: u8 = 3;
+
+/// … and of one that has a version of the formats above the first.
+const META_WITH_VERSION_VERSION: u8 = 4;
 
 impl Record for Meta {
     const WHAT: &'static str = "meta record";
 
     fn encode(&self) -> Bytes {
+        if self.version != FormatVersion::FIRST {
+            let all = (self, self.auth, self.restore, self.version);
+            return versioned::encode_as(META_WITH_VERSION_VERSION, &all);
+        }
         let has_auth = self.auth != AuthMeta::default();
         let has_restore = self.restore != RestoreMeta::default();
         match (has_auth, has_restore) {
@@ -200,16 +212,21 @@ impl Record for Meta {
     }
 
     fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
-        match versioned::version(Self::WHAT, bytes, META_WITH_RESTORE_VERSION)? {
+        match versioned::version(Self::WHAT, bytes, META_WITH_VERSION_VERSION)? {
             (FORMAT_VERSION, rest) => versioned::decode_rest(Self::WHAT, rest),
+            (META_WITH_AUTH_VERSION, rest) => {
+                let (meta, auth): (Self, AuthMeta) = versioned::decode_rest(Self::WHAT, rest)?;
+                Ok(Self { auth, ..meta })
+            }
             (META_WITH_RESTORE_VERSION, rest) => {
                 let (meta, auth, restore): (Self, AuthMeta, RestoreMeta) =
                     versioned::decode_rest(Self::WHAT, rest)?;
                 Ok(Self { auth, restore, ..meta })
             }
             (_, rest) => {
-                let (meta, auth): (Self, AuthMeta) = versioned::decode_rest(Self::WHAT, rest)?;
-                Ok(Self { auth, ..meta })
+                let (meta, auth, restore, version): (Self, AuthMeta, RestoreMeta, FormatVersion) =
+                    versioned::decode_rest(Self::WHAT, rest)?;
+                Ok(Self { auth, restore, version, ..meta })
             }
         }
     }

@@ -11,6 +11,7 @@ use super::{
     item::{CounterChange, CounterRecord, Found, KeyChange, KeyRecord, Target},
     owner::Owner,
     restore::RestorePhase,
+    version::FormatVersion,
 };
 
 /// The answer to one command, decided in apply and equal on every replica.
@@ -262,6 +263,14 @@ pub enum Refusal {
     /// A step of a restore.
     #[error("{0}")]
     Restore(super::restore::RestoreRefusal),
+    /// The cluster does not have the version of the formats that brought this. Never remembered.
+    #[error("{}", super::version::not_finalized(*needed, *version))]
+    UpgradeNotFinalized {
+        /// The version that it takes.
+        needed: FormatVersion,
+        /// The cluster's.
+        version: FormatVersion,
+    },
 }
 
 /// A bound, without its value.
