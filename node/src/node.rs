@@ -36,6 +36,7 @@ use std::{
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
+    time::Instant,
 };
 use tonic::service::Routes;
 
@@ -53,10 +54,10 @@ use crate::{
     api::{self, Api, NodeFacts, rates::Rates},
     audit::{self, AuditLog},
     backup::schedule,
-    config::{Config, HotItemNames},
+    config::{Config, HotItemNames, UpgradeFinalize},
     consensus::{
         Consensus, Foundation,
-        apply::StateMachine,
+        apply::{StateMachine, Versions},
         first_token::{self, FirstToken},
         log_store::LogStore,
         raft::Raft,
@@ -108,6 +109,7 @@ impl Node {
     /// Starts a node. When this returns it answers on both ports; it may still look for a leader.
     pub async fn start(config: Config, env: Env) -> Result<Node, NodeError> {
         let starting = Starting::new(config.node_id);
+        let started = Instant::now();
         let metrics = Metrics::new(config.slow_operation_ms, names(config.hot_item_names));
         let tls = Tls::open(&tls_settings(&config), &env.clock)?;
         let audit = open_audit_log(&config, &env)?;
@@ -124,6 +126,7 @@ impl Node {
             WaitingPort::open(&config, &env, Arc::clone(&starting), tls.client(), audit.clone());
         let (incarnation, nonce) = (env.random.next_u128(), env.random.next_u128());
         let identity = Identity::open(Arc::clone(&env.disk), config.node_id, incarnation).await?;
+        identity.check_version(env.formats).await?;
         let identity = Arc::new(identity);
 
         starting.goes_on("it waits for room on its disk");
@@ -184,7 +187,8 @@ impl Node {
             traced.clone(),
             Arc::clone(&metrics),
             cluster_id.clone(),
-        );
+        )
+        .with_versions(Versions { formats: env.formats, identity: Arc::clone(&identity) });
         #[cfg(feature = "seeded-bugs")]
         let machine = machine.with_applier(crate::consensus::kept::Applier {
             node_id: config.node_id,
@@ -272,6 +276,9 @@ impl Node {
         )));
         running.push(tokio::spawn(tasks::tick(consensus.clone())));
         running.push(tokio::spawn(consensus.clone().end_open_changes()));
+        if config.upgrade_finalize == UpgradeFinalize::Auto {
+            running.push(tokio::spawn(consensus.clone().finalize_by_itself()));
+        }
         let seen = Arc::clone(&report);
         let takes_part = move || !seen.local_reads_only.load(Ordering::Relaxed);
         running.push(tokio::spawn(consensus.clone().heed_drain(takes_part)));
@@ -308,6 +315,7 @@ impl Node {
                 &eyes,
             ),
             consensus: consensus.clone(),
+            started,
         });
         let api = Api::new(
             consensus.clone(),

@@ -92,3 +92,20 @@ pub fn not_finalized(needed: FormatVersion, version: FormatVersion) -> String {
          Once all members run the new release, `tally cluster upgrade finalize` does that"
     )
 }
+
+/// What is said to a node whose cluster has a version that it does not read.
+pub fn unreadable(cluster: FormatVersion, node: FormatRange) -> String {
+    let way = match cluster > node.max {
+        true => {
+            "an upgrade was finalized, and from then on there is no way back: start the newer release again"
+        }
+        false => {
+            "this release is too new for it: start the one before again, finalize the upgrade to that \
+             (`tally cluster upgrade finalize`), and then come back to this one"
+        }
+    };
+    format!(
+        "the cluster has version {cluster} of the formats, and this release reads version {node}: {way}. Nothing was \
+         changed"
+    )
+}

@@ -38,6 +38,7 @@ use crate::{
         others::{AskError, ms_left},
         plan::{Plan, Step, Voters},
         read::Level,
+        upgrade::{MemberFormats, UpgradePlan},
     },
     machine::auth::Caller,
     peer::{ask, service::Operates},
@@ -73,6 +74,9 @@ impl Api {
             MemberError::Refused(_) => {
                 (Code::FailedPrecondition, reason::MEMBERSHIP_REFUSED, v1::Outcome::NotApplied)
             }
+            MemberError::UpgradeRefused(_) => {
+                (Code::FailedPrecondition, reason::UPGRADE_REFUSED, v1::Outcome::NotApplied)
+            }
             MemberError::Unknown(_) => {
                 (Code::Unavailable, reason::OUTCOME_UNKNOWN, v1::Outcome::Unknown)
             }
@@ -103,7 +107,7 @@ impl Api {
             Change::Remove(request) => request.node_id,
             Change::Drain(request) => request.node_id,
             // 0: the asked node.
-            Change::Snapshot(_) => return Ok(()),
+            Change::Snapshot(_) | Change::FinalizeUpgrade(_) => return Ok(()),
             // 0: whoever is furthest along.
             Change::TransferLeader(_) => return Ok(()),
         };
@@ -235,6 +239,14 @@ impl Api {
                 let plan = Some(Box::new(plan_to_wire(plan)));
                 Done::Drain(v1::ClusterDrainResponse { header: header(), plan })
             }
+            Change::FinalizeUpgrade(v1::ClusterFinalizeUpgradeRequest { preview }) => {
+                let plan = match preview {
+                    true => self.consensus.plan_upgrade(),
+                    false => self.consensus.finalize_upgrade().await?,
+                };
+                let plan = Some(Box::new(upgrade_to_wire(plan)));
+                Done::FinalizeUpgrade(v1::ClusterFinalizeUpgradeResponse { header: header(), plan })
+            }
             Change::Snapshot(_) => unreachable!("every node does that, and not as the leader"),
             Change::TransferLeader(v1::ClusterTransferLeaderRequest { node_id, preview }) => {
                 let to = (node_id != 0).then_some(node_id);
@@ -334,6 +346,17 @@ impl Api {
     ) -> Answered<v1::ClusterDrainResponse> {
         match self.operate_somewhere(call, Change::Drain(request)).await? {
             Done::Drain(response) => Ok(response),
+            _ => Err(self.another_answer(call)),
+        }
+    }
+
+    pub(crate) async fn cluster_finalize_upgrade(
+        &self,
+        call: &Call,
+        request: v1::ClusterFinalizeUpgradeRequest,
+    ) -> Answered<v1::ClusterFinalizeUpgradeResponse> {
+        match self.operate_somewhere(call, Change::FinalizeUpgrade(request)).await? {
+            Done::FinalizeUpgrade(response) => Ok(response),
             _ => Err(self.another_answer(call)),
         }
     }
@@ -439,5 +462,22 @@ fn plan_to_wire(plan: Plan) -> v1::ClusterPlan {
         note: plan.note.unwrap_or_default(),
         lag_entries: plan.lag_entries,
         next_node_id: plan.next_node_id,
+    }
+}
+
+fn upgrade_to_wire(plan: UpgradePlan) -> v1::UpgradePlan {
+    let member = |MemberFormats { node_id, said }| v1::MemberFormats {
+        node_id,
+        format_min: said.map_or(0, |(formats, _)| formats.min.0),
+        format_max: said.map_or(0, |(formats, _)| formats.max.0),
+        heard_ms_ago: said.map(|(_, ago)| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)),
+    };
+    v1::UpgradePlan {
+        version: plan.version.0,
+        to: plan.to.0,
+        is_so: plan.is_so,
+        refusal: plan.refusal.unwrap_or_default(),
+        passes: plan.passes,
+        members: plan.members.into_iter().map(member).collect(),
     }
 }

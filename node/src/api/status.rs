@@ -108,7 +108,8 @@ impl Api {
         let (code, name) = not_proposed_code(refusal);
         let mut status =
             StatusBuilder::new(code, name, refusal.to_string()).outcome(v1::Outcome::NotApplied);
-        if !matches!(refusal, NotProposed::Deadline) && code != SESSION_WINDOW_FULL {
+        let stays = matches!(refusal, NotProposed::Deadline | NotProposed::UpgradeNotFinalized(_));
+        if !stays && code != SESSION_WINDOW_FULL {
             status = status.retry_after(RETRY_AFTER);
         }
         let hint = match refusal {
@@ -259,7 +260,9 @@ fn is_remembered(refusal: &Refusal, has_session: bool) -> bool {
         | Refusal::Auth(_)
         // What is under the key is known when the backup is restored.
         | Refusal::RestoreUnderWay
-        | Refusal::Restore(_) => false,
+        | Refusal::Restore(_)
+        // It may be finalized in the next moment.
+        | Refusal::UpgradeNotFinalized { .. } => false,
         _ => true,
     }
 }
@@ -275,6 +278,9 @@ pub(super) fn not_proposed_code(refusal: &NotProposed) -> (Code, &'static str) {
         }
         NotProposed::Overloaded { limit, .. } => (Code::ResourceExhausted, limit.reason()),
         NotProposed::Deadline => (Code::DeadlineExceeded, reason::NOT_PROPOSED),
+        NotProposed::UpgradeNotFinalized(_) => {
+            (Code::FailedPrecondition, reason::UPGRADE_NOT_FINALIZED)
+        }
     }
 }
 
@@ -312,6 +318,9 @@ pub(super) fn refusal_code(refusal: &Refusal) -> (Code, &'static str) {
             (Code::FailedPrecondition, reason::CLUSTER_NOT_EMPTY)
         }
         Refusal::Restore(_) => (Code::FailedPrecondition, reason::RESTORE_REFUSED),
+        Refusal::UpgradeNotFinalized { .. } => {
+            (Code::FailedPrecondition, reason::UPGRADE_NOT_FINALIZED)
+        }
     }
 }
 

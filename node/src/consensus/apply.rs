@@ -27,9 +27,12 @@ use super::{
     },
 };
 use crate::{
-    env::{Event, Observer, traces::Value},
+    env::{Event, Observer, identity::Identity, traces::Value},
     machine::{
-        self, codec, query,
+        self, codec,
+        command::{Action, Batch, Command},
+        gate, query,
+        version::{self, FormatRange, FormatVersion},
         view::{Overlay, Writes},
     },
     metrics::Metrics,
@@ -65,8 +68,58 @@ pub struct StateMachine {
     traced: TracedEntries,
     metrics: Arc<Metrics>,
     cluster_id: ClusterId,
+    versions: Option<Versions>,
     #[cfg(feature = "seeded-bugs")]
     applier: Option<super::kept::Applier>,
+}
+
+/// Which versions of the formats the node reads, and where the cluster's is written down.
+#[derive(Clone)]
+pub struct Versions {
+    /// Those that it reads.
+    pub formats: FormatRange,
+    /// Where that of the cluster is written down.
+    pub identity: Arc<Identity>,
+}
+
+impl std::fmt::Debug for Versions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Versions").field("formats", &self.formats).finish_non_exhaustive()
+    }
+}
+
+/// An entry that is applied next.
+struct Ready {
+    entry: Entry,
+    /// What is in it, if it is one of ours.
+    batch: Option<Batch>,
+}
+
+impl Ready {
+    fn of(entry: Entry) -> io::Result<Ready> {
+        let batch = match &entry.payload {
+            Payload::Normal(payload) => {
+                let batch = codec::decode_batch(&payload.batch);
+                Some(batch.map_err(|error| {
+                    io::Error::other(format!(
+                        "log entry {}: {error}. A newer release may have written it: start that again",
+                        entry.log_id
+                    ))
+                })?)
+            }
+            Payload::Blank | Payload::Membership(_) => None,
+        };
+        Ok(Ready { entry, batch })
+    }
+
+    fn commands(&self) -> &[Command] {
+        self.batch.as_ref().map_or(&[], |batch| &batch.commands)
+    }
+
+    /// The version of the formats that the cluster has from this entry on, if it says one.
+    fn raises(&self) -> Option<FormatVersion> {
+        self.commands().iter().find_map(|command| gate::raises(&command.action))
+    }
 }
 
 impl std::fmt::Debug for StateMachine {
@@ -94,8 +147,41 @@ impl StateMachine {
             traced,
             metrics,
             cluster_id,
+            versions: None,
             #[cfg(feature = "seeded-bugs")]
             applier: None,
+        }
+    }
+
+    /// Refuses entries that this node does not read, and writes the cluster's version down.
+    #[must_use]
+    pub fn with_versions(self, versions: Versions) -> Self {
+        StateMachine { versions: Some(versions), ..self }
+    }
+
+    /// Refuses an entry that needs more than this node reads, and writes a new version down, durably, before anything of
+    /// it is: a node that an older release starts on this directory from here on refuses by the file `IDENTITY`, before
+    /// it has changed anything. (A cluster that begins with a version has nothing to go back to: [`Self::look_at_state`].)
+    async fn look_at_version(&self, ready: &Ready) -> io::Result<()> {
+        let Some(Versions { formats, identity }) = &self.versions else { return Ok(()) };
+        let (raises, max) = (ready.raises(), formats.max);
+        let unread = |version: FormatVersion| {
+            let (index, why) = (ready.entry.log_id.index, version::unreadable(version, *formats));
+            io::Error::other(format!("log entry {index} can't be applied: {why}"))
+        };
+        if let Some(to) = raises.filter(|to| !formats.has(*to)) {
+            return Err(unread(to));
+        }
+        if max < FormatVersion::MAX {
+            let needed = ready.commands().iter().map(|command| gate::needed(&command.action)).max();
+            if let Some(needed) = needed.filter(|needed| *needed > max) {
+                return Err(unread(needed));
+            }
+        }
+        let raise = |command: &Command| matches!(command.action, Action::RaiseVersion { .. });
+        match raises.filter(|_| ready.commands().iter().any(raise)) {
+            Some(to) => identity.raise_version(to).await,
+            None => Ok(()),
         }
     }
 
@@ -111,9 +197,14 @@ impl StateMachine {
         }
     }
 
-    /// What was applied before this process, or came with a snapshot.
-    fn look_at_epoch(&self) {
-        self.cluster_id.saw_restore_epoch(query::meta(&self.state.view()).restore_epoch);
+    /// What was applied before this process, or came with a snapshot or the cluster's first entry.
+    async fn look_at_state(&self) -> io::Result<()> {
+        let meta = query::meta(&self.state.view());
+        self.cluster_id.saw_restore_epoch(meta.restore_epoch);
+        match &self.versions {
+            Some(versions) => versions.identity.raise_version(meta.version).await,
+            None => Ok(()),
+        }
     }
 
     fn tell_applied(&self) {
@@ -122,7 +213,7 @@ impl StateMachine {
     }
 
     /// Applies entries in their order and commits them as one.
-    fn apply_together(&self, entries: &[Entry]) -> io::Result<Vec<Replies>> {
+    fn apply_together(&self, entries: &[Ready]) -> io::Result<Vec<Replies>> {
         #[cfg(feature = "seeded-bugs")]
         self.applier.iter().for_each(super::kept::Applier::enter);
         let began_ns = self.traced.tracer().now_ns();
@@ -132,23 +223,20 @@ impl StateMachine {
         let mut restore_epoch = 0;
         let mut replies = Vec::with_capacity(entries.len());
         let view = self.state.view();
-        for entry in entries {
-            replies.push(match &entry.payload {
-                Payload::Blank => Replies::default(),
-                Payload::Membership(members) => {
+        for Ready { entry, batch } in entries {
+            replies.push(match (&entry.payload, batch) {
+                (Payload::Membership(members), _) => {
                     membership = Some(Membership {
                         log_id: Some(to_storage(&entry.log_id)),
                         encoded: encode_membership(members),
                     });
                     Replies::default()
                 }
-                Payload::Normal(payload) => {
-                    let batch = codec::decode_batch(&payload.batch).map_err(|error| {
-                        io::Error::other(format!("log entry {}: {error}", entry.log_id))
-                    })?;
+                (_, None) => Replies::default(),
+                (_, Some(batch)) => {
                     let mut overlay = Overlay::new(&view, &mut writes);
                     let index = entry.log_id.index;
-                    let replies = Arc::new(machine::apply(&mut overlay, index, &batch));
+                    let replies = Arc::new(machine::apply(&mut overlay, index, batch));
                     let meta = query::meta(&overlay);
                     let revision = meta.revision;
                     restore_epoch = meta.restore_epoch;
@@ -159,14 +247,14 @@ impl StateMachine {
         drop(view);
         #[cfg(feature = "seeded-bugs")]
         if tally_proto::seeded_bugs::is_on("waiters-by-index") {
-            let indexes = entries.iter().map(|entry| entry.log_id.index);
+            let indexes = entries.iter().map(|ready| ready.entry.log_id.index);
             let each = indexes.zip(&replies);
             each.for_each(|(index, replies)| super::kept::keep_replies(index, replies));
         }
         let last = entries.last().expect("there is at least the entry that was waited for");
-        self.state.commit(writes, to_storage(&last.log_id), membership);
+        self.state.commit(writes, to_storage(&last.entry.log_id), membership);
         if let Some(observer) = &self.observer {
-            for (entry, replies) in entries.iter().zip(&replies) {
+            for (Ready { entry, .. }, replies) in entries.iter().zip(&replies) {
                 let (term, index) = (term_of(&entry.log_id), entry.log_id.index);
                 observer.observe(Event::Applied { term, index, replies: &replies.replies });
             }
@@ -188,8 +276,8 @@ impl StateMachine {
         Ok(replies)
     }
 
-    fn tell_traced(&self, entries: &[Entry], began_ns: u64) {
-        for entry in entries {
+    fn tell_traced(&self, entries: &[Ready], began_ns: u64) {
+        for Ready { entry, .. } in entries {
             if let Some(contexts) = self.traced.get(&entry.log_id) {
                 let attributes = [
                     ("tally.log_index", Value::Number(entry.log_id.index)),
@@ -238,7 +326,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = Self;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
-        self.look_at_epoch();
+        self.look_at_state().await?;
         self.tell_applied();
         let membership = membership_from_storage(&self.state.membership())?;
         Ok((self.state.applied().map(from_storage), membership))
@@ -253,17 +341,24 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         while let Some(first) = entries.next().await {
             let (entry, responder) = first?;
             let mut bytes = payload_bytes(&entry);
-            together.push(entry);
+            let ready = Ready::of(entry)?;
+            self.look_at_version(&ready).await?;
+            together.push(ready);
             responders.push(responder);
             while together.len() < ENTRIES_PER_COMMIT_MAX && bytes < COMMIT_BYTES {
                 let Some(Some(next)) = entries.next().now_or_never() else { break };
                 let (entry, responder) = next?;
                 bytes += payload_bytes(&entry);
-                together.push(entry);
+                let ready = Ready::of(entry)?;
+                self.look_at_version(&ready).await?;
+                together.push(ready);
                 responders.push(responder);
             }
             self.state.wait_for_room().await.map_err(io::Error::other)?;
             let replies = self.apply_together(&together)?;
+            if together.iter().any(|ready| ready.raises().is_some()) {
+                self.look_at_state().await?;
+            }
             let more_waits = together.len() == ENTRIES_PER_COMMIT_MAX || bytes >= COMMIT_BYTES;
             together.clear();
             for (responder, replies) in responders.drain(..).zip(replies) {
@@ -309,7 +404,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let elapsed_ms = began.elapsed().as_millis() as u64;
         tracing::info!(index, elapsed_ms, "a snapshot was installed");
         self.observe(Event::SnapshotInstalled { index });
-        self.look_at_epoch();
+        self.look_at_state().await?;
         self.tell_applied();
         Ok(())
     }

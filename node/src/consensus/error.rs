@@ -53,6 +53,9 @@ pub enum NotProposed {
         /// What it is.
         message: String,
     },
+    /// The cluster does not have the version of the formats that it takes.
+    #[error("{0}")]
+    UpgradeNotFinalized(String),
     /// The deadline passed in the queue.
     #[error("the deadline passed before the write was proposed")]
     Deadline,

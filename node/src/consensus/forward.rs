@@ -103,6 +103,9 @@ impl Consensus {
             wire::RefusalReason::SessionWindow => overloaded(Limit::SessionWindow),
             wire::RefusalReason::DiskNearlyFull => overloaded(Limit::Disk),
             wire::RefusalReason::Deadline => NotProposed::Deadline,
+            wire::RefusalReason::UpgradeNotFinalized => {
+                NotProposed::UpgradeNotFinalized(refusal.message.clone())
+            }
         }
     }
 }
@@ -138,6 +141,7 @@ pub(crate) fn refusal_to_wire(refusal: &NotProposed) -> wire::Refusal {
         }
         NotProposed::Overloaded { limit: Limit::Disk, .. } => wire::RefusalReason::DiskNearlyFull,
         NotProposed::Deadline => wire::RefusalReason::Deadline,
+        NotProposed::UpgradeNotFinalized(_) => wire::RefusalReason::UpgradeNotFinalized,
     };
     answer.set_reason(reason);
     answer

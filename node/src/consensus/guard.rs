@@ -3,6 +3,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tally_proto::seeded_bugs;
+
 use super::{
     Consensus,
     error::{Limit, NotProposed},
@@ -10,8 +12,9 @@ use super::{
 use crate::{
     machine::{
         command::{Action, Command, Operation},
-        limits,
+        gate, limits,
         query::{self, SessionLoad},
+        version::{FormatVersion, not_finalized},
     },
     storage::state::StateStore,
 };
@@ -64,11 +67,26 @@ impl SessionLoads {
 }
 
 impl Consensus {
+    /// Refuses what the cluster's version of the formats does not have: some member may not be able to read it
+    /// ([`gate`]). What this node has applied is not above what the entry will meet.
+    pub(super) fn check_version(&self, command: &Command) -> Result<(), NotProposed> {
+        let needed = gate::needed(&command.action);
+        if needed == FormatVersion::FIRST {
+            return Ok(());
+        }
+        let version = self.cluster_version();
+        if needed > version && !seeded_bugs::is_on("gate-open") {
+            return Err(NotProposed::UpgradeNotFinalized(not_finalized(needed, version)));
+        }
+        Ok(())
+    }
+
     /// Limits that the leader guards before it proposes.
     pub(super) fn check_limits(&self, command: &Command) -> Result<(), NotProposed> {
         if self.is_shutting_down() {
             return Err(NotProposed::ShuttingDown);
         }
+        self.check_version(command)?;
         if self.disk_nearly_full() && !frees_room(&command.action) {
             return Err(NotProposed::Overloaded {
                 limit: Limit::Disk,
@@ -123,12 +141,14 @@ fn frees_room(action: &Action) -> bool {
         Action::CloseSession { .. }
         | Action::RenewSession { .. }
         | Action::Tick
-        | Action::NodeId(_) => true,
+        | Action::NodeId(_)
+        | Action::RaiseVersion { .. } => true,
         Action::OpenSession { .. }
         | Action::OpenOwnedSession { .. }
         | Action::Auth(_)
         | Action::Restore(_)
         | Action::CreateCluster { .. }
-        | Action::CreateSecureCluster { .. } => false,
+        | Action::CreateSecureCluster { .. }
+        | Action::CreateClusterAt { .. } => false,
     }
 }

@@ -38,6 +38,9 @@ pub enum MemberError {
     /// The request does not fit the membership.
     #[error("{0}")]
     Refused(String),
+    /// An upgrade can't be finalized.
+    #[error("{0}")]
+    UpgradeRefused(String),
     /// It was handed over; whether it is done can be seen in the status.
     #[error("the outcome is unknown: {0}")]
     Unknown(String),
@@ -231,7 +234,8 @@ impl Consensus {
         Ok(plan)
     }
 
-    fn is_joint(&self) -> bool {
+    /// A change of the voters has begun and not ended.
+    pub fn is_joint(&self) -> bool {
         let metrics = self.leadership().metrics();
         metrics.membership_config.membership().get_joint_config().len() > 1
     }

@@ -26,6 +26,7 @@
 //! less is an older copy of itself.
 
 mod error;
+mod formats;
 mod memory;
 
 use std::{
@@ -43,7 +44,7 @@ use tokio::{sync::Notify, time::Instant};
 
 pub use self::error::{NotAddable, NotWelcome};
 use super::{ask, peers::Peers};
-use crate::{env::identity::Identity, storage::wal::Wal};
+use crate::{env::identity::Identity, machine::version::FormatVersion, storage::wal::Wal};
 
 /// Logs of its parts have its name too: one filter finds them all, and traces of a seed can be compared
 /// wherever a line is written.
@@ -75,6 +76,9 @@ pub trait Roster: Send + Sync + 'static {
 
     /// The last committed entry that a node has acknowledged, if this node leads and knows.
     fn acknowledged(&self, node_id: u64) -> u64;
+
+    /// The version of the formats that the cluster has, as far as this node has applied; none before it knows a cluster.
+    fn cluster_version(&self) -> Option<FormatVersion>;
 }
 
 /// Who answers at an address.
@@ -247,6 +251,7 @@ impl Greeter {
             cluster_id: self.peers.cluster_id().text(),
             node_id: self.identity.node_id(),
             incarnation: self.identity.incarnation().to_owned(),
+            formats: Some(self.formats()),
             ..wire::HelloResponse::default()
         };
         if self.is_another_cluster(&request.cluster_id) {
@@ -275,6 +280,7 @@ impl Greeter {
             };
             self.remember(&node).await;
             self.peers.set_client_address(request.node_id, &request.client_address);
+            self.learn_formats(request.node_id, request.formats.as_ref());
             // The caller may be what this node waited for: a leader that greets its learner. What it
             // knows of this node is looked at when it is greeted itself.
             if self.learn(request.node_id, &request.known).await.is_ok() {
@@ -300,6 +306,7 @@ impl Greeter {
             target_node_id,
             known: self.known().await,
             promised: Some(self.promised().await),
+            formats: Some(self.formats()),
         }
     }
 
@@ -335,6 +342,7 @@ impl Greeter {
         }
         self.peers.met(node_id);
         self.peers.clear_trouble(node_id);
+        self.compare_formats(node_id, &response)?;
         self.learn(node_id, &response.known).await?;
         if let Some(roster) = self.roster.get()
             && let Some((at, members)) = roster.applied()
@@ -352,6 +360,7 @@ impl Greeter {
         };
         self.remember(&met).await;
         self.peers.set_client_address(node_id, &response.client_address);
+        self.learn_formats(node_id, response.formats.as_ref());
         self.count(node_id, &response.cluster_id);
         Ok(())
     }
@@ -385,6 +394,7 @@ impl Greeter {
         if !self.is_known(node_id, &response.incarnation).await {
             return Err(NotAddable::UsedId { node_id });
         }
+        self.can_read_what_the_cluster_has(node_id, &response)?;
         Ok(Found { node_id, incarnation: response.incarnation })
     }
 

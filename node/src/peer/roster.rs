@@ -11,6 +11,7 @@ use openraft::async_runtime::WatchReceiver;
 use super::hello::Roster;
 use crate::{
     consensus::{membership::decode_membership, raft::Raft},
+    machine::{query, version::FormatVersion},
     storage::state::StateStore,
 };
 
@@ -63,6 +64,11 @@ impl Roster for Members {
 
     fn applied(&self) -> Option<(u64, BTreeSet<u64>)> {
         self.in_state().map(|(at, members)| (at, members.into_keys().collect()))
+    }
+
+    fn cluster_version(&self) -> Option<FormatVersion> {
+        let meta = query::meta(&self.state.view());
+        (meta.cluster_id != 0).then_some(meta.version)
     }
 
     fn acknowledged(&self, node_id: u64) -> u64 {

@@ -16,6 +16,7 @@ use tally_node::{
     config::Config,
     consensus::Consensus,
     env::{Env, Observer},
+    machine::version::FormatRange,
     node::Node,
     peer::peers::Peers,
     storage::{simulated_disk::SimulatedDisk, simulated_store::SimulatedStores},
@@ -245,6 +246,7 @@ impl Machine {
             traces: None,
             surroundings: None,
             logs: None,
+            formats: FormatRange::OURS,
         }
     }
 }
