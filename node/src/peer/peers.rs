@@ -490,6 +490,7 @@ mod tests {
             Duration::from_secs(1),
             ClusterId::default(),
             None,
+            FormatRange::OURS,
         )
     }
 
