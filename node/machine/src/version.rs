@@ -105,7 +105,6 @@ pub fn unreadable(cluster: FormatVersion, node: FormatRange) -> String {
         }
     };
     format!(
-        "the cluster has version {cluster} of the formats, and this release reads version {node}: {way}. Nothing was \
-         changed"
+        "the cluster has version {cluster} of the formats, and this release reads version {node}: {way}"
     )
 }

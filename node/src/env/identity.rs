@@ -120,7 +120,7 @@ pub enum IdentityError {
         found: u32,
     },
     /// Its cluster has a version of the formats that this release does not read.
-    #[error("{FILE}: {}", version::unreadable(*cluster, *node))]
+    #[error("{FILE}: {}. Nothing was changed", version::unreadable(*cluster, *node))]
     ClusterVersion {
         /// The cluster's.
         cluster: FormatVersion,

@@ -110,10 +110,7 @@ async fn tell(cluster: &Cluster) -> Told {
     use v1::auth_change_request::Change;
     let role = v1::AuthRole { name: "reader".to_owned(), ..Default::default() };
     done(change(Change::PutRole(role))).await;
-    let user = v1::AuthUser {
-        name: "ada".to_owned(),
-        roles: vec!["reader".to_owned()],
-    };
+    let user = v1::AuthUser { name: "ada".to_owned(), roles: vec!["reader".to_owned()] };
     done(change(Change::PutUser(user))).await;
     let incarnation = "5a".repeat(16);
     done(Request::ClusterClaimNodeId(v1::ClusterClaimNodeIdRequest { incarnation })).await;
