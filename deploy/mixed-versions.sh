@@ -15,5 +15,5 @@ tree=$target/older-release
 git -C "$tree" checkout --quiet --detach "$commit"
 CARGO_TARGET_DIR="$target/older" cargo build --manifest-path "$tree/Cargo.toml" --locked -p tally-node --bin tallyd
 echo "the older release is $(git -C "$tree" describe --always): $("$target/older/debug/tallyd" --version)"
-TALLY_OLDER_TALLYD=$target/older/debug/tallyd cargo test --locked -p tally-node --test process upgrade:: -- --nocapture
+OLDER_TALLYD=$target/older/debug/tallyd cargo test --locked -p tally-node --test process upgrade:: -- --nocapture
 git worktree remove --force "$tree"

@@ -1,7 +1,7 @@
 //! A rolling upgrade and the way back, under load: nodes of two releases in one cluster.
 //!
 //! The older release is this same build, which reads and writes the first version of the formats only
-//! (`--test-format-max 1`). With `TALLY_OLDER_TALLYD` it is another program: `deploy/mixed-versions.sh` builds one from an
+//! (`--test-format-max 1`). With `OLDER_TALLYD` it is another program: `deploy/mixed-versions.sh` builds one from an
 //! older commit and runs these tests with it.
 
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ impl Cluster {
         node.without(FLAG);
         node.program = PathBuf::from(TALLYD);
         if release == Release::Older {
-            match std::env::var_os("TALLY_OLDER_TALLYD") {
+            match std::env::var_os("OLDER_TALLYD") {
                 Some(older) => node.program = older.into(),
                 None => node.with(&[FLAG, "1"]),
             }

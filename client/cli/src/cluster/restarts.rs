@@ -43,6 +43,11 @@ struct Entry {
     restarted: bool,
 }
 
+/// How long a node runs. One of a release that does not say it has not been restarted with one that does.
+fn runs(node: &NodeInfo) -> Option<Duration> {
+    (node.reachable && node.format_max > 0).then_some(node.uptime)
+}
+
 /// What keeps whoever would be next from being restarted.
 fn problems(nodes: &[NodeInfo], next: &NodeInfo, accept_interruption: bool) -> Vec<String> {
     let ids = |keep: &dyn Fn(&NodeInfo) -> bool| -> Vec<u64> {
@@ -96,7 +101,7 @@ fn problems(nodes: &[NodeInfo], next: &NodeInfo, accept_interruption: bool) -> V
 
 impl Plan {
     fn of(nodes: &[NodeInfo], within: Duration, accept_interruption: bool) -> Plan {
-        let restarted = |node: &NodeInfo| node.reachable && node.uptime <= within;
+        let restarted = |node: &NodeInfo| runs(node).is_some_and(|runs| runs <= within);
         let rank = |node: &NodeInfo| match node.role {
             Some(Role::Leader) => 2,
             _ if node.is_voter => 1,
@@ -104,9 +109,8 @@ impl Plan {
         };
         let mut order: Vec<&NodeInfo> = nodes.iter().collect();
         // Of those of one kind whoever has run longest.
-        order.sort_by_key(|node| {
-            (restarted(node), rank(node), std::cmp::Reverse(node.uptime), node.id)
-        });
+        let runs_longest = |node| std::cmp::Reverse(runs(node).unwrap_or(Duration::MAX));
+        order.sort_by_key(|node| (restarted(node), rank(node), runs_longest(node), node.id));
         let next = order.iter().find(|node| !restarted(node));
         let problems =
             next.map_or_else(Vec::new, |next| problems(nodes, next, accept_interruption));
@@ -114,9 +118,7 @@ impl Plan {
             id: node.id,
             role: node.role.map_or_else(|| "unreachable".to_owned(), |role| role.to_string()),
             release: node.reachable.then(|| node.version.clone()),
-            uptime_ms: node
-                .reachable
-                .then(|| u64::try_from(node.uptime.as_millis()).unwrap_or(u64::MAX)),
+            uptime_ms: runs(node).map(|runs| u64::try_from(runs.as_millis()).unwrap_or(u64::MAX)),
             restarted: restarted(node),
         });
         Plan {
@@ -196,6 +198,7 @@ mod tests {
             is_voter: role != Role::Learner,
             reachable: true,
             leader_id: 2,
+            format_max: 2,
             uptime: hours * HOUR + Duration::from_secs(1),
             ..NodeInfo::default()
         }
@@ -226,6 +229,18 @@ mod tests {
             node.uptime = Duration::ZERO;
         }
         assert_eq!(named, [4, 3, 1, 2]);
+    }
+
+    /// They were all taken for restarted just now, as what they do not say is 0.
+    #[test]
+    fn nodes_of_an_older_release_are_next() {
+        let mut nodes = five();
+        nodes[0].format_max = 0;
+        nodes[0].uptime = Duration::ZERO;
+        nodes[3].uptime = Duration::ZERO;
+        let plan = Plan::of(&nodes, HOUR, false);
+        assert_eq!(plan.next, Some(1));
+        assert_eq!((plan.nodes[0].uptime_ms, plan.nodes[0].restarted), (None, false));
     }
 
     #[test]
