@@ -9,7 +9,11 @@ use serde::Serialize;
 use serde_json::json;
 use tally_client::{Client, NodeInfo, Role};
 
-use super::{RestartPlan, show::list};
+use super::{
+    RestartPlan,
+    show::list,
+    upgrades::{asked_of_older_release, asked_older},
+};
 use crate::{
     args::Time,
     output::{Exit, Failure, Output, table},
@@ -30,6 +34,8 @@ struct Plan {
     all_restarted: bool,
     /// Why nobody is to be restarted now; empty: it is safe.
     problems: Vec<String>,
+    /// What is to be known of this answer; empty: nothing.
+    note: String,
     /// In the order in which they are to be restarted, those that were at the end.
     nodes: Vec<Entry>,
 }
@@ -126,6 +132,7 @@ impl Plan {
             all_restarted: next.is_none(),
             nodes: entries.collect(),
             problems,
+            note: String::new(),
         }
     }
 
@@ -155,7 +162,11 @@ impl Plan {
             true => "it leads, and hands leadership over when it is stopped by SIGTERM",
             false => "stop it by SIGTERM",
         };
-        format!("{table}\nnext: node {next}, and it is safe now: {how}. Then ask again")
+        let note = match self.note.is_empty() {
+            true => String::new(),
+            false => format!("\n{}", self.note),
+        };
+        format!("{table}\nnext: node {next}, and it is safe now: {how}. Then ask again{note}")
     }
 }
 
@@ -174,9 +185,10 @@ pub(super) async fn plan(
     asked: &RestartPlan,
     output: Output,
 ) -> Result<Exit, Failure> {
-    let nodes = client.status().await?.nodes;
+    let status = client.status().await?;
     let Time(within) = asked.within;
-    let plan = Plan::of(&nodes, within, asked.accept_interruption);
+    let mut plan = Plan::of(&status.nodes, within, asked.accept_interruption);
+    plan.note = asked_of_older_release(&status).map(asked_older).unwrap_or_default();
     if !plan.problems.is_empty() {
         let message = format!("not now: {}", plan.problems.join("; "));
         return Err(Failure::refused_now(NOT_SAFE, message, &json!(plan)));

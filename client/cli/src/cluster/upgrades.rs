@@ -32,6 +32,9 @@ struct Shown {
     version: u32,
     /// The newest that all members read; null if one does not answer.
     all_read: Option<u32>,
+    /// The node that was asked, if it is of a release from before nodes said what they read: then nothing is known of
+    /// the others either.
+    asked_older: Option<u64>,
     members: Vec<Member>,
 }
 
@@ -61,7 +64,7 @@ impl Shown {
             .collect();
         let version = members.iter().filter_map(|member| member.cluster_version).max().unwrap_or(1);
         let all_read = members.iter().map(|member| member.format_max).min().flatten();
-        Shown { version, all_read, members }
+        Shown { version, all_read, asked_older: asked_of_older_release(status), members }
     }
 
     fn text(&self) -> String {
@@ -81,6 +84,9 @@ impl Shown {
                 or_dash(member.cluster_version.map(|version| version.to_string())),
             ]
         }));
+        if let Some(asked) = self.asked_older {
+            return table(&rows) + "\n" + &asked_older(asked);
+        }
         let newest = self.members.iter().filter_map(|member| member.format_max).max().unwrap_or(1);
         let version = self.version;
         let is = format!("the cluster has version {version} of the formats");
@@ -139,6 +145,26 @@ impl Finalized {
     }
 }
 
+/// Whether a node says that it does not know the request.
+fn is_unknown(reason: &str) -> bool {
+    matches!(reason, reason::INVALID_REQUEST | reason::UNIMPLEMENTED)
+}
+
+/// The node that was asked, if it is of a release from before nodes said what they read, which passes on nothing of what
+/// newer ones say.
+pub(super) fn asked_of_older_release(status: &Status) -> Option<u64> {
+    let asked = status.nodes.iter().find(|node| node.id == status.header.node_id)?;
+    (asked.format_max == 0).then_some(asked.id)
+}
+
+/// What is said of that.
+pub(super) fn asked_older(id: u64) -> String {
+    format!(
+        "node {id}, which was asked, is of a release that does not know how long nodes run and what they read: once one runs \
+         the new release, ask that one (`--endpoints`)"
+    )
+}
+
 async fn ask(client: &Client, preview: bool) -> Result<UpgradePlan, Failure> {
     let until = Instant::now() + STEP_PATIENCE;
     loop {
@@ -151,6 +177,16 @@ async fn ask(client: &Client, preview: bool) -> Result<UpgradePlan, Failure> {
                 if !(preview && plan.passes && Instant::now() < until) {
                     return Ok(plan);
                 }
+            }
+            Err(error) if is_unknown(error.reason()) => {
+                let message = "the node that was asked, or the leader, is of a release from before clusters had versions: \
+                               restart it with the new one first";
+                let plan = serde_json::Value::Null;
+                return Err(Failure::refused_now(
+                    reason::UPGRADE_REFUSED,
+                    message.to_owned(),
+                    &plan,
+                ));
             }
             // It is asked again: what was done is answered as done.
             Err(error) if is_passing(&error) && Instant::now() < until => {}
