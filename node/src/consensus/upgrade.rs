@@ -13,7 +13,7 @@
 //! between what it said and the entry is refused by its own data directory and by its peers: that is the promise from
 //! this entry on, and the operator who does both at once is told by the node.
 //!
-//! **What breaks it:** to take silence for consent (the bug on purpose `finalize-unheard`).
+//! **What breaks it:** not to listen to what members say (the bug on purpose `finalize-unheard`).
 //!
 //! A new cluster begins with what its first members read: there is nothing to go back to. An older one keeps its version
 //! until somebody finalizes the upgrade, or, with `upgrade_finalize = "auto"`, its leader does.
@@ -70,9 +70,8 @@ pub struct UpgradePlan {
 /// Judges what members said.
 fn plan(version: FormatVersion, members: Vec<MemberFormats>) -> UpgradePlan {
     let heard = |it: &MemberFormats| match it.said {
+        _ if seeded_bugs::is_on("finalize-unheard") => Some(FormatRange::OURS),
         Some((formats, ago)) if ago <= HEARD_WITHIN => Some(formats),
-        Some((formats, _)) if seeded_bugs::is_on("finalize-unheard") => Some(formats),
-        None if seeded_bugs::is_on("finalize-unheard") => Some(FormatRange::OURS),
         Some(_) | None => None,
     };
     let said = |it: &MemberFormats| it.said.map(|(formats, _)| formats.max);

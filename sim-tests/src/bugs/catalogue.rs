@@ -787,8 +787,8 @@ pub const BUGS: &[Bug] = &[
         family: Family::Upgrades,
         breaks: "an upgrade is finalized only once every member has said that it reads what comes then",
         place: "node/src/consensus/upgrade.rs: plan",
-        hint: "A leader that has just started, with a member of the older release that it has not heard yet: that one ends \
-               itself at the entry.",
+        hint: "Any member of the older release where a cluster begins, or where a leader finalizes: it ends itself at the \
+               entry.",
     },
     // --- the simulator itself --------------------------------------------------------------
     Bug {
