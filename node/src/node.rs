@@ -184,7 +184,8 @@ impl Node {
             traced.clone(),
             Arc::clone(&metrics),
             cluster_id.clone(),
-        );
+        )
+        .telling(Arc::clone(members.last_in()));
         #[cfg(feature = "seeded-bugs")]
         let machine = machine.with_applier(crate::consensus::kept::Applier {
             node_id: config.node_id,

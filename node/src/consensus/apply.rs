@@ -19,7 +19,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     cluster_id::ClusterId,
-    membership::{decode_membership, encode_membership},
+    membership::{LastIn, decode_membership, encode_membership},
     traced::TracedEntries,
     types::{
         self, AppliedAt, Entry, LogId, Replies, Snapshot, SnapshotData, SnapshotMeta,
@@ -65,6 +65,7 @@ pub struct StateMachine {
     traced: TracedEntries,
     metrics: Arc<Metrics>,
     cluster_id: ClusterId,
+    last_in: Arc<LastIn>,
     #[cfg(feature = "seeded-bugs")]
     applier: Option<super::kept::Applier>,
 }
@@ -94,9 +95,15 @@ impl StateMachine {
             traced,
             metrics,
             cluster_id,
+            last_in: LastIn::new(0),
             #[cfg(feature = "seeded-bugs")]
             applier: None,
         }
+    }
+
+    /// Says whom to tell of a node's own memberships.
+    pub(crate) fn telling(self, last_in: Arc<LastIn>) -> Self {
+        StateMachine { last_in, ..self }
     }
 
     /// Says whose clock and id apply would be impure with.
@@ -136,6 +143,7 @@ impl StateMachine {
             replies.push(match &entry.payload {
                 Payload::Blank => Replies::default(),
                 Payload::Membership(members) => {
+                    self.last_in.applied(entry.log_id.index, members);
                     membership = Some(Membership {
                         log_id: Some(to_storage(&entry.log_id)),
                         encoded: encode_membership(members),

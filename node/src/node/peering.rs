@@ -15,7 +15,10 @@ use super::{LOGS, NodeError, listen, starting::Starting};
 use crate::{
     audit::AuditLog,
     config::Config,
-    consensus::cluster_id::{ClusterId, format_cluster_id},
+    consensus::{
+        cluster_id::{ClusterId, format_cluster_id},
+        membership::LastIn,
+    },
     env::{Env, descriptors, identity::Identity, shares::ShareRule},
     machine::query,
     peer::{
@@ -95,7 +98,8 @@ pub(super) async fn meet(
         client_address: config.client_address(),
         admission: admission(config, started_empty),
     });
-    let members = Members::new(config.initial_cluster.0.clone(), Arc::clone(state));
+    let (first, last_in) = (config.initial_cluster.0.clone(), LastIn::new(config.node_id));
+    let members = Members::new(first, Arc::clone(state), last_in);
     greeter.set_roster(Arc::clone(&members) as Arc<dyn Roster>);
     starting.greets(&greeter);
 

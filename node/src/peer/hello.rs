@@ -73,6 +73,9 @@ pub trait Roster: Send + Sync + 'static {
     /// The membership that is applied here: its log index, and who belongs to it.
     fn applied(&self) -> Option<(u64, BTreeSet<u64>)>;
 
+    /// The last membership, of those that were applied since the process started, that this node was in: its log index.
+    fn last_in(&self) -> Option<u64>;
+
     /// The last committed entry that a node has acknowledged, if this node leads and knows.
     fn acknowledged(&self, node_id: u64) -> u64;
 }
@@ -435,12 +438,22 @@ impl Greeter {
 
     /// Whether the node's own log says that it was removed.
     async fn look_at_membership(&self) -> Option<NotWelcome> {
-        let (at, members) = self.roster.get()?.applied()?;
+        let roster = self.roster.get()?;
+        let (at, members) = roster.applied()?;
         let node_id = self.identity.node_id();
         if seeded_bugs::is_on("removed-runs-on") {
             return None;
         }
-        match self.identity.saw_membership(at, members.contains(&node_id)).await {
+        // It may have come and gone since this was looked at last.
+        let saw = match roster.last_in() {
+            Some(last_in) => self.identity.saw_membership(last_in, true).await,
+            None => Ok(false),
+        };
+        let saw = match saw {
+            Ok(_) => self.identity.saw_membership(at, members.contains(&node_id)).await,
+            failed => failed,
+        };
+        match saw {
             Ok(removed) => removed.then_some(NotWelcome::Removed { node_id, at }),
             Err(error) => {
                 tracing::warn!(%error, "that the node is a member could not be stored");

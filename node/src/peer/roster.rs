@@ -10,7 +10,10 @@ use openraft::async_runtime::WatchReceiver;
 
 use super::hello::Roster;
 use crate::{
-    consensus::{membership::decode_membership, raft::Raft},
+    consensus::{
+        membership::{LastIn, decode_membership},
+        raft::Raft,
+    },
     storage::state::StateStore,
 };
 
@@ -19,12 +22,22 @@ pub(crate) struct Members {
     first: BTreeMap<u64, String>,
     state: Arc<StateStore>,
     raft: OnceLock<Raft>,
+    last_in: Arc<LastIn>,
 }
 
 impl Members {
     /// Before Raft runs: from the state, or the first members.
-    pub(crate) fn new(first: BTreeMap<u64, String>, state: Arc<StateStore>) -> Arc<Members> {
-        Arc::new(Members { first, state, raft: OnceLock::new() })
+    pub(crate) fn new(
+        first: BTreeMap<u64, String>,
+        state: Arc<StateStore>,
+        last_in: Arc<LastIn>,
+    ) -> Arc<Members> {
+        Arc::new(Members { first, state, raft: OnceLock::new(), last_in })
+    }
+
+    /// What whoever applies memberships tells this node of its own.
+    pub(crate) fn last_in(&self) -> &Arc<LastIn> {
+        &self.last_in
     }
 
     /// From now on Raft knows of changes that are not applied yet.
@@ -63,6 +76,10 @@ impl Roster for Members {
 
     fn applied(&self) -> Option<(u64, BTreeSet<u64>)> {
         self.in_state().map(|(at, members)| (at, members.into_keys().collect()))
+    }
+
+    fn last_in(&self) -> Option<u64> {
+        self.last_in.index()
     }
 
     fn acknowledged(&self, node_id: u64) -> u64 {
