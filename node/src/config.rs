@@ -527,6 +527,13 @@ impl Config {
         }
     }
 
+    /// The same, if somebody has set it: empty if it is only where the node listens.
+    pub fn peer_address_on_purpose(&self) -> String {
+        let is_set =
+            !self.peer_advertise.is_empty() || self.initial_cluster.0.contains_key(&self.node_id);
+        if is_set { self.peer_address() } else { String::new() }
+    }
+
     /// The settings that become part of the replicated state when the cluster is created.
     pub fn settings(&self) -> Settings {
         Settings {

@@ -18,6 +18,7 @@ mod beside;
 mod diagnosis;
 mod error;
 mod eyes;
+mod moves;
 mod peering;
 mod report;
 mod running;
@@ -310,6 +311,7 @@ impl Node {
             ),
             consensus: consensus.clone(),
         });
+        running.push(tokio::spawn(moves::watch(consensus.clone(), Arc::clone(&greeter))));
         let api = Api::new(
             consensus.clone(),
             NodeFacts {

@@ -96,6 +96,7 @@ pub(super) async fn meet(
         peers: peers.clone(),
         log: log.clone(),
         client_address: config.client_address(),
+        peer_address: config.peer_address_on_purpose(),
         admission: admission(config, started_empty),
     });
     let (first, last_in) = (config.initial_cluster.0.clone(), LastIn::new(config.node_id));

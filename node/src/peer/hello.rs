@@ -115,6 +115,8 @@ pub struct Foundation {
     pub log: Wal,
     /// Address of the client port.
     pub client_address: String,
+    /// Address of the peer port as it was set on purpose, or nothing.
+    pub peer_address: String,
     /// When the node takes part.
     pub admission: Admission,
 }
@@ -131,6 +133,7 @@ pub struct Greeter {
     peers: Peers,
     log: Wal,
     client_address: String,
+    peer_address: String,
     admission: Admission,
     roster: OnceLock<Arc<dyn Roster>>,
     /// First members that answered, and were no strangers.
@@ -139,6 +142,8 @@ pub struct Greeter {
     cluster_met: AtomicBool,
     /// The highest that each node has said it has promised: term of its vote, entry that it holds.
     told: Mutex<BTreeMap<u64, (u64, u64)>>,
+    /// Members that say they have another address than the membership has for them.
+    moved: Mutex<BTreeMap<u64, String>>,
     admitted: AtomicBool,
     changed: Notify,
 }
@@ -156,18 +161,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Greeter {
     /// Nobody has been met yet.
     pub fn new(foundation: Foundation) -> Arc<Greeter> {
-        let Foundation { identity, peers, log, client_address, admission } = foundation;
+        let Foundation { identity, peers, log, client_address, peer_address, admission } =
+            foundation;
         let alone = matches!(&admission, Admission::Forms { needed: 0, .. });
         Arc::new(Greeter {
             identity,
             peers,
             log,
             client_address,
+            peer_address,
             admission,
             roster: OnceLock::new(),
             met: Mutex::default(),
             cluster_met: AtomicBool::new(false),
             told: Mutex::default(),
+            moved: Mutex::default(),
             admitted: AtomicBool::new(alone),
             changed: Notify::new(),
         })
@@ -278,6 +286,7 @@ impl Greeter {
             };
             self.remember(&node).await;
             self.peers.set_client_address(request.node_id, &request.client_address);
+            self.note_address(request.node_id, request.peer_address);
             // The caller may be what this node waited for: a leader that greets its learner. What it
             // knows of this node is looked at when it is greeted itself.
             if self.learn(request.node_id, &request.known).await.is_ok() {
@@ -303,7 +312,41 @@ impl Greeter {
             target_node_id,
             known: self.known().await,
             promised: Some(self.promised().await),
+            peer_address: self.peer_address.clone(),
         }
+    }
+
+    /// A member says where it is. Nothing changes by that: it is only looked at.
+    fn note_address(&self, node_id: u64, says: String) {
+        let is_new = self.members().get(&node_id).is_some_and(|known| *known != says);
+        let mut moved = lock(&self.moved);
+        match is_new && !says.is_empty() {
+            true => moved.insert(node_id, says),
+            false => moved.remove(&node_id),
+        };
+    }
+
+    /// Members that are not where the membership has them, by what they say of themselves: each answers there under its
+    /// id, with the directory that it is known by.
+    pub async fn moved(&self, until: Instant) -> Vec<(u64, String)> {
+        // Whoever leads hears nothing from itself.
+        self.note_address(self.identity.node_id(), self.peer_address.clone());
+        let says: Vec<_> = lock(&self.moved).clone().into_iter().collect();
+        let mut there = Vec::new();
+        for (node_id, address) in says {
+            let is_it = match self.probe(node_id, &address, until).await {
+                Ok(_) if node_id != self.identity.node_id() => true,
+                Ok(found) => found.incarnation == self.identity.incarnation(),
+                Err(error) => {
+                    tracing::debug!(node = node_id, %address, %error, "is not where it says it is");
+                    false
+                }
+            };
+            if is_it {
+                there.push((node_id, address));
+            }
+        }
+        there
     }
 
     /// Introduces this node to one peer.
@@ -407,6 +450,7 @@ impl Greeter {
         let mut tell_at = Instant::now() + WAITING_TOLD_AFTER;
         loop {
             let members = self.members();
+            members.iter().for_each(|(id, address)| self.peers.set_address(*id, address));
             let others = members.iter().filter(|(id, _)| **id != self.identity.node_id());
             let greetings = others.map(|(id, address)| self.greet(*id, address, timeout));
             let refused = join_all(greetings).await.into_iter().find_map(Result::err);

@@ -107,11 +107,13 @@ pub struct Connection {
     peers: Peers,
     purged: PurgedUpTo,
     target: u64,
+    /// Where it was when the connection was made. It may have moved: openraft keeps a stream of appends through a change
+    /// of the addresses.
     address: String,
     appends: Appends,
     /// Entries and snapshots travel on a connection of their own, so that a heartbeat or a vote
     /// never waits behind a megabyte.
-    bulk: Option<Client>,
+    bulk: Option<(String, Client)>,
     /// How the last stream of appends went.
     progress: Arc<Progress>,
     append_answer_timeout: Duration,
@@ -133,12 +135,20 @@ impl std::fmt::Debug for Connection {
 
 impl Connection {
     fn control(&self) -> Client {
-        self.peers.client(self.target, &self.address, Shared::Control)
+        let address = self.peers.address(self.target, &self.address);
+        self.peers.client(self.target, &address, Shared::Control)
     }
 
     fn bulk(&mut self) -> Client {
-        let (peers, target, address) = (&self.peers, self.target, &self.address);
-        self.bulk.get_or_insert_with(|| peers.dial(target, address)).clone()
+        let address = self.peers.address(self.target, &self.address);
+        match &self.bulk {
+            Some((known, client)) if *known == address => client.clone(),
+            _ => {
+                let client = self.peers.dial(self.target, &address);
+                self.bulk = Some((address, client.clone()));
+                client
+            }
+        }
     }
 
     /// Runs one small call with its deadline.

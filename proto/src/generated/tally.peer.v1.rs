@@ -26,6 +26,9 @@ pub struct HelloRequest {
     /// The caller's present run and what it has promised.
     #[prost(message, optional, tag = "8")]
     pub promised: ::core::option::Option<Promised>,
+    /// Address of its peer port, if that was set on purpose: it may be another than the members know.
+    #[prost(string, tag = "9")]
+    pub peer_address: ::prost::alloc::string::String,
 }
 /// Promised is what a node has told others, and must still know after any restart.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
