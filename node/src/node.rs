@@ -19,6 +19,7 @@ mod diagnosis;
 mod error;
 mod eyes;
 mod peering;
+mod quotas;
 mod report;
 mod running;
 mod starting;
@@ -45,6 +46,7 @@ use self::{
     diagnosis::Teller,
     eyes::{Eyes, EyesPort},
     peering::{Met, Newcomer},
+    quotas::watch_quotas,
     report::Report,
     starting::{Starting, WaitingPort},
     stored::Stored,
@@ -276,6 +278,7 @@ impl Node {
         let takes_part = move || !seen.local_reads_only.load(Ordering::Relaxed);
         running.push(tokio::spawn(consensus.clone().heed_drain(takes_part)));
         running.push(tokio::spawn(tables::watch(Arc::clone(&state))));
+        running.push(tokio::spawn(watch_quotas(Arc::clone(&state), Arc::clone(&metrics))));
         let snapshots = SnapshotBuilds {
             raft: raft.clone(),
             node_id: config.node_id,
