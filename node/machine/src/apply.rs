@@ -342,6 +342,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
 
 fn is_of_the_moment(result: &Result<Answer, Refusal>) -> bool {
     result.as_ref().is_err_and(Refusal::is_of_the_moment)
+        && !seeded_bugs::is_on("quota-refusal-remembered")
 }
 
 /// Why a caller may not do it: the first part that it may not. All of a step is looked at, its conditions and

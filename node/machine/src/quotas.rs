@@ -2,6 +2,8 @@
 
 use std::ops::ControlFlow;
 
+use tally_seeded_bugs as seeded_bugs;
+
 use super::{
     item::KeyRecord,
     keys::{RecordKey, Space},
@@ -88,6 +90,9 @@ impl Quotas {
 
     pub(crate) fn roll_back(&mut self) {
         let quotas = self.loaded.as_deref_mut().unwrap_or_default();
+        if seeded_bugs::is_on("quota-keeps-what-a-refused-step-took") {
+            self.journal.clear();
+        }
         // Backwards: if a quota was charged twice, what it held first wins.
         for (at, used, dirty) in self.journal.drain(..).rev() {
             quotas[at].record.used = used;
@@ -107,10 +112,14 @@ impl Quotas {
         self.load(view);
         let Quotas { loaded, journal, recording, .. } = self;
         let quotas = loaded.as_deref_mut().unwrap_or_default();
+        // As if what is written anew were more.
+        let is_new = seeded_bugs::is_on("quota-refuses-an-add") && before == after;
+        let judged = before.filter(|_| !is_new);
         for quota in quotas.iter().filter(|quota| quota.is_about(scope, name)) {
             // One that still counts would refuse by a part of what is used.
             if quota.record.is_ready()
-                && let Some(refusal) = quota.refuse(before, after)
+                && let Some(refusal) = quota.refuse(judged, after)
+                && !seeded_bugs::is_on("quota-never-refuses")
             {
                 return Err(refusal);
             }
@@ -132,6 +141,9 @@ impl Quotas {
         let Quotas { loaded, left, .. } = self;
         let quota = &mut loaded.as_deref_mut().expect("quotas are read before they count")[at];
         let Quota { scope, prefix, record, dirty } = quota;
+        if seeded_bugs::is_on("quota-begins-at-nothing") {
+            (record.counted, *dirty) = (Counted::All, true);
+        }
         let space = match scope {
             Scope::Counters => Space::Counter,
             Scope::Keys => Space::Key,
@@ -219,6 +231,9 @@ impl Quota {
     }
 
     fn charge(&mut self, before: Option<u64>, after: Option<u64>) {
+        if after.is_none() && seeded_bugs::is_on("quota-forgets-a-delete") {
+            return;
+        }
         let used = &mut self.record.used;
         let removed = (u64::from(before.is_some()), before.unwrap_or(0));
         let (Some(items), Some(bytes)) =

@@ -287,10 +287,8 @@ impl<'o, 'v, V: View + ?Sized> Work<'o, 'v, V> {
         }
         let existed = self.counter(name).is_some();
         // One that stays has the bytes that it had.
-        if existed != record.is_some() {
-            let bytes = |exists: bool| exists.then(|| counter_bytes(name));
-            self.charge(Scope::Counters, name, bytes(existed), bytes(record.is_some()))?;
-        }
+        let bytes = |exists: bool| exists.then(|| counter_bytes(name));
+        self.charge(Scope::Counters, name, bytes(existed), bytes(record.is_some()))?;
         count(&mut self.meta.counters, existed, record.is_some());
         self.counters.set(&self.buffer, record);
         Ok(())

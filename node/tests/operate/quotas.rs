@@ -5,6 +5,7 @@ use std::time::Duration;
 use tally_client::{
     Client, Code, Error, Outcome,
     apply::Operation,
+    backup_format::Reader,
     proto::{
         self as v1, Quota, QuotaLimits, QuotaScope, QuotaUnit, QuotasDeleteRequest,
         QuotasSetRequest,
@@ -231,4 +232,44 @@ fn hashed(name: &str) -> String {
     use sha2::{Digest, Sha256};
 
     Sha256::digest(name.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What is used is counted anew from what was restored.
+#[tokio::test]
+async fn a_backup_brings_its_quotas_into_a_cluster_without() {
+    let old = Cluster::start(1).await;
+    let client = auth::client(&old, &[old.leader().await], "");
+    client.counter("a/1").add(1).await.unwrap();
+    set(&client, QuotaScope::Counters, "a/", items(1)).await;
+    set(&client, QuotaScope::Keys, "", items(7)).await;
+    let before = listed(&client).await;
+    let mut backup = client.backup().await.expect("a backup begins");
+    let (mut reader, mut blocks) = (Reader::new(), Vec::new());
+    while let Some(part) = backup.next().await.expect("it goes on") {
+        reader.give(&part.data);
+        while let Some(block) = reader.next_block().expect("it is a backup") {
+            blocks.push(block);
+        }
+    }
+    let (header, footer) = reader.finish().expect("it is whole");
+
+    let new = Cluster::start(1).await;
+    let client = auth::client(&new, &[new.leader().await], "");
+    set(&client, QuotaScope::Keys, "x", items(1)).await;
+    let refused = client.begin_restore(&header, &footer).await.unwrap_err();
+    assert_eq!(refused.reason(), reason::RESTORE_REFUSED, "{refused}");
+    let delete = QuotasDeleteRequest { scope: QuotaScope::Keys as i32, prefix: "x".to_owned() };
+    assert!(client.quota_delete(delete).await.unwrap().existed);
+
+    client.begin_restore(&header, &footer).await.unwrap();
+    for (number, block) in (0..).zip(blocks) {
+        client.restore_block(number, block).await.unwrap();
+    }
+    client.finish_restore(&footer).await.unwrap();
+    assert_eq!(listed(&client).await, before);
+    client.counter("a/1").add(1).await.unwrap();
+    let refused = client.counter("a/2").add(1).await.unwrap_err();
+    assert_exceeded(&refused, "a/", QuotaUnit::Items, 1, 1);
+    client.counter("a/1").delete().await.unwrap();
+    client.counter("a/2").add(1).await.unwrap();
 }
