@@ -117,9 +117,8 @@ impl Keeper {
         };
         trace_event!(
             "quotas",
-            "sets {} {prefix:?} to at most {hard_items:?} items and {hard_bytes:?} bytes, {} items are known: {told}",
-            scope.as_str_name(),
-            used.0
+            "sets {} {prefix:?} to at most {hard_items:?} items and {hard_bytes:?} bytes: {told}",
+            scope.as_str_name()
         );
     }
 
