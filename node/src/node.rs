@@ -20,6 +20,7 @@ mod error;
 mod eyes;
 mod moves;
 mod peering;
+mod quotas;
 mod report;
 mod running;
 mod starting;
@@ -46,6 +47,7 @@ use self::{
     diagnosis::Teller,
     eyes::{Eyes, EyesPort},
     peering::{Met, Newcomer},
+    quotas::watch_quotas,
     report::Report,
     starting::{Starting, WaitingPort},
     stored::Stored,
@@ -278,6 +280,7 @@ impl Node {
         let takes_part = move || !seen.local_reads_only.load(Ordering::Relaxed);
         running.push(tokio::spawn(consensus.clone().heed_drain(takes_part)));
         running.push(tokio::spawn(tables::watch(Arc::clone(&state))));
+        running.push(tokio::spawn(watch_quotas(Arc::clone(&state), Arc::clone(&metrics))));
         let snapshots = SnapshotBuilds {
             raft: raft.clone(),
             node_id: config.node_id,

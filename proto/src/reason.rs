@@ -86,6 +86,10 @@ pub const ROLE_IN_USE: &str = "ROLE_IN_USE";
 pub const LAST_ADMIN: &str = "LAST_ADMIN";
 /// Users, roles and tokens have no more room.
 pub const AUTH_TABLE_FULL: &str = "AUTH_TABLE_FULL";
+/// A quota does not allow as much more.
+pub const QUOTA_EXCEEDED: &str = "QUOTA_EXCEEDED";
+/// There are as many quotas as there can be.
+pub const QUOTA_TABLE_FULL: &str = "QUOTA_TABLE_FULL";
 /// Authentication is on already.
 pub const AUTHENTICATION_ENABLED: &str = "AUTHENTICATION_ENABLED";
 /// A backup is being restored into this cluster: until that is done nothing is written, and no item is read.

@@ -14,6 +14,9 @@ use crate::env::mix;
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
+/// Share of the seeds that have quotas. In the others nothing is refused for want of room, so that what writes do is
+/// seen, too.
+const QUOTAS: f64 = 0.3;
 
 /// The knobs of one seed.
 #[derive(Debug, Clone, Serialize)]
@@ -88,6 +91,8 @@ pub struct Knobs {
     pub rights: bool,
     /// … and it is switched off and on again meanwhile.
     pub rights_toggled: bool,
+    /// Somebody sets, changes and removes quotas.
+    pub quotas: bool,
     /// Which families of faults are on.
     pub faults: Families,
     /// Mean time between two faults, in ms.
@@ -166,6 +171,8 @@ impl Knobs {
             lull_ms: None,
             rights: false,
             rights_toggled: false,
+            // With dice of its own: the other seeds are what they would be without.
+            quotas: SmallRng::seed_from_u64(mix(seed, &[0x90a])).random_bool(QUOTAS),
             faults: Families::draw(rng),
             fault_every_ms: log_uniform(rng, 600, 4000),
         };
@@ -241,6 +248,7 @@ impl Knobs {
             deadline_ms: 3_000,
             short_deadlines: 0.0,
             lull_ms: None,
+            quotas: false,
             faults: Families::default(),
             ..drawn
         }

@@ -15,6 +15,7 @@ pub use super::{
     node_ids::NodeIdCommand,
     operation::*,
     owner::Owner,
+    quota::QuotaCommand,
     records::Settings,
     reply::{Answer, BoundReached, Kept, OperationAnswer, Refusal, Reply, StepPart},
     restore::{RestoreBegin, RestoreCommand, RestorePhase, RestoreRefusal},
@@ -132,6 +133,8 @@ pub enum Action {
     Restore(RestoreCommand),
     /// Gives ids to nodes, and retires them.
     NodeId(NodeIdCommand),
+    /// Changes quotas.
+    Quota(QuotaCommand),
 }
 
 impl Action {

@@ -72,6 +72,7 @@ impl Display for Action {
             Action::NodeId(NodeIdCommand::Drain { node_id, drained, .. }) => {
                 write!(f, "node {node_id} {} lead", if *drained { "is not to" } else { "may" })
             }
+            Action::Quota(change) => change.fmt(f),
         }
     }
 }
@@ -163,6 +164,8 @@ impl Display for Answer {
             Answer::NodeIdRefused { next_id } => write!(f, "not that node id; {next_id} is free"),
             Answer::Restored { phase, next } => write!(f, "{phase:?}, block {next} is next"),
             Answer::Done => write!(f, "done"),
+            Answer::QuotaChanged { existed: true } => write!(f, "there was one"),
+            Answer::QuotaChanged { existed: false } => write!(f, "there was none"),
         }
     }
 }

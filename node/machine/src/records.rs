@@ -13,6 +13,7 @@ use super::{
     limits,
     node_ids::NodeIdRecord,
     owner::Owner,
+    quota::{QuotaMeta, QuotaRecord},
     reply::Reply,
     restore::RestoreMeta,
     versioned::{self, CodecError, FORMAT_VERSION},
@@ -64,6 +65,9 @@ pub struct Meta {
     /// Of a restore. Stored behind that, with the version 3, if there ever was one that was not taken back.
     #[serde(skip)]
     pub restore: RestoreMeta,
+    /// Of quotas. Stored behind that, with the version 4, if there are any.
+    #[serde(skip)]
+    pub quotas: QuotaMeta,
 }
 
 /// Settings that decide answers, so they are part of the replicated state.
@@ -176,6 +180,7 @@ postcard_record!(RoleRecord, "role");
 postcard_record!(TokenRecord, "token");
 postcard_record!(RoleLimit, "limit of a role");
 postcard_record!(NodeIdRecord, "id of a node");
+postcard_record!(QuotaRecord, "quota");
 
 /// Version of a [`Meta`] of a store that has, or had, users.
 const META_WITH_AUTH_VERSION: u8 = 2;
@@ -183,25 +188,33 @@ const META_WITH_AUTH_VERSION: u8 = 2;
 /// … and of one into which a backup was restored.
 const META_WITH_RESTORE_VERSION: u8 = 3;
 
+/// … and of one that has quotas.
+const META_WITH_QUOTAS_VERSION: u8 = 4;
+
 impl Record for Meta {
     const WHAT: &'static str = "meta record";
 
     fn encode(&self) -> Bytes {
-        let has_auth = self.auth != AuthMeta::default();
-        let has_restore = self.restore != RestoreMeta::default();
-        match (has_auth, has_restore) {
+        let Self { auth, restore, quotas, .. } = *self;
+        if quotas != QuotaMeta::default() {
+            let all = (self, auth, restore, quotas);
+            return versioned::encode_as(META_WITH_QUOTAS_VERSION, &all);
+        }
+        match (auth != AuthMeta::default(), restore != RestoreMeta::default()) {
             (false, false) => versioned::encode(self),
-            (true, false) => versioned::encode_as(META_WITH_AUTH_VERSION, &(self, self.auth)),
-            (_, true) => {
-                let all = (self, self.auth, self.restore);
-                versioned::encode_as(META_WITH_RESTORE_VERSION, &all)
-            }
+            (true, false) => versioned::encode_as(META_WITH_AUTH_VERSION, &(self, auth)),
+            (_, true) => versioned::encode_as(META_WITH_RESTORE_VERSION, &(self, auth, restore)),
         }
     }
 
     fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
-        match versioned::version(Self::WHAT, bytes, META_WITH_RESTORE_VERSION)? {
+        match versioned::version(Self::WHAT, bytes, META_WITH_QUOTAS_VERSION)? {
             (FORMAT_VERSION, rest) => versioned::decode_rest(Self::WHAT, rest),
+            (META_WITH_QUOTAS_VERSION, rest) => {
+                let (meta, auth, restore, quotas): (Self, AuthMeta, RestoreMeta, QuotaMeta) =
+                    versioned::decode_rest(Self::WHAT, rest)?;
+                Ok(Self { auth, restore, quotas, ..meta })
+            }
             (META_WITH_RESTORE_VERSION, rest) => {
                 let (meta, auth, restore): (Self, AuthMeta, RestoreMeta) =
                     versioned::decode_rest(Self::WHAT, rest)?;

@@ -18,6 +18,9 @@ use super::{
     *,
 };
 
+#[path = "restore_quota_tests.rs"]
+mod quotas;
+
 /// One replica: a state, and where its log is.
 #[derive(Default)]
 struct Replica {

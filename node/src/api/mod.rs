@@ -19,6 +19,7 @@ mod direct;
 pub mod fuzzing;
 pub mod layer;
 mod members;
+mod quotas;
 pub(crate) mod rates;
 pub mod reads;
 mod report;

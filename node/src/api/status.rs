@@ -16,6 +16,7 @@ use crate::{
     machine::{
         auth::AuthRefusal,
         command::{BoundReached, Found, Refusal, Reply, RestoreRefusal, StepPart},
+        quota::{QuotaUnit, Scope},
     },
     port::room::{ANSWER_BYTES_MAX, NODE_ANSWER_BYTES_MAX},
 };
@@ -259,8 +260,10 @@ fn is_remembered(refusal: &Refusal, has_session: bool) -> bool {
         | Refusal::Auth(_)
         // What is under the key is known when the backup is restored.
         | Refusal::RestoreUnderWay
-        | Refusal::Restore(_) => false,
-        _ => true,
+        | Refusal::Restore(_)
+        | Refusal::QuotaTableFull { .. } => false,
+        // So may the room.
+        _ => !refusal.is_of_the_moment(),
     }
 }
 
@@ -312,6 +315,10 @@ pub(super) fn refusal_code(refusal: &Refusal) -> (Code, &'static str) {
             (Code::FailedPrecondition, reason::CLUSTER_NOT_EMPTY)
         }
         Refusal::Restore(_) => (Code::FailedPrecondition, reason::RESTORE_REFUSED),
+        Refusal::QuotaExceeded { .. } | Refusal::QuotaHidden { .. } => {
+            (Code::ResourceExhausted, reason::QUOTA_EXCEEDED)
+        }
+        Refusal::QuotaTableFull { .. } => (Code::ResourceExhausted, reason::QUOTA_TABLE_FULL),
     }
 }
 
@@ -338,6 +345,17 @@ fn refusal_details(status: StatusBuilder, refusal: &Refusal) -> StatusBuilder {
             status.detail(&v1::BoundFailure { value: *value, bound: None })
         }
         Refusal::ConditionFailed { found, .. } => status.detail(&found_to_wire(found)),
+        Refusal::QuotaExceeded { scope, prefix, unit, used, limit, grows_by } => {
+            status.detail(&v1::QuotaFailure {
+                used: Some(*used),
+                limit: Some(*limit),
+                grows_by: Some(*grows_by),
+                ..quota_failure(*scope, prefix, *unit)
+            })
+        }
+        Refusal::QuotaHidden { scope, prefix, unit } => {
+            status.detail(&quota_failure(*scope, prefix, *unit))
+        }
         Refusal::Step { part, refusal } => {
             refusal_details(status.detail(&part_to_wire(*part)), refusal)
         }
@@ -346,6 +364,26 @@ fn refusal_details(status: StatusBuilder, refusal: &Refusal) -> StatusBuilder {
         | Refusal::SessionShareFull { .. }
         | Refusal::RestoreUnderWay => status.retry_after(Duration::from_secs(1)),
         _ => status,
+    }
+}
+
+/// No RetryInfo with it: somebody has to make room, which no pause does.
+fn quota_failure(scope: Scope, prefix: &str, unit: QuotaUnit) -> v1::QuotaFailure {
+    v1::QuotaFailure {
+        scope: quota_scope_to_wire(scope) as i32,
+        prefix: prefix.to_owned(),
+        unit: match unit {
+            QuotaUnit::Items => v1::QuotaUnit::Items,
+            QuotaUnit::Bytes => v1::QuotaUnit::Bytes,
+        } as i32,
+        ..v1::QuotaFailure::default()
+    }
+}
+
+pub(super) fn quota_scope_to_wire(scope: Scope) -> v1::QuotaScope {
+    match scope {
+        Scope::Counters => v1::QuotaScope::Counters,
+        Scope::Keys => v1::QuotaScope::Keys,
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
         command::{Action, Command, Operation},
         limits,
         query::{self, SessionLoad},
+        quota::QuotaCommand,
     },
     storage::state::StateStore,
 };
@@ -124,6 +125,7 @@ fn frees_room(action: &Action) -> bool {
         | Action::RenewSession { .. }
         | Action::Tick
         | Action::NodeId(_) => true,
+        Action::Quota(change) => matches!(change, QuotaCommand::Delete { .. }),
         Action::OpenSession { .. }
         | Action::OpenOwnedSession { .. }
         | Action::Auth(_)

@@ -344,6 +344,26 @@ catalog! {
             "Backups that this node was to make by itself: made or failed."
             "failed grows.";
     }
+    "Quotas" {
+        QUOTA_ITEMS = Gauge "tally_quota_items" ["scope", "prefix"]
+            "Items that a quota is about. hot_item_names says whether its prefix is shown or hashed; the empty one is shown."
+            "It comes near tally_quota_items_max.";
+        QUOTA_ITEMS_MAX = Gauge "tally_quota_items_max" ["scope", "prefix", "limit"]
+            "The limits on them, soft and hard. Absent where there is none."
+            "Never by itself.";
+        QUOTA_SIZE = Gauge "tally_quota_size_bytes" ["scope", "prefix"]
+            "Bytes of their names and values, as quotas count them."
+            "It comes near tally_quota_max_bytes.";
+        QUOTA_SIZE_MAX = Gauge "tally_quota_max_bytes" ["scope", "prefix", "limit"]
+            "The limits on those, soft and hard. Absent where there is none."
+            "Never by itself.";
+        QUOTA_SOFT_PASSED = Gauge "tally_quota_soft_passed" ["scope", "prefix"]
+            "1 while more is used than a soft limit says, else 0."
+            "1: room is to be made, or the limits are to be raised, before a hard one refuses.";
+        QUOTA_COUNTING = Gauge "tally_quota_counting" ["scope", "prefix"]
+            "1 while a new quota counts what was there before it; until then it refuses nothing."
+            "1 for minutes.";
+    }
     "The metrics port itself" {
         SCRAPE_DURATION = Gauge "tally_scrape_duration_seconds" []
             "How long the answer before this one took to write."

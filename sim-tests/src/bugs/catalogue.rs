@@ -40,6 +40,8 @@ pub enum Family {
     Membership,
     /// Who may do what.
     Rights,
+    /// How much there may be.
+    Quotas,
     /// The simulator itself.
     Harness,
 }
@@ -771,6 +773,52 @@ pub const BUGS: &[Bug] = &[
         breaks: "whether a token is over is looked at with each call",
         place: "node/src/api/who.rs: rights; node/src/api/writes.rs: command",
         hint: "A token that ends while a stream is open.",
+    },
+    // --- quotas --------------------------------------------------------------------------
+    Bug {
+        name: "quota-refuses-an-add",
+        family: Family::Quotas,
+        breaks: "above a hard limit only what grows is refused",
+        place: "node/machine/src/quota_work.rs: charge; node/machine/src/quotas.rs: charge",
+        hint: "An add to a counter that exists, or a value of the same length, while as much is used as a hard \
+               limit allows: it is refused as if it were one more.",
+    },
+    Bug {
+        name: "quota-never-refuses",
+        family: Family::Quotas,
+        breaks: "above a hard limit what grows is refused",
+        place: "node/machine/src/quotas.rs: charge",
+        hint: "Anything that grows above a hard limit: it is done.",
+    },
+    Bug {
+        name: "quota-forgets-a-delete",
+        family: Family::Quotas,
+        breaks: "a delete makes room at once, and nothing has to be switched back on",
+        place: "node/machine/src/quotas.rs: charge",
+        hint: "A delete under a quota. Shows in a list, and in the refusal of what there is room for.",
+    },
+    Bug {
+        name: "quota-keeps-what-a-refused-step-took",
+        family: Family::Quotas,
+        breaks: "a step that is refused takes nothing of a quota",
+        place: "node/machine/src/quotas.rs: roll_back",
+        hint: "A step, or a write without room for its key, that is refused after it has made or removed something \
+               under a quota. Shows in a list, and in later refusals.",
+    },
+    Bug {
+        name: "quota-begins-at-nothing",
+        family: Family::Quotas,
+        breaks: "a new quota knows what is there before it refuses",
+        place: "node/machine/src/quotas.rs: count",
+        hint: "A quota that is set over items that are there: a list says nothing is used, and a delete is of more \
+               than is used, which ends the node.",
+    },
+    Bug {
+        name: "quota-refusal-remembered",
+        family: Family::Quotas,
+        breaks: "what a quota refuses leaves no trace under a number or key",
+        place: "node/machine/src/apply.rs: is_of_the_moment",
+        hint: "A write under a key that is refused by a quota, and sent again: the refusal is its answer for ever.",
     },
     // --- the simulator itself --------------------------------------------------------------
     Bug {

@@ -668,4 +668,28 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         knobs: rights,
         faults: &[],
     },
+    Scenario {
+        name: "above-a-hard-limit",
+        shows: "Quotas come, change and go on the names that users use, while a leader dies and another is cut off. \
+                Above a hard limit what grows is refused, and nothing else; what is refused is done when it is asked \
+                for again after something was deleted. Whoever leads knows what is used, as all replicas do: it is \
+                part of the state.",
+        look_at: "what is set, with the entry that set it, and `QUOTA_EXCEEDED` after it, under the next leader as \
+                  well (`--detail events` has every answer)",
+        seed: 1,
+        lesson: &[
+            "quotas sets",
+            "QUOTA_EXCEEDED",
+            "the leader, node {n}, is killed",
+            "leads in term",
+            "QUOTA_EXCEEDED",
+            "auditor has read everything",
+        ],
+        knobs: quotas,
+        faults: &[
+            (12_000, 2_000, Fault::Kill(Target::Leader)),
+            (20_000, 5_000, Fault::Isolate(Target::Leader)),
+            (30_000, 2_000, Fault::PowerCut(Target::Leader)),
+        ],
+    },
 ];
