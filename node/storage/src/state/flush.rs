@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tally_seeded_bugs as seeded_bugs;
 use tokio::time::Instant;
 
-use super::{StateStore, Writer, core::Frozen, error::StateError, meta::META_KEY};
+use super::{StateStore, Writer, core::Frozen, error::StateError, hash, meta::META_KEY};
 use crate::byte_store::{ByteStore, Records};
 
 /// What is done for each record of a flush, which may be hundreds of thousands, is done for so many
@@ -59,21 +59,27 @@ impl StateStore {
     /// flush writes it once more, which changes nothing.
     pub(super) async fn flush(&self, writer: &mut Writer) -> Result<(), StateError> {
         self.check()?;
-        if self.core().frozen.is_some() {
+        let mut has_frozen = false;
+        loop {
+            let is_left = self.core().oldest_frozen().is_some();
+            if !is_left {
+                // What is committed after this is the next flush's.
+                if std::mem::replace(&mut has_frozen, true) || !self.core_mut().freeze() {
+                    return Ok(());
+                }
+                self.room.notify_waiters();
+            }
             self.write_frozen(writer).await?;
         }
-        if self.core_mut().freeze() {
-            self.room.notify_waiters();
-            self.write_frozen(writer).await?;
-        }
-        Ok(())
     }
 
+    /// Writes the oldest of the frozen maps.
     async fn write_frozen(&self, _writer: &mut Writer) -> Result<(), StateError> {
         let began = Instant::now();
+        self.hash_frozen().await?;
         let (frozen, store, cache) = {
             let core = self.core();
-            let frozen = core.frozen.clone().expect("there is something to flush");
+            let frozen = core.oldest_frozen().cloned().expect("there is something to flush");
             (frozen, core.store.clone(), core.cache.clone())
         };
         // A store ahead of its own log would survive a power cut with an entry that the log lost.
@@ -114,7 +120,41 @@ impl StateStore {
         self.options.meters.flushed_records.add(records as u64);
         tracing::debug!(records, elapsed_ms = elapsed.as_millis() as u64, "flushed the state");
         drop(self.core_mut().thaw());
+        // Whoever waits may have more room now: frozen maps behind this one count against it.
+        self.room.notify_waiters();
         let_go(frozen).await;
+        Ok(())
+    }
+
+    /// Makes the hash of the state with the oldest frozen map, unless a flush that was cancelled has, and tells whoever
+    /// compares it.
+    async fn hash_frozen(&self) -> Result<(), StateError> {
+        let (frozen, store, cache, mut hash) = {
+            let core = self.core();
+            let frozen = core.oldest_frozen().cloned().expect("there is something to flush");
+            (frozen, core.store.clone(), core.cache.clone(), core.flushed_hash)
+        };
+        if frozen.hash.is_some() {
+            return Ok(());
+        }
+        let mut changes = frozen.records.iter();
+        loop {
+            let piece = changes.by_ref().take(PIECE_RECORDS);
+            let (next, count) = hash::after(hash, piece, store.as_ref(), &cache)
+                .map_err(|error| self.fail(format!("reading the byte store: {error}")))?;
+            hash = next;
+            if count < PIECE_RECORDS {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(changes);
+        let (meta, is_compared) = (frozen.meta.clone(), frozen.is_compared);
+        drop(frozen);
+        self.core_mut().set_hash(hash);
+        if is_compared {
+            self.tell_hash(meta, hash);
+        }
         Ok(())
     }
 
