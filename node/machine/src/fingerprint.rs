@@ -81,6 +81,7 @@ impl Canonical {
             Action::CreateSecureCluster { .. } => self.tag(10),
             Action::Restore(_) => self.tag(11),
             Action::NodeId(_) => self.tag(12),
+            Action::Compare => self.tag(13),
         }
     }
 

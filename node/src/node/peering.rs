@@ -15,7 +15,10 @@ use super::{LOGS, NodeError, listen, starting::Starting};
 use crate::{
     audit::AuditLog,
     config::Config,
-    consensus::cluster_id::{ClusterId, format_cluster_id},
+    consensus::{
+        cluster_id::{ClusterId, format_cluster_id},
+        compare::Comparisons,
+    },
     env::{Env, descriptors, identity::Identity, shares::ShareRule},
     machine::query,
     peer::{
@@ -56,6 +59,7 @@ pub(super) struct Newcomer<'a> {
     pub(super) identity: &'a Arc<Identity>,
     pub(super) log: &'a Wal,
     pub(super) state: &'a Arc<StateStore>,
+    pub(super) comparisons: &'a Comparisons,
     /// Neither log nor state held anything.
     pub(super) started_empty: bool,
 }
@@ -69,7 +73,7 @@ pub(super) async fn meet(
     tls: Option<Arc<Secured>>,
     audit: Option<Arc<AuditLog>>,
 ) -> Result<Met, NodeError> {
-    let Newcomer { identity, log, state, started_empty } = newcomer;
+    let Newcomer { identity, log, state, comparisons, started_empty } = newcomer;
     let election_timeout_max = Duration::from_millis(config.election_timeout_ms_max);
     let network = Arc::clone(&env.network);
     let incarnation = identity.incarnation();
@@ -94,6 +98,7 @@ pub(super) async fn meet(
         log: log.clone(),
         client_address: config.client_address(),
         admission: admission(config, started_empty),
+        comparisons: comparisons.clone(),
     });
     let members = Members::new(config.initial_cluster.0.clone(), Arc::clone(state));
     greeter.set_roster(Arc::clone(&members) as Arc<dyn Roster>);

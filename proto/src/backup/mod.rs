@@ -240,7 +240,9 @@ impl Hashes {
 impl Sums {
     fn new(version: u32) -> Self {
         let hashes = match version {
-            VERSION_OF_ORDERED_HASHES => Hashes::Ordered { state: Box::default(), data: Box::default() },
+            VERSION_OF_ORDERED_HASHES => {
+                Hashes::Ordered { state: Box::default(), data: Box::default() }
+            }
             _ => Hashes::Sum(StateHash::default()),
         };
         Self { blocks: 0, records: 0, block_bytes: 0, hashes, content: [0; 32] }

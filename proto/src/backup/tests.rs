@@ -139,7 +139,5 @@ fn the_format_is_frozen() {
     }
 }
 
-const FROZEN: [(u32, usize, &str); 2] = [
-    (1, 321, "5ff620c9d1d25263cfe0c156df77be49f9b459dab5b13bb05c69e90a96c843a4"),
-    (2, 321, "?"),
-];
+const FROZEN: [(u32, usize, &str); 2] =
+    [(1, 321, "5ff620c9d1d25263cfe0c156df77be49f9b459dab5b13bb05c69e90a96c843a4"), (2, 321, "?")];

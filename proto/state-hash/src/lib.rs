@@ -246,6 +246,5 @@ mod tests {
         assert_eq!(hex, FROZEN);
     }
 
-    const FROZEN: &str =
-        "8e9e41e972ca71b0edb4c6e4ec02e88310fdf8d3b29479cfa2bd71cacffba0fe";
+    const FROZEN: &str = "8e9e41e972ca71b0edb4c6e4ec02e88310fdf8d3b29479cfa2bd71cacffba0fe";
 }

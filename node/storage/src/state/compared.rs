@@ -83,8 +83,7 @@ impl StateStore {
         if written == counted {
             return Ok(());
         }
-        let error =
-            StateError::Rotten { applied, counted: hex(counted), written: hex(written) };
+        let error = StateError::Rotten { applied, counted: hex(counted), written: hex(written) };
         self.compared.rotten.send_replace(Some(error.to_string()));
         Err(error)
     }

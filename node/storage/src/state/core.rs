@@ -85,7 +85,12 @@ pub(super) struct Frozen {
 }
 
 impl Core {
-    pub(super) fn new(store: Arc<dyn ByteStore>, cache: Cache, meta: Meta, hash: StateHash) -> Self {
+    pub(super) fn new(
+        store: Arc<dyn ByteStore>,
+        cache: Cache,
+        meta: Meta,
+        hash: StateHash,
+    ) -> Self {
         Core {
             dirty: Records::new(),
             dirty_bytes: 0,
@@ -145,8 +150,7 @@ impl Core {
     /// one, the look below does; otherwise the store does not have it, as nothing hides it.
     fn change(&mut self, key: Key, change: Change) {
         let Core { dirty, dirty_bytes, frozen, .. } = self;
-        let is_frozen =
-            |key: &[u8]| frozen.iter().any(|frozen| frozen.records.get(key).is_some());
+        let is_frozen = |key: &[u8]| frozen.iter().any(|frozen| frozen.records.get(key).is_some());
         dirty.update(key, |key, before| {
             let after = match (before, change) {
                 (Some(before), change) => {
