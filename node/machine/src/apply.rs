@@ -85,6 +85,10 @@ pub(super) fn apply_with<V: View + ?Sized>(
     let replies = work.commands(&batch.commands);
     work.keep_house(housekeeping_items);
     work.finish();
+    #[cfg(feature = "seeded-bugs")]
+    if seeded_bugs::is_on("one-replica-applies-otherwise") {
+        bugs::spoil_at_one_node(overlay, log_index);
+    }
     replies
 }
 

@@ -44,7 +44,7 @@ use std::{
     time::Duration,
 };
 
-use tally_proto::{peer::v1 as wire, seeded_bugs};
+use tally_proto::peer::v1 as wire;
 use tally_state_hash::StateHash;
 use tokio::{sync::watch, time::Instant};
 
@@ -195,7 +195,7 @@ impl Comparisons {
 
     /// Whether the node's state differs from that of a majority.
     pub fn differs(&self) -> bool {
-        self.inner.differs.load(Ordering::Acquire) && !seeded_bugs::is_on("differs-and-serves-on")
+        self.inner.differs.load(Ordering::Acquire)
     }
 
     /// What whoever asks more of a node that differs is told.
@@ -402,11 +402,6 @@ impl Consensus {
         let mut verdict = comparisons.inner.verdict.subscribe();
         let mut is_kept = verdict.borrow_and_update().differs.is_some();
         loop {
-            tokio::select! {
-                changed = compared.changed() => if changed.is_err() { return },
-                changed = rotten.changed() => if changed.is_err() { return },
-                changed = verdict.changed() => if changed.is_err() { return },
-            }
             let hashes = compared.borrow_and_update().clone();
             hashes.iter().for_each(|state| comparisons.knows_own(state));
             let found = rotten.borrow_and_update().clone();
@@ -420,6 +415,11 @@ impl Consensus {
                     tokio::time::sleep(WRITE_AGAIN_AFTER).await;
                 }
                 is_kept = true;
+            }
+            tokio::select! {
+                changed = compared.changed() => if changed.is_err() { return },
+                changed = rotten.changed() => if changed.is_err() { return },
+                changed = verdict.changed() => if changed.is_err() { return },
             }
         }
     }

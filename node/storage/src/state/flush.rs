@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{StateStore, Writer, core::Frozen, error::StateError, hash, meta::META_KEY};
 use crate::byte_store::{ByteStore, Records};
+use tally_machine::view::Change;
 
 /// What is done for each record of a flush, which may be hundreds of thousands, is done for so many
 /// and then lets others run: the end of the upkeep, or what else is on the thread of whoever closes it.
@@ -105,6 +106,9 @@ impl StateStore {
             .write(frozen.records.clone())
             .await
             .map_err(|error| self.fail(format!("writing to the byte store: {error}")))?;
+        if seeded_bugs::is_on("stored-byte-flips") {
+            self.write_one_flipped(store.as_ref(), &frozen).await?;
+        }
         let flushed = store.flush().await;
         if !seeded_bugs::is_on("store-error-overlooked") {
             flushed.map_err(|error| self.fail(format!("flushing the byte store: {error}")))?;
@@ -179,6 +183,25 @@ impl StateStore {
         written.await.map_err(|error| self.fail(format!("writing to the byte store: {error}")))?;
         tokio::time::sleep(Duration::from_millis(200)).await;
         Ok(())
+    }
+
+    /// Writes the first counter or key of a flush once more, with a bit of it flipped, now and then: what only a seeded
+    /// bug does.
+    async fn write_one_flipped(
+        &self,
+        store: &dyn ByteStore,
+        frozen: &Frozen,
+    ) -> Result<(), StateError> {
+        let is_item = |key: &[u8]| matches!(key.first(), Some(0x10 | 0x11));
+        let items = frozen.records.iter().filter(|(key, _)| is_item(key));
+        let mut items = items.filter_map(|(key, change)| Some((key, change.value()?)));
+        let is_chosen = frozen.meta.applied.is_some_and(|applied| applied.index % 5 == 0);
+        let Some((key, value)) = items.next().filter(|_| is_chosen) else { return Ok(()) };
+        let mut flipped = value.to_vec();
+        *flipped.last_mut().expect("a record is not empty") ^= 1;
+        let record = Records::from([(key.to_bytes(), Change::Put(flipped.into()))]);
+        let written = store.write(Arc::new(record)).await;
+        written.map_err(|error| self.fail(format!("writing to the byte store: {error}")))
     }
 
     /// Flushes and gives the byte store back, at the end of a process that ends well. Nothing else
