@@ -10,7 +10,7 @@ use tonic::Code;
 use crate::{
     client::{Failure, unary},
     cluster::{Cluster, eventually},
-    requests::{apply, at_level, header, put, status, step_put},
+    requests::{apply, at_level, bounded, header, put, status, step_put},
 };
 
 const KEYS: u8 = 10;
@@ -80,14 +80,10 @@ async fn serves_nobody(cluster: &Cluster, id: u64) {
     const READ: (Code, &str, Option<Outcome>) = (Code::Unavailable, reason::STATE_DIFFERS, None);
     const WRITE: (Code, &str, Option<Outcome>) =
         (Code::Unavailable, reason::STATE_DIFFERS, Some(Outcome::NotApplied));
-    for level in [ReadLevel::Linearizable, ReadLevel::Bounded] {
-        let mut request = read(0, level);
-        if let Request::KeysGet(get) = &mut request {
-            let options = get.read.as_mut().expect("it has a level");
-            options.max_staleness_ms = 60_000;
-        }
+    for options in [at_level(ReadLevel::Linearizable), bounded(60_000, false)] {
+        let request = Request::KeysGet(v1::KeysGetRequest { key: key(0), read: options });
         let failure = refused(cluster, id, request).await;
-        assert_eq!(failure.row(), READ, "{level:?}: {}", failure.message);
+        assert_eq!(failure.row(), READ, "{}", failure.message);
     }
     let failure = refused(cluster, id, put("other", vec![1])).await;
     assert_eq!(failure.row(), WRITE);

@@ -210,7 +210,8 @@ impl Invariants {
             }
             let verdict = consensus.comparisons().verdict();
             seen.judges_itself(id, verdict.differs.or(verdict.no_majority));
-            seen.counts.comparisons = seen.counts.comparisons.max(consensus.comparisons().compared());
+            seen.counts.comparisons =
+                seen.counts.comparisons.max(consensus.comparisons().compared());
         }
     }
 

@@ -63,10 +63,8 @@ impl Log {
     }
 
     fn command(&mut self, index: u64, command: &Command, reply: &Reply) -> Option<String> {
-        let is_own = matches!(
-            command.action,
-            Action::Tick | Action::Compare | Action::CreateCluster { .. }
-        );
+        let is_own =
+            matches!(command.action, Action::Tick | Action::Compare | Action::CreateCluster { .. });
         if is_own {
             return None;
         }
