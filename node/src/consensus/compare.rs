@@ -8,7 +8,7 @@
 //! at an index once it is applied; and on the store's hash being of exactly the records after that entry
 //! (`StateStore::compare_here`, called between the commit of that entry and the next commit).
 //!
-//! **The steps.** A leader proposes [`Action::Compare`] once enough time has passed since the last one was applied, if
+//! **The steps.** A leader proposes a comparison ([`super::comparing`]) once enough time has passed since the last one was applied, if
 //! anything else was applied since. Whoever applies it takes the hash with its next flush, and tells it with every
 //! introduction ([`crate::peer::hello`]), which go both ways once a second. What a node knows of one entry is judged by the
 //! voters as of that entry, which all have alike ([`judge`]): a hash that a majority of them has is right; a node with
@@ -48,14 +48,11 @@ use tally_proto::peer::v1 as wire;
 use tally_state_hash::StateHash;
 use tokio::{sync::watch, time::Instant};
 
-use super::{Consensus, membership::decode_membership, tasks::own_command};
-use crate::{
-    machine::command::Action,
-    storage::{
-        disk::{Disk, OpenMode},
-        log_id::LogId,
-        state::StateAt,
-    },
+use super::membership::decode_membership;
+use crate::storage::{
+    disk::{Disk, OpenMode},
+    log_id::LogId,
+    state::StateAt,
 };
 
 /// Where a node keeps that its state differs, below its data directory.
@@ -66,15 +63,6 @@ const FILE_BYTES_MAX: usize = 4096;
 
 /// Entries of which reports are kept, and told: a comparison comes every half minute, and a report is told every second.
 const ROUNDS_MAX: usize = 8;
-
-/// How often it is looked whether a comparison is due; more often where they come more often.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// Deadline of the command.
-const COMPARE_DEADLINE: Duration = Duration::from_secs(5);
-
-/// How long it is waited before the verdict is written again, after that failed.
-const WRITE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What everybody is told to do.
 const WAY_BACK: &str =
@@ -206,6 +194,11 @@ impl Comparisons {
         })
     }
 
+    /// Tells of changes of the verdict.
+    pub(super) fn watch(&self) -> watch::Receiver<Verdict> {
+        self.inner.verdict.subscribe()
+    }
+
     /// Why nothing is written, if no majority of states agrees.
     pub fn why_nothing_is_written(&self) -> Option<String> {
         self.inner.verdict.borrow().no_majority.clone()
@@ -266,7 +259,7 @@ impl Comparisons {
     }
 
     /// This node's state was this.
-    fn knows_own(&self, state: &StateAt) {
+    pub(super) fn knows_own(&self, state: &StateAt) {
         let StateAt { applied: LogId { index, term }, membership, hash } = state;
         let voters = match decode_membership(&membership.encoded) {
             Ok(members) => members.get_joint_config().clone(),
@@ -285,7 +278,7 @@ impl Comparisons {
     }
 
     /// The state does not hold what was written to it. That needs no other's word.
-    fn knows_rotten(&self, reason: &str) {
+    pub(super) fn knows_rotten(&self, reason: &str) {
         let rounds = lock(&self.inner.rounds);
         self.set(Some(reason.to_owned()), self.why_nothing_is_written());
         drop(rounds);
@@ -353,7 +346,7 @@ impl Comparisons {
     }
 
     /// Keeps a verdict, durably.
-    async fn keep(&self, reason: &str) -> io::Result<()> {
+    pub(super) async fn keep(&self, reason: &str) -> io::Result<()> {
         let tmp = format!("{FILE}.tmp");
         let disk = &self.inner.disk;
         match disk.remove_file(&tmp).await {
@@ -369,7 +362,7 @@ impl Comparisons {
     }
 
     /// Whether a comparison is due at a node that leads and has applied this.
-    fn is_due(&self, applied: u64, interval: Duration, members: &BTreeSet<u64>) -> bool {
+    pub(super) fn is_due(&self, applied: u64, interval: Duration, members: &BTreeSet<u64>) -> bool {
         let (index, at) = *lock(&self.inner.last);
         applied > index && at.elapsed() >= interval && lock(&self.inner.older).is_disjoint(members)
     }
@@ -392,58 +385,6 @@ fn split_text(index: u64, voters: &[BTreeSet<u64>], hashes: &BTreeMap<u64, State
          until one does",
         each.join(", ")
     )
-}
-
-impl Consensus {
-    /// Takes note of the node's own hashes and of what becomes of its verdict, for as long as the node runs.
-    pub async fn heed_comparisons(self) {
-        let comparisons = self.comparisons().clone();
-        let (mut compared, mut rotten) = (self.state().compared(), self.state().rotten());
-        let mut verdict = comparisons.inner.verdict.subscribe();
-        let mut is_kept = verdict.borrow_and_update().differs.is_some();
-        loop {
-            let hashes = compared.borrow_and_update().clone();
-            hashes.iter().for_each(|state| comparisons.knows_own(state));
-            let found = rotten.borrow_and_update().clone();
-            if let Some(reason) = found {
-                comparisons.knows_rotten(&reason);
-            }
-            let reason = verdict.borrow_and_update().differs.clone();
-            if let Some(reason) = reason.filter(|_| !is_kept) {
-                while let Err(error) = comparisons.keep(&reason).await {
-                    tracing::error!(%error, "that the state differs could not be stored yet");
-                    tokio::time::sleep(WRITE_AGAIN_AFTER).await;
-                }
-                is_kept = true;
-            }
-            tokio::select! {
-                changed = compared.changed() => if changed.is_err() { return },
-                changed = rotten.changed() => if changed.is_err() { return },
-                changed = verdict.changed() => if changed.is_err() { return },
-            }
-        }
-    }
-
-    /// Has the replicas compared, for as long as the node runs: while it leads, so often if anything is applied.
-    pub async fn compare_replicas(self, interval: Duration) {
-        loop {
-            tokio::time::sleep(LOOK_EVERY.min(interval / 4)).await;
-            if self.leadership().term_as_leader().is_none() || self.quorum_lost() {
-                continue;
-            }
-            let applied = self.state().applied().map_or(0, |applied| applied.index);
-            let members = decode_membership(&self.state().membership().encoded);
-            let Ok(members) = members else { continue };
-            let members = members.nodes().map(|(id, _)| *id).collect();
-            if self.comparisons().is_due(applied, interval, &members) {
-                let deadline = Instant::now() + COMPARE_DEADLINE;
-                let asked = self.write_here(own_command(Action::Compare), None, deadline).await;
-                if let Err(error) = asked {
-                    tracing::debug!(%error, "the replicas could not be compared yet");
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub mod apply;
 mod bugs;
 pub mod cluster_id;
 pub mod compare;
+mod comparing;
 pub(crate) mod confirm;
 mod drain;
 pub mod error;
