@@ -14,7 +14,7 @@ use super::{
         query,
         records::Settings,
         reply::Reply,
-        restore::SESSIONS_PER_EPOCH,
+        restore::{SESSIONS_PER_EPOCH, is_in_backup},
         view::{Overlay, Writes},
     },
     *,
