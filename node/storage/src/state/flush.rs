@@ -152,7 +152,6 @@ impl StateStore {
             }
             tokio::task::yield_now().await;
         }
-        drop(changes);
         let (meta, is_compared) = (frozen.meta.clone(), frozen.is_compared);
         drop(frozen);
         self.core_mut().set_hash(hash);
