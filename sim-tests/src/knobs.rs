@@ -282,6 +282,8 @@ impl Knobs {
         config.log_segment_bytes = self.segment_bytes;
         config.log_cache_bytes = self.log_cache_bytes;
         config.flush_interval_ms = self.flush_interval_ms;
+        // Often enough for a run, and between others' faults.
+        config.state_compare_interval_ms = 2_000;
         // Room for some 80 records, so that they come and go.
         config.state_cache_bytes = 64 * 1024;
         config.disk_reserve_bytes = 64 * 1024;

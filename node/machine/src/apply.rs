@@ -87,6 +87,10 @@ pub(super) fn apply_with<V: View + ?Sized>(
     let replies = work.commands(&batch.commands);
     work.keep_house(housekeeping_items);
     work.finish();
+    #[cfg(feature = "seeded-bugs")]
+    if seeded_bugs::is_on("one-replica-applies-otherwise") {
+        bugs::spoil_at_one_node(overlay, log_index);
+    }
     replies
 }
 
@@ -118,13 +122,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
     /// What the caller may do; nothing if it needs no rights: authentication is off, or the command is one
     /// that nodes ask for by themselves, and that no request becomes.
     fn admit(&mut self, command: &Command) -> Result<Option<Rc<Rights>>, Refusal> {
-        let is_own = matches!(
-            command.action,
-            Action::Tick
-                | Action::CreateCluster { .. }
-                | Action::CreateSecureCluster { .. }
-                | Action::NodeId(_)
-        );
+        let is_own = command.action.is_own();
         // It comes to nothing and leaves no trace: what is remembered under its key may be restored yet.
         let is_restore = matches!(command.action, Action::Restore(_));
         if self.meta.restore.is_under_way() && !is_own && !is_restore {
@@ -171,7 +169,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
                 let existed = self.close_session(*session_id, of);
                 self.reply(Ok(Answer::SessionClosed { existed }))
             }
-            Action::Tick => self.reply(Ok(Answer::Done)),
+            Action::Tick | Action::Compare => self.reply(Ok(Answer::Done)),
             Action::CreateCluster { cluster_id, settings } => {
                 // Only once: proposed again (by a second node, or after an unknown outcome) it
                 // must not change what promises already rest on.

@@ -135,9 +135,24 @@ pub enum Action {
     NodeId(NodeIdCommand),
     /// Changes quotas.
     Quota(QuotaCommand),
+    /// Replicas compare their states after the entry that carries it. It changes nothing but what every entry does;
+    /// whoever applies it takes the hash.
+    Compare,
 }
 
 impl Action {
+    /// Whether it is one that nodes ask for by themselves, and that no request becomes.
+    pub fn is_own(&self) -> bool {
+        matches!(
+            self,
+            Action::Tick
+                | Action::Compare
+                | Action::CreateCluster { .. }
+                | Action::CreateSecureCluster { .. }
+                | Action::NodeId(_)
+        )
+    }
+
     /// Whether it opens a session: a log entry has at most one that does.
     pub fn opens_session(&self) -> bool {
         matches!(self, Action::OpenSession { .. } | Action::OpenOwnedSession { .. })

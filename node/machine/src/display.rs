@@ -63,6 +63,7 @@ impl Display for Action {
             Action::CreateSecureCluster { cluster_id, .. } => {
                 write!(f, "create {cluster_id:032x} with authentication")
             }
+            Action::Compare => write!(f, "compare the replicas"),
             Action::NodeId(NodeIdCommand::Claim { node_id, incarnation, .. }) => {
                 write!(f, "claim node id {node_id} for {incarnation}")
             }

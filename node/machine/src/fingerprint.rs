@@ -82,6 +82,7 @@ impl Canonical {
             Action::Restore(_) => self.tag(11),
             Action::NodeId(_) => self.tag(12),
             Action::Quota(_) => self.tag(13),
+            Action::Compare => self.tag(14),
         }
     }
 

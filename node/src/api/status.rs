@@ -159,6 +159,7 @@ impl Api {
                 (Code::FailedPrecondition, reason::TOKEN_OF_ANOTHER_CLUSTER)
             }
             ReadError::TokenNotReached { .. } => (Code::Unavailable, reason::TOKEN_NOT_REACHED),
+            ReadError::StateDiffers { .. } => (Code::Unavailable, reason::STATE_DIFFERS),
             ReadError::Deadline => (Code::DeadlineExceeded, reason::DEADLINE_EXCEEDED),
             ReadError::Overloaded { .. } => (Code::ResourceExhausted, reason::TOO_MANY_IN_FLIGHT),
         };
@@ -273,6 +274,8 @@ pub(super) fn not_proposed_code(refusal: &NotProposed) -> (Code, &'static str) {
         NotProposed::NotLeader(_) => (Code::Unavailable, reason::NOT_LEADER),
         NotProposed::NoQuorum { .. } => (Code::Unavailable, reason::NO_QUORUM),
         NotProposed::ShuttingDown => (Code::Unavailable, reason::SHUTTING_DOWN),
+        NotProposed::StateDiffers { .. } => (Code::Unavailable, reason::STATE_DIFFERS),
+        NotProposed::NoStateMajority { .. } => (Code::Unavailable, reason::NO_STATE_MAJORITY),
         NotProposed::Overloaded { limit: Limit::SessionWindow, .. } => {
             (SESSION_WINDOW_FULL, reason::SESSION_WINDOW_FULL)
         }

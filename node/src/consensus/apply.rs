@@ -19,6 +19,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     cluster_id::ClusterId,
+    compare::Comparisons,
     membership::{LastIn, decode_membership, encode_membership},
     traced::TracedEntries,
     types::{
@@ -29,7 +30,9 @@ use super::{
 use crate::{
     env::{Event, Observer, traces::Value},
     machine::{
-        self, codec, query,
+        self, codec,
+        command::Action,
+        query,
         view::{Overlay, Writes},
     },
     metrics::Metrics,
@@ -55,6 +58,9 @@ const PAUSE_AFTER_ABANDONED: Duration = Duration::from_millis(500);
 /// … and one that found no room: the flushes between two attempts need what there is.
 const PAUSE_AFTER_FULL_DISK: Duration = Duration::from_secs(5);
 
+/// … and one of a state that is not what was written: it will not be again, and openraft can't be told so.
+const PAUSE_AFTER_ROTTEN: Duration = Duration::from_secs(60);
+
 /// openraft's state machine.
 #[derive(Clone)]
 pub struct StateMachine {
@@ -66,6 +72,7 @@ pub struct StateMachine {
     metrics: Arc<Metrics>,
     cluster_id: ClusterId,
     last_in: Arc<LastIn>,
+    comparisons: Comparisons,
     #[cfg(feature = "seeded-bugs")]
     applier: Option<super::kept::Applier>,
 }
@@ -76,17 +83,48 @@ impl std::fmt::Debug for StateMachine {
     }
 }
 
+/// What a state machine stands on.
+pub struct Foundation {
+    /// The state.
+    pub state: Arc<StateStore>,
+    /// Asks for snapshots of it.
+    pub snapshots: SnapshotRequests,
+    /// Tells those who wait how far it is.
+    pub applied: watch::Sender<u64>,
+    /// Sees what is applied, in simulations.
+    pub observer: Option<Arc<dyn Observer>>,
+    /// Which entries are traced.
+    pub traced: TracedEntries,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Which cluster this is.
+    pub cluster_id: ClusterId,
+    /// Learns of entries after which replicas are compared.
+    pub comparisons: Comparisons,
+    /// Learns of memberships that the node is in.
+    pub last_in: Arc<LastIn>,
+}
+
+impl std::fmt::Debug for Foundation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Foundation")
+    }
+}
+
 impl StateMachine {
-    /// Over the state; `applied` tells those who wait how far it is.
-    pub fn new(
-        state: Arc<StateStore>,
-        snapshots: SnapshotRequests,
-        applied: watch::Sender<u64>,
-        observer: Option<Arc<dyn Observer>>,
-        traced: TracedEntries,
-        metrics: Arc<Metrics>,
-        cluster_id: ClusterId,
-    ) -> Self {
+    /// Over the state.
+    pub fn new(foundation: Foundation) -> Self {
+        let Foundation {
+            state,
+            snapshots,
+            applied,
+            observer,
+            traced,
+            metrics,
+            cluster_id,
+            comparisons,
+            last_in,
+        } = foundation;
         StateMachine {
             state,
             snapshots,
@@ -95,15 +133,11 @@ impl StateMachine {
             traced,
             metrics,
             cluster_id,
-            last_in: LastIn::new(0),
+            comparisons,
+            last_in,
             #[cfg(feature = "seeded-bugs")]
             applier: None,
         }
-    }
-
-    /// Says whom to tell of a node's own memberships.
-    pub(crate) fn telling(self, last_in: Arc<LastIn>) -> Self {
-        StateMachine { last_in, ..self }
     }
 
     /// Says whose clock and id apply would be impure with.
@@ -128,7 +162,8 @@ impl StateMachine {
         self.applied.send_if_modified(|value| std::mem::replace(value, index) != index);
     }
 
-    /// Applies entries in their order and commits them as one.
+    /// Applies entries in their order and commits them as one: all, or those up to the first after which replicas
+    /// are compared, as that is about the state after it and nothing more. As many replies as that were.
     fn apply_together(&self, entries: &[Entry]) -> io::Result<Vec<Replies>> {
         #[cfg(feature = "seeded-bugs")]
         self.applier.iter().for_each(super::kept::Applier::enter);
@@ -138,6 +173,7 @@ impl StateMachine {
         let mut membership = None;
         let mut restore_epoch = 0;
         let mut replies = Vec::with_capacity(entries.len());
+        let mut is_compared = false;
         let view = self.state.view();
         for entry in entries {
             replies.push(match &entry.payload {
@@ -156,6 +192,7 @@ impl StateMachine {
                     })?;
                     let mut overlay = Overlay::new(&view, &mut writes);
                     let index = entry.log_id.index;
+                    is_compared = batch.commands.iter().any(|it| it.action == Action::Compare);
                     let replies = Arc::new(machine::apply(&mut overlay, index, &batch));
                     let meta = query::meta(&overlay);
                     let revision = meta.revision;
@@ -163,8 +200,12 @@ impl StateMachine {
                     Replies { replies, revision, applied: None }
                 }
             });
+            if is_compared {
+                break;
+            }
         }
         drop(view);
+        let entries = &entries[..replies.len()];
         #[cfg(feature = "seeded-bugs")]
         if tally_proto::seeded_bugs::is_on("waiters-by-index") {
             let indexes = entries.iter().map(|entry| entry.log_id.index);
@@ -173,6 +214,13 @@ impl StateMachine {
         }
         let last = entries.last().expect("there is at least the entry that was waited for");
         self.state.commit(writes, to_storage(&last.log_id), membership);
+        if is_compared {
+            let index = last.log_id.index;
+            self.comparisons.applied(index);
+            if !self.state.compare_here() {
+                tracing::info!(index, "not compared: earlier states wait to be flushed");
+            }
+        }
         if let Some(observer) = &self.observer {
             for (entry, replies) in entries.iter().zip(&replies) {
                 let (term, index) = (term_of(&entry.log_id), entry.log_id.index);
@@ -270,8 +318,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 together.push(entry);
                 responders.push(responder);
             }
-            self.state.wait_for_room().await.map_err(io::Error::other)?;
-            let replies = self.apply_together(&together)?;
+            let mut replies = Vec::with_capacity(together.len());
+            while replies.len() < together.len() {
+                self.state.wait_for_room().await.map_err(io::Error::other)?;
+                replies.extend(self.apply_together(&together[replies.len()..])?);
+            }
             let more_waits = together.len() == ENTRIES_PER_COMMIT_MAX || bytes >= COMMIT_BYTES;
             together.clear();
             for (responder, replies) in responders.drain(..).zip(replies) {
@@ -352,6 +403,11 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
                 {
                     tracing::warn!(error = %source, "a snapshot finds no room; it is begun again later");
                     tokio::time::sleep(PAUSE_AFTER_FULL_DISK).await;
+                }
+                // Whoever looks after comparisons knows. Nothing of this state goes anywhere.
+                Err(error @ StateError::Rotten { .. }) => {
+                    tracing::error!(%error, "no snapshot is built");
+                    tokio::time::sleep(PAUSE_AFTER_ROTTEN).await;
                 }
                 Err(StateError::NoRoomToFlush) => tokio::time::sleep(PAUSE_AFTER_FULL_DISK).await,
                 Err(error) => return Err(io::Error::other(error)),

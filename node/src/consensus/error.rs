@@ -53,6 +53,18 @@ pub enum NotProposed {
         /// What it is.
         message: String,
     },
+    /// This node's state differs from that of a majority of the voters.
+    #[error("this node's state differs: {reason}")]
+    StateDiffers {
+        /// How, and what to do.
+        reason: String,
+    },
+    /// The voters' states differ, and no majority of them agrees.
+    #[error("{reason}")]
+    NoStateMajority {
+        /// Who has which.
+        reason: String,
+    },
     /// The deadline passed in the queue.
     #[error("the deadline passed before the write was proposed")]
     Deadline,
@@ -169,6 +181,12 @@ pub enum ReadError {
         applied_index: u64,
         /// How long was waited, in ms.
         waited_ms: u64,
+    },
+    /// This node's state differs from that of a majority of the voters.
+    #[error("this node's state differs: {reason}")]
+    StateDiffers {
+        /// How, and what to do.
+        reason: String,
     },
     /// The deadline passed.
     #[error("the deadline passed before the read could be served")]

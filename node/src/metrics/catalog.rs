@@ -314,6 +314,15 @@ catalog! {
         CACHE = Counter "tally_state_cache_lookups_total" ["result"]
             "Records that were looked for in the cache of the state: hit or miss. What is not flushed yet is found before it."
             "Misses are a large part while writes are slow: raise state_cache_bytes.";
+        STATE_DIFFERS = Gauge "tally_state_differs" []
+            "1 if the node's state differs from that of a majority of the voters: it answers LOCAL reads only."
+            "1: remove the node, wipe its data directory and let it join anew.";
+        STATE_NO_MAJORITY = Gauge "tally_state_no_majority" []
+            "1 while the voters' states differ and no majority of them agrees: nothing is written."
+            "1.";
+        STATES_COMPARED = Counter "tally_state_comparisons_total" []
+            "Comparisons of the replicas' states in which a majority of the voters agreed, as this node saw them."
+            "It stands still for minutes while writes are applied.";
         DISK_FREE = Gauge "tally_disk_free_bytes" []
             "Bytes that are free on the disk of the data directory."
             "It comes near tally_disk_reserve_bytes.";

@@ -43,7 +43,7 @@ use tokio::{sync::Notify, time::Instant};
 
 pub use self::error::{NotAddable, NotWelcome};
 use super::{ask, peers::Peers};
-use crate::{env::identity::Identity, storage::wal::Wal};
+use crate::{consensus::compare::Comparisons, env::identity::Identity, storage::wal::Wal};
 
 /// Logs of its parts have its name too: one filter finds them all, and traces of a seed can be compared
 /// wherever a line is written.
@@ -119,6 +119,8 @@ pub struct Foundation {
     pub peer_address: String,
     /// When the node takes part.
     pub admission: Admission,
+    /// Hashes of states, which are told with every introduction.
+    pub comparisons: Comparisons,
 }
 
 impl std::fmt::Debug for Foundation {
@@ -135,6 +137,7 @@ pub struct Greeter {
     client_address: String,
     peer_address: String,
     admission: Admission,
+    comparisons: Comparisons,
     roster: OnceLock<Arc<dyn Roster>>,
     /// First members that answered, and were no strangers.
     met: Mutex<BTreeSet<u64>>,
@@ -161,8 +164,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Greeter {
     /// Nobody has been met yet.
     pub fn new(foundation: Foundation) -> Arc<Greeter> {
-        let Foundation { identity, peers, log, client_address, peer_address, admission } =
-            foundation;
+        let Foundation {
+            identity,
+            peers,
+            log,
+            client_address,
+            peer_address,
+            admission,
+            comparisons,
+        } = foundation;
         let alone = matches!(&admission, Admission::Forms { needed: 0, .. });
         Arc::new(Greeter {
             identity,
@@ -171,6 +181,7 @@ impl Greeter {
             client_address,
             peer_address,
             admission,
+            comparisons,
             roster: OnceLock::new(),
             met: Mutex::default(),
             cluster_met: AtomicBool::new(false),
@@ -285,6 +296,12 @@ impl Greeter {
                 promised: request.promised,
             };
             self.remember(&node).await;
+            self.comparisons.learn(
+                request.node_id,
+                &request.state_reports,
+                request.compares_states,
+            );
+            response.state_reports = self.comparisons.reports();
             self.peers.set_client_address(request.node_id, &request.client_address);
             self.note_address(request.node_id, request.peer_address);
             // The caller may be what this node waited for: a leader that greets its learner. What it
@@ -299,6 +316,7 @@ impl Greeter {
         }
         response.client_address.clone_from(&self.client_address);
         response.promised = Some(self.promised().await);
+        response.compares_states = true;
         Ok(response)
     }
 
@@ -313,6 +331,8 @@ impl Greeter {
             known: self.known().await,
             promised: Some(self.promised().await),
             peer_address: self.peer_address.clone(),
+            state_reports: self.comparisons.reports(),
+            compares_states: true,
         }
     }
 
@@ -397,6 +417,7 @@ impl Greeter {
             promised: response.promised.clone(),
         };
         self.remember(&met).await;
+        self.comparisons.learn(node_id, &response.state_reports, response.compares_states);
         self.peers.set_client_address(node_id, &response.client_address);
         self.count(node_id, &response.cluster_id);
         Ok(())

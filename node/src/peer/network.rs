@@ -34,7 +34,9 @@ use super::{
 };
 use crate::{
     consensus::{
-        SNAPSHOT_CHUNK_BYTES, membership,
+        SNAPSHOT_CHUNK_BYTES,
+        compare::Comparisons,
+        membership,
         types::{Member, Snapshot, SnapshotData, TypeConfig, Vote},
     },
     storage::snapshot::receive::SnapshotReader,
@@ -50,12 +52,18 @@ pub struct NetworkFactory {
     purged: PurgedUpTo,
     /// An append that has been sent and is not answered for this long ends its stream.
     append_answer_timeout: Duration,
+    comparisons: Comparisons,
 }
 
 impl NetworkFactory {
     /// Over these peers.
-    pub fn new(peers: Peers, purged: PurgedUpTo, append_answer_timeout: Duration) -> Self {
-        NetworkFactory { peers, purged, append_answer_timeout }
+    pub fn new(
+        peers: Peers,
+        purged: PurgedUpTo,
+        append_answer_timeout: Duration,
+        comparisons: Comparisons,
+    ) -> Self {
+        NetworkFactory { peers, purged, append_answer_timeout, comparisons }
     }
 }
 
@@ -88,6 +96,7 @@ impl NetworkFactory {
             bulk: None,
             progress: Arc::default(),
             append_answer_timeout: self.append_answer_timeout,
+            comparisons: self.comparisons.clone(),
         }
     }
 }
@@ -117,6 +126,7 @@ pub struct Connection {
     /// How the last stream of appends went.
     progress: Arc<Progress>,
     append_answer_timeout: Duration,
+    comparisons: Comparisons,
 }
 
 fn unreachable(reason: impl ToString) -> Unreachable<TypeConfig> {
@@ -328,6 +338,11 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        if self.comparisons.differs() {
+            // Whoever lacks entries that only a snapshot has gets it from the next leader.
+            let reason = "the state of this node differs: it is sent to nobody";
+            return Err(StreamingError::Unreachable(unreachable(reason)));
+        }
         let SnapshotData::Outgoing(reader) = snapshot.snapshot else {
             let error = network_error("a received snapshot is not sent on before it is installed");
             return Err(StreamingError::Network(error));

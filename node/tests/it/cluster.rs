@@ -235,7 +235,12 @@ impl Cluster {
 
     /// Started over simulated storage, so that [`Cluster::cut_power`] can be called.
     pub(crate) async fn start_simulated(size: u64) -> Cluster {
-        let mut cluster = Self::prepare(size, |_| {});
+        Self::start_simulated_with(size, |_| {}).await
+    }
+
+    /// … with another configuration.
+    pub(crate) async fn start_simulated_with(size: u64, change: impl Fn(&mut Config)) -> Cluster {
+        let mut cluster = Self::prepare(size, change);
         for (id, member) in &mut cluster.nodes {
             let disk = SimulatedDisk::new(*id);
             disk.set_crash_mode(CrashMode::LoseUnsynced);

@@ -65,12 +65,12 @@ const PIECE_BYTES: usize = 1 << 20;
 
 /// Takes the bytes of a backup in pieces of any size and gives its blocks. It holds one block, and what it was given
 /// of the next.
-#[derive(Default)]
 pub struct Reader {
     held: BytesMut,
     offset: u64,
     header: Option<Header>,
     footer: Option<Footer>,
+    /// Of the version that the header names.
     sums: Sums,
     counted: [u64; 4],
     file: Sha256,
@@ -80,6 +80,21 @@ pub struct Reader {
 impl std::fmt::Debug for Reader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Reader").field("offset", &self.offset).finish_non_exhaustive()
+    }
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self {
+            held: BytesMut::new(),
+            offset: 0,
+            header: None,
+            footer: None,
+            sums: Sums::new(VERSION),
+            counted: [0; 4],
+            file: Sha256::new(),
+            last_key: Bytes::new(),
+        }
     }
 }
 
@@ -183,6 +198,7 @@ impl Reader {
         }
         let header = Header::decode(&self.held[HEADER_PREFIX_BYTES..end]);
         self.header = Some(header.ok_or_else(|| self.damaged("the header makes no sense"))?);
+        self.sums = Sums::new(version);
         self.pass(all);
         Ok(true)
     }

@@ -29,6 +29,22 @@ pub struct HelloRequest {
     /// Address of its peer port, if that was set on purpose: it may be another than the members know.
     #[prost(string, tag = "9")]
     pub peer_address: ::prost::alloc::string::String,
+    /// Hashes of the caller's state at the last entries that asked for them.
+    #[prost(message, repeated, tag = "10")]
+    pub state_reports: ::prost::alloc::vec::Vec<StateReport>,
+    /// The caller knows the command that compares replicas.
+    #[prost(bool, tag = "11")]
+    pub compares_states: bool,
+}
+/// StateReport is what a node's state was after one entry.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StateReport {
+    /// The entry.
+    #[prost(message, optional, tag = "1")]
+    pub log_id: ::core::option::Option<LogId>,
+    /// The hash of the state: three sums of 32 bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub hash: ::prost::bytes::Bytes,
 }
 /// Promised is what a node has told others, and must still know after any restart.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -83,6 +99,12 @@ pub struct HelloResponse {
     /// Its present run and what it has promised.
     #[prost(message, optional, tag = "7")]
     pub promised: ::core::option::Option<Promised>,
+    /// Hashes of its state at the last entries that asked for them; none for a stranger.
+    #[prost(message, repeated, tag = "8")]
+    pub state_reports: ::prost::alloc::vec::Vec<StateReport>,
+    /// It knows the command that compares replicas.
+    #[prost(bool, tag = "9")]
+    pub compares_states: bool,
 }
 /// LogId names one log entry.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -623,6 +645,10 @@ pub enum RefusalReason {
     SessionWindow = 9,
     /// The client has its share of what may wait.
     Share = 10,
+    /// Its state differs from that of the other voters.
+    StateDiffers = 11,
+    /// The voters' states differ, and no majority of them agrees.
+    NoStateMajority = 12,
 }
 impl RefusalReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -642,6 +668,8 @@ impl RefusalReason {
             Self::SessionBytes => "REFUSAL_REASON_SESSION_BYTES",
             Self::SessionWindow => "REFUSAL_REASON_SESSION_WINDOW",
             Self::Share => "REFUSAL_REASON_SHARE",
+            Self::StateDiffers => "REFUSAL_REASON_STATE_DIFFERS",
+            Self::NoStateMajority => "REFUSAL_REASON_NO_STATE_MAJORITY",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -658,6 +686,8 @@ impl RefusalReason {
             "REFUSAL_REASON_SESSION_BYTES" => Some(Self::SessionBytes),
             "REFUSAL_REASON_SESSION_WINDOW" => Some(Self::SessionWindow),
             "REFUSAL_REASON_SHARE" => Some(Self::Share),
+            "REFUSAL_REASON_STATE_DIFFERS" => Some(Self::StateDiffers),
+            "REFUSAL_REASON_NO_STATE_MAJORITY" => Some(Self::NoStateMajority),
             _ => None,
         }
     }

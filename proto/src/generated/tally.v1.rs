@@ -53,6 +53,10 @@ pub struct ResponseHeader {
     /// Opaque. Hand it to a SESSION read, on any node, to see at least this state.
     #[prost(bytes = "bytes", tag = "10")]
     pub session_token: ::prost::bytes::Bytes,
+    /// The node's state was found to differ from that of a majority of the voters, so it answers LOCAL reads only: nobody
+    /// should rely on what is read here.
+    #[prost(bool, tag = "11")]
+    pub state_differs: bool,
 }
 /// SessionStamp makes a write exactly-once: the same stamp is never executed twice.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -442,6 +442,23 @@ pub const BUGS: &[Bug] = &[
                the state's hash differ between nodes.",
     },
     Bug {
+        name: "one-replica-applies-otherwise",
+        family: Family::Apply,
+        breaks: "what an entry leaves behind is the same on every replica",
+        place: "node/machine/src/apply.rs: apply_with; sim-tests/src/invariants/mod.rs: look",
+        hint: "One node changes a bit of a counter now and then, and answers as the others do. The simulator does \
+               not compare states then: that node has to find out by comparing itself with the others, and its \
+               verdict is what shows.",
+    },
+    Bug {
+        name: "stored-byte-flips",
+        family: Family::Apply,
+        breaks: "what is stored is what was written",
+        place: "node/storage/src/state/flush.rs: write_frozen; sim-tests/src/invariants/mod.rs: look",
+        hint: "Now and then a flush leaves a record with a bit flipped. The simulator does not compare states then: a \
+               node that overwrites such a record, or counts all of them for a snapshot, has to find out by itself.",
+    },
+    Bug {
         name: "share-not-replicated",
         family: Family::Apply,
         breaks: "how many sessions one address may hold is decided by the entry and the state",

@@ -94,6 +94,11 @@ impl Running {
         let index = snapshot.as_ref().map_or(0, |built| built.last_log_id.index);
         out.single(&catalog::SNAPSHOT_INDEX, index);
         out.single(&catalog::DIRTY_BYTES, state.dirty_bytes());
+        let comparisons = consensus.comparisons();
+        let no_majority = comparisons.why_nothing_is_written().is_some();
+        out.single(&catalog::STATE_DIFFERS, u8::from(comparisons.differs()));
+        out.single(&catalog::STATE_NO_MAJORITY, u8::from(no_majority));
+        out.single(&catalog::STATES_COMPARED, comparisons.compared());
         out.single(&catalog::DISK_FREE, report.guard.free_bytes());
         out.single(&catalog::DISK_RESERVE, reserve_bytes);
         out.single(&catalog::DISK_RESERVE_USED, report.guard.used_bytes());
