@@ -139,5 +139,7 @@ fn the_format_is_frozen() {
     }
 }
 
-const FROZEN: [(u32, usize, &str); 2] =
-    [(1, 321, "5ff620c9d1d25263cfe0c156df77be49f9b459dab5b13bb05c69e90a96c843a4"), (2, 321, "8f3ab2d8394636e41b88a8edf64a99eadc7548b10aa6c9064099db7dabfec520")];
+const FROZEN: [(u32, usize, &str); 2] = [
+    (1, 321, "5ff620c9d1d25263cfe0c156df77be49f9b459dab5b13bb05c69e90a96c843a4"),
+    (2, 321, "8f3ab2d8394636e41b88a8edf64a99eadc7548b10aa6c9064099db7dabfec520"),
+];
