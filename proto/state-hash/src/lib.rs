@@ -99,7 +99,7 @@ impl Part {
     pub fn of(key: &[u8]) -> Part {
         match key.first() {
             Some(0x10 | 0x11) => Part::Data,
-            Some(0x30 | 0x40..=0x44) => Part::Kept,
+            Some(0x30 | 0x40..=0x44 | 0x52) => Part::Kept,
             _ => Part::Rest,
         }
     }
