@@ -250,6 +250,14 @@ impl Error {
         self.0.details.bound.as_ref()
     }
 
+    /// The quota that was in the way.
+    #[doc = example!(
+        "if let Some(failure) = error.quota() { eprintln!(\"{} {:?}\", failure.prefix, failure.limit); }"
+    )]
+    pub fn quota(&self) -> Option<&v1::QuotaFailure> {
+        self.0.details.quota.as_ref()
+    }
+
     /// The part of an `Apply` that was in the way.
     #[doc = example!("if let Some(step) = error.step() { eprintln!(\"{:?}\", step.part); }")]
     pub fn step(&self) -> Option<&v1::StepFailure> {

@@ -70,6 +70,7 @@ mod node;
 mod outcome;
 mod paging;
 mod plan;
+mod quotas;
 mod retry;
 mod routing;
 mod session;

@@ -260,7 +260,11 @@ impl Retry {
             // Of this node's release: another's may have it.
             reason::UNIMPLEMENTED => Step::Another,
             reason::STALENESS_BOUND_EXCEEDED | reason::TOKEN_NOT_REACHED => Step::Another,
-            reason::SESSION_TABLE_FULL | reason::DEDUP_TABLE_FULL => Step::Fail,
+            // Somebody has to make room, which may be the caller itself.
+            reason::SESSION_TABLE_FULL
+            | reason::DEDUP_TABLE_FULL
+            | reason::QUOTA_EXCEEDED
+            | reason::QUOTA_TABLE_FULL => Step::Fail,
             "" if !failure.sent => self.elsewhere(),
             _ => match failure.code() {
                 Code::Unavailable | Code::ResourceExhausted => Step::Again(pause(failure)),

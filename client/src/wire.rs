@@ -77,6 +77,9 @@ macro_rules! class {
     (backup) => {
         Class::Control
     };
+    (quota) => {
+        Class::Control
+    };
     (change) => {
         Class::Change
     };

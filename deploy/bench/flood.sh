@@ -27,8 +27,6 @@ while (($#)); do
     shift
 done
 
-middle() { printf '%s\n' "$@" | sort -g | sed -n "$((($# + 1) / 2))p"; }
-
 # As the user of a token file, adds to random counters; a line of JSON.
 adds() {
     local user=$1
@@ -90,7 +88,7 @@ ms() { awk -v us="$1" 'BEGIN { printf "%.2f", us / 1000 }'; }
         printf '| %s on %s connection%s, %s | %s (%s times) | %s (**%s times**) | %s |\n' \
             "$((callers * depth))" "$connections" "$([[ $connections == 1 ]] || echo s)" "$transport" \
             "$(ms "$(middle ${p50[$flood]})")" "$(middle ${r50[$flood]})" "$(ms "$(middle ${p99[$flood]})")" "$(middle ${r99[$flood]})" \
-            "$(printf '%.0f' "$(middle ${rate[$flood]})" | sed -E ':more; s/^([0-9]+)([0-9]{3})/\1,\2/; t more')"
+            "$(printf '%.0f' "$(middle ${rate[$flood]})" | commas)"
     done
 } >"$scratch/table"
 title "table"

@@ -110,12 +110,18 @@ program() {
 # A figure by its name, out of a line of JSON.
 number() { sed -nE "s/.*\"$1\":([0-9.]+).*/\1/p" <<<"$2"; }
 
+# Whole numbers, a line each, with a comma before each three digits.
+commas() { sed -E ':more; s/^([0-9]+)([0-9]{3})/\1,\2/; t more'; }
+
+# The one in the middle of some numbers.
+middle() { printf '%s\n' "$@" | sort -g | sed -n "$((($# + 1) / 2))p"; }
+
 # Such a figure for people: whole, with a comma before each three digits. `none` if there is none.
 grouped() {
     local it
     it=$(number "$1" "$2")
     [[ -n $it ]] || { echo none; return; }
-    sed -E ':more; s/^([0-9]+)([0-9]{3})/\1,\2/; t more' <<<"${it%%.*}"
+    commas <<<"${it%%.*}"
 }
 
 # One number over another, by awk: bash has no fractions.

@@ -133,9 +133,6 @@ measure() {
         fail "$workload on $name: $(tail -n 1 "$scratch/bench.log")"
 }
 
-# The one in the middle of some numbers.
-middle() { printf '%s\n' "$@" | sort -g | sed -n "$((($# + 1) / 2))p"; }
-
 # A case in turn on all clusters, and its row. Arguments: what it is called, workload, arguments for Tally; behind `--`
 # those for etcd, if it can do it.
 in_turn() {
@@ -172,7 +169,7 @@ in_turn() {
     # shellcheck disable=SC2086 # numbers, to be split
     for name in plain secure audited unmetered etcd etcd-secure; do
         if [[ -z ${rates[$name]:-} ]]; then line+=" | -"; continue; fi
-        line+=" | $(printf '%.0f' "$(middle ${rates[$name]})" | sed -E ':more; s/^([0-9]+)([0-9]{3})/\1,\2/; t more')"
+        line+=" | $(printf '%.0f' "$(middle ${rates[$name]})" | commas)"
         [[ -n ${ratios[$name]:-} ]] && line+=" (**$(middle ${ratios[$name]})**)"
         line+=", $(printf '%.1f' "$(middle ${cpus[$name]})")"
         [[ -n ${cpu_ratios[$name]:-} ]] && line+=" ($(middle ${cpu_ratios[$name]}))"

@@ -90,6 +90,8 @@ pub struct Config {
     pub dirty_bytes_max: u64,
     /// At most so long, in ms, between two flushes of the state. The log carries durability.
     pub flush_interval_ms: u64,
+    /// While this node leads and something is applied, the replicas compare their states this often, in ms.
+    pub state_compare_interval_ms: u64,
     /// Cache of the state on disk, in bytes; 2 to 4 times the data is good. A quarter holds single
     /// records that were read, the rest is the storage engine's.
     pub state_cache_bytes: u64,
@@ -223,6 +225,7 @@ impl Default for Config {
             log_cache_bytes: 64 * 1024 * 1024,
             dirty_bytes_max: 64 * 1024 * 1024,
             flush_interval_ms: 30_000,
+            state_compare_interval_ms: 30_000,
             state_cache_bytes: 512 * 1024 * 1024,
             disk_reserve_bytes: 0,
             sessions_max: limits::SESSIONS_MAX_DEFAULT,
@@ -266,6 +269,12 @@ const BACKUP_INTERVAL_MS_MIN: u64 = 1000;
 
 /// The most that `backups_kept` may be: their names are read with each.
 const BACKUPS_KEPT_MAX: usize = 10_000;
+
+/// The least that `state_compare_interval_ms` may be: each comparison flushes the state of every node …
+const STATE_COMPARE_INTERVAL_MS_MIN: u64 = 100;
+
+/// … and the most: replicas compare themselves at least once a minute.
+const STATE_COMPARE_INTERVAL_MS_MAX: u64 = 60_000;
 
 /// The most that `writes_in_flight` may be: memory for their queue.
 const WRITES_IN_FLIGHT_MAX: usize = 1 << 20;
@@ -390,6 +399,12 @@ impl Config {
             "must be above 0".to_owned()
         })?;
         check(self.flush_interval_ms > 0, "flush_interval_ms", || "must be above 0".to_owned())?;
+        let compare = STATE_COMPARE_INTERVAL_MS_MIN..=STATE_COMPARE_INTERVAL_MS_MAX;
+        check(
+            compare.contains(&self.state_compare_interval_ms),
+            "state_compare_interval_ms",
+            || format!("must be {} to {}", compare.start(), compare.end()),
+        )?;
         let endpoint = &self.traces_otlp_endpoint;
         check(endpoint.is_empty() || is_http_url(endpoint), "traces_otlp_endpoint", || {
             format!("{endpoint:?} is not http://host:port")
@@ -539,6 +554,13 @@ impl Config {
             Some(address) => address.clone(),
             None => self.peer_listen.clone(),
         }
+    }
+
+    /// The same, if somebody has set it: empty if it is only where the node listens.
+    pub fn peer_address_on_purpose(&self) -> String {
+        let is_set =
+            !self.peer_advertise.is_empty() || self.initial_cluster.0.contains_key(&self.node_id);
+        if is_set { self.peer_address() } else { String::new() }
     }
 
     /// The settings that become part of the replicated state when the cluster is created.

@@ -18,7 +18,9 @@ mod beside;
 mod diagnosis;
 mod error;
 mod eyes;
+mod moves;
 mod peering;
+mod quotas;
 mod report;
 mod running;
 mod starting;
@@ -46,6 +48,7 @@ use self::{
     diagnosis::Teller,
     eyes::{Eyes, EyesPort},
     peering::{Met, Newcomer},
+    quotas::watch_quotas,
     report::Report,
     starting::{Starting, WaitingPort},
     stored::Stored,
@@ -57,7 +60,8 @@ use crate::{
     config::{Config, HotItemNames, UpgradeFinalize},
     consensus::{
         Consensus, Foundation,
-        apply::{StateMachine, Versions},
+        apply::{self, StateMachine, Versions},
+        compare::Comparisons,
         first_token::{self, FirstToken},
         log_store::LogStore,
         raft::Raft,
@@ -158,7 +162,14 @@ impl Node {
 
         let election_timeout_max = Duration::from_millis(config.election_timeout_ms_max);
         let started_empty = recovered.last.is_none() && state.applied().is_none();
-        let newcomer = Newcomer { identity: &identity, log: &log, state: &state, started_empty };
+        let comparisons = Comparisons::open(config.node_id, Arc::clone(&env.disk)).await?;
+        let newcomer = Newcomer {
+            identity: &identity,
+            log: &log,
+            state: &state,
+            comparisons: &comparisons,
+            started_empty,
+        };
         let Met {
             peers,
             cluster_id,
@@ -179,15 +190,17 @@ impl Node {
         let applied_seen = applied.clone();
         let tracer = Tracer::new(env.traces.clone());
         let traced = TracedEntries::new(tracer.clone());
-        let machine = StateMachine::new(
-            Arc::clone(&state),
-            snapshot_requests,
-            applied_sender,
-            env.observer.clone(),
-            traced.clone(),
-            Arc::clone(&metrics),
-            cluster_id.clone(),
-        )
+        let machine = StateMachine::new(apply::Foundation {
+            state: Arc::clone(&state),
+            snapshots: snapshot_requests,
+            applied: applied_sender,
+            observer: env.observer.clone(),
+            traced: traced.clone(),
+            metrics: Arc::clone(&metrics),
+            cluster_id: cluster_id.clone(),
+            comparisons: comparisons.clone(),
+            last_in: Arc::clone(members.last_in()),
+        })
         .with_versions(Versions { formats: env.formats, identity: Arc::clone(&identity) });
         #[cfg(feature = "seeded-bugs")]
         let machine = machine.with_applier(crate::consensus::kept::Applier {
@@ -205,6 +218,7 @@ impl Node {
                 traced,
             ),
             machine,
+            comparisons.clone(),
             local_reads_only,
         )
         .await?;
@@ -218,6 +232,7 @@ impl Node {
         let (snapshots, asked) = mpsc::channel(snapshots::ASKED_MAX);
         let consensus = Consensus::start(Foundation {
             snapshots,
+            comparisons,
             raft: raft.clone(),
             state: Arc::clone(&state),
             applied,
@@ -275,6 +290,9 @@ impl Node {
             Arc::clone(&env.fatal),
         )));
         running.push(tokio::spawn(tasks::tick(consensus.clone())));
+        running.push(tokio::spawn(consensus.clone().heed_comparisons()));
+        let compare_interval = Duration::from_millis(config.state_compare_interval_ms);
+        running.push(tokio::spawn(consensus.clone().compare_replicas(compare_interval)));
         running.push(tokio::spawn(consensus.clone().end_open_changes()));
         if config.upgrade_finalize == UpgradeFinalize::Auto {
             running.push(tokio::spawn(consensus.clone().finalize_by_itself()));
@@ -283,6 +301,7 @@ impl Node {
         let takes_part = move || !seen.local_reads_only.load(Ordering::Relaxed);
         running.push(tokio::spawn(consensus.clone().heed_drain(takes_part)));
         running.push(tokio::spawn(tables::watch(Arc::clone(&state))));
+        running.push(tokio::spawn(watch_quotas(Arc::clone(&state), Arc::clone(&metrics))));
         let snapshots = SnapshotBuilds {
             raft: raft.clone(),
             node_id: config.node_id,
@@ -317,6 +336,7 @@ impl Node {
             consensus: consensus.clone(),
             started,
         });
+        running.push(tokio::spawn(moves::watch(consensus.clone(), Arc::clone(&greeter))));
         let api = Api::new(
             consensus.clone(),
             NodeFacts {
@@ -472,6 +492,7 @@ async fn start_raft(
     peers: &Peers,
     log: LogStore,
     machine: StateMachine,
+    comparisons: Comparisons,
     local_reads_only: bool,
 ) -> Result<Raft, NodeError> {
     let wrong = |error: &dyn std::fmt::Display| NodeError::Raft(error.to_string());
@@ -480,7 +501,7 @@ async fn start_raft(
     let append_timeout = Duration::from_millis(config.election_timeout_ms_max.saturating_mul(4));
     let purged_log = log.log().clone();
     let purged = Arc::new(move || purged_log.purged().map(|purged| purged.index));
-    let network = NetworkFactory::new(peers.clone(), purged, append_timeout);
+    let network = NetworkFactory::new(peers.clone(), purged, append_timeout, comparisons);
     Raft::new(config.node_id, raft_config, network, log, machine)
         .await
         .map_err(|error| wrong(&error))

@@ -61,6 +61,10 @@ pub const RATE_LIMITED: &str = "RATE_LIMITED";
 pub const TOO_MANY_SESSION_BYTES: &str = "TOO_MANY_SESSION_BYTES";
 /// The leader's disk is nearly full.
 pub const DISK_NEARLY_FULL: &str = "DISK_NEARLY_FULL";
+/// This node's state differs from that of a majority of the voters: it answers LOCAL reads only. Another node may do it.
+pub const STATE_DIFFERS: &str = "STATE_DIFFERS";
+/// The voters' states differ, and no majority of them agrees: nothing is written until one does; never proposed.
+pub const NO_STATE_MAJORITY: &str = "NO_STATE_MAJORITY";
 /// The deadline of a read passed.
 pub const DEADLINE_EXCEEDED: &str = "DEADLINE_EXCEEDED";
 /// A membership change was refused.
@@ -90,6 +94,10 @@ pub const ROLE_IN_USE: &str = "ROLE_IN_USE";
 pub const LAST_ADMIN: &str = "LAST_ADMIN";
 /// Users, roles and tokens have no more room.
 pub const AUTH_TABLE_FULL: &str = "AUTH_TABLE_FULL";
+/// A quota does not allow as much more.
+pub const QUOTA_EXCEEDED: &str = "QUOTA_EXCEEDED";
+/// There are as many quotas as there can be.
+pub const QUOTA_TABLE_FULL: &str = "QUOTA_TABLE_FULL";
 /// Authentication is on already.
 pub const AUTHENTICATION_ENABLED: &str = "AUTHENTICATION_ENABLED";
 /// A backup is being restored into this cluster: until that is done nothing is written, and no item is read.

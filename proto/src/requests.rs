@@ -17,7 +17,8 @@
 /// - `change`: changes the cluster: sent twice, it is asked for twice;
 /// - `auth`: changes users, roles or tokens: sent twice, it does no harm (a token that nobody was told of
 ///   speaks for nobody);
-/// - `backup`: begins a backup, or takes a step of a restore: sent twice, it does no harm.
+/// - `backup`: begins a backup, or takes a step of a restore: sent twice, it does no harm;
+/// - `quota`: changes quotas: sent twice, it does no harm.
 ///
 /// ```
 /// macro_rules! count {
@@ -101,6 +102,12 @@ macro_rules! requests {
                 report backup_read BackupRead(BackupReadRequest) -> BackupReadResponse: read;
                 backup backup_restore BackupRestore(BackupRestoreRequest)
                     -> BackupRestoreResponse: restore;
+            }
+            Quotas(quotas_client::QuotasClient, quotas_server::Quotas) {
+                quota quotas_set QuotasSet(QuotasSetRequest) -> QuotasSetResponse: set;
+                quota quotas_delete QuotasDelete(QuotasDeleteRequest)
+                    -> QuotasDeleteResponse: delete;
+                read quotas_list QuotasList(QuotasListRequest) -> QuotasListResponse: list;
             }
         }
     };

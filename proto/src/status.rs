@@ -81,6 +81,7 @@ details! {
     v1::LeaderHint => "tally.v1.LeaderHint",
     v1::ConditionFailure => "tally.v1.ConditionFailure",
     v1::BoundFailure => "tally.v1.BoundFailure",
+    v1::QuotaFailure => "tally.v1.QuotaFailure",
     v1::StepFailure => "tally.v1.StepFailure",
     v1::StalenessFailure => "tally.v1.StalenessFailure",
     v1::AnswerState => "tally.v1.AnswerState",
@@ -253,6 +254,8 @@ pub struct Details {
     pub condition: Option<v1::ConditionFailure>,
     /// The bound that was in the way.
     pub bound: Option<v1::BoundFailure>,
+    /// The quota that was in the way.
+    pub quota: Option<v1::QuotaFailure>,
     /// The part of an `Apply` that was in the way.
     pub step: Option<v1::StepFailure>,
     /// The staleness that could be proven.
@@ -299,6 +302,7 @@ impl Details {
             <v1::LeaderHint as Detail>::FULL_NAME => self.leader = unpack(any),
             <v1::ConditionFailure as Detail>::FULL_NAME => self.condition = unpack(any),
             <v1::BoundFailure as Detail>::FULL_NAME => self.bound = unpack(any),
+            <v1::QuotaFailure as Detail>::FULL_NAME => self.quota = unpack(any),
             <v1::StepFailure as Detail>::FULL_NAME => self.step = unpack(any),
             <v1::StalenessFailure as Detail>::FULL_NAME => self.staleness = unpack(any),
             <v1::AnswerState as Detail>::FULL_NAME => {

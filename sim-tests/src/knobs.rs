@@ -14,6 +14,9 @@ use crate::env::mix;
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
+/// Share of the seeds that have quotas. In the others nothing is refused for want of room, so that what writes do is
+/// seen, too.
+const QUOTAS: f64 = 0.3;
 
 /// The knobs of one seed.
 #[derive(Debug, Clone, Serialize)]
@@ -91,6 +94,8 @@ pub struct Knobs {
     /// Until then, in simulated ms, each start of a node draws its release: this one, or one that reads the first version
     /// of the formats only. Then all are restarted with this one, and their leader finalizes the upgrade.
     pub releases_mixed_until_ms: Option<u64>,
+    /// Somebody sets, changes and removes quotas.
+    pub quotas: bool,
     /// Which families of faults are on.
     pub faults: Families,
     /// Mean time between two faults, in ms.
@@ -170,6 +175,8 @@ impl Knobs {
             rights: false,
             rights_toggled: false,
             releases_mixed_until_ms: None,
+            // With dice of its own: the other seeds are what they would be without.
+            quotas: SmallRng::seed_from_u64(mix(seed, &[0x90a])).random_bool(QUOTAS),
             faults: Families::draw(rng),
             fault_every_ms: log_uniform(rng, 600, 4000),
         };
@@ -255,6 +262,7 @@ impl Knobs {
             short_deadlines: 0.0,
             lull_ms: None,
             releases_mixed_until_ms: None,
+            quotas: false,
             faults: Families::default(),
             ..drawn
         }
@@ -290,6 +298,8 @@ impl Knobs {
         config.log_segment_bytes = self.segment_bytes;
         config.log_cache_bytes = self.log_cache_bytes;
         config.flush_interval_ms = self.flush_interval_ms;
+        // Often enough for a run, and between others' faults.
+        config.state_compare_interval_ms = 2_000;
         // Room for some 80 records, so that they come and go.
         config.state_cache_bytes = 64 * 1024;
         config.disk_reserve_bytes = 64 * 1024;

@@ -32,8 +32,10 @@ pub mod scenarios;
 pub mod story;
 
 // For these alone.
+mod entries;
 mod invariants;
 mod kinds;
+mod quotas;
 mod rights;
 mod workload;
 

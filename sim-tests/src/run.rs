@@ -42,7 +42,7 @@ use crate::{
     invariants::Invariants,
     kinds::Counts,
     knobs::Knobs,
-    rights,
+    quotas, rights,
     scenarios::Scenario,
     trace::{self, Detail, Keep, Recorded},
     trace_event,
@@ -91,7 +91,7 @@ impl Default for Options {
 /// A promise that was broken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Violation {
-    /// Which check found it: `safety`, `history`, `rights`, `liveness`, `harness`, `panic`.
+    /// Which check found it: `safety`, `history`, `rights`, `quotas`, `liveness`, `harness`, `panic`.
     pub kind: String,
     /// What is wrong.
     pub what: String,
@@ -167,6 +167,8 @@ struct Run<'a> {
     workload: Workload,
     /// Where users have rights.
     rights: Option<rights::Book>,
+    /// Where there are quotas.
+    quotas: Option<quotas::Book>,
     audit: Rc<Audit>,
     now_ms: u64,
     end_ms: u64,
@@ -187,20 +189,26 @@ impl Run<'_> {
         let (observers, traps) = (invariants.clone(), Traps::default());
         let watch = traps.clone();
         let rights = knobs.rights.then(rights::Book::default);
-        let sees = rights.clone();
+        let quotas = knobs.quotas.then(quotas::Book::default);
+        let (judges, counts) = (rights.clone(), quotas.clone());
         let cluster = Cluster::builder(seed)
             .nodes(knobs.nodes)
             .config(|config| knobs.configure(config))
             .releases_mixed_until(knobs.releases_mixed_until_ms.unwrap_or(0))
             .observer(Rc::new(move |id| {
                 let observer = watch.observer(id, observers.observer(id));
-                match &sees {
+                let observer = match &judges {
                     Some(rights) => rights.observer(observer),
+                    None => observer,
+                };
+                match &counts {
+                    Some(quotas) => quotas.observer(observer),
                     None => observer,
                 }
             }))
             .start(&mut sim);
-        let workload = Workload::start(&mut sim, &cluster, knobs, rights.clone(), seed);
+        let books = (rights.clone(), quotas.clone());
+        let workload = Workload::start(&mut sim, &cluster, knobs, books, seed);
         let desk = Desk::default();
         let (at_work, its_cluster) = (desk.clone(), cluster.clone());
         sim.client(operator::HOST, async move {
@@ -234,6 +242,7 @@ impl Run<'_> {
             reach: Reach::default(),
             workload,
             rights,
+            quotas,
             audit,
             now_ms: 0,
             end_ms,
@@ -284,6 +293,9 @@ impl Run<'_> {
         if let Some(rights) = self.rights.clone() {
             rights.look_at_clocks(&self.cluster, self.now_ms);
             self.violate("rights", rights.take_wrong());
+        }
+        if let Some(quotas) = self.quotas.clone() {
+            self.violate("quotas", quotas.take_wrong());
         }
         let failures = self.injector.take_failures();
         self.violate("liveness", failures);

@@ -5,7 +5,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
@@ -22,9 +22,6 @@ use crate::{
     output::{Exit, Failure, Output, escaped, print, progress, progress_done},
     status::bytes,
 };
-
-/// Bytes that are read from a file at once.
-const PIECE_BYTES: usize = 1 << 20;
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -180,7 +177,7 @@ impl Backup {
 
 pub(crate) fn look(command: &BackupFile, output: Output) -> Result<Exit, Failure> {
     let (BackupFile::Verify { file } | BackupFile::Inspect { file }) = command;
-    let known = verify(file)?;
+    let (known, ..) = verify(file)?;
     match command {
         BackupFile::Verify { .. } => output
             .result(&known, |known| format!("the backup is whole and right: {}", known.short())),
@@ -190,35 +187,15 @@ pub(crate) fn look(command: &BackupFile, output: Output) -> Result<Exit, Failure
 }
 
 /// Reads a file whole.
-fn verify(path: &Path) -> Result<Known, Failure> {
-    let mut file_bytes = 0;
-    let (header, footer) = read(path, |bytes, _| {
-        file_bytes += bytes;
-        Ok(())
-    })?;
-    Ok(Known::new(path, file_bytes, &header, &footer))
-}
-
-/// Reads a file whole, and calls with the bytes that were read from the disk, and their blocks.
-fn read(
-    path: &Path,
-    mut visit: impl FnMut(u64, Vec<bytes::Bytes>) -> Result<(), Failure>,
-) -> Result<(Header, Footer), Failure> {
-    let mut file = File::open(path).map_err(|error| at(path, error))?;
-    let mut reader = Reader::new();
-    let mut piece = vec![0; PIECE_BYTES];
-    loop {
-        let len = file.read(&mut piece).map_err(|error| at(path, error))?;
-        if len == 0 {
-            return reader.finish().map_err(|error| at(path, error));
-        }
-        reader.give(&piece[..len]);
-        let mut blocks = Vec::new();
-        while let Some(block) = reader.next_block().map_err(|error| at(path, error))? {
-            blocks.push(block);
-        }
-        visit(len as u64, blocks)?;
-    }
+fn verify(path: &Path) -> Result<(Known, Header, Footer), Failure> {
+    let all = || {
+        let (mut file, mut reader) = (File::open(path)?, Reader::new());
+        while reader.next_block_of(&mut file)?.is_some() {}
+        let bytes = reader.bytes();
+        let (header, footer) = reader.finish()?;
+        Ok((Known::new(path, bytes, &header, &footer), header, footer))
+    };
+    all().map_err(|error: io::Error| at(path, error))
 }
 
 pub(crate) async fn back_up(
@@ -256,7 +233,7 @@ pub(crate) async fn back_up(
     progress_done();
     file.sync_all().map_err(|error| at(&partial, error))?;
     drop(file);
-    let known = verify(&partial)?;
+    let (known, ..) = verify(&partial)?;
     give_name(&partial, path, asked.force).map_err(|error| at(path, error))?;
     let known = Known { file: path.display().to_string(), ..known };
     output.result(&known, |known| {
@@ -310,11 +287,7 @@ pub(crate) async fn restore(
         return Ok(Exit::Done);
     }
     let path = asked.file.as_deref().expect("clap asks for a file");
-    let mut file_bytes = 0;
-    let (header, footer) = read(path, |len, _| {
-        file_bytes += len;
-        Ok(())
-    })?;
+    let (backup, header, footer) = verify(path)?;
     let begun = client.begin_restore(&header, &footer).await?;
     send(client, path, begun.next_block, &footer).await?;
     client.finish_restore(&footer).await?;
@@ -323,7 +296,7 @@ pub(crate) async fn restore(
     let restored = Restored {
         cluster_id: status.header.cluster_id.clone(),
         revision: status.header.revision,
-        backup: Known::new(path, file_bytes, &header, &footer),
+        backup,
     };
     output.result(&restored, |restored| {
         format!(
@@ -340,21 +313,13 @@ pub(crate) async fn restore(
 async fn send(client: &Client, path: &Path, from: u64, footer: &Footer) -> Result<(), Failure> {
     let mut file = File::open(path).map_err(|error| at(path, error))?;
     let mut reader = Reader::new();
-    let mut piece = vec![0; PIECE_BYTES];
     let (mut number, mut next) = (0, from);
-    loop {
-        let len = file.read(&mut piece).map_err(|error| at(path, error))?;
-        if len == 0 {
-            break;
+    while let Some(block) = reader.next_block_of(&mut file).map_err(|error| at(path, error))? {
+        if number >= next {
+            next = client.restore_block(number, block).await?.next_block;
         }
-        reader.give(&piece[..len]);
-        while let Some(block) = reader.next_block().map_err(|error| at(path, error))? {
-            if number >= next {
-                next = client.restore_block(number, block).await?.next_block;
-            }
-            number += 1;
-            progress(&format!("restored {number} of {} blocks", footer.blocks));
-        }
+        number += 1;
+        progress(&format!("restored {number} of {} blocks", footer.blocks));
     }
     // Somebody who has changed the file meanwhile is found out, by the cluster too.
     reader.finish().map(drop).map_err(|error| at(path, error))

@@ -28,6 +28,7 @@ mod output;
 mod pages;
 mod prefix;
 mod procs;
+mod quota;
 mod session;
 mod shell;
 mod status;
@@ -120,6 +121,11 @@ enum Command {
     Auth {
         #[command(subcommand)]
         command: auth::Auth,
+    },
+    /// Quotas: how many items there may be with a prefix, and how many bytes they may have.
+    Quota {
+        #[command(subcommand)]
+        command: quota::Quota,
     },
     /// Runs an atomic step over counters and keys, given as JSON.
     Apply(apply::Apply),
@@ -252,6 +258,7 @@ async fn run(arguments: Arguments, output: Output) -> Result<Exit, Failure> {
         | Command::Kv { .. }
         | Command::Session { .. }
         | Command::Auth { .. }
+        | Command::Quota { .. }
         | Command::Apply(_)
         | Command::Status(_)
         | Command::Cluster { .. }
@@ -281,6 +288,7 @@ async fn ask(client: &Client, command: &Command, output: Output) -> Result<Exit,
         Command::Kv { command } => return kv::run(client, command, output).await,
         Command::Session { command } => session::run(client, command, output).await?,
         Command::Auth { command } => return auth::run(client, command, output).await,
+        Command::Quota { command } => quota::run(client, command, output).await?,
         Command::Apply(apply) => apply::run(client, apply, output).await?,
         Command::Status(status) => return status::run(client, status, output).await,
         Command::Debug { command } => return debug::run(client, command, output).await,

@@ -219,6 +219,9 @@ fn describe(error: &Error) -> Value {
     if let Some(failure) = error.bound() {
         put("bound", json!({ "value": failure.value, "bound": failure.bound }));
     }
+    if let Some(failure) = error.quota() {
+        put("quota", quota(failure));
+    }
     if let Some(step) = error.step() {
         use tally_client::proto::step_failure::Part;
         let (part, index) = match step.part {
@@ -247,6 +250,18 @@ fn describe(error: &Error) -> Value {
         put("request_id", json!(id));
     }
     value
+}
+
+fn quota(failure: &tally_client::proto::QuotaFailure) -> Value {
+    let short = |name: &str, of: &str| name.trim_start_matches(of).to_lowercase();
+    json!({
+        "scope": short(failure.scope().as_str_name(), "QUOTA_SCOPE_"),
+        "prefix": failure.prefix,
+        "unit": short(failure.unit().as_str_name(), "QUOTA_UNIT_"),
+        "used": failure.used,
+        "limit": failure.limit,
+        "grows_by": failure.grows_by,
+    })
 }
 
 fn stored_instead(stored: &tally_client::proto::ConditionFailure) -> Value {

@@ -451,6 +451,7 @@ impl Call {
             | reason::NO_QUORUM
             | reason::SHUTTING_DOWN
             | reason::NODE_STARTING
+            | reason::STATE_DIFFERS
             | reason::OUTCOME_UNKNOWN
             | reason::ANOTHER_CLUSTER => router.failed(node),
             // Too slow for this attempt, which may have been a short one: no word on who leads.

@@ -30,6 +30,7 @@ pub(crate) struct Model {
     pub(crate) closed: u32,
     /// Of counters and keys.
     pub(crate) revision: u64,
+    pub(crate) quotas: Vec<v1::Quota>,
     /// So often somebody else writes before the next page is read.
     pub(crate) writes_between_pages: u32,
 }
@@ -212,8 +213,31 @@ impl Model {
                         .collect(),
                 })
             }
+            Request::QuotasSet(set) => {
+                let v1::QuotasSetRequest { scope, prefix, limits } = set;
+                let existed = self.remove_quota(scope, &prefix);
+                self.quotas.push(v1::Quota { scope, prefix, limits, ..Default::default() });
+                let header = Some(self.header());
+                Response::QuotasSet(v1::QuotasSetResponse { header, existed })
+            }
+            Request::QuotasDelete(delete) => {
+                let existed = self.remove_quota(delete.scope, &delete.prefix);
+                let header = Some(self.header());
+                Response::QuotasDelete(v1::QuotasDeleteResponse { header, existed })
+            }
+            Request::QuotasList(_) => {
+                let (header, quotas) = (Some(self.header()), self.quotas.clone());
+                Response::QuotasList(v1::QuotasListResponse { header, quotas })
+            }
             other => self.store(other),
         }
+    }
+
+    /// It counts nothing, and refuses nothing.
+    fn remove_quota(&mut self, scope: i32, prefix: &str) -> bool {
+        let before = self.quotas.len();
+        self.quotas.retain(|quota| quota.scope != scope || quota.prefix != prefix);
+        self.quotas.len() < before
     }
 
     fn add(&mut self, add: &v1::CountersAddRequest) -> Response {

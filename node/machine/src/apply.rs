@@ -67,7 +67,8 @@ pub fn apply<V: View + ?Sized>(
     apply_with(overlay, log_index, batch, items)
 }
 
-/// [`apply`] with another budget for housekeeping: no answer depends on it, which tests check.
+/// [`apply`] with another budget for housekeeping: no answer depends on it, which tests check, but for the entry from
+/// which on a new quota refuses ([`super::quota`]).
 pub(super) fn apply_with<V: View + ?Sized>(
     overlay: &mut Overlay<'_, V>,
     log_index: u64,
@@ -84,10 +85,15 @@ pub(super) fn apply_with<V: View + ?Sized>(
         true => bugs::wall_ms(),
         false => wall_time_ms,
     };
-    let mut work = Work::new(overlay, log_index, batch.log_time_ms, wall_time_ms);
+    let mut work =
+        Work::new(overlay, log_index, batch.log_time_ms, wall_time_ms, housekeeping_items);
     let replies = work.commands(&batch.commands);
     work.keep_house(housekeeping_items);
     work.finish();
+    #[cfg(feature = "seeded-bugs")]
+    if seeded_bugs::is_on("one-replica-applies-otherwise") {
+        bugs::spoil_at_one_node(overlay, log_index);
+    }
     replies
 }
 
@@ -119,15 +125,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
     /// What the caller may do; nothing if it needs no rights: authentication is off, or the command is one
     /// that nodes ask for by themselves, and that no request becomes.
     fn admit(&mut self, command: &Command) -> Result<Option<Rc<Rights>>, Refusal> {
-        let is_own = matches!(
-            command.action,
-            Action::Tick
-                | Action::CreateCluster { .. }
-                | Action::CreateSecureCluster { .. }
-                | Action::NodeId(_)
-                | Action::RaiseVersion { .. }
-                | Action::CreateClusterAt { .. }
-        );
+        let is_own = command.action.is_own();
         let (needed, version) = (gate::needed(&command.action), self.meta.version);
         if needed > version && !seeded_bugs::is_on("gate-open") {
             return Err(Refusal::UpgradeNotFinalized { needed, version });
@@ -146,6 +144,9 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         }
         if is_restore && !rights.is_admin() {
             return Err(denied(&rights, "admin", "the cluster"));
+        }
+        if matches!(command.action, Action::Quota(_)) && !rights.is_admin() {
+            return Err(denied(&rights, "admin", "quotas"));
         }
         Ok(Some(rights))
     }
@@ -175,7 +176,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
                 let existed = self.close_session(*session_id, of);
                 self.reply(Ok(Answer::SessionClosed { existed }))
             }
-            Action::Tick => self.reply(Ok(Answer::Done)),
+            Action::Tick | Action::Compare => self.reply(Ok(Answer::Done)),
             Action::CreateCluster { cluster_id, settings } => {
                 self.create_cluster(*cluster_id, settings, None, FormatVersion::FIRST)
             }
@@ -202,6 +203,10 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
             Action::NodeId(command) => {
                 let answer = self.change_node_ids(command);
                 self.reply(Ok(answer))
+            }
+            Action::Quota(change) => {
+                let result = self.change_quotas(change);
+                self.reply(result)
             }
         }
     }
@@ -240,7 +245,8 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
     /// belongs to this very user (`session.rs`, `idempotency.rs`), and that answer is a fact, also to one
     /// who may not do it any more: to say "not applied" of what was applied would be a lie. (What it may not
     /// read of it is left out by [`Rights::redact`].) A refusal for want of permission is not remembered: it
-    /// leaves no trace, as the right may be given in the next moment.
+    /// leaves no trace, as the right may be given in the next moment. Nor is one of a quota, as there may be room in
+    /// the next moment ([`Refusal::is_of_the_moment`]): whoever sends the same again wants it done then.
     fn exactly_once(&mut self, command: &Command, rights: Option<&Rights>) -> Reply {
         let user = rights.map_or(0, Rights::user);
         let standing = command.session.as_ref().map(|stamp| self.standing(stamp, user));
@@ -271,7 +277,8 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
                 self.execute_and_remember_by_key(command, user)
             }
         };
-        let forget = seeded_bugs::is_on("refusal-not-remembered") && reply.result.is_err();
+        let forget = is_of_the_moment(&reply.result)
+            || seeded_bugs::is_on("refusal-not-remembered") && reply.result.is_err();
         if let (Some(stamp), Some(Standing::New)) = (&command.session, standing)
             && !forget
         {
@@ -319,7 +326,8 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
             self.begin();
         }
         let mut reply = self.reply(result);
-        let forget = seeded_bugs::is_on("refusal-not-remembered") && reply.result.is_err();
+        let forget = is_of_the_moment(&reply.result)
+            || seeded_bugs::is_on("refusal-not-remembered") && reply.result.is_err();
         if let Some(key) = &command.idempotency
             && !forget
         {
@@ -352,6 +360,11 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         }
         reply
     }
+}
+
+fn is_of_the_moment(result: &Result<Answer, Refusal>) -> bool {
+    result.as_ref().is_err_and(Refusal::is_of_the_moment)
+        && !seeded_bugs::is_on("quota-refusal-remembered")
 }
 
 /// Why a caller may not do it: the first part that it may not. All of a step is looked at, its conditions and

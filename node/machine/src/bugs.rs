@@ -4,17 +4,19 @@
 //! so just before it does ([`enter`]), and that is kept for the thread, as the switch is: all nodes of a
 //! simulation share one.
 
-use std::cell::Cell;
+use std::{cell::Cell, ops::ControlFlow};
+
+use bytes::Bytes;
 
 use super::{
     command::{
         Action, Answer, Command, CounterAdd, CounterSet, OnViolation, Operation, OperationAnswer,
         Reply, SessionStamp,
     },
-    keys::RecordKey,
+    keys::{RecordKey, Space},
     query,
     records::SessionAnswerRecord,
-    view::View,
+    view::{Overlay, View},
     work::Work,
 };
 
@@ -45,6 +47,23 @@ const HASH_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 /// What seeds the hash maps of the node that applies.
 pub(crate) fn node_hash() -> u64 {
     NODE.get().wrapping_mul(HASH_FACTOR)
+}
+
+/// One replica leaves something else behind, and answers as the others do: a bit of a counter is another.
+pub(crate) fn spoil_at_one_node<V: View + ?Sized>(overlay: &mut Overlay<'_, V>, log_index: u64) {
+    if node_id() != 2 || !log_index.is_multiple_of(64) {
+        return;
+    }
+    let (start, end) = Space::Counter.range();
+    let mut first = None;
+    overlay.scan(&start, &end, &mut |key, value| {
+        first = Some((Bytes::copy_from_slice(key), value.to_vec()));
+        ControlFlow::Break(())
+    });
+    if let Some((key, mut value)) = first {
+        *value.last_mut().expect("a counter has a value") ^= 1;
+        overlay.put(key, value.into());
+    }
 }
 
 /// Applies commands in the order in which a hash map of theirs would be walked through: one that is

@@ -15,6 +15,7 @@ pub use super::{
     node_ids::NodeIdCommand,
     operation::*,
     owner::Owner,
+    quota::QuotaCommand,
     records::Settings,
     reply::{Answer, BoundReached, Kept, OperationAnswer, Refusal, Reply, StepPart},
     restore::{RestoreBegin, RestoreCommand, RestorePhase, RestoreRefusal},
@@ -133,6 +134,11 @@ pub enum Action {
     Restore(RestoreCommand),
     /// Gives ids to nodes, and retires them.
     NodeId(NodeIdCommand),
+    /// Changes quotas.
+    Quota(QuotaCommand),
+    /// Replicas compare their states after the entry that carries it. It changes nothing but what every entry does;
+    /// whoever applies it takes the hash.
+    Compare,
     /// From here on the cluster has this version of the formats ([`super::gate`]), if it had a lower one.
     RaiseVersion {
         /// The version.
@@ -153,6 +159,20 @@ pub enum Action {
 }
 
 impl Action {
+    /// Whether it is one that nodes ask for by themselves, and that no request becomes.
+    pub fn is_own(&self) -> bool {
+        matches!(
+            self,
+            Action::Tick
+                | Action::Compare
+                | Action::CreateCluster { .. }
+                | Action::CreateSecureCluster { .. }
+                | Action::NodeId(_)
+                | Action::RaiseVersion { .. }
+                | Action::CreateClusterAt { .. }
+        )
+    }
+
     /// Whether it opens a session: a log entry has at most one that does.
     pub fn opens_session(&self) -> bool {
         matches!(self, Action::OpenSession { .. } | Action::OpenOwnedSession { .. })

@@ -68,6 +68,7 @@ impl Display for Action {
                 write!(f, "create {cluster_id:032x} at version {version}{secure}")
             }
             Action::RaiseVersion { to } => write!(f, "raise the version to {to}"),
+            Action::Compare => write!(f, "compare the replicas"),
             Action::NodeId(NodeIdCommand::Claim { node_id, incarnation, .. }) => {
                 write!(f, "claim node id {node_id} for {incarnation}")
             }
@@ -77,6 +78,7 @@ impl Display for Action {
             Action::NodeId(NodeIdCommand::Drain { node_id, drained, .. }) => {
                 write!(f, "node {node_id} {} lead", if *drained { "is not to" } else { "may" })
             }
+            Action::Quota(change) => change.fmt(f),
         }
     }
 }
@@ -168,6 +170,8 @@ impl Display for Answer {
             Answer::NodeIdRefused { next_id } => write!(f, "not that node id; {next_id} is free"),
             Answer::Restored { phase, next } => write!(f, "{phase:?}, block {next} is next"),
             Answer::Done => write!(f, "done"),
+            Answer::QuotaChanged { existed: true } => write!(f, "there was one"),
+            Answer::QuotaChanged { existed: false } => write!(f, "there was none"),
         }
     }
 }

@@ -76,13 +76,15 @@ impl Canonical {
                 self.u64(settings.idempotency_window_ms);
                 self.u64(settings.idempotency_bytes_max);
             }
-            // None comes under a number or a key that is looked up, so nobody compares them.
+            // None of them comes under a number or a key that is looked up, so nobody compares them.
             Action::Auth(_) => self.tag(9),
             Action::CreateSecureCluster { .. } => self.tag(10),
             Action::Restore(_) => self.tag(11),
             Action::NodeId(_) => self.tag(12),
-            Action::RaiseVersion { .. } => self.tag(13),
-            Action::CreateClusterAt { .. } => self.tag(14),
+            Action::Quota(_) => self.tag(13),
+            Action::Compare => self.tag(14),
+            Action::RaiseVersion { .. } => self.tag(15),
+            Action::CreateClusterAt { .. } => self.tag(16),
         }
     }
 

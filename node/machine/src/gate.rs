@@ -5,7 +5,7 @@
 //! | version | what it brought |
 //! |---|---|
 //! | 1 | everything of the first release |
-//! | 2 | a cluster has a version: [`Action::RaiseVersion`], [`Action::CreateClusterAt`], and [`super::records::Meta`] in its form 4 |
+//! | 2 | a cluster has a version: [`Action::RaiseVersion`], [`Action::CreateClusterAt`], and [`super::records::Meta`] in its form 5; quotas; comparisons of the replicas |
 //!
 //! **To add something:** its line above, and its arm in [`needed`], which names every action so that none is forgotten.
 //! What is no action asks the state for the version (`query::meta(view).version`), and writes the old form below it. If
@@ -33,6 +33,7 @@ use super::{
     auth::AuthCommand,
     command::{Action, Operation},
     node_ids::NodeIdCommand,
+    quota::QuotaCommand,
     restore::RestoreCommand,
     version::FormatVersion,
 };
@@ -79,6 +80,9 @@ pub fn needed(action: &Action) -> FormatVersion {
             | NodeIdCommand::Retire { .. }
             | NodeIdCommand::Drain { .. },
         ) => FormatVersion::FIRST,
+        Action::Quota(QuotaCommand::Set { .. } | QuotaCommand::Delete { .. }) | Action::Compare => {
+            FormatVersion::CLUSTER_VERSION
+        }
         // With these a cluster gets its version; what they ask of its members is `raises`.
         Action::RaiseVersion { .. } | Action::CreateClusterAt { .. } => FormatVersion::FIRST,
     }

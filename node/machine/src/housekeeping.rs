@@ -1,4 +1,5 @@
-//! Removing what nobody can see any more, a bounded number of items in each entry.
+//! Removing what nobody can see any more, a bounded number of items in each entry. (And counting for new quotas, which
+//! has a budget of its own and is described there: [`super::quota`].)
 //!
 //! Three kinds: answers below a watermark or of a session that is gone, sessions that have ended,
 //! idempotency keys that have expired. Each kind has a budget of its own, so that none starves
@@ -50,6 +51,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
             }
         }
         self.work_off_queue(left);
+        self.count_for_quotas();
     }
 
     /// Removes one session that has ended by log time; false if there is none.

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use tally_seeded_bugs as seeded_bugs;
 
-use super::owner::Owner;
+use super::{auth::Scope, owner::Owner};
 
 /// First ordinal that is not the machine's.
 pub const MACHINE_END: u8 = 0x80;
@@ -57,6 +57,8 @@ pub enum Space {
     NodeId = 0x50,
     /// Users, roles and tokens of a backup that is being restored, by their own keys.
     Staged = 0x51,
+    /// Quotas by scope and prefix.
+    Quota = 0x52,
 }
 
 impl Space {
@@ -98,6 +100,7 @@ impl Space {
             0x44 => Space::RoleLimit,
             0x50 => Space::NodeId,
             0x51 => Space::Staged,
+            0x52 => Space::Quota,
             _ => return None,
         })
     }
@@ -155,6 +158,13 @@ pub enum RecordKey<'a> {
     NodeId(u64),
     /// See [`Space::Staged`].
     Staged(&'a [u8]),
+    /// See [`Space::Quota`].
+    Quota {
+        /// Counters or keys.
+        scope: Scope,
+        /// What their names begin with.
+        prefix: &'a str,
+    },
 }
 
 /// Bytes that are no key of the machine.
@@ -192,6 +202,7 @@ impl<'a> RecordKey<'a> {
             RecordKey::RoleLimit(_) => Space::RoleLimit,
             RecordKey::NodeId(_) => Space::NodeId,
             RecordKey::Staged(_) => Space::Staged,
+            RecordKey::Quota { .. } => Space::Quota,
         }
     }
 
@@ -230,6 +241,13 @@ impl<'a> RecordKey<'a> {
                 buffer.extend_from_slice(&expires_at_ms.to_be_bytes());
                 buffer.extend_from_slice(key.as_bytes());
             }
+            RecordKey::Quota { scope, prefix } => {
+                buffer.push(match scope {
+                    Scope::Counters => 0,
+                    Scope::Keys => 1,
+                });
+                buffer.extend_from_slice(prefix.as_bytes());
+            }
         }
     }
 
@@ -255,6 +273,7 @@ impl<'a> RecordKey<'a> {
             | Space::Role
             | Space::RoleLimit
             | Space::Staged
+            | Space::Quota
             | Space::SessionOwner => (0, rest),
             _ => number(rest).ok_or(malformed)?,
         };
@@ -271,6 +290,15 @@ impl<'a> RecordKey<'a> {
             Space::Role => RecordKey::Role(text(rest)?),
             Space::RoleLimit => RecordKey::RoleLimit(text(rest)?),
             Space::Staged => RecordKey::Staged(rest),
+            Space::Quota => {
+                let (scope, prefix) = rest.split_first().ok_or(malformed)?;
+                let scope = match scope {
+                    0 => Scope::Counters,
+                    1 => Scope::Keys,
+                    _ => return Err(malformed),
+                };
+                RecordKey::Quota { scope, prefix: text(prefix)? }
+            }
             Space::User => {
                 ends(second)?;
                 RecordKey::User(first)
@@ -383,6 +411,8 @@ mod tests {
             (RecordKey::RoleLimit("a"), b"\x44a"),
             (RecordKey::NodeId(1), b"\x50\0\0\0\0\0\0\0\x01"),
             (RecordKey::Staged(b"\x42a"), b"\x51\x42a"),
+            (RecordKey::Quota { scope: Scope::Counters, prefix: "" }, b"\x52\0"),
+            (RecordKey::Quota { scope: Scope::Keys, prefix: "a" }, b"\x52\x01a"),
         ] {
             assert_eq!(key.encode().as_ref(), bytes, "{key:?}");
             assert_eq!(RecordKey::decode(bytes), Ok(key));
@@ -399,6 +429,8 @@ mod tests {
         assert_eq!(owner, Err(KeyError::Malformed(Space::SessionOwner)));
         assert_eq!(RecordKey::decode(b"\x01\x01"), Err(KeyError::Malformed(Space::Meta)));
         assert_eq!(RecordKey::decode(b"\x10\xff"), Err(KeyError::Malformed(Space::Counter)));
+        assert_eq!(RecordKey::decode(b"\x52"), Err(KeyError::Malformed(Space::Quota)));
+        assert_eq!(RecordKey::decode(b"\x52\x02a"), Err(KeyError::Malformed(Space::Quota)));
     }
 
     proptest! {
@@ -423,6 +455,8 @@ mod tests {
                 RecordKey::RoleLimit(&name),
                 RecordKey::NodeId(first),
                 RecordKey::Staged(name.as_bytes()),
+                RecordKey::Quota { scope: Scope::Counters, prefix: &name },
+                RecordKey::Quota { scope: Scope::Keys, prefix: &name },
             ] {
                 let bytes = key.encode();
                 prop_assert_eq!(RecordKey::decode(&bytes), Ok(key));

@@ -42,6 +42,8 @@ pub mod node_ids;
 pub mod operation;
 pub mod owner;
 pub mod query;
+pub mod quota;
+pub mod quotas;
 pub mod records;
 pub mod reply;
 pub mod restore;
@@ -59,6 +61,7 @@ mod dry_run;
 mod housekeeping;
 mod idempotency;
 mod needs;
+mod quota_work;
 mod redact;
 mod session;
 mod transaction;
@@ -73,5 +76,7 @@ mod auth_tests;
 mod model;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod quota_tests;
 #[cfg(test)]
 mod testscript;

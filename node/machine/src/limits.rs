@@ -97,6 +97,14 @@ pub const HOUSEKEEPING_ITEMS_BASE: usize = 1024;
 /// one of each catches up under any load.
 pub const HOUSEKEEPING_ITEMS_PER_COMMAND: usize = 4;
 
+/// Quotas at most. A write that creates, resizes or removes an item compares its name with the prefix of each, and the
+/// first such write of an entry reads them all: with so many that is still far less than the sync of the log.
+pub const QUOTAS_MAX: usize = 256;
+
+/// Bytes of items for each item that an entry may count for a quota: with values of the greatest size it counts fewer
+/// items, as it reads them all.
+pub const QUOTA_COUNT_BYTES_PER_ITEM: u64 = 4 * 1024;
+
 /// What a record costs beyond its key and value bytes, as far as the limits on bytes count:
 /// an allowance for lengths and tree nodes in memory and on disk.
 pub const RECORD_OVERHEAD_BYTES: u64 = 32;

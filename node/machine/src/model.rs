@@ -2,12 +2,16 @@
 //! copies to undo, nothing removed before it has to be. It shares types with the machine and no
 //! code but the canonical sizes that a full table is judged by.
 
-use std::collections::HashMap;
+mod quotas;
 
+use std::collections::{BTreeMap, HashMap};
+
+use self::quotas::{Quota, over_quota};
 use super::{
     command::*,
     idempotency_entry_bytes,
     limits::SESSION_WINDOW,
+    quota::Scope,
     records::{IdempotencyRecord, Record},
 };
 
@@ -21,6 +25,9 @@ pub(super) struct Model {
     created: bool,
     sessions: HashMap<u64, Session>,
     promises: HashMap<String, Promise>,
+    quotas: BTreeMap<(Scope, String), Quota>,
+    /// Items and bytes that this entry may still count for quotas.
+    left: (u64, u64),
     wall: u64,
 }
 
@@ -43,10 +50,13 @@ struct Promise {
 }
 
 impl Model {
-    pub(super) fn apply(&mut self, index: u64, batch: &Batch) -> Vec<Reply> {
+    pub(super) fn apply(&mut self, index: u64, batch: &Batch, items: usize) -> Vec<Reply> {
         self.now = self.now.max(batch.log_time_ms);
         self.wall = batch.wall_time_ms;
-        batch.commands.iter().map(|command| self.command(index, command)).collect()
+        self.left = (items as u64, items as u64 * 4096);
+        let replies = batch.commands.iter().map(|command| self.command(index, command)).collect();
+        self.count_on();
+        replies
     }
 
     pub(super) fn live_sessions(&self) -> Vec<u64> {
@@ -93,7 +103,7 @@ impl Model {
 
     fn command(&mut self, index: u64, command: &Command) -> Reply {
         match &command.action {
-            Action::Tick => self.say(Ok(Answer::Done)),
+            Action::Tick | Action::Compare => self.say(Ok(Answer::Done)),
             Action::CreateCluster { settings, .. } => {
                 if !self.created {
                     self.settings = *settings;
@@ -162,6 +172,10 @@ impl Model {
             | Action::Restore(_) => {
                 unreachable!("not drawn")
             }
+            Action::Quota(change) => {
+                let result = self.quota(change);
+                self.say(result)
+            }
         }
     }
 
@@ -205,7 +219,9 @@ impl Model {
                 None => self.execute(command),
             },
         };
-        if let Some((id, sequence)) = remember {
+        if let Some((id, sequence)) = remember
+            && !over_quota(&reply)
+        {
             let session = self.sessions.get_mut(&id).unwrap();
             session.answers.insert(sequence, (command.fingerprint, reply.clone()));
         }
@@ -226,6 +242,9 @@ impl Model {
         let Some(key) = &command.idempotency else {
             return reply;
         };
+        if over_quota(&reply) {
+            return reply;
+        }
         let window = match key.window_ms {
             0 => self.settings.idempotency_window_ms,
             window => window.min(self.settings.idempotency_window_ms),
@@ -359,6 +378,11 @@ impl Model {
                     return Err(Refusal::ConditionFailed { target, found });
                 }
                 if let Operation::KeyPut(KeyPut { value, .. }) = operation {
+                    let bytes = |value: &bytes::Bytes| (key.len() + value.len()) as u64;
+                    let size = stored.map(|key| bytes(&key.value));
+                    if let Some(refusal) = self.over_quota(Scope::Keys, key, size, bytes(value)) {
+                        return Err(refusal);
+                    }
                     self.revision += 1;
                     let created = self.keys.get(key).map(|key| key.created_revision);
                     let record = KeyRecord {
@@ -477,6 +501,13 @@ impl Model {
             _ => false,
         };
         if !idle {
+            let bytes = name.len() as u64 + 8;
+            if let Some(refusal) =
+                self.over_quota(Scope::Counters, name, before.map(|_| bytes), bytes)
+                && new.is_some()
+            {
+                return Err(refusal);
+            }
             self.revision += 1;
             match new {
                 None => {

@@ -15,6 +15,8 @@ use super::{
     memory::MemoryView,
     model::Model,
     query::{self, PageLimits, Range},
+    quota::{Counted, QuotaLimits, Scope},
+    quotas::quotas,
     view::{Overlay, Writes},
 };
 
@@ -127,6 +129,30 @@ enum Draft {
     Renew(usize, u64),
     Close(usize),
     Tick,
+    Quota(QuotaCommand),
+}
+
+/// Few limits, so that they are in the way; none at all on some.
+fn quota() -> impl Strategy<Value = QuotaCommand> {
+    let of = || (select(vec![Scope::Counters, Scope::Keys]), select(vec!["", "a", "b"]));
+    let limit = || option::weighted(0.5, 0..4u64);
+    let bytes = || option::weighted(0.5, select(vec![0u64, 2, 9, 17, 18, 1_030, 9_100]));
+    let limits = (limit(), limit(), bytes(), bytes()).prop_map(
+        |(soft_items, hard_items, soft_bytes, hard_bytes)| QuotaLimits {
+            soft_items,
+            hard_items,
+            soft_bytes,
+            hard_bytes,
+        },
+    );
+    prop_oneof![
+        3 => (of(), limits).prop_map(|((scope, prefix), limits)| {
+            QuotaCommand::Set { scope, prefix: prefix.to_owned(), limits }
+        }),
+        1 => of().prop_map(|(scope, prefix)| {
+            QuotaCommand::Delete { scope, prefix: prefix.to_owned() }
+        }),
+    ]
 }
 
 fn stamp() -> impl Strategy<Value = Option<(usize, u64, u64)>> {
@@ -150,6 +176,7 @@ fn draft() -> impl Strategy<Value = Draft> {
         1 => (0..4usize, 0..8u64).prop_map(|(session, lowest)| Draft::Renew(session, lowest)),
         1 => (0..4usize).prop_map(Draft::Close),
         1 => Just(Draft::Tick),
+        1 => quota().prop_map(Draft::Quota),
     ]
 }
 
@@ -244,6 +271,7 @@ fn entries(settings: Settings, history: Vec<(u64, Vec<Draft>)>) -> Vec<(u64, Bat
                     plain(Action::RenewSession { session_id: id(which), lowest_unanswered })
                 }
                 Draft::Close(which) => plain(Action::CloseSession { session_id: id(which) }),
+                Draft::Quota(change) => plain(Action::Quota(change)),
                 Draft::Open(..) | Draft::Tick => plain(Action::Tick),
             });
         }
@@ -301,6 +329,31 @@ fn check_counts(state: &MemoryView) {
             _ => {}
         }
     }
+    for (scope, prefix, quota) in quotas(state) {
+        counted.quotas.quotas += 1;
+        counted.quotas.counting += u64::from(!quota.is_ready());
+        let (mut items, mut bytes) = (0, 0);
+        for (key, value) in &state.records {
+            let (name, size) = match (scope, RecordKey::decode(key).unwrap()) {
+                (Scope::Counters, RecordKey::Counter(name)) => (name, 8),
+                (Scope::Keys, RecordKey::Key(name)) => {
+                    (name, KeyRecord::decode(value).unwrap().value.len())
+                }
+                _ => continue,
+            };
+            let is_counted = match &quota.counted {
+                Counted::All => true,
+                Counted::Nothing => false,
+                Counted::UpTo(last) => name <= last.as_str(),
+            };
+            if name.starts_with(&prefix) && is_counted {
+                items += 1;
+                bytes += (name.len() + size) as u64;
+            }
+        }
+        let used = (quota.used.items, quota.used.bytes);
+        assert_eq!(used, (items, bytes), "quota on {scope} {prefix:?}: {quota}");
+    }
     let Meta { cluster_id, revision, log_time_ms, .. } = query::meta(state);
     let counted = Meta { cluster_id, revision, log_time_ms, ..counted };
     assert_eq!(query::meta(state), counted, "the meta record counts wrongly");
@@ -328,7 +381,7 @@ proptest! {
             let replies =
                 apply_with(&mut Overlay::new(&state, &mut writes), index, &batch, items);
             state.commit(writes);
-            prop_assert_eq!(&replies, &model.apply(index, &batch), "entry {}", index);
+            prop_assert_eq!(&replies, &model.apply(index, &batch, items), "entry {}", index);
             check_counts(&state);
         }
         let meta = query::meta(&state);

@@ -257,6 +257,11 @@ pub fn next_expiry_log_time<V: View + ?Sized>(view: &V) -> Option<u64> {
     }
 }
 
+/// Whether a quota has not counted all that was there when it was set: each tick counts a piece.
+pub fn quotas_count<V: View + ?Sized>(view: &V) -> bool {
+    meta(view).quotas.counting > 0
+}
+
 /// Whether something waits to be removed that more ticks would remove.
 pub fn housekeeping_due<V: View + ?Sized>(view: &V) -> bool {
     first_key(view, Space::SessionGarbage).is_some()

@@ -13,6 +13,7 @@ use super::{
     limits,
     node_ids::NodeIdRecord,
     owner::Owner,
+    quota::{QuotaMeta, QuotaRecord},
     reply::Reply,
     restore::RestoreMeta,
     version::FormatVersion,
@@ -65,7 +66,10 @@ pub struct Meta {
     /// Of a restore. Stored behind that, with the version 3, if there ever was one that was not taken back.
     #[serde(skip)]
     pub restore: RestoreMeta,
-    /// Version of the formats that the cluster has ([`super::gate`]). Stored behind that, with the version 4, if it ever
+    /// Of quotas. Stored behind that, with the version 4, if there are any.
+    #[serde(skip)]
+    pub quotas: QuotaMeta,
+    /// Version of the formats that the cluster has ([`super::gate`]). Stored behind that, with the version 5, if it ever
     /// had another one than the first.
     #[serde(skip)]
     pub version: FormatVersion,
@@ -181,6 +185,7 @@ postcard_record!(RoleRecord, "role");
 postcard_record!(TokenRecord, "token");
 postcard_record!(RoleLimit, "limit of a role");
 postcard_record!(NodeIdRecord, "id of a node");
+postcard_record!(QuotaRecord, "quota");
 
 /// Version of a [`Meta`] of a store that has, or had, users.
 const META_WITH_AUTH_VERSION: u8 = 2;
@@ -188,26 +193,29 @@ const META_WITH_AUTH_VERSION: u8 = 2;
 /// … of one into which a backup was restored …
 const META_WITH_RESTORE_VERSION: u8 = 3;
 
+/// … and of one that has quotas.
+const META_WITH_QUOTAS_VERSION: u8 = 4;
+
 /// … and of one that has a version of the formats above the first.
-const META_WITH_VERSION_VERSION: u8 = 4;
+const META_WITH_VERSION_VERSION: u8 = 5;
 
 impl Record for Meta {
     const WHAT: &'static str = "meta record";
 
     fn encode(&self) -> Bytes {
-        if self.version != FormatVersion::FIRST {
-            let all = (self, self.auth, self.restore, self.version);
+        let Self { auth, restore, quotas, version, .. } = *self;
+        if version != FormatVersion::FIRST {
+            let all = (self, auth, restore, quotas, version);
             return versioned::encode_as(META_WITH_VERSION_VERSION, &all);
         }
-        let has_auth = self.auth != AuthMeta::default();
-        let has_restore = self.restore != RestoreMeta::default();
-        match (has_auth, has_restore) {
+        if quotas != QuotaMeta::default() {
+            let all = (self, auth, restore, quotas);
+            return versioned::encode_as(META_WITH_QUOTAS_VERSION, &all);
+        }
+        match (auth != AuthMeta::default(), restore != RestoreMeta::default()) {
             (false, false) => versioned::encode(self),
-            (true, false) => versioned::encode_as(META_WITH_AUTH_VERSION, &(self, self.auth)),
-            (_, true) => {
-                let all = (self, self.auth, self.restore);
-                versioned::encode_as(META_WITH_RESTORE_VERSION, &all)
-            }
+            (true, false) => versioned::encode_as(META_WITH_AUTH_VERSION, &(self, auth)),
+            (_, true) => versioned::encode_as(META_WITH_RESTORE_VERSION, &(self, auth, restore)),
         }
     }
 
@@ -223,10 +231,16 @@ impl Record for Meta {
                     versioned::decode_rest(Self::WHAT, rest)?;
                 Ok(Self { auth, restore, ..meta })
             }
-            (_, rest) => {
-                let (meta, auth, restore, version): (Self, AuthMeta, RestoreMeta, FormatVersion) =
+            (META_WITH_QUOTAS_VERSION, rest) => {
+                let (meta, auth, restore, quotas): (Self, AuthMeta, RestoreMeta, QuotaMeta) =
                     versioned::decode_rest(Self::WHAT, rest)?;
-                Ok(Self { auth, restore, version, ..meta })
+                Ok(Self { auth, restore, quotas, ..meta })
+            }
+            (_, rest) => {
+                type All = (Meta, AuthMeta, RestoreMeta, QuotaMeta, FormatVersion);
+                let (meta, auth, restore, quotas, version): All =
+                    versioned::decode_rest(Self::WHAT, rest)?;
+                Ok(Self { auth, restore, quotas, version, ..meta })
             }
         }
     }

@@ -45,7 +45,25 @@ impl Rights {
             }
             _ => {}
         }
+        if let Err(refusal) = &mut reply.result {
+            hidden |= self.redact_quota(refusal);
+        }
         reply.hidden = hidden;
+    }
+
+    /// How much is used tells of items that the caller may not list.
+    fn redact_quota(&self, refusal: &mut Refusal) -> bool {
+        match refusal {
+            Refusal::Step { refusal, .. } => self.redact_quota(refusal),
+            Refusal::QuotaExceeded { scope, prefix, unit, .. }
+                if !self.may_list(*scope, prefix) =>
+            {
+                let (scope, unit) = (*scope, *unit);
+                *refusal = Refusal::QuotaHidden { scope, prefix: std::mem::take(prefix), unit };
+                true
+            }
+            _ => false,
+        }
     }
 
     fn may_read(&self, operation: &Operation) -> bool {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     item::{CounterChange, CounterRecord, Found, KeyChange, KeyRecord, Target},
     owner::Owner,
+    quota::{Over, QuotaUnit, Scope},
     restore::RestorePhase,
     version::FormatVersion,
 };
@@ -89,6 +90,11 @@ pub enum Answer {
     NodeIdRefused {
         /// The next one above all that were ever used; 0 if there is none.
         next_id: u64,
+    },
+    /// To [`super::command::Action::Quota`].
+    QuotaChanged {
+        /// There was a quota with this scope and prefix.
+        existed: bool,
     },
 }
 
@@ -271,6 +277,53 @@ pub enum Refusal {
         /// The cluster's.
         version: FormatVersion,
     },
+    /// A quota does not allow as much more. Never remembered.
+    #[error(
+        "the quota on {} does not allow {grows_by} more: {used} of {limit} {unit} are used",
+        Over(*scope, prefix)
+    )]
+    QuotaExceeded {
+        /// Scope of the quota.
+        scope: Scope,
+        /// Prefix of the quota.
+        prefix: String,
+        /// Which hard limit.
+        unit: QuotaUnit,
+        /// What is used.
+        used: u64,
+        /// The limit.
+        limit: u64,
+        /// How much more it would be.
+        grows_by: u64,
+    },
+    /// The same, to one who may not read everything that the quota is about. Never remembered.
+    #[error("the quota on {} does not allow more {unit}", Over(*scope, prefix))]
+    QuotaHidden {
+        /// Scope of the quota.
+        scope: Scope,
+        /// Prefix of the quota.
+        prefix: String,
+        /// Which hard limit.
+        unit: QuotaUnit,
+    },
+    /// There are as many quotas as there can be. Never remembered.
+    #[error("there are {quotas_max} quotas already, the maximum")]
+    QuotaTableFull {
+        /// The limit.
+        quotas_max: u64,
+    },
+}
+
+impl Refusal {
+    /// Whether the same write may be done in the next moment, without anything that its caller would have to change
+    /// about it: somebody makes room. Such a refusal leaves no trace.
+    pub fn is_of_the_moment(&self) -> bool {
+        match self {
+            Refusal::Step { refusal, .. } => refusal.is_of_the_moment(),
+            Refusal::QuotaExceeded { .. } | Refusal::QuotaHidden { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 /// A bound, without its value.

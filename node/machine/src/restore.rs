@@ -1,6 +1,6 @@
 //! Restoring a backup into an empty cluster, as commands of the log (`restore_work` applies them).
 //!
-//! A backup holds counters, keys, remembered idempotency keys, and users, roles and tokens: what
+//! A backup holds counters, keys, remembered idempotency keys, users, roles and tokens, and quotas: what
 //! [`is_in_backup`] says. Sessions are not in it. It comes as blocks, one command each:
 //!
 //! ```text
@@ -32,6 +32,9 @@
 //!   name nothing here.
 //! - **Users come back at the end.** The rights to go on with a restore would change under it: their records are
 //!   put aside (`Space::Staged`) and replace this cluster's in one step, with `Finish`.
+//! - **Quotas come with their limits and count anew.** Blocks are written past what charges them, and what a file says
+//!   is used is not believed. They count nothing before the end of the entry of `Finish`, and then as a new quota does
+//!   ([`super::quota`]). Into a cluster that has quotas of its own nothing is restored.
 //!
 //! What is bounded: a command by the size of a request, `Finish` by [`AUTH_BYTES_MAX`], `Abort` by
 //! [`ABORT_ITEMS`].
@@ -56,7 +59,7 @@ pub const SESSIONS_PER_EPOCH: u64 = 1 << 40;
 pub const ABORT_ITEMS: usize = 4096;
 
 /// Spaces of records that a backup has, in their order.
-pub(super) const SPACES: [Space; 8] = [
+pub(super) const SPACES: [Space; 9] = [
     Space::Counter,
     Space::Key,
     Space::Idempotency,
@@ -65,6 +68,7 @@ pub(super) const SPACES: [Space; 8] = [
     Space::Role,
     Space::Token,
     Space::RoleLimit,
+    Space::Quota,
 ];
 
 /// Whether a record of the state is in a backup. Sessions are not: they end with the cluster. Nor are
@@ -226,6 +230,15 @@ pub enum RestoreRefusal {
     /// A block makes no sense.
     #[error("the block holds what no backup does: {0}")]
     Malformed(String),
+    /// There are quotas already.
+    #[error(
+        "the cluster has quotas ({quotas}), and the backup's would come beside them: remove them with `tally quota \
+         delete` first. A backup brings its own"
+    )]
+    OtherQuotas {
+        /// How many.
+        quotas: u64,
+    },
 }
 
 /// A block, with the request around it, is one that a node takes.

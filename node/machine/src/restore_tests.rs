@@ -1,6 +1,7 @@
 //! A backup's way from one state into another, and each wrong step on it.
 
 use bytes::{BufMut, BytesMut};
+use tally_state_hash::Part;
 
 use super::{
     super::{
@@ -8,15 +9,19 @@ use super::{
         auth::{AuthCommand, Caller},
         codec,
         command::*,
+        keys::MACHINE_END,
         memory::MemoryView,
         query,
         records::Settings,
         reply::Reply,
-        restore::SESSIONS_PER_EPOCH,
+        restore::{SESSIONS_PER_EPOCH, is_in_backup},
         view::{Overlay, Writes},
     },
     *,
 };
+
+#[path = "restore_quota_tests.rs"]
+mod quotas;
 
 /// One replica: a state, and where its log is.
 #[derive(Default)]
@@ -467,5 +472,16 @@ fn the_steps_are_frozen() {
         };
         let head = [&[1, 0, 0, 1, 0, 0][..], &[0; 32], &[10]].concat();
         assert_eq!(codec::encode_batch(&batch), [head, bytes].concat());
+    }
+}
+
+/// A backup's hashes are those by which replicas are compared, so both divide the records alike.
+#[test]
+fn what_a_backup_holds_is_what_its_hash_counts() {
+    for first in 0..MACHINE_END {
+        let is_held = Part::of(&[first]) != Part::Rest;
+        assert_eq!(is_held, is_in_backup(&[first, 0]), "space {first:#x}");
+        let is_data = [Space::Counter as u8, Space::Key as u8].contains(&first);
+        assert_eq!(is_data, Part::of(&[first]) == Part::Data, "space {first:#x}");
     }
 }

@@ -11,7 +11,8 @@ use super::{
     idempotency::idempotency_entry_bytes,
     item::{CounterRecord, KeyRecord},
     keys::{RecordKey, Space},
-    limits::{IDEMPOTENCY_KEY_BYTES_MAX, NAME_BYTES_MAX, VALUE_BYTES_MAX},
+    limits::{IDEMPOTENCY_KEY_BYTES_MAX, NAME_BYTES_MAX, QUOTAS_MAX, VALUE_BYTES_MAX},
+    quota::QuotaRecord,
     records::{IdempotencyRecord, Record},
     reply::{Answer, Refusal},
     restore::{
@@ -60,14 +61,19 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         if counters + keys + sessions + idempotency_keys > 0 {
             return Err(RestoreRefusal::NotEmpty { counters, keys, sessions, idempotency_keys });
         }
+        let quotas = meta.quotas.quotas;
+        if quotas > 0 {
+            return Err(RestoreRefusal::OtherQuotas { quotas });
+        }
         if meta.auth.users > 1 || meta.auth.roles > 1 || meta.auth.tokens > 1 {
             return Err(RestoreRefusal::OtherUsers);
         }
         if meta.auth.enabled && !backup.auth_enabled {
             return Err(RestoreRefusal::WithoutUsers);
         }
-        // What earlier commands of this entry left (deletions, as nothing is stored) comes before the blocks.
-        self.write_back();
+        // What earlier commands of this entry left (deletions, as nothing is stored) comes before the blocks, which go
+        // past what it holds of items and quotas.
+        self.forget_items();
         self.meta.log_time_ms = self.meta.log_time_ms.max(backup.log_time_ms);
         self.meta.restore = RestoreMeta {
             phase: RestorePhase::UnderWay,
@@ -103,6 +109,10 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
                 Ok(RecordKey::Idempotency(name)) => {
                     self.meta.idempotency_keys += 1;
                     self.meta.idempotency_bytes += idempotency_entry_bytes(name.len(), value.len());
+                }
+                Ok(RecordKey::Quota { .. }) => {
+                    self.meta.quotas.quotas += 1;
+                    self.meta.quotas.counting += 1;
                 }
                 _ => {}
             }
@@ -142,6 +152,11 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         }
         if restore.staged_bytes > AUTH_BYTES_MAX {
             return Err(malformed("more users, roles and tokens than a cluster may have"));
+        }
+        let is_quota = |record: &&Restored| record.key[0] == Space::Quota as u8;
+        let quotas = records.iter().filter(is_quota).count() as u64;
+        if self.meta.quotas.quotas + quotas > QUOTAS_MAX as u64 {
+            return Err(malformed("more quotas than a cluster may have"));
         }
         Ok(records)
     }
@@ -216,6 +231,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         self.meta.restore.phase = RestorePhase::Aborting;
         let mut left = ABORT_ITEMS;
         let spaces = [
+            Space::Quota,
             Space::Counter,
             Space::Key,
             Space::Idempotency,
@@ -227,6 +243,11 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
             left -= records.len();
             for (key, value) in records {
                 match RecordKey::decode(&key) {
+                    // They have counted nothing yet ([`Work::count_for_quotas`]).
+                    Ok(RecordKey::Quota { .. }) => {
+                        self.meta.quotas.quotas -= 1;
+                        self.meta.quotas.counting -= 1;
+                    }
                     Ok(RecordKey::Counter(_)) => self.meta.counters -= 1,
                     Ok(RecordKey::Key(_)) => self.meta.keys -= 1,
                     Ok(RecordKey::Idempotency(name)) => {
@@ -339,6 +360,14 @@ fn checked(key: &Bytes, value: Bytes, restore: &mut RestoreMeta) -> Result<Resto
         RecordKey::Role(_) => drop(read::<RoleRecord>(&value)?),
         RecordKey::Token(_) => drop(read::<TokenRecord>(&value)?),
         RecordKey::RoleLimit(_) => drop(read::<RoleLimit>(&value)?),
+        RecordKey::Quota { prefix, .. } => {
+            let record: QuotaRecord = read(&value)?;
+            if prefix.len() > NAME_BYTES_MAX {
+                return Err("a quota that can't be");
+            }
+            // What it says is used is not believed: a delete of more than that would stop the nodes. It counts anew.
+            value = QuotaRecord::new(record.limits).encode();
+        }
         _ => return Err("a record of a kind that no backup has"),
     }
     let key = match is_auth(decoded.space()) {

@@ -15,10 +15,13 @@
 //!   [else OPERATION]...`;
 //! - `open [for=ADDRESS] [share=PERCENT] [IDLE]`, `renew ID [LOWEST]`, `close ID`, `tick`,
 //!   `create [sessions=N] [idle=N] [window=N] [bytes=N]`;
+//! - `quota counters|keys PREFIX|* [soft_items=N] [hard_items=N] [soft_bytes=N] [hard_bytes=N]`,
+//!   `no_quota counters|keys PREFIX|*`;
 //! - in front of a write `s=ID/SEQUENCE[/LOWEST]` and `k=KEY[/WINDOW]`;
 //! - about the run: `time MS` (log time of what follows), `state` (everything visible), `counts`
 //!   (what is stored, visible or not), `fill ID FROM TO` (adds 1 to `filled` under each number,
-//!   without output), `# comment`.
+//!   without output), `fill_keys PREFIX FROM TO` (puts `x` into as many keys, in one entry, without
+//!   output), `# comment`.
 
 use std::{fmt::Write as _, fs, path::Path, str::FromStr};
 
@@ -28,6 +31,8 @@ use super::{
     limits::{ANSWER_BYTES_MAX, PAGE_SIZE_MAX},
     memory::MemoryView,
     query::{self, PageLimits, Range},
+    quota::{Over, QuotaLimits, Scope},
+    quotas::quotas,
     view::{Overlay, Writes},
 };
 
@@ -59,6 +64,11 @@ fn idempotency() {
 #[test]
 fn time() {
     run_all("time");
+}
+
+#[test]
+fn quota() {
+    run_all("quota");
 }
 
 fn run_all(group: &str) {
@@ -128,6 +138,13 @@ impl Runner {
                     self.entry(vec![command(&line)]);
                 }
             }
+            Some("fill_keys") => {
+                words.next();
+                let (prefix, from, to): (_, u64, u64) =
+                    (words.text(), words.number(), words.number());
+                let put = |number| command(&format!("put {prefix}{number:06} x"));
+                self.entry((from..=to).map(put).collect());
+            }
             Some(_) => {
                 let commands: Vec<Command> = line.split(" & ").map(command).collect();
                 let replies = self.entry(commands.clone());
@@ -156,8 +173,15 @@ impl Runner {
         for (name, key) in query::scan_keys(&self.state, Range::default(), limits, false).items {
             writeln!(output, "key {name:?} {key}").unwrap();
         }
+        self.show_quotas(output);
         let meta = query::meta(&self.state);
         writeln!(output, "revision {} log time {}", meta.revision, meta.log_time_ms).unwrap();
+    }
+
+    fn show_quotas(&self, output: &mut String) {
+        for (scope, prefix, quota) in quotas(&self.state) {
+            writeln!(output, "quota on {}: {quota}", Over(scope, &prefix)).unwrap();
+        }
     }
 
     fn show_counts(&self, output: &mut String) {
@@ -171,6 +195,7 @@ impl Runner {
         for (owner, sessions) in query::owners(&self.state, 100) {
             writeln!(output, "{owner} holds {sessions}").unwrap();
         }
+        self.show_quotas(output);
         let due = query::housekeeping_due(&self.state);
         let next = query::next_expiry_log_time(&self.state);
         writeln!(output, "housekeeping due: {due}, next expiry: {next:?}").unwrap();
@@ -284,8 +309,33 @@ fn action(words: &mut Words<'_>) -> Action {
             };
             Action::CreateCluster { cluster_id: 0xc0ffee, settings }
         }
+        "quota" => {
+            words.next();
+            let (scope, prefix) = quota_of(words);
+            let limits = QuotaLimits {
+                soft_items: words.option("soft_items"),
+                hard_items: words.option("hard_items"),
+                soft_bytes: words.option("soft_bytes"),
+                hard_bytes: words.option("hard_bytes"),
+            };
+            Action::Quota(QuotaCommand::Set { scope, prefix, limits })
+        }
+        "no_quota" => {
+            words.next();
+            let (scope, prefix) = quota_of(words);
+            Action::Quota(QuotaCommand::Delete { scope, prefix })
+        }
         _ => Action::Single(operation(words)),
     }
+}
+
+fn quota_of(words: &mut Words<'_>) -> (Scope, String) {
+    let scope = match words.next() {
+        "counters" => Scope::Counters,
+        "keys" => Scope::Keys,
+        other => panic!("{other:?} is neither counters nor keys"),
+    };
+    (scope, words.text().replace('*', ""))
 }
 
 fn step(words: &mut Words<'_>) -> ApplyStep {

@@ -16,7 +16,10 @@ use super::{
     item::{CounterRecord, KeyRecord},
     keys::{RecordKey, Space},
     owner::Owner,
+    quota::{Scope, counter_bytes, key_bytes},
+    quotas::Quotas,
     records::{Meta, OwnerRecord, Record, SessionRecord, decode_stored},
+    reply::Refusal,
     rights::{NotKnown, Rights},
     view::{Overlay, View},
 };
@@ -101,12 +104,19 @@ impl<R: Record> Cache<R> {
         self.slots.iter().filter(|(_, slot)| slot.dirty).map(|(key, _)| key)
     }
 
-    fn flush<V: View + ?Sized>(self, overlay: &mut Overlay<'_, V>) {
-        for (key, slot) in self.slots {
-            match slot {
-                Slot { dirty: false, .. } => {}
-                Slot { record: Some(record), .. } => overlay.put(key, record.encode()),
-                Slot { record: None, .. } => overlay.delete(key),
+    fn flush<V: View + ?Sized>(mut self, overlay: &mut Overlay<'_, V>) {
+        self.write_back(overlay);
+    }
+
+    /// Writes back what is not written yet. The records stay here, and may be written again.
+    fn write_back<V: View + ?Sized>(&mut self, overlay: &mut Overlay<'_, V>) {
+        assert!(!self.recording, "what may be rolled back is not written back");
+        for (key, slot) in &mut self.slots {
+            if std::mem::take(&mut slot.dirty) {
+                match &slot.record {
+                    Some(record) => overlay.put(key.clone(), record.encode()),
+                    None => overlay.delete(key.clone()),
+                }
             }
         }
     }
@@ -129,6 +139,7 @@ pub(super) struct Work<'o, 'v, V: ?Sized> {
     counters: Cache<CounterRecord>,
     keys: Cache<KeyRecord>,
     sessions: Cache<SessionRecord>,
+    pub(super) quotas: Quotas,
     pub(super) log_index: u64,
     pub(super) wall_time_ms: u64,
     mark: Option<Mark>,
@@ -151,6 +162,7 @@ impl<'o, 'v, V: View + ?Sized> Work<'o, 'v, V> {
         log_index: u64,
         log_time_ms: u64,
         wall_time_ms: u64,
+        housekeeping_items: usize,
     ) -> Self {
         let key = RecordKey::Meta.encode();
         let meta_stored: Option<Meta> = overlay.get(&key).map(|bytes| decode_stored(&key, &bytes));
@@ -164,6 +176,7 @@ impl<'o, 'v, V: View + ?Sized> Work<'o, 'v, V> {
             counters: Cache::new(),
             keys: Cache::new(),
             sessions: Cache::new(),
+            quotas: Quotas::new(housekeeping_items),
             log_index,
             wall_time_ms,
             mark: None,
@@ -181,24 +194,34 @@ impl<'o, 'v, V: View + ?Sized> Work<'o, 'v, V> {
         self.counters.flush(self.overlay);
         self.keys.flush(self.overlay);
         self.sessions.flush(self.overlay);
+        self.quotas.flush(self.overlay);
         if self.meta_stored != Some(self.meta) {
             self.overlay.put(RecordKey::Meta.encode(), self.meta.encode());
         }
     }
 
-    /// Writes items back before the end of the entry, for what goes past them.
-    pub(super) fn write_back(&mut self) {
-        std::mem::replace(&mut self.counters, Cache::new()).flush(self.overlay);
-        std::mem::replace(&mut self.keys, Cache::new()).flush(self.overlay);
+    /// Writes counters and keys back before the end of the entry, so that a scan finds them.
+    pub(super) fn write_items_back(&mut self) {
+        self.counters.write_back(self.overlay);
+        self.keys.write_back(self.overlay);
     }
 
-    /// Begins what [`Work::roll_back`] can undo: writes to counters and keys, and revisions.
+    /// Writes items back and forgets them and the quotas, of which there are none, for what goes past them.
+    pub(super) fn forget_items(&mut self) {
+        std::mem::replace(&mut self.counters, Cache::new()).flush(self.overlay);
+        std::mem::replace(&mut self.keys, Cache::new()).flush(self.overlay);
+        self.quotas.forget();
+    }
+
+    /// Begins what [`Work::roll_back`] can undo: writes to counters and keys with what quotas are charged for them,
+    /// and revisions.
     pub(super) fn begin(&mut self) {
         assert!(self.mark.is_none(), "one command begins before the one before it ended");
         let Meta { revision, counters, keys, .. } = self.meta;
         self.mark = Some(Mark { revision, counters, keys });
         self.counters.recording = true;
         self.keys.recording = true;
+        self.quotas.begin();
     }
 
     /// Restores counters, keys and the revision as they were at [`Work::begin`].
@@ -209,6 +232,7 @@ impl<'o, 'v, V: View + ?Sized> Work<'o, 'v, V> {
         self.meta.keys = mark.keys;
         self.counters.roll_back();
         self.keys.roll_back();
+        self.quotas.roll_back();
     }
 
     /// Keeps what was written since [`Work::begin`].
@@ -216,6 +240,7 @@ impl<'o, 'v, V: View + ?Sized> Work<'o, 'v, V> {
         assert!(self.mark.take().is_some(), "what is committed has begun");
         self.counters.commit();
         self.keys.commit();
+        self.quotas.commit();
     }
 
     /// Takes the next revision.
@@ -245,8 +270,12 @@ impl<'o, 'v, V: View + ?Sized> Work<'o, 'v, V> {
         self.counters.get(&*self.overlay, &self.buffer).copied()
     }
 
-    /// Stores or deletes a counter that was read before.
-    pub(super) fn set_counter(&mut self, name: &str, record: Option<CounterRecord>) {
+    /// Stores or deletes a counter that was read before. Refused if a quota does not allow one more.
+    pub(super) fn set_counter(
+        &mut self,
+        name: &str,
+        record: Option<CounterRecord>,
+    ) -> Result<(), Refusal> {
         if let Some(CounterRecord { value, bounds, .. }) = record {
             let above = bounds.floor.is_none_or(|floor| floor <= value);
             let below = bounds.ceiling.is_none_or(|ceiling| value <= ceiling);
@@ -257,8 +286,12 @@ impl<'o, 'v, V: View + ?Sized> Work<'o, 'v, V> {
             );
         }
         let existed = self.counter(name).is_some();
+        // One that stays has the bytes that it had.
+        let bytes = |exists: bool| exists.then(|| counter_bytes(name));
+        self.charge(Scope::Counters, name, bytes(existed), bytes(record.is_some()))?;
         count(&mut self.meta.counters, existed, record.is_some());
         self.counters.set(&self.buffer, record);
+        Ok(())
     }
 
     pub(super) fn key(&mut self, key: &str) -> Option<KeyRecord> {
@@ -266,11 +299,14 @@ impl<'o, 'v, V: View + ?Sized> Work<'o, 'v, V> {
         self.keys.get(&*self.overlay, &self.buffer).cloned()
     }
 
-    /// Stores or deletes a key that was read before.
-    pub(super) fn set_key(&mut self, key: &str, record: Option<KeyRecord>) {
-        let existed = self.key(key).is_some();
-        count(&mut self.meta.keys, existed, record.is_some());
+    /// Stores or deletes a key that was read before. Refused if a quota does not allow what it gets more.
+    pub(super) fn set_key(&mut self, key: &str, record: Option<KeyRecord>) -> Result<(), Refusal> {
+        let bytes = |record: &KeyRecord| key_bytes(key, record.value.len());
+        let before = self.key(key).as_ref().map(bytes);
+        self.charge(Scope::Keys, key, before, record.as_ref().map(bytes))?;
+        count(&mut self.meta.keys, before.is_some(), record.is_some());
         self.keys.set(&self.buffer, record);
+        Ok(())
     }
 
     /// A session's record, also if it has ended and is not removed yet.

@@ -117,6 +117,12 @@ impl AnswerBytes for v1::AuthListRequest {
     }
 }
 
+impl AnswerBytes for v1::QuotasListRequest {
+    fn answer_bytes(&self) -> usize {
+        SMALL_ANSWER_BYTES + limits::QUOTAS_MAX * ITEM_BYTES
+    }
+}
+
 impl AnswerBytes for v1::AuthCanRequest {
     fn answer_bytes(&self) -> usize {
         // A rule for each permission, with its role, and the roles.

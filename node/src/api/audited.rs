@@ -492,6 +492,48 @@ impl Audited for v1::AuthChangeRequest {
     }
 }
 
+impl Audited for v1::QuotasSetRequest {
+    fn tell(&self, asked: &mut Asked<'_>) {
+        let mut list = asked.line.list("operations");
+        list.item();
+        list.word("op", "set_quota");
+        list.word(quota_on(self.scope), &self.prefix);
+        // Unlike a counter's bounds: what somebody may use is what an audit is about.
+        let limits = self.limits.unwrap_or_default();
+        for (field, limit) in [
+            ("soft_items", limits.soft_items),
+            ("hard_items", limits.hard_items),
+            ("soft_bytes", limits.soft_bytes),
+            ("hard_bytes", limits.hard_bytes),
+        ] {
+            if let Some(limit) = limit {
+                list.number(field, limit);
+            }
+        }
+    }
+}
+
+impl Audited for v1::QuotasDeleteRequest {
+    fn tell(&self, asked: &mut Asked<'_>) {
+        asked.one("delete_quota", quota_on(self.scope), &self.prefix);
+    }
+}
+
+impl Audited for v1::QuotasListRequest {
+    fn tell(&self, asked: &mut Asked<'_>) {
+        asked.number("list", None);
+    }
+}
+
+/// The field for the prefix of a quota.
+fn quota_on(scope: i32) -> &'static str {
+    match v1::QuotaScope::try_from(scope) {
+        Ok(v1::QuotaScope::Counters) => "counters_with_prefix",
+        Ok(v1::QuotaScope::Keys) => "keys_with_prefix",
+        _ => "prefix",
+    }
+}
+
 /// Permissions of a rule that are told: there are not so many.
 const PERMISSIONS_MAX: usize = 16;
 
@@ -588,7 +630,8 @@ tells! {
         ClusterStatusResponse ClusterMetricsResponse ClusterDiagnoseResponse ClusterAddLearnerResponse ClusterPromoteResponse ClusterRemoveResponse
         ClusterTransferLeaderResponse ClusterDrainResponse ClusterSnapshotResponse ClusterClaimNodeIdResponse
         ClusterFinalizeUpgradeResponse
-        AuthListResponse AuthCanResponse BackupOpenResponse BackupReadResponse BackupRestoreResponse;
+        AuthListResponse AuthCanResponse BackupOpenResponse BackupReadResponse BackupRestoreResponse QuotasSetResponse
+        QuotasDeleteResponse QuotasListResponse;
 }
 
 impl Tells for v1::AuthChangeResponse {

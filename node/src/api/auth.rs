@@ -169,8 +169,9 @@ impl Api {
         let (permissions, scope) =
             asked.map_err(|invalid| self.invalid(call, Kind::Read, &invalid))?;
         let permit = self.permit(call, read, Reads::Anything).await?;
-        let enabled = query::meta(&permit.view).auth.enabled;
-        let own = self.rights(call, Kind::Read, &permit.view)?;
+        let meta = query::meta(&permit.view);
+        let enabled = meta.auth.enabled;
+        let own = self.rights(call, Kind::Read, &permit.view, &meta)?;
         let is_own = user.is_empty() || own.as_ref().is_some_and(|own| own.name() == user);
         let rights = if is_own && own.is_some() {
             own

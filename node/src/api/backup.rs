@@ -145,6 +145,7 @@ impl Api {
         if is_restored {
             return Err(self.restore_under_way(call, Kind::Write));
         }
+        self.may_be_backed_up(call)?;
         let id = self.node.random.next_u128() as u64 | 1;
         {
             let mut all = self.backups.lock();
@@ -217,7 +218,11 @@ impl Api {
     /// Whether a snapshot may still come. A full disk holds it up for as long as it is full, which nobody is to wait
     /// for without being told.
     fn may_wait_on(&self, call: &Call, id: u64, open: &Open) -> Result<(), CallStatus> {
-        let (code, reason, message) = if self.consensus.disk_nearly_full() {
+        let (code, reason, message) = if let Some(why) =
+            self.consensus.comparisons().why_it_differs()
+        {
+            (Code::Unavailable, reason::STATE_DIFFERS, format!("this node's state differs: {why}"))
+        } else if self.consensus.disk_nearly_full() {
             let why = "a backup is read from a snapshot, and this node's disk has no room for a new one: ask another \
                        node, or make room";
             (Code::ResourceExhausted, reason::DISK_NEARLY_FULL, why.to_owned())
@@ -233,6 +238,14 @@ impl Api {
         self.backups.lock().remove(&id);
         tracing::warn!(backup = id, reason, "a backup was given up: no snapshot could be built");
         Err(self.finish_with_leader(call, StatusBuilder::new(code, reason, message)))
+    }
+
+    /// A state that differs is no source of backups, also not of one that nobody promised anything of.
+    fn may_be_backed_up(&self, call: &Call) -> Result<(), CallStatus> {
+        let Some(reason) = self.consensus.comparisons().why_it_differs() else { return Ok(()) };
+        let message = format!("this node's state differs: {reason}; ask another node for a backup");
+        let status = StatusBuilder::new(Code::Unavailable, reason::STATE_DIFFERS, message);
+        Err(self.finish_with_leader(call, status.outcome(v1::Outcome::NotApplied)))
     }
 
     fn begin_backup(&self, index: u64) -> Open {

@@ -19,6 +19,7 @@ mod direct;
 pub mod fuzzing;
 pub mod layer;
 mod members;
+mod quotas;
 pub(crate) mod rates;
 pub mod reads;
 mod report;
@@ -245,6 +246,7 @@ impl Api {
                 .get()
                 .map(|id| token::encode(id, cluster_id.restore_epoch(), applied_index))
                 .unwrap_or_default(),
+            state_differs: self.consensus.comparisons().differs(),
             ..v1::ResponseHeader::default()
         };
         header.set_consistency(match provided {

@@ -81,6 +81,7 @@ pub(crate) async fn serve(
         .add_service(limited!(cluster_server::ClusterServer))
         .add_service(limited!(auth_server::AuthServer))
         .add_service(limited!(backup_server::BackupServer))
+        .add_service(limited!(quotas_server::QuotasServer))
         .add_service(
             v1::stream_server::StreamServer::new(api.clone())
                 .max_decoding_message_size(PACK_BYTES_MAX)

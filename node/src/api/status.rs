@@ -16,6 +16,7 @@ use crate::{
     machine::{
         auth::AuthRefusal,
         command::{BoundReached, Found, Refusal, Reply, RestoreRefusal, StepPart},
+        quota::{QuotaUnit, Scope},
     },
     port::room::{ANSWER_BYTES_MAX, NODE_ANSWER_BYTES_MAX},
 };
@@ -159,6 +160,7 @@ impl Api {
                 (Code::FailedPrecondition, reason::TOKEN_OF_ANOTHER_CLUSTER)
             }
             ReadError::TokenNotReached { .. } => (Code::Unavailable, reason::TOKEN_NOT_REACHED),
+            ReadError::StateDiffers { .. } => (Code::Unavailable, reason::STATE_DIFFERS),
             ReadError::Deadline => (Code::DeadlineExceeded, reason::DEADLINE_EXCEEDED),
             ReadError::Overloaded { .. } => (Code::ResourceExhausted, reason::TOO_MANY_IN_FLIGHT),
         };
@@ -262,8 +264,10 @@ fn is_remembered(refusal: &Refusal, has_session: bool) -> bool {
         | Refusal::RestoreUnderWay
         | Refusal::Restore(_)
         // It may be finalized in the next moment.
-        | Refusal::UpgradeNotFinalized { .. } => false,
-        _ => true,
+        | Refusal::UpgradeNotFinalized { .. }
+        | Refusal::QuotaTableFull { .. } => false,
+        // So may the room.
+        _ => !refusal.is_of_the_moment(),
     }
 }
 
@@ -273,6 +277,8 @@ pub(super) fn not_proposed_code(refusal: &NotProposed) -> (Code, &'static str) {
         NotProposed::NotLeader(_) => (Code::Unavailable, reason::NOT_LEADER),
         NotProposed::NoQuorum { .. } => (Code::Unavailable, reason::NO_QUORUM),
         NotProposed::ShuttingDown => (Code::Unavailable, reason::SHUTTING_DOWN),
+        NotProposed::StateDiffers { .. } => (Code::Unavailable, reason::STATE_DIFFERS),
+        NotProposed::NoStateMajority { .. } => (Code::Unavailable, reason::NO_STATE_MAJORITY),
         NotProposed::Overloaded { limit: Limit::SessionWindow, .. } => {
             (SESSION_WINDOW_FULL, reason::SESSION_WINDOW_FULL)
         }
@@ -321,6 +327,10 @@ pub(super) fn refusal_code(refusal: &Refusal) -> (Code, &'static str) {
         Refusal::UpgradeNotFinalized { .. } => {
             (Code::FailedPrecondition, reason::UPGRADE_NOT_FINALIZED)
         }
+        Refusal::QuotaExceeded { .. } | Refusal::QuotaHidden { .. } => {
+            (Code::ResourceExhausted, reason::QUOTA_EXCEEDED)
+        }
+        Refusal::QuotaTableFull { .. } => (Code::ResourceExhausted, reason::QUOTA_TABLE_FULL),
     }
 }
 
@@ -347,6 +357,17 @@ fn refusal_details(status: StatusBuilder, refusal: &Refusal) -> StatusBuilder {
             status.detail(&v1::BoundFailure { value: *value, bound: None })
         }
         Refusal::ConditionFailed { found, .. } => status.detail(&found_to_wire(found)),
+        Refusal::QuotaExceeded { scope, prefix, unit, used, limit, grows_by } => {
+            status.detail(&v1::QuotaFailure {
+                used: Some(*used),
+                limit: Some(*limit),
+                grows_by: Some(*grows_by),
+                ..quota_failure(*scope, prefix, *unit)
+            })
+        }
+        Refusal::QuotaHidden { scope, prefix, unit } => {
+            status.detail(&quota_failure(*scope, prefix, *unit))
+        }
         Refusal::Step { part, refusal } => {
             refusal_details(status.detail(&part_to_wire(*part)), refusal)
         }
@@ -355,6 +376,26 @@ fn refusal_details(status: StatusBuilder, refusal: &Refusal) -> StatusBuilder {
         | Refusal::SessionShareFull { .. }
         | Refusal::RestoreUnderWay => status.retry_after(Duration::from_secs(1)),
         _ => status,
+    }
+}
+
+/// No RetryInfo with it: somebody has to make room, which no pause does.
+fn quota_failure(scope: Scope, prefix: &str, unit: QuotaUnit) -> v1::QuotaFailure {
+    v1::QuotaFailure {
+        scope: quota_scope_to_wire(scope) as i32,
+        prefix: prefix.to_owned(),
+        unit: match unit {
+            QuotaUnit::Items => v1::QuotaUnit::Items,
+            QuotaUnit::Bytes => v1::QuotaUnit::Bytes,
+        } as i32,
+        ..v1::QuotaFailure::default()
+    }
+}
+
+pub(super) fn quota_scope_to_wire(scope: Scope) -> v1::QuotaScope {
+    match scope {
+        Scope::Counters => v1::QuotaScope::Counters,
+        Scope::Keys => v1::QuotaScope::Keys,
     }
 }
 

@@ -43,6 +43,7 @@ use crate::{
         },
         command::Owner,
         query,
+        records::Meta,
         rights::{Need, NotKnown, Rights},
         users,
         view::View,
@@ -327,8 +328,8 @@ impl Api {
         self.write_error(call, &refusal.into(), false)
     }
 
-    /// The caller, and when its token, or its certificate, is over. A token counts more than a certificate: a proxy may have one,
-    /// too.
+    /// The caller, and when its token, or its certificate, is over. A token counts more than a certificate: a proxy may
+    /// have one, too.
     fn look_up<V: View + ?Sized>(
         &self,
         shown: &Shown,
@@ -356,11 +357,12 @@ impl Api {
         view: &V,
         reads: Reads<'_>,
     ) -> Result<(), CallStatus> {
+        let meta = query::meta(view);
         let shows_items = matches!(reads, Reads::Items(..) | Reads::List(..));
-        if shows_items && query::meta(view).restore.is_under_way() {
+        if shows_items && meta.restore.is_under_way() {
             return Err(self.restore_under_way(call, Kind::Read));
         }
-        let Some(rights) = self.rights(call, Kind::Read, view)? else { return Ok(()) };
+        let Some(rights) = self.rights(call, Kind::Read, view, &meta)? else { return Ok(()) };
         let read = |scope, name| Need { scope, name, permissions: Permissions::READ };
         let denied =
             |lacks: &str, on: String| Err(self.denied(call, Kind::Read, &rights, lacks, &on));
@@ -385,7 +387,7 @@ impl Api {
     /// Whether a change of the cluster is allowed, by what this node knows.
     pub(super) fn may_operate(&self, call: &Call) -> Result<(), CallStatus> {
         let view = self.consensus.state().view();
-        match self.rights(call, Kind::Write, &view)? {
+        match self.rights(call, Kind::Write, &view, &query::meta(&view))? {
             Some(rights) if !rights.is_admin() => {
                 Err(self.denied(call, Kind::Write, &rights, "admin", "the cluster"))
             }
@@ -423,14 +425,15 @@ impl Api {
         Ok(if self.asks_who() { Asks::WhoItIs } else { Asks::Nobody })
     }
 
-    /// What a caller may do as of a state; nothing while authentication is off.
+    /// What a caller may do as of a state, whose record of the whole is at hand; nothing while authentication is off.
     pub(super) fn rights<V: View + ?Sized>(
         &self,
         call: &Call,
         kind: Kind,
         view: &V,
+        meta: &Meta,
     ) -> Result<Option<Rights>, CallStatus> {
-        if !query::meta(view).auth.enabled {
+        if !meta.auth.enabled {
             return Ok(None);
         }
         if self.is_over(&call.who) && !seeded_bugs::is_on("over-is-asked-once") {
@@ -467,7 +470,8 @@ impl Api {
     /// What a bug on purpose asks in place of the entry: this node's own rights, when the call comes in.
     pub(super) fn may_by_this_node(&self, call: &Call, action: &Action) -> Result<(), CallStatus> {
         let view = self.consensus.state().view();
-        let Some(rights) = self.rights(call, Kind::Write, &view)? else { return Ok(()) };
+        let rights = self.rights(call, Kind::Write, &view, &query::meta(&view))?;
+        let Some(rights) = rights else { return Ok(()) };
         let needs: Vec<Need<'_>> = match action {
             Action::Single(operation) => vec![Need::of(operation)],
             Action::Apply(step) => step.operations.iter().map(Need::of).collect(),

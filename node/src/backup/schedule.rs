@@ -8,7 +8,7 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -32,9 +32,6 @@ const LOOK: Duration = Duration::from_secs(30);
 
 /// Nodes that are started together make their first ones so far apart, as long as that is a part of their interval.
 const APART: Duration = Duration::from_secs(60);
-
-/// Bytes that are read at once.
-const PIECE_BYTES: usize = 1 << 20;
 
 /// Where to, how often, and how many.
 #[derive(Debug, Clone)]
@@ -207,20 +204,14 @@ fn begin(directory: &Path, partial: &Path) -> io::Result<File> {
 
 /// Reads a backup whole.
 fn read(path: &Path) -> Result<(Header, Footer, u64), String> {
-    let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    let mut file = File::open(path).map_err(|error| wrong(&error))?;
-    let mut reader = Reader::new();
-    let (mut piece, mut bytes) = (vec![0; PIECE_BYTES], 0);
-    loop {
-        let read = file.read(&mut piece).map_err(|error| wrong(&error))?;
-        if read == 0 {
-            let (header, footer) = reader.finish().map_err(|error| wrong(&error))?;
-            return Ok((header, footer, bytes));
-        }
-        bytes += read as u64;
-        reader.give(&piece[..read]);
-        while reader.next_block().map_err(|error| wrong(&error))?.is_some() {}
-    }
+    let all = || {
+        let (mut file, mut reader) = (File::open(path)?, Reader::new());
+        while reader.next_block_of(&mut file)?.is_some() {}
+        let bytes = reader.bytes();
+        let (header, footer) = reader.finish()?;
+        Ok((header, footer, bytes))
+    };
+    all().map_err(|error: io::Error| format!("{}: {error}", path.display()))
 }
 
 /// `tally-42251adc-r00000000000000001234-20261129T1113Z.backup`. In the order of names they are in that of revisions,

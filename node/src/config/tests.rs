@@ -13,7 +13,7 @@ fn the_default_lacks_only_an_id() {
 #[test]
 fn each_check_names_its_key() {
     type Breaks = fn(&mut Config);
-    let broken: [(&str, Breaks); 22] = [
+    let broken: [(&str, Breaks); 23] = [
         ("client_listen", |config| config.client_listen = "7401".into()),
         ("peer_advertise", |config| config.peer_listen = "0.0.0.0:7501".into()),
         ("metrics_listen", |config| config.metrics_listen = "7601".into()),
@@ -29,6 +29,7 @@ fn each_check_names_its_key() {
         ("sessions_share_percent", |config| config.sessions_share_percent = 101),
         ("limit_share_percent", |config| config.limit_share_percent = 0),
         ("backup_interval_ms", |config| config.backup_interval_ms = 999),
+        ("state_compare_interval_ms", |config| config.state_compare_interval_ms = 60_001),
         ("backups_kept", |config| config.backups_kept = 0),
         ("worker_threads", |config| config.worker_threads = 2000),
         ("client_listen", |config| {

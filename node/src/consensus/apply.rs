@@ -19,7 +19,8 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     cluster_id::ClusterId,
-    membership::{decode_membership, encode_membership},
+    compare::Comparisons,
+    membership::{LastIn, decode_membership, encode_membership},
     traced::TracedEntries,
     types::{
         self, AppliedAt, Entry, LogId, Replies, Snapshot, SnapshotData, SnapshotMeta,
@@ -58,6 +59,9 @@ const PAUSE_AFTER_ABANDONED: Duration = Duration::from_millis(500);
 /// … and one that found no room: the flushes between two attempts need what there is.
 const PAUSE_AFTER_FULL_DISK: Duration = Duration::from_secs(5);
 
+/// … and one of a state that is not what was written: it will not be again, and openraft can't be told so.
+const PAUSE_AFTER_ROTTEN: Duration = Duration::from_secs(60);
+
 /// openraft's state machine.
 #[derive(Clone)]
 pub struct StateMachine {
@@ -69,6 +73,8 @@ pub struct StateMachine {
     metrics: Arc<Metrics>,
     cluster_id: ClusterId,
     versions: Option<Versions>,
+    last_in: Arc<LastIn>,
+    comparisons: Comparisons,
     #[cfg(feature = "seeded-bugs")]
     applier: Option<super::kept::Applier>,
 }
@@ -128,17 +134,48 @@ impl std::fmt::Debug for StateMachine {
     }
 }
 
+/// What a state machine stands on.
+pub struct Foundation {
+    /// The state.
+    pub state: Arc<StateStore>,
+    /// Asks for snapshots of it.
+    pub snapshots: SnapshotRequests,
+    /// Tells those who wait how far it is.
+    pub applied: watch::Sender<u64>,
+    /// Sees what is applied, in simulations.
+    pub observer: Option<Arc<dyn Observer>>,
+    /// Which entries are traced.
+    pub traced: TracedEntries,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Which cluster this is.
+    pub cluster_id: ClusterId,
+    /// Learns of entries after which replicas are compared.
+    pub comparisons: Comparisons,
+    /// Learns of memberships that the node is in.
+    pub last_in: Arc<LastIn>,
+}
+
+impl std::fmt::Debug for Foundation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Foundation")
+    }
+}
+
 impl StateMachine {
-    /// Over the state; `applied` tells those who wait how far it is.
-    pub fn new(
-        state: Arc<StateStore>,
-        snapshots: SnapshotRequests,
-        applied: watch::Sender<u64>,
-        observer: Option<Arc<dyn Observer>>,
-        traced: TracedEntries,
-        metrics: Arc<Metrics>,
-        cluster_id: ClusterId,
-    ) -> Self {
+    /// Over the state.
+    pub fn new(foundation: Foundation) -> Self {
+        let Foundation {
+            state,
+            snapshots,
+            applied,
+            observer,
+            traced,
+            metrics,
+            cluster_id,
+            comparisons,
+            last_in,
+        } = foundation;
         StateMachine {
             state,
             snapshots,
@@ -147,6 +184,8 @@ impl StateMachine {
             traced,
             metrics,
             cluster_id,
+            comparisons,
+            last_in,
             versions: None,
             #[cfg(feature = "seeded-bugs")]
             applier: None,
@@ -212,7 +251,8 @@ impl StateMachine {
         self.applied.send_if_modified(|value| std::mem::replace(value, index) != index);
     }
 
-    /// Applies entries in their order and commits them as one.
+    /// Applies entries in their order and commits them as one: all, or those up to the first after which replicas
+    /// are compared, as that is about the state after it and nothing more. As many replies as that were.
     fn apply_together(&self, entries: &[Ready]) -> io::Result<Vec<Replies>> {
         #[cfg(feature = "seeded-bugs")]
         self.applier.iter().for_each(super::kept::Applier::enter);
@@ -222,10 +262,12 @@ impl StateMachine {
         let mut membership = None;
         let mut restore_epoch = 0;
         let mut replies = Vec::with_capacity(entries.len());
+        let mut is_compared = false;
         let view = self.state.view();
         for Ready { entry, batch } in entries {
             replies.push(match (&entry.payload, batch) {
                 (Payload::Membership(members), _) => {
+                    self.last_in.applied(entry.log_id.index, members);
                     membership = Some(Membership {
                         log_id: Some(to_storage(&entry.log_id)),
                         encoded: encode_membership(members),
@@ -236,6 +278,7 @@ impl StateMachine {
                 (_, Some(batch)) => {
                     let mut overlay = Overlay::new(&view, &mut writes);
                     let index = entry.log_id.index;
+                    is_compared = batch.commands.iter().any(|it| it.action == Action::Compare);
                     let replies = Arc::new(machine::apply(&mut overlay, index, batch));
                     let meta = query::meta(&overlay);
                     let revision = meta.revision;
@@ -243,8 +286,12 @@ impl StateMachine {
                     Replies { replies, revision, applied: None }
                 }
             });
+            if is_compared {
+                break;
+            }
         }
         drop(view);
+        let entries = &entries[..replies.len()];
         #[cfg(feature = "seeded-bugs")]
         if tally_proto::seeded_bugs::is_on("waiters-by-index") {
             let indexes = entries.iter().map(|ready| ready.entry.log_id.index);
@@ -253,6 +300,13 @@ impl StateMachine {
         }
         let last = entries.last().expect("there is at least the entry that was waited for");
         self.state.commit(writes, to_storage(&last.entry.log_id), membership);
+        if is_compared {
+            let index = last.entry.log_id.index;
+            self.comparisons.applied(index);
+            if !self.state.compare_here() {
+                tracing::info!(index, "not compared: earlier states wait to be flushed");
+            }
+        }
         if let Some(observer) = &self.observer {
             for (Ready { entry, .. }, replies) in entries.iter().zip(&replies) {
                 let (term, index) = (term_of(&entry.log_id), entry.log_id.index);
@@ -354,8 +408,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 together.push(ready);
                 responders.push(responder);
             }
-            self.state.wait_for_room().await.map_err(io::Error::other)?;
-            let replies = self.apply_together(&together)?;
+            let mut replies = Vec::with_capacity(together.len());
+            while replies.len() < together.len() {
+                self.state.wait_for_room().await.map_err(io::Error::other)?;
+                replies.extend(self.apply_together(&together[replies.len()..])?);
+            }
             if together.iter().any(|ready| ready.raises().is_some()) {
                 self.look_at_state().await?;
             }
@@ -439,6 +496,11 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
                 {
                     tracing::warn!(error = %source, "a snapshot finds no room; it is begun again later");
                     tokio::time::sleep(PAUSE_AFTER_FULL_DISK).await;
+                }
+                // Whoever looks after comparisons knows. Nothing of this state goes anywhere.
+                Err(error @ StateError::Rotten { .. }) => {
+                    tracing::error!(%error, "no snapshot is built");
+                    tokio::time::sleep(PAUSE_AFTER_ROTTEN).await;
                 }
                 Err(StateError::NoRoomToFlush) => tokio::time::sleep(PAUSE_AFTER_FULL_DISK).await,
                 Err(error) => return Err(io::Error::other(error)),

@@ -14,6 +14,8 @@
 //! otherwise, as that takes a leader. So one that has heard of no leader for [`STANDS_AFTER`] stands as anybody does, and
 //! hands leadership over as soon as another voter has all of its log.
 //!
+//! A node whose state differs from that of a majority ([`super::compare`]) is kept from leading in the same way.
+//!
 //! **What breaks it:** a drained node that never stands (`a_drained_node_leads_if_nobody_else_can`); a choice of who is
 //! to lead that does not look at who is drained (`a_drained_node_leads_again_only_when_told`). One that starts from a
 //! state of before it was drained may stand before it has caught up, and hands over then.
@@ -80,7 +82,8 @@ impl Consensus {
         let mut was_drained = false;
         let started = Instant::now();
         loop {
-            let is_drained = self.drained().contains(&self.node_id());
+            let differs = self.comparisons().differs();
+            let is_drained = differs || self.drained().contains(&self.node_id());
             if is_drained {
                 let longest = STANDS_AFTER * self.no_quorum_after();
                 let heard = self.leadership().since_leader_heard().await;
@@ -90,8 +93,10 @@ impl Consensus {
                 self.raft().runtime_config().elect(stands);
                 if self.must_lead().is_ok() && self.is_there_a_successor() {
                     match self.transfer_leader(None, HAND_OVER_PATIENCE).await {
-                        Ok(leader) => tracing::info!(leader, "drained: handed leadership over"),
-                        Err(error) => tracing::debug!(%error, "drained, and leads on"),
+                        Ok(leader) => {
+                            tracing::info!(leader, "not to lead: handed leadership over");
+                        }
+                        Err(error) => tracing::debug!(%error, "not to lead, and leads on"),
                     }
                 }
             } else if was_drained {
@@ -99,7 +104,8 @@ impl Consensus {
             }
             if is_drained != was_drained {
                 let may = if is_drained { "is not to" } else { "may" };
-                tracing::info!("this node {may} lead (`tally cluster drain`)");
+                let why = if differs { "its state differs" } else { "`tally cluster drain`" };
+                tracing::info!("this node {may} lead ({why})");
                 was_drained = is_drained;
             }
             tokio::time::sleep(self.no_quorum_after() / 4).await;

@@ -56,6 +56,18 @@ pub enum NotProposed {
     /// The cluster does not have the version of the formats that it takes.
     #[error("{0}")]
     UpgradeNotFinalized(String),
+    /// This node's state differs from that of a majority of the voters.
+    #[error("this node's state differs: {reason}")]
+    StateDiffers {
+        /// How, and what to do.
+        reason: String,
+    },
+    /// The voters' states differ, and no majority of them agrees.
+    #[error("{reason}")]
+    NoStateMajority {
+        /// Who has which.
+        reason: String,
+    },
     /// The deadline passed in the queue.
     #[error("the deadline passed before the write was proposed")]
     Deadline,
@@ -172,6 +184,12 @@ pub enum ReadError {
         applied_index: u64,
         /// How long was waited, in ms.
         waited_ms: u64,
+    },
+    /// This node's state differs from that of a majority of the voters.
+    #[error("this node's state differs: {reason}")]
+    StateDiffers {
+        /// How, and what to do.
+        reason: String,
     },
     /// The deadline passed.
     #[error("the deadline passed before the read could be served")]

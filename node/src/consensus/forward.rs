@@ -102,6 +102,12 @@ impl Consensus {
             wire::RefusalReason::SessionBytes => overloaded(Limit::SessionBytes),
             wire::RefusalReason::SessionWindow => overloaded(Limit::SessionWindow),
             wire::RefusalReason::DiskNearlyFull => overloaded(Limit::Disk),
+            wire::RefusalReason::StateDiffers => {
+                NotProposed::StateDiffers { reason: refusal.message }
+            }
+            wire::RefusalReason::NoStateMajority => {
+                NotProposed::NoStateMajority { reason: refusal.message }
+            }
             wire::RefusalReason::Deadline => NotProposed::Deadline,
             wire::RefusalReason::UpgradeNotFinalized => {
                 NotProposed::UpgradeNotFinalized(refusal.message.clone())
@@ -115,6 +121,9 @@ pub(crate) fn refusal_to_wire(refusal: &NotProposed) -> wire::Refusal {
     // Without the reason, which the other side puts in front of it again.
     let message = match refusal {
         NotProposed::Overloaded { message, .. } => message.clone(),
+        NotProposed::StateDiffers { reason } | NotProposed::NoStateMajority { reason } => {
+            reason.clone()
+        }
         _ => refusal.to_string(),
     };
     let mut answer = wire::Refusal { message, ..wire::Refusal::default() };
@@ -140,6 +149,8 @@ pub(crate) fn refusal_to_wire(refusal: &NotProposed) -> wire::Refusal {
             wire::RefusalReason::SessionWindow
         }
         NotProposed::Overloaded { limit: Limit::Disk, .. } => wire::RefusalReason::DiskNearlyFull,
+        NotProposed::StateDiffers { .. } => wire::RefusalReason::StateDiffers,
+        NotProposed::NoStateMajority { .. } => wire::RefusalReason::NoStateMajority,
         NotProposed::Deadline => wire::RefusalReason::Deadline,
         NotProposed::UpgradeNotFinalized(_) => wire::RefusalReason::UpgradeNotFinalized,
     };

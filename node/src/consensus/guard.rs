@@ -15,6 +15,7 @@ use crate::{
         gate, limits,
         query::{self, SessionLoad},
         version::{FormatVersion, not_finalized},
+        quota::QuotaCommand,
     },
     storage::state::StateStore,
 };
@@ -81,12 +82,32 @@ impl Consensus {
         Ok(())
     }
 
+    /// Whether comparisons of the replicas let a write through here. What nodes ask for by themselves goes on: it is
+    /// what brings a majority back, and no client learns anything by it. So do sessions while states differ: else they
+    /// would end, and what they remember with them, because their renewals were refused.
+    pub(super) fn check_comparisons(&self, action: &Action) -> Result<(), NotProposed> {
+        if action.is_own() {
+            return Ok(());
+        }
+        let comparisons = self.comparisons();
+        if let Some(reason) = comparisons.why_it_differs() {
+            return Err(NotProposed::StateDiffers { reason });
+        }
+        match comparisons.why_nothing_is_written() {
+            Some(reason) if !matches!(action, Action::RenewSession { .. }) => {
+                Err(NotProposed::NoStateMajority { reason })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Limits that the leader guards before it proposes.
     pub(super) fn check_limits(&self, command: &Command) -> Result<(), NotProposed> {
         if self.is_shutting_down() {
             return Err(NotProposed::ShuttingDown);
         }
         self.check_version(command)?;
+        self.check_comparisons(&command.action)?;
         if self.disk_nearly_full() && !frees_room(&command.action) {
             return Err(NotProposed::Overloaded {
                 limit: Limit::Disk,
@@ -141,8 +162,10 @@ fn frees_room(action: &Action) -> bool {
         Action::CloseSession { .. }
         | Action::RenewSession { .. }
         | Action::Tick
+        | Action::Compare
         | Action::NodeId(_)
         | Action::RaiseVersion { .. } => true,
+        Action::Quota(change) => matches!(change, QuotaCommand::Delete { .. }),
         Action::OpenSession { .. }
         | Action::OpenOwnedSession { .. }
         | Action::Auth(_)

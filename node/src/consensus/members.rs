@@ -1,6 +1,9 @@
 //! Membership: learners, voters, and who leads, changed by joint consensus one step at a time.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use openraft::{
     ChangeMembers, RaftMetrics,
@@ -308,6 +311,24 @@ impl Consensus {
         };
         self.raft().change_membership(change, false).await?;
         Ok(plan)
+    }
+
+    /// Writes into the membership where a member is now, if this node leads and nothing else changes it. False: it is
+    /// written there already, or the node is no member any more.
+    pub async fn readdress(&self, node_id: u64, peer_address: String) -> Result<bool, MemberError> {
+        self.must_lead()?;
+        let _one = self.one_change()?;
+        let (_, members) = self.members();
+        let is_so =
+            |(id, member): &(u64, Member)| *id == node_id && member.peer_address == peer_address;
+        let is_member = members.iter().any(|(id, _)| *id == node_id);
+        if !is_member || members.iter().any(is_so) {
+            return Ok(false);
+        }
+        let nodes = BTreeMap::from([(node_id, Member { peer_address })]);
+        // Two nodes never have one id here: whoever answers at the address is the member's directory.
+        self.raft().change_membership(ChangeMembers::SetNodes(nodes), true).await?;
+        Ok(true)
     }
 
     /// The other voter whose log is furthest along, of those that may lead; one that was not heard of lately only if

@@ -1,6 +1,12 @@
 //! The membership as bytes: in the log, in the state and on the wire.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use openraft::Membership;
@@ -8,6 +14,35 @@ use serde::{Deserialize, Serialize};
 use tally_proto::seeded_bugs;
 
 use super::types::{Member, StoredMembership, term_of};
+
+/// The last membership, of those that were applied since the process started, that a node was in.
+///
+/// A node that is added and taken out again at once may apply both before it looks at its state again; without this it
+/// would not know that it was ever in, and so not that it is out (`an_id_that_was_a_members_is_nobodys_again`).
+#[derive(Debug)]
+pub struct LastIn {
+    node_id: u64,
+    index: AtomicU64,
+}
+
+impl LastIn {
+    /// Of a node that was in none yet.
+    pub fn new(node_id: u64) -> Arc<LastIn> {
+        Arc::new(LastIn { node_id, index: AtomicU64::new(0) })
+    }
+
+    /// A membership is applied. They come in the order of the log.
+    pub fn applied(&self, index: u64, membership: &Membership<u64, Member>) {
+        if membership.nodes().any(|(id, _)| *id == self.node_id) {
+            self.index.store(index, Ordering::Release);
+        }
+    }
+
+    /// Its log index, if there was one.
+    pub fn index(&self) -> Option<u64> {
+        Some(self.index.load(Ordering::Acquire)).filter(|index| *index > 0)
+    }
+}
 
 /// Bytes that are no membership.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +112,21 @@ pub fn decode_stored_membership(bytes: &[u8]) -> Result<StoredMembership, Undeco
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_membership_that_came_and_went_is_known() {
+        let of = |ids: &[u64]| {
+            let members = ids.iter().map(|id| (*id, Member { peer_address: "a:1".to_owned() }));
+            Membership::new(vec![BTreeSet::from([1])], members.collect::<BTreeMap<_, _>>()).unwrap()
+        };
+        let last_in = LastIn::new(4);
+        last_in.applied(3, &of(&[1, 2]));
+        assert_eq!(last_in.index(), None, "it was in none");
+        for (index, ids) in [(5, &[1, 2, 4][..]), (6, &[1, 4]), (9, &[1, 2])] {
+            last_in.applied(index, &of(ids));
+        }
+        assert_eq!(last_in.index(), Some(6), "the last that it was in");
+    }
 
     #[test]
     fn what_follows_a_membership_is_not_ignored() {

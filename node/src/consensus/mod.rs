@@ -15,6 +15,8 @@ pub mod apply;
 #[cfg(feature = "seeded-bugs")]
 mod bugs;
 pub mod cluster_id;
+pub mod compare;
+mod comparing;
 pub(crate) mod confirm;
 mod drain;
 pub mod error;
@@ -64,6 +66,7 @@ pub use self::admission::{Admission, WhenFull};
 use self::{
     admission::Room,
     cluster_id::ClusterId,
+    compare::Comparisons,
     error::{Error, NotProposed},
     leader::{Leader, Leadership, no_quorum_after},
     log_time::LogTime,
@@ -131,6 +134,7 @@ struct Inner {
     changing_members: tokio::sync::Mutex<()>,
     /// Asks for snapshots.
     snapshots: mpsc::Sender<snapshots::SnapshotAsked>,
+    comparisons: Comparisons,
     tracer: Tracer,
     metrics: Arc<Metrics>,
 }
@@ -173,6 +177,8 @@ pub struct Foundation {
     pub disk_nearly_full: watch::Receiver<bool>,
     /// Asks for snapshots beside those that are due.
     pub snapshots: mpsc::Sender<snapshots::SnapshotAsked>,
+    /// What comparisons of the replicas have shown.
+    pub comparisons: Comparisons,
     /// What spans are told to.
     pub tracer: Tracer,
     /// What is counted.
@@ -204,6 +210,7 @@ impl Consensus {
             share,
             disk_nearly_full,
             snapshots,
+            comparisons,
             tracer,
             metrics,
         } = foundation;
@@ -222,6 +229,7 @@ impl Consensus {
             Arc::clone(&state),
             applied.clone(),
             Arc::clone(&clock),
+            comparisons.clone(),
             Arc::clone(&metrics),
         );
         // What is admitted finds a place, also beside the node's own commands, which take no room.
@@ -270,6 +278,7 @@ impl Consensus {
                 shutting_down: AtomicBool::new(false),
                 changing_members: tokio::sync::Mutex::default(),
                 snapshots,
+                comparisons,
                 tracer,
                 metrics,
             }),
@@ -304,6 +313,11 @@ impl Consensus {
     /// Which cluster this is.
     pub fn cluster_id(&self) -> &ClusterId {
         &self.inner.cluster_id
+    }
+
+    /// What comparisons of the replicas have shown.
+    pub fn comparisons(&self) -> &Comparisons {
+        &self.inner.comparisons
     }
 
     /// Clocks.
@@ -423,6 +437,7 @@ impl Consensus {
         if self.inner.shutting_down.load(Ordering::Acquire) {
             return Err(NotProposed::ShuttingDown.into());
         }
+        self.check_comparisons(&command.action)?;
         self.write_at_leader(command, admission, deadline, request_id).await
     }
 

@@ -13,6 +13,7 @@ use tally_proto::seeded_bugs;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
+    compare::Comparisons,
     error::ReadError,
     read_index::{Confirmed, ReadIndex},
 };
@@ -105,6 +106,7 @@ pub struct Reads {
     applied: watch::Receiver<u64>,
     clock: Arc<dyn Clock>,
     proofs: Arc<Proofs>,
+    comparisons: Comparisons,
     metrics: Arc<Metrics>,
 }
 
@@ -145,9 +147,11 @@ impl Reads {
         state: Arc<StateStore>,
         applied: watch::Receiver<u64>,
         clock: Arc<dyn Clock>,
+        comparisons: Comparisons,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Reads { read_index, state, applied, clock, proofs: Arc::default(), metrics }
+        let proofs = Arc::default();
+        Reads { read_index, state, applied, clock, proofs, comparisons, metrics }
     }
 
     /// Waits until the level's promise can be kept, then freezes the state.
@@ -157,6 +161,10 @@ impl Reads {
         deadline: Instant,
     ) -> Result<ReadPermit<'_>, ReadError> {
         let permit = self.when_permitted(level, deadline).await?;
+        if permit.provided != Provided::Local {
+            // Also after the wait, in which it may have been found out.
+            self.check_own_state()?;
+        }
         // In the order of `metrics::LEVELS`.
         let level = permit.provided as usize;
         self.metrics.reads.permits[level].add(1);
@@ -180,7 +188,9 @@ impl Reads {
             Level::Bounded { staleness_ms_max, fallback } => {
                 match self.bounded(staleness_ms_max, deadline).await {
                     Err(
-                        ReadError::StalenessBoundExceeded { .. } | ReadError::Overloaded { .. },
+                        ReadError::StalenessBoundExceeded { .. }
+                        | ReadError::Overloaded { .. }
+                        | ReadError::StateDiffers { .. },
                     ) if fallback => Ok(self.freeze(Provided::Local, Ground::EarlierReadIndex)),
                     other => other,
                 }
@@ -195,8 +205,17 @@ impl Reads {
         }
     }
 
+    /// A state that differs from that of a majority keeps no promise, however new it is.
+    fn check_own_state(&self) -> Result<(), ReadError> {
+        match self.comparisons.why_it_differs() {
+            Some(reason) => Err(ReadError::StateDiffers { reason }),
+            None => Ok(()),
+        }
+    }
+
     /// A read index by a round that begins now, applied.
     pub async fn prove(&self, deadline: Instant) -> Result<(), ReadError> {
+        self.check_own_state()?;
         let confirmed = self.read_index.confirm(deadline).await?;
         if seeded_bugs::is_on("proof-before-applied") {
             self.proofs.learn(confirmed);
@@ -209,6 +228,7 @@ impl Reads {
     }
 
     async fn bounded(&self, bound_ms: u64, deadline: Instant) -> Result<ReadPermit<'_>, ReadError> {
+        self.check_own_state()?;
         let permit = self.freeze(Provided::Bounded, Ground::EarlierReadIndex);
         if permit.staleness.is_some_and(|staleness| staleness.ms_max <= bound_ms) {
             return Ok(permit);

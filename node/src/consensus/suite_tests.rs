@@ -24,9 +24,11 @@ use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
-    apply::StateMachine,
+    apply::{self, StateMachine},
     cluster_id::ClusterId,
+    compare::Comparisons,
     log_store::{LogStore, to_wal},
+    membership::LastIn,
     traced::TracedEntries,
     types::{
         Entry, IoFlushed, LogId, Snapshot, SnapshotData, SnapshotMeta, StoredMembership,
@@ -255,6 +257,7 @@ async fn build(
     };
     assert_eq!(recovered.purged, None, "each test starts from nothing");
     let log_extent = LogExtent { purged: None, last: None };
+    let comparisons = Comparisons::open(1, Arc::clone(&disk)).await.expect("the disk is healthy");
     let state = StateStore::open(disk, stores, StateOptions::default(), hooks, log_extent)
         .await
         .expect("the state opens");
@@ -263,15 +266,17 @@ async fn build(
     let applied = watch::channel(0).0;
     let metrics = Metrics::new(0, Names::Off);
     let traced = TracedEntries::default();
-    let machine = StateMachine::new(
-        Arc::clone(&state),
+    let machine = StateMachine::new(apply::Foundation {
+        state: Arc::clone(&state),
         snapshots,
         applied,
-        None,
-        traced.clone(),
+        observer: None,
+        traced: traced.clone(),
         metrics,
-        ClusterId::default(),
-    );
+        cluster_id: ClusterId::default(),
+        comparisons,
+        last_in: LastIn::new(1),
+    });
     let machine = SuiteMachine { inner: machine, state: Arc::clone(&state) };
     let inner = LogStore::new(log.clone(), state, Arc::new(AtomicU64::new(0)), None, traced);
     let log = SuiteLog { inner, log, begun_behind: Arc::default(), purged_as: Arc::default() };

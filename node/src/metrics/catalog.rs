@@ -314,6 +314,15 @@ catalog! {
         CACHE = Counter "tally_state_cache_lookups_total" ["result"]
             "Records that were looked for in the cache of the state: hit or miss. What is not flushed yet is found before it."
             "Misses are a large part while writes are slow: raise state_cache_bytes.";
+        STATE_DIFFERS = Gauge "tally_state_differs" []
+            "1 if the node's state differs from that of a majority of the voters: it answers LOCAL reads only."
+            "1: remove the node, wipe its data directory and let it join anew.";
+        STATE_NO_MAJORITY = Gauge "tally_state_no_majority" []
+            "1 while the voters' states differ and no majority of them agrees: nothing is written."
+            "1.";
+        STATES_COMPARED = Counter "tally_state_comparisons_total" []
+            "Comparisons of the replicas' states in which a majority of the voters agreed, as this node saw them."
+            "It stands still for minutes while writes are applied.";
         DISK_FREE = Gauge "tally_disk_free_bytes" []
             "Bytes that are free on the disk of the data directory."
             "It comes near tally_disk_reserve_bytes.";
@@ -343,6 +352,26 @@ catalog! {
         BACKUPS = Counter "tally_backups_total" ["result"]
             "Backups that this node was to make by itself: made or failed."
             "failed grows.";
+    }
+    "Quotas" {
+        QUOTA_ITEMS = Gauge "tally_quota_items" ["scope", "prefix"]
+            "Items that a quota is about. hot_item_names says whether its prefix is shown or hashed; the empty one is shown."
+            "It comes near tally_quota_items_max.";
+        QUOTA_ITEMS_MAX = Gauge "tally_quota_items_max" ["scope", "prefix", "limit"]
+            "The limits on them, soft and hard. Absent where there is none."
+            "Never by itself.";
+        QUOTA_SIZE = Gauge "tally_quota_size_bytes" ["scope", "prefix"]
+            "Bytes of their names and values, as quotas count them."
+            "It comes near tally_quota_max_bytes.";
+        QUOTA_SIZE_MAX = Gauge "tally_quota_max_bytes" ["scope", "prefix", "limit"]
+            "The limits on those, soft and hard. Absent where there is none."
+            "Never by itself.";
+        QUOTA_SOFT_PASSED = Gauge "tally_quota_soft_passed" ["scope", "prefix"]
+            "1 while more is used than a soft limit says, else 0."
+            "1: room is to be made, or the limits are to be raised, before a hard one refuses.";
+        QUOTA_COUNTING = Gauge "tally_quota_counting" ["scope", "prefix"]
+            "1 while a new quota counts what was there before it; until then it refuses nothing."
+            "1 for minutes.";
     }
     "The metrics port itself" {
         SCRAPE_DURATION = Gauge "tally_scrape_duration_seconds" []

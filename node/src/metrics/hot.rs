@@ -105,6 +105,12 @@ impl HotItems {
         }
     }
 
+    /// A name or a prefix, as it is shown in metrics and where they are spoken of. The empty prefix, which names
+    /// nothing, is shown.
+    pub fn shown(&self, name: &str) -> String {
+        if name.is_empty() { String::new() } else { shown(self.names, name.to_owned()) }
+    }
+
     /// Writes the hottest of the last window.
     pub(super) fn write(&self, out: &mut Exposition) {
         let told = {

@@ -15,7 +15,11 @@ use super::{LOGS, NodeError, listen, starting::Starting};
 use crate::{
     audit::AuditLog,
     config::Config,
-    consensus::cluster_id::{ClusterId, format_cluster_id},
+    consensus::{
+        cluster_id::{ClusterId, format_cluster_id},
+        compare::Comparisons,
+        membership::LastIn,
+    },
     env::{Env, descriptors, identity::Identity, shares::ShareRule},
     machine::query,
     peer::{
@@ -56,6 +60,7 @@ pub(super) struct Newcomer<'a> {
     pub(super) identity: &'a Arc<Identity>,
     pub(super) log: &'a Wal,
     pub(super) state: &'a Arc<StateStore>,
+    pub(super) comparisons: &'a Comparisons,
     /// Neither log nor state held anything.
     pub(super) started_empty: bool,
 }
@@ -69,7 +74,7 @@ pub(super) async fn meet(
     tls: Option<Arc<Secured>>,
     audit: Option<Arc<AuditLog>>,
 ) -> Result<Met, NodeError> {
-    let Newcomer { identity, log, state, started_empty } = newcomer;
+    let Newcomer { identity, log, state, comparisons, started_empty } = newcomer;
     let election_timeout_max = Duration::from_millis(config.election_timeout_ms_max);
     let network = Arc::clone(&env.network);
     let incarnation = identity.incarnation();
@@ -94,9 +99,12 @@ pub(super) async fn meet(
         peers: peers.clone(),
         log: log.clone(),
         client_address: config.client_address(),
+        peer_address: config.peer_address_on_purpose(),
         admission: admission(config, started_empty),
+        comparisons: comparisons.clone(),
     });
-    let members = Members::new(config.initial_cluster.0.clone(), Arc::clone(state));
+    let (first, last_in) = (config.initial_cluster.0.clone(), LastIn::new(config.node_id));
+    let members = Members::new(first, Arc::clone(state), last_in);
     greeter.set_roster(Arc::clone(&members) as Arc<dyn Roster>);
     starting.greets(&greeter);
 

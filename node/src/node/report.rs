@@ -47,6 +47,9 @@ impl SelfReport for Report {
     }
 
     fn note(&self) -> String {
+        if let Some(reason) = self.consensus.comparisons().why_nothing_is_written() {
+            return reason;
+        }
         if self.slots.refused_lately() {
             return format!(
                 "clients' connections are refused: it can have {} at once",
@@ -79,6 +82,9 @@ impl SelfReport for Report {
     }
 
     fn local_reads_only(&self) -> Option<String> {
+        if let Some(reason) = self.consensus.comparisons().why_it_differs() {
+            return Some(format!("its state differs: {reason}"));
+        }
         self.local_reads_only.load(Ordering::Relaxed).then(|| {
             "it started on a disk without room for its reserve, and takes part again when there is"
                 .to_owned()

@@ -44,7 +44,10 @@ use tokio::{sync::Notify, time::Instant};
 
 pub use self::error::{NotAddable, NotWelcome};
 use super::{ask, peers::Peers};
-use crate::{env::identity::Identity, machine::version::FormatVersion, storage::wal::Wal};
+use crate::{
+    consensus::compare::Comparisons, env::identity::Identity, machine::version::FormatVersion,
+    storage::wal::Wal,
+};
 
 /// Logs of its parts have its name too: one filter finds them all, and traces of a seed can be compared
 /// wherever a line is written.
@@ -73,6 +76,9 @@ pub trait Roster: Send + Sync + 'static {
 
     /// The membership that is applied here: its log index, and who belongs to it.
     fn applied(&self) -> Option<(u64, BTreeSet<u64>)>;
+
+    /// The last membership, of those that were applied since the process started, that this node was in: its log index.
+    fn last_in(&self) -> Option<u64>;
 
     /// The last committed entry that a node has acknowledged, if this node leads and knows.
     fn acknowledged(&self, node_id: u64) -> u64;
@@ -116,8 +122,12 @@ pub struct Foundation {
     pub log: Wal,
     /// Address of the client port.
     pub client_address: String,
+    /// Address of the peer port as it was set on purpose, or nothing.
+    pub peer_address: String,
     /// When the node takes part.
     pub admission: Admission,
+    /// Hashes of states, which are told with every introduction.
+    pub comparisons: Comparisons,
 }
 
 impl std::fmt::Debug for Foundation {
@@ -132,7 +142,9 @@ pub struct Greeter {
     peers: Peers,
     log: Wal,
     client_address: String,
+    peer_address: String,
     admission: Admission,
+    comparisons: Comparisons,
     roster: OnceLock<Arc<dyn Roster>>,
     /// First members that answered, and were no strangers.
     met: Mutex<BTreeSet<u64>>,
@@ -140,6 +152,8 @@ pub struct Greeter {
     cluster_met: AtomicBool,
     /// The highest that each node has said it has promised: term of its vote, entry that it holds.
     told: Mutex<BTreeMap<u64, (u64, u64)>>,
+    /// Members that say they have another address than the membership has for them.
+    moved: Mutex<BTreeMap<u64, String>>,
     admitted: AtomicBool,
     changed: Notify,
 }
@@ -157,18 +171,29 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Greeter {
     /// Nobody has been met yet.
     pub fn new(foundation: Foundation) -> Arc<Greeter> {
-        let Foundation { identity, peers, log, client_address, admission } = foundation;
+        let Foundation {
+            identity,
+            peers,
+            log,
+            client_address,
+            peer_address,
+            admission,
+            comparisons,
+        } = foundation;
         let alone = matches!(&admission, Admission::Forms { needed: 0, .. });
         Arc::new(Greeter {
             identity,
             peers,
             log,
             client_address,
+            peer_address,
             admission,
+            comparisons,
             roster: OnceLock::new(),
             met: Mutex::default(),
             cluster_met: AtomicBool::new(false),
             told: Mutex::default(),
+            moved: Mutex::default(),
             admitted: AtomicBool::new(alone),
             changed: Notify::new(),
         })
@@ -279,8 +304,15 @@ impl Greeter {
                 promised: request.promised,
             };
             self.remember(&node).await;
+            self.comparisons.learn(
+                request.node_id,
+                &request.state_reports,
+                request.compares_states,
+            );
+            response.state_reports = self.comparisons.reports();
             self.peers.set_client_address(request.node_id, &request.client_address);
             self.learn_formats(request.node_id, request.formats.as_ref());
+            self.note_address(request.node_id, request.peer_address);
             // The caller may be what this node waited for: a leader that greets its learner. What it
             // knows of this node is looked at when it is greeted itself.
             if self.learn(request.node_id, &request.known).await.is_ok() {
@@ -293,6 +325,7 @@ impl Greeter {
         }
         response.client_address.clone_from(&self.client_address);
         response.promised = Some(self.promised().await);
+        response.compares_states = true;
         Ok(response)
     }
 
@@ -307,7 +340,43 @@ impl Greeter {
             known: self.known().await,
             promised: Some(self.promised().await),
             formats: Some(self.formats()),
+            peer_address: self.peer_address.clone(),
+            state_reports: self.comparisons.reports(),
+            compares_states: true,
         }
+    }
+
+    /// A member says where it is. Nothing changes by that: it is only looked at.
+    fn note_address(&self, node_id: u64, says: String) {
+        let is_new = self.members().get(&node_id).is_some_and(|known| *known != says);
+        let mut moved = lock(&self.moved);
+        match is_new && !says.is_empty() {
+            true => moved.insert(node_id, says),
+            false => moved.remove(&node_id),
+        };
+    }
+
+    /// Members that are not where the membership has them, by what they say of themselves: each answers there under its
+    /// id, with the directory that it is known by.
+    pub async fn moved(&self, until: Instant) -> Vec<(u64, String)> {
+        // Whoever leads hears nothing from itself.
+        self.note_address(self.identity.node_id(), self.peer_address.clone());
+        let says: Vec<_> = lock(&self.moved).clone().into_iter().collect();
+        let mut there = Vec::new();
+        for (node_id, address) in says {
+            let is_it = match self.probe(node_id, &address, until).await {
+                Ok(_) if node_id != self.identity.node_id() => true,
+                Ok(found) => found.incarnation == self.identity.incarnation(),
+                Err(error) => {
+                    tracing::debug!(node = node_id, %address, %error, "is not where it says it is");
+                    false
+                }
+            };
+            if is_it {
+                there.push((node_id, address));
+            }
+        }
+        there
     }
 
     /// Introduces this node to one peer.
@@ -359,6 +428,7 @@ impl Greeter {
             promised: response.promised.clone(),
         };
         self.remember(&met).await;
+        self.comparisons.learn(node_id, &response.state_reports, response.compares_states);
         self.peers.set_client_address(node_id, &response.client_address);
         self.learn_formats(node_id, response.formats.as_ref());
         self.count(node_id, &response.cluster_id);
@@ -414,6 +484,7 @@ impl Greeter {
         let mut tell_at = Instant::now() + WAITING_TOLD_AFTER;
         loop {
             let members = self.members();
+            members.iter().for_each(|(id, address)| self.peers.set_address(*id, address));
             let others = members.iter().filter(|(id, _)| **id != self.identity.node_id());
             let greetings = others.map(|(id, address)| self.greet(*id, address, timeout));
             let refused = join_all(greetings).await.into_iter().find_map(Result::err);
@@ -445,12 +516,22 @@ impl Greeter {
 
     /// Whether the node's own log says that it was removed.
     async fn look_at_membership(&self) -> Option<NotWelcome> {
-        let (at, members) = self.roster.get()?.applied()?;
+        let roster = self.roster.get()?;
+        let (at, members) = roster.applied()?;
         let node_id = self.identity.node_id();
         if seeded_bugs::is_on("removed-runs-on") {
             return None;
         }
-        match self.identity.saw_membership(at, members.contains(&node_id)).await {
+        // It may have come and gone since this was looked at last.
+        let saw = match roster.last_in() {
+            Some(last_in) => self.identity.saw_membership(last_in, true).await,
+            None => Ok(false),
+        };
+        let saw = match saw {
+            Ok(_) => self.identity.saw_membership(at, members.contains(&node_id)).await,
+            failed => failed,
+        };
+        match saw {
             Ok(removed) => removed.then_some(NotWelcome::Removed { node_id, at }),
             Err(error) => {
                 tracing::warn!(%error, "that the node is a member could not be stored");

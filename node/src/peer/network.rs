@@ -34,7 +34,9 @@ use super::{
 };
 use crate::{
     consensus::{
-        SNAPSHOT_CHUNK_BYTES, membership,
+        SNAPSHOT_CHUNK_BYTES,
+        compare::Comparisons,
+        membership,
         types::{Member, Snapshot, SnapshotData, TypeConfig, Vote},
     },
     storage::snapshot::receive::SnapshotReader,
@@ -50,12 +52,18 @@ pub struct NetworkFactory {
     purged: PurgedUpTo,
     /// An append that has been sent and is not answered for this long ends its stream.
     append_answer_timeout: Duration,
+    comparisons: Comparisons,
 }
 
 impl NetworkFactory {
     /// Over these peers.
-    pub fn new(peers: Peers, purged: PurgedUpTo, append_answer_timeout: Duration) -> Self {
-        NetworkFactory { peers, purged, append_answer_timeout }
+    pub fn new(
+        peers: Peers,
+        purged: PurgedUpTo,
+        append_answer_timeout: Duration,
+        comparisons: Comparisons,
+    ) -> Self {
+        NetworkFactory { peers, purged, append_answer_timeout, comparisons }
     }
 }
 
@@ -88,6 +96,7 @@ impl NetworkFactory {
             bulk: None,
             progress: Arc::default(),
             append_answer_timeout: self.append_answer_timeout,
+            comparisons: self.comparisons.clone(),
         }
     }
 }
@@ -107,14 +116,17 @@ pub struct Connection {
     peers: Peers,
     purged: PurgedUpTo,
     target: u64,
+    /// Where it was when the connection was made. It may have moved: openraft keeps a stream of appends through a change
+    /// of the addresses.
     address: String,
     appends: Appends,
     /// Entries and snapshots travel on a connection of their own, so that a heartbeat or a vote
     /// never waits behind a megabyte.
-    bulk: Option<Client>,
+    bulk: Option<(String, Client)>,
     /// How the last stream of appends went.
     progress: Arc<Progress>,
     append_answer_timeout: Duration,
+    comparisons: Comparisons,
 }
 
 fn unreachable(reason: impl ToString) -> Unreachable<TypeConfig> {
@@ -133,12 +145,20 @@ impl std::fmt::Debug for Connection {
 
 impl Connection {
     fn control(&self) -> Client {
-        self.peers.client(self.target, &self.address, Shared::Control)
+        let address = self.peers.address(self.target, &self.address);
+        self.peers.client(self.target, &address, Shared::Control)
     }
 
     fn bulk(&mut self) -> Client {
-        let (peers, target, address) = (&self.peers, self.target, &self.address);
-        self.bulk.get_or_insert_with(|| peers.dial(target, address)).clone()
+        let address = self.peers.address(self.target, &self.address);
+        match &self.bulk {
+            Some((known, client)) if *known == address => client.clone(),
+            _ => {
+                let client = self.peers.dial(self.target, &address);
+                self.bulk = Some((address, client.clone()));
+                client
+            }
+        }
     }
 
     /// Runs one small call with its deadline.
@@ -318,6 +338,11 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        if self.comparisons.differs() {
+            // Whoever lacks entries that only a snapshot has gets it from the next leader.
+            let reason = "the state of this node differs: it is sent to nobody";
+            return Err(StreamingError::Unreachable(unreachable(reason)));
+        }
         let SnapshotData::Outgoing(reader) = snapshot.snapshot else {
             let error = network_error("a received snapshot is not sent on before it is installed");
             return Err(StreamingError::Network(error));

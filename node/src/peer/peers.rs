@@ -100,6 +100,8 @@ struct Inner {
 
 #[derive(Default)]
 struct Peer {
+    /// Where it is by the newest membership that is known here.
+    address: Option<String>,
     control: Option<(String, Client)>,
     forwarding: Option<(String, Client)>,
     client_address: Option<String>,
@@ -318,6 +320,22 @@ impl Peers {
     /// Why a peer answers no introduction, if it does not.
     pub fn unmet_reason(&self, node_id: u64) -> Option<String> {
         Some(lock(&self.inner.peers).get(&node_id)?.unmet.as_ref()?.reason.clone())
+    }
+
+    /// Where a peer is by the newest membership. A connection that was made for it keeps the address that it had then.
+    pub fn set_address(&self, node_id: u64, address: &str) {
+        let mut peers = lock(&self.inner.peers);
+        let peer = peers.entry(node_id).or_default();
+        if peer.address.as_deref() != Some(address) {
+            peer.address = Some(address.to_owned());
+        }
+    }
+
+    /// The address of a peer by the newest membership, or else this one.
+    pub fn address(&self, node_id: u64, otherwise: &str) -> String {
+        let peers = lock(&self.inner.peers);
+        let known = peers.get(&node_id).and_then(|peer| peer.address.as_deref());
+        known.unwrap_or(otherwise).to_owned()
     }
 
     /// Learns a peer's client address.

@@ -10,7 +10,10 @@ use openraft::async_runtime::WatchReceiver;
 
 use super::hello::Roster;
 use crate::{
-    consensus::{membership::decode_membership, raft::Raft},
+    consensus::{
+        membership::{LastIn, decode_membership},
+        raft::Raft,
+    },
     machine::{query, version::FormatVersion},
     storage::state::StateStore,
 };
@@ -20,12 +23,22 @@ pub(crate) struct Members {
     first: BTreeMap<u64, String>,
     state: Arc<StateStore>,
     raft: OnceLock<Raft>,
+    last_in: Arc<LastIn>,
 }
 
 impl Members {
     /// Before Raft runs: from the state, or the first members.
-    pub(crate) fn new(first: BTreeMap<u64, String>, state: Arc<StateStore>) -> Arc<Members> {
-        Arc::new(Members { first, state, raft: OnceLock::new() })
+    pub(crate) fn new(
+        first: BTreeMap<u64, String>,
+        state: Arc<StateStore>,
+        last_in: Arc<LastIn>,
+    ) -> Arc<Members> {
+        Arc::new(Members { first, state, raft: OnceLock::new(), last_in })
+    }
+
+    /// What whoever applies memberships tells this node of its own.
+    pub(crate) fn last_in(&self) -> &Arc<LastIn> {
+        &self.last_in
     }
 
     /// From now on Raft knows of changes that are not applied yet.
@@ -69,6 +82,10 @@ impl Roster for Members {
     fn cluster_version(&self) -> Option<FormatVersion> {
         let meta = query::meta(&self.state.view());
         (meta.cluster_id != 0).then_some(meta.version)
+    }
+
+    fn last_in(&self) -> Option<u64> {
+        self.last_in.index()
     }
 
     fn acknowledged(&self, node_id: u64) -> u64 {

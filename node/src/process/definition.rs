@@ -15,7 +15,7 @@ use tally_node::{config::Config, process::serve::printed};
 pub(crate) const VERSION: &str = env!("BUILD_VERSION");
 
 /// Least and greatest value of a key of the configuration, where it refuses others.
-const LIMITS: [(&str, u64, Option<u64>); 18] = [
+const LIMITS: [(&str, u64, Option<u64>); 19] = [
     ("node_id", 1, None),
     ("heartbeat_interval_ms", 10, None),
     ("entries_in_flight", 1, Some(1024)),
@@ -26,6 +26,7 @@ const LIMITS: [(&str, u64, Option<u64>); 18] = [
     ("snapshot_after_log_bytes", 1, None),
     ("snapshot_after_entries", 1, None),
     ("flush_interval_ms", 1, None),
+    ("state_compare_interval_ms", 100, Some(60_000)),
     ("sessions_share_percent", 1, Some(100)),
     ("limit_share_percent", 1, Some(100)),
     ("session_idle_ms", 10_000, Some(86_400_000)),

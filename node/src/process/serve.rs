@@ -120,6 +120,8 @@ arguments! {
     dirty_bytes_max: u64 = "TALLY_DIRTY_BYTES_MAX",
     /// Time between two flushes of the state, in ms.
     flush_interval_ms: u64 = "TALLY_FLUSH_INTERVAL_MS",
+    /// From one comparison of the replicas' states to the next, in ms.
+    state_compare_interval_ms: u64 = "TALLY_STATE_COMPARE_INTERVAL_MS",
     /// Cache of the state on disk, in bytes.
     state_cache_bytes: u64 = "TALLY_STATE_CACHE_BYTES",
     /// Held on the disk for flushes, in bytes; with less than half of it free, writes are refused.

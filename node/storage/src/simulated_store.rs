@@ -128,6 +128,26 @@ impl SimulatedStores {
         shared.stores.get_mut(&id).expect("a named store exists").damage = Some(reason.into());
     }
 
+    /// Flips the last bit of the first stored value whose key is chosen, as a cell of the disk may that no checksum
+    /// covers: in the newest store, which goes on as if nothing were. Says whose it was.
+    pub fn rot(&self, is_chosen: impl Fn(&[u8]) -> bool) -> Option<Bytes> {
+        let mut shared = self.lock();
+        let newest = shared.names.iter().rfind(|(name, _)| !name.contains('.'))?;
+        let id = *newest.1;
+        let content = shared.stores.get_mut(&id)?;
+        let is_value = |(key, value): &(&Bytes, &Bytes)| !value.is_empty() && is_chosen(key);
+        let (key, value) = content.live.iter().find(is_value)?;
+        let (key, mut flipped) = (key.clone(), value.to_vec());
+        *flipped.last_mut().expect("it is not empty") ^= 1;
+        let flipped = Bytes::from(flipped);
+        for records in [&mut content.live, &mut content.durable] {
+            if let Some(value) = records.get_mut(&key) {
+                *value = flipped.clone();
+            }
+        }
+        Some(key)
+    }
+
     /// Puts a store back to an earlier flush as sled does when its metadata log is damaged: here,
     /// to empty.
     pub fn roll_back(&self, path: &str) {

@@ -220,9 +220,31 @@ impl Cluster {
         assert!(before.is_none(), "an id is never used twice");
     }
 
+    /// Gives a node that does not run another address for its peers.
+    pub(crate) fn move_node(&mut self, id: u64) {
+        let address = free_address();
+        self.switchboard.name(&address, id);
+        let member = self.nodes.get_mut(&id).expect("a node of this cluster");
+        member.config.peer_listen = address;
+        let address = member.config.peer_listen.clone();
+        self.advertise(id, &address);
+    }
+
+    /// A node that does not run says from its next start on that its peer port is there.
+    pub(crate) fn advertise(&mut self, id: u64, peer_address: &str) {
+        let member = self.nodes.get_mut(&id).expect("a node of this cluster");
+        assert!(member.running.is_none(), "it is stopped");
+        member.config.peer_advertise = peer_address.to_owned();
+    }
+
     /// Started over simulated storage, so that [`Cluster::cut_power`] can be called.
     pub(crate) async fn start_simulated(size: u64) -> Cluster {
-        let mut cluster = Self::prepare(size, |_| {});
+        Self::start_simulated_with(size, |_| {}).await
+    }
+
+    /// … with another configuration.
+    pub(crate) async fn start_simulated_with(size: u64, change: impl Fn(&mut Config)) -> Cluster {
+        let mut cluster = Self::prepare(size, change);
         for (id, member) in &mut cluster.nodes {
             let disk = SimulatedDisk::new(*id);
             disk.set_crash_mode(CrashMode::LoseUnsynced);

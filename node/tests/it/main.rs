@@ -6,6 +6,7 @@ mod authority;
 mod bounds;
 mod client;
 mod cluster;
+mod compare;
 mod directories;
 mod disk;
 mod drain;

@@ -370,6 +370,42 @@ async fn a_step_is_shown_before_it_is_done() {
 }
 
 /// Also by a leader that has never met the node, and after all that met it have forgotten.
+/// A follower, then the leader, comes back at another address; and one that says it is where nobody answers.
+#[tokio::test]
+async fn a_node_that_moved_is_found() {
+    let mut cluster = Cluster::start(3).await;
+    for moved in [cluster.follower().await, cluster.leader().await] {
+        cluster.stop(moved).await;
+        cluster.settled().await;
+        let before = cluster.peer_address(moved);
+        cluster.move_node(moved);
+        let now = cluster.peer_address(moved);
+        assert_ne!(before, now);
+        cluster.start_node(moved).await.expect("it is whole");
+        for asked in cluster.ids() {
+            eventually("the membership has the new address", || {
+                let (_, members) = cluster.node(asked).consensus().members();
+                members.iter().any(|(id, member)| *id == moved && member.peer_address == now)
+            })
+            .await;
+        }
+        cluster.settled().await;
+        unary(&cluster.channel(moved), add("a", 1)).await.expect("a healthy cluster");
+        cluster.caught_up().await;
+    }
+    let wrong = cluster.follower().await;
+    cluster.stop(wrong).await;
+    let before = cluster.peer_address(wrong);
+    cluster.advertise(wrong, "127.0.0.1:1");
+    cluster.start_node(wrong).await.expect("it is whole");
+    cluster.settled().await;
+    // Some introductions and looks long.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let (_, members) = cluster.node(cluster.leader().await).consensus().members();
+    let is_as_before = members.iter().any(|(id, it)| *id == wrong && it.peer_address == before);
+    assert!(is_as_before, "nobody answers where it says it is: {members:?}");
+}
+
 #[tokio::test]
 async fn an_id_that_was_a_members_is_nobodys_again() {
     let mut cluster = Cluster::start(3).await;

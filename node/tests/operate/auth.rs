@@ -252,11 +252,12 @@ async fn members_are_changed_by_admins_alone() {
                     accept_fewer_failures
                 }));
                 refused!(transfer_leader(v1::ClusterTransferLeaderRequest { node_id, preview }));
+                refused!(drain(v1::ClusterDrainRequest { node_id, undo: false, preview }));
             }
         }
         let (there, not_there) = told.split_at(told.len() / 2);
         assert_eq!(there, not_there, "a refusal tells who is a member");
-        let mut claim = Request::new(v1::ClusterClaimNodeIdRequest::default());
+        let mut claim = Request::new(v1::ClusterClaimNodeIdRequest { incarnation: "1".repeat(32) });
         if !token.is_empty() {
             claim
                 .metadata_mut()

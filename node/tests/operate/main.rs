@@ -25,6 +25,7 @@ mod metrics;
 mod metrics_port;
 #[path = "../it/network.rs"]
 mod network;
+mod quotas;
 #[path = "../it/raw.rs"]
 mod raw;
 mod report;

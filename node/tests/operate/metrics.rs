@@ -48,7 +48,7 @@ pub(crate) async fn get(address: &str, path: &str, accept: &str) -> Answer {
 }
 
 /// Samples by name and labels.
-async fn scrape(address: &str) -> BTreeMap<String, f64> {
+pub(super) async fn scrape(address: &str) -> BTreeMap<String, f64> {
     let answer = get(address, "/metrics", "").await;
     assert_eq!(answer.status, 200);
     let samples = answer.body.lines().filter(|line| !line.starts_with('#'));
@@ -143,7 +143,7 @@ async fn what_a_node_exports_is_what_the_page_says() {
         *sampled.entry(family.name).or_insert(0) += 1;
     }
     let none: Vec<_> = families.keys().filter(|name| !sampled.contains_key(*name)).collect();
-    // There is no audit log, no TLS and no backup here, and nothing was hot for a whole window.
+    // There is no audit log, no TLS, no backup and no quota here, and nothing was hot for a whole window.
     let absent = [
         &"tally_audit_log_failing",
         &"tally_audit_log_lines_total",
@@ -158,6 +158,12 @@ async fn what_a_node_exports_is_what_the_page_says() {
         &"tally_certificate_not_after_timestamp_seconds",
         &"tally_certificate_not_before_timestamp_seconds",
         &"tally_hot_item_operations_per_second",
+        &"tally_quota_counting",
+        &"tally_quota_items",
+        &"tally_quota_items_max",
+        &"tally_quota_max_bytes",
+        &"tally_quota_size_bytes",
+        &"tally_quota_soft_passed",
     ];
     assert_eq!(none, absent, "without a sample on a leader");
 

@@ -3,7 +3,7 @@
 //! business.
 //!
 //! ```text
-//! header  magic "TALLYBAK", version u32 (1), length of body u32, body, crc32c of all of the header u32
+//! header  magic "TALLYBAK", version u32 (2), length of body u32, body, crc32c of all of the header u32
 //! block   'B', compression u8, length as stored u32, length u32, records u32, crc32c of these and what is stored u32,
 //!         what is stored. Uncompressed: key length u32, value length u32, key, value; repeated
 //! footer  'E', blocks u64, records u64, bytes of all blocks uncompressed u64, state hash, data hash, content,
@@ -13,9 +13,12 @@
 //! Integers are little-endian, hashes have 32 bytes. Compression is 0 (none) or 1 (an LZ4 block); a block that would not
 //! get smaller is stored as it is. Keys strictly ascend through the whole file.
 //!
-//! - **State hash**: SHA-256 over all records, each as key length u64, key, value length u64, value (big-endian).
+//! - **State hash**: the sum over all records that [`tally_state_hash`] is, the same by which replicas compare
+//!   themselves.
 //! - **Data hash**: the same over counters and keys alone, whose keys begin with 0x10 and 0x11. It does not change
 //!   while remembered idempotency keys expire, so a cluster into which the backup was restored can be compared.
+//! - Both were others in version 1, which is read as ever: SHA-256 over all records in their order, each as key length
+//!   u64, key, value length u64, value (big-endian).
 //! - **Content**: a hash chain over the uncompressed blocks, `SHA-256(chain before, block)` from 32 zeros. It names the
 //!   backup: what is restored is checked against it, block by block.
 //!
@@ -36,11 +39,14 @@ pub use self::{
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use sha2::{Digest, Sha256};
+use tally_state_hash::StateHash;
 
 /// First bytes of every backup.
 pub const MAGIC: [u8; 8] = *b"TALLYBAK";
 /// The format that this release writes, and the newest that it reads.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+/// The version whose hashes are of the records in their order.
+const VERSION_OF_ORDERED_HASHES: u32 = 1;
 /// A block is cut once it has so many bytes: one command of a restore each.
 pub const BLOCK_BYTES_MIN: usize = 256 << 10;
 /// No block has more, uncompressed: what is missing to the least, and one record of the greatest size. It fits a
@@ -95,18 +101,18 @@ pub struct Header {
 }
 
 impl Header {
-    fn encode(&self) -> BytesMut {
+    fn encode(&self, version: u32) -> BytesMut {
         let mut body = BytesMut::new();
         body.put_u128_le(self.cluster_id);
         for number in self.numbers() {
             body.put_u64_le(number);
         }
-        let version = &self.version.as_bytes()[..self.version.len().min(256)];
-        body.put_u16_le(version.len() as u16);
-        body.put_slice(version);
+        let made_by = &self.version.as_bytes()[..self.version.len().min(256)];
+        body.put_u16_le(made_by.len() as u16);
+        body.put_slice(made_by);
         let mut header = BytesMut::new();
         header.put_slice(&MAGIC);
-        header.put_u32_le(VERSION);
+        header.put_u32_le(version);
         header.put_u32_le(body.len() as u32);
         header.put_slice(&body);
         header.put_u32_le(crc32c::crc32c(&header));
@@ -169,9 +175,9 @@ pub struct Footer {
     pub records: u64,
     /// Bytes of all blocks, uncompressed.
     pub block_bytes: u64,
-    /// SHA-256 over all records.
+    /// The hash over all records.
     pub state_hash: [u8; 32],
-    /// SHA-256 over counters and keys.
+    /// The same over counters and keys.
     pub data_hash: [u8; 32],
     /// The hash chain over the blocks.
     pub content: [u8; 32],
@@ -192,27 +198,59 @@ impl Footer {
 }
 
 /// What goes into the footer, gathered from the blocks as they go by: the same for who writes and for who reads.
-#[derive(Default)]
 struct Sums {
     blocks: u64,
     records: u64,
     block_bytes: u64,
-    state: Sha256,
-    data: Sha256,
+    hashes: Hashes,
     content: [u8; 32],
 }
 
-impl Sums {
+/// Over the records, by the version of the format.
+enum Hashes {
+    Sum(StateHash),
+    Ordered { state: Box<Sha256>, data: Box<Sha256> },
+}
+
+impl Hashes {
     fn record(&mut self, key: &[u8], value: &[u8]) {
-        self.records += 1;
+        let (state, data) = match self {
+            Hashes::Sum(hash) => return hash.add(key, value),
+            Hashes::Ordered { state, data } => (state, data),
+        };
         let in_data = key.first().is_some_and(|first| DATA.contains(first));
-        for hash in [Some(&mut self.state), in_data.then_some(&mut self.data)].into_iter().flatten()
-        {
+        for hash in [Some(state), in_data.then_some(data)].into_iter().flatten() {
             hash.update((key.len() as u64).to_be_bytes());
             hash.update(key);
             hash.update((value.len() as u64).to_be_bytes());
             hash.update(value);
         }
+    }
+
+    /// Over all records, and over counters and keys.
+    fn finish(&self) -> ([u8; 32], [u8; 32]) {
+        let finish = |hash: &Sha256| hash.clone().finalize().into();
+        match self {
+            Hashes::Sum(hash) => (hash.backup(), hash.data()),
+            Hashes::Ordered { state, data } => (finish(state), finish(data)),
+        }
+    }
+}
+
+impl Sums {
+    fn new(version: u32) -> Self {
+        let hashes = match version {
+            VERSION_OF_ORDERED_HASHES => {
+                Hashes::Ordered { state: Box::default(), data: Box::default() }
+            }
+            _ => Hashes::Sum(StateHash::default()),
+        };
+        Self { blocks: 0, records: 0, block_bytes: 0, hashes, content: [0; 32] }
+    }
+
+    fn record(&mut self, key: &[u8], value: &[u8]) {
+        self.records += 1;
+        self.hashes.record(key, value);
     }
 
     fn block(&mut self, payload: &[u8]) {
@@ -225,12 +263,13 @@ impl Sums {
     }
 
     fn footer(&self) -> Footer {
+        let (state_hash, data_hash) = self.hashes.finish();
         Footer {
             blocks: self.blocks,
             records: self.records,
             block_bytes: self.block_bytes,
-            state_hash: self.state.clone().finalize().into(),
-            data_hash: self.data.clone().finalize().into(),
+            state_hash,
+            data_hash,
             content: self.content,
         }
     }

@@ -1,5 +1,7 @@
 //! Reading a backup, and believing nothing in it before it was checked.
 
+use std::io;
+
 use bytes::{Buf, Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 
@@ -51,14 +53,24 @@ impl std::fmt::Display for Unreadable {
 
 impl std::error::Error for Unreadable {}
 
+impl From<Unreadable> for io::Error {
+    fn from(unreadable: Unreadable) -> Self {
+        Self::new(io::ErrorKind::InvalidData, unreadable)
+    }
+}
+
+/// How much is read of a source at a time. A megabyte is far above what a read costs by itself, and no memory to speak
+/// of.
+const PIECE_BYTES: usize = 1 << 20;
+
 /// Takes the bytes of a backup in pieces of any size and gives its blocks. It holds one block, and what it was given
 /// of the next.
-#[derive(Default)]
 pub struct Reader {
     held: BytesMut,
     offset: u64,
     header: Option<Header>,
     footer: Option<Footer>,
+    /// Of the version that the header names.
     sums: Sums,
     counted: [u64; 4],
     file: Sha256,
@@ -68,6 +80,21 @@ pub struct Reader {
 impl std::fmt::Debug for Reader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Reader").field("offset", &self.offset).finish_non_exhaustive()
+    }
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self {
+            held: BytesMut::new(),
+            offset: 0,
+            header: None,
+            footer: None,
+            sums: Sums::new(VERSION),
+            counted: [0; 4],
+            file: Sha256::new(),
+            last_key: Bytes::new(),
+        }
     }
 }
 
@@ -112,6 +139,31 @@ impl Reader {
         }
     }
 
+    /// The next block, of what a source has from here on; nothing after its last byte. Ask until then, so that all of
+    /// it was looked at, and [`finish`](Self::finish).
+    pub fn next_block_of(&mut self, source: &mut impl io::Read) -> io::Result<Option<Bytes>> {
+        loop {
+            if let Some(block) = self.next_block()? {
+                return Ok(Some(block));
+            }
+            let held = self.held.len();
+            self.held.resize(held + PIECE_BYTES, 0);
+            let read = source.read(&mut self.held[held..]);
+            self.held.truncate(held + *read.as_ref().unwrap_or(&0));
+            match read {
+                Ok(0) => return Ok(None),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// How many bytes it was given.
+    pub fn bytes(&self) -> u64 {
+        self.offset + self.held.len() as u64
+    }
+
     /// All bytes were given: what the backup holds, if it was whole and all of it was right.
     pub fn finish(mut self) -> Result<(Header, Footer), Unreadable> {
         while self.next_block()?.is_some() {}
@@ -146,6 +198,7 @@ impl Reader {
         }
         let header = Header::decode(&self.held[HEADER_PREFIX_BYTES..end]);
         self.header = Some(header.ok_or_else(|| self.damaged("the header makes no sense"))?);
+        self.sums = Sums::new(version);
         self.pass(all);
         Ok(true)
     }

@@ -94,14 +94,14 @@ fn every_changed_byte_and_every_cut_is_found() {
     assert_eq!(read(&[b"TALLYSNP and more"]).unwrap_err(), Unreadable::NoBackup);
     assert!(matches!(read(&[b""]), Err(Unreadable::CutOff { offset: 0 })));
     let mut newer = file.clone();
-    newer[8] = 2;
-    assert_eq!(read(&[&newer]).unwrap_err(), Unreadable::NewerFormat(2));
+    newer[8] = 3;
+    assert_eq!(read(&[&newer]).unwrap_err(), Unreadable::NewerFormat(3));
 }
 
 #[test]
 fn an_exchanged_a_doubled_and_a_lost_block_are_found() {
     let (_, file, _) = sample();
-    let head = header().encode().len();
+    let head = header().encode(VERSION).len();
     let mut ends = vec![head];
     while file[ends[ends.len() - 1]] == KIND_BLOCK {
         let at = ends[ends.len() - 1];
@@ -117,17 +117,29 @@ fn an_exchanged_a_doubled_and_a_lost_block_are_found() {
     assert!(read(&[first, block(0), rest, foot]).is_err());
 }
 
-/// Pins the bytes: a failure here means that old backups can't be read.
-#[test]
-fn the_format_is_frozen() {
-    let mut writer = Writer::new(&Header { counters: 1, keys: 0, idempotency_keys: 0, ..header() });
+fn frozen(version: u32) -> (usize, String, Vec<u8>) {
+    let header = Header { counters: 1, keys: 0, idempotency_keys: 0, ..header() };
+    let mut writer = Writer::of_version(&header, version);
     writer.record(b"\x10a", b"v");
     writer.finish();
     let file = writer.take();
     let digest: [u8; 32] = Sha256::digest(&file).into();
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!((file.len(), hex.as_str()), (FROZEN.0, FROZEN.1));
+    (file.len(), digest.iter().map(|byte| format!("{byte:02x}")).collect(), file.to_vec())
 }
 
-const FROZEN: (usize, &str) =
-    (321, "5ff620c9d1d25263cfe0c156df77be49f9b459dab5b13bb05c69e90a96c843a4");
+/// Pins the bytes of each version: a failure here means that old backups can't be read.
+#[test]
+fn the_format_is_frozen() {
+    for (version, length, digest) in FROZEN {
+        let (found_length, found, file) = frozen(version);
+        assert_eq!((found_length, found.as_str()), (length, digest), "version {version}");
+        let (_, _, footer) = read(&[&file]).unwrap();
+        let is_sum = footer.data_hash == tally_state_hash::Sum::of(b"\x10a", b"v").to_bytes();
+        assert_eq!(is_sum, version == VERSION, "a version's hashes are its own");
+    }
+}
+
+const FROZEN: [(u32, usize, &str); 2] = [
+    (1, 321, "5ff620c9d1d25263cfe0c156df77be49f9b459dab5b13bb05c69e90a96c843a4"),
+    (2, 321, "8f3ab2d8394636e41b88a8edf64a99eadc7548b10aa6c9064099db7dabfec520"),
+];

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, BLOCK_PREFIX_BYTES, Footer, Header, KIND_BLOCK, LZ4, STORED,
-    Sums,
+    Sums, VERSION,
 };
 
 /// Takes records in their order and gives the bytes of a backup, which it holds until they are [taken](Self::take).
@@ -27,15 +27,20 @@ impl std::fmt::Debug for Writer {
 impl Writer {
     /// Begins with the header.
     pub fn new(header: &Header) -> Self {
+        Self::of_version(header, VERSION)
+    }
+
+    /// In an older format: what this release still reads, tests write.
+    pub(super) fn of_version(header: &Header, version: u32) -> Self {
         let mut writer = Self {
             out: BytesMut::new(),
             block: BytesMut::new(),
             in_block: 0,
-            sums: Sums::default(),
+            sums: Sums::new(version),
             file: Sha256::new(),
             last_key: Vec::new(),
         };
-        writer.append(&header.encode());
+        writer.append(&header.encode(version));
         writer
     }
 

@@ -26,23 +26,25 @@ pub struct HelloRequest {
     /// The caller's present run and what it has promised.
     #[prost(message, optional, tag = "8")]
     pub promised: ::core::option::Option<Promised>,
-    /// Versions of the formats that it reads and writes; absent: the first alone, as it is of a release from before nodes
-    /// said so.
-    #[prost(message, optional, tag = "9")]
-    pub formats: ::core::option::Option<Formats>,
+    /// Address of its peer port, if that was set on purpose: it may be another than the members know.
+    #[prost(string, tag = "9")]
+    pub peer_address: ::prost::alloc::string::String,
+    /// Hashes of the caller's state at the last entries that asked for them.
+    #[prost(message, repeated, tag = "10")]
+    pub state_reports: ::prost::alloc::vec::Vec<StateReport>,
+    /// The caller knows the command that compares replicas.
+    #[prost(bool, tag = "11")]
+    pub compares_states: bool,
 }
-/// Formats says which versions of the formats a node reads and writes, and which one its cluster has.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Formats {
-    /// The oldest that it reads.
-    #[prost(uint32, tag = "1")]
-    pub min: u32,
-    /// The newest.
-    #[prost(uint32, tag = "2")]
-    pub max: u32,
-    /// The cluster's, as far as it has applied; 0 if it knows none.
-    #[prost(uint32, tag = "3")]
-    pub cluster_version: u32,
+/// StateReport is what a node's state was after one entry.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StateReport {
+    /// The entry.
+    #[prost(message, optional, tag = "1")]
+    pub log_id: ::core::option::Option<LogId>,
+    /// The hash of the state: three sums of 32 bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub hash: ::prost::bytes::Bytes,
 }
 /// Promised is what a node has told others, and must still know after any restart.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -97,9 +99,12 @@ pub struct HelloResponse {
     /// Its present run and what it has promised.
     #[prost(message, optional, tag = "7")]
     pub promised: ::core::option::Option<Promised>,
-    /// As in HelloRequest.
-    #[prost(message, optional, tag = "8")]
-    pub formats: ::core::option::Option<Formats>,
+    /// Hashes of its state at the last entries that asked for them; none for a stranger.
+    #[prost(message, repeated, tag = "8")]
+    pub state_reports: ::prost::alloc::vec::Vec<StateReport>,
+    /// It knows the command that compares replicas.
+    #[prost(bool, tag = "9")]
+    pub compares_states: bool,
 }
 /// LogId names one log entry.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -535,7 +540,7 @@ pub struct OperateRequest {
     #[prost(message, optional, tag = "5")]
     pub caller: ::core::option::Option<OperateCaller>,
     /// What is asked for.
-    #[prost(oneof = "operate_request::Change", tags = "6, 7, 8, 9, 10, 11, 12, 13")]
+    #[prost(oneof = "operate_request::Change", tags = "6, 7, 8, 9, 10, 11, 12")]
     pub change: ::core::option::Option<operate_request::Change>,
 }
 /// Nested message and enum types in `OperateRequest`.
@@ -564,9 +569,6 @@ pub mod operate_request {
         /// Cluster.Snapshot, which any node does.
         #[prost(message, tag = "12")]
         Snapshot(super::super::super::v1::ClusterSnapshotRequest),
-        /// Cluster.FinalizeUpgrade.
-        #[prost(message, tag = "13")]
-        FinalizeUpgrade(super::super::super::v1::ClusterFinalizeUpgradeRequest),
     }
 }
 /// OperateCaller is who asks for a change of the cluster, as the node that was asked has found out.
@@ -583,7 +585,7 @@ pub struct OperateCaller {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct OperateResponse {
     /// What became of it.
-    #[prost(oneof = "operate_response::Result", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "operate_response::Result", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub result: ::core::option::Option<operate_response::Result>,
 }
 /// Nested message and enum types in `OperateResponse`.
@@ -615,9 +617,6 @@ pub mod operate_response {
         /// Cluster.Snapshot.
         #[prost(message, tag = "8")]
         Snapshot(super::super::super::v1::ClusterSnapshotResponse),
-        /// Cluster.FinalizeUpgrade.
-        #[prost(message, tag = "9")]
-        FinalizeUpgrade(super::super::super::v1::ClusterFinalizeUpgradeResponse),
     }
 }
 /// RefusalReason says why a question or proposal was refused before it was proposed.
@@ -646,8 +645,10 @@ pub enum RefusalReason {
     SessionWindow = 9,
     /// The client has its share of what may wait.
     Share = 10,
-    /// The cluster does not have the version of the formats that it takes.
-    UpgradeNotFinalized = 12,
+    /// Its state differs from that of the other voters.
+    StateDiffers = 11,
+    /// The voters' states differ, and no majority of them agrees.
+    NoStateMajority = 12,
 }
 impl RefusalReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -667,7 +668,8 @@ impl RefusalReason {
             Self::SessionBytes => "REFUSAL_REASON_SESSION_BYTES",
             Self::SessionWindow => "REFUSAL_REASON_SESSION_WINDOW",
             Self::Share => "REFUSAL_REASON_SHARE",
-            Self::UpgradeNotFinalized => "REFUSAL_REASON_UPGRADE_NOT_FINALIZED",
+            Self::StateDiffers => "REFUSAL_REASON_STATE_DIFFERS",
+            Self::NoStateMajority => "REFUSAL_REASON_NO_STATE_MAJORITY",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -684,7 +686,8 @@ impl RefusalReason {
             "REFUSAL_REASON_SESSION_BYTES" => Some(Self::SessionBytes),
             "REFUSAL_REASON_SESSION_WINDOW" => Some(Self::SessionWindow),
             "REFUSAL_REASON_SHARE" => Some(Self::Share),
-            "REFUSAL_REASON_UPGRADE_NOT_FINALIZED" => Some(Self::UpgradeNotFinalized),
+            "REFUSAL_REASON_STATE_DIFFERS" => Some(Self::StateDiffers),
+            "REFUSAL_REASON_NO_STATE_MAJORITY" => Some(Self::NoStateMajority),
             _ => None,
         }
     }

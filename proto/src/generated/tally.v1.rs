@@ -53,6 +53,10 @@ pub struct ResponseHeader {
     /// Opaque. Hand it to a SESSION read, on any node, to see at least this state.
     #[prost(bytes = "bytes", tag = "10")]
     pub session_token: ::prost::bytes::Bytes,
+    /// The node's state was found to differ from that of a majority of the voters, so it answers LOCAL reads only: nobody
+    /// should rely on what is read here.
+    #[prost(bool, tag = "11")]
+    pub state_differs: bool,
 }
 /// SessionStamp makes a write exactly-once: the same stamp is never executed twice.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1778,24 +1782,6 @@ pub struct NodeStatus {
     /// It was told not to lead (Cluster.Drain), as far as the asked node has applied.
     #[prost(bool, tag = "29")]
     pub drained: bool,
-    /// The oldest version of the formats that it reads; 0 from a node of a release from before there were any.
-    #[prost(uint32, tag = "40")]
-    pub format_min: u32,
-    /// The newest.
-    #[prost(uint32, tag = "41")]
-    pub format_max: u32,
-    /// The version that the cluster has, as far as it has applied.
-    #[prost(uint32, tag = "42")]
-    pub cluster_version: u32,
-    /// How long it runs, in ms.
-    #[prost(uint64, tag = "43")]
-    pub uptime_ms: u64,
-    /// A change of the voters has begun and not ended, as far as it knows.
-    #[prost(bool, tag = "44")]
-    pub membership_open: bool,
-    /// A backup is being restored, or a restore taken back, as far as it has applied.
-    #[prost(bool, tag = "45")]
-    pub restore_under_way: bool,
 }
 /// BackupStatus says what backups a node makes by itself, into a directory of its own.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2118,61 +2104,6 @@ pub struct ClusterSnapshotResponse {
     /// The snapshot has everything up to this log index: at least what the node had applied when it was asked.
     #[prost(uint64, tag = "3")]
     pub log_index: u64,
-}
-/// ClusterFinalizeUpgradeRequest asks for Cluster.FinalizeUpgrade.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ClusterFinalizeUpgradeRequest {
-    /// Say what it would do, and change nothing.
-    #[prost(bool, tag = "1")]
-    pub preview: bool,
-}
-/// ClusterFinalizeUpgradeResponse answers Cluster.FinalizeUpgrade.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ClusterFinalizeUpgradeResponse {
-    /// What the answer is worth.
-    #[prost(message, optional, tag = "1")]
-    pub header: ::core::option::Option<ResponseHeader>,
-    /// What it did, or would do.
-    #[prost(message, optional, boxed, tag = "2")]
-    pub plan: ::core::option::Option<::prost::alloc::boxed::Box<UpgradePlan>>,
-}
-/// UpgradePlan is what finalizing an upgrade does, or would do.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct UpgradePlan {
-    /// The version of the formats that the cluster had.
-    #[prost(uint32, tag = "1")]
-    pub version: u32,
-    /// The version that it has, or would have, then.
-    #[prost(uint32, tag = "2")]
-    pub to: u32,
-    /// It is so already: nothing is left to do.
-    #[prost(bool, tag = "3")]
-    pub is_so: bool,
-    /// Why it would be refused, and what to do instead; empty: it would not be.
-    #[prost(string, tag = "4")]
-    pub refusal: ::prost::alloc::string::String,
-    /// The refusal passes by itself: a member has not been heard yet.
-    #[prost(bool, tag = "5")]
-    pub passes: bool,
-    /// The members, ascending by id, as the leader has heard of them.
-    #[prost(message, repeated, tag = "6")]
-    pub members: ::prost::alloc::vec::Vec<MemberFormats>,
-}
-/// MemberFormats says which versions of the formats a member reads.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct MemberFormats {
-    /// The member.
-    #[prost(uint64, tag = "1")]
-    pub node_id: u64,
-    /// The oldest; 0 if it was never heard.
-    #[prost(uint32, tag = "2")]
-    pub format_min: u32,
-    /// The newest; 0 if it was never heard.
-    #[prost(uint32, tag = "3")]
-    pub format_max: u32,
-    /// When it was last heard, in ms before the answer; absent: never.
-    #[prost(uint64, optional, tag = "4")]
-    pub heard_ms_ago: ::core::option::Option<u64>,
 }
 /// ClusterClaimNodeIdRequest asks for Cluster.ClaimNodeId.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2507,32 +2438,6 @@ pub mod cluster_client {
             req.extensions_mut().insert(GrpcMethod::new("tally.v1.Cluster", "Snapshot"));
             self.inner.unary(req, path, codec).await
         }
-        /// FinalizeUpgrade gives the cluster the newest version of the formats that all members read. From then on none of them
-        /// can go back to a release that does not read it.
-        pub async fn finalize_upgrade(
-            &mut self,
-            request: impl tonic::IntoRequest<super::ClusterFinalizeUpgradeRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ClusterFinalizeUpgradeResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = crate::codec::Codec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/tally.v1.Cluster/FinalizeUpgrade",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("tally.v1.Cluster", "FinalizeUpgrade"));
-            self.inner.unary(req, path, codec).await
-        }
         /// ClaimNodeId gives a data directory the next free id, with which its node can be added. The same directory is given
         /// the same id again.
         pub async fn claim_node_id(
@@ -2676,15 +2581,6 @@ pub mod cluster_server {
             request: tonic::Request<super::ClusterSnapshotRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ClusterSnapshotResponse>,
-            tonic::Status,
-        >;
-        /// FinalizeUpgrade gives the cluster the newest version of the formats that all members read. From then on none of them
-        /// can go back to a release that does not read it.
-        async fn finalize_upgrade(
-            &self,
-            request: tonic::Request<super::ClusterFinalizeUpgradeRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ClusterFinalizeUpgradeResponse>,
             tonic::Status,
         >;
         /// ClaimNodeId gives a data directory the next free id, with which its node can be added. The same directory is given
@@ -3092,51 +2988,6 @@ pub mod cluster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SnapshotSvc(inner);
-                        let codec = crate::codec::Codec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/tally.v1.Cluster/FinalizeUpgrade" => {
-                    #[allow(non_camel_case_types)]
-                    struct FinalizeUpgradeSvc<T: Cluster>(pub Arc<T>);
-                    impl<
-                        T: Cluster,
-                    > tonic::server::UnaryService<super::ClusterFinalizeUpgradeRequest>
-                    for FinalizeUpgradeSvc<T> {
-                        type Response = super::ClusterFinalizeUpgradeResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::ClusterFinalizeUpgradeRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as Cluster>::finalize_upgrade(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = FinalizeUpgradeSvc(inner);
                         let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -4471,6 +4322,645 @@ pub mod counters_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// QuotaLimits are the limits of a quota. One that is not given limits nothing; a quota without any only counts.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuotaLimits {
+    /// Items above which the quota is shown as passed: in the list, in metrics, and in the log of each node.
+    #[prost(uint64, optional, tag = "1")]
+    pub soft_items: ::core::option::Option<u64>,
+    /// Items above which more are refused. Not below `soft_items`.
+    #[prost(uint64, optional, tag = "2")]
+    pub hard_items: ::core::option::Option<u64>,
+    /// The same of bytes.
+    #[prost(uint64, optional, tag = "3")]
+    pub soft_bytes: ::core::option::Option<u64>,
+    /// The same of bytes. Not below `soft_bytes`.
+    #[prost(uint64, optional, tag = "4")]
+    pub hard_bytes: ::core::option::Option<u64>,
+}
+/// Quota is a quota with what is used.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Quota {
+    /// Counters or keys.
+    #[prost(enumeration = "QuotaScope", tag = "1")]
+    pub scope: i32,
+    /// What their names begin with; empty: all.
+    #[prost(string, tag = "2")]
+    pub prefix: ::prost::alloc::string::String,
+    /// Its limits.
+    #[prost(message, optional, tag = "3")]
+    pub limits: ::core::option::Option<QuotaLimits>,
+    /// Items that there are; while it counts, those that it has counted.
+    #[prost(uint64, tag = "4")]
+    pub used_items: u64,
+    /// Their bytes.
+    #[prost(uint64, tag = "5")]
+    pub used_bytes: u64,
+    /// It has not counted all items yet that were there when it was set, and refuses nothing.
+    #[prost(bool, tag = "6")]
+    pub counting: bool,
+    /// More is used than a soft limit says.
+    #[prost(bool, tag = "7")]
+    pub soft_passed: bool,
+}
+/// QuotasSetRequest asks for Quotas.Set.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuotasSetRequest {
+    /// Counters or keys. Required.
+    #[prost(enumeration = "QuotaScope", tag = "1")]
+    pub scope: i32,
+    /// What their names begin with, at most 512 bytes; empty: all.
+    #[prost(string, tag = "2")]
+    pub prefix: ::prost::alloc::string::String,
+    /// All of its limits from now on.
+    #[prost(message, optional, tag = "3")]
+    pub limits: ::core::option::Option<QuotaLimits>,
+}
+/// QuotasSetResponse answers Quotas.Set.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuotasSetResponse {
+    /// What the answer is worth.
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<ResponseHeader>,
+    /// There was such a quota.
+    #[prost(bool, tag = "2")]
+    pub existed: bool,
+}
+/// QuotasDeleteRequest asks for Quotas.Delete.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuotasDeleteRequest {
+    /// Counters or keys. Required.
+    #[prost(enumeration = "QuotaScope", tag = "1")]
+    pub scope: i32,
+    /// The prefix of the quota.
+    #[prost(string, tag = "2")]
+    pub prefix: ::prost::alloc::string::String,
+}
+/// QuotasDeleteResponse answers Quotas.Delete.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuotasDeleteResponse {
+    /// What the answer is worth.
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<ResponseHeader>,
+    /// There was such a quota.
+    #[prost(bool, tag = "2")]
+    pub existed: bool,
+}
+/// QuotasListRequest asks for Quotas.List.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuotasListRequest {
+    /// The promise asked for.
+    #[prost(message, optional, tag = "1")]
+    pub read: ::core::option::Option<ReadOptions>,
+}
+/// QuotasListResponse answers Quotas.List.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct QuotasListResponse {
+    /// What the answer is worth.
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<ResponseHeader>,
+    /// The quotas: counters before keys, then by prefix.
+    #[prost(message, repeated, tag = "2")]
+    pub quotas: ::prost::alloc::vec::Vec<Quota>,
+}
+/// QuotaScope says which items a quota is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum QuotaScope {
+    /// Not given: refused.
+    Unspecified = 0,
+    /// Counters.
+    Counters = 1,
+    /// Keys.
+    Keys = 2,
+}
+impl QuotaScope {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "QUOTA_SCOPE_UNSPECIFIED",
+            Self::Counters => "QUOTA_SCOPE_COUNTERS",
+            Self::Keys => "QUOTA_SCOPE_KEYS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "QUOTA_SCOPE_UNSPECIFIED" => Some(Self::Unspecified),
+            "QUOTA_SCOPE_COUNTERS" => Some(Self::Counters),
+            "QUOTA_SCOPE_KEYS" => Some(Self::Keys),
+            _ => None,
+        }
+    }
+}
+/// QuotaUnit is what a limit is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum QuotaUnit {
+    /// Not given.
+    Unspecified = 0,
+    /// Items.
+    Items = 1,
+    /// Their bytes.
+    Bytes = 2,
+}
+impl QuotaUnit {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "QUOTA_UNIT_UNSPECIFIED",
+            Self::Items => "QUOTA_UNIT_ITEMS",
+            Self::Bytes => "QUOTA_UNIT_BYTES",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "QUOTA_UNIT_UNSPECIFIED" => Some(Self::Unspecified),
+            "QUOTA_UNIT_ITEMS" => Some(Self::Items),
+            "QUOTA_UNIT_BYTES" => Some(Self::Bytes),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+#[cfg(feature = "client")]
+pub mod quotas_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Quotas says how many items there may be whose names begin with a prefix, and how many bytes they may have.
+    ///
+    /// Above a hard limit an operation is refused with RESOURCE_EXHAUSTED `QUOTA_EXCEEDED` (detail `QuotaFailure`) if it
+    /// would leave more in use than before: if it creates an item, or puts a greater value into a key. Nothing else ever is:
+    /// not adds to counters that exist, not deletes, reads, or values that are not greater. So nothing has to be switched
+    /// back on after a delete. A refused step changes nothing; its refusal is not remembered under a session number or
+    /// idempotency key, and the same again is done once there is room.
+    ///
+    /// The bytes of a counter are those of its name and 8; those of a key, of its name and its value.
+    #[derive(Debug, Clone)]
+    pub struct QuotasClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl QuotasClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> QuotasClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> QuotasClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            QuotasClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Set makes a quota, or replaces all limits of the one with this scope and prefix. It needs a role that is admin.
+        /// A limit may be below what is in use. A new quota counts the items that are there: one over more than about a
+        /// thousand does so in pieces, and refuses nothing before it has all (`Quota.counting`). Refusals: RESOURCE_EXHAUSTED
+        /// `QUOTA_TABLE_FULL` (there may be 256).
+        pub async fn set(
+            &mut self,
+            request: impl tonic::IntoRequest<super::QuotasSetRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::QuotasSetResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static("/tally.v1.Quotas/Set");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tally.v1.Quotas", "Set"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Delete removes a quota, and no item. It needs a role that is admin. One that is not there is no error.
+        pub async fn delete(
+            &mut self,
+            request: impl tonic::IntoRequest<super::QuotasDeleteRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::QuotasDeleteResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static("/tally.v1.Quotas/Delete");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tally.v1.Quotas", "Delete"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// List shows all quotas with what is used: counters before keys, then by prefix. It needs a role that is admin or
+        /// monitor.
+        pub async fn list(
+            &mut self,
+            request: impl tonic::IntoRequest<super::QuotasListRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::QuotasListResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static("/tally.v1.Quotas/List");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tally.v1.Quotas", "List"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+#[cfg(feature = "server")]
+pub mod quotas_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with QuotasServer.
+    #[async_trait]
+    pub trait Quotas: std::marker::Send + std::marker::Sync + 'static {
+        /// Set makes a quota, or replaces all limits of the one with this scope and prefix. It needs a role that is admin.
+        /// A limit may be below what is in use. A new quota counts the items that are there: one over more than about a
+        /// thousand does so in pieces, and refuses nothing before it has all (`Quota.counting`). Refusals: RESOURCE_EXHAUSTED
+        /// `QUOTA_TABLE_FULL` (there may be 256).
+        async fn set(
+            &self,
+            request: tonic::Request<super::QuotasSetRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::QuotasSetResponse>,
+            tonic::Status,
+        >;
+        /// Delete removes a quota, and no item. It needs a role that is admin. One that is not there is no error.
+        async fn delete(
+            &self,
+            request: tonic::Request<super::QuotasDeleteRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::QuotasDeleteResponse>,
+            tonic::Status,
+        >;
+        /// List shows all quotas with what is used: counters before keys, then by prefix. It needs a role that is admin or
+        /// monitor.
+        async fn list(
+            &self,
+            request: tonic::Request<super::QuotasListRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::QuotasListResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Quotas says how many items there may be whose names begin with a prefix, and how many bytes they may have.
+    ///
+    /// Above a hard limit an operation is refused with RESOURCE_EXHAUSTED `QUOTA_EXCEEDED` (detail `QuotaFailure`) if it
+    /// would leave more in use than before: if it creates an item, or puts a greater value into a key. Nothing else ever is:
+    /// not adds to counters that exist, not deletes, reads, or values that are not greater. So nothing has to be switched
+    /// back on after a delete. A refused step changes nothing; its refusal is not remembered under a session number or
+    /// idempotency key, and the same again is done once there is room.
+    ///
+    /// The bytes of a counter are those of its name and 8; those of a key, of its name and its value.
+    #[derive(Debug)]
+    pub struct QuotasServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> QuotasServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for QuotasServer<T>
+    where
+        T: Quotas,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/tally.v1.Quotas/Set" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetSvc<T: Quotas>(pub Arc<T>);
+                    impl<T: Quotas> tonic::server::UnaryService<super::QuotasSetRequest>
+                    for SetSvc<T> {
+                        type Response = super::QuotasSetResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::QuotasSetRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Quotas>::set(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tally.v1.Quotas/Delete" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteSvc<T: Quotas>(pub Arc<T>);
+                    impl<
+                        T: Quotas,
+                    > tonic::server::UnaryService<super::QuotasDeleteRequest>
+                    for DeleteSvc<T> {
+                        type Response = super::QuotasDeleteResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::QuotasDeleteRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Quotas>::delete(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tally.v1.Quotas/List" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSvc<T: Quotas>(pub Arc<T>);
+                    impl<T: Quotas> tonic::server::UnaryService<super::QuotasListRequest>
+                    for ListSvc<T> {
+                        type Response = super::QuotasListResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::QuotasListRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Quotas>::list(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for QuotasServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "tally.v1.Quotas";
+    impl<T> tonic::server::NamedService for QuotasServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 /// WriteOutcome is a detail of every failed write. What became of it is said here and not by the code: an
 /// unknown outcome comes with DEADLINE_EXCEEDED, UNAVAILABLE or UNKNOWN.
 ///
@@ -4536,6 +5026,28 @@ pub struct BoundFailure {
     /// The bound that was in the way: the tighter of the stored one and the one asked for.
     #[prost(int64, optional, tag = "2")]
     pub bound: ::core::option::Option<i64>,
+}
+/// QuotaFailure is a detail of QUOTA_EXCEEDED: which quota does not allow it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuotaFailure {
+    /// Its scope.
+    #[prost(enumeration = "QuotaScope", tag = "1")]
+    pub scope: i32,
+    /// Its prefix.
+    #[prost(string, tag = "2")]
+    pub prefix: ::prost::alloc::string::String,
+    /// Which of its hard limits.
+    #[prost(enumeration = "QuotaUnit", tag = "3")]
+    pub unit: i32,
+    /// What is used. Not given, as is all that follows, to a caller who may not list all that the quota is about.
+    #[prost(uint64, optional, tag = "4")]
+    pub used: ::core::option::Option<u64>,
+    /// The limit.
+    #[prost(uint64, optional, tag = "5")]
+    pub limit: ::core::option::Option<u64>,
+    /// How much more the operation would have used.
+    #[prost(uint64, optional, tag = "6")]
+    pub grows_by: ::core::option::Option<u64>,
 }
 /// StepFailure is a detail of an `Apply` that was refused: which part of it was in the way.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -6600,7 +7112,7 @@ pub struct Call {
     /// The request. Required.
     #[prost(
         oneof = "call::Request",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 70, 71, 72, 80"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 70, 71, 72, 90, 91, 92"
     )]
     pub request: ::core::option::Option<call::Request>,
 }
@@ -6711,9 +7223,15 @@ pub mod call {
         /// Backup.Restore.
         #[prost(message, tag = "72")]
         BackupRestore(super::BackupRestoreRequest),
-        /// Cluster.FinalizeUpgrade.
-        #[prost(message, tag = "80")]
-        ClusterFinalizeUpgrade(super::ClusterFinalizeUpgradeRequest),
+        /// Quotas.Set.
+        #[prost(message, tag = "90")]
+        QuotasSet(super::QuotasSetRequest),
+        /// Quotas.Delete.
+        #[prost(message, tag = "91")]
+        QuotasDelete(super::QuotasDeleteRequest),
+        /// Quotas.List.
+        #[prost(message, tag = "92")]
+        QuotasList(super::QuotasListRequest),
     }
 }
 /// StreamExchangeResponse is a pack of answers: as many as were ready.
@@ -6732,7 +7250,7 @@ pub struct Answer {
     /// The response, or the error.
     #[prost(
         oneof = "answer::Response",
-        tags = "2, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 70, 71, 72, 80"
+        tags = "2, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 70, 71, 72, 90, 91, 92"
     )]
     pub response: ::core::option::Option<answer::Response>,
 }
@@ -6846,9 +7364,15 @@ pub mod answer {
         /// Backup.Restore.
         #[prost(message, tag = "72")]
         BackupRestore(super::BackupRestoreResponse),
-        /// Cluster.FinalizeUpgrade.
-        #[prost(message, tag = "80")]
-        ClusterFinalizeUpgrade(super::ClusterFinalizeUpgradeResponse),
+        /// Quotas.Set.
+        #[prost(message, tag = "90")]
+        QuotasSet(super::QuotasSetResponse),
+        /// Quotas.Delete.
+        #[prost(message, tag = "91")]
+        QuotasDelete(super::QuotasDeleteResponse),
+        /// Quotas.List.
+        #[prost(message, tag = "92")]
+        QuotasList(super::QuotasListResponse),
     }
 }
 /// CallStatus has the fields and numbers of google.rpc.Status.

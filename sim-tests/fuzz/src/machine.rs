@@ -6,6 +6,7 @@ use tally_machine::{
     codec,
     command::{Batch, CounterRecord, KeyRecord},
     keys::RecordKey,
+    quota::QuotaRecord,
     records::{IdempotencyRecord, Meta, OwnerRecord, Record, SessionAnswerRecord, SessionRecord},
 };
 
@@ -65,7 +66,7 @@ fn same<R: Record + PartialEq + std::fmt::Debug>(bytes: &Bytes) -> bool {
     true
 }
 
-pub(crate) const RECORDS: usize = 16;
+pub(crate) const RECORDS: usize = 17;
 
 /// Which kind of record, then its bytes.
 pub(crate) fn record(bytes: &[u8]) {
@@ -110,6 +111,7 @@ pub(crate) fn record(bytes: &[u8]) {
         12 => drop(same::<UserIdRecord>(&bytes)),
         13 => drop(same::<RoleRecord>(&bytes)),
         14 => drop(same::<TokenRecord>(&bytes)),
-        _ => drop(same::<RoleLimit>(&bytes)),
+        15 => drop(same::<RoleLimit>(&bytes)),
+        _ => drop(same::<QuotaRecord>(&bytes)),
     }
 }

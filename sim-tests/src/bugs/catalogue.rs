@@ -42,6 +42,8 @@ pub enum Family {
     Rights,
     /// Two releases in one cluster, and the end of an upgrade.
     Upgrades,
+    /// How much there may be.
+    Quotas,
     /// The simulator itself.
     Harness,
 }
@@ -442,6 +444,23 @@ pub const BUGS: &[Bug] = &[
                the state's hash differ between nodes.",
     },
     Bug {
+        name: "one-replica-applies-otherwise",
+        family: Family::Apply,
+        breaks: "what an entry leaves behind is the same on every replica",
+        place: "node/machine/src/apply.rs: apply_with; sim-tests/src/invariants/mod.rs: look",
+        hint: "One node changes a bit of a counter now and then, and answers as the others do. The simulator does \
+               not compare states then: that node has to find out by comparing itself with the others, and its \
+               verdict is what shows.",
+    },
+    Bug {
+        name: "stored-byte-flips",
+        family: Family::Apply,
+        breaks: "what is stored is what was written",
+        place: "node/storage/src/state/flush.rs: write_frozen; sim-tests/src/invariants/mod.rs: look",
+        hint: "Now and then a flush leaves a record with a bit flipped. The simulator does not compare states then: a \
+               node that overwrites such a record, or counts all of them for a snapshot, has to find out by itself.",
+    },
+    Bug {
         name: "share-not-replicated",
         family: Family::Apply,
         breaks: "how many sessions one address may hold is decided by the entry and the state",
@@ -789,6 +808,52 @@ pub const BUGS: &[Bug] = &[
         place: "node/src/consensus/upgrade.rs: plan",
         hint: "Any member of the older release where a cluster begins, or where a leader finalizes: it ends itself at the \
                entry.",
+    },
+    // --- quotas --------------------------------------------------------------------------
+    Bug {
+        name: "quota-refuses-an-add",
+        family: Family::Quotas,
+        breaks: "above a hard limit only what grows is refused",
+        place: "node/machine/src/quota_work.rs: charge; node/machine/src/quotas.rs: charge",
+        hint: "An add to a counter that exists, or a value of the same length, while as much is used as a hard \
+               limit allows: it is refused as if it were one more.",
+    },
+    Bug {
+        name: "quota-never-refuses",
+        family: Family::Quotas,
+        breaks: "above a hard limit what grows is refused",
+        place: "node/machine/src/quotas.rs: charge",
+        hint: "Anything that grows above a hard limit: it is done.",
+    },
+    Bug {
+        name: "quota-forgets-a-delete",
+        family: Family::Quotas,
+        breaks: "a delete makes room at once, and nothing has to be switched back on",
+        place: "node/machine/src/quotas.rs: charge",
+        hint: "A delete under a quota. Shows in a list, and in the refusal of what there is room for.",
+    },
+    Bug {
+        name: "quota-keeps-what-a-refused-step-took",
+        family: Family::Quotas,
+        breaks: "a step that is refused takes nothing of a quota",
+        place: "node/machine/src/quotas.rs: roll_back",
+        hint: "A step, or a write without room for its key, that is refused after it has made or removed something \
+               under a quota. Shows in a list, and in later refusals.",
+    },
+    Bug {
+        name: "quota-begins-at-nothing",
+        family: Family::Quotas,
+        breaks: "a new quota knows what is there before it refuses",
+        place: "node/machine/src/quotas.rs: count",
+        hint: "A quota that is set over items that are there: a list says nothing is used, and a delete is of more \
+               than is used, which ends the node.",
+    },
+    Bug {
+        name: "quota-refusal-remembered",
+        family: Family::Quotas,
+        breaks: "what a quota refuses leaves no trace under a number or key",
+        place: "node/machine/src/apply.rs: is_of_the_moment",
+        hint: "A write under a key that is refused by a quota, and sent again: the refusal is its answer for ever.",
     },
     // --- the simulator itself --------------------------------------------------------------
     Bug {

@@ -15,6 +15,7 @@
 //! - A node keeps what it has promised, across restarts ([`promises`]).
 //! - Voters change so that majorities overlap ([`voters`]).
 //! - What is applied is held durably by a majority of the voters ([`commits`]).
+//! - No node finds that replicas differ when they compare themselves.
 //! - Log time passes no faster than time.
 //!
 //! An entry counts as committed once any node has applied it: that is the moment from which it can
@@ -36,6 +37,7 @@ use tally_node::{
     machine::query,
     storage::simulated_disk::SimulatedDisk,
 };
+use tally_proto::seeded_bugs;
 
 use self::{
     seen::{Digest, Seen, digest},
@@ -66,6 +68,8 @@ pub(crate) struct NodeCounts {
     pub torn_tails: u64,
     /// Equal states compared at an equal applied index.
     pub states_compared: u64,
+    /// Comparisons of the replicas that a node saw a majority agree in, at most.
+    pub comparisons: u64,
     /// Writes that were answered with a remembered answer.
     pub replays: u64,
     /// Rounds for reads that several reads at a leader shared …
@@ -198,9 +202,16 @@ impl Invariants {
                     seen.shows_membership(id, shown, applied, now_ms);
                 }
             }
-            if with_states && applied > 0 {
+            // With these the nodes have to notice by themselves.
+            let is_theirs = seeded_bugs::is_on("one-replica-applies-otherwise")
+                || seeded_bugs::is_on("stored-byte-flips");
+            if with_states && applied > 0 && !is_theirs {
                 seen.state(id, applied, query::state_hash(&view));
             }
+            let verdict = consensus.comparisons().verdict();
+            seen.judges_itself(id, verdict.differs.or(verdict.no_majority));
+            seen.counts.comparisons =
+                seen.counts.comparisons.max(consensus.comparisons().compared());
         }
     }
 

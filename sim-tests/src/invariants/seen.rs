@@ -49,6 +49,8 @@ pub(super) struct Seen {
     pub(super) voter_entries: BTreeMap<u64, BTreeMap<u64, Voters>>,
     /// How often an entry that names two sets of voters was appended, first of all nodes.
     pub(super) joints: u64,
+    /// Nodes that found that replicas differ.
+    pub(super) differing: BTreeSet<u64>,
     /// What nodes had promised whose disks are lost for a while.
     pub(super) set_aside: BTreeMap<u64, Promises>,
 }
@@ -57,6 +59,15 @@ impl Seen {
     pub(super) fn violated(&mut self, what: String) {
         trace_event!("safety", "VIOLATED: {what}");
         self.violations.push(what);
+    }
+
+    /// What a node found out when the replicas compared themselves.
+    pub(super) fn judges_itself(&mut self, node: u64, found: Option<String>) {
+        if let Some(found) = found
+            && self.differing.insert(node)
+        {
+            self.violated(format!("{}: replicas that compare themselves: {found}", host_of(node)));
+        }
     }
 
     /// After a failed write or sync of its log a node must end before it calls anything durable.

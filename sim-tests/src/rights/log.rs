@@ -7,19 +7,18 @@ use std::collections::BTreeMap;
 use tally_node::machine::{
     auth::Permissions,
     command::{
-        Action, Answer, Batch, Command, Fingerprint, Found, Operation, OperationAnswer, Refusal,
-        Reply, StepPart,
+        Action, Answer, Command, Fingerprint, Found, Operation, OperationAnswer, Refusal, Reply,
+        StepPart,
     },
 };
 
 use super::model::{Need, Rights, need_of, needs_of};
+use crate::entries::Entries;
 
 /// What the log has said so far.
 #[derive(Debug, Default)]
 pub(super) struct Log {
-    /// Entries that were appended anywhere, by index and term, until they are judged.
-    appended: BTreeMap<u64, BTreeMap<u64, Batch>>,
-    judged: u64,
+    entries: Entries,
     /// Rights from each change on: the index of its entry, and they themselves.
     pub(super) versions: Vec<(u64, Rights)>,
     now: Rights,
@@ -35,23 +34,11 @@ pub(super) struct Log {
 
 impl Log {
     pub(super) fn appended(&mut self, term: u64, index: u64, payload: &[u8]) {
-        if index <= self.judged {
-            return;
-        }
-        // Blank entries and memberships are none.
-        if let Ok(batch) = tally_node::machine::codec::decode_batch(payload) {
-            self.appended.entry(index).or_default().insert(term, batch);
-        }
+        self.entries.appended(term, index, payload);
     }
 
     pub(super) fn applied(&mut self, term: u64, index: u64, replies: &[Reply]) {
-        if index <= self.judged {
-            return;
-        }
-        self.judged = index;
-        let batch = self.appended.remove(&index).and_then(|mut terms| terms.remove(&term));
-        self.appended = self.appended.split_off(&index);
-        let Some(batch) = batch else { return };
+        let Some(batch) = self.entries.applied(term, index) else { return };
         for (command, reply) in batch.commands.iter().zip(replies) {
             if let Some(wrong) = self.command(index, command, reply) {
                 self.wrong.push(format!(
@@ -65,7 +52,12 @@ impl Log {
     fn command(&mut self, index: u64, command: &Command, reply: &Reply) -> Option<String> {
         let is_own = matches!(
             command.action,
-            Action::Tick | Action::CreateCluster { .. } | Action::CreateClusterAt { .. }
+            Action::Tick
+                | Action::Compare
+                | Action::CreateCluster { .. }
+                | Action::CreateClusterAt { .. }
+                | Action::RaiseVersion { .. }
+                | Action::NodeId(_)
         );
         if is_own {
             return None;

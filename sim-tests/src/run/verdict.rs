@@ -10,7 +10,7 @@ use crate::{
     faults::inject::Fate,
     invariants::NodeCounts,
     kinds::{self, Counts},
-    rights, trace, workload,
+    quotas, rights, trace, workload,
 };
 
 /// Each sector that was not synced survives a power cut about every second time; all of so many only
@@ -142,6 +142,7 @@ impl Run<'_> {
             snapshots_installed,
             torn_tails,
             states_compared,
+            comparisons,
             replays,
             rounds_shared_leading,
             rounds_shared_following,
@@ -167,6 +168,7 @@ impl Run<'_> {
             ("snapshots installed", snapshots_installed),
             ("torn tails cut", torn_tails),
             ("states compared", states_compared),
+            ("comparisons by the replicas", comparisons),
             ("remembered answers given", replays),
             ("rounds shared by several reads at a leader", rounds_shared_leading),
             ("rounds shared by several reads elsewhere", rounds_shared_following),
@@ -199,7 +201,9 @@ impl Run<'_> {
         };
         counts.insert("calls that a removed node answered".to_owned(), of(&by_removed));
         let of_rights = self.rights.as_ref().map(rights::Book::counts).unwrap_or_default();
-        for (name, count) in self.workload.happened().into_iter().chain(of_rights) {
+        let of_quotas = self.quotas.as_ref().map(quotas::Book::counts).unwrap_or_default();
+        let happened = self.workload.happened().into_iter();
+        for (name, count) in happened.chain(of_rights).chain(of_quotas) {
             *counts.entry(name).or_default() += count;
         }
         counts

@@ -18,7 +18,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                   told meanwhile at the node that is cut off (NO_QUORUM) and of what they \
                   had sent it (UNKNOWN); `drops entries that no majority has` when the link \
                   is back",
-        seed: 3,
+        seed: 1,
         lesson: &[
             "the leader, node {n}, is cut off",
             "outcome UNKNOWN",
@@ -150,7 +150,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         look_at: "`is started, in its turn`; who `leads in term` next; what clients are \
                   told by a node that stops (SHUTTING_DOWN); and that no call takes a second \
                   (`answered after`)",
-        seed: 1,
+        seed: 2,
         lesson: &[
             "the operator restarts every node",
             "never: answered after",
@@ -207,7 +207,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 refused a round at once asked again in a loop, on a full core.)",
         look_at: "reads refused with NO_QUORUM, and the time that each took; that the run \
                   ends",
-        seed: 1,
+        seed: 2,
         lesson: &[
             "the operator lets another node lead",
             "leads in term",
@@ -567,7 +567,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 it is asked for again, by two entries of another leader.",
         look_at: "`the voters are to change` at the node that is cut off; `is left behind`, `gets a snapshot`; that \
                   nobody else says so before the learner is promoted at last",
-        seed: 1,
+        seed: 2,
         lesson: &[
             "operator has done add learner {l}",
             "the leader, node {n}, is cut off, asked to promote a learner",
@@ -667,5 +667,29 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         knobs: rights,
         faults: &[],
+    },
+    Scenario {
+        name: "above-a-hard-limit",
+        shows: "Quotas come, change and go on the names that users use, while a leader dies and another is cut off. \
+                Above a hard limit what grows is refused, and nothing else; what is refused is done when it is asked \
+                for again after something was deleted. Whoever leads knows what is used, as all replicas do: it is \
+                part of the state.",
+        look_at: "what is set, with the entry that set it, and `QUOTA_EXCEEDED` after it, under the next leader as \
+                  well (`--detail events` has every answer)",
+        seed: 1,
+        lesson: &[
+            "quotas sets",
+            "QUOTA_EXCEEDED",
+            "the leader, node {n}, is killed",
+            "leads in term",
+            "QUOTA_EXCEEDED",
+            "auditor has read everything",
+        ],
+        knobs: quotas,
+        faults: &[
+            (12_000, 2_000, Fault::Kill(Target::Leader)),
+            (20_000, 5_000, Fault::Isolate(Target::Leader)),
+            (30_000, 2_000, Fault::PowerCut(Target::Leader)),
+        ],
     },
 ];

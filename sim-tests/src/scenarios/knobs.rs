@@ -79,6 +79,16 @@ pub(super) fn rights(knobs: &mut Knobs) {
     knobs.rights = true;
 }
 
+/// Quotas, and few names, so that their limits are met often.
+pub(super) fn quotas(knobs: &mut Knobs) {
+    knobs.quotas = true;
+    knobs.clients = 8;
+    knobs.reads = 0.3;
+    knobs.hot = 0.2;
+    knobs.spread = 12;
+    knobs.resends = 0.2;
+}
+
 /// Three, whose reads show at once what is old.
 pub(super) fn watched_by_many(knobs: &mut Knobs) {
     watched_counter(knobs);

@@ -8,6 +8,7 @@
 mod early;
 mod guests;
 mod pages;
+mod quotas;
 mod raw;
 mod step;
 mod user;
@@ -78,6 +79,8 @@ struct Shared {
     resendable: RefCell<Vec<(String, Write)>>,
     /// Where users have rights.
     rights: Option<rights::Book>,
+    /// Where there are quotas.
+    quotas: Option<crate::quotas::Book>,
     /// Tokens that were made.
     passes: RefCell<Vec<guests::Pass>>,
     /// What guests asked for under a key, with it.
@@ -130,7 +133,7 @@ impl Workload {
         sim: &mut Sim<'_>,
         cluster: &Cluster,
         knobs: &Knobs,
-        rights: Option<rights::Book>,
+        (rights, quotas): (Option<rights::Book>, Option<crate::quotas::Book>),
         seed: u64,
     ) -> Workload {
         let recorder = Recorder::in_memory(|| simulated_ns().unwrap_or(0));
@@ -147,6 +150,7 @@ impl Workload {
             running: Cell::new(0),
             resendable: RefCell::default(),
             rights,
+            quotas,
             passes: RefCell::default(),
             keyed: RefCell::default(),
             seed,
@@ -261,6 +265,10 @@ impl Workload {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             tasks.extend(self.receive_guests(cluster, host));
+        }
+        if knobs.quotas && host == 0 {
+            self.shared.running.set(self.shared.running.get() + 1);
+            tasks.push(tokio::task::spawn_local(self.clone().keep_quotas(cluster.clone())));
         }
         let mut client = None;
         for user in users {

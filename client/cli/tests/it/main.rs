@@ -13,6 +13,7 @@ mod exit_status;
 mod lists;
 mod loads;
 mod output;
+mod quotas;
 mod runs;
 mod schema;
 mod shell;

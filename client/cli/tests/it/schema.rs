@@ -103,6 +103,8 @@ async fn commands_print_the_fields_that_the_page_shows() {
         let differing: Vec<_> = in_the_page.symmetric_difference(&in_the_answer).collect();
         assert!(differing.is_empty(), "{command}: the page and the answer differ in {differing:?}");
     }
-    let all = ["apply", "bench", "counter", "demo", "fill", "kv", "session", "status", "version"];
+    let all = [
+        "apply", "bench", "counter", "demo", "fill", "kv", "quota", "session", "status", "version",
+    ];
     assert_eq!(shown_of.iter().map(String::as_str).collect::<Vec<_>>(), all);
 }

@@ -94,7 +94,7 @@ impl Kind for CounterAdd {
         let mut change = if before.is_some_and(|before| before.value == value) {
             unchanged(work, before)
         } else {
-            write(work, name, before, value, stored)
+            write(work, name, before, value, stored)?
         };
         change.delta_requested = *delta;
         Ok(CounterChanged(change))
@@ -293,7 +293,7 @@ impl Kind for CounterDelete {
             return Ok(CounterChanged(unchanged(work, None)));
         };
         let revision = work.next_revision();
-        work.set_counter(&self.name, None);
+        work.set_counter(&self.name, None)?;
         Ok(CounterChanged(change(before, 0, record.bounds, revision)))
     }
 }
@@ -336,7 +336,7 @@ impl Kind for CounterConfigure {
             return Err(obstacle.refuse(name, value));
         }
         // Like Set: storing the same bounds again is a change with a revision of its own.
-        Ok(CounterChanged(write(work, name, before, value, *bounds)))
+        Ok(CounterChanged(write(work, name, before, value, *bounds)?))
     }
 }
 
@@ -356,7 +356,7 @@ fn set<V: View + ?Sized>(
     if let Some(obstacle) = obstacle(value, bounds) {
         return Err(obstacle.refuse(name, present));
     }
-    Ok(CounterChanged(write(work, name, before, value, bounds)))
+    Ok(CounterChanged(write(work, name, before, value, bounds)?))
 }
 
 fn write<V: View + ?Sized>(
@@ -365,7 +365,7 @@ fn write<V: View + ?Sized>(
     before: Option<CounterRecord>,
     value: i64,
     bounds: Bounds,
-) -> CounterChange {
+) -> Result<CounterChange, Refusal> {
     let revision = work.next_revision();
     let record = CounterRecord {
         value,
@@ -376,8 +376,8 @@ fn write<V: View + ?Sized>(
         modified_revision: revision,
         modified_wall_time_ms: work.wall_time_ms,
     };
-    work.set_counter(name, Some(record));
-    change(before, value, bounds, revision)
+    work.set_counter(name, Some(record))?;
+    Ok(change(before, value, bounds, revision))
 }
 
 fn unchanged<V: View + ?Sized>(

@@ -78,7 +78,7 @@ impl Kind for KeyPut {
             modified_revision: revision,
             modified_wall_time_ms: work.wall_time_ms,
         };
-        work.set_key(key, Some(record));
+        work.set_key(key, Some(record))?;
         Ok(KeyChanged(change(before.as_ref(), revision)))
     }
 }
@@ -159,7 +159,7 @@ impl Kind for KeyDelete {
             return Ok(KeyChanged(change(None, work.meta.revision)));
         }
         let revision = work.next_revision();
-        work.set_key(key, None);
+        work.set_key(key, None)?;
         Ok(KeyChanged(change(before.as_ref(), revision)))
     }
 }

@@ -10,9 +10,9 @@ use crate::{
     audit::Counts,
     backup::schedule,
     consensus::{cluster_id::format_cluster_id, guard, leader::Outlook},
-    machine::query,
+    machine::{query, quota::QuotaUnit, quotas},
     metrics::{
-        catalog,
+        Metrics, catalog,
         text::{Exposition, Format},
     },
     port::plain::Page,
@@ -36,6 +36,7 @@ impl Eyes {
         self.metrics.write(&mut out);
         if let Some(running) = self.running.get() {
             running.write(&mut out);
+            running.write_quotas(&self.metrics, &mut out);
         }
         let before = Duration::from_nanos(self.last_scrape_ns.load(Ordering::Relaxed));
         out.single(&catalog::SCRAPE_DURATION, before.as_secs_f64());
@@ -93,6 +94,11 @@ impl Running {
         let index = snapshot.as_ref().map_or(0, |built| built.last_log_id.index);
         out.single(&catalog::SNAPSHOT_INDEX, index);
         out.single(&catalog::DIRTY_BYTES, state.dirty_bytes());
+        let comparisons = consensus.comparisons();
+        let no_majority = comparisons.why_nothing_is_written().is_some();
+        out.single(&catalog::STATE_DIFFERS, u8::from(comparisons.differs()));
+        out.single(&catalog::STATE_NO_MAJORITY, u8::from(no_majority));
+        out.single(&catalog::STATES_COMPARED, comparisons.compared());
         out.single(&catalog::DISK_FREE, report.guard.free_bytes());
         out.single(&catalog::DISK_RESERVE, reserve_bytes);
         out.single(&catalog::DISK_RESERVE_USED, report.guard.used_bytes());
@@ -159,6 +165,45 @@ impl Running {
         out.single(&catalog::KEYS_MAX, meta.settings.idempotency_bytes_max);
         out.single(&catalog::COUNTERS, meta.counters);
         out.single(&catalog::STORED_KEYS, meta.keys);
+    }
+
+    fn write_quotas(&self, metrics: &Metrics, out: &mut Exposition) {
+        let quotas = quotas::quotas(&self.consensus.state().view());
+        let quotas: Vec<_> = quotas
+            .iter()
+            .map(|(scope, prefix, record)| {
+                let scope = format!("{scope}s");
+                (scope, metrics.hot.shown(prefix), record)
+            })
+            .collect();
+        for (unit, used, limits) in [
+            (QuotaUnit::Items, &catalog::QUOTA_ITEMS, &catalog::QUOTA_ITEMS_MAX),
+            (QuotaUnit::Bytes, &catalog::QUOTA_SIZE, &catalog::QUOTA_SIZE_MAX),
+        ] {
+            let mut samples = out.family(used);
+            for (scope, prefix, record) in &quotas {
+                samples.value(&[scope, prefix], record.of(unit).0);
+            }
+            let mut samples = out.family(limits);
+            for (scope, prefix, record) in &quotas {
+                let (_, soft, hard) = record.of(unit);
+                for (which, limit) in [("soft", soft), ("hard", hard)] {
+                    if let Some(limit) = limit {
+                        samples.value(&[scope, prefix, which], limit);
+                    }
+                }
+            }
+        }
+        let mut samples = out.family(&catalog::QUOTA_SOFT_PASSED);
+        for (scope, prefix, record) in &quotas {
+            let units = [QuotaUnit::Items, QuotaUnit::Bytes];
+            let passed = units.iter().any(|unit| record.is_above_soft(*unit));
+            samples.value(&[scope, prefix], u8::from(passed));
+        }
+        let mut samples = out.family(&catalog::QUOTA_COUNTING);
+        for (scope, prefix, record) in &quotas {
+            samples.value(&[scope, prefix], u8::from(!record.is_ready()));
+        }
     }
 
     fn write_audit_log(&self, out: &mut Exposition) {

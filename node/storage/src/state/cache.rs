@@ -90,6 +90,11 @@ impl Cache {
         found
     }
 
+    /// The same for whoever reads for no client: it counts as no use of the record.
+    pub(super) fn peek(&self, key: &[u8]) -> Option<Bytes> {
+        self.records.as_ref()?.peek(key)
+    }
+
     /// Holds what the store was just found to hold. See the module for when this may be called.
     pub(super) fn hold(&self, key: &[u8], value: &Bytes) {
         if let Some(records) = &self.records

@@ -1,6 +1,6 @@
-//! What readers see: dirty map over frozen map over byte store, of which a cache holds some.
+//! What readers see: dirty map over frozen maps over byte store, of which a cache holds some.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{collections::VecDeque, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
 use tally_seeded_bugs as seeded_bugs;
@@ -8,6 +8,7 @@ use tally_seeded_bugs as seeded_bugs;
 use super::{
     cache::Cache,
     gaps::Gaps,
+    hash::{self, HASH_KEY},
     meta::{FIRST_KEY, META_KEY, Meta},
 };
 use crate::{
@@ -15,6 +16,8 @@ use crate::{
     log_id::LogId,
     snapshot::Membership,
 };
+use tally_state_hash::StateHash;
+
 use tally_machine::{
     changes::Key,
     view::{Change, View, Writes, merge_scan},
@@ -26,6 +29,10 @@ const RECORD_OVERHEAD_BYTES: usize = 160;
 
 /// … and a remembered answer, of which the map counts the places itself.
 const ANSWER_OVERHEAD_BYTES: usize = 16;
+
+/// Frozen maps at most that wait for a flush: the one that is written, and one or two of comparisons that came
+/// meanwhile. More only come while a snapshot is built for minutes, and a read looks through all of them.
+const FROZEN_MAX: usize = 3;
 
 /// First bytes of the machine's records about sessions. Only seeded bugs tell them from others.
 pub(super) const SESSION_KEYS: std::ops::Range<u8> = 0x20..0x25;
@@ -48,9 +55,9 @@ pub(super) struct Core {
     /// Changes since the last freeze, those that came to nothing included: what a restart would have
     /// to do again.
     changes: usize,
-    /// What a flush is moving into the byte store. Readers look here first, so they never see how
-    /// far it got.
-    pub(super) frozen: Option<Frozen>,
+    /// What flushes move into the byte store, the oldest first; only that is being written. Readers look here
+    /// first, so they never see how far it got.
+    frozen: VecDeque<Frozen>,
     pub(super) store: Arc<dyn ByteStore>,
     /// What was read from the store lately.
     pub(super) cache: Arc<Cache>,
@@ -60,6 +67,8 @@ pub(super) struct Core {
     pub(super) meta: Meta,
     /// What the byte store held when a flush last returned.
     pub(super) flushed: Meta,
+    /// The hash of its records then.
+    pub(super) flushed_hash: StateHash,
 }
 
 /// A dirty map that no longer changes.
@@ -68,25 +77,38 @@ pub(super) struct Frozen {
     /// With the meta record in it.
     pub(super) records: Arc<Records>,
     pub(super) meta: Meta,
+    bytes: usize,
+    /// The hash of the state with it, once it is known: before any of it is written.
+    pub(super) hash: Option<StateHash>,
+    /// Somebody waits for the hash.
+    pub(super) is_compared: bool,
 }
 
 impl Core {
-    pub(super) fn new(store: Arc<dyn ByteStore>, cache: Cache, meta: Meta) -> Self {
+    pub(super) fn new(
+        store: Arc<dyn ByteStore>,
+        cache: Cache,
+        meta: Meta,
+        hash: StateHash,
+    ) -> Self {
         Core {
             dirty: Records::new(),
             dirty_bytes: 0,
             changes: 0,
-            frozen: None,
+            frozen: VecDeque::new(),
             store,
             cache: Arc::new(cache),
             gaps: Gaps::default(),
             flushed: meta.clone(),
+            flushed_hash: hash,
             meta,
         }
     }
 
+    /// Bytes that count against the room for commits: all in memory but for one frozen map.
     pub(super) fn dirty_bytes(&self) -> usize {
-        self.dirty_bytes + self.dirty.answer_overhead_bytes()
+        let beside: usize = self.frozen.iter().skip(1).map(|frozen| frozen.bytes).sum();
+        self.dirty_bytes + self.dirty.answer_overhead_bytes() + beside
     }
 
     pub(super) fn changes(&self) -> usize {
@@ -124,12 +146,11 @@ impl Core {
     ///
     /// An insert stays one only if no layer below has the key, deleted or not. The machine says that
     /// the *state* does not have it; a layer can have it all the same, under a deletion in a layer
-    /// above. If that is the dirty map, [`Change::then`] makes the insert a put; if it is the frozen
+    /// above. If that is the dirty map, [`Change::then`] makes the insert a put; if it is a frozen
     /// one, the look below does; otherwise the store does not have it, as nothing hides it.
     fn change(&mut self, key: Key, change: Change) {
         let Core { dirty, dirty_bytes, frozen, .. } = self;
-        let is_frozen =
-            |key: &[u8]| frozen.as_ref().is_some_and(|frozen| frozen.records.get(key).is_some());
+        let is_frozen = |key: &[u8]| frozen.iter().any(|frozen| frozen.records.get(key).is_some());
         dirty.update(key, |key, before| {
             let after = match (before, change) {
                 (Some(before), change) => {
@@ -144,13 +165,15 @@ impl Core {
         });
     }
 
-    /// Begins a flush: the dirty map becomes the frozen one. False if there is nothing to flush.
+    /// The dirty map becomes a frozen one, which a flush is to write. False if it has nothing that the layer
+    /// below has not.
     pub(super) fn freeze(&mut self) -> bool {
-        assert!(self.frozen.is_none(), "a flush began before the one before it had ended");
-        if self.dirty.is_empty() && self.meta == self.flushed {
+        let below = self.frozen.back().map_or(&self.flushed, |frozen| &frozen.meta);
+        if self.dirty.is_empty() && self.meta == *below {
             return false;
         }
         let room = Records::with_room_of(&self.dirty);
+        let bytes = self.dirty_bytes + self.dirty.answer_overhead_bytes();
         let mut records = std::mem::replace(&mut self.dirty, room);
         self.dirty_bytes = 0;
         self.changes = 0;
@@ -161,15 +184,54 @@ impl Core {
                 self.dirty.iter().map(|(key, change)| record_bytes(&key, change)).sum();
         }
         records.insert(META_KEY, Change::Put(self.meta.encode()));
-        self.frozen = Some(Frozen { records: Arc::new(records), meta: self.meta.clone() });
+        self.frozen.push_back(Frozen {
+            records: Arc::new(records),
+            meta: self.meta.clone(),
+            bytes,
+            hash: None,
+            is_compared: false,
+        });
         true
     }
 
-    /// The frozen map is durable in the store; hands it back so that it is dropped elsewhere.
-    pub(super) fn thaw(&mut self) -> Option<Frozen> {
-        let frozen = self.frozen.take();
+    /// The hash of the state as it is now is to be known once it is flushed. False if too much waits for that
+    /// already.
+    pub(super) fn compare_here(&mut self) -> bool {
+        if self.frozen.len() >= FROZEN_MAX {
+            return false;
+        }
+        self.freeze();
+        match self.frozen.back_mut() {
+            Some(frozen) => frozen.is_compared = true,
+            // The byte store is that state already: a start with nothing to apply again.
+            None => return false,
+        }
+        true
+    }
+
+    /// What is to be written next.
+    pub(super) fn oldest_frozen(&self) -> Option<&Frozen> {
+        self.frozen.front()
+    }
+
+    /// The hash of the state with the oldest frozen map, of which nothing was written yet. It is written with it.
+    pub(super) fn set_hash(&mut self, hash: StateHash) {
+        let frozen = self.frozen.front_mut().expect("its hash was made of a frozen map");
+        assert!(frozen.hash.is_none(), "the hash of a flush is made once");
+        frozen.hash = Some(hash);
+        let record = hash::encode(frozen.meta.applied, &hash);
+        let records = Arc::get_mut(&mut frozen.records);
+        records
+            .expect("nobody else has what was frozen before it is written")
+            .insert(HASH_KEY, Change::Put(record));
+    }
+
+    /// The oldest frozen map is durable in the store; hands it back so that it is dropped elsewhere.
+    pub(super) fn thaw(&mut self) -> Frozen {
+        let frozen = self.frozen.pop_front().expect("a flush ended that never began");
         self.gaps.forget();
-        self.flushed = frozen.as_ref().expect("a flush ended that never began").meta.clone();
+        self.flushed = frozen.meta.clone();
+        self.flushed_hash = frozen.hash.expect("a flush makes the hash before it writes");
         frozen
     }
 
@@ -180,7 +242,8 @@ impl Core {
         if let Some(written) = self.dirty.get(key) {
             return Ok(written.value().cloned());
         }
-        if let Some(written) = self.frozen.as_ref().and_then(|frozen| frozen.records.get(key)) {
+        let mut newest_first = self.frozen.iter().rev();
+        if let Some(written) = newest_first.find_map(|frozen| frozen.records.get(key)) {
             return Ok(written.value().cloned());
         }
         if let Some(value) = self.cache.get(key) {
@@ -201,14 +264,26 @@ impl Core {
     ) -> std::io::Result<()> {
         let start = start.max(FIRST_KEY);
         let mut result = Ok(());
-        let mut scan_store = |visit: &mut dyn FnMut(&[u8], &Bytes) -> ControlFlow<()>| {
-            result = self.scan_store(start, end, visit);
+        merge_scan(&self.dirty, start, end, visit, |visit| {
+            result = self.scan_below(self.frozen.len(), start, end, visit);
+        });
+        result
+    }
+
+    /// Scans so many of the frozen maps, from the oldest on, and the store.
+    fn scan_below(
+        &self,
+        layers: usize,
+        start: &[u8],
+        end: &[u8],
+        visit: &mut dyn FnMut(&[u8], &Bytes) -> ControlFlow<()>,
+    ) -> std::io::Result<()> {
+        let Some(next) = layers.checked_sub(1) else {
+            return self.scan_store(start, end, visit);
         };
-        merge_scan(&self.dirty, start, end, visit, |visit| match &self.frozen {
-            None => scan_store(visit),
-            Some(frozen) => merge_scan(&frozen.records, start, end, visit, |visit| {
-                scan_store(visit);
-            }),
+        let mut result = Ok(());
+        merge_scan(&self.frozen[next].records, start, end, visit, |visit| {
+            result = self.scan_below(next, start, end, visit);
         });
         result
     }

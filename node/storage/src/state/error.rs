@@ -19,6 +19,18 @@ pub enum StateError {
     /// later flush writes it.
     #[error("the disk has no room for a flush of the state")]
     NoRoomToFlush,
+    /// Its records are not those that were written: their hash is another one. Nothing is made of them.
+    #[error(
+        "the state after entry {applied} does not hold what was written to it: its hash is {counted}, and was {written}"
+    )]
+    Rotten {
+        /// The state.
+        applied: LogId,
+        /// What its records come to.
+        counted: String,
+        /// What they came to when they were written.
+        written: String,
+    },
     /// There is nothing to make a snapshot of.
     #[error("nothing has been applied yet")]
     NothingApplied,

@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 use tally_seeded_bugs as seeded_bugs;
 use tokio::time::Instant;
 
-use super::{StateStore, Writer, core::Frozen, error::StateError, meta::META_KEY};
+use super::{StateStore, Writer, core::Frozen, error::StateError, hash, meta::META_KEY};
 use crate::byte_store::{ByteStore, Records};
+use tally_machine::view::Change;
 
 /// What is done for each record of a flush, which may be hundreds of thousands, is done for so many
 /// and then lets others run: the end of the upkeep, or what else is on the thread of whoever closes it.
@@ -59,21 +60,27 @@ impl StateStore {
     /// flush writes it once more, which changes nothing.
     pub(super) async fn flush(&self, writer: &mut Writer) -> Result<(), StateError> {
         self.check()?;
-        if self.core().frozen.is_some() {
+        let mut has_frozen = false;
+        loop {
+            let is_left = self.core().oldest_frozen().is_some();
+            if !is_left {
+                // What is committed after this is the next flush's.
+                if std::mem::replace(&mut has_frozen, true) || !self.core_mut().freeze() {
+                    return Ok(());
+                }
+                self.room.notify_waiters();
+            }
             self.write_frozen(writer).await?;
         }
-        if self.core_mut().freeze() {
-            self.room.notify_waiters();
-            self.write_frozen(writer).await?;
-        }
-        Ok(())
     }
 
+    /// Writes the oldest of the frozen maps.
     async fn write_frozen(&self, _writer: &mut Writer) -> Result<(), StateError> {
         let began = Instant::now();
+        self.hash_frozen().await?;
         let (frozen, store, cache) = {
             let core = self.core();
-            let frozen = core.frozen.clone().expect("there is something to flush");
+            let frozen = core.oldest_frozen().cloned().expect("there is something to flush");
             (frozen, core.store.clone(), core.cache.clone())
         };
         // A store ahead of its own log would survive a power cut with an entry that the log lost.
@@ -99,6 +106,9 @@ impl StateStore {
             .write(frozen.records.clone())
             .await
             .map_err(|error| self.fail(format!("writing to the byte store: {error}")))?;
+        if seeded_bugs::is_on("stored-byte-flips") {
+            self.write_one_flipped(store.as_ref(), &frozen).await?;
+        }
         let flushed = store.flush().await;
         if !seeded_bugs::is_on("store-error-overlooked") {
             flushed.map_err(|error| self.fail(format!("flushing the byte store: {error}")))?;
@@ -114,7 +124,40 @@ impl StateStore {
         self.options.meters.flushed_records.add(records as u64);
         tracing::debug!(records, elapsed_ms = elapsed.as_millis() as u64, "flushed the state");
         drop(self.core_mut().thaw());
+        // Whoever waits may have more room now: frozen maps behind this one count against it.
+        self.room.notify_waiters();
         let_go(frozen).await;
+        Ok(())
+    }
+
+    /// Makes the hash of the state with the oldest frozen map, unless a flush that was cancelled has, and tells whoever
+    /// compares it.
+    async fn hash_frozen(&self) -> Result<(), StateError> {
+        let (frozen, store, cache, mut hash) = {
+            let core = self.core();
+            let frozen = core.oldest_frozen().cloned().expect("there is something to flush");
+            (frozen, core.store.clone(), core.cache.clone(), core.flushed_hash)
+        };
+        if frozen.hash.is_some() {
+            return Ok(());
+        }
+        let mut changes = frozen.records.iter();
+        loop {
+            let piece = changes.by_ref().take(PIECE_RECORDS);
+            let (next, count) = hash::after(hash, piece, store.as_ref(), &cache)
+                .map_err(|error| self.fail(format!("reading the byte store: {error}")))?;
+            hash = next;
+            if count < PIECE_RECORDS {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        let (meta, is_compared) = (frozen.meta.clone(), frozen.is_compared);
+        drop(frozen);
+        self.core_mut().set_hash(hash);
+        if is_compared {
+            self.tell_hash(meta, hash);
+        }
         Ok(())
     }
 
@@ -139,6 +182,25 @@ impl StateStore {
         written.await.map_err(|error| self.fail(format!("writing to the byte store: {error}")))?;
         tokio::time::sleep(Duration::from_millis(200)).await;
         Ok(())
+    }
+
+    /// Writes the first counter or key of a flush once more, with a bit of it flipped, now and then: what only a seeded
+    /// bug does.
+    async fn write_one_flipped(
+        &self,
+        store: &dyn ByteStore,
+        frozen: &Frozen,
+    ) -> Result<(), StateError> {
+        let is_item = |key: &[u8]| matches!(key.first(), Some(0x10 | 0x11));
+        let items = frozen.records.iter().filter(|(key, _)| is_item(key));
+        let mut items = items.filter_map(|(key, change)| Some((key, change.value()?)));
+        let is_chosen = frozen.meta.applied.is_some_and(|applied| applied.index % 5 == 0);
+        let Some((key, value)) = items.next().filter(|_| is_chosen) else { return Ok(()) };
+        let mut flipped = value.to_vec();
+        *flipped.last_mut().expect("a record is not empty") ^= 1;
+        let record = Records::from([(key.to_bytes(), Change::Put(flipped.into()))]);
+        let written = store.write(Arc::new(record)).await;
+        written.map_err(|error| self.fail(format!("writing to the byte store: {error}")))
     }
 
     /// Flushes and gives the byte store back, at the end of a process that ends well. Nothing else

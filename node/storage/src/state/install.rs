@@ -4,12 +4,14 @@ use std::{io, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
 use tally_seeded_bugs as seeded_bugs;
+use tally_state_hash::StateHash;
 
 use super::{
     StateStore,
     core::Core,
     error::StateError,
     flush::PAUSE_WITHOUT_ROOM,
+    hash::{self, HASH_KEY},
     layout::{generation_path, remove_if_there, snapshot_path, write_pointer},
     meta::{FIRST_KEY, META_KEY, Meta},
 };
@@ -69,6 +71,8 @@ impl StateStore {
         }
         let filled = fill(self.disk.as_ref(), self.factory.as_ref(), generation, &info).await;
         let (store, meta) = filled.map_err(|error| self.fail(format!("installing: {error}")))?;
+        let hash = hash::stored_or_counted(store.as_ref(), &meta);
+        let hash = hash.map_err(|error| self.fail(format!("installing: {error}")))?;
         if seeded_bugs::is_on("install-merges") {
             let merged = self.add_old_records(store.as_ref()).await;
             merged.map_err(|error| self.fail(format!("installing: {error}")))?;
@@ -89,7 +93,7 @@ impl StateStore {
                 core.meta.applied < Some(snapshot),
                 "commits went past {snapshot} while it was installed"
             );
-            std::mem::replace(&mut *core, Core::new(store, self.options.cache(), meta))
+            std::mem::replace(&mut *core, Core::new(store, self.options.cache(), meta, hash))
         };
         self.snapshots.set_current(info.clone());
         self.room.notify_waiters();
@@ -178,6 +182,8 @@ pub(super) async fn fill(
     let mut file = SnapshotFile::open(disk, &snapshot.path).await?;
     let mut batch = Records::new();
     let mut batch_bytes = 0;
+    // Of what is in the file: a record that does not get into the store differs from it.
+    let mut hash = StateHash::default();
     if seeded_bugs::is_on("install-not-atomic") {
         let membership = file.header().membership.clone();
         let meta = Meta { applied: Some(snapshot.last_log_id), membership };
@@ -193,6 +199,7 @@ pub(super) async fn fill(
         }
         for (key, value) in records {
             batch_bytes += key.len() + value.len();
+            hash.add(&key, &value);
             batch.insert(key, Change::Put(value));
         }
         if batch_bytes >= FILL_BATCH_BYTES {
@@ -204,6 +211,7 @@ pub(super) async fn fill(
     let meta =
         Meta { applied: Some(snapshot.last_log_id), membership: file.header().membership.clone() };
     batch.insert(META_KEY, Change::Put(meta.encode()));
+    batch.insert(HASH_KEY, Change::Put(hash::encode(meta.applied, &hash)));
     store.write(Arc::new(batch)).await.map_err(&io)?;
     store.flush().await.map_err(&io)?;
     Ok((store, meta))

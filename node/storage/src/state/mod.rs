@@ -29,12 +29,14 @@
 //!   still and is the state at one log id; writes gather in the dirty map. If they fill it, the
 //!   snapshot is abandoned, and the next one gets more room ([`ABANDONED_MAX`]). Only where that was not
 //!   enough either do writes wait for it, as without snapshots the log would grow without end.
+//! - **Its hash is kept with it** ([`hash`]): of the state at each flush, and at each entry that asks for it
+//!   ([`StateStore::compare_here`]).
 //! - **Installing replaces.** The snapshot becomes a new generation beside the old one, and a rename
 //!   makes it the state.
 //!
 //! # Limits
 //!
-//! Memory: two dirty maps (one frozen) of [`StateOptions::dirty_bytes_max`], one commit above that, while a
+//! Memory: two dirty maps (one frozen, further frozen ones count with the other) of [`StateOptions::dirty_bytes_max`], one commit above that, while a
 //! snapshot is built that was abandoned before as many of them more as it was abandoned ([`ABANDONED_MAX`]),
 //! the cache of records, and the room that an empty map keeps for as many records as the one before had
 //! (some 100 bytes each, at most 40 MiB). [`StateStore::wait_for_room`] before each commit is what keeps it so. A record counts by its own
@@ -45,12 +47,14 @@
 //! written are answers: the file is thrown away.
 
 mod cache;
+mod compared;
 mod core;
 mod error;
 mod flush;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod gaps;
+mod hash;
 mod install;
 mod layout;
 mod meta;
@@ -74,6 +78,7 @@ use tokio::sync::{Mutex, Notify};
 use self::core::Core;
 use self::layout::STATE_DIR;
 pub use self::{
+    compared::StateAt,
     core::StateView,
     error::StateError,
     upkeep::{SnapshotRequests, Upkeep},
@@ -186,6 +191,8 @@ pub struct StateStore {
     abandoned: AtomicU32,
     /// One is being built, so no flush makes room.
     building: AtomicBool,
+    /// Hashes that were asked for.
+    compared: compared::Compared,
     failed: AtomicBool,
     /// Given back at the end of a process that ends well.
     closed: AtomicBool,

@@ -25,9 +25,10 @@ use tally_seeded_bugs as seeded_bugs;
 use tokio::sync::{Mutex, Notify};
 
 use super::{
-    LogExtent, StateHooks, StateOptions, StateStore, Writer,
+    LogExtent, StateHooks, StateOptions, StateStore, Writer, compared,
     core::Core,
     error::StateError,
+    hash,
     install::{fill, fill_empty},
     layout::{
         POINTER, Pointer, SNAPSHOT_DIR, STATE_DIR, generation_path, parse_generation,
@@ -61,16 +62,19 @@ impl StateStore {
         opening.make_directories().await.map_err(StateError::io(STATE_DIR))?;
         let (snapshot, beyond_log) = opening.newest_snapshot().await?;
         let (generation, store, meta) = opening.state(snapshot.as_ref()).await?;
+        let hash = hash::stored_or_counted(store.as_ref(), &meta);
+        let hash = hash.map_err(StateError::io(&generation_path(generation)))?;
         opening.remove_unfinished(&beyond_log).await?;
         opening.remove_other_generations(generation).await;
         let state = Arc::new(StateStore {
-            core: std::sync::RwLock::new(Core::new(store, options.cache(), meta)),
+            core: std::sync::RwLock::new(Core::new(store, options.cache(), meta, hash)),
             writer: Mutex::new(Writer { generation }),
             snapshots: Snapshots::new(snapshot),
             flush_wanted: Notify::new(),
             room: Notify::new(),
             abandoned: AtomicU32::new(0),
             building: false.into(),
+            compared: compared::Compared::default(),
             failed: false.into(),
             closed: false.into(),
             disk,

@@ -11,6 +11,7 @@ use std::{
 };
 
 use tally_seeded_bugs as seeded_bugs;
+use tally_state_hash::StateHash;
 use tokio::time::Instant;
 
 use super::{
@@ -121,9 +122,9 @@ impl StateStore {
         let before = seeded_bugs::is_on("snapshot-newer-data").then(|| self.core().flushed.clone());
         self.flush(&mut writer).await?;
         // From here to the end the byte store stands still: it changes only under `writer`.
-        let (store, meta) = {
+        let (store, meta, hash) = {
             let core = self.core();
-            (core.store.clone(), core.flushed.clone())
+            (core.store.clone(), core.flushed.clone(), core.flushed_hash)
         };
         // What describes the records is of the same flush as they are.
         let meta = before.filter(|before| before.applied.is_some()).unwrap_or(meta);
@@ -134,7 +135,7 @@ impl StateStore {
             return Ok(current);
         }
         let building = Building::begin(self);
-        let written = self.write_snapshot(store.as_ref(), &meta, last_log_id).await;
+        let written = self.write_snapshot(store.as_ref(), &meta, last_log_id, &hash).await;
         drop(building);
         let size = match written {
             Ok(size) => {
@@ -177,6 +178,7 @@ impl StateStore {
         store: &dyn ByteStore,
         meta: &Meta,
         last_log_id: LogId,
+        hash: &StateHash,
     ) -> Result<u64, StateError> {
         let io =
             |source| StateError::Snapshot(SnapshotError::Io { path: BUILD_TMP.into(), source });
@@ -186,15 +188,17 @@ impl StateStore {
         let mut file = SnapshotWriter::begin(file, &header).await.map_err(io)?;
         let mut next = Some(FIRST_KEY.to_vec());
         let mut block = Block::default();
+        let mut counted = StateHash::default();
         while let Some(start) = next {
             self.check_build()?;
-            next = read_piece(store, &start, &mut block)
+            next = read_piece(store, &start, &mut block, &mut counted)
                 .map_err(|error| self.fail(format!("reading the byte store: {error}")))?;
             if block.is_full() || (next.is_none() && !block.is_empty()) {
                 file.block(&std::mem::take(&mut block)).await.map_err(io)?;
             }
             tokio::task::yield_now().await;
         }
+        self.check_count(last_log_id, hash, &counted)?;
         file.finish().await.map_err(io)
     }
 
@@ -308,10 +312,12 @@ fn read_piece(
     store: &dyn ByteStore,
     start: &[u8],
     block: &mut Block,
+    hash: &mut StateHash,
 ) -> io::Result<Option<Vec<u8>>> {
     let mut next = None;
     let mut read = 0;
     store.scan(start, None, &mut |key, value| {
+        hash.add(key, value);
         if seeded_bugs::is_on("sessions-not-in-snapshot") && SESSION_KEYS.contains(&key[0]) {
             return ControlFlow::Continue(());
         }

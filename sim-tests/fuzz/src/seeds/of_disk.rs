@@ -16,6 +16,7 @@ use tally_machine::{
         OperationAnswer, Refusal, Reply, Settings, Target, Test,
     },
     keys::RecordKey,
+    quota::{Counted, QuotaCommand, QuotaLimits, QuotaRecord, Used},
     records::{IdempotencyRecord, Meta, OwnerRecord, Record, SessionAnswerRecord, SessionRecord},
 };
 use tally_node::{
@@ -58,6 +59,8 @@ fn entries() -> Vec<Seed> {
         Action::Auth(AuthCommand::Begin { secret_hash: [7; 32] }),
         Action::Auth(AuthCommand::PutRole { name: name(), role: role() }),
         Action::Auth(AuthCommand::PutUser { name: name(), roles: vec![name(), name()] }),
+        Action::Quota(QuotaCommand::Set { scope: Scope::Keys, prefix: name(), limits: limits() }),
+        Action::Quota(QuotaCommand::Delete { scope: Scope::Counters, prefix: name() }),
     ];
     let command = |action| Command {
         caller: None,
@@ -98,6 +101,10 @@ fn replies() -> Vec<Reply> {
         .into()
 }
 
+fn limits() -> QuotaLimits {
+    QuotaLimits { soft_items: Some(300), hard_bytes: Some(0), ..QuotaLimits::default() }
+}
+
 fn role() -> RoleRecord {
     let rule = |scope, prefix: &str| Rule {
         scope,
@@ -117,12 +124,16 @@ fn records_of_auth() -> Vec<(usize, Bytes)> {
         created_wall_time_ms: 1,
         expires_wall_time_ms: u64::MAX,
     };
+    let used = Used { items: 300, bytes: u64::MAX };
+    let up_to = Counted::UpTo("stock".to_owned());
     vec![
         (11, user.encode()),
         (12, UserIdRecord { id: 300 }.encode()),
         (13, role().encode()),
         (14, token.encode()),
         (15, RoleLimit { operations_per_second: 300, burst: 1 }.encode()),
+        (16, QuotaRecord { limits: limits(), used, counted: Counted::All }.encode()),
+        (16, QuotaRecord { limits: limits(), used, counted: up_to }.encode()),
     ]
 }
 

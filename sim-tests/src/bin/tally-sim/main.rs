@@ -19,7 +19,8 @@ use std::{
 use clap::{Parser, Subcommand};
 use tally_sim::{
     check::{Assumptions, file::check_file_with},
-    scenarios,
+    run::Violation,
+    scenarios::{self, Scenario},
 };
 
 #[global_allocator]
@@ -58,6 +59,12 @@ struct ScenariosArguments {
     /// Run each at the seed that is printed, and fail if it does not show its lesson there.
     #[arg(long)]
     check: bool,
+    /// For each that does not, the first of these seeds at which it does: `1..30`.
+    #[arg(long, requires = "check", value_name = "A..B")]
+    find: Option<child::Seeds>,
+    /// Only this one.
+    #[arg(long)]
+    scenario: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -81,7 +88,7 @@ fn main() -> ExitCode {
         Command::Replay(arguments) => run::replay(&at_its_seed(arguments)),
         Command::Shrink(arguments) => shrink::shrink(&arguments),
         Command::Determinism(arguments) => run::determinism(&arguments),
-        Command::Scenarios(arguments) if arguments.check => check_scenarios(),
+        Command::Scenarios(arguments) if arguments.check => check_scenarios(&arguments),
         Command::Scenarios(_) => Ok(scenarios()),
         Command::Bugs(arguments) => bugs::bugs(&arguments),
         Command::Check(arguments) => check(&arguments),
@@ -108,33 +115,45 @@ fn at_its_seed(mut arguments: child::Seed) -> child::Seed {
 
 /// Runs each scenario at the seed that is printed for it. True if all show their lessons, and nothing is
 /// violated.
-fn check_scenarios() -> Result<bool, String> {
-    let all: Vec<_> = scenarios::all().collect();
+fn check_scenarios(arguments: &ScenariosArguments) -> Result<bool, String> {
+    let is_asked = |name: &str| arguments.scenario.as_deref().is_none_or(|only| only == name);
+    let all: Vec<_> = scenarios::all().filter(|scenario| is_asked(scenario.name)).collect();
     let failed = AtomicUsize::new(0);
     let numbers = child::Seeds { first: 0, end: all.len() as u64 };
     child::for_each(numbers, child::jobs(None), |number| {
         let scenario = all[number as usize];
-        let mut seed = child::Seed::new(scenario.seed, 60);
-        seed.scenario = Some(scenario.name.to_owned());
-        let report = seed.spawn()?;
-        let mut wrong: Vec<String> = report
-            .violations
-            .iter()
-            .map(|broken| format!("{}: {}", broken.kind, broken.what))
-            .collect();
-        if scenario.lesson.is_empty() {
-            wrong.push("it has no lesson".to_owned());
-        }
-        wrong.extend(report.missing.map(|pattern| format!("its story lacks `{pattern}`")));
+        let wrong = wrong_at(scenario, scenario.seed)?;
         let verdict = if wrong.is_empty() { "shows its lesson" } else { "FAILED" };
         say!("{:<50} seed {}  {verdict}", scenario.name, scenario.seed);
         for wrong in &wrong {
             say!("    {wrong}");
         }
+        if let Some(seeds) = arguments.find.filter(|_| !wrong.is_empty()) {
+            for seed in seeds.first..seeds.end {
+                if wrong_at(scenario, seed)?.is_empty() {
+                    say!("    seed {seed} shows it");
+                    break;
+                }
+            }
+        }
         failed.fetch_add(usize::from(!wrong.is_empty()), Ordering::Relaxed);
         Ok(true)
     })?;
     Ok(failed.into_inner() == 0)
+}
+
+/// Why a scenario does not show its lesson at a seed; empty if it does.
+fn wrong_at(scenario: &Scenario, seed: u64) -> Result<Vec<String>, String> {
+    let mut seed = child::Seed::new(seed, 60);
+    seed.scenario = Some(scenario.name.to_owned());
+    let report = seed.spawn()?;
+    let broken = |broken: &Violation| format!("{}: {}", broken.kind, broken.what);
+    let mut wrong: Vec<String> = report.violations.iter().map(broken).collect();
+    if scenario.lesson.is_empty() {
+        wrong.push("it has no lesson".to_owned());
+    }
+    wrong.extend(report.missing.map(|pattern| format!("its story lacks `{pattern}`")));
+    Ok(wrong)
 }
 
 fn scenarios() -> bool {

@@ -2,6 +2,7 @@
 
 mod basics;
 mod crashes;
+mod hashes;
 mod random;
 mod real;
 mod recovery;
@@ -17,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{LogExtent, StateHooks, StateOptions, StateStore, error::StateError};
+use super::{LogExtent, StateAt, StateHooks, StateOptions, StateStore, error::StateError};
 use crate::{
     log_id::LogId,
     simulated_store::SimulatedStores,
@@ -25,6 +26,7 @@ use crate::{
     test_disk::{Steps, TestDisk},
 };
 use tally_machine::view::{Change, View, Writes};
+use tally_state_hash::StateHash;
 
 /// One simulated node's storage, across crashes.
 struct Node {
@@ -155,6 +157,23 @@ fn contents(state: &StateStore) -> Records {
         ControlFlow::Continue(())
     });
     records
+}
+
+fn hash_of(records: &Records) -> StateHash {
+    let mut hash = StateHash::default();
+    records.iter().for_each(|(key, value)| hash.add(key, value));
+    hash
+}
+
+/// The hash that is kept is that of the records, counted anew, wherever it is known.
+fn check_hashes(state: &StateStore) {
+    let (flushed, hash) = state.flushed_hash();
+    let at = flushed.map_or(0, |flushed| flushed.index);
+    assert_eq!(hash, hash_of(&model(at)), "the hash of what was flushed at {at}");
+    for StateAt { applied, hash, membership } in &*state.compared().borrow() {
+        assert_eq!(*hash, hash_of(&model(applied.index)), "the hash at {applied}");
+        assert_eq!(*membership, model_membership(applied.index), "membership at {applied}");
+    }
 }
 
 /// The state is exactly the one after its applied id. Answers with that.

@@ -9,6 +9,7 @@ enum Step {
     Commit(u8),
     Flush,
     CutFlush(u8),
+    Compare,
     Snapshot,
     Purge,
     Install(u8),
@@ -22,6 +23,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (1..8_u8).prop_map(Step::Commit),
         3 => Just(Step::Flush),
         2 => (0..5_u8).prop_map(Step::CutFlush),
+        2 => Just(Step::Compare),
         2 => Just(Step::Snapshot),
         2 => Just(Step::Purge),
         1 => (1..20_u8).prop_map(Step::Install),
@@ -45,6 +47,8 @@ struct History {
     flushed: u64,
     /// The log has nothing up to here.
     purged: u64,
+    /// Where the hash was asked for, since the last start.
+    asked: Vec<u64>,
 }
 
 impl History {
@@ -64,6 +68,13 @@ impl History {
                 self.node.steps.stop_at(Some(at.into()));
                 self.run(async |state| drop(state.flush_now().await)).await;
                 self.restart().await;
+            }
+            Step::Compare => {
+                // Without a flush in between there is room for a few.
+                let will_be_known = self.state.compare_here();
+                if will_be_known {
+                    self.asked.push(self.applied);
+                }
             }
             Step::Snapshot => match self.state.build_snapshot().await {
                 Ok(info) => {
@@ -99,6 +110,11 @@ impl History {
             }
         }
         assert_eq!(check_whole(&self.state), self.applied);
+        check_hashes(&self.state);
+        let known = self.state.compared().borrow().clone();
+        for StateAt { applied, .. } in known {
+            assert!(self.asked.contains(&applied.index), "nobody asked for the hash at {applied}");
+        }
     }
 
     async fn run(&self, scenario: impl AsyncFnOnce(Arc<StateStore>)) {
@@ -108,6 +124,7 @@ impl History {
     /// Power cut, start, and the log replays what it has.
     async fn restart(&mut self) {
         self.node.crash();
+        self.asked.clear();
         self.state = self.node.open((self.purged > 0).then(|| id(self.purged))).await.unwrap();
         let found = check_whole(&self.state);
         assert!(found >= self.flushed, "{found} came back, {} was flushed", self.flushed);
@@ -143,7 +160,7 @@ proptest! {
         runtime.block_on(async {
             let node = Node::new(seed);
             let state = node.open(None).await.unwrap();
-            let mut history = History { node, state, applied: 0, flushed: 0, purged: 0 };
+            let mut history = History { node, state, applied: 0, flushed: 0, purged: 0, asked: Vec::new() };
             for step in steps {
                 history.take(step).await;
             }
