@@ -52,7 +52,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 and is told that it is done when the old set is left behind. (Once a promotion was \
                 confirmed while both sets stood, and stayed so for ever.)",
         look_at: "`while voters change`; `the voters are` before and after; `has done`",
-        seed: 2,
+        seed: 20,
         lesson: &[
             "when the voters change next: the leader is cut off",
             "node {n} the voters are to change",
@@ -121,7 +121,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 not start any more.",
         look_at: "`is no member any more`; what clients are told at that node; `is started \
                   again, though it was removed`, and how it ends",
-        seed: 2,
+        seed: 20,
         lesson: &[
             "the operator removes a follower, node {n}, which is cut off",
             "operator has done remove {n}",
