@@ -14,8 +14,8 @@ use crate::{
         command::{Action, Command, Operation},
         gate, limits,
         query::{self, SessionLoad},
-        version::{FormatVersion, not_finalized},
         quota::QuotaCommand,
+        version::{FormatVersion, not_finalized},
     },
     storage::state::StateStore,
 };
