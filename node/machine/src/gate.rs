@@ -5,7 +5,7 @@
 //! | version | what it brought |
 //! |---|---|
 //! | 1 | everything of the first release |
-//! | 2 | a cluster has a version: [`Action::RaiseVersion`], [`Action::CreateClusterAt`], and [`super::records::Meta`] in its form 5; quotas; comparisons of the replicas |
+//! | 2 | a cluster has a version: [`Action::RaiseVersion`], [`Action::CreateClusterAt`], and [`super::records::Meta`] in its form 5 |
 //!
 //! **To add something:** its line above, and its arm in [`needed`], which names every action so that none is forgotten.
 //! What is no action asks the state for the version (`query::meta(view).version`), and writes the old form below it. If
@@ -81,7 +81,7 @@ pub fn needed(action: &Action) -> FormatVersion {
             | NodeIdCommand::Drain { .. },
         ) => FormatVersion::FIRST,
         Action::Quota(QuotaCommand::Set { .. } | QuotaCommand::Delete { .. }) | Action::Compare => {
-            FormatVersion::CLUSTER_VERSION
+            FormatVersion::FIRST
         }
         // With these a cluster gets its version; what they ask of its members is `raises`.
         Action::RaiseVersion { .. } | Action::CreateClusterAt { .. } => FormatVersion::FIRST,
@@ -199,12 +199,12 @@ mod tests {
         assert_eq!(meta.encode()[0], 1);
         let raised = Meta { version: FormatVersion(2), ..meta };
         let bytes = raised.encode();
-        assert_eq!(bytes[0], 4);
+        assert_eq!(bytes[0], 5);
         assert_eq!(Meta::decode(&bytes), Ok(raised));
         assert_eq!(bytes.last(), Some(&2));
-        let newer = [&[5][..], &bytes[1..]].concat();
+        let newer = [&[6][..], &bytes[1..]].concat();
         let error = Meta::decode(&newer.into()).unwrap_err();
-        assert!(error.to_string().contains("format 5, this release reads up to 4"), "{error}");
+        assert!(error.to_string().contains("format 6, this release reads up to 5"), "{error}");
     }
 
     #[test]
@@ -288,10 +288,10 @@ mod tests {
         let version = FormatVersion(2);
         let create =
             |secret_hash| Action::CreateClusterAt { cluster_id: 5, settings, secret_hash, version };
-        let secret = [&[13, 5, 1, 2, 3, 4, 1][..], &[9; 32], &[2]].concat();
+        let secret = [&[15, 5, 1, 2, 3, 4, 1][..], &[9; 32], &[2]].concat();
         for (action, tail) in [
-            (Action::RaiseVersion { to: version }, &[12, 2][..]),
-            (create(None), &[13, 5, 1, 2, 3, 4, 0, 2]),
+            (Action::RaiseVersion { to: version }, &[14, 2][..]),
+            (create(None), &[15, 5, 1, 2, 3, 4, 0, 2]),
             (create(Some([9; 32])), &secret),
         ] {
             let commands = vec![command(action)];
