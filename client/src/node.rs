@@ -163,6 +163,8 @@ pub(crate) struct Node {
     link: Mutex<Option<Link>>,
     /// Only one task connects; the others wait for it.
     connecting: tokio::sync::Mutex<()>,
+    /// Why there was no connection the last time that this was found out.
+    why_none: Mutex<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -173,7 +175,12 @@ enum Link {
 
 impl Node {
     pub(crate) fn new(address: String) -> Self {
-        Self { address, link: Mutex::new(None), connecting: tokio::sync::Mutex::new(()) }
+        Self {
+            address,
+            link: Mutex::new(None),
+            connecting: tokio::sync::Mutex::new(()),
+            why_none: Mutex::default(),
+        }
     }
 
     /// Sends one call and waits for its answer, until then.
@@ -218,11 +225,28 @@ impl Node {
     }
 
     async fn connect_until(&self, network: &Network, until: Instant) -> Result<Link, Unsent> {
-        timeout_at(until, self.connect(network)).await.unwrap_or_else(|_| {
-            let message = format!("{}: no connection before the deadline", self.address);
-            let status = local(Code::DeadlineExceeded, &message);
-            Err(Unsent { status, nobody_listens: false })
-        })
+        let connected = timeout_at(until, self.connect(network)).await;
+        let mut why_none = self.why_none.lock().unwrap_or_else(PoisonError::into_inner);
+        match connected {
+            Ok(Ok(link)) => {
+                why_none.clear();
+                Ok(link)
+            }
+            Ok(Err(unsent)) => {
+                why_none.clone_from(&unsent.status.message);
+                Err(unsent)
+            }
+            // Whoever gives up in the middle of an attempt knows no more than the one before has said: a certificate
+            // for another name is not a slow network.
+            Err(_) => {
+                let mut message = format!("{}: no connection before the deadline", self.address);
+                if !why_none.is_empty() {
+                    message = format!("{message}; the attempt before: {why_none}");
+                }
+                let status = local(Code::DeadlineExceeded, &message);
+                Err(Unsent { status, nobody_listens: false })
+            }
+        }
     }
 
     async fn connect(&self, network: &Network) -> Result<Link, Unsent> {

@@ -80,3 +80,23 @@ async fn strangers_beside_a_node_are_no_obstacle() {
     }
     assert_eq!(cluster.value("hits"), 5);
 }
+
+/// A deadline that ends in the middle of an attempt does not hide what the attempt before has said.
+#[tokio::test]
+async fn the_attempt_before_the_last_is_told() {
+    let attempts = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let builder = Client::builder(["127.0.0.1:1"]).deadline(Duration::from_secs(1));
+    let builder = builder.connector(move |_| {
+        let is_first = attempts.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+        async move {
+            if !is_first {
+                std::future::pending::<()>().await;
+            }
+            Err::<tonic::transport::Channel, _>("the certificate is of somebody else")
+        }
+    });
+    let error = builder.build().unwrap().counter("hits").get().await.unwrap_err();
+    for part in ["no connection before the deadline", "the certificate is of somebody else"] {
+        assert!(error.message().contains(part), "{error}");
+    }
+}

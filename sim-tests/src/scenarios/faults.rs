@@ -150,13 +150,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         look_at: "`is started, in its turn`; who `leads in term` next; what clients are \
                   told by a node that stops (SHUTTING_DOWN); and that no call takes a second \
                   (`answered after`)",
-        seed: 1,
+        seed: 3,
         lesson: &[
             "the operator restarts every node",
             "never: answered after",
-            "refused with SHUTTING_DOWN",
-            "never: answered after",
             "node {a} is started, in its turn",
+            "never: answered after",
+            "refused with SHUTTING_DOWN",
             "never: answered after",
             "node {b} is started, in its turn",
             "never: answered after",
@@ -209,12 +209,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                   ends",
         seed: 1,
         lesson: &[
-            "the operator lets another node lead",
-            "leads in term",
             "the leader, node {n}, is cut off",
             "get…refused with NO_QUORUM after 1.…(node {n})",
             "leads in term",
             "over: the cut around node {n}",
+            "the operator lets another node lead",
+            "leads in term",
             "nothing that other nodes send to the leader, node {m}, arrives",
             "get…refused with NO_QUORUM after 1.…(node {m})",
             "leads in term",
@@ -561,22 +561,25 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "members-that-were-overruled",
-        shows: "A leader that is cut off is asked to make a learner a voter, and has that change in its log alone. \
-                It comes back when the log that it needs is gone, and gets a snapshot: with it, the voters are \
-                again those that the others know. Nothing of the change is left: the learner gets its vote when \
-                it is asked for again, by two entries of another leader.",
-        look_at: "`the voters are to change` at the node that is cut off; `is left behind`, `gets a snapshot`; that \
-                  nobody else says so before the learner is promoted at last",
-        seed: 20,
+        shows: "A leader that is cut off is asked to make a learner a voter. It asks a majority first whether it leads, \
+                as before each change, so that nothing of the change is in any log. It comes back when the log that it \
+                needs is gone, and gets a snapshot. The learner gets its vote when it is asked for again, by two \
+                entries of another leader.",
+        look_at: "what `promote` is told at the node that is cut off; `is left behind`, `has installed the snapshot`; that \
+                  nobody says `the voters are to change` before the learner is promoted at last",
+        seed: 2,
         lesson: &[
             "operator has done add learner {l}",
             "the leader, node {n}, is cut off, asked to promote a learner",
-            "node {n} the voters are to change: a majority of 1, 2, 3 and one of 1, 2, 3, {l} are needed",
+            "never: the voters are to change",
             "leads in term",
-            "node {n} is left behind, and comes back",
-            "node {n} has installed the snapshot",
+            "never: the voters are to change",
+            "promote at node {n}: no leader with a quorum was found",
             "operator gave up try promotion at {n}",
-            "never: the voters are 1, 2, 3, {l}",
+            "never: the voters are to change",
+            "node {n} is left behind, and comes back",
+            "never: the voters are to change",
+            "node {n} has installed the snapshot",
             "the voters are to change: a majority of 1, 2, 3 and one of 1, 2, 3, {l} are needed",
             "the voters are 1, 2, 3, {l}",
             "operator has done promote {l}",

@@ -146,6 +146,7 @@ fn check_scenarios(arguments: &ScenariosArguments) -> Result<bool, String> {
 fn wrong_at(scenario: &Scenario, seed: u64) -> Result<Vec<String>, String> {
     let mut seed = child::Seed::new(seed, 60);
     seed.scenario = Some(scenario.name.to_owned());
+    seed.lesson = true;
     let report = seed.spawn()?;
     let broken = |broken: &Violation| format!("{}: {}", broken.kind, broken.what);
     let mut wrong: Vec<String> = report.violations.iter().map(broken).collect();
