@@ -1,8 +1,40 @@
 //! The committed entries of the log, one after the other, whoever applies them first: for judges of the log.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use tally_node::machine::command::Batch;
+use tally_node::{
+    env::{Event, Observer},
+    machine::command::{Batch, Reply},
+};
+
+/// Whoever judges the log by what nodes append and apply.
+pub(crate) trait Judge: Send + Sync + 'static {
+    fn appended(&self, term: u64, index: u64, payload: &[u8]);
+    fn applied(&self, term: u64, index: u64, replies: &[Reply]);
+}
+
+/// Shows a judge what a node appends and applies, before whoever watches beside sees it.
+pub(crate) fn shown_to(judge: impl Judge, beside: Arc<dyn Observer>) -> Arc<dyn Observer> {
+    Arc::new(Watch { judge, beside })
+}
+
+struct Watch<J> {
+    judge: J,
+    beside: Arc<dyn Observer>,
+}
+
+impl<J: Judge> Observer for Watch<J> {
+    fn observe(&self, event: Event<'_>) {
+        match event {
+            Event::Appended { term, index, payload, voters: None } => {
+                self.judge.appended(term, index, payload);
+            }
+            Event::Applied { term, index, replies } => self.judge.applied(term, index, replies),
+            _ => {}
+        }
+        self.beside.observe(event);
+    }
+}
 
 /// What was appended anywhere, until the first node applies it.
 #[derive(Debug, Default)]

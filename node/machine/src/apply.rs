@@ -253,8 +253,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
                 self.execute_and_remember_by_key(command, user)
             }
         };
-        let forget = is_of_the_moment(&reply.result)
-            || seeded_bugs::is_on("refusal-not-remembered") && reply.result.is_err();
+        let forget = is_forgotten(&reply.result);
         if let (Some(stamp), Some(Standing::New)) = (&command.session, standing)
             && !forget
         {
@@ -302,8 +301,7 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
             self.begin();
         }
         let mut reply = self.reply(result);
-        let forget = is_of_the_moment(&reply.result)
-            || seeded_bugs::is_on("refusal-not-remembered") && reply.result.is_err();
+        let forget = is_forgotten(&reply.result);
         if let Some(key) = &command.idempotency
             && !forget
         {
@@ -338,9 +336,12 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
     }
 }
 
-fn is_of_the_moment(result: &Result<Answer, Refusal>) -> bool {
-    result.as_ref().is_err_and(Refusal::is_of_the_moment)
-        && !seeded_bugs::is_on("quota-refusal-remembered")
+/// Whether nothing is remembered of an answer, under a number or a key.
+fn is_forgotten(result: &Result<Answer, Refusal>) -> bool {
+    let Err(refusal) = result else { return false };
+    let is_of_the_moment =
+        refusal.is_of_the_moment() && !seeded_bugs::is_on("quota-refusal-remembered");
+    is_of_the_moment || seeded_bugs::is_on("refusal-not-remembered")
 }
 
 /// Why a caller may not do it: the first part that it may not. All of a step is looked at, its conditions and

@@ -149,6 +149,11 @@ pub enum QuotaUnit {
     Bytes,
 }
 
+impl QuotaUnit {
+    /// Each.
+    pub const ALL: [QuotaUnit; 2] = [QuotaUnit::Items, QuotaUnit::Bytes];
+}
+
 impl QuotaRecord {
     /// One that has counted nothing yet.
     pub(crate) fn new(limits: QuotaLimits) -> Self {
@@ -173,6 +178,11 @@ impl QuotaRecord {
     pub fn is_above_soft(&self, unit: QuotaUnit) -> bool {
         let (used, soft, _) = self.of(unit);
         soft.is_some_and(|soft| used > soft)
+    }
+
+    /// Whether more is used than one of the soft limits says.
+    pub fn has_passed_soft(&self) -> bool {
+        QuotaUnit::ALL.into_iter().any(|unit| self.is_above_soft(unit))
     }
 }
 

@@ -104,10 +104,6 @@ impl<R: Record> Cache<R> {
         self.slots.iter().filter(|(_, slot)| slot.dirty).map(|(key, _)| key)
     }
 
-    fn flush<V: View + ?Sized>(mut self, overlay: &mut Overlay<'_, V>) {
-        self.write_back(overlay);
-    }
-
     /// Writes back what is not written yet. The records stay here, and may be written again.
     fn write_back<V: View + ?Sized>(&mut self, overlay: &mut Overlay<'_, V>) {
         assert!(!self.recording, "what may be rolled back is not written back");
@@ -189,11 +185,10 @@ impl<'o, 'v, V: View + ?Sized> Work<'o, 'v, V> {
     }
 
     /// Writes everything back.
-    pub(super) fn finish(self) {
+    pub(super) fn finish(mut self) {
         assert!(self.mark.is_none(), "an entry ends between two commands, not inside one");
-        self.counters.flush(self.overlay);
-        self.keys.flush(self.overlay);
-        self.sessions.flush(self.overlay);
+        self.write_items_back();
+        self.sessions.write_back(self.overlay);
         self.quotas.flush(self.overlay);
         if self.meta_stored != Some(self.meta) {
             self.overlay.put(RecordKey::Meta.encode(), self.meta.encode());
@@ -208,8 +203,8 @@ impl<'o, 'v, V: View + ?Sized> Work<'o, 'v, V> {
 
     /// Writes items back and forgets them and the quotas, of which there are none, for what goes past them.
     pub(super) fn forget_items(&mut self) {
-        std::mem::replace(&mut self.counters, Cache::new()).flush(self.overlay);
-        std::mem::replace(&mut self.keys, Cache::new()).flush(self.overlay);
+        self.write_items_back();
+        (self.counters, self.keys) = (Cache::new(), Cache::new());
         self.quotas.forget();
     }
 

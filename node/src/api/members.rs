@@ -96,16 +96,14 @@ impl Api {
                     Invalid::new("incarnation", "must be 32 hexadecimal digits, not all 0");
                 return Err(self.invalid(call, Kind::Write, &invalid));
             }
-            Change::ClaimNodeId(_) => return Ok(()),
-            // 0: whoever answers at the address.
-            Change::AddLearner(_) => return Ok(()),
             Change::Promote(request) => request.node_id,
             Change::Remove(request) => request.node_id,
             Change::Drain(request) => request.node_id,
-            // 0: the asked node.
-            Change::Snapshot(_) => return Ok(()),
-            // 0: whoever is furthest along.
-            Change::TransferLeader(_) => return Ok(()),
+            // None is said, or 0: whoever answers at the address, the asked node, who is furthest along.
+            Change::ClaimNodeId(_)
+            | Change::AddLearner(_)
+            | Change::Snapshot(_)
+            | Change::TransferLeader(_) => return Ok(()),
         };
         if node_id == 0 {
             let invalid = Invalid::new("node_id", "must be above 0");
@@ -283,61 +281,6 @@ impl Api {
         }
     }
 
-    pub(crate) async fn cluster_add_learner(
-        &self,
-        call: &Call,
-        request: v1::ClusterAddLearnerRequest,
-    ) -> Answered<v1::ClusterAddLearnerResponse> {
-        match self.operate_somewhere(call, Change::AddLearner(request)).await? {
-            Done::AddLearner(response) => Ok(response),
-            _ => Err(self.another_answer(call)),
-        }
-    }
-
-    pub(crate) async fn cluster_promote(
-        &self,
-        call: &Call,
-        request: v1::ClusterPromoteRequest,
-    ) -> Answered<v1::ClusterPromoteResponse> {
-        match self.operate_somewhere(call, Change::Promote(request)).await? {
-            Done::Promote(response) => Ok(response),
-            _ => Err(self.another_answer(call)),
-        }
-    }
-
-    pub(crate) async fn cluster_remove(
-        &self,
-        call: &Call,
-        request: v1::ClusterRemoveRequest,
-    ) -> Answered<v1::ClusterRemoveResponse> {
-        match self.operate_somewhere(call, Change::Remove(request)).await? {
-            Done::Remove(response) => Ok(response),
-            _ => Err(self.another_answer(call)),
-        }
-    }
-
-    pub(crate) async fn cluster_transfer_leader(
-        &self,
-        call: &Call,
-        request: v1::ClusterTransferLeaderRequest,
-    ) -> Answered<v1::ClusterTransferLeaderResponse> {
-        match self.operate_somewhere(call, Change::TransferLeader(request)).await? {
-            Done::TransferLeader(response) => Ok(response),
-            _ => Err(self.another_answer(call)),
-        }
-    }
-
-    pub(crate) async fn cluster_drain(
-        &self,
-        call: &Call,
-        request: v1::ClusterDrainRequest,
-    ) -> Answered<v1::ClusterDrainResponse> {
-        match self.operate_somewhere(call, Change::Drain(request)).await? {
-            Done::Drain(response) => Ok(response),
-            _ => Err(self.another_answer(call)),
-        }
-    }
-
     pub(crate) async fn cluster_snapshot(
         &self,
         call: &Call,
@@ -370,22 +313,38 @@ impl Api {
         Ok(v1::ClusterSnapshotResponse { header, node_id, log_index })
     }
 
-    pub(crate) async fn cluster_claim_node_id(
-        &self,
-        call: &Call,
-        request: v1::ClusterClaimNodeIdRequest,
-    ) -> Answered<v1::ClusterClaimNodeIdResponse> {
-        match self.operate_somewhere(call, Change::ClaimNodeId(request)).await? {
-            Done::ClaimNodeId(response) => Ok(response),
-            _ => Err(self.another_answer(call)),
-        }
-    }
-
     /// The leader has answered something else than what it was asked.
     fn another_answer(&self, call: &Call) -> CallStatus {
         let reason = "the leader's answer is to another question".to_owned();
         self.member_error(call, &MemberError::Unknown(reason))
     }
+}
+
+/// Calls that the leader decides, whoever is asked.
+macro_rules! led {
+    ($($call:ident: $change:ident($request:ident) -> $response:ident;)*) => {
+        impl Api {
+            $(pub(crate) async fn $call(
+                &self,
+                call: &Call,
+                request: v1::$request,
+            ) -> Answered<v1::$response> {
+                match self.operate_somewhere(call, Change::$change(request)).await? {
+                    Done::$change(response) => Ok(response),
+                    _ => Err(self.another_answer(call)),
+                }
+            })*
+        }
+    };
+}
+
+led! {
+    cluster_add_learner: AddLearner(ClusterAddLearnerRequest) -> ClusterAddLearnerResponse;
+    cluster_promote: Promote(ClusterPromoteRequest) -> ClusterPromoteResponse;
+    cluster_remove: Remove(ClusterRemoveRequest) -> ClusterRemoveResponse;
+    cluster_transfer_leader: TransferLeader(ClusterTransferLeaderRequest) -> ClusterTransferLeaderResponse;
+    cluster_drain: Drain(ClusterDrainRequest) -> ClusterDrainResponse;
+    cluster_claim_node_id: ClaimNodeId(ClusterClaimNodeIdRequest) -> ClusterClaimNodeIdResponse;
 }
 
 #[async_trait]

@@ -10,7 +10,7 @@ use super::{
 use crate::machine::{
     command::{Action, Answer},
     limits,
-    quota::{QuotaCommand, QuotaLimits, QuotaRecord, QuotaUnit, Scope},
+    quota::{QuotaCommand, QuotaLimits, QuotaRecord, Scope},
     quotas::quotas,
 };
 
@@ -102,7 +102,6 @@ fn limits_of(limits: v1::QuotaLimits) -> Result<QuotaLimits, Invalid> {
 
 fn quota_to_wire((scope, prefix, record): (Scope, String, QuotaRecord)) -> v1::Quota {
     let QuotaLimits { soft_items, hard_items, soft_bytes, hard_bytes } = record.limits;
-    let is_above_soft = [QuotaUnit::Items, QuotaUnit::Bytes].map(|unit| record.is_above_soft(unit));
     v1::Quota {
         scope: quota_scope_to_wire(scope) as i32,
         prefix,
@@ -110,6 +109,6 @@ fn quota_to_wire((scope, prefix, record): (Scope, String, QuotaRecord)) -> v1::Q
         used_items: record.used.items,
         used_bytes: record.used.bytes,
         counting: !record.is_ready(),
-        soft_passed: is_above_soft.contains(&true),
+        soft_passed: record.has_passed_soft(),
     }
 }

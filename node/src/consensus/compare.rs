@@ -50,13 +50,14 @@ use tokio::{sync::watch, time::Instant};
 
 use super::membership::decode_membership;
 use crate::storage::{
-    disk::{Disk, OpenMode},
+    disk::{Disk, OpenMode, replace_file},
     log_id::LogId,
     state::StateAt,
 };
 
 /// Where a node keeps that its state differs, below its data directory.
 pub const FILE: &str = "state-differs";
+const NEW_FILE: &str = "state-differs.tmp";
 
 /// Longest text that is read from it.
 const FILE_BYTES_MAX: usize = 4096;
@@ -188,10 +189,12 @@ impl Comparisons {
 
     /// What whoever asks more of a node that differs is told.
     pub fn why_it_differs(&self) -> Option<String> {
-        let differs = self.inner.verdict.borrow().differs.clone();
-        differs.filter(|_| self.differs()).map(|reason| {
-            format!("{reason}; it answers LOCAL reads only. The way back: {WAY_BACK}")
-        })
+        // With every request: nothing is locked while there is nothing to say.
+        if !self.differs() {
+            return None;
+        }
+        let reason = self.inner.verdict.borrow().differs.clone()?;
+        Some(format!("{reason}; it answers LOCAL reads only. The way back: {WAY_BACK}"))
     }
 
     /// Tells of changes of the verdict.
@@ -347,18 +350,8 @@ impl Comparisons {
 
     /// Keeps a verdict, durably.
     pub(super) async fn keep(&self, reason: &str) -> io::Result<()> {
-        let tmp = format!("{FILE}.tmp");
-        let disk = &self.inner.disk;
-        match disk.remove_file(&tmp).await {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = disk.open(&tmp, OpenMode::CreateNew).await?;
-        file.write_at(0, format!("{reason}\n").as_bytes()).await?;
-        file.sync().await?;
-        drop(file);
-        disk.rename(&tmp, FILE).await?;
-        disk.sync_dir("").await
+        let content = format!("{reason}\n");
+        replace_file(&*self.inner.disk, "", FILE, NEW_FILE, content.as_bytes()).await
     }
 
     /// Whether a comparison is due at a node that leads and has applied this.
@@ -370,7 +363,7 @@ impl Comparisons {
 
 /// The beginning of a hash, for people.
 fn short(hash: &StateHash) -> String {
-    hash.all()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{hash:.16}")
 }
 
 fn split_text(index: u64, voters: &[BTreeSet<u64>], hashes: &BTreeMap<u64, StateHash>) -> String {

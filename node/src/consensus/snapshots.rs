@@ -130,19 +130,19 @@ impl SnapshotBuilds {
             let size = current.map(|snapshot| snapshot.size);
             let size = size.unwrap_or_else(|| self.state.size_bytes().unwrap_or(0));
             let has_room = self.guard.has_room_for(size).await.unwrap_or(false);
-            let mut is_begun = Ok(());
-            if has_room {
+            let is_begun = if has_room {
                 bytes_at_last = Some(appended);
                 tried = Some(applied);
                 // Nothing happens where one is being built.
                 if self.raft.trigger().snapshot().await.is_err() {
                     return;
                 }
+                Ok(())
             } else {
-                is_begun = Err(format!(
+                Err(format!(
                     "there is no room on the disk for a snapshot of {size} bytes beside the reserve: free some"
-                ));
-            }
+                ))
+            };
             if let Some(asked) = asked {
                 // Who asked may have gone.
                 let _ = asked.send(is_begun);

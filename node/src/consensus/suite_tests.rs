@@ -292,7 +292,8 @@ impl StoreBuilder<TypeConfig, SuiteLog, SuiteMachine, Guard> for Real {
         let disk = Arc::new(RealDisk::new(root.clone()).expect("the directory is there"));
         let options = SledOptions { cache_bytes: 8 << 20, ..SledOptions::default() };
         let stores = Arc::new(SledFactory::new(root, options));
-        Ok(build(disk, stores, Some(directory)).await)
+        // The suite's own future holds one of these for each of its tests.
+        Ok(Box::pin(build(disk, stores, Some(directory))).await)
     }
 }
 
@@ -302,7 +303,7 @@ impl StoreBuilder<TypeConfig, SuiteLog, SuiteMachine, Guard> for Simulated {
     async fn build(&self) -> Result<(Guard, SuiteLog, SuiteMachine), StorageError<TypeConfig>> {
         let disk = Arc::new(SimulatedDisk::new(11));
         let stores = Arc::new(SimulatedStores::new(13));
-        Ok(build(disk, stores, None).await)
+        Ok(Box::pin(build(disk, stores, None)).await)
     }
 }
 

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use tally_proto::seeded_bugs;
 use tokio::sync::Mutex;
 
-use crate::storage::disk::{Disk, OpenMode, open_patiently};
+use crate::storage::disk::{Disk, OpenMode, replace_file};
 
 /// Format of the data directory that this version writes and reads.
 pub const DATA_FORMAT: u32 = 1;
@@ -384,16 +384,7 @@ async fn refuse_headless(disk: &dyn Disk) -> Result<(), IdentityError> {
 /// the old content or the new one.
 async fn write(disk: &dyn Disk, content: &Content) -> io::Result<()> {
     let bytes = serde_json::to_vec_pretty(content).map_err(io::Error::other)?;
-    match disk.remove_file(NEW_FILE).await {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = open_patiently(disk, NEW_FILE, OpenMode::CreateNew).await?;
-    file.write_at(0, &bytes).await?;
-    file.sync().await?;
-    drop(file);
-    disk.rename(NEW_FILE, FILE).await?;
-    disk.sync_dir("").await
+    replace_file(disk, "", FILE, NEW_FILE, &bytes).await
 }
 
 #[cfg(test)]

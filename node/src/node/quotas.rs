@@ -38,7 +38,7 @@ impl Passed {
         let mut now = BTreeSet::new();
         let mut news = Vec::new();
         for (scope, prefix, record) in quotas {
-            for unit in [QuotaUnit::Items, QuotaUnit::Bytes] {
+            for unit in QuotaUnit::ALL {
                 let (used, soft, _) = record.of(unit);
                 let Some(soft) = soft.filter(|_| record.is_above_soft(unit)) else { continue };
                 let limit = (scope, prefix.clone(), unit);
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(look(Some((5, 52))), []);
         assert_eq!(look(Some((2, 52))), [(QuotaUnit::Items, News::Cleared)]);
         assert_eq!(look(Some((3, 52))), [items(3)], "it is said again");
-        let both = [QuotaUnit::Items, QuotaUnit::Bytes].map(|unit| (unit, News::Cleared));
+        let both = QuotaUnit::ALL.map(|unit| (unit, News::Cleared));
         assert_eq!(look(None), both, "a quota that is removed says nothing any more");
         assert_eq!(look(None), []);
     }

@@ -116,13 +116,13 @@ pub struct Connection {
     peers: Peers,
     purged: PurgedUpTo,
     target: u64,
-    /// Where it was when the connection was made. It may have moved: openraft keeps a stream of appends through a change
-    /// of the addresses.
+    /// Where it was when it was last called. It may move: openraft keeps a stream of appends through a change of the
+    /// addresses.
     address: String,
     appends: Appends,
     /// Entries and snapshots travel on a connection of their own, so that a heartbeat or a vote
     /// never waits behind a megabyte.
-    bulk: Option<(String, Client)>,
+    bulk: Option<Client>,
     /// How the last stream of appends went.
     progress: Arc<Progress>,
     append_answer_timeout: Duration,
@@ -144,21 +144,23 @@ impl std::fmt::Debug for Connection {
 }
 
 impl Connection {
-    fn control(&self) -> Client {
-        let address = self.peers.address(self.target, &self.address);
-        self.peers.client(self.target, &address, Shared::Control)
+    /// Goes where the peer is now.
+    fn follow(&mut self) {
+        if let Some(address) = self.peers.moved_from(self.target, &self.address) {
+            self.address = address;
+            self.bulk = None;
+        }
+    }
+
+    fn control(&mut self) -> Client {
+        self.follow();
+        self.peers.client(self.target, &self.address, Shared::Control)
     }
 
     fn bulk(&mut self) -> Client {
-        let address = self.peers.address(self.target, &self.address);
-        match &self.bulk {
-            Some((known, client)) if *known == address => client.clone(),
-            _ => {
-                let client = self.peers.dial(self.target, &address);
-                self.bulk = Some((address, client.clone()));
-                client
-            }
-        }
+        self.follow();
+        let (peers, target, address) = (&self.peers, self.target, &self.address);
+        self.bulk.get_or_insert_with(|| peers.dial(target, address)).clone()
     }
 
     /// Runs one small call with its deadline.

@@ -324,11 +324,11 @@ impl Peers {
         }
     }
 
-    /// The address of a peer by the newest membership, or else this one.
-    pub fn address(&self, node_id: u64, otherwise: &str) -> String {
+    /// Where a peer is by the newest membership, if that is not here.
+    pub fn moved_from(&self, node_id: u64, here: &str) -> Option<String> {
         let peers = lock(&self.inner.peers);
-        let known = peers.get(&node_id).and_then(|peer| peer.address.as_deref());
-        known.unwrap_or(otherwise).to_owned()
+        let known = peers.get(&node_id)?.address.as_deref();
+        known.filter(|known| *known != here).map(str::to_owned)
     }
 
     /// Learns a peer's client address.

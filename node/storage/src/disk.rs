@@ -69,6 +69,32 @@ pub async fn open_patiently(
     }
 }
 
+/// Removes a file; a missing one is fine.
+pub async fn remove_if_there(disk: &dyn Disk, path: &str) -> io::Result<()> {
+    match disk.remove_file(path).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+/// Gives a small file of a directory this content, by way of another name: after this returns a crash can't bring the
+/// old content back, and a crash on the way leaves the old one or the new one.
+pub async fn replace_file(
+    disk: &dyn Disk,
+    directory: &str,
+    path: &str,
+    by_way_of: &str,
+    content: &[u8],
+) -> io::Result<()> {
+    remove_if_there(disk, by_way_of).await?;
+    let mut file = open_patiently(disk, by_way_of, OpenMode::CreateNew).await?;
+    file.write_at(0, content).await?;
+    file.sync().await?;
+    drop(file);
+    disk.rename(by_way_of, path).await?;
+    disk.sync_dir(directory).await
+}
+
 /// To be waited for before something is tried again that found no descriptor.
 pub(super) async fn pause_without(pauses: &mut u32, path: &str, error: &io::Error) {
     if pauses.is_multiple_of(PAUSES_UNTOLD) {

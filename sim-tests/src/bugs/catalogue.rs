@@ -362,7 +362,7 @@ pub const BUGS: &[Bug] = &[
         name: "refusal-not-remembered",
         family: Family::Apply,
         breaks: "a refusal is remembered like a success",
-        place: "node/machine/src/apply.rs: Work::exactly_once",
+        place: "node/machine/src/apply.rs: is_forgotten",
         hint: "A refused write (bound, condition) whose number or key arrives again after the state \
                has changed: a key sent twice on purpose (the second executes), or a first attempt \
                that was held and arrives after the second was refused and told NOT_APPLIED.",
@@ -834,7 +834,7 @@ pub const BUGS: &[Bug] = &[
         name: "quota-refusal-remembered",
         family: Family::Quotas,
         breaks: "what a quota refuses leaves no trace under a number or key",
-        place: "node/machine/src/apply.rs: is_of_the_moment",
+        place: "node/machine/src/apply.rs: is_forgotten",
         hint: "A write under a key that is refused by a quota, and sent again: the refusal is its answer for ever.",
     },
     // --- the simulator itself --------------------------------------------------------------

@@ -18,11 +18,15 @@ use std::{
 
 use tally_client::proto::{Quota, QuotaScope};
 use tally_node::{
-    env::{Event, Observer},
-    machine::quota::{QuotaLimits, Scope},
+    env::Observer,
+    machine::{
+        command::Reply,
+        quota::{QuotaLimits, Scope},
+    },
 };
 
 use self::log::{Listed, Log};
+use crate::entries::{Judge, shown_to};
 
 /// All that is known of quotas in one run.
 #[derive(Debug, Clone, Default)]
@@ -46,7 +50,7 @@ impl Book {
 
     /// Sees what a node appends and applies, before whoever watches beside.
     pub(crate) fn observer(&self, beside: Arc<dyn Observer>) -> Arc<dyn Observer> {
-        Arc::new(Watch { book: self.clone(), beside })
+        shown_to(self.clone(), beside)
     }
 
     /// Somebody was told these quotas, of the state after this log index.
@@ -97,22 +101,12 @@ fn listed(quota: &Quota) -> Listed {
     }
 }
 
-struct Watch {
-    book: Book,
-    beside: Arc<dyn Observer>,
-}
+impl Judge for Book {
+    fn appended(&self, term: u64, index: u64, payload: &[u8]) {
+        self.lock().log.appended(term, index, payload);
+    }
 
-impl Observer for Watch {
-    fn observe(&self, event: Event<'_>) {
-        match event {
-            Event::Appended { term, index, payload, voters: None } => {
-                self.book.lock().log.appended(term, index, payload);
-            }
-            Event::Applied { term, index, replies } => {
-                self.book.lock().log.applied(term, index, replies);
-            }
-            _ => {}
-        }
-        self.beside.observe(event);
+    fn applied(&self, term: u64, index: u64, replies: &[Reply]) {
+        self.lock().log.applied(term, index, replies);
     }
 }

@@ -20,14 +20,18 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tally_node::env::{Event, Observer};
+use tally_node::{env::Observer, machine::command::Reply};
 
 use self::{calls::Known, log::Log, model::Rights};
 pub(crate) use self::{
     calls::{Asked, Freshness, Told},
     model::Need,
 };
-use crate::{cluster::Cluster, env::EPOCH_MS};
+use crate::{
+    cluster::Cluster,
+    entries::{Judge, shown_to},
+    env::EPOCH_MS,
+};
 
 /// At most so many are told of one run.
 const WRONG_MAX: usize = 20;
@@ -59,7 +63,7 @@ impl Book {
 
     /// Sees what a node appends and applies, before whoever watches beside.
     pub(crate) fn observer(&self, beside: Arc<dyn Observer>) -> Arc<dyn Observer> {
-        Arc::new(Watch { book: self.clone(), beside })
+        shown_to(self.clone(), beside)
     }
 
     /// Notes how wrong the nodes' wall clocks are at a simulated moment.
@@ -134,22 +138,12 @@ impl Book {
     }
 }
 
-struct Watch {
-    book: Book,
-    beside: Arc<dyn Observer>,
-}
+impl Judge for Book {
+    fn appended(&self, term: u64, index: u64, payload: &[u8]) {
+        self.lock().log.appended(term, index, payload);
+    }
 
-impl Observer for Watch {
-    fn observe(&self, event: Event<'_>) {
-        match event {
-            Event::Appended { term, index, payload, voters: None } => {
-                self.book.lock().log.appended(term, index, payload);
-            }
-            Event::Applied { term, index, replies } => {
-                self.book.lock().log.applied(term, index, replies);
-            }
-            _ => {}
-        }
-        self.beside.observe(event);
+    fn applied(&self, term: u64, index: u64, replies: &[Reply]) {
+        self.lock().log.applied(term, index, replies);
     }
 }

@@ -160,13 +160,12 @@ pub(crate) async fn run(
     command: &Cluster,
     output: Output,
 ) -> Result<Exit, Failure> {
-    if let Cluster::Members = command {
-        let status = client.status().await?;
-        output.result(&show::Members::of(&status), show::Members::text)?;
-        return Ok(Exit::Done);
-    }
     match command {
-        Cluster::Members => unreachable!("it has run"),
+        Cluster::Members => {
+            let status = client.status().await?;
+            output.result(&show::Members::of(&status), show::Members::text)?;
+            Ok(Exit::Done)
+        }
         Cluster::Add(add) => Operator::new(client, &add.how, output).add(add).await,
         Cluster::Promote(it) => Operator::new(client, &it.how, output).promote(it).await,
         Cluster::Remove(it) => Operator::new(client, &it.how, output).remove(it).await,

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 use tally_client::{Client, Error, Outcome};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use super::Snapshot;
+use super::{Snapshot, steps::LOOK_EVERY};
 use crate::{
     args::Time,
     output::{Exit, Failure, Output},
@@ -51,7 +51,8 @@ async fn of_node(client: &Client, id: u64, Time(wait): Time) -> Result<OfNode, F
     loop {
         match client.snapshot(id).await {
             Ok(built) => return Ok(OfNode { node_id: built.node_id, log_index: built.log_index }),
-            Err(error) if is_building(&error) && Instant::now() < until => {}
+            // It may have ended at once, as of a node that is just starting again.
+            Err(error) if is_building(&error) && Instant::now() < until => sleep(LOOK_EVERY).await,
             Err(error) => return Err(error.into()),
         }
     }

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How often it is looked how far a new node is.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How often somebody who waits is told of it.
 const TOLD_EVERY: Duration = Duration::from_secs(2);
@@ -93,15 +93,18 @@ impl<'a> Operator<'a> {
         Ok(plan.unwrap_or_default())
     }
 
-    async fn preview(&self, step: &Step) -> Result<ClusterPlan, Failure> {
-        let mut told = false;
+    /// Asks until there is an answer that does not pass by itself. A preview changes nothing however often it is asked
+    /// for, and of a step what was done is answered as done.
+    async fn insist(&self, step: &Step, preview: bool) -> Result<ClusterPlan, Failure> {
         let until = Instant::now() + STEP_PATIENCE;
+        let mut is_told = false;
         loop {
-            match self.ask(step, true).await {
+            match self.ask(step, preview).await {
                 Ok(plan) => return Ok(plan),
-                // Nothing is changed by asking again.
                 Err(error) if is_passing(&error) && Instant::now() < until => {
-                    self.tell_once(&mut told, step, &error);
+                    if !std::mem::replace(&mut is_told, true) {
+                        note(&format!("{}: {}; asking again", step.shown(), error.message()));
+                    }
                     sleep(LOOK_EVERY).await;
                 }
                 Err(error) => return Err(error.into()),
@@ -109,26 +112,13 @@ impl<'a> Operator<'a> {
         }
     }
 
-    fn tell_once(&self, told: &mut bool, step: &Step, error: &Error) {
-        if !std::mem::replace(told, true) {
-            note(&format!("{}: {}; asking again", step.shown(), error.message()));
-        }
+    async fn preview(&self, step: &Step) -> Result<ClusterPlan, Failure> {
+        self.insist(step, true).await
     }
 
-    /// Does a step. It may be asked for again: what was done is answered as done.
+    /// Does a step.
     async fn take(&mut self, step: &Step) -> Result<ClusterPlan, Failure> {
-        let until = Instant::now() + STEP_PATIENCE;
-        let mut told = false;
-        let plan = loop {
-            match self.ask(step, false).await {
-                Ok(plan) => break plan,
-                Err(error) if is_passing(&error) && Instant::now() < until => {
-                    self.tell_once(&mut told, step, &error);
-                    sleep(LOOK_EVERY).await;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        };
+        let plan = self.insist(step, false).await?;
         self.done.push(StepShown::of(&step.shown(), &plan));
         Ok(plan)
     }

@@ -196,9 +196,7 @@ impl Running {
         }
         let mut samples = out.family(&catalog::QUOTA_SOFT_PASSED);
         for (scope, prefix, record) in &quotas {
-            let units = [QuotaUnit::Items, QuotaUnit::Bytes];
-            let passed = units.iter().any(|unit| record.is_above_soft(*unit));
-            samples.value(&[scope, prefix], u8::from(passed));
+            samples.value(&[scope, prefix], u8::from(record.has_passed_soft()));
         }
         let mut samples = out.family(&catalog::QUOTA_COUNTING);
         for (scope, prefix, record) in &quotas {

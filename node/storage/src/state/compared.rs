@@ -33,10 +33,6 @@ impl Default for Compared {
     }
 }
 
-fn hex(hash: &StateHash) -> String {
-    hash.all().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 impl StateStore {
     /// Has the hash of the state as it is now made known, to whoever looks at [`Self::compared`], with the next flush.
     /// To be called right after the commit whose state is meant. False if as much waits for that already as may: then
@@ -83,7 +79,8 @@ impl StateStore {
         if written == counted {
             return Ok(());
         }
-        let error = StateError::Rotten { applied, counted: hex(counted), written: hex(written) };
+        let (counted, written) = (counted.to_string(), written.to_string());
+        let error = StateError::Rotten { applied, counted, written };
         self.compared.rotten.send_replace(Some(error.to_string()));
         Err(error)
     }

@@ -12,12 +12,12 @@ use super::{
     error::StateError,
     flush::PAUSE_WITHOUT_ROOM,
     hash::{self, HASH_KEY},
-    layout::{generation_path, remove_if_there, snapshot_path, write_pointer},
+    layout::{generation_path, snapshot_path, write_pointer},
     meta::{FIRST_KEY, META_KEY, Meta},
 };
 use crate::{
     byte_store::{ByteStore, Records, StoreFactory},
-    disk::Disk,
+    disk::{Disk, remove_if_there},
     snapshot::{SnapshotInfo, reader::SnapshotFile, receive::ReceivedSnapshot},
 };
 use tally_machine::view::Change;

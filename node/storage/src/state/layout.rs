@@ -13,7 +13,7 @@
 use std::io;
 
 use crate::{
-    disk::{Disk, OpenMode, open_patiently},
+    disk::{Disk, OpenMode, replace_file},
     log_id::LogId,
 };
 
@@ -72,25 +72,9 @@ pub(super) async fn read_pointer(disk: &dyn Disk) -> io::Result<Pointer> {
 }
 
 /// Makes a generation the state: after this returns, a crash can't bring the old one back.
-///
-/// Tmp file, fsync, rename, fsync of the directory: a crash on the way leaves the old pointer or
-/// the new one.
 pub(super) async fn write_pointer(disk: &dyn Disk, generation: u64) -> io::Result<()> {
-    remove_if_there(disk, POINTER_TMP).await?;
-    let mut file = open_patiently(disk, POINTER_TMP, OpenMode::CreateNew).await?;
-    file.write_at(0, format_pointer(generation).as_bytes()).await?;
-    file.sync().await?;
-    drop(file);
-    disk.rename(POINTER_TMP, POINTER).await?;
-    disk.sync_dir(STATE_DIR).await
-}
-
-/// Removes a file; a missing one is fine.
-pub(super) async fn remove_if_there(disk: &dyn Disk, path: &str) -> io::Result<()> {
-    match disk.remove_file(path).await {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done,
-    }
+    let content = format_pointer(generation);
+    replace_file(disk, STATE_DIR, POINTER, POINTER_TMP, content.as_bytes()).await
 }
 
 pub(super) fn format_pointer(generation: u64) -> String {

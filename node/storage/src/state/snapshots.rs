@@ -18,12 +18,12 @@ use super::{
     ABANDONED_MAX, StateStore,
     core::SESSION_KEYS,
     error::StateError,
-    layout::{BUILD_TMP, SNAPSHOT_DIR, parse_snapshot, remove_if_there, snapshot_path},
+    layout::{BUILD_TMP, SNAPSHOT_DIR, parse_snapshot, snapshot_path},
     meta::{FIRST_KEY, Meta},
 };
 use crate::{
     byte_store::ByteStore,
-    disk::{OpenMode, open_patiently},
+    disk::{OpenMode, open_patiently, remove_if_there},
     log_id::LogId,
     snapshot::{
         SnapshotInfo,
