@@ -92,6 +92,8 @@ struct Inner {
     connect_timeout: Duration,
     cluster_id: ClusterId,
     tls: Option<Arc<Secured>>,
+    /// Other ways to some of them.
+    via: BTreeMap<u64, String>,
     peers: Mutex<BTreeMap<u64, Peer>>,
 }
 
@@ -159,6 +161,7 @@ impl Peers {
         connect_timeout: Duration,
         cluster_id: ClusterId,
         tls: Option<Arc<Secured>>,
+        via: BTreeMap<u64, String>,
     ) -> Self {
         Peers {
             inner: Arc::new(Inner {
@@ -169,6 +172,7 @@ impl Peers {
                 connect_timeout,
                 cluster_id,
                 tls,
+                via,
                 peers: Mutex::new(BTreeMap::new()),
             }),
         }
@@ -407,11 +411,17 @@ impl Peers {
         self.dial_as(0, node_id, address)
     }
 
+    /// Only here an address is used to go there. All else compares and hands on the address of the membership, which
+    /// the way to it says nothing of; who answers there has to be that node all the same ([`Stamp`], TLS).
+    fn way_to<'a>(&'a self, node_id: u64, address: &'a str) -> &'a str {
+        self.inner.via.get(&node_id).map_or(address, String::as_str)
+    }
+
     fn dial_as(&self, target: u64, node_id: u64, address: &str) -> Client {
         let tls = self.inner.tls.clone();
         let network = Arc::clone(&self.inner.network);
         let timeout = self.inner.connect_timeout;
-        let address = address.to_owned();
+        let address = self.way_to(node_id, address).to_owned();
         let connector = tower::service_fn(move |_: Uri| {
             let (network, tls) = (Arc::clone(&network), tls.clone());
             let address = address.clone();
@@ -484,6 +494,7 @@ mod tests {
             Duration::from_secs(1),
             ClusterId::default(),
             None,
+            BTreeMap::from([(3, "proxy:1".to_owned())]),
         )
     }
 
@@ -510,6 +521,14 @@ mod tests {
         count.borrow_and_update();
         peers.answered(2);
         assert!(!count.has_changed().unwrap(), "once for each silence");
+    }
+
+    #[test]
+    fn only_the_node_that_it_names_is_reached_by_another_way() {
+        let peers = peers();
+        assert_eq!((peers.way_to(2, "b:1"), peers.way_to(3, "c:1")), ("b:1", "proxy:1"));
+        peers.set_address(3, "c:1");
+        assert_eq!(peers.moved_from(3, "c:1"), None, "it has not moved");
     }
 
     #[test]
