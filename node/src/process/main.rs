@@ -33,6 +33,9 @@ struct Arguments {
 enum Command {
     /// Runs a three-node cluster on this machine, each node a process of its own.
     Dev(dev::Arguments),
+    /// Opens a cluster in the browser, to break and to watch: read levels, cut links, lessons.
+    #[cfg(feature = "lab")]
+    Lab(tally_lab::Arguments),
     /// Runs one node.
     Serve(Box<serve::Arguments>),
     /// Asks a node whether it serves: exit code 0 if it does, else 1.
@@ -63,6 +66,18 @@ fn not_run(error: &clap::Error) -> ExitCode {
     printed(error.print().and_then(|()| io::stdout().flush()))
 }
 
+/// This program is each node's, too.
+#[cfg(feature = "lab")]
+fn lab(arguments: &tally_lab::Arguments) -> ExitCode {
+    match std::env::current_exe() {
+        Ok(program) => tally_lab::run(arguments, &program),
+        Err(error) => {
+            eprintln!("tallyd lab: this program: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn main() -> ExitCode {
     allocator::configure();
     let arguments = match understood() {
@@ -71,6 +86,8 @@ fn main() -> ExitCode {
     };
     match arguments.command {
         Command::Dev(arguments) => dev::run(arguments),
+        #[cfg(feature = "lab")]
+        Command::Lab(arguments) => lab(&arguments),
         Command::Serve(arguments) => serve::run(*arguments),
         Command::Health(arguments) => health::run(arguments),
         Command::Completions { shell } => {

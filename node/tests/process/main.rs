@@ -13,6 +13,7 @@ mod disk_full;
 mod failover;
 mod hostile;
 mod joins;
+mod lab;
 mod logs;
 mod members;
 mod refusal;
