@@ -97,7 +97,8 @@ export function told(record) {
     const proven = record.proven_ms != null ? `, proven no older than ${record.proven_ms} ms` : '';
     return `${record.value}${record.provided ? ` (${record.provided}${proven})` : ''}${record.replayed ? ', replayed' : ''}${stale}`;
   }
-  const why = record.reason || record.code;
+  // Without a node's reason no node has said anything.
+  const why = record.reason || (['Cancelled', 'DeadlineExceeded'].includes(record.code) ? 'no answer in time' : record.code);
   return { refused: `refused: ${why}`, unknown: `UNKNOWN: ${why}`, silence: `no answer: ${why}` }[record.came];
 }
 
@@ -119,7 +120,7 @@ function filled(made, attributes, children) {
     if (key.startsWith('on')) made.addEventListener(key.slice(2), value);
     else if (value !== false && value != null) made.setAttribute(key, value === true ? '' : value);
   }
-  made.append(...children.flat().filter(child => child != null));
+  made.append(...children.flat(Infinity).filter(child => child != null));
   return made;
 }
 

@@ -12,7 +12,7 @@ function lanes() {
   clients.sort((a, b) => b.writes - a.writes || a.id - b.id);
   const since = lab.state.t - WINDOW_MS;
   const known = new Set(clients.map(client => client.id));
-  if (lab.records.some(record => record.end > since && !known.has(record.client))) clients.push({ id: -1, name: 'by hand, ended' });
+  if (lab.records.some(record => record.end > since && !known.has(record.client))) clients.push({ id: -1, name: 'by hand' });
   return { clients, known, since };
 }
 

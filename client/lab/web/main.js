@@ -8,7 +8,7 @@ import { open, progress } from './lesson.js';
 import { LESSONS } from './lessons.js';
 
 const $ = id => document.getElementById(id);
-let received = 0, told = 0, slow = 0, started = false, opened = '', leader = 0;
+let received = 0, told = 0, slow = 0, started = false, opened = null, leader = 0;
 
 lab.listeners.add(() => {
   received = performance.now();

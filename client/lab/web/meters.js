@@ -5,7 +5,7 @@ import { el, lab, ms, svg, table } from './lab.js';
 export function meters() {
   const { meters } = lab.state, box = document.getElementById('meters');
   const share = meter => `${Math.round(100 * meter.answered / meter.asked)} % of ${meter.asked}`;
-  box.replaceChildren(meters.length ? table('Meters', ['asked for', 'answered', 'refused', 'unknown', 'p50', 'p99', 'stalest seen', 'oldest proven'],
+  box.replaceChildren(meters.length ? table('Meters', ['asked for', 'answered', 'refused', 'no word', 'p50', 'p99', 'stalest seen', 'oldest proven'],
     meters.map(meter => [meter.what === 'add' ? 'adds' : meter.what, share(meter), meter.refused, meter.silent, ms(meter.p50), ms(meter.p99),
       meter.what === 'add' ? '–' : ms(meter.seen_max), ms(meter.proven_max)])) : el('p', {}, 'Nothing was asked. Start a client.'));
   const broken = meters.filter(meter => meter.understated);
@@ -45,7 +45,7 @@ export function quadrant() {
   const points = [...sums].filter(([, sum]) => sum.asked >= 10 && sum.latencies.length >= 10).map(([what, sum]) =>
     ({ what, share: sum.answered / sum.asked, latency: median(sum.latencies), seen: sum.seen }));
   const open = [...sums].filter(([what]) => !points.some(point => point.what === what));
-  const y = latency => 20 + (H - B - 40) * Math.min(1, Math.max(0, Math.log10(latency / .3) / Math.log10(1000 / .3)));
+  const y = latency => 30 + (H - B - 50) * Math.min(1, Math.max(0, Math.log10(latency / .3) / Math.log10(1000 / .3)));
   const x = share => L + 15 + (W - L - 150) * share;
   const taken = [];
   const drawn = svg('svg', { viewBox: `0 0 ${W} ${H}`, role: 'img', 'aria-label': `Measured: ${points.map(point =>
@@ -54,7 +54,7 @@ export function quadrant() {
   [.5, 5, 50, 500].map(at => [svg('line', { class: 'grid', x1: L, x2: W - 10, y1: y(at), y2: y(at) }), svg('text', { class: 'small', x: L - 6, y: y(at) + 4, 'text-anchor': 'end' }, `${at} ms`)]),
   [0, .5, 1].map(at => [svg('line', { class: 'grid', x1: x(at), x2: x(at), y1: 10, y2: H - B }), svg('text', { class: 'small', x: x(at), y: H - B + 16, 'text-anchor': 'middle' }, `${at * 100} %`)]),
   svg('text', { class: 'small', x: L, y: H - 8 }, 'answered while a link is cut or a node is down (P: C ← → A)'),
-  svg('text', { class: 'small', x: 0, y: 12 }, 'p50, all well'),
+  svg('text', { class: 'small', x: L + 8, y: 12 }, 'median latency while all is well (E: C ↓ ↑ L)'),
   points.map(point => {
     const at = [x(point.share), y(point.latency)];
     let ly = at[1] + 4;

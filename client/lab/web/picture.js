@@ -2,7 +2,7 @@
 
 import { el, lab, ms, svg, table } from './lab.js';
 
-const W = 640, H = 400, R = 34;
+const W = 520, H = 400, R = 38;
 const chosen = { node: 0, link: '' };
 const dots = [];
 let places, parts, refill = '';
@@ -14,7 +14,7 @@ function make(ids) {
   places = { 0: [W / 2, H / 2 + 12] };
   ids.forEach((id, at) => {
     const angle = (at / ids.length) * 2 * Math.PI - Math.PI / 2;
-    places[id] = [W / 2 + 235 * Math.cos(angle), H / 2 + 18 + 145 * Math.sin(angle)];
+    places[id] = [W / 2 + 195 * Math.cos(angle), H / 2 + 18 + 145 * Math.sin(angle)];
   });
   parts = { links: {}, nodes: {} };
   const links = pairs([0, ...ids]).map(link);
@@ -49,7 +49,7 @@ function link([a, b]) {
     const tip = [0.4, -0.4].map(turn => svg('line', { x1: x2, y1: y2, x2: x2 + 9 * Math.cos(back + turn), y2: y2 + 9 * Math.sin(back + turn) }));
     const at = 0.36;
     const [mx, my] = [x1 + (x2 - x1) * at, y1 + (y2 - y1) * at];
-    const chip = svg('rect', { class: 'chip', x: mx - 27, y: my - 10, width: 54, height: 19, rx: 5 });
+    const chip = svg('rect', { class: 'chip', x: mx - 32, y: my - 11, width: 64, height: 22, rx: 5 });
     const mark = svg('text', { x: mx, y: my + 4.5, class: 'mark' });
     parts.links[`${from}-${to}`] = { line, mark, chip };
     return { body: svg('g', {}, line, tip), note: svg('g', {}, chip, mark) };
