@@ -8,6 +8,7 @@ import { open, progress } from './lesson.js';
 import { LESSONS } from './lessons.js';
 
 const $ = id => document.getElementById(id);
+let follows = true;
 let received = 0, told = 0, slow = 0, started = false, opened = null, leader = 0;
 
 lab.listeners.add(() => {
@@ -68,12 +69,20 @@ function lines() {
   for (const line of lab.fresh_lines) {
     if (line.seq <= told) continue;
     told = line.seq;
-    const list = $('lines'), atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 30;
+    const list = $('lines');
     list.append(el('li', line.node ? {} : { class: 'deed' }, `${(line.at / 1000).toFixed(2).padStart(7)} ${line.node ? `node ${line.node}` : 'lab   '}  ${line.text}`));
     if (list.childElementCount > 300) list.firstElementChild.remove();
-    if (atEnd) list.scrollTop = list.scrollHeight;
+    if (follows) list.scrollTop = list.scrollHeight;
     if (!line.node) $('live').textContent = line.text;
   }
+}
+
+// Who scrolls up reads; who scrolls to the end follows.
+for (const kind of ['wheel', 'keyup', 'pointerup']) {
+  $('lines').addEventListener(kind, () => setTimeout(() => {
+    const list = $('lines');
+    follows = list.scrollHeight - list.scrollTop - list.clientHeight < 30;
+  }, 100), { passive: true });
 }
 
 function listed() {
