@@ -322,7 +322,7 @@ function drawOverview() {
 
 // ---- lists
 const LINES_MAX = 400, CALLS_MAX = 300;
-let asked = [], listsAreOld = true, shownFrom = -1, callsKey = '';
+let asked = [], listsAreOld = true, shownFrom = -1, callsKey = '', shownCalls = [];
 function item(list, time, text, marks, go) {
   const element = document.createElement('li');
   const when = document.createElement('time');
@@ -362,13 +362,19 @@ function drawCalls() {
   const all = [];
   for (const data of windowsIn(from, to)) for (const operation of data.operations) if (operation.from <= to && operation.to >= from && isAskedCall(operation)) all.push(operation);
   all.sort((a, b) => a.from - b.from);
+  const now = lastBefore(all, view.t, operation => operation.from);
+  const first = Math.max(0, Math.min(all.length, now + CALLS_MAX / 2) - CALLS_MAX);
+  shownCalls = all.slice(first, first + CALLS_MAX);
   const list = $('calls');
   list.replaceChildren();
-  for (const operation of all.slice(0, CALLS_MAX)) {
-    const marks = (operation.number === view.chosen ? 'chosen ' : '') + (view.named.has(operation.number) ? 'bad' : '');
+  shownCalls.forEach((operation, at) => {
+    const chosen = operation.number === view.chosen;
+    const marks = [chosen && 'chosen', view.named.has(operation.number) && 'bad', first + at === now && 'now'].filter(Boolean).join(' ');
     item(list, operation.from, operation.text.slice(1, -1), marks, () => chooseCall(operation));
-  }
-  $('calls-count').textContent = all.length > CALLS_MAX ? `the first ${CALLS_MAX} of ${all.length} in the span` : `${all.length} in the span`;
+  });
+  const shown = list.querySelector('.chosen') ?? list.querySelector('.now');
+  if (shown) list.scrollTop = shown.offsetTop - list.offsetTop - list.clientHeight / 2;
+  $('calls-count').textContent = all.length > CALLS_MAX ? `${CALLS_MAX} of the ${all.length} in the span, around this moment` : `${all.length} in the span`;
 }
 function choose(text) { $('chosen').textContent = text; }
 function chooseCall(operation) {
@@ -485,6 +491,19 @@ $('lanes').addEventListener('pointerup', event => {
   if (was?.moved) return;
   const { ms, operation } = hit(event);
   if (operation) chooseCall(operation); else { pause(); go(ms); }
+});
+$('story').addEventListener('keydown', event => {
+  if (!['ArrowUp', 'ArrowDown'].includes(event.key)) return;
+  event.preventDefault();
+  pause();
+  toLine(() => true, event.key === 'ArrowDown');
+});
+$('calls').addEventListener('keydown', event => {
+  if (!['ArrowUp', 'ArrowDown'].includes(event.key)) return;
+  event.preventDefault();
+  const at = shownCalls.findIndex(operation => operation.number === view.chosen);
+  const next = shownCalls[at < 0 ? 0 : at + (event.key === 'ArrowDown' ? 1 : -1)];
+  if (next) chooseCall(next);
 });
 addEventListener('keydown', event => {
   const tag = event.target.tagName;
