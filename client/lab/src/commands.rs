@@ -212,7 +212,7 @@ fn link_told(
 }
 
 /// The node that leads now: of those that say so the one of the highest term.
-fn leader(lab: &Lab) -> Option<u64> {
+pub(crate) fn leader(lab: &Lab) -> Option<u64> {
     let watched = lock(&lab.watched);
     let leads = watched.iter().filter(|(_, said)| said.answers && said.role == "leader");
     leads.max_by_key(|(_, said)| said.term).map(|(id, _)| *id)

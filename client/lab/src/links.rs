@@ -32,6 +32,8 @@ pub(crate) struct Fault {
     pub(crate) delay_ms: u64,
     /// Of what is sent so many percent are lost, and sent again by TCP: they are late, and all behind them.
     pub(crate) loss_percent: u8,
+    /// What would arrive ends its connection instead: who waits for it is told so, and never gets it.
+    pub(crate) breaks: bool,
 }
 
 impl Fault {
@@ -102,11 +104,27 @@ impl Links {
         true
     }
 
+    /// Sets what all of them do.
+    pub(crate) fn set_all(&self, fault: impl Fn(u64, u64) -> Fault) {
+        for ((from, to), direction) in &self.directions {
+            let fault = fault(*from, *to);
+            direction.fault.send_if_modified(|now| std::mem::replace(now, fault) != fault);
+        }
+    }
+
     /// Makes all of them clean.
     pub(crate) fn heal(&self) {
         for direction in self.directions.values() {
             direction.fault.send_replace(Fault::default());
         }
+    }
+
+    /// All directions between nodes that are cut.
+    pub(crate) fn cut_between_nodes(&self) -> Vec<(u64, u64)> {
+        let between =
+            self.directions.iter().filter(|((from, to), _)| *from != CLIENTS && *to != CLIENTS);
+        let cut = between.filter(|(_, direction)| direction.fault.borrow().cut);
+        cut.map(|(pair, _)| *pair).collect()
     }
 
     /// Counts what arrived.
@@ -151,6 +169,16 @@ mod tests {
         let mut draws = [0, 0, 99].into_iter();
         assert_eq!(lossy.takes(|| draws.next().unwrap()), Duration::from_millis(10 + 200 + 400));
         assert_eq!(lossy.takes(|| 0), Duration::from_millis(10 + 200 + 400 + 800 + 1600));
+    }
+
+    #[test]
+    fn all_are_set_at_once() {
+        let links = Links::new(2);
+        links.set_all(|from, to| Fault { cut: (from, to) == (2, CLIENTS), ..Fault::default() });
+        let is_cut = |from, to| links.follow(from, to).borrow().cut;
+        assert!(is_cut(2, CLIENTS) && !is_cut(CLIENTS, 2) && !is_cut(1, 2));
+        links.set_all(|_, _| Fault::default());
+        assert!(!is_cut(2, CLIENTS));
     }
 
     #[test]

@@ -121,6 +121,10 @@ impl Nodes {
         1..=self.addresses.len() as u64
     }
 
+    pub(crate) fn count(&self) -> u64 {
+        self.addresses.len() as u64
+    }
+
     pub(crate) fn has(&self, id: u64) -> bool {
         self.ids().contains(&id)
     }

@@ -133,6 +133,9 @@ async fn give(
             tokio::time::sleep_until(due).await;
         }
         until_open(&mut fault).await.map_err(io::Error::other)?;
+        if fault.borrow().breaks {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
         write.write_all(&piece).await?;
         links.arrived(from, to, piece.len());
     }
@@ -194,6 +197,23 @@ mod tests {
             links.heal();
             assert!(heard(&mut stream, SOON).await, "it was held and not lost");
         }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_lost_is_lost_with_its_connection() {
+        let (links, address) = opened().await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        assert!(answered(&mut stream, SOON).await);
+        links.take_bytes();
+        links.change(2, 1, |fault| fault.breaks = true);
+        stream.write_all(b"x").await.unwrap();
+        let mut byte = [0];
+        let read = tokio::time::timeout(SOON, stream.read(&mut byte)).await.unwrap();
+        assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+        assert_eq!(links.take_bytes()[&(1, 2)], 1, "the request arrived");
+        links.heal();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        assert!(answered(&mut stream, SOON).await);
     }
 
     #[tokio::test]

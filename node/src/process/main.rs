@@ -36,6 +36,9 @@ enum Command {
     /// Opens a cluster in the browser, to break and to watch: read levels, cut links, lessons.
     #[cfg(feature = "lab")]
     Lab(tally_lab::Arguments),
+    /// Runs a command beside a cluster that is broken by a plan: a test of any service, in any language.
+    #[cfg(feature = "lab")]
+    Chaos(tally_lab::chaos::Arguments),
     /// Runs one node.
     Serve(Box<serve::Arguments>),
     /// Asks a node whether it serves: exit code 0 if it does, else 1.
@@ -68,11 +71,11 @@ fn not_run(error: &clap::Error) -> ExitCode {
 
 /// This program is each node's, too.
 #[cfg(feature = "lab")]
-fn lab(arguments: &tally_lab::Arguments) -> ExitCode {
+fn lab(name: &str, run: impl FnOnce(&std::path::Path) -> ExitCode) -> ExitCode {
     match std::env::current_exe() {
-        Ok(program) => tally_lab::run(arguments, &program),
+        Ok(program) => run(&program),
         Err(error) => {
-            eprintln!("tallyd lab: this program: {error}");
+            eprintln!("tallyd {name}: this program: {error}");
             ExitCode::FAILURE
         }
     }
@@ -87,7 +90,11 @@ fn main() -> ExitCode {
     match arguments.command {
         Command::Dev(arguments) => dev::run(arguments),
         #[cfg(feature = "lab")]
-        Command::Lab(arguments) => lab(&arguments),
+        Command::Lab(arguments) => lab("lab", |program| tally_lab::run(&arguments, program)),
+        #[cfg(feature = "lab")]
+        Command::Chaos(arguments) => {
+            lab("chaos", |program| tally_lab::chaos::run(&arguments, program))
+        }
         Command::Serve(arguments) => serve::run(*arguments),
         Command::Health(arguments) => health::run(arguments),
         Command::Completions { shell } => {
