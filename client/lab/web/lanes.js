@@ -70,8 +70,8 @@ export function list() {
   const key = JSON.stringify(lab.state.clients);
   if (box.dataset.key !== key) {
     box.dataset.key = key;
-    box.replaceChildren(...lab.state.clients.map(client => el('li', {}, el('button', { type: 'button', 'aria-label': `End the client: ${name(client)}`,
-      onclick: () => lab.do({ do: 'end-client', id: client.id }) }, `${name(client)}, ${client.per_second}/s ✕`))));
+    box.replaceChildren(...lab.state.clients.map(client => el('li', {}, el('button', { type: 'button', 'aria-label': `${name(client)}, ${client.per_second}/s: end it`,
+      onclick: () => lab.do({ do: 'end-client', id: client.id }) }, `${name(client)}, ${client.per_second}/s`, el('span', { 'aria-hidden': 'true' }, ' ✕')))));
   }
 }
 

@@ -139,7 +139,7 @@ if (!only) {
   const reads = async node => run(tally, ['counter', 'get', 'hits', '--read', 'local', '--endpoints', node.client_address, '--deadline', '1500ms']).then(() => true, () => false);
   const [first] = (await state()).nodes;
   assert.ok(await reads(first));
-  await page.locator('.link[aria-label^="Link clients and node 1:"]').focus();
+  await page.locator('.link[aria-label^="link clients and node 1:"]').focus();
   await page.keyboard.press('Enter');
   await page.keyboard.press('Enter');
   await page.locator('.link[aria-label*="clients to node 1 cut"]').waitFor();
@@ -149,14 +149,14 @@ if (!only) {
   await until('the client is answered again', () => reads(first));
   ok('a link cut with the keyboard is cut for `tally`, and healed for it');
 
-  await page.locator('.node[aria-label^="Node 2,"]').click();
+  await page.locator('.node[aria-label^="node 2 "]').click();
   const pid = (await state()).nodes[1].pid;
   await page.getByRole('button', { name: 'Pause' }).click();
-  await page.locator('.node[aria-label^="Node 2, paused"]').waitFor();
+  await page.locator('.node[aria-label^="node 2 paused"]').waitFor();
   assert.match(readFileSync(`/proc/${pid}/stat`, 'utf8'), /\) T /);
   await page.getByRole('button', { name: 'Go on' }).click();
   await page.getByRole('button', { name: 'Kill' }).click();
-  await page.locator('.node[aria-label^="Node 2, dead"]').waitFor();
+  await page.locator('.node[aria-label^="node 2 dead"]').waitFor();
   assert.ok(!existsSync(`/proc/${pid}`), 'the process is gone');
   await page.getByRole('button', { name: 'Start again' }).click();
   await whole();
@@ -169,7 +169,7 @@ if (!only) {
   await page.getByRole('button', { name: /Copy an address/ }).click();
   const shared = await page.locator('#share-said a').getAttribute('href');
   await page.getByRole('button', { name: 'Reset' }).click();
-  await whole();
+  await until('all is reset', async () => { const now = await state(); return !now.links.some(link => link.cut) && !now.clients.length; });
   await page.goto(shared);
   await until('the shared scene is set', async () => { const now = await state(); return now.links.filter(link => link.cut).length === 4 && now.clients.length === 1; });
   ok('an address sets the same scene');
