@@ -134,7 +134,18 @@ function filled(made, attributes, children) {
   return made;
 }
 
-/** A table; numbers go to the right. */
+/** Fills a box with tables. Where they have the shape of those that are there, only texts change: who reads them cell
+ *  by cell keeps the place. */
+export function fill(box, ...tables) {
+  const cells = tables => tables.flatMap(each => [...each.querySelectorAll('th, td')]);
+  const shape = tables => tables.map(each => each.rows?.length).join();
+  const there = [...box.children];
+  if (!there.length || shape(there) !== shape(tables)) { box.replaceChildren(...tables); return; }
+  const made = cells(tables);
+  cells(there).forEach((cell, at) => { if (cell.textContent !== made[at].textContent) cell.textContent = made[at].textContent; });
+}
+
+/** A table. */
 export function table(caption, heads, rows) {
   return el('table', {}, el('caption', { class: 'unseen' }, caption),
     el('thead', {}, el('tr', {}, heads.map(head => el('th', { scope: 'col' }, head)))),

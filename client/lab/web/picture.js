@@ -1,6 +1,6 @@
 // The picture: nodes on a ring, clients in its middle, and between any two places a link in each direction.
 
-import { el, lab, ms, svg, table } from './lab.js';
+import { el, fill, lab, svg, table } from './lab.js';
 
 const W = 520, H = 400, R = 38;
 const chosen = { node: 0, link: '' };
@@ -198,9 +198,8 @@ function strips(state) {
 /** The same for those who do not see it. */
 export function asTable() {
   const { state } = lab;
-  document.getElementById('table-body').replaceChildren(
+  fill(document.getElementById('table-body'),
     table('Nodes', ['node', 'is', 'term', 'takes for leader', 'appended', 'committed', 'applied', 'process', 'clients at'],
       state.nodes.map(node => [`node ${node.id}`, condition(node), node.term, node.leader || 'nobody', node.last, node.committed, node.applied, node.pid ?? 'none', node.client_address])),
     table('Links', ['link', 'is'], state.links.map(link => [`${place(link.from)} to ${place(link.to)}`, fault(link) || 'clean'])));
 }
-export { ms };

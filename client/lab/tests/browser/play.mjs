@@ -121,10 +121,10 @@ if (!only) {
   await accessible('with clients and tables');
   await picture('first');
   // The table is the cluster's own word.
-  const rows = await page.locator('#table-body table').first().locator('tbody tr').allInnerTexts();
+  const rows = await page.evaluate(() => [...document.querySelector('#table-body table').tBodies[0].rows].map(row => [...row.cells].map(cell => cell.textContent)));
   const { nodes } = await ask('status');
   for (const node of nodes) {
-    const row = rows.find(row => row.startsWith(`node ${node.id}`)).split('\t');
+    const row = rows.find(row => row[0] === `node ${node.id}`);
     assert.deepEqual([row[1], Number(row[2])], [node.role, node.term], `node ${node.id}`);
     assert.ok(Number(row[6]) <= node.applied_index, 'applied, a moment ago');
   }
