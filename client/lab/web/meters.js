@@ -62,7 +62,7 @@ export function quadrant() {
     let ly = at[1] + 4;
     while (taken.some(other => Math.abs(other[0] - at[0]) < 190 && Math.abs(other[1] - ly) < 15)) ly += 15;
     taken.push([at[0], ly]);
-    return [svg('circle', { cx: at[0], cy: at[1], r: 6 }), svg('text', { x: at[0] + 11, y: ly }, `${point.what}${point.what === 'adds' ? '' : `, stalest ${ms(point.seen)}`}`)];
+    return [svg('circle', { cx: at[0], cy: at[1], r: 6 }), svg('text', point.share > .5 ? { x: at[0] - 11, y: ly, 'text-anchor': 'end' } : { x: at[0] + 11, y: ly }, `${point.what}${point.what === 'adds' ? '' : `, stalest ${ms(point.seen)}`}`)];
   }));
   const note = open.length || !points.length ? `Still to measure: ${open.map(([what, sum]) => `${what} (${sum.latencies.length < 10 ? 'while all is well' : 'under a fault'})`).join(', ') || 'clients while all is well, and under a fault'}.` : 'EL is up and to the right: fast, and always answered, and as stale as it says. PC/EC is down and to the left.';
   box.replaceChildren(drawn, el('p', {}, note));
