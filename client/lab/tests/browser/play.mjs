@@ -20,18 +20,22 @@ if (pictures) mkdirSync(pictures, { recursive: true });
 const LESSON_MS = 90_000;
 const PAGE_BYTES_MAX = 300_000;
 
-const lab = spawn(tallyd, ['lab', '--port', '0', '--no-browser'], { stdio: ['ignore', 'pipe', 'inherit'] });
-const said = [], ended = new Promise(done => lab.on('exit', done));
-const address = await new Promise((done, fail) => {
-  createInterface({ input: lab.stdout }).on('line', line => {
-    said.push(line);
-    const found = line.match(/http:\/\/127\.0\.0\.1:\d+\//);
-    if (found) done(found[0]);
+/** Starts a lab, and waits for its address. */
+async function start() {
+  const lab = spawn(tallyd, ['lab', '--port', '0', '--no-browser'], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const said = [], ended = new Promise(done => lab.on('exit', done));
+  process.on('exit', () => lab.kill('SIGTERM'));
+  const address = await new Promise((done, fail) => {
+    createInterface({ input: lab.stdout }).on('line', line => {
+      said.push(line);
+      const found = line.match(/http:\/\/127\.0\.0\.1:\d+\//);
+      if (found) done(found[0]);
+    });
+    ended.then(() => fail(new Error('the lab has ended')));
   });
-  ended.then(() => fail(new Error('the lab has ended')));
-});
-const directory = said[0].match(/files in (\S+)/)[1];
-process.on('exit', () => lab.kill('SIGTERM'));
+  return { lab, ended, address, directory: said[0].match(/files in (\S+)/)[1] };
+}
+const { lab, ended, address, directory } = await start();
 
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
@@ -242,4 +246,26 @@ assert.equal(await ended, 0);
 assert.ok(!existsSync(directory), `${directory} is left`);
 for (const pid of pids) assert.ok(!existsSync(`/proc/${pid}`), `node process ${pid} is left`);
 ok('no process and no directory is left');
+
+// --- Nor if it is killed, a paused node included; its files go when the next lab starts ---
+{
+  const killed = await start();
+  const their = async () => (await (await fetch(`${killed.address}api/state`)).json()).nodes ?? [];
+  await until('the nodes answer', async () => { const nodes = await their(); return nodes.length && nodes.every(node => node.answers); });
+  const page = gunzipSync((await run('curl', ['-s', '--output', '-', killed.address], { encoding: 'buffer' })).stdout).toString();
+  const token = page.match(/lab-token" content="([^"]+)"/)[1];
+  const answer = await fetch(`${killed.address}api/command`, { method: 'POST', headers: { 'x-lab-token': token }, body: '{"do":"pause","node":1}' });
+  assert.equal(answer.status, 200);
+  const pids = (await their()).map(node => node.pid);
+  killed.lab.kill('SIGKILL');
+  await killed.ended;
+  const lives = pid => existsSync(`/proc/${pid}`) && !/\) Z /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
+  await until('no node outlives it', async () => !pids.some(lives));
+  assert.ok(existsSync(killed.directory));
+  const next = await start();
+  assert.ok(!existsSync(killed.directory), `${killed.directory} is left`);
+  next.lab.kill('SIGTERM');
+  assert.equal(await next.ended, 0);
+  ok('nor of a lab that was killed, but for files, which the next one removes');
+}
 console.log(`${checks} checks passed`);
