@@ -145,10 +145,8 @@ async fn a_lab_that_is_killed_leaves_no_process_and_its_files_only_until_the_nex
     let pids = lab.pids().await;
     lab.command(json!({"do": "pause", "node": 1})).await;
     lab.child.kill().await.expect("it can be killed");
-    eventually("no node is left", async || {
-        pids.iter().all(|pid| !is_alive(*pid)).then_some(())
-    })
-    .await;
+    eventually("no node is left", async || pids.iter().all(|pid| !is_alive(*pid)).then_some(()))
+        .await;
     assert!(lab.directory.exists());
     let next = Lab::start().await;
     assert!(!lab.directory.exists(), "{} is left", lab.directory.display());
