@@ -8,8 +8,16 @@ const RECORDS_MAX = 20000, LINES_MAX = 400;
 export const lab = {
   state: null, records: [], lines: [], listeners: new Set(), lost: false,
 
-  /** Does a command; a refusal is an error with the lab's words. */
-  async do(command) {
+  /** Does a command; a refusal is an error with the lab's words. Commands go one after the other, as two requests of
+   *  a page may overtake each other; calls do not wait for each other. */
+  do(command) {
+    if (command.do === 'call') return this.send(command);
+    const done = this.before.then(() => this.send(command));
+    this.before = done.catch(() => {});
+    return done;
+  },
+  before: Promise.resolve(),
+  async send(command) {
     const response = await fetch('/api/command', {
       method: 'POST', headers: { 'x-lab-token': token }, body: JSON.stringify(command),
     });
@@ -50,7 +58,9 @@ export const lab = {
   /** The scene of every lesson: healed, all run, one leader, and all followers are up to date. */
   async fresh() {
     await this.do({ do: 'reset' });
-    await this.until('all nodes answer and one leads', isWhole);
+    // What the nodes said before that may be of another scene.
+    const since = this.state.t + 200;
+    await this.until('all nodes answer and one leads', state => isWhole(state) && state.nodes.every(node => node.at > since), 30000);
     return this.leader();
   },
   /** The newest line that has this in it, since a time. */
@@ -124,7 +134,18 @@ function filled(made, attributes, children) {
   return made;
 }
 
-/** A table; numbers go to the right. */
+/** Fills a box with tables. Where they have the shape of those that are there, only texts change: who reads them cell
+ *  by cell keeps the place. */
+export function fill(box, ...tables) {
+  const cells = tables => tables.flatMap(each => [...each.querySelectorAll('th, td')]);
+  const shape = tables => tables.map(each => each.rows?.length).join();
+  const there = [...box.children];
+  if (!there.length || shape(there) !== shape(tables)) { box.replaceChildren(...tables); return; }
+  const made = cells(tables);
+  cells(there).forEach((cell, at) => { if (cell.textContent !== made[at].textContent) cell.textContent = made[at].textContent; });
+}
+
+/** A table. */
 export function table(caption, heads, rows) {
   return el('table', {}, el('caption', { class: 'unseen' }, caption),
     el('thead', {}, el('tr', {}, heads.map(head => el('th', { scope: 'col' }, head)))),

@@ -1,6 +1,6 @@
 // Answers over time: one lane for each client, writes above reads, so that a stale read is seen as such.
 
-import { el, lab, ms, table, told } from './lab.js';
+import { el, fill, lab, ms, table, told } from './lab.js';
 
 const WINDOW_MS = 20000, LANE = 26, LEFT = 118;
 
@@ -70,14 +70,14 @@ export function list() {
   const key = JSON.stringify(lab.state.clients);
   if (box.dataset.key !== key) {
     box.dataset.key = key;
-    box.replaceChildren(...lab.state.clients.map(client => el('li', {}, el('button', { type: 'button', 'aria-label': `End the client: ${name(client)}`,
-      onclick: () => lab.do({ do: 'end-client', id: client.id }) }, `${name(client)}, ${client.per_second}/s ✕`))));
+    box.replaceChildren(...lab.state.clients.map(client => el('li', {}, el('button', { type: 'button', 'aria-label': `${name(client)}, ${client.per_second}/s: end it`,
+      onclick: () => lab.do({ do: 'end-client', id: client.id }) }, `${name(client)}, ${client.per_second}/s`, el('span', { 'aria-hidden': 'true' }, ' ✕')))));
   }
 }
 
 export function asTable() {
   const newest = lab.records.slice(-15).reverse();
-  document.getElementById('answers-body').replaceChildren(table('Answers', ['asked', 'what', 'came', 'took', 'by', 'applied'], newest.map(record => [
+  fill(document.getElementById('answers-body'), table('Answers', ['asked', 'what', 'came', 'took', 'by', 'applied'], newest.map(record => [
     `${(record.start / 1000).toFixed(2)} s`, `${record.kind === 'add' ? 'add' : `${record.asked} read`} at node ${record.node}`, told(record), ms(record.end - record.start),
     record.by ? `node ${record.by}, ${record.role}` : '–', record.applied ?? '–'])));
 }

@@ -74,14 +74,14 @@ async function play(lesson, next, page, mine) {
     const meant = lesson.options.find(([id]) => id === measured.answer);
     keep(lesson.name, right ? 'right' : 'done');
     const line = measured.line?.();
-    result.append(
+    result.append(...[
       el('p', { class: 'verdict' }, right ? 'As you expected. ' : 'Not what you expected. ', meant ? `What happened: ${meant[1]}` : `None of these happened this time; the figures say what did.`),
-      el('p', {}, measured.text),
+      meant ? el('p', {}, measured.text) : null,
       el('dl', {}, measured.facts.map(([what, value]) => [el('dt', {}, what), el('dd', {}, String(value))])),
       el('p', {}, 'The line that explains it:'),
       el('pre', {}, line ? `${(line.at / 1000).toFixed(2)} s  node ${line.node}  ${line.text}` : measured.trace),
       el('p', {}, el('strong', {}, 'Try: '), lesson.try),
-      el('p', {}, el('button', { type: 'button', onclick: () => open(lesson) }, 'Once more'), ' ', next ? el('a', { href: `#/lesson/${next.name}` }, `Next: ${next.title}`) : el('a', { href: '#/' }, 'That was the last: all lessons')));
+      el('p', {}, el('button', { type: 'button', onclick: () => open(lesson) }, 'Once more'), ' ', next ? el('a', { href: `#/lesson/${next.name}` }, `Next: ${next.title}`) : el('a', { href: '#/' }, 'That was the last: all lessons'))].filter(Boolean));
     box.dataset.answer = measured.answer;
     // Counters and what they hold by this lesson: a test asks the cluster for the same.
     box.dataset.check = JSON.stringify(measured.check ?? {});

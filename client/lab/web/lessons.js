@@ -16,6 +16,15 @@ async function value(counter = 'hits') {
   }
   throw new Error('no linearizable answer, though all is healed');
 }
+/** Adds, and again while it is refused: a leader of a moment ago does not know yet that a majority hears it. */
+async function written(node, more = {}) {
+  for (let left = 40; ; left--) {
+    const record = await lab.add(node, { patience_ms: 3000, ...more });
+    if (record.came === 'ok') return record;
+    if (!left || record.came !== 'refused') throw new Error(`an add at node ${node}: ${told(record)}`);
+    await lab.wait(200);
+  }
+}
 /** A counter of this run's own, so that nothing else counts in it. */
 const own = what => `${what}-${Math.random().toString(36).slice(2, 8)}`;
 const many = async (count, ask) => { const all = []; for (let at = 0; at < count; at++) all.push(await ask(at)); return all; };
@@ -54,8 +63,8 @@ export const LESSONS = [
       step(`Node ${leader}, which leads, is cut off from the others.`);
       const next = await lab.until('a new leader', state => other(state, leader));
       step(`Node ${next} leads in term ${lab.node(next).term}.`);
-      const written = await lab.add(next, { patience_ms: 3000 });
-      step(`An add at node ${next}: ${told(written)}`);
+      const add = await written(next);
+      step(`An add at node ${next}: ${told(add)}`);
       await lab.wait(1000);
       const strong = await lab.get(leader, 'linearizable', { patience_ms: 3000 }), local = await lab.get(leader, 'local');
       step(`The old leader, linearizable: ${told(strong)}`);
@@ -63,7 +72,7 @@ export const LESSONS = [
       const old = record => record.came === 'ok' && record.seen_ms > 0;
       const answer = strong.came !== 'ok' && local.came !== 'ok' ? 'both-refuse' : strong.came !== 'ok' && old(local) ? 'lin-refuses' : old(strong) && old(local) ? 'both-old' : 'other';
       return { answer, text: `A linearizable read asks a majority first whether this node still leads; nobody answers, so it is refused. A local read asks nobody. It misses a write that had been acknowledged ${ms(local.seen_ms)} before.`,
-        facts: [['acknowledged by the new leader', written.value], ['linearizable at the old one', told(strong)], ['local at the old one', told(local)], ['how old', ms(local.seen_ms)]], trace: traced(local) };
+        facts: [['acknowledged by the new leader', add.value], ['linearizable at the old one', told(strong)], ['local at the old one', told(local)], ['how old', ms(local.seen_ms)]], trace: traced(local) };
     },
     try: 'Heal all links and read at the old leader again, local. How long does it take to hold the new value?',
   },
@@ -99,7 +108,7 @@ export const LESSONS = [
     options: [['neither', 'Both reads miss the click.'], ['token', 'The local read misses it; the one with the token waits, and has it.'], ['both', 'Both have it: it was acknowledged.']],
     async run({ leader, followers }, step) {
       const counter = own('clicks'), [behind] = followers;
-      await lab.add(leader, { counter, patience_ms: 3000 });
+      await written(leader, { counter });
       await lab.wait(1500);
       const add = await lab.add(leader, { counter, patience_ms: 3000 });
       step(`The add: ${told(add)}`);
@@ -188,17 +197,17 @@ export const LESSONS = [
       await lab.do({ do: 'pause', node: leader });
       step(`Node ${leader} sleeps.`);
       const next = await lab.until('a new leader', state => other(state, leader));
-      const written = await lab.add(next, { patience_ms: 3000 });
-      step(`Node ${next} leads, and added: ${told(written)}`);
+      const add = await written(next);
+      step(`Node ${next} leads, and added: ${told(add)}`);
       const asking = lab.get(leader, 'linearizable', { patience_ms: 6000 });
       await lab.wait(700);
       await lab.do({ do: 'start', node: leader });
       step(`Node ${leader} wakes.`);
       const read = await asking;
       step(`The read: ${told(read)}`);
-      const answer = read.came !== 'ok' ? 'refused' : read.value >= written.value ? 'new' : 'old';
+      const answer = read.came !== 'ok' ? 'refused' : read.value >= add.value ? 'new' : 'old';
       return { answer, text: 'It asks a majority whether it still leads before it answers, and learns of the new term. It then follows, asks the new leader, and answers with what that knows, or refuses. A leader that trusted a lease and a clock might have answered with the old value.',
-        facts: [['written meanwhile', written.value], ['the read', told(read)], ['missed', read.seen_ms == null ? '–' : ms(read.seen_ms)]], trace: traced(read) };
+        facts: [['written meanwhile', add.value], ['the read', told(read)], ['missed', read.seen_ms == null ? '–' : ms(read.seen_ms)]], trace: traced(read) };
     },
     try: 'Do it again with local reads running at the old leader. Is the first one after it woke stale?',
   },
@@ -261,7 +270,7 @@ export const LESSONS = [
     options: [['more', 'At least one for each add: they change the same counter, so they queue.'], ['fewer', 'Fewer: adds that wait share an entry and its fsync.']],
     async run({ leader }, step) {
       const counter = own('hot');
-      await lab.add(leader, { counter });
+      await written(leader, { counter });
       await lab.wait(300);
       const before = { ...lab.node(leader) };
       for (let at = 0; at < 16; at++) await lab.client(leader, '', 500, counter);
@@ -331,12 +340,12 @@ export const LESSONS = [
     options: [['taken', 'It is acknowledged there, and merged later.'], ['lost', 'It is acknowledged there, and lost when the sides meet.'], ['refused', 'It is not acknowledged.']],
     async run({ leader }, step) {
       const counter = own('sides');
-      await lab.add(leader, { counter, patience_ms: 3000 });
+      await written(leader, { counter });
       await lab.do({ do: 'cut', name: 'leader-alone' });
       const lonely = await lab.add(leader, { counter, delta: 10, patience_ms: 3000 });
       step(`The lonely side adds 10: ${told(lonely)}`);
       const next = await lab.until('a new leader', state => other(state, leader));
-      const there = await lab.add(next, { counter, delta: 100, patience_ms: 3000 });
+      const there = await written(next, { counter, delta: 100 });
       step(`The majority adds 100: ${told(there)}`);
       const read = await lab.get(leader, 'local', { counter });
       step(`The lonely side reads, local: ${told(read)}`);

@@ -1,15 +1,17 @@
 // Meters for each level, and where each lies between availability, latency and consistency: all measured.
 
-import { el, lab, ms, svg, table } from './lab.js';
+import { el, fill, lab, ms, svg, table } from './lab.js';
 
 export function meters() {
   const { meters } = lab.state, box = document.getElementById('meters');
   const share = meter => `${Math.round(100 * meter.answered / meter.asked)} % of ${meter.asked}`;
-  box.replaceChildren(meters.length ? table('Meters', ['asked for', 'answered', 'refused', 'no word', 'p50', 'p99', 'stalest seen', 'oldest proven'],
+  fill(box, meters.length ? table('Meters', ['asked for', 'answered', 'refused', 'no word', 'p50', 'p99', 'stalest seen', 'oldest proven'],
     meters.map(meter => [meter.what === 'add' ? 'adds' : meter.what, share(meter), meter.refused, meter.silent, ms(meter.p50), ms(meter.p99),
       meter.what === 'add' ? '–' : ms(meter.seen_max), ms(meter.proven_max)])) : el('p', {}, 'Nothing was asked. Start a client.'));
   const broken = meters.filter(meter => meter.understated);
-  if (broken.length) box.append(el('p', { role: 'alert' }, `A promise was broken: ${broken.map(meter => `${meter.understated} answers at ${meter.what} were staler than proven`).join('; ')}.`));
+  const alarm = document.getElementById('broken');
+  const text = broken.length ? `A promise was broken: ${broken.map(meter => `${meter.understated} answers at ${meter.what} were staler than proven`).join('; ')}.` : '';
+  if (alarm.textContent !== text) alarm.textContent = text;
 }
 
 // What was measured while nothing was wrong, and while something was: by level.
@@ -60,7 +62,7 @@ export function quadrant() {
     let ly = at[1] + 4;
     while (taken.some(other => Math.abs(other[0] - at[0]) < 190 && Math.abs(other[1] - ly) < 15)) ly += 15;
     taken.push([at[0], ly]);
-    return [svg('circle', { cx: at[0], cy: at[1], r: 6 }), svg('text', { x: at[0] + 11, y: ly }, `${point.what}${point.what === 'adds' ? '' : `, stalest ${ms(point.seen)}`}`)];
+    return [svg('circle', { cx: at[0], cy: at[1], r: 6 }), svg('text', point.share > .5 ? { x: at[0] - 11, y: ly, 'text-anchor': 'end' } : { x: at[0] + 11, y: ly }, `${point.what}${point.what === 'adds' ? '' : `, stalest ${ms(point.seen)}`}`)];
   }));
   const note = open.length || !points.length ? `Still to measure: ${open.map(([what, sum]) => `${what} (${sum.latencies.length < 10 ? 'while all is well' : 'under a fault'})`).join(', ') || 'clients while all is well, and under a fault'}.` : 'EL is up and to the right: fast, and always answered, and as stale as it says. PC/EC is down and to the left.';
   box.replaceChildren(drawn, el('p', {}, note));

@@ -1,6 +1,6 @@
 // The picture: nodes on a ring, clients in its middle, and between any two places a link in each direction.
 
-import { el, lab, ms, svg, table } from './lab.js';
+import { el, fill, lab, svg, table } from './lab.js';
 
 const W = 520, H = 400, R = 38;
 const chosen = { node: 0, link: '' };
@@ -16,7 +16,7 @@ function make(ids) {
     const angle = (at / ids.length) * 2 * Math.PI - Math.PI / 2;
     places[id] = [W / 2 + 195 * Math.cos(angle), H / 2 + 18 + 145 * Math.sin(angle)];
   });
-  parts = { links: {}, nodes: {} };
+  parts = { links: {}, nodes: {}, notes: svg('g', { class: 'notes', 'aria-hidden': 'true' }) };
   const links = pairs([0, ...ids]).map(link);
   const nodes = ids.map(node);
   const [x, y] = places[0];
@@ -24,7 +24,7 @@ function make(ids) {
   parts.dots = svg('g', { 'aria-hidden': 'true' });
   document.getElementById('picture').replaceChildren(svg('svg', { viewBox: `0 0 ${W} ${H}`, role: 'group',
     'aria-label': 'Nodes, clients and links. Each node and link is a button; the table below says the same.' },
-    links, parts.dots, clients, nodes));
+    links, parts.dots, parts.notes, clients, nodes));
 }
 
 /** The ends of a direction: beside the middle, so that both are seen. */
@@ -52,12 +52,14 @@ function link([a, b]) {
     const chip = svg('rect', { class: 'chip', x: mx - 32, y: my - 11, width: 64, height: 22, rx: 5 });
     const mark = svg('text', { x: mx, y: my + 4.5, class: 'mark' });
     parts.links[`${from}-${to}`] = { line, mark, chip };
-    return { body: svg('g', {}, line, tip), note: svg('g', {}, chip, mark) };
+    return { body: svg('g', {}, line, tip), note: [chip, mark] };
   };
   const [x1, y1, x2, y2] = [...places[a], ...places[b]];
   const [forth, back] = [way(a, b), way(b, a)];
   const group = svg('g', { class: 'link', role: 'button', tabindex: 0, ...pressed(() => choose(0, `${a}-${b}`)) },
-    svg('line', { class: 'hit', x1, y1, x2, y2 }), forth.body, back.body, forth.note, back.note);
+    svg('line', { class: 'hit', x1, y1, x2, y2 }), forth.body, back.body);
+  // Beside the buttons: their names say the same.
+  parts.notes.append(...forth.note, ...back.note);
   parts.links[`${a}=${b}`] = group;
   return group;
 }
@@ -67,7 +69,7 @@ function node(id) {
   const role = svg('text', { x, y: y + 14, class: 'small' }), term = svg('text', { x, y: y + (y < H / 2 ? -R - 8 : R + 17), class: 'small' });
   const group = svg('g', { class: 'node', role: 'button', tabindex: 0, ...pressed(() => choose(id, '')) },
     svg('circle', { class: 'ring', cx: x, cy: y, r: R + 6 }), svg('circle', { class: 'body', cx: x, cy: y, r: R }),
-    svg('text', { x, y: y - 2 }, `node ${id}`), role, term);
+    svg('text', { x, y: y - 2 }, `node ${id} `), role, term);
   parts.nodes[id] = { group, role, term };
   return group;
 }
@@ -99,9 +101,11 @@ export function update() {
   for (const each of state.nodes) {
     const part = parts.nodes[each.id], is = condition(each);
     part.group.setAttribute('class', `node ${is} ${chosen.node === each.id ? 'chosen' : ''}`);
-    set(part.role, is);
-    set(part.term, each.answers ? `term ${each.term}` : is === 'dead' || is === 'paused' ? 'says nothing' : '');
-    label(part.group, `Node ${each.id}, ${is}, term ${each.term}, applied ${each.applied}`);
+    const term = each.answers ? `term ${each.term}` : is === 'dead' || is === 'paused' ? 'says nothing' : '';
+    // Who speaks to the page says what is to be seen, so the name begins with it.
+    set(part.role, `${is} `);
+    set(part.term, term);
+    label(part.group, `node ${each.id} ${is} ${term}; applied ${each.applied}`);
   }
   const found = {};
   for (const link of state.links) {
@@ -117,7 +121,7 @@ export function update() {
     const group = parts.links[`${a}=${b}`];
     const said = [[a, b], [b, a]].map(([from, to]) => `${place(from)} to ${place(to)} ${fault(found[`${from}-${to}`]) || 'clean'}`);
     group.setAttribute('class', `link ${chosen.link === `${a}-${b}` ? 'chosen' : ''}`);
-    label(group, `Link ${place(a)} and ${place(b)}: ${said.join(', ')}`);
+    label(group, `link ${place(a)} and ${place(b)}: ${said.join(', ')}`);
   }
   panel(state, found);
   strips(state);
@@ -194,9 +198,8 @@ function strips(state) {
 /** The same for those who do not see it. */
 export function asTable() {
   const { state } = lab;
-  document.getElementById('table-body').replaceChildren(
+  fill(document.getElementById('table-body'),
     table('Nodes', ['node', 'is', 'term', 'takes for leader', 'appended', 'committed', 'applied', 'process', 'clients at'],
       state.nodes.map(node => [`node ${node.id}`, condition(node), node.term, node.leader || 'nobody', node.last, node.committed, node.applied, node.pid ?? 'none', node.client_address])),
     table('Links', ['link', 'is'], state.links.map(link => [`${place(link.from)} to ${place(link.to)}`, fault(link) || 'clean'])));
 }
-export { ms };

@@ -20,18 +20,22 @@ if (pictures) mkdirSync(pictures, { recursive: true });
 const LESSON_MS = 90_000;
 const PAGE_BYTES_MAX = 300_000;
 
-const lab = spawn(tallyd, ['lab', '--port', '0', '--no-browser'], { stdio: ['ignore', 'pipe', 'inherit'] });
-const said = [], ended = new Promise(done => lab.on('exit', done));
-const address = await new Promise((done, fail) => {
-  createInterface({ input: lab.stdout }).on('line', line => {
-    said.push(line);
-    const found = line.match(/http:\/\/127\.0\.0\.1:\d+\//);
-    if (found) done(found[0]);
+/** Starts a lab, and waits for its address. */
+async function start() {
+  const lab = spawn(tallyd, ['lab', '--port', '0', '--no-browser'], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const said = [], ended = new Promise(done => lab.on('exit', done));
+  process.on('exit', () => lab.kill('SIGTERM'));
+  const address = await new Promise((done, fail) => {
+    createInterface({ input: lab.stdout }).on('line', line => {
+      said.push(line);
+      const found = line.match(/http:\/\/127\.0\.0\.1:\d+\//);
+      if (found) done(found[0]);
+    });
+    ended.then(() => fail(new Error('the lab has ended')));
   });
-  ended.then(() => fail(new Error('the lab has ended')));
-});
-const directory = said[0].match(/files in (\S+)/)[1];
-process.on('exit', () => lab.kill('SIGTERM'));
+  return { lab, ended, address, directory: said[0].match(/files in (\S+)/)[1] };
+}
+const { lab, ended, address, directory } = await start();
 
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
@@ -121,10 +125,10 @@ if (!only) {
   await accessible('with clients and tables');
   await picture('first');
   // The table is the cluster's own word.
-  const rows = await page.locator('#table-body table').first().locator('tbody tr').allInnerTexts();
+  const rows = await page.evaluate(() => [...document.querySelector('#table-body table').tBodies[0].rows].map(row => [...row.cells].map(cell => cell.textContent)));
   const { nodes } = await ask('status');
   for (const node of nodes) {
-    const row = rows.find(row => row.startsWith(`node ${node.id}`)).split('\t');
+    const row = rows.find(row => row[0] === `node ${node.id}`);
     assert.deepEqual([row[1], Number(row[2])], [node.role, node.term], `node ${node.id}`);
     assert.ok(Number(row[6]) <= node.applied_index, 'applied, a moment ago');
   }
@@ -139,7 +143,7 @@ if (!only) {
   const reads = async node => run(tally, ['counter', 'get', 'hits', '--read', 'local', '--endpoints', node.client_address, '--deadline', '1500ms']).then(() => true, () => false);
   const [first] = (await state()).nodes;
   assert.ok(await reads(first));
-  await page.locator('.link[aria-label^="Link clients and node 1:"]').focus();
+  await page.locator('.link[aria-label^="link clients and node 1:"]').focus();
   await page.keyboard.press('Enter');
   await page.keyboard.press('Enter');
   await page.locator('.link[aria-label*="clients to node 1 cut"]').waitFor();
@@ -149,14 +153,14 @@ if (!only) {
   await until('the client is answered again', () => reads(first));
   ok('a link cut with the keyboard is cut for `tally`, and healed for it');
 
-  await page.locator('.node[aria-label^="Node 2,"]').click();
+  await page.locator('.node[aria-label^="node 2 "]').click();
   const pid = (await state()).nodes[1].pid;
   await page.getByRole('button', { name: 'Pause' }).click();
-  await page.locator('.node[aria-label^="Node 2, paused"]').waitFor();
+  await page.locator('.node[aria-label^="node 2 paused"]').waitFor();
   assert.match(readFileSync(`/proc/${pid}/stat`, 'utf8'), /\) T /);
   await page.getByRole('button', { name: 'Go on' }).click();
   await page.getByRole('button', { name: 'Kill' }).click();
-  await page.locator('.node[aria-label^="Node 2, dead"]').waitFor();
+  await page.locator('.node[aria-label^="node 2 dead"]').waitFor();
   assert.ok(!existsSync(`/proc/${pid}`), 'the process is gone');
   await page.getByRole('button', { name: 'Start again' }).click();
   await whole();
@@ -169,7 +173,7 @@ if (!only) {
   await page.getByRole('button', { name: /Copy an address/ }).click();
   const shared = await page.locator('#share-said a').getAttribute('href');
   await page.getByRole('button', { name: 'Reset' }).click();
-  await whole();
+  await until('all is reset', async () => { const now = await state(); return !now.links.some(link => link.cut) && !now.clients.length; });
   await page.goto(shared);
   await until('the shared scene is set', async () => { const now = await state(); return now.links.filter(link => link.cut).length === 4 && now.clients.length === 1; });
   ok('an address sets the same scene');
@@ -242,4 +246,26 @@ assert.equal(await ended, 0);
 assert.ok(!existsSync(directory), `${directory} is left`);
 for (const pid of pids) assert.ok(!existsSync(`/proc/${pid}`), `node process ${pid} is left`);
 ok('no process and no directory is left');
+
+// --- Nor if it is killed, a paused node included; its files go when the next lab starts ---
+{
+  const killed = await start();
+  const their = async () => (await (await fetch(`${killed.address}api/state`)).json()).nodes ?? [];
+  await until('the nodes answer', async () => { const nodes = await their(); return nodes.length && nodes.every(node => node.answers); });
+  const page = gunzipSync((await run('curl', ['-s', '--output', '-', killed.address], { encoding: 'buffer' })).stdout).toString();
+  const token = page.match(/lab-token" content="([^"]+)"/)[1];
+  const answer = await fetch(`${killed.address}api/command`, { method: 'POST', headers: { 'x-lab-token': token }, body: '{"do":"pause","node":1}' });
+  assert.equal(answer.status, 200);
+  const pids = (await their()).map(node => node.pid);
+  killed.lab.kill('SIGKILL');
+  await killed.ended;
+  const lives = pid => existsSync(`/proc/${pid}`) && !/\) Z /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
+  await until('no node outlives it', async () => !pids.some(lives));
+  assert.ok(existsSync(killed.directory));
+  const next = await start();
+  assert.ok(!existsSync(killed.directory), `${killed.directory} is left`);
+  next.lab.kill('SIGTERM');
+  assert.equal(await next.ended, 0);
+  ok('nor of a lab that was killed, but for files, which the next one removes');
+}
 console.log(`${checks} checks passed`);
