@@ -8,6 +8,7 @@ mod support;
 
 mod about;
 pub(crate) mod bounds;
+mod chaos;
 mod dev;
 mod disk_full;
 mod failover;
