@@ -119,7 +119,7 @@ async fn run(lab: Arc<Lab>, client: Client) {
 
 /// What hexadecimal digits stand for.
 pub(crate) fn bytes_of(hexadecimal: &str) -> Option<Vec<u8>> {
-    if !hexadecimal.is_ascii() || hexadecimal.len() % 2 != 0 {
+    if !hexadecimal.is_ascii() || !hexadecimal.len().is_multiple_of(2) {
         return None;
     }
     let pairs = (0..hexadecimal.len()).step_by(2);
