@@ -17,8 +17,8 @@ use super::{
     records::{IdempotencyRecord, Record},
     reply::{Answer, Refusal},
     restore::{
-        ABORT_ITEMS, REVISION_JUMP, Recovery, RestoreBegin, RestoreCommand, RestoreMeta, RestorePhase,
-        RestoreRefusal, SPACES, next_in_chain,
+        ABORT_ITEMS, REVISION_JUMP, Recovery, RestoreBegin, RestoreCommand, RestoreMeta,
+        RestorePhase, RestoreRefusal, SPACES, next_in_chain,
     },
     view::View,
     work::Work,

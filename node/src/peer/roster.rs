@@ -14,6 +14,7 @@ use crate::{
         membership::{LastIn, decode_membership},
         raft::Raft,
     },
+    machine::query,
     storage::state::StateStore,
 };
 
@@ -76,6 +77,10 @@ impl Roster for Members {
 
     fn applied(&self) -> Option<(u64, BTreeSet<u64>)> {
         self.in_state().map(|(at, members)| (at, members.into_keys().collect()))
+    }
+
+    fn epoch(&self) -> u64 {
+        query::meta(&self.state.view()).restore_epoch
     }
 
     fn last_in(&self) -> Option<u64> {

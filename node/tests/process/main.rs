@@ -15,6 +15,7 @@ mod hostile;
 mod joins;
 mod logs;
 mod members;
+mod recover;
 mod refusal;
 mod report;
 mod restore;
