@@ -61,6 +61,11 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// What it says.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
     pub(crate) fn usage(message: String) -> Self {
         let error = json!({ "code": "INVALID_ARGUMENT", "reason": "USAGE", "message": message });
         Self::new(Exit::Usage, json!({ "error": error }), message)

@@ -36,12 +36,12 @@ struct Opened {
 impl Opened {
     async fn new(disk: &SimulatedDisk) -> io::Result<Opened> {
         let disk: Arc<dyn Disk> = Arc::new(disk.mount());
-        let identity = Identity::open(Arc::clone(&disk), NODE, 9).await.map_err(io::Error::other)?;
+        let identity =
+            Identity::open(Arc::clone(&disk), NODE, 9).await.map_err(io::Error::other)?;
         let mut options = WalOptions::new(7);
         options.segment_bytes = 1 << 20;
         let fatal: Fatal = Arc::new(|_| {});
-        let (log, writer, _) =
-            Wal::open(disk, options, fatal).await.map_err(io::Error::other)?;
+        let (log, writer, _) = Wal::open(disk, options, fatal).await.map_err(io::Error::other)?;
         Ok(Opened { identity, log, writer: tokio::spawn(writer.run()) })
     }
 

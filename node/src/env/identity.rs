@@ -157,7 +157,7 @@ pub enum IdentityError {
     },
     /// The cluster went on without the node.
     #[error(
-        "the cluster of node {node_id} lost its quorum and goes on without it, in epoch {epoch} (`tallyd recover`): what \
+        "the cluster of node {node_id} goes on without it, in epoch {epoch} (`tallyd recover` began one): what \
          this node holds is of an epoch before, and it serves nothing. An id is never used again: to add this machine \
          anew, wipe its data directory and join (`tallyd serve --join ADDRESS`), or start it under a new node id and \
          `tally cluster add`. Its data was not touched"

@@ -80,6 +80,9 @@ pub trait Roster: Send + Sync + 'static {
     /// Restore epoch of the state that is applied here.
     fn epoch(&self) -> u64;
 
+    /// Whether an id is that of a node that was taken out, or is about to be, by that state.
+    fn is_retired(&self, node_id: u64) -> bool;
+
     /// The last membership, of those that were applied since the process started, that this node was in: its log index.
     fn last_in(&self) -> Option<u64>;
 

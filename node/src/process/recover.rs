@@ -25,6 +25,7 @@ use crate::{
 
 /// Flags of `tallyd recover`.
 #[derive(Debug, Args)]
+#[group(skip)]
 pub struct Arguments {
     /// Do it: writes that only the lost nodes hold are lost, acknowledged ones among them, and the lost nodes must never
     /// come back.

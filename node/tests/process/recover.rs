@@ -76,7 +76,12 @@ async fn a_quorum_lost_for_good_goes_on_from_the_node_that_is_left() {
     let looked = recover(&mut cluster, left, &[]).await;
     let looked = looked.ended(
         REFUSED,
-        &["What would be done", "is gone, also one that was acknowledged", "nothing was done", FLAG],
+        &[
+            "What would be done",
+            "is gone, also one that was acknowledged",
+            "nothing was done",
+            FLAG,
+        ],
     );
     for id in &lost {
         assert!(looked.said.contains(&format!("node {id}")), "{}", looked.said);
@@ -99,7 +104,9 @@ async fn a_quorum_lost_for_good_goes_on_from_the_node_that_is_left() {
     // Again: it needs nobody.
     cluster.node(left).signal(Signal::TERM);
     cluster.node(left).wait_ended().await;
-    recover(&mut cluster, left, &[FLAG]).await.ended(REFUSED, &["is the only voter of its cluster"]);
+    recover(&mut cluster, left, &[FLAG])
+        .await
+        .ended(REFUSED, &["is the only voter of its cluster"]);
     cluster.node(left).start();
 
     // Those that were lost come back with their directories, and are refused; and again.
@@ -132,7 +139,11 @@ async fn a_quorum_lost_for_good_goes_on_from_the_node_that_is_left() {
     cluster.assert_running();
     cluster.caught_up().await;
     for id in [left, 4, 5] {
-        assert_eq!(cluster.node(id).status().await.expect("it answers").restore_epoch, 1, "node {id}");
+        assert_eq!(
+            cluster.node(id).status().await.expect("it answers").restore_epoch,
+            1,
+            "node {id}"
+        );
     }
     book.report(test);
     book.audit(&client).await;

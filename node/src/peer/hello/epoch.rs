@@ -7,15 +7,14 @@
 //! that raised the epoch before it.
 //!
 //! **The steps.** 1. The node that went on knows the others by what its own directory says of the recovery, before
-//! anything is applied. 2. Any other node answers by its state: it reads its epoch at log index *a*, and then finds
-//! that the caller is not in its membership at *b*, not before *a*. The caller looks at its own membership, in which it
-//! is, at *c*, and then at its epoch, at *d*, not before *c*. If the epoch that answers is the higher one, *a* is above
-//! *d*, of two nodes of one log: so the caller was in the membership at *c* and is out of it at *b* above. It was removed,
-//! then or by a recovery, and must not run. Of two nodes of different logs (that of before a recovery and that of
-//! after it) the higher epoch is that of after.
+//! anything is applied. 2. Any other node answers by its state: it finds that the caller's id is retired, and after that
+//! that it is not in its membership. A retired id is never given again, and no member is added under one
+//! (`machine::given_ids`), so it stays out. 3. Who is told so need not have applied anything: what it held may not be in
+//! its state yet. It believes what a node says that it knows by its directory.
 //!
-//! **What breaks it:** an epoch that is read after the membership on the side that answers, or before it on the side
-//! that asks: a node that is added meanwhile would end. (`a_quorum_lost_for_good_goes_on_from_the_node_that_is_left`.)
+//! **What breaks it:** a membership that is read before the ids: a member whose removal is under way would be told. Or
+//! an answer by the membership alone: a node that was just added is not in it yet.
+//! (`a_quorum_lost_for_good_goes_on_from_the_node_that_is_left`.)
 
 use tally_proto::peer::v1 as wire;
 use tokio::time::Instant;
@@ -87,34 +86,22 @@ impl Greeter {
 
     /// The epoch in which the cluster goes on without a caller; 0 if it is not known to.
     pub(super) fn left_behind(&self, request: &wire::HelloRequest) -> u64 {
-        // First the epoch, then the membership.
         let epoch = self.epoch();
         if self.peers.is_lost(request.node_id) {
             // What raises the epoch may not be applied yet.
             return epoch.max(request.restore_epoch + 1);
         }
-        let Some((_, members)) = self.roster.get().and_then(|roster| roster.applied()) else {
-            return 0;
-        };
-        // Nobody who waits to be added is told anything of the kind.
-        let is_of_before = epoch > request.restore_epoch
-            && !request.empty
-            && !request.cluster_id.is_empty()
-            && !members.contains(&request.node_id)
-            && !self.belongs(request.node_id);
-        if is_of_before { epoch } else { 0 }
+        let Some(roster) = self.roster.get() else { return 0 };
+        // In this order.
+        let is_retired = roster.is_retired(request.node_id);
+        let is_out = roster.applied().is_some_and(|(_, it)| !it.contains(&request.node_id));
+        if epoch > request.restore_epoch && is_retired && is_out { epoch } else { 0 }
     }
 
     /// A peer says that the cluster goes on without this node, in an epoch; or, with 0, nothing of the kind.
     pub(super) fn heed_epoch(&self, peer: u64, left_behind_in: u64) -> Result<(), NotWelcome> {
-        let node_id = self.identity.node_id();
-        // First the membership, then the epoch.
-        let is_member = self
-            .roster
-            .get()
-            .and_then(|roster| roster.applied())
-            .is_some_and(|(_, members)| members.contains(&node_id));
-        if is_member && left_behind_in > self.epoch() {
+        if left_behind_in > self.epoch() {
+            let node_id = self.identity.node_id();
             return Err(NotWelcome::LeftBehind { node_id, peer, epoch: left_behind_in });
         }
         Ok(())

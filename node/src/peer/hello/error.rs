@@ -40,8 +40,8 @@ pub enum NotWelcome {
     },
     /// The cluster went on without this node.
     #[error(
-        "the cluster of node {node_id} lost its quorum and goes on without it: node {peer} is of epoch {epoch} of it, \
-         which began with `tallyd recover`, and what this node holds is of an epoch before. It serves nothing. An id is \
+        "the cluster of node {node_id} goes on without it: node {peer} is of epoch {epoch} of it (`tallyd recover` begins \
+         one where the quorum is lost), and what this node holds is of an epoch before. It serves nothing. An id is \
          never used again: to add this machine anew, wipe its data directory and join (`tallyd serve --join ADDRESS`), \
          or start it under a new node id and `tally cluster add`. Its data was not touched"
     )]
