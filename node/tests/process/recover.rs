@@ -192,7 +192,13 @@ async fn what_only_the_lost_nodes_held_is_gone_and_not_mistaken() {
     assert_eq!(add("lost-0").await, (2, false), "it is not there, so it is applied, once");
     assert_eq!(add("lost-0").await, (2, true));
     let level = ReadLevel::Session(Some(seen.header.session_token));
-    let refused = client.counter("hits").get().level(level).await.expect_err("of before");
+    let refused = client
+        .counter("hits")
+        .get()
+        .level(level)
+        .deadline(Duration::from_secs(5))
+        .await
+        .expect_err("of before");
     assert_eq!(refused.reason(), reason::TOKEN_OF_ANOTHER_CLUSTER, "{refused}");
     // Both of the lost ones come back at once: they would be a quorum of before.
     lost.iter().for_each(|id| cluster.node(*id).start());
