@@ -55,17 +55,12 @@ impl From<Exit> for ExitCode {
 pub(crate) struct Failure {
     exit: Exit,
     value: Value,
-    text: String,
+    pub(crate) text: String,
     /// Standard output takes nothing, or has had its object: this is not printed there.
     output_failed: bool,
 }
 
 impl Failure {
-    /// What it says.
-    pub(crate) fn text(&self) -> &str {
-        &self.text
-    }
-
     pub(crate) fn usage(message: String) -> Self {
         let error = json!({ "code": "INVALID_ARGUMENT", "reason": "USAGE", "message": message });
         Self::new(Exit::Usage, json!({ "error": error }), message)

@@ -129,7 +129,7 @@ impl Point {
                     ));
                     return Ok(candidate.path.clone());
                 }
-                Err(failure) => note(&format!("passed over: {}", failure.text())),
+                Err(failure) => note(&format!("passed over: {}", failure.text)),
             }
         }
         let there = match (all.last(), newest) {
@@ -155,7 +155,7 @@ fn candidates(path: &Path) -> Result<Vec<Candidate>, Failure> {
         }
         match Candidate::read(file) {
             Ok(candidate) => all.push(candidate),
-            Err(failure) => note(&format!("passed over: {}", failure.text())),
+            Err(failure) => note(&format!("passed over: {}", failure.text)),
         }
     }
     all.sort_by_key(|it| std::cmp::Reverse((it.header.revision, it.header.wall_time_ms)));
