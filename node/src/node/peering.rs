@@ -92,6 +92,7 @@ pub(super) async fn meet(
     for (id, incarnation) in identity.known().await {
         peers.set_incarnation(id, &incarnation);
     }
+    peers.set_lost(identity.lost().await);
     learn_known_cluster(&cluster_id, identity, state).await?;
 
     let greeter = Greeter::new(hello::Foundation {

@@ -1,7 +1,7 @@
 //! The peers: their addresses, connections, and what they said of themselves.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -88,6 +88,8 @@ struct Inner {
     incarnation: String,
     /// Of the peers that are known.
     incarnations: Incarnations,
+    /// Members of before a recovery of this node.
+    lost: Mutex<BTreeSet<u64>>,
     network: Arc<dyn Network>,
     connect_timeout: Duration,
     cluster_id: ClusterId,
@@ -168,6 +170,7 @@ impl Peers {
                 node_id,
                 incarnation: incarnation.to_owned(),
                 incarnations: Arc::default(),
+                lost: Mutex::default(),
                 network,
                 connect_timeout,
                 cluster_id,
@@ -212,12 +215,27 @@ impl Peers {
             return Err("this is not the data directory that the call is meant for".to_owned());
         }
         let Some((id, incarnation)) = stamped_from(metadata) else { return Ok(()) };
+        if self.is_lost(id) {
+            return Err(format!(
+                "node {id} is of an epoch before this node went on without it (`tallyd recover`)"
+            ));
+        }
         match lock(&self.inner.incarnations).get(&id) {
             Some(known) if known != incarnation => {
                 Err(format!("node {id} is known with another data directory"))
             }
             _ => Ok(()),
         }
+    }
+
+    /// These nodes were left behind by a recovery: their calls are refused.
+    pub fn set_lost(&self, lost: BTreeSet<u64>) {
+        *lock(&self.inner.lost) = lost;
+    }
+
+    /// Whether a recovery left a node behind.
+    pub fn is_lost(&self, node_id: u64) -> bool {
+        lock(&self.inner.lost).contains(&node_id)
     }
 
     /// Why a peer can't be reached though somebody answers at its address.

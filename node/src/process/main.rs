@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::{FromArgMatches as _, Parser, Subcommand};
-use tally_node::process::{dev, health, serve, serve::printed};
+use tally_node::process::{dev, health, recover, serve, serve::printed};
 
 const _: () = assert!(
     !tally_proto::seeded_bugs::COMPILED,
@@ -41,6 +41,8 @@ enum Command {
     Chaos(tally_lab::chaos::Arguments),
     /// Runs one node.
     Serve(Box<serve::Arguments>),
+    /// Makes a stopped node the only voter of its cluster, where the quorum is lost for good: the last resort.
+    Recover(Box<recover::Arguments>),
     /// Asks a node whether it serves: exit code 0 if it does, else 1.
     Health(health::Arguments),
     /// Prints a script that completes commands and options in a shell.
@@ -96,6 +98,7 @@ fn main() -> ExitCode {
             lab("chaos", |program| tally_lab::chaos::run(&arguments, program))
         }
         Command::Serve(arguments) => serve::run(*arguments),
+        Command::Recover(arguments) => recover::run(*arguments),
         Command::Health(arguments) => health::run(arguments),
         Command::Completions { shell } => {
             definition::completions(definition::of::<Arguments>(), shell)

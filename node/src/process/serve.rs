@@ -178,7 +178,7 @@ arguments! {
 
 impl Arguments {
     /// The configuration that counts.
-    fn config(&self) -> Result<Config, String> {
+    pub(super) fn config(&self) -> Result<Config, String> {
         environment_is_ours()?;
         let mut config = match &self.config {
             None => Config::default(),
