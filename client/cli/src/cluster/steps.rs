@@ -30,6 +30,10 @@ const TOLD_EVERY: Duration = Duration::from_secs(2);
 /// How long a step is asked for again whose answer was lost, or that could not be begun.
 const STEP_PATIENCE: Duration = Duration::from_secs(30);
 
+/// How often it is looked, this long apart, whether a node that is to be forgotten answers.
+const LOOKS: u32 = 3;
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// One step.
 #[derive(Debug, Clone)]
 enum Step {
@@ -202,8 +206,7 @@ impl<'a> Operator<'a> {
         let id = it.node_id;
         let step = Step::Remove(id, false);
         let mut plan = self.preview(&step).await?;
-        let status = self.client.status().await?;
-        let answers = status.nodes.iter().any(|node| node.id == id && node.reachable);
+        let answers = self.answers(id).await?;
         if plan.before.as_ref().is_some_and(|before| before.voters.contains(&id)) {
             plan.refusal = format!(
                 "node {id} has a vote: only learners are forgotten. Put another node into its place (`tally cluster \
@@ -220,6 +223,21 @@ impl<'a> Operator<'a> {
             self.show(&step, &plan)?;
         }
         self.alone(step).await
+    }
+
+    /// Whether a node answers whoever is asked for the status, who may have heard of it a moment ago: one look
+    /// that finds nobody is none.
+    async fn answers(&self, id: u64) -> Result<bool, Failure> {
+        for look in 0..LOOKS {
+            if look > 0 {
+                sleep(LOOK_AGAIN_AFTER).await;
+            }
+            let status = self.client.status().await?;
+            if status.nodes.iter().any(|node| node.id == id && node.reachable) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     pub(super) async fn transfer(&mut self, it: &TransferLeader) -> Result<Exit, Failure> {
