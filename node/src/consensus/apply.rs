@@ -28,11 +28,12 @@ use super::{
     },
 };
 use crate::{
-    env::{Event, Observer, traces::Value},
+    env::{Event, Observer, identity::Identity, traces::Value},
     machine::{
         self, codec,
-        command::Action,
-        query,
+        command::{Action, Batch, Command},
+        gate, query,
+        version::{self, FormatRange, FormatVersion},
         view::{Overlay, Writes},
     },
     metrics::Metrics,
@@ -71,10 +72,60 @@ pub struct StateMachine {
     traced: TracedEntries,
     metrics: Arc<Metrics>,
     cluster_id: ClusterId,
+    versions: Option<Versions>,
     last_in: Arc<LastIn>,
     comparisons: Comparisons,
     #[cfg(feature = "seeded-bugs")]
     applier: Option<super::kept::Applier>,
+}
+
+/// Which versions of the formats the node reads, and where the cluster's is written down.
+#[derive(Clone)]
+pub struct Versions {
+    /// Those that it reads.
+    pub formats: FormatRange,
+    /// Where that of the cluster is written down.
+    pub identity: Arc<Identity>,
+}
+
+impl std::fmt::Debug for Versions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Versions").field("formats", &self.formats).finish_non_exhaustive()
+    }
+}
+
+/// An entry that is applied next.
+struct Ready {
+    entry: Entry,
+    /// What is in it, if it is one of ours.
+    batch: Option<Batch>,
+}
+
+impl Ready {
+    fn of(entry: Entry) -> io::Result<Ready> {
+        let batch = match &entry.payload {
+            Payload::Normal(payload) => {
+                let batch = codec::decode_batch(&payload.batch);
+                Some(batch.map_err(|error| {
+                    io::Error::other(format!(
+                        "log entry {}: {error}. A newer release may have written it: start that again",
+                        entry.log_id
+                    ))
+                })?)
+            }
+            Payload::Blank | Payload::Membership(_) => None,
+        };
+        Ok(Ready { entry, batch })
+    }
+
+    fn commands(&self) -> &[Command] {
+        self.batch.as_ref().map_or(&[], |batch| &batch.commands)
+    }
+
+    /// The version of the formats that the cluster has from this entry on, if it says one.
+    fn raises(&self) -> Option<FormatVersion> {
+        self.commands().iter().find_map(|command| gate::raises(&command.action))
+    }
 }
 
 impl std::fmt::Debug for StateMachine {
@@ -135,8 +186,41 @@ impl StateMachine {
             cluster_id,
             comparisons,
             last_in,
+            versions: None,
             #[cfg(feature = "seeded-bugs")]
             applier: None,
+        }
+    }
+
+    /// Refuses entries that this node does not read, and writes the cluster's version down.
+    #[must_use]
+    pub fn with_versions(self, versions: Versions) -> Self {
+        StateMachine { versions: Some(versions), ..self }
+    }
+
+    /// Refuses an entry that needs more than this node reads, and writes a new version down, durably, before anything of
+    /// it is: a node that an older release starts on this directory from here on refuses by the file `IDENTITY`, before
+    /// it has changed anything. (A cluster that begins with a version has nothing to go back to: [`Self::look_at_state`].)
+    async fn look_at_version(&self, ready: &Ready) -> io::Result<()> {
+        let Some(Versions { formats, identity }) = &self.versions else { return Ok(()) };
+        let (raises, max) = (ready.raises(), formats.max);
+        let unread = |version: FormatVersion| {
+            let (index, why) = (ready.entry.log_id.index, version::unreadable(version, *formats));
+            io::Error::other(format!("log entry {index} can't be applied: {why}"))
+        };
+        if let Some(to) = raises.filter(|to| !formats.has(*to)) {
+            return Err(unread(to));
+        }
+        if max < FormatVersion::MAX {
+            let needed = ready.commands().iter().map(|command| gate::needed(&command.action)).max();
+            if let Some(needed) = needed.filter(|needed| *needed > max) {
+                return Err(unread(needed));
+            }
+        }
+        let raise = |command: &Command| matches!(command.action, Action::RaiseVersion { .. });
+        match raises.filter(|_| ready.commands().iter().any(raise)) {
+            Some(to) => identity.raise_version(to).await,
+            None => Ok(()),
         }
     }
 
@@ -152,9 +236,14 @@ impl StateMachine {
         }
     }
 
-    /// What was applied before this process, or came with a snapshot.
-    fn look_at_epoch(&self) {
-        self.cluster_id.saw_restore_epoch(query::meta(&self.state.view()).restore_epoch);
+    /// What was applied before this process, or came with a snapshot or the cluster's first entry.
+    async fn look_at_state(&self) -> io::Result<()> {
+        let meta = query::meta(&self.state.view());
+        self.cluster_id.saw_restore_epoch(meta.restore_epoch);
+        match &self.versions {
+            Some(versions) => versions.identity.raise_version(meta.version).await,
+            None => Ok(()),
+        }
     }
 
     fn tell_applied(&self) {
@@ -164,7 +253,7 @@ impl StateMachine {
 
     /// Applies entries in their order and commits them as one: all, or those up to the first after which replicas
     /// are compared, as that is about the state after it and nothing more. As many replies as that were.
-    fn apply_together(&self, entries: &[Entry]) -> io::Result<Vec<Replies>> {
+    fn apply_together(&self, entries: &[Ready]) -> io::Result<Vec<Replies>> {
         #[cfg(feature = "seeded-bugs")]
         self.applier.iter().for_each(super::kept::Applier::enter);
         let began_ns = self.traced.tracer().now_ns();
@@ -175,10 +264,9 @@ impl StateMachine {
         let mut replies = Vec::with_capacity(entries.len());
         let mut is_compared = false;
         let view = self.state.view();
-        for entry in entries {
-            replies.push(match &entry.payload {
-                Payload::Blank => Replies::default(),
-                Payload::Membership(members) => {
+        for Ready { entry, batch } in entries {
+            replies.push(match (&entry.payload, batch) {
+                (Payload::Membership(members), _) => {
                     self.last_in.applied(entry.log_id.index, members);
                     membership = Some(Membership {
                         log_id: Some(to_storage(&entry.log_id)),
@@ -186,14 +274,12 @@ impl StateMachine {
                     });
                     Replies::default()
                 }
-                Payload::Normal(payload) => {
-                    let batch = codec::decode_batch(&payload.batch).map_err(|error| {
-                        io::Error::other(format!("log entry {}: {error}", entry.log_id))
-                    })?;
+                (_, None) => Replies::default(),
+                (_, Some(batch)) => {
                     let mut overlay = Overlay::new(&view, &mut writes);
                     let index = entry.log_id.index;
                     is_compared = batch.commands.iter().any(|it| it.action == Action::Compare);
-                    let replies = Arc::new(machine::apply(&mut overlay, index, &batch));
+                    let replies = Arc::new(machine::apply(&mut overlay, index, batch));
                     let meta = query::meta(&overlay);
                     let revision = meta.revision;
                     restore_epoch = meta.restore_epoch;
@@ -208,21 +294,21 @@ impl StateMachine {
         let entries = &entries[..replies.len()];
         #[cfg(feature = "seeded-bugs")]
         if tally_proto::seeded_bugs::is_on("waiters-by-index") {
-            let indexes = entries.iter().map(|entry| entry.log_id.index);
+            let indexes = entries.iter().map(|ready| ready.entry.log_id.index);
             let each = indexes.zip(&replies);
             each.for_each(|(index, replies)| super::kept::keep_replies(index, replies));
         }
         let last = entries.last().expect("there is at least the entry that was waited for");
-        self.state.commit(writes, to_storage(&last.log_id), membership);
+        self.state.commit(writes, to_storage(&last.entry.log_id), membership);
         if is_compared {
-            let index = last.log_id.index;
+            let index = last.entry.log_id.index;
             self.comparisons.applied(index);
             if !self.state.compare_here() {
                 tracing::info!(index, "not compared: earlier states wait to be flushed");
             }
         }
         if let Some(observer) = &self.observer {
-            for (entry, replies) in entries.iter().zip(&replies) {
+            for (Ready { entry, .. }, replies) in entries.iter().zip(&replies) {
                 let (term, index) = (term_of(&entry.log_id), entry.log_id.index);
                 observer.observe(Event::Applied { term, index, replies: &replies.replies });
             }
@@ -244,8 +330,8 @@ impl StateMachine {
         Ok(replies)
     }
 
-    fn tell_traced(&self, entries: &[Entry], began_ns: u64) {
-        for entry in entries {
+    fn tell_traced(&self, entries: &[Ready], began_ns: u64) {
+        for Ready { entry, .. } in entries {
             if let Some(contexts) = self.traced.get(&entry.log_id) {
                 let attributes = [
                     ("tally.log_index", Value::Number(entry.log_id.index)),
@@ -294,7 +380,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = Self;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
-        self.look_at_epoch();
+        self.look_at_state().await?;
         self.tell_applied();
         let membership = membership_from_storage(&self.state.membership())?;
         Ok((self.state.applied().map(from_storage), membership))
@@ -309,19 +395,26 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         while let Some(first) = entries.next().await {
             let (entry, responder) = first?;
             let mut bytes = payload_bytes(&entry);
-            together.push(entry);
+            let ready = Ready::of(entry)?;
+            self.look_at_version(&ready).await?;
+            together.push(ready);
             responders.push(responder);
             while together.len() < ENTRIES_PER_COMMIT_MAX && bytes < COMMIT_BYTES {
                 let Some(Some(next)) = entries.next().now_or_never() else { break };
                 let (entry, responder) = next?;
                 bytes += payload_bytes(&entry);
-                together.push(entry);
+                let ready = Ready::of(entry)?;
+                self.look_at_version(&ready).await?;
+                together.push(ready);
                 responders.push(responder);
             }
             let mut replies = Vec::with_capacity(together.len());
             while replies.len() < together.len() {
                 self.state.wait_for_room().await.map_err(io::Error::other)?;
                 replies.extend(self.apply_together(&together[replies.len()..])?);
+            }
+            if together.iter().any(|ready| ready.raises().is_some()) {
+                self.look_at_state().await?;
             }
             let more_waits = together.len() == ENTRIES_PER_COMMIT_MAX || bytes >= COMMIT_BYTES;
             together.clear();
@@ -368,7 +461,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let elapsed_ms = began.elapsed().as_millis() as u64;
         tracing::info!(index, elapsed_ms, "a snapshot was installed");
         self.observe(Event::SnapshotInstalled { index });
-        self.look_at_epoch();
+        self.look_at_state().await?;
         self.tell_applied();
         Ok(())
     }

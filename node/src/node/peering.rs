@@ -87,6 +87,7 @@ pub(super) async fn meet(
         connect_timeout,
         cluster_id.clone(),
         tls.clone(),
+        env.formats,
     );
     for (id, incarnation) in identity.known().await {
         peers.set_incarnation(id, &incarnation);

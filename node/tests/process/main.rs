@@ -20,5 +20,6 @@ mod report;
 mod restore;
 mod shutdown;
 mod traces;
+mod upgrade;
 mod waiting;
 mod watched;
