@@ -5,10 +5,10 @@
 #     deploy/mixed-versions.sh [COMMIT]
 #
 # Not part of .ci/run: it builds the server a second time. COMMIT has version 1 of the formats, as every commit before
-# clusters had versions; the default is the last one of those.
+# clusters had versions; the default is the last one of those, with quotas and comparisons of the replicas.
 set -eu
 cd "$(dirname "$0")/.."
-commit=${1:-ff7a0a3}
+commit=${1:-7240d63}
 target=$(cargo metadata --no-deps --format-version 1 --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 tree=$target/older-release
 [ -d "$tree" ] || git worktree add --detach "$tree" "$commit"

@@ -4,7 +4,7 @@
 //!
 //! | version | what it brought |
 //! |---|---|
-//! | 1 | everything of the first release |
+//! | 1 | everything of the first release, quotas and the comparison of replicas among it |
 //! | 2 | a cluster has a version: [`Action::RaiseVersion`], [`Action::CreateClusterAt`], and [`super::records::Meta`] in its form 5 |
 //!
 //! **To add something:** its line above, and its arm in [`needed`], which names every action so that none is forgotten.

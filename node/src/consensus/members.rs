@@ -142,11 +142,7 @@ impl Consensus {
     }
 
     /// Adds a node that receives the log and has no vote. It must have been asked which directory it has.
-    pub async fn add_learner(
-        &self,
-        newcomer: Newcomer,
-        met: &[u64],
-    ) -> Result<Plan, MemberError> {
+    pub async fn add_learner(&self, newcomer: Newcomer, met: &[u64]) -> Result<Plan, MemberError> {
         let Newcomer { node_id, peer_address, incarnation, formats } = newcomer;
         self.must_lead()?;
         let _one = self.one_change()?;

@@ -45,7 +45,9 @@ use tokio::{sync::Notify, time::Instant};
 pub use self::error::{NotAddable, NotWelcome};
 use super::{ask, peers::Peers};
 use crate::{
-    consensus::compare::Comparisons, env::identity::Identity, machine::version::{FormatRange, FormatVersion},
+    consensus::compare::Comparisons,
+    env::identity::Identity,
+    machine::version::{FormatRange, FormatVersion},
     storage::wal::Wal,
 };
 

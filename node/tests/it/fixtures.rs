@@ -1,10 +1,11 @@
 //! What each version of the formats has left behind, and what this release makes of it: data directories, backups, and
 //! messages between nodes and with clients, in `tests/fixtures/vN`.
 //!
-//! `UPDATE_FIXTURES=1 cargo test -p tally-node --test it fixtures` makes those that are missing. One that is there is
+//! `UPDATE_FIXTURES=1 cargo test -p tally-node --test it fixtures -- --test-threads=1` makes those that are missing. One that is there is
 //! never made again: it is what a release of then has written, and this one must read it. A new version gets its own,
 //! made by the release that brings it. (Those of version 1 were made by this release on a cluster of version 1, whose
-//! bytes are those of the releases before: tests named `…_frozen` pin them.)
+//! bytes are those of the releases before: tests named `…_frozen` pin them. `v1` is of a commit before quotas, `v1-quotas`
+//! of version 1 as it was released, with them.)
 
 use std::{
     fs,
@@ -36,12 +37,18 @@ use crate::{
 /// All of them together: they are in everybody's copy of the repository.
 const BYTES_MAX: u64 = 200 * 1024;
 
-fn folder(version: u32) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/v{version}"))
+/// All of them, and the version that each is of.
+const FOLDERS: &[(&str, u32)] = &[("v1", 1), ("v1-quotas", 1), ("v2", 2)];
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
-fn versions() -> impl Iterator<Item = u32> {
-    FormatVersion::FIRST.0..=FormatVersion::MAX.0
+#[test]
+fn every_version_has_some() {
+    for version in FormatVersion::FIRST.0..=FormatVersion::MAX.0 {
+        assert!(FOLDERS.iter().any(|(_, of)| *of == version), "version {version} has none");
+    }
 }
 
 fn is_to_be_made(path: &Path) -> bool {
@@ -60,6 +67,9 @@ struct Told {
     /// … and under the key `order-1`.
     under_key: i64,
     revision: u64,
+    /// Items that a quota on keys below `keys/` allows, if there is one. As many were there.
+    #[serde(default)]
+    quota: Option<u64>,
 }
 
 fn configured(formats: FormatRange) -> Cluster {
@@ -90,6 +100,9 @@ fn keyed() -> v1::WriteOptions {
     under_key("order-1").expect("it has a key")
 }
 
+/// Keys below `keys/` that are there at the end.
+const KEYS_LEFT: u64 = 19;
+
 /// Writes of every kind, a snapshot, and more writes behind it.
 async fn tell(cluster: &Cluster) -> Told {
     let channel = &cluster.channel(1);
@@ -112,6 +125,13 @@ async fn tell(cluster: &Cluster) -> Told {
     done(change(Change::PutRole(role))).await;
     let user = v1::AuthUser { name: "ada".to_owned(), roles: vec!["reader".to_owned()] };
     done(change(Change::PutUser(user))).await;
+    let limits = v1::QuotaLimits { hard_items: Some(KEYS_LEFT), ..Default::default() };
+    done(Request::QuotasSet(v1::QuotasSetRequest {
+        scope: v1::QuotaScope::Keys.into(),
+        prefix: "keys/".to_owned(),
+        limits: Some(limits),
+    }))
+    .await;
     let incarnation = "5a".repeat(16);
     done(Request::ClusterClaimNodeId(v1::ClusterClaimNodeIdRequest { incarnation })).await;
     done(Request::ClusterSnapshot(v1::ClusterSnapshotRequest { node_id: 0 })).await;
@@ -119,7 +139,8 @@ async fn tell(cluster: &Cluster) -> Told {
     let step = apply(|apply| apply.operations = vec![step_add("step", 1), step_put("step", "v")]);
     done(step).await;
     let last = header(&done(get("session")).await);
-    Told { session_id, under_session: under, under_key, revision: last.revision }
+    let (revision, quota) = (last.revision, Some(KEYS_LEFT));
+    Told { session_id, under_session: under, under_key, revision, quota }
 }
 
 /// What was told is there, and what was answered is answered again.
@@ -160,6 +181,17 @@ async fn ask_for_items(channel: &Channel, told: &Told) {
     assert_eq!(Failure::from(below).details.reason, tally_proto::reason::BELOW_FLOOR);
     let again = added(channel, "key", 9, keyed()).await;
     assert_eq!(again, (told.under_key, true), "the key is remembered");
+    let another = read(put("keys/another", "v")).await.err().map(Failure::from);
+    let refused = another.map(|failure| failure.details.reason);
+    let exceeded = told.quota.map(|_| tally_proto::reason::QUOTA_EXCEEDED.to_owned());
+    assert_eq!(refused, exceeded, "the quota is kept");
+    let listed = read(Request::QuotasList(v1::QuotasListRequest::default())).await.expect("a list");
+    let quotas = answer!(QuotasList, listed).quotas;
+    let limits = quotas.iter().map(|it| (it.used_items, it.limits.and_then(|it| it.hard_items)));
+    assert_eq!(
+        limits.collect::<Vec<_>>(),
+        told.quota.map(|items| (items, Some(items))).into_iter().collect::<Vec<_>>()
+    );
     let listed = read(Request::AuthList(v1::AuthListRequest::default())).await.expect("a list");
     let users = answer!(AuthList, listed).users;
     assert!(users.iter().any(|user| user.name == "ada" && user.roles == ["reader"]), "{users:?}");
@@ -226,14 +258,14 @@ fn formats(version: u32) -> FormatRange {
     FormatRange::said(FormatVersion::FIRST.0, version)
 }
 
-async fn make_directory(version: u32) {
+async fn make_directory(name: &str, version: u32) {
     let mut cluster = configured(formats(version));
     cluster.start_all().await;
     eventually("it knows its cluster", || cluster.node(1).consensus().is_cluster_known()).await;
     let told = tell(&cluster).await;
     let backup = backup(&cluster.channel(1)).await;
     cluster.stop(1).await;
-    let folder = folder(version);
+    let folder = folder(name);
     fs::create_dir_all(&folder).expect("it can be made");
     fs::write(folder.join("backup"), backup).expect("it can be written");
     let told = serde_json::to_vec_pretty(&told).expect("plain data");
@@ -241,24 +273,24 @@ async fn make_directory(version: u32) {
     fs::write(folder.join("data.gz"), packed(&cluster.data_dir(1))).expect("it can be written");
 }
 
-fn told(version: u32) -> Told {
-    let bytes = fs::read(folder(version).join("told.json")).expect("it is there");
+fn told(name: &str) -> Told {
+    let bytes = fs::read(folder(name).join("told.json")).expect("it is there");
     serde_json::from_slice(&bytes).expect("it was written as that")
 }
 
 #[tokio::test]
 async fn data_directories_of_every_version_are_opened() {
-    for version in versions() {
-        if is_to_be_made(&folder(version).join("data.gz")) {
-            make_directory(version).await;
+    for (name, version) in FOLDERS.iter().copied() {
+        if is_to_be_made(&folder(name).join("data.gz")) {
+            make_directory(name, version).await;
         }
         let mut cluster = configured(FormatRange::OURS);
-        let packed = fs::read(folder(version).join("data.gz")).expect("it is there");
+        let packed = fs::read(folder(name).join("data.gz")).expect("it is there");
         unpack(&packed, &cluster.data_dir(1));
         cluster.start_node(1).await.expect("this release opens it");
         cluster.settled().await;
         assert_eq!(cluster.node(1).consensus().cluster_version(), FormatVersion(version));
-        ask(&cluster, &told(version)).await;
+        ask(&cluster, &told(name)).await;
         // And it goes on to the newest one.
         let request =
             Request::ClusterFinalizeUpgrade(v1::ClusterFinalizeUpgradeRequest { preview: false });
@@ -269,16 +301,16 @@ async fn data_directories_of_every_version_are_opened() {
         cluster.start_node(1).await.expect("it opens what it has written");
         cluster.settled().await;
         assert_eq!(cluster.node(1).consensus().cluster_version(), FormatVersion::MAX);
-        ask_for_items(&cluster.channel(1), &told(version)).await;
+        ask_for_items(&cluster.channel(1), &told(name)).await;
     }
 }
 
 #[tokio::test]
 async fn backups_of_every_version_are_restored() {
-    for version in versions() {
-        let path = folder(version).join("backup");
+    for (name, version) in FOLDERS.iter().copied() {
+        let path = folder(name).join("backup");
         if is_to_be_made(&path) {
-            make_directory(version).await;
+            make_directory(name, version).await;
         }
         let mut reader = Reader::new();
         reader.give(&fs::read(path).expect("it is there"));
@@ -295,7 +327,13 @@ async fn backups_of_every_version_are_restored() {
             client.restore_block(number, block).await.expect("it is the next one");
         }
         client.finish_restore(&foot).await.expect("all are there");
-        ask_for_items(&cluster.channel(1), &told(version)).await;
+        let stays = cluster.node(1).consensus().cluster_version();
+        assert_eq!(
+            stays,
+            FormatVersion::MAX,
+            "the cluster's version is its own, and not the backup's"
+        );
+        ask_for_items(&cluster.channel(1), &told(name)).await;
     }
 }
 
@@ -415,20 +453,35 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// What version 2 brought to them: nodes say which versions they read. (That they compare their states is of version 1 as it
+/// was released.)
+fn messages_of_version_2() -> Vec<(&'static str, Vec<u8>)> {
+    let stored = |name| fs::read(folder("v1").join("wire").join(name)).expect("it is there");
+    let formats = Some(peer::Formats { min: 1, max: 2, cluster_version: 2 });
+    let hello = peer::HelloRequest::decode(&stored("hello")[..]).expect("it is read");
+    let welcome = peer::HelloResponse::decode(&stored("welcome")[..]).expect("it is read");
+    assert_eq!((&hello.formats, &welcome.formats), (&None, &None), "an older release says nothing");
+    let hello = peer::HelloRequest { formats, compares_states: true, ..hello };
+    let welcome = peer::HelloResponse { formats, compares_states: true, ..welcome };
+    vec![("hello", hello.encode_to_vec()), ("welcome", welcome.encode_to_vec())]
+}
+
 /// What an older node or client sends is what this release would send without what came since: it reads the one as it
 /// reads the other, and sends no field that an older one has under another meaning.
 #[test]
-fn messages_of_version_1_have_their_bytes() {
-    let folder = folder(1).join("wire");
-    for (name, bytes) in messages() {
-        let path = folder.join(name);
-        if is_to_be_made(&path) {
-            fs::create_dir_all(&folder).expect("it can be made");
-            fs::write(&path, &bytes).expect("it can be written");
+fn messages_of_every_version_have_their_bytes() {
+    for (name, messages) in [("v1", messages as fn() -> _), ("v2", messages_of_version_2)] {
+        let folder = folder(name).join("wire");
+        for (name, bytes) in messages() {
+            let path = folder.join(name);
+            if is_to_be_made(&path) {
+                fs::create_dir_all(&folder).expect("it can be made");
+                fs::write(&path, &bytes).expect("it can be written");
+            }
+            assert_eq!(fs::read(&path).expect("it is there"), bytes, "{name}");
         }
-        assert_eq!(fs::read(&path).expect("it is there"), bytes, "{name}");
     }
-    let stored = fs::read(folder.join("propose")).expect("it is there");
+    let stored = fs::read(folder("v1").join("wire/propose")).expect("it is there");
     let propose = peer::ProposeRequest::decode(&stored[..]).expect("it is read");
     let command = codec::decode_command(&propose.commands[0].command).expect("it is read");
     assert_eq!(command.action.to_string(), "set \"a\" -1");

@@ -3,6 +3,10 @@
 
 use tally_node::{
     config::UpgradeFinalize,
+    consensus::{
+        members::{MemberError, Newcomer},
+        upgrade::HEARD_WITHIN,
+    },
     env::identity::IdentityError,
     machine::version::{FormatRange, FormatVersion},
     node::NodeError,
@@ -12,6 +16,7 @@ use tally_proto::{
     reason,
     v1::{self, call::Request},
 };
+use tonic::transport::Channel;
 
 use crate::{
     client::{Failure, unary},
@@ -197,6 +202,134 @@ async fn a_node_that_missed_the_end_of_an_upgrade_is_told_by_its_peers() {
     cluster.caught_up().await;
     assert_eq!(cluster.versions(), [2; 2]);
     // (It could start again with the newer release; not in this process, which still has its state open.)
+}
+
+/// A learner counts as a voter does, and whoever is down or silent is in the way until it is heard or taken out.
+#[tokio::test]
+async fn learners_and_whoever_is_down_are_in_the_way_and_named() {
+    let mut cluster = older(3).await;
+    for id in 1..=3 {
+        cluster.change_release(id, NEW).await;
+    }
+    cluster.add(4);
+    cluster.read_formats(4, OLD);
+    let starting = tokio::spawn(cluster.launch(4));
+    let channel = cluster.channel(cluster.leader().await);
+    let peer_address = cluster.peer_address(4);
+    let learner = v1::ClusterAddLearnerRequest { node_id: 4, peer_address, preview: false };
+    let added = unary(&channel, Request::ClusterAddLearner(learner)).await;
+    added.expect("until the upgrade is finalized an older release is a member as any");
+    cluster.adopt(4, starting.await.expect("it does not panic").expect("it starts"));
+    cluster.settled().await;
+    cluster.finalize_refused(&["node 4 reads version 1", "new release first"]).await;
+
+    cluster.stop(4).await;
+    cluster.read_formats(4, NEW);
+    cluster.finalize_refused(&["node 4"]).await;
+    tokio::time::sleep(HEARD_WITHIN).await;
+    cluster.finalize_refused(&["node 4 has not said for", "tally cluster remove 4"]).await;
+    let remove =
+        v1::ClusterRemoveRequest { node_id: 4, preview: false, accept_fewer_failures: false };
+    let channel = cluster.channel(cluster.leader().await);
+    unary(&channel, Request::ClusterRemove(remove)).await.expect("it is taken out");
+    let plan = cluster.plan(finalize(false)).await;
+    assert_eq!((plan.version, plan.to), (1, 2), "{plan:?}");
+    eventually("all have it", || cluster.versions() == [2; 3]).await;
+}
+
+/// Its probe was answered while the cluster had the version that it reads.
+#[tokio::test]
+async fn who_was_asked_before_the_end_of_an_upgrade_is_not_added_behind_it() {
+    let cluster = Cluster::start(1).await;
+    cluster.known().await;
+    let newcomer = |node_id, formats| Newcomer {
+        node_id,
+        peer_address: "127.0.0.1:1".to_owned(),
+        incarnation: format!("{node_id:032x}"),
+        formats,
+    };
+    let consensus = cluster.node(1).consensus();
+    let refused = consensus.add_learner(newcomer(7, OLD), &[]).await;
+    let Err(MemberError::Refused(says)) = refused else { panic!("it is added: {refused:?}") };
+    assert!(says.contains("node 7 reads version 1") && says.contains("version 2"), "{says}");
+    assert!(!consensus.is_member(7));
+    consensus.add_learner(newcomer(8, NEW), &[]).await.expect("one that reads it is");
+}
+
+/// What a leader of the newer release sends is read by a follower of the older one, a whole state, too: it is written by
+/// the cluster's version. And what that follower then has is opened by either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn until_it_is_finalized_an_older_follower_reads_a_newer_leaders_snapshot() {
+    let mut cluster = Cluster::prepare(3, |config| {
+        config.snapshot_after_entries = 20;
+        config.log_entries_kept = 10;
+    });
+    cluster.ids().into_iter().for_each(|id| cluster.read_formats(id, OLD));
+    cluster.start_all().await;
+    cluster.known().await;
+    for id in [1, 2] {
+        cluster.change_release(id, NEW).await;
+    }
+    if cluster.leader().await == 3 {
+        let request = v1::ClusterTransferLeaderRequest { node_id: 1, preview: false };
+        let channel = cluster.channel(3);
+        unary(&channel, Request::ClusterTransferLeader(request)).await.expect("it hands over");
+    }
+    cluster.stop(3).await;
+    let leader = cluster.leader().await;
+    let channel = cluster.channel(leader);
+    let applied = |cluster: &Cluster, id| {
+        cluster.node(id).consensus().state().applied().map_or(0, |applied| applied.index)
+    };
+    let missed = applied(&cluster, leader);
+    eventually_purged(&cluster, leader, missed, &channel).await;
+    cluster.start_node(3).await.expect("it is of the older release, as before");
+    cluster.settled().await;
+    cluster.caught_up().await;
+    let snapshot = cluster.node(3).consensus().state().current_snapshot();
+    assert!(snapshot.is_some(), "it was sent one");
+    assert_eq!(cluster.versions(), [1; 3]);
+    unary(&cluster.channel(3), add("a", 1)).await.expect("it takes part");
+    cluster.change_release(3, NEW).await;
+}
+
+/// Writes until the leader has no entry at this index any more.
+async fn eventually_purged(cluster: &Cluster, leader: u64, missed: u64, channel: &Channel) {
+    for _ in 0..400 {
+        for _ in 0..10 {
+            unary(channel, add("a", 1)).await.expect("two of three go on");
+        }
+        let metrics = cluster.node(leader).consensus().leadership().metrics();
+        if metrics.purged.is_some_and(|purged| purged.index > missed) {
+            return;
+        }
+    }
+    panic!("the leader still has what node 3 missed");
+}
+
+/// One node alone has nobody to wait for, and gives the way back away as any does.
+#[tokio::test]
+async fn a_single_node_is_upgraded_goes_back_and_is_finalized() {
+    let mut cluster = older(1).await;
+    unary(&cluster.channel(1), add("a", 1)).await.expect("it is alone");
+    for formats in [NEW, OLD, NEW] {
+        cluster.change_release(1, formats).await;
+        unary(&cluster.channel(1), add("a", 1)).await.expect("either release goes on");
+        assert_eq!(cluster.versions(), [1]);
+    }
+    let request = finalize(false);
+    let done = unary(&cluster.channel(1), request).await.expect("it is alone");
+    let plan = *answer!(ClusterFinalizeUpgrade, done).plan.expect("it has a plan");
+    assert_eq!((plan.version, plan.to), (1, 2), "{plan:?}");
+    cluster.stop(1).await;
+    cluster.read_formats(1, OLD);
+    let error = cluster.start_node(1).await.expect_err("there is no way back");
+    assert!(error.to_string().contains("Nothing was changed"), "{error}");
+    cluster.read_formats(1, NEW);
+    cluster.start_node(1).await.expect("the newer release starts");
+    cluster.settled().await;
+    let counter = unary(&cluster.channel(1), get("a")).await.expect("it is there");
+    assert_eq!(answer!(CountersGet, counter).counter.expect("a counter").value, 4);
 }
 
 #[tokio::test]
