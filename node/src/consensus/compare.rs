@@ -12,8 +12,9 @@
 //! anything else was applied since. Whoever applies it takes the hash with its next flush, and tells it with every
 //! introduction ([`crate::peer::hello`]), which go both ways once a second. What a node knows of one entry is judged by the
 //! voters as of that entry, which all have alike ([`judge`]): a hash that a majority of them has is right; a node with
-//! another one [differs](Verdict::differs), learners too. Two hashes and no majority for one of them: writes wait
-//! ([`Verdict::no_majority`]) until a report, or a later comparison, shows a majority.
+//! another one [differs](Verdict::differs), learners too. Two hashes and no majority for one of them: if those that have not
+//! told could still make one, it is waited for them ([`UNHEARD_PATIENCE`]); after that, and at once where they could not,
+//! writes wait ([`Verdict::no_majority`]) until a report, or a later comparison, shows a majority.
 //!
 //! **Races.** *A snapshot is installed over the entry*: there is no hash of it here and no report, and the next comparison
 //! judges what was installed. *A restart*: reports are in memory, so what was told is lost; an entry that was not flushed
@@ -65,6 +66,13 @@ const FILE_BYTES_MAX: usize = 4096;
 /// Entries of which reports are kept, and told: a comparison comes every half minute, and a report is told every second.
 const ROUNDS_MAX: usize = 8;
 
+/// How long writes go on while voters differ and the word of those that have not told yet could decide between them: five
+/// introductions. Each node takes its hash with a flush of its own and tells it with its next introduction, so that reports
+/// of one entry come up to some seconds apart, the one that differs as often first as last. To refuse writes at once would
+/// refuse them for each replica that ever differs; and what is written meanwhile is as what was written since the last
+/// comparison.
+const UNHEARD_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What everybody is told to do.
 const WAY_BACK: &str =
     "remove the node, wipe its data directory and let it join anew (docs/operations.md)";
@@ -76,7 +84,9 @@ enum Judged {
     Open,
     /// A majority of the voters has this hash.
     Agreed(StateHash),
-    /// Voters differ, and no hash is known to be that of a majority.
+    /// Voters differ, and those that have not told decide whether one hash is that of a majority.
+    Unheard,
+    /// Voters differ, and no hash is that of a majority, whatever the others tell.
     Split,
 }
 
@@ -85,16 +95,19 @@ enum Judged {
 fn judge(voters: &[BTreeSet<u64>], hashes: &BTreeMap<u64, StateHash>) -> Judged {
     let of_voters = hashes.iter().filter(|(id, _)| voters.iter().any(|set| set.contains(id)));
     let distinct: BTreeSet<StateHash> = of_voters.map(|(_, hash)| *hash).collect();
-    let has_majority = |hash: &StateHash| {
+    let majority_of = |counts: &dyn Fn(Option<&StateHash>) -> bool| {
         voters.iter().all(|set| {
-            let holders = set.iter().filter(|id| hashes.get(id) == Some(hash)).count();
-            holders > set.len() / 2
+            let counted = set.iter().filter(|id| counts(hashes.get(id))).count();
+            counted > set.len() / 2
         })
     };
-    match distinct.iter().find(|hash| has_majority(hash)) {
+    let has = |hash| majority_of(&|told| told == Some(hash));
+    let may_have = |hash| majority_of(&|told| told.is_none_or(|told| told == hash));
+    match distinct.iter().find(|hash| has(hash)) {
         Some(hash) => Judged::Agreed(*hash),
-        None if distinct.len() > 1 => Judged::Split,
-        None => Judged::Open,
+        None if distinct.len() < 2 => Judged::Open,
+        None if distinct.iter().any(may_have) => Judged::Unheard,
+        None => Judged::Split,
     }
 }
 
@@ -108,6 +121,16 @@ struct Round {
     is_settled: bool,
     /// Nodes that the log was told of.
     told: BTreeSet<u64>,
+}
+
+/// What is known of all of them.
+#[derive(Debug, Default)]
+struct Known {
+    /// By the entry.
+    rounds: BTreeMap<(u64, u64), Round>,
+    /// Since when voters differ of whom more have to tell, and how they do. It outlasts the entries that showed it: where
+    /// comparisons come often, those of one that does not tell are forgotten before its time is over.
+    unheard: Option<(Instant, String)>,
 }
 
 /// Of a node's state, as far as comparisons have shown.
@@ -129,8 +152,7 @@ pub struct Comparisons {
 struct Inner {
     node_id: u64,
     disk: Arc<dyn Disk>,
-    /// By the entry.
-    rounds: Mutex<BTreeMap<(u64, u64), Round>>,
+    known: Mutex<Known>,
     verdict: watch::Sender<Verdict>,
     /// As in the verdict, for whoever asks with every request.
     differs: AtomicBool,
@@ -163,7 +185,7 @@ impl Comparisons {
             inner: Arc::new(Inner {
                 node_id,
                 disk,
-                rounds: Mutex::default(),
+                known: Mutex::default(),
                 differs: AtomicBool::new(found.is_some()),
                 verdict: watch::channel(Verdict { differs: found, no_majority: None }).0,
                 last: Mutex::new((0, Instant::now())),
@@ -219,8 +241,8 @@ impl Comparisons {
 
     /// What this node tells others.
     pub(crate) fn reports(&self) -> Vec<wire::StateReport> {
-        let rounds = lock(&self.inner.rounds);
-        let own = rounds.iter().filter_map(|(at, round)| {
+        let known = lock(&self.inner.known);
+        let own = known.rounds.iter().filter_map(|(at, round)| {
             let hash = round.hashes.get(&self.inner.node_id)?;
             let log_id = Some(wire::LogId { index: at.0, term: at.1 });
             Some(wire::StateReport { log_id, hash: hash.to_bytes().to_vec().into() })
@@ -243,7 +265,7 @@ impl Comparisons {
         };
         let mut is_new = false;
         {
-            let mut rounds = lock(&self.inner.rounds);
+            let rounds = &mut lock(&self.inner.known).rounds;
             // What is older than all that is kept, of as many as are kept, was forgotten.
             let oldest = match rounds.len() >= ROUNDS_MAX {
                 true => rounds.keys().next().copied(),
@@ -272,8 +294,8 @@ impl Comparisons {
             }
         };
         {
-            let mut rounds = lock(&self.inner.rounds);
-            let round = rounds.entry((*index, *term)).or_default();
+            let mut known = lock(&self.inner.known);
+            let round = known.rounds.entry((*index, *term)).or_default();
             round.voters = voters;
             round.hashes.insert(self.inner.node_id, *hash);
         }
@@ -282,24 +304,27 @@ impl Comparisons {
 
     /// The state does not hold what was written to it. That needs no other's word.
     pub(super) fn knows_rotten(&self, reason: &str) {
-        let rounds = lock(&self.inner.rounds);
+        let known = lock(&self.inner.known);
         self.set(Some(reason.to_owned()), self.why_nothing_is_written());
-        drop(rounds);
+        drop(known);
     }
 
-    /// Judges all that is known.
-    fn look(&self) {
+    /// Judges all that is known: with each report, and as time goes by, for those that do not tell.
+    pub(super) fn look(&self) {
         let own = self.inner.node_id;
-        let mut rounds = lock(&self.inner.rounds);
+        let mut known = lock(&self.inner.known);
+        let Known { rounds, unheard } = &mut *known;
         let mut differs = None;
         let mut no_majority = self.why_nothing_is_written();
+        let mut undecided = unheard.as_ref().map(|(_, text)| text.clone());
         for ((index, _), round) in rounds.iter_mut().filter(|(_, round)| !round.voters.is_empty()) {
             let Round { voters, hashes, is_settled, told } = round;
             match judge(voters, hashes) {
                 Judged::Open => {}
+                Judged::Unheard => undecided = Some(split_text(*index, voters, hashes)),
                 Judged::Split => no_majority = Some(split_text(*index, voters, hashes)),
                 Judged::Agreed(right) => {
-                    no_majority = None;
+                    (no_majority, undecided) = (None, None);
                     if !std::mem::replace(is_settled, true) {
                         self.inner.compared.fetch_add(1, Ordering::Relaxed);
                     }
@@ -322,10 +347,17 @@ impl Comparisons {
         while rounds.len() > ROUNDS_MAX {
             rounds.pop_first();
         }
+        let since = unheard.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+        *unheard = undecided.map(|text| (since, text));
+        if let Some((since, text)) = unheard
+            && since.elapsed() >= UNHEARD_PATIENCE
+        {
+            no_majority = Some(text.clone());
+        }
         self.set(differs, no_majority);
     }
 
-    /// Under the lock of the rounds, so that what was judged first is not said last. A node that differs does so for
+    /// Under the lock of what is known, so that what was judged first is not said last. A node that differs does so for
     /// good.
     fn set(&self, differs: Option<String>, no_majority: Option<String>) {
         self.inner.verdict.send_if_modified(|verdict| {

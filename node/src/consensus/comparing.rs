@@ -47,10 +47,12 @@ impl Consensus {
         }
     }
 
-    /// Has the replicas compared, for as long as the node runs: while it leads, so often if anything is applied.
+    /// Has the replicas compared, for as long as the node runs: while it leads, so often if anything is applied. Whoever
+    /// leads, it is looked here whether those that have not told of a comparison had their time.
     pub async fn compare_replicas(self, interval: Duration) {
         loop {
             tokio::time::sleep(LOOK_EVERY.min(interval / 4)).await;
+            self.comparisons().look();
             if self.leadership().term_as_leader().is_none() || self.quorum_lost() {
                 continue;
             }

@@ -113,6 +113,10 @@ pub enum Fault {
     UnheardVote,
     /// The leader is cut off, asked to make a learner a voter, and stays away until the others have given up
     /// the log that it needs. (Where the others can't elect it might get its way, so no seed draws it.)
+    PromotionWhileCutOff,
+    /// The leader is asked to make a learner a voter. As soon as it has the change in its log, all other
+    /// machines lose their power before they have the entry, and it is cut off until the others have given up
+    /// the log that it needs.
     OverruledPromotion,
     /// The operator adds a new machine as a voter.
     Grow,

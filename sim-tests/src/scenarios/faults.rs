@@ -560,7 +560,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         faults: &[(5_000, 0, Fault::UnheardVote), (26_000, 0, Fault::UnheardVote)],
     },
     Scenario {
-        name: "members-that-were-overruled",
+        name: "asked-for-a-change-while-cut-off",
         shows: "A leader that is cut off is asked to make a learner a voter. It asks a majority first whether it leads, \
                 as before each change, so that nothing of the change is in any log. It comes back when the log that it \
                 needs is gone, and gets a snapshot. The learner gets its vote when it is asked for again, by two \
@@ -580,6 +580,40 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             "node {n} is left behind, and comes back",
             "never: the voters are to change",
             "node {n} has installed the snapshot",
+            "the voters are to change: a majority of 1, 2, 3 and one of 1, 2, 3, {l} are needed",
+            "the voters are 1, 2, 3, {l}",
+            "operator has done promote {l}",
+            "never: removed from its cluster",
+            "kept no acknowledged write is lost or counted twice",
+        ],
+        knobs: short_log,
+        faults: &[
+            (2_000, 0, Fault::Learner(34_000, true)),
+            (7_000, 0, Fault::PromotionWhileCutOff),
+            (17_000, 0, Fault::PromotionWhileCutOff),
+            (27_000, 0, Fault::PromotionWhileCutOff),
+        ],
+    },
+    Scenario {
+        name: "members-that-were-overruled",
+        shows: "A leader makes a learner a voter, and has that change in its log alone: before anybody gets the entry, \
+                the power of all others fails, and it is cut off. It comes back when the log that it needs is gone, and \
+                gets a snapshot: with it, the voters are again those that the others know. Nothing of the change is \
+                left: the learner gets its vote when it is asked for again, by two entries of another leader.",
+        look_at: "`the voters are to change` at the node that is cut off; `is left behind`, `has installed the \
+                  snapshot`; that nobody else says so before the learner is promoted at last",
+        seed: 1,
+        lesson: &[
+            "operator has done add learner {l}",
+            "the leader, node {n}, is asked to promote a learner; as soon as it has that in its log",
+            "node {n} the voters are to change: a majority of 1, 2, 3 and one of 1, 2, 3, {l} are needed",
+            "never: the voters are 1, 2, 3, {l}",
+            "leads in term",
+            "never: the voters are 1, 2, 3, {l}",
+            "node {n} is left behind, and comes back",
+            "never: the voters are 1, 2, 3, {l}",
+            "node {n} has installed the snapshot",
+            "never: the voters are 1, 2, 3, {l}",
             "the voters are to change: a majority of 1, 2, 3 and one of 1, 2, 3, {l} are needed",
             "the voters are 1, 2, 3, {l}",
             "operator has done promote {l}",

@@ -215,8 +215,13 @@ impl Words<'_> {
                 "{} is cut off; whoever stands for election next is not heard, as the third is cut off then",
                 node(&Target::Leader)
             ),
-            Fault::OverruledPromotion => format!(
+            Fault::PromotionWhileCutOff => format!(
                 "{} is cut off, asked to promote a learner, and stays away until it is left behind",
+                node(&Target::Leader)
+            ),
+            Fault::OverruledPromotion => format!(
+                "{} is asked to promote a learner; as soon as it has that in its log, it is cut off until it is \
+                 left behind, and the power of all others fails",
                 node(&Target::Leader)
             ),
             Fault::Grow => "the operator adds a new machine as a voter".to_owned(),

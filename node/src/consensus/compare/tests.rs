@@ -20,21 +20,26 @@ fn a_majority_of_each_set_of_voters_is_right_and_learners_decide_nothing() {
         (&[][..], Judged::Open),
         (&[(1, 7)], Judged::Open),
         (&[(1, 7), (2, 7)], Judged::Agreed(hash(7))),
-        (&[(1, 7), (2, 8)], Judged::Split),
+        (&[(1, 7), (2, 8)], Judged::Unheard),
         (&[(1, 7), (2, 8), (3, 8)], Judged::Agreed(hash(8))),
         (&[(1, 7), (2, 8), (3, 9)], Judged::Split),
         // A learner that differs, and one that would make a majority if it counted.
         (&[(1, 7), (4, 8)], Judged::Open),
-        (&[(1, 7), (2, 8), (4, 8)], Judged::Split),
+        (&[(1, 7), (2, 8), (4, 8)], Judged::Unheard),
     ] {
         assert_eq!(judge(&three, &told(reports)), judged, "{reports:?}");
     }
+    let five = [BTreeSet::from([1, 2, 3, 4, 5])];
+    assert_eq!(judge(&five, &told(&[(1, 7), (2, 8), (3, 8)])), Judged::Unheard);
+    assert_eq!(judge(&five, &told(&[(1, 7), (2, 7), (3, 8), (4, 8)])), Judged::Unheard);
+    assert_eq!(judge(&five, &told(&[(1, 6), (2, 7), (3, 8), (4, 9)])), Judged::Split);
     let two = [BTreeSet::from([1, 2])];
     assert_eq!(judge(&two, &told(&[(1, 7), (2, 8)])), Judged::Split);
     assert_eq!(judge(&[BTreeSet::from([1])], &told(&[(1, 7)])), Judged::Agreed(hash(7)));
     let joint = [BTreeSet::from([1, 2, 3]), BTreeSet::from([3, 4, 5])];
     assert_eq!(judge(&joint, &told(&[(1, 7), (2, 7)])), Judged::Open);
     assert_eq!(judge(&joint, &told(&[(1, 7), (2, 7), (4, 7), (5, 7)])), Judged::Agreed(hash(7)));
+    assert_eq!(judge(&joint, &told(&[(1, 7), (2, 7), (4, 8)])), Judged::Unheard);
     assert_eq!(judge(&joint, &told(&[(1, 7), (2, 7), (4, 8), (5, 8)])), Judged::Split);
 }
 
@@ -46,11 +51,11 @@ fn report(index: u64, of: u8) -> wire::StateReport {
 impl Comparisons {
     /// As if this node had taken the hash, of three voters.
     fn takes(&self, index: u64, of: u8) {
-        let mut rounds = lock(&self.inner.rounds);
-        let round = rounds.entry((index, 1)).or_default();
+        let mut known = lock(&self.inner.known);
+        let round = known.rounds.entry((index, 1)).or_default();
         round.voters = vec![BTreeSet::from([1, 2, 3])];
         round.hashes.insert(self.inner.node_id, hash(of));
-        drop(rounds);
+        drop(known);
         self.look();
     }
 }
@@ -62,7 +67,7 @@ async fn a_node_that_differs_knows_it_for_good_and_also_after_a_restart() {
     let node = open().await.unwrap();
     node.takes(10, 7);
     node.learn(2, &[report(10, 8)], true);
-    assert!(!node.differs() && node.why_nothing_is_written().is_some(), "nobody knows who");
+    assert_eq!(node.verdict(), Verdict::default(), "nobody knows who, and one has not told");
     node.learn(3, &[report(10, 8)], true);
     assert!(node.differs() && node.why_nothing_is_written().is_none());
     let reason = node.verdict().differs.unwrap();
@@ -73,6 +78,33 @@ async fn a_node_that_differs_knows_it_for_good_and_also_after_a_restart() {
     assert!(node.differs());
     let again = open().await.unwrap();
     assert_eq!(again.verdict(), Verdict { differs: Some(reason), no_majority: None });
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_has_not_told_is_waited_for_and_not_for_ever() {
+    let disk = SimulatedDisk::new(1);
+    let node = Comparisons::open(1, Arc::new(disk.mount())).await.unwrap();
+    node.takes(10, 7);
+    node.learn(2, &[report(10, 8)], true);
+    tokio::time::advance(UNHEARD_PATIENCE - Duration::from_millis(1)).await;
+    node.look();
+    assert_eq!(node.why_nothing_is_written(), None);
+    tokio::time::advance(Duration::from_millis(1)).await;
+    node.look();
+    assert!(node.why_nothing_is_written().unwrap().contains("node 3 not told"));
+    // It tells after all.
+    node.learn(3, &[report(10, 7)], true);
+    assert_eq!(node.verdict(), Verdict::default());
+    // Nor is it where comparisons come so often that none is kept for so long.
+    let often = UNHEARD_PATIENCE / 20;
+    for index in 20..40 {
+        node.takes(index, 7);
+        node.learn(2, &[report(index, 8)], true);
+        assert_eq!(node.why_nothing_is_written(), None);
+        tokio::time::advance(often).await;
+    }
+    node.look();
+    assert!(node.why_nothing_is_written().is_some());
 }
 
 #[tokio::test]

@@ -318,7 +318,8 @@ impl Injector {
                 Ok(())
             }
             Fault::UnheardVote => self.expect_unheard_vote(sim, now_ms),
-            Fault::OverruledPromotion => self.overrule_promotion(sim, now_ms),
+            Fault::PromotionWhileCutOff => self.promote_while_cut_off(sim, now_ms),
+            Fault::OverruledPromotion => self.overrule_promotion(now_ms),
             Fault::RollingRestart(hasty) => {
                 if !self.rolling.is_empty() {
                     return Err("one rolling restart at a time");

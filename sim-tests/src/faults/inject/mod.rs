@@ -109,6 +109,7 @@ pub(crate) struct Injector {
     /// Cuts that wait for something to happen.
     waiting: Vec<until::Waiting>,
     unheard_votes: Vec<staged::UnheardVote>,
+    unheard_changes: Vec<staged::UnheardChange>,
     restart_at: BTreeMap<u64, u64>,
     /// How long machines stay down whose power fails between two disk operations to come.
     down_ms: BTreeMap<u64, u64>,
@@ -204,6 +205,7 @@ impl Injector {
             undo: Vec::new(),
             waiting: Vec::new(),
             unheard_votes: Vec::new(),
+            unheard_changes: Vec::new(),
             restart_at: BTreeMap::new(),
             down_ms: BTreeMap::new(),
             traps,
@@ -302,6 +304,7 @@ impl Injector {
         self.undo.is_empty()
             && self.waiting.is_empty()
             && self.unheard_votes.is_empty()
+            && self.unheard_changes.is_empty()
             && self.restart_at.is_empty()
             && self.being_replaced.is_empty()
             && self.replace_at.is_empty()
@@ -329,6 +332,7 @@ impl Injector {
         self.follow_releases(now_ms);
         self.look_whether_happened(now_ms);
         self.look_who_stands(sim, now_ms);
+        self.look_who_changes(sim, now_ms);
         let due: Vec<Undo> = {
             let (due, later) = std::mem::take(&mut self.undo)
                 .into_iter()
@@ -363,6 +367,7 @@ impl Injector {
         self.desk.drop_transfers();
         self.look_whether_happened(u64::MAX);
         self.look_who_stands(sim, u64::MAX);
+        self.unheard_changes.clear();
         for (_, undo) in std::mem::take(&mut self.undo) {
             self.mend(sim, undo);
         }

@@ -33,6 +33,15 @@ pub(super) struct UnheardVote {
     patience_ends_ms: u64,
 }
 
+/// Waits for a change of the voters in the leader's log.
+#[derive(Debug)]
+pub(super) struct UnheardChange {
+    leader: u64,
+    /// Changes that began before.
+    joints: u64,
+    patience_ends_ms: u64,
+}
+
 impl Injector {
     /// Cuts the leader off, and waits for one of the other two to stand.
     pub(super) fn expect_unheard_vote(
@@ -90,22 +99,63 @@ impl Injector {
         }
     }
 
-    /// Cuts the leader off until it needs a snapshot, with a change of the voters in its log that nobody
-    /// else has. It is a promotion, as that is one entry: before a removal the node's id is retired by an entry
-    /// of its own, which a leader that is cut off can't commit.
-    pub(super) fn overrule_promotion(
+    /// Cuts the leader off until it needs a snapshot, and asks it for a change of the voters.
+    pub(super) fn promote_while_cut_off(
         &mut self,
         sim: &mut Sim<'_>,
         now_ms: u64,
     ) -> Result<(), &'static str> {
+        let (leader, learner) = self.who_promotes()?;
+        self.cut_until(sim, leader, Until::LeftBehind(leader), now_ms)?;
+        self.desk.ask(Task::TryPromotion { at: leader, learner });
+        Ok(())
+    }
+
+    /// Asks the leader for a change of the voters that nobody else is to hear of. It is a promotion, as that is
+    /// one entry: before a removal the node's id is retired by an entry of its own.
+    pub(super) fn overrule_promotion(&mut self, now_ms: u64) -> Result<(), &'static str> {
+        let (leader, learner) = self.who_promotes()?;
+        let joints = self.invariants.joints();
+        let patience_ends_ms = now_ms + PATIENCE_MS;
+        self.unheard_changes.push(UnheardChange { leader, joints, patience_ends_ms });
+        self.desk.ask(Task::TryPromotion { at: leader, learner });
+        Ok(())
+    }
+
+    fn who_promotes(&self) -> Result<(u64, u64), &'static str> {
         let leader = self.resolve_running(Target::Leader)?;
         if !self.desk.is_idle() {
             return Err("the operator has something else to do");
         }
         let learner = self.learners.iter().copied().find(|id| self.is_up(*id));
-        let learner = learner.ok_or("there is no learner")?;
-        self.cut_until(sim, leader, Until::LeftBehind(leader), now_ms)?;
-        self.desk.ask(Task::TryPromotion { at: leader, learner });
-        Ok(())
+        Ok((leader, learner.ok_or("there is no learner")?))
+    }
+
+    /// Once a change of the voters is in a log, which is the leader's first, what it sends of it is lost: it
+    /// asked a majority before, so it can't be cut off earlier, and a message takes longer than a step of this.
+    /// With the power of all others goes what is on its way to them; the learner's too, which would stand with
+    /// that entry and be elected.
+    pub(super) fn look_who_changes(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
+        for expected in std::mem::take(&mut self.unheard_changes) {
+            let UnheardChange { leader, joints, patience_ends_ms } = expected;
+            if now_ms >= patience_ends_ms || !self.is_up(leader) {
+                continue;
+            }
+            if self.invariants.joints() == joints {
+                self.unheard_changes.push(expected);
+                continue;
+            }
+            trace_event!("fault", "a change of the voters that only {} has", host_of(leader));
+            let mut others = self.others(leader);
+            others.retain(|id| self.is_up(*id));
+            for id in others {
+                self.cluster.cut_power(sim, id);
+                self.undo.push((now_ms + DOWN_MS, Undo::Restart(id)));
+            }
+            let cut = self.cut_until(sim, leader, Until::LeftBehind(leader), now_ms);
+            if let Err(why) = cut {
+                trace_event!("fault", "it is not cut off: {why}");
+            }
+        }
     }
 }
