@@ -8,6 +8,8 @@
 //! Nothing here can fail for the entry's sake: what can't be decoded was damaged or made by a newer
 //! version, and a replica that skipped it would differ from the others for ever; it stops instead.
 
+mod versions;
+
 use std::{io, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, Stream, StreamExt};
@@ -17,6 +19,8 @@ use openraft::{
 };
 use tokio::{sync::watch, time::Instant};
 
+use self::versions::Ready;
+pub use self::versions::Versions;
 use super::{
     cluster_id::ClusterId,
     compare::Comparisons,
@@ -28,12 +32,11 @@ use super::{
     },
 };
 use crate::{
-    env::{Event, Observer, identity::Identity, traces::Value},
+    env::{Event, Observer, traces::Value},
     machine::{
-        self, codec,
-        command::{Action, Batch, Command},
-        gate, query,
-        version::{self, FormatRange, FormatVersion},
+        self,
+        command::Action,
+        query,
         view::{Overlay, Writes},
     },
     metrics::Metrics,
@@ -77,55 +80,6 @@ pub struct StateMachine {
     comparisons: Comparisons,
     #[cfg(feature = "seeded-bugs")]
     applier: Option<super::kept::Applier>,
-}
-
-/// Which versions of the formats the node reads, and where the cluster's is written down.
-#[derive(Clone)]
-pub struct Versions {
-    /// Those that it reads.
-    pub formats: FormatRange,
-    /// Where that of the cluster is written down.
-    pub identity: Arc<Identity>,
-}
-
-impl std::fmt::Debug for Versions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Versions").field("formats", &self.formats).finish_non_exhaustive()
-    }
-}
-
-/// An entry that is applied next.
-struct Ready {
-    entry: Entry,
-    /// What is in it, if it is one of ours.
-    batch: Option<Batch>,
-}
-
-impl Ready {
-    fn of(entry: Entry) -> io::Result<Ready> {
-        let batch = match &entry.payload {
-            Payload::Normal(payload) => {
-                let batch = codec::decode_batch(&payload.batch);
-                Some(batch.map_err(|error| {
-                    io::Error::other(format!(
-                        "log entry {}: {error}. A newer release may have written it: start that again",
-                        entry.log_id
-                    ))
-                })?)
-            }
-            Payload::Blank | Payload::Membership(_) => None,
-        };
-        Ok(Ready { entry, batch })
-    }
-
-    fn commands(&self) -> &[Command] {
-        self.batch.as_ref().map_or(&[], |batch| &batch.commands)
-    }
-
-    /// The version of the formats that the cluster has from this entry on, if it says one.
-    fn raises(&self) -> Option<FormatVersion> {
-        self.commands().iter().find_map(|command| gate::raises(&command.action))
-    }
 }
 
 impl std::fmt::Debug for StateMachine {
@@ -198,32 +152,6 @@ impl StateMachine {
         StateMachine { versions: Some(versions), ..self }
     }
 
-    /// Refuses an entry that needs more than this node reads, and writes a new version down, durably, before anything of
-    /// it is: a node that an older release starts on this directory from here on refuses by the file `IDENTITY`, before
-    /// it has changed anything. (A cluster that begins with a version has nothing to go back to: [`Self::look_at_state`].)
-    async fn look_at_version(&self, ready: &Ready) -> io::Result<()> {
-        let Some(Versions { formats, identity }) = &self.versions else { return Ok(()) };
-        let (raises, max) = (ready.raises(), formats.max);
-        let unread = |version: FormatVersion| {
-            let (index, why) = (ready.entry.log_id.index, version::unreadable(version, *formats));
-            io::Error::other(format!("log entry {index} can't be applied: {why}"))
-        };
-        if let Some(to) = raises.filter(|to| !formats.has(*to)) {
-            return Err(unread(to));
-        }
-        if max < FormatVersion::MAX {
-            let needed = ready.commands().iter().map(|command| gate::needed(&command.action)).max();
-            if let Some(needed) = needed.filter(|needed| *needed > max) {
-                return Err(unread(needed));
-            }
-        }
-        let raise = |command: &Command| matches!(command.action, Action::RaiseVersion { .. });
-        match raises.filter(|_| ready.commands().iter().any(raise)) {
-            Some(to) => identity.raise_version(to).await,
-            None => Ok(()),
-        }
-    }
-
     /// Says whose clock and id apply would be impure with.
     #[cfg(feature = "seeded-bugs")]
     pub(crate) fn with_applier(self, applier: super::kept::Applier) -> Self {
@@ -241,9 +169,17 @@ impl StateMachine {
         let meta = query::meta(&self.state.view());
         self.cluster_id.saw_restore_epoch(meta.restore_epoch);
         match &self.versions {
-            Some(versions) => versions.identity.raise_version(meta.version).await,
+            Some(versions) => versions.has_become(meta.version).await,
             None => Ok(()),
         }
+    }
+
+    async fn look_at(&self, entry: Entry) -> io::Result<Ready> {
+        let ready = Ready::of(entry)?;
+        if let Some(versions) = &self.versions {
+            versions.look_at(&ready).await?;
+        }
+        Ok(ready)
     }
 
     fn tell_applied(&self) {
@@ -395,17 +331,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         while let Some(first) = entries.next().await {
             let (entry, responder) = first?;
             let mut bytes = payload_bytes(&entry);
-            let ready = Ready::of(entry)?;
-            self.look_at_version(&ready).await?;
-            together.push(ready);
+            together.push(self.look_at(entry).await?);
             responders.push(responder);
             while together.len() < ENTRIES_PER_COMMIT_MAX && bytes < COMMIT_BYTES {
                 let Some(Some(next)) = entries.next().now_or_never() else { break };
                 let (entry, responder) = next?;
                 bytes += payload_bytes(&entry);
-                let ready = Ready::of(entry)?;
-                self.look_at_version(&ready).await?;
-                together.push(ready);
+                together.push(self.look_at(entry).await?);
                 responders.push(responder);
             }
             let mut replies = Vec::with_capacity(together.len());

@@ -485,7 +485,6 @@ mod tests {
         let content = read(&disk.mount()).await.expect("it is read").expect("it is there");
         assert_eq!((content.format, content.cluster_version), (1, None));
         identity.check_version(FormatRange::UNSAID).await.expect("any release reads it");
-
         identity.raise_version(FormatVersion(2)).await.expect("it is stored");
         identity.raise_version(FormatVersion(1)).await.expect("it never falls");
         let identity = opened(&disk).await;
