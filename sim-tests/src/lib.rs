@@ -7,6 +7,7 @@
 //! - [`env`](mod@env) is what such a machine has in place of the system: its network, clocks and life.
 //! - [`faults::links`] cuts and holds links, also where faults overlap.
 //! - [`check`] judges what clients saw: a history of [`tally_client::history`], from here or elsewhere.
+//! - [`player`] makes a page of a simulation, with all of this on one time line.
 //! - [`trace`] is what happened, line by line, the same for the same seed.
 //!
 //! # Tally's own
@@ -22,6 +23,7 @@ pub mod check;
 pub mod cluster;
 pub mod env;
 pub mod faults;
+pub mod player;
 pub mod trace;
 
 // For the command line.

@@ -42,6 +42,7 @@ use crate::{
     invariants::Invariants,
     kinds::Counts,
     knobs::Knobs,
+    player::Recorder,
     quotas, rights,
     scenarios::Scenario,
     trace::{self, Detail, Keep, Recorded},
@@ -124,6 +125,8 @@ pub struct Outcome {
     pub records: Vec<Record>,
     /// What a story is told from, if it was kept.
     pub heard: Vec<trace::Heard>,
+    /// What was recorded for the player, if it was.
+    pub recorder: Option<Recorder>,
 }
 
 impl Outcome {
@@ -140,6 +143,7 @@ impl Outcome {
             trace: Recorded::default(),
             records: Vec::new(),
             heard: Vec::new(),
+            recorder: None,
         }
     }
 
@@ -174,6 +178,7 @@ struct Run<'a> {
     end_ms: u64,
     progress: Arc<AtomicU64>,
     violations: Vec<Violation>,
+    recorder: Option<Recorder>,
 }
 
 impl Run<'_> {
@@ -248,6 +253,7 @@ impl Run<'_> {
             end_ms,
             progress,
             violations: Vec::new(),
+            recorder: (options.keep == Keep::Recording).then(Recorder::default),
         }
     }
 
@@ -284,6 +290,9 @@ impl Run<'_> {
         trace::set_now(now);
         machine_clock::set(now);
         self.injector.step(&mut self.sim, self.now_ms);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.look(&self.sim, &self.cluster, Some(self.injector.links()), self.now_ms);
+        }
         let with_states = self.now_ms.is_multiple_of(COMPARE_EVERY_MS);
         self.invariants.look(&self.cluster, self.now_ms, with_states);
         let safety = self.invariants.take_violations();

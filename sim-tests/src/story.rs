@@ -52,6 +52,11 @@ pub fn lines(outcome: &Outcome) -> Vec<Line> {
     lines
 }
 
+/// What a trace alone tells, if it kept what a story is told from.
+pub fn of_heard(heard: &[crate::trace::Heard]) -> Vec<Line> {
+    heard::lines(heard)
+}
+
 /// The same, where calls that ended alike between two events are one line.
 pub fn told(lines: &[Line]) -> Vec<Line> {
     let mut told: Vec<(Line, u64, u64)> = Vec::new();

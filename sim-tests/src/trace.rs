@@ -12,6 +12,7 @@ use std::{
     collections::BTreeMap,
     fmt::{self, Write as _},
     io::Write as _,
+    net::SocketAddr,
     rc::Rc,
     sync::{
         Mutex, PoisonError,
@@ -48,6 +49,8 @@ pub enum Keep {
     Print,
     /// … and those that a story is told from.
     Story,
+    /// … and these, and what passed on the network (which is part of the trace at [`Detail::Everything`] only).
+    Recording,
 }
 
 /// A line that a story is told from.
@@ -59,6 +62,43 @@ pub struct Heard {
     pub who: String,
     /// What.
     pub what: String,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passage {
+    /// It was sent.
+    Sent,
+    /// It is where it was sent to.
+    Arrived,
+}
+
+/// A message that passed on the network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Passed {
+    /// When, in simulated ms.
+    pub ms: u64,
+    /// What became of it.
+    pub what: Passage,
+    /// Where it is from.
+    pub from: SocketAddr,
+    /// Where it goes.
+    pub to: SocketAddr,
+}
+
+impl Passed {
+    /// `Send src=192.168.0.1:7501 dst=192.168.0.2:1025 TCP`, as turmoil logs it.
+    fn read(ms: u64, text: &str) -> Option<Passed> {
+        let mut words = text.split(' ');
+        let what = match words.next()? {
+            "Send" => Passage::Sent,
+            "Delivered" => Passage::Arrived,
+            _ => return None,
+        };
+        let from = words.next()?.strip_prefix("src=")?.parse().ok()?;
+        let to = words.next()?.strip_prefix("dst=")?.parse().ok()?;
+        Some(Passed { ms, what, from, to })
+    }
 }
 
 thread_local! {
@@ -77,6 +117,7 @@ pub struct Trace {
     /// The simulated ms of the last line, and how many lines it has had.
     busy: (u128, u64),
     heard: Vec<Heard>,
+    passed: Vec<Passed>,
 }
 
 /// More lines than this in one simulated millisecond are a loop that does not wait.
@@ -113,9 +154,15 @@ pub fn begin(detail: Detail, keep: Keep) -> Guard {
         line: String::new(),
         busy: (0, 0),
         heard: Vec::new(),
+        passed: Vec::new(),
     };
     TRACE.with_borrow_mut(|slot| *slot = Some(Rc::new(RefCell::new(trace))));
-    let logs = Logs { detail, hosts: Mutex::default(), next_span: AtomicU64::new(1) };
+    let logs = Logs {
+        detail,
+        records: keep == Keep::Recording,
+        hosts: Mutex::default(),
+        next_span: AtomicU64::new(1),
+    };
     Guard { _subscriber: tracing::subscriber::set_default(logs) }
 }
 
@@ -129,6 +176,18 @@ pub fn recorded() -> Recorded {
 /// What a story is told from, if it was kept.
 pub fn heard() -> Vec<Heard> {
     current().map_or_else(Vec::new, |trace| std::mem::take(&mut trace.borrow_mut().heard))
+}
+
+/// What passed on the network, if that was kept.
+pub fn passed() -> Vec<Passed> {
+    current().map_or_else(Vec::new, |trace| std::mem::take(&mut trace.borrow_mut().passed))
+}
+
+fn passes(text: &str) {
+    let Some(trace) = current() else { return };
+    let Ok(mut trace) = trace.try_borrow_mut() else { return };
+    let now = simulated_now().unwrap_or(trace.now);
+    trace.passed.extend(Passed::read(now.as_millis() as u64, text));
 }
 
 /// Tells the trace what time it is, outside of any host.
@@ -158,7 +217,7 @@ pub fn event(who: &str, what: fmt::Arguments<'_>) {
         Keep::Digest => {}
         // Whoever closes the pipe has seen enough.
         Keep::Print => drop(writeln!(std::io::stdout(), "{}", trace.line)),
-        Keep::Story => {
+        Keep::Story | Keep::Recording => {
             let what = what.to_string();
             if crate::story::is_news(who, &what) {
                 trace.heard.push(Heard { ms: ms as u64, who: who.to_owned(), what });
@@ -198,6 +257,8 @@ fn fnv(mut hash: u64, bytes: &[u8]) -> u64 {
 /// Turns what is logged into lines.
 struct Logs {
     detail: Detail,
+    /// What passes on the network is kept, whether or not it is part of the trace.
+    records: bool,
     /// The spans that turmoil enters while it runs a host, by their ids.
     hosts: Mutex<Hosts>,
     next_span: AtomicU64,
@@ -234,6 +295,9 @@ impl Subscriber for Logs {
         if of("openraft") || of("openraft_rt") {
             return false;
         }
+        if self.records && target == "turmoil" {
+            return true;
+        }
         match self.detail {
             Detail::Events => false,
             Detail::Logs => (of("tally") && level <= Level::DEBUG) || level <= Level::WARN,
@@ -245,6 +309,7 @@ impl Subscriber for Logs {
 
     fn max_level_hint(&self) -> Option<tracing::level_filters::LevelFilter> {
         Some(match self.detail {
+            _ if self.records => tracing::level_filters::LevelFilter::TRACE,
             Detail::Events => tracing::level_filters::LevelFilter::OFF,
             Detail::Logs => tracing::level_filters::LevelFilter::DEBUG,
             Detail::Everything => tracing::level_filters::LevelFilter::TRACE,
@@ -269,6 +334,12 @@ impl Subscriber for Logs {
         let mut fields = Fields { text: String::new(), network: false };
         fields.network = event.metadata().target() == "turmoil";
         event.record(&mut fields);
+        if self.records && fields.network {
+            passes(&fields.text);
+            if self.detail < Detail::Everything {
+                return;
+            }
+        }
         // turmoil's counter of steps; and its line of a crash, whose time is real, as the host's own
         // clock is gone by then.
         if fields.text.starts_with("step ") || (fields.network && fields.text.starts_with("Crash"))

@@ -4,7 +4,12 @@
 use std::{cell::Cell, rc::Rc, time::Duration};
 
 use tally_client::{Client, apply::Operation, reason};
-use tally_sim::Cluster;
+use tally_sim::{
+    Cluster,
+    player::{Recorder, Recording},
+    trace::{self, Detail, Keep},
+    trace_event,
+};
 
 /// Pieces on stock.
 const STOCK: i64 = 30;
@@ -38,6 +43,9 @@ async fn sell(client: &Client, order: &str) -> Sale {
 fn a_shop_sells_each_piece_once_whatever_breaks() {
     let seed = 7;
     tally_sim::prepare_thread(seed);
+    // For a page that plays it all, the shop's own events among the cluster's.
+    let _trace = trace::begin(Detail::Events, Keep::Recording);
+    let mut recorder = Recorder::default();
     let mut sim = tally_sim::builder(seed).simulation_duration(Duration::from_secs(120)).build();
     let cluster = Cluster::builder(seed).nodes(3).start(&mut sim);
     let (open, sold) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(0)));
@@ -62,7 +70,10 @@ fn a_shop_sells_each_piece_once_whatever_breaks() {
                 let order = format!("{till}-{customer}");
                 loop {
                     match sell(&client, &order).await {
-                        Sale::Sold => sold.set(sold.get() + 1),
+                        Sale::Sold => {
+                            sold.set(sold.get() + 1);
+                            trace_event!(&format!("till {till}"), "has sold order {order}");
+                        }
                         Sale::SoldOut => {}
                         Sale::Again => continue,
                     }
@@ -94,9 +105,18 @@ fn a_shop_sells_each_piece_once_whatever_breaks() {
             7_500 => (1..=3).for_each(|id| cluster.restart(&mut sim, id)),
             _ => {}
         }
+        trace::set_now(Duration::from_millis(now_ms));
+        recorder.look(&sim, &cluster, None, now_ms);
         done = sim.step().expect("no till gives up");
         now_ms += tally_sim::TICK_MS;
     }
+
+    let recording = Recording::of_this_thread("a shop", now_ms, recorder, &[]);
+    let sales = recording.lines.iter().filter(|(_, _, text)| text.contains("has sold order"));
+    assert_eq!(sales.count() as i64, STOCK, "the page tells of each");
+    let page = std::env::temp_dir().join(format!("tally-shop-{}.html", std::process::id()));
+    recording.write_html(&page).expect("the page is written");
+    std::fs::remove_file(&page).expect("it was");
 
     assert!(now_ms > 7_500, "it went on through all faults: {now_ms} ms");
     assert_eq!(sold.get(), STOCK, "each piece was sold once, as the customers know it");

@@ -56,6 +56,7 @@ mod time;
 use serde::Serialize;
 use tally_client::history::Record;
 
+pub(crate) use self::show::show;
 use self::{logical::History, order::Order};
 
 /// What is known about a history besides its lines.

@@ -8,7 +8,7 @@ use tally_client::{
 };
 
 /// `[client 3: incr "stock" -1 floor 0, 1.200..5.300 ms, ok: 6 at revision 42]`
-pub(super) fn show(record: &Record) -> String {
+pub(crate) fn show(record: &Record) -> String {
     let mut text = format!("[client {}: {}", record.client, request(record));
     let ms = |ns: u64| format!("{}.{:06}", ns / 1_000_000, ns % 1_000_000);
     let ret = record.ret.map_or("?".to_owned(), ms);

@@ -10,6 +10,7 @@ use crate::{
     faults::inject::Fate,
     invariants::NodeCounts,
     kinds::{self, Counts},
+    player::Recorder,
     quotas, rights, trace, workload,
 };
 
@@ -67,6 +68,7 @@ impl Run<'_> {
             trace: trace::recorded(),
             records,
             heard: trace::heard(),
+            recorder: self.recorder.map(Recorder::with_messages),
         }
     }
 

@@ -53,7 +53,10 @@ impl FromStr for Seeds {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Seed {
     /// The seed. Of a scenario it is the one that shows it, unless given.
-    #[arg(long, required_unless_present = "scenario")]
+    #[arg(value_name = "SEED", conflicts_with = "seed")]
+    pub(crate) first: Option<u64>,
+    /// The same.
+    #[arg(long, required_unless_present_any = ["scenario", "first"])]
     pub(crate) seed: Option<u64>,
     /// Simulated seconds.
     #[arg(long, default_value_t = 60)]
@@ -75,6 +78,10 @@ pub(crate) struct Seed {
     /// kept. `replay` of a scenario does so unless it is given `--detail`.
     #[arg(long, conflicts_with = "detail")]
     pub(crate) story: bool,
+    /// Write a page that plays the run into this file: nodes, messages, faults, calls of clients and broken promises
+    /// on one time line. It needs nothing but a browser.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["detail", "story"])]
+    pub(crate) html: Option<PathBuf>,
     /// Write what clients saw into this directory.
     #[arg(long, value_name = "DIR")]
     pub(crate) history: Option<PathBuf>,
@@ -130,6 +137,7 @@ impl Report {
 impl Seed {
     pub(crate) fn new(seed: u64, seconds: u64) -> Self {
         Seed {
+            first: None,
             seed: Some(seed),
             seconds,
             only: None,
@@ -137,13 +145,35 @@ impl Seed {
             scenario: None,
             detail: None,
             story: false,
+            html: None,
             history: None,
             lesson: false,
         }
     }
 
+    /// The seed that was asked for.
+    pub(crate) fn given(&self) -> Option<u64> {
+        self.seed.or(self.first)
+    }
+
+    /// How it is asked for.
+    pub(crate) fn words(&self) -> String {
+        let mut words = format!("--seed {} --seconds {}", self.number(), self.seconds);
+        if let Some(scenario) = &self.scenario {
+            words += &format!(" --scenario {scenario}");
+        }
+        if let Some(only) = &self.only {
+            let only: Vec<String> = only.iter().map(ToString::to_string).collect();
+            words += &format!(" --only {}", only.join(","));
+        }
+        if let Some(bug) = &self.bug {
+            words += &format!(" --bug {bug}");
+        }
+        words
+    }
+
     pub(crate) fn number(&self) -> u64 {
-        self.seed.unwrap_or(1)
+        self.given().unwrap_or(1)
     }
 
     pub(crate) fn options(&self, keep: Keep) -> Result<Options, String> {

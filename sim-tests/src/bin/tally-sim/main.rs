@@ -107,7 +107,7 @@ fn main() -> ExitCode {
 /// A scenario for which no seed is given is replayed at the one that shows it.
 fn at_its_seed(mut arguments: child::Seed) -> child::Seed {
     let scenario = arguments.scenario.as_deref().and_then(scenarios::named);
-    if let (None, Some(scenario)) = (arguments.seed, scenario) {
+    if let (None, Some(scenario)) = (arguments.given(), scenario) {
         arguments.seed = Some(scenario.seed);
     }
     arguments

@@ -2,9 +2,11 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::{self, IsTerminal as _, Write as _},
     num::NonZero,
-    path::PathBuf,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -12,6 +14,7 @@ use std::{
 use clap::Args;
 use tally_sim::{
     knobs::Knobs,
+    player::Recording,
     run::run as run_seed,
     scenarios::{self, BRINGS},
     story,
@@ -52,6 +55,9 @@ pub(crate) struct RunArguments {
     /// Write what clients saw, one JSON-lines file a seed, into this directory.
     #[arg(long, value_name = "DIR")]
     history: Option<PathBuf>,
+    /// Write a page that plays it into this directory, for each seed that fails.
+    #[arg(long, value_name = "DIR")]
+    html: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -105,7 +111,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<bool, String> {
             Seeds { first, end: u64::MAX }
         }
     };
-    if let Some(directory) = &arguments.history {
+    for directory in [&arguments.history, &arguments.html].into_iter().flatten() {
         std::fs::create_dir_all(directory)
             .map_err(|error| format!("{}: {error}", directory.display()))?;
     }
@@ -124,6 +130,9 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<bool, String> {
         one.scenario.clone_from(&scenarios[(number % each) as usize]);
         one.history.clone_from(&arguments.history);
         let report = one.spawn()?;
+        if let Some(directory) = arguments.html.as_ref().filter(|_| !report.passed()) {
+            play_into(directory, &one)?;
+        }
         let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
         total.add(&report, &one);
         // On a terminal one line that changes; in a pipe or a log a line now and then.
@@ -198,15 +207,16 @@ impl Total {
             format!("{} at {} ms: {}", violation.kind, violation.at_ms, violation.what)
         });
         let told: Vec<String> = told.collect();
-        let (seed, seconds) = (how.number(), how.seconds);
+        let seed = how.number();
         let scenario = how.scenario.as_ref().map(|name| format!(" --scenario {name}"));
-        let scenario = scenario.unwrap_or_default();
-        eprintln!("\nseed {seed}{scenario} FAILED");
+        eprintln!("\nseed {seed}{} FAILED", scenario.unwrap_or_default());
         for line in &told {
             eprintln!("  {line}");
         }
-        eprintln!("  see it:    tally-sim replay --seed {seed} --seconds {seconds}{scenario}");
-        eprintln!("  shrink it: tally-sim shrink --seed {seed} --seconds {seconds}{scenario}");
+        let words = how.words();
+        eprintln!("  see it:    tally-sim replay {words} --html seed-{seed}.html");
+        eprintln!("  read it:   tally-sim replay {words}");
+        eprintln!("  shrink it: tally-sim shrink {words}");
         self.failed.push((seed, told));
     }
 
@@ -349,8 +359,48 @@ fn tell(arguments: &Seed) -> Result<bool, String> {
     Ok(outcome.passed())
 }
 
-/// Prints what happens in a seed, as it happens; of a scenario its story. True if it passed.
+/// Writes the page of a run. True if it passed.
+fn play(arguments: &Seed, file: &Path) -> Result<bool, String> {
+    let options = arguments.options(Keep::Recording)?;
+    let mut outcome = run_seed(arguments.number(), &options);
+    // One that panicked has no more than its story.
+    let recorder = outcome.recorder.take().unwrap_or_default();
+    let command = format!("tally-sim replay {}", arguments.words());
+    let recording = Recording::of(&outcome, recorder, options.scenario, &command);
+    let problem = |error| format!("{}: {error}", file.display());
+    recording.write_html(file).map_err(problem)?;
+    let bytes = fs::metadata(file).map_err(problem)?.len();
+    for violation in &outcome.violations {
+        say!("VIOLATED {} at {} ms: {}", violation.kind, violation.at_ms, violation.what);
+    }
+    say!(
+        "{}: {:.1} MB, {} operations, digest {:016x}",
+        file.display(),
+        bytes as f64 / 1e6,
+        outcome.records.len(),
+        outcome.trace.digest
+    );
+    Ok(outcome.passed())
+}
+
+/// The same in a process of its own, as each seed has.
+fn play_into(directory: &Path, seed: &Seed) -> Result<(), String> {
+    let name = match &seed.scenario {
+        Some(scenario) => format!("{scenario}-{}.html", seed.number()),
+        None => format!("seed-{}.html", seed.number()),
+    };
+    let executable = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut command = Command::new(executable);
+    command.arg("replay").args(seed.words().split(' ')).arg("--html").arg(directory.join(name));
+    let ended = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    ended.map(drop).map_err(|error| format!("a process can't be started: {error}"))
+}
+
+/// Prints what happens in a seed, as it happens; of a scenario its story; or writes its page. True if it passed.
 pub(crate) fn replay(arguments: &Seed) -> Result<bool, String> {
+    if let Some(file) = &arguments.html {
+        return play(arguments, file);
+    }
     if arguments.story || (arguments.scenario.is_some() && arguments.detail.is_none()) {
         return tell(arguments);
     }

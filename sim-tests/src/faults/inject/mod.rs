@@ -290,6 +290,11 @@ impl Injector {
     }
 
     /// Whether some link is cut in one direction only.
+    /// The links that it cuts.
+    pub(crate) fn links(&self) -> &Links {
+        &self.links
+    }
+
     pub(super) fn has_one_way(&self) -> bool {
         self.links.has_one_way()
     }
