@@ -221,6 +221,15 @@ async fn learners_and_whoever_is_down_are_in_the_way_and_named() {
     added.expect("until the upgrade is finalized an older release is a member as any");
     cluster.adopt(4, starting.await.expect("it does not panic").expect("it starts"));
     cluster.settled().await;
+    // Each says it once a second.
+    eventually("all were heard", || {
+        cluster.running_ids().into_iter().any(|id| {
+            let consensus = cluster.node(id).consensus();
+            let heard = || consensus.plan_upgrade().members.iter().all(|it| it.said.is_some());
+            consensus.must_lead().is_ok() && heard()
+        })
+    })
+    .await;
     cluster.finalize_refused(&["node 4 reads version 1", "new release first"]).await;
 
     cluster.stop(4).await;
