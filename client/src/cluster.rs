@@ -115,6 +115,9 @@ pub struct NodeInfo {
     pub membership_open: bool,
     /// A backup is being restored, or a restore taken back, as far as it has applied.
     pub restore_under_way: bool,
+    /// Its epoch of the cluster: how often that was restored from a backup, or went on without its quorum (`tallyd
+    /// recover`), as far as the node has applied.
+    pub restore_epoch: u64,
 }
 
 /// What backups a node makes by itself, into a directory of its own.
@@ -357,6 +360,7 @@ impl Serialize for NodeInfo {
         let uptime_ms = self.reachable.then(|| millis(self.uptime));
         map.serialize_entry("uptime_ms", &uptime_ms)?;
         answered!(membership_open restore_under_way);
+        answered!(restore_epoch);
         map.end()
     }
 }
@@ -376,6 +380,7 @@ impl From<v1::NodeStatus> for NodeInfo {
             uptime: Duration::from_millis(node.uptime_ms),
             membership_open: node.membership_open,
             restore_under_way: node.restore_under_way,
+            restore_epoch: node.restore_epoch,
             reachable: node.reachable,
             pid: node.pid,
             term: node.term,

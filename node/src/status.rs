@@ -205,6 +205,7 @@ impl OwnStatus {
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             membership_open: self.consensus.is_joint(),
             restore_under_way: meta.restore.is_under_way(),
+            restore_epoch: meta.restore_epoch,
         }
     }
 }

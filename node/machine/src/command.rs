@@ -170,6 +170,7 @@ impl Action {
                 | Action::NodeId(_)
                 | Action::RaiseVersion { .. }
                 | Action::CreateClusterAt { .. }
+                | Action::Restore(RestoreCommand::Recover(_))
         )
     }
 

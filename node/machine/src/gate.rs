@@ -73,7 +73,8 @@ pub fn needed(action: &Action) -> FormatVersion {
             RestoreCommand::Begin(_)
             | RestoreCommand::Block { .. }
             | RestoreCommand::Finish { .. }
-            | RestoreCommand::Abort,
+            | RestoreCommand::Abort
+            | RestoreCommand::Recover(_),
         ) => FormatVersion::FIRST,
         Action::NodeId(
             NodeIdCommand::Claim { .. }

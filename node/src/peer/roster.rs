@@ -14,7 +14,7 @@ use crate::{
         membership::{LastIn, decode_membership},
         raft::Raft,
     },
-    machine::{query, version::FormatVersion},
+    machine::{given_ids::node_id_record, query, version::FormatVersion},
     storage::state::StateStore,
 };
 
@@ -82,6 +82,14 @@ impl Roster for Members {
     fn cluster_version(&self) -> Option<FormatVersion> {
         let meta = query::meta(&self.state.view());
         (meta.cluster_id != 0).then_some(meta.version)
+    }
+
+    fn epoch(&self) -> u64 {
+        query::meta(&self.state.view()).restore_epoch
+    }
+
+    fn is_retired(&self, node_id: u64) -> bool {
+        node_id_record(&self.state.view(), node_id).is_some_and(|record| record.retired)
     }
 
     fn last_in(&self) -> Option<u64> {

@@ -39,6 +39,9 @@ pub struct HelloRequest {
     /// said so.
     #[prost(message, optional, tag = "12")]
     pub formats: ::core::option::Option<Formats>,
+    /// Restore epoch of the state that the caller has applied.
+    #[prost(uint64, tag = "20")]
+    pub restore_epoch: u64,
 }
 /// StateReport is what a node's state was after one entry.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -125,6 +128,9 @@ pub struct HelloResponse {
     /// As in HelloRequest.
     #[prost(message, optional, tag = "10")]
     pub formats: ::core::option::Option<Formats>,
+    /// The cluster went on without the caller, in this epoch; 0: not that the node that answers knows.
+    #[prost(uint64, tag = "20")]
+    pub left_behind_in: u64,
 }
 /// LogId names one log entry.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

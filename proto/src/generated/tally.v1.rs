@@ -1800,6 +1800,10 @@ pub struct NodeStatus {
     /// A backup is being restored, or a restore taken back, as far as it has applied.
     #[prost(bool, tag = "45")]
     pub restore_under_way: bool,
+    /// Its epoch of the cluster: how often that was restored from a backup, or went on without its quorum, as far as the
+    /// node has applied.
+    #[prost(uint64, tag = "50")]
+    pub restore_epoch: u64,
 }
 /// BackupStatus says what backups a node makes by itself, into a directory of its own.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
