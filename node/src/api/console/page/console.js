@@ -73,7 +73,9 @@ async function showRates(nodes) {
     fill($('rates'), []);
     return;
   }
-  fill($('hot'), hottest(lists.map(list => list.at(-1))).map(({ kind, item, rate: each }) => [{ word: kind }, { text: item }, { number: rate(each) }]));
+  const hot = hottest(lists.map(list => list.at(-1)));
+  $('hot-said').textContent = hot.length ? '' : 'Nothing is used so much that it was seen in the last 15 s.';
+  fill($('hot'), hot.map(({ kind, item, rate: each }) => [{ word: kind }, { text: item }, { number: rate(each) }]));
   const pairs = lists.filter(list => list.length > 1).map(list => [list[0], list.at(-1)]);
   if (!pairs.length) return;
   const { seconds, total, rows } = rates(pairs);
