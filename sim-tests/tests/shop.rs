@@ -6,7 +6,7 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 use tally_client::{Client, apply::Operation, reason};
 use tally_sim::{
     Cluster,
-    player::{Recorder, Recording},
+    player::{self, Recorder},
     trace::{self, Detail, Keep},
     trace_event,
 };
@@ -111,7 +111,7 @@ fn a_shop_sells_each_piece_once_whatever_breaks() {
         now_ms += tally_sim::TICK_MS;
     }
 
-    let recording = Recording::of_this_thread("a shop", now_ms, recorder, &[]);
+    let recording = player::of_this_thread("a shop", now_ms, recorder, &[]);
     let sales = recording.lines.iter().filter(|(_, _, text)| text.contains("has sold order"));
     assert_eq!(sales.count() as i64, STOCK, "the page tells of each");
     let page = std::env::temp_dir().join(format!("tally-shop-{}.html", std::process::id()));

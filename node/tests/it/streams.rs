@@ -215,8 +215,8 @@ fn resident_bytes() -> u64 {
 enum Flood {
     /// All was taken.
     Taken,
-    /// Behind so many packs the next one was not taken for so long as it was waited.
-    Stalled(u64),
+    /// One was not taken for so long as it was waited.
+    Stalled,
     /// Behind so many packs the node ended the stream.
     Ended(u64),
 }
@@ -237,7 +237,7 @@ async fn flood(
         match tokio::time::timeout(patience, sent).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Flood::Ended(n),
-            Err(_) => return Flood::Stalled(n),
+            Err(_) => return Flood::Stalled,
         }
     }
     // What is small enough waits in the buffers of HTTP/2; the node has time to run it.

@@ -5,9 +5,9 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use tally_player::{Window, window_of, windows_of};
 use turmoil::Sim;
 
-use super::{WINDOW_MS, Window};
 use crate::{
     cluster::{Cluster, Condition, PEER_PORT, host_of},
     faults::links::Links,
@@ -19,6 +19,9 @@ const LOOK_EVERY_MS: u64 = 10;
 
 /// What a node shows.
 type Log = (u64, u64, u64);
+
+/// Nodes, roles and cut links.
+type Seen = (Vec<u64>, Vec<(u64, u64, &'static str, u64)>, Vec<(u64, Vec<(u64, u64)>)>);
 
 /// Records what the nodes of a cluster do. See the [module](super).
 #[derive(Debug, Clone, Default)]
@@ -71,36 +74,29 @@ impl Recorder {
         self
     }
 
-    pub(super) fn nodes(&self) -> Vec<u64> {
-        self.role.keys().copied().collect()
-    }
-
-    pub(super) fn roles(&self) -> Vec<(u64, u64, &'static str, u64)> {
-        self.roles.clone()
-    }
-
-    pub(super) fn cuts(&self) -> Vec<(u64, Vec<(u64, u64)>)> {
-        self.cuts.clone()
+    /// The nodes, their roles and the cut links, as a recording has them.
+    pub(super) fn seen(&self) -> Seen {
+        (self.role.keys().copied().collect(), self.roles.clone(), self.cuts.clone())
     }
 
     /// All else, by window.
-    pub(super) fn windows(self, count: usize) -> Vec<Window> {
-        let mut windows = vec![Window::default(); count];
-        let of = |ms: u64| ((ms / WINDOW_MS) as usize).min(count - 1);
-        let within = |ms: u64| ms - of(ms) as u64 * WINDOW_MS;
+    pub(super) fn windows(self, lasted_ms: u64) -> Vec<Window> {
+        let mut windows = vec![Window::default(); windows_of(lasted_ms)];
         let mut last = BTreeMap::new();
         let mut logs = self.logs.iter().peekable();
         for (at, window) in windows.iter_mut().enumerate() {
             let carried = last.iter().map(|(id, log): (&u64, &Log)| (0, *id, log.0, log.1, log.2));
             window.logs.extend(carried);
-            while let Some((ms, id, log)) = logs.next_if(|(ms, ..)| of(*ms) == at) {
+            while let Some((ms, id, log)) = logs.next_if(|log| window_of(log.0, lasted_ms).0 == at)
+            {
                 last.insert(*id, *log);
-                window.logs.push((within(*ms), *id, log.0, log.1, log.2));
+                let within = ms - window_of(*ms, lasted_ms).1;
+                window.logs.push((within, *id, log.0, log.1, log.2));
             }
         }
-        for message in self.messages() {
-            let (from, to, sent, took) = message;
-            windows[of(sent)].messages.push((from, to, within(sent), took));
+        for (from, to, sent, took) in self.messages() {
+            let (window, from_ms) = window_of(sent, lasted_ms);
+            windows[window].messages.push((from, to, sent - from_ms, took));
         }
         windows
     }

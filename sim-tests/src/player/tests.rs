@@ -1,5 +1,7 @@
 //! What a recording says of a run.
 
+use tally_player::WINDOW_MS;
+
 use super::*;
 use crate::{
     run::{Options, run},
@@ -21,7 +23,7 @@ fn a_run_that_is_recorded_is_the_run_that_is_not() {
 fn it_has_what_nodes_did_and_what_every_client_was_told() {
     let mut outcome = outcome(Keep::Recording);
     let recorder = outcome.recorder.take().expect("it was recorded");
-    let recording = Recording::of(&outcome, recorder, None, "tally-sim replay 1");
+    let recording = of_outcome(&outcome, recorder, None, "tally-sim replay 1".to_owned());
     assert!(recording.passed && recording.nodes.len() >= 3);
     assert!(recording.roles.iter().any(|(_, _, role, term)| *role == "leader" && *term > 0));
     assert!(recording.cuts.iter().any(|(_, cut)| !cut.is_empty()), "a link was cut");
@@ -50,25 +52,10 @@ fn a_broken_promise_leads_to_the_calls_that_it_names() {
     let what = format!("a stale read: {}\n  {}", named[0], named[1]);
     outcome.violations = vec![Violation { kind: "history".to_owned(), what, at_ms: 20_000 }];
     let recorder = outcome.recorder.take().expect("it was recorded");
-    let recording = Recording::of(&outcome, recorder, None, "");
+    let recording = of_outcome(&outcome, recorder, None, String::new());
     let [broken] = &recording.violations[..] else { panic!("there is one") };
     assert!(!recording.passed);
     assert_eq!(broken.operations, [3, 7]);
     let end = |number: usize| outcome.records[number].ret.unwrap_or_default() / 1_000_000;
     assert_eq!(broken.happened_ms, end(3).max(end(7)));
-}
-
-#[test]
-fn the_page_is_one_file_that_asks_nobody_for_anything() {
-    let outcome = outcome(Keep::Recording);
-    let recorder = outcome.recorder.clone().expect("it was recorded");
-    let recording = Recording::of(&outcome, recorder, None, "");
-    let page = page::html(&recording).expect("it can be written");
-    for number in 0..recording.windows.len() {
-        assert!(page.contains(&format!("id=\"window-{number}\"")));
-    }
-    assert!(page.contains("default-src 'none'"));
-    for sign in ["src=\"http", "href=\"http", "url(http", "import("] {
-        assert!(!page.contains(sign), "{sign}");
-    }
 }

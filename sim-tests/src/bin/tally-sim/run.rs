@@ -14,7 +14,7 @@ use std::{
 use clap::Args;
 use tally_sim::{
     knobs::Knobs,
-    player::Recording,
+    player,
     run::run as run_seed,
     scenarios::{self, BRINGS},
     story,
@@ -366,7 +366,7 @@ fn play(arguments: &Seed, file: &Path) -> Result<bool, String> {
     // One that panicked has no more than its story.
     let recorder = outcome.recorder.take().unwrap_or_default();
     let command = format!("tally-sim replay {}", arguments.words());
-    let recording = Recording::of(&outcome, recorder, options.scenario, &command);
+    let recording = player::of_outcome(&outcome, recorder, options.scenario, command);
     let problem = |error| format!("{}: {error}", file.display());
     recording.write_html(file).map_err(problem)?;
     let bytes = fs::metadata(file).map_err(problem)?.len();

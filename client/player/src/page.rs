@@ -5,14 +5,14 @@ use std::io::{self, Write as _};
 use flate2::{Compression, write::GzEncoder};
 use serde::Serialize;
 
-use super::Recording;
+use crate::Recording;
 
-const PAGE: &str = include_str!("page/index.html");
-const STYLE: &str = include_str!("page/style.css");
-const SCRIPT: &str = include_str!("page/player.js");
+const PAGE: &str = include_str!("../web/index.html");
+const STYLE: &str = include_str!("../web/style.css");
+const SCRIPT: &str = include_str!("../web/player.js");
 
 /// The whole file.
-pub(super) fn html(recording: &Recording) -> io::Result<String> {
+pub(crate) fn html(recording: &Recording) -> io::Result<String> {
     let mut data = script("head", recording)?;
     for (number, window) in recording.windows.iter().enumerate() {
         data += &script(&format!("window-{number}"), window)?;

@@ -1,4 +1,4 @@
-// Plays the recording that this page holds. Its format is told in sim-tests/src/player/mod.rs.
+// Plays the recording that this page holds. Its format is told in client/player/src/lib.rs.
 const $ = id => document.getElementById(id);
 const SVG = 'http://www.w3.org/2000/svg';
 
@@ -13,7 +13,7 @@ async function unpack(page, id) {
 }
 
 const head = await unpack(document, 'head');
-const end = head.simulated_ms;
+const end = head.lasted_ms;
 const view = { t: 0, span: 6000, playing: false, chosen: null, named: new Set(), node: '', text: '', onlyNamed: false };
 
 // What is in windows, each read when it is first shown.
@@ -69,7 +69,7 @@ const logAt = (node, t) => {
   return at < 0 ? null : list[at].slice(1);
 };
 const cutsAt = t => { const at = lastBefore(head.cuts, t); return at < 0 ? [] : head.cuts[at][1]; };
-const isResting = role => !role || ['down', 'stopped', 'failed', 'starting'].includes(role.role);
+const isResting = role => !role || ['down', 'stopped', 'failed', 'starting', 'paused'].includes(role.role);
 
 // Colours of the page, for what is drawn.
 let colours = {};
@@ -93,7 +93,7 @@ function svg(name, attributes, text) {
   if (text !== undefined) element.textContent = text;
   return element;
 }
-const WORDS = { leader: '★ leader', candidate: '? candidate', follower: 'follower', learner: 'learner', starting: '… starting', stopped: '■ stopped', down: '✕ down', failed: '✕ ended itself' };
+const WORDS = { leader: '★ leader', candidate: '? candidate', follower: 'follower', learner: 'learner', starting: '… starting', stopped: '■ stopped', paused: '❚❚ paused', down: '✕ down', failed: '✕ ended itself' };
 let drawn = '';
 function drawPicture(t) {
   const cuts = cutsAt(t);
@@ -448,7 +448,7 @@ function showBroken(at) {
 $('about').textContent = head.about;
 $('command').textContent = head.command;
 $('digest').textContent = head.digest && `digest ${head.digest}`;
-$('verdict').textContent = head.passed ? `✓ every promise was kept in ${end / 1000} simulated seconds` : `✕ ${head.violations.length} promise(s) broken`;
+$('verdict').textContent = head.passed ? `✓ every promise was kept in ${end / 1000} ${head.simulated ? 'simulated ' : ''}seconds` : `✕ ${head.violations.length} promise(s) broken`;
 $('verdict').classList.add(head.passed ? 'good' : 'bad');
 $('scrub').max = end;
 for (const node of head.nodes) $('by-node').append(new Option(node, node));

@@ -1,0 +1,235 @@
+//! A run of a cluster as a page that plays it: nodes and their logs, messages, faults, what clients asked and were
+//! told, and where a promise broke.
+//!
+//! Whoever has watched a run fills a [`Recording`], and [`Recording::write_html`] writes it as one file that needs
+//! nothing but a browser. The simulator does so (`tally-sim replay --html`), and `tallyd chaos --report` for real
+//! processes.
+//!
+//! # The format
+//! JSON, [`FORMAT`]. Times are ms since the run began. What is little and needed at once is in the head,
+//! [`Recording`]; the rest is cut into windows of [`WINDOW_MS`], each a [`Window`] of its own, so that a page
+//! reads what it shows and no more. In the file each is gzip in base64 in a `script` element that no browser runs:
+//! `head`, `window-0`, `window-1` and so on.
+
+mod page;
+
+use std::{fs, io, path::Path};
+
+use serde::Serialize;
+
+/// Name of the format, with its version.
+pub const FORMAT: &str = "tally-recording/1";
+
+/// How long a window is, in ms.
+pub const WINDOW_MS: u64 = 20_000;
+
+/// A run, but for what is in its windows.
+#[derive(Debug, Clone, Serialize)]
+pub struct Recording {
+    /// [`FORMAT`].
+    pub format: &'static str,
+    /// What it is a run of.
+    pub title: String,
+    /// What is to be seen in it; empty if nobody said.
+    pub about: String,
+    /// The command line that shows it again.
+    pub command: String,
+    /// Whether its time is simulated.
+    pub simulated: bool,
+    /// Whether all promises were kept.
+    pub passed: bool,
+    /// Digest of all that happened, where a run can be had again to the letter.
+    pub digest: String,
+    /// How long it took, in ms.
+    pub lasted_ms: u64,
+    /// [`WINDOW_MS`].
+    pub window_ms: u64,
+    /// Nodes, also those that came later.
+    pub nodes: Vec<u64>,
+    /// Promises that were broken.
+    pub violations: Vec<Broken>,
+    /// The story: when, who, what.
+    pub lines: Vec<(u64, String, String)>,
+    /// Whenever it changed: when, which node, its role (`leader`, `candidate`, `follower`, `learner`, `starting`,
+    /// `stopped`, `down`, `paused`, `failed`), its term.
+    pub roles: Vec<(u64, u64, &'static str, u64)>,
+    /// Whenever links changed: when, and all directions between nodes in which messages are lost then.
+    pub cuts: Vec<(u64, Vec<(u64, u64)>)>,
+    /// What is in no other field, by window.
+    #[serde(skip)]
+    pub windows: Vec<Window>,
+}
+
+/// A promise that was broken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Broken {
+    /// Which check found it.
+    pub kind: String,
+    /// What is wrong.
+    pub what: String,
+    /// When that was noticed: what clients saw is judged once all is over.
+    pub at_ms: u64,
+    /// When it happened, as far as the operations that are named tell.
+    pub happened_ms: u64,
+    /// Numbers of the operations that are named.
+    pub operations: Vec<usize>,
+}
+
+/// What happened from one moment to the next [`WINDOW_MS`] later. Times count from its beginning.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Window {
+    /// Whenever it changed: when, which node, and the last log index, the commit index and the applied index
+    /// there. The first ones of a window are what was so before.
+    pub logs: Vec<(u64, u64, u64, u64, u64)>,
+    /// Messages between nodes: from, to, when one was sent, and how long it took; -1 if it never arrived.
+    pub messages: Vec<(u64, u64, u64, i64)>,
+    /// What clients asked in it.
+    pub operations: Vec<Operation>,
+}
+
+/// What became of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Came {
+    /// An answer.
+    Ok,
+    /// It certainly had no effect.
+    Fail,
+    /// It may have been applied, or may still be.
+    Unknown,
+}
+
+/// A call of a client.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Operation {
+    /// Its number in the run.
+    pub number: usize,
+    /// Who asked.
+    pub client: u64,
+    /// When, with parts of a ms.
+    pub call: f64,
+    /// How long the answer took, in ms; none if there was none.
+    pub took: Option<f64>,
+    /// What became of it.
+    pub status: Came,
+    /// Whether it only read.
+    pub is_read: bool,
+    /// Names of counters and keys.
+    pub names: Vec<String>,
+    /// Which node answered, if that is known.
+    pub node: Option<u64>,
+    /// All of it, in a line: `[client 3: …]`.
+    pub text: String,
+}
+
+impl Recording {
+    /// Of a run that lasted so long. `windows` have logs and messages; operations come with their times since the
+    /// run began, and are put into their windows.
+    pub fn new(
+        title: impl Into<String>,
+        lasted_ms: u64,
+        mut windows: Vec<Window>,
+        operations: impl IntoIterator<Item = Operation>,
+    ) -> Recording {
+        windows.resize_with(windows_of(lasted_ms), Window::default);
+        for mut operation in operations {
+            let (window, from_ms) = window_of(operation.call as u64, lasted_ms);
+            operation.call -= from_ms as f64;
+            windows[window].operations.push(operation);
+        }
+        Recording {
+            format: FORMAT,
+            title: title.into(),
+            about: String::new(),
+            command: String::new(),
+            simulated: true,
+            passed: true,
+            digest: String::new(),
+            lasted_ms,
+            window_ms: WINDOW_MS,
+            nodes: Vec::new(),
+            violations: Vec::new(),
+            lines: Vec::new(),
+            roles: Vec::new(),
+            cuts: Vec::new(),
+            windows,
+        }
+    }
+
+    /// Writes it as one page.
+    pub fn write_html(&self, path: &Path) -> io::Result<()> {
+        fs::write(path, self.html()?)
+    }
+
+    /// The page.
+    pub fn html(&self) -> io::Result<String> {
+        page::html(self)
+    }
+}
+
+/// How many windows a run has.
+pub fn windows_of(lasted_ms: u64) -> usize {
+    (lasted_ms / WINDOW_MS) as usize + 1
+}
+
+/// The window of a moment, and when it begins.
+pub fn window_of(ms: u64, lasted_ms: u64) -> (usize, u64) {
+    let window = (ms / WINDOW_MS).min(lasted_ms / WINDOW_MS);
+    (window as usize, window * WINDOW_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn operation(number: usize, call: f64) -> Operation {
+        Operation {
+            number,
+            client: 1,
+            call,
+            took: Some(2.5),
+            status: Came::Ok,
+            is_read: true,
+            names: vec!["hits".to_owned()],
+            node: Some(1),
+            text: format!("[client 1: get \"hits\" {number}]"),
+        }
+    }
+
+    #[test]
+    fn each_call_is_in_the_window_of_its_beginning() {
+        let calls = [0.0, 19_999.5, 20_000.0, 45_000.0, 99_000.0];
+        let operations = calls.into_iter().enumerate().map(|(at, call)| operation(at, call));
+        let recording = Recording::new("a run", 45_100, Vec::new(), operations);
+        let at = |window: usize| {
+            let operations = &recording.windows[window].operations;
+            operations.iter().map(|one| (one.number, one.call)).collect::<Vec<_>>()
+        };
+        assert_eq!(recording.windows.len(), 3);
+        assert_eq!(at(0), [(0, 0.0), (1, 19_999.5)]);
+        assert_eq!(at(1), [(2, 0.0)]);
+        // What begins behind the end belongs to the last.
+        assert_eq!(at(2), [(3, 5_000.0), (4, 59_000.0)]);
+    }
+
+    #[test]
+    fn the_page_is_one_file_that_asks_nobody_for_anything() {
+        let mut recording =
+            Recording::new("a <b> {{script}}", 45_000, Vec::new(), [operation(0, 1.0)]);
+        recording.lines.push((
+            1,
+            "fault".to_owned(),
+            "</script><script>alert(1)</script>".to_owned(),
+        ));
+        let page = recording.html().expect("it can be written");
+        for id in ["head", "window-0", "window-1", "window-2"] {
+            assert_eq!(page.matches(&format!("id=\"{id}\"")).count(), 1, "{id}");
+        }
+        assert!(page.contains("default-src 'none'"));
+        assert!(page.contains("a &lt;b> {{script}}"), "what is put in is not looked through");
+        assert!(!page.contains("alert(1)"), "data is no part of the page");
+        for sign in ["src=\"http", "href=\"http", "url(http", "import("] {
+            assert!(!page.contains(sign), "{sign}");
+        }
+    }
+}
