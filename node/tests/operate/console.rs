@@ -237,7 +237,7 @@ async fn who_asks_sees_what_its_rights_are_on_and_nothing_of_its_neighbours() {
     let mine = user(
         &admin,
         "mine",
-        &[(AuthScope::Counter, "mine/", read), (AuthScope::Key, "mine/", read)],
+        &[(AuthScope::Counters, "mine/", read), (AuthScope::Keys, "mine/", read)],
     )
     .await;
     let data = [

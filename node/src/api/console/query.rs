@@ -75,7 +75,7 @@ impl Query {
             ("session", token) => {
                 let token = from_hex(token).filter(|token| !token.is_empty());
                 let why = || wrong("session:TOKEN has the session_token of an answer".into());
-                options.session_token = token.ok_or_else(why)?;
+                options.session_token = token.ok_or_else(why)?.into();
                 v1::ReadLevel::Session
             }
             _ => {
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!((bounded.level(), bounded.max_staleness_ms), (v1::ReadLevel::Bounded, 250));
         let session = read("read=session%3A00fF").unwrap();
         assert_eq!(
-            (session.level(), session.session_token),
+            (session.level(), session.session_token.to_vec()),
             (v1::ReadLevel::Session, vec![0, 255])
         );
         for wrong in
