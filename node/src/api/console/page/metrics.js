@@ -5,10 +5,12 @@ const LABEL = /([a-z_]+)="((?:[^"\\]|\\.)*)"/g;
 
 const unescaped = text => text.replace(/\\(.)/g, (_, letter) => (letter === 'n' ? '\n' : letter));
 
-// What of a scrape is shown: { at, methods: method → { all: le → count, notOk }, hot: [{ kind, item, rate }] }.
-// Bounds are the same for all methods, so sums of cumulative counts are cumulative.
+// What of a scrape is shown: { at, methods: method → { buckets: le → count, count, notOk }, hot: [{ kind, item, rate }] }.
+// The text has cumulative counts, and leaves out bounds at which nothing is added; here each bucket has its own count, so
+// that those of several series can be added up.
 export function scraped(text, at) {
   const methods = new Map(), hot = [];
+  let series = '', below = 0;
   for (const line of text.split('\n')) {
     if (!WANTED.test(line)) continue;
     const end = line.lastIndexOf(' ');
@@ -16,11 +18,16 @@ export function scraped(text, at) {
     for (const [, name, value] of line.slice(0, end).matchAll(LABEL)) labels[name] = unescaped(value);
     const value = Number(line.slice(end + 1));
     if (labels.le === undefined) { hot.push({ kind: labels.kind, item: labels.item, rate: value }); continue; }
+    const { le, ...rest } = labels;
+    const key = JSON.stringify(rest);
+    if (key !== series) [series, below] = [key, 0];
     let method = methods.get(labels.method);
-    if (!method) methods.set(labels.method, method = { buckets: new Map(), notOk: 0 });
-    const le = labels.le === '+Inf' ? Infinity : Number(labels.le);
-    method.buckets.set(le, (method.buckets.get(le) ?? 0) + value);
-    if (le === Infinity && labels.outcome !== 'ok') method.notOk += value;
+    if (!method) methods.set(labels.method, method = { buckets: new Map(), count: 0, notOk: 0 });
+    const bound = le === '+Inf' ? Infinity : Number(le);
+    method.buckets.set(bound, (method.buckets.get(bound) ?? 0) + value - below);
+    method.count += value - below;
+    if (labels.outcome !== 'ok') method.notOk += value - below;
+    below = value;
   }
   return { at, methods, hot };
 }
@@ -29,19 +36,21 @@ export function scraped(text, at) {
 // where one fell, the node was started anew, and everything since is new.
 function between(older, newer) {
   const found = new Map();
-  const fell = [...newer.methods].some(([name, now]) => (older.methods.get(name)?.buckets.get(Infinity) ?? 0) > now.buckets.get(Infinity));
+  const fell = [...older.methods].some(([name, before]) => before.count > (newer.methods.get(name)?.count ?? 0));
   for (const [name, now] of newer.methods) {
     const before = fell ? undefined : older.methods.get(name);
     const buckets = new Map([...now.buckets].map(([le, count]) => [le, count - (before?.buckets.get(le) ?? 0)]));
-    found.set(name, { count: buckets.get(Infinity), notOk: now.notOk - (before?.notOk ?? 0), buckets });
+    found.set(name, { count: now.count - (before?.count ?? 0), notOk: now.notOk - (before?.notOk ?? 0), buckets });
   }
   return found;
 }
 
 // The upper bound of the bucket that holds the quantile, in seconds.
 function quantile(buckets, share) {
-  const wanted = Math.max(1, Math.ceil(share * buckets.get(Infinity)));
-  for (const [le, below] of [...buckets].sort((one, other) => one[0] - other[0])) if (below >= wanted) return le;
+  const sorted = [...buckets].sort((one, other) => one[0] - other[0]);
+  const wanted = Math.max(1, Math.ceil(share * sorted.reduce((sum, [, count]) => sum + count, 0)));
+  let below = 0;
+  for (const [le, count] of sorted) if ((below += count) >= wanted) return le;
   return Infinity;
 }
 
@@ -59,7 +68,7 @@ export function rates(pairs) {
       if (!sum) sums.set(name, sum = { rate: 0, notOk: 0, buckets: new Map() });
       sum.rate += count / took;
       sum.notOk += notOk / took;
-      for (const [le, below] of buckets) sum.buckets.set(le, (sum.buckets.get(le) ?? 0) + below);
+      for (const [le, each] of buckets) sum.buckets.set(le, (sum.buckets.get(le) ?? 0) + each);
     }
   }
   const rows = [...sums].map(([method, { rate, notOk, buckets }]) => ({ method, rate, notOk, p50: quantile(buckets, .5), p99: quantile(buckets, .99) }));
