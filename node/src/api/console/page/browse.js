@@ -113,9 +113,9 @@ $('step').addEventListener('input', formChanged);
 formChanged();
 
 const ids = list => (list.length ? list.join(', ') : 'none');
-function showPlan(plan) {
+function showPlan(plan, isDone) {
   const notes = [plan.note, plan.is_so ? 'It is so already.' : '', typeof plan.lag_entries === 'number' ? `It is ${plan.lag_entries} entries behind.` : ''];
-  $('plan-note').textContent = plan.refusal ? `✕ It would be refused: ${plan.refusal}${plan.passes ? ' That passes by itself.' : ''}` : `✓ It can be done. ${notes.filter(Boolean).join(' ')}`;
+  $('plan-note').textContent = plan.refusal ? `✕ It would be refused: ${plan.refusal}${plan.passes ? ' That passes by itself.' : ''}` : `${isDone ? '✓ It is done.' : '✓ It can be done.'} ${notes.filter(Boolean).join(' ')}`;
   const rows = [['voters', side => ids(side.voters)], ['learners', side => ids(side.learners)], ['quorum', side => side.quorum], ['failures tolerated', side => side.tolerated_failures],
     ['voters that do not answer', side => ids(side.silent)], ['further failures until writes stop', side => side.spare]];
   const none = { voters: [], learners: [], silent: [] };
@@ -133,7 +133,7 @@ async function preview() {
     const [now, with_] = stepPath();
     // The form was changed while the answer was under way.
     if (now !== path || String(with_) !== String(query)) return;
-    showPlan(told.plan);
+    showPlan(told.plan, false);
     $('step-said').textContent = told.plan.refusal ? 'Preview: it would be refused.' : 'Preview: nothing is done yet.';
     $('do').disabled = Boolean(told.plan.refusal) || told.plan.is_so;
     previewed = `${path}?${query}`;
@@ -151,7 +151,7 @@ $('do').addEventListener('click', async () => {
   $('step-said').textContent = 'doing it…';
   try {
     const told = await ask(path, 'PUT');
-    showPlan(told.plan);
+    showPlan(told.plan, true);
     $('do').disabled = true;
     $('step-said').textContent = `✓ Done${told.leader_id ? `: node ${told.leader_id} leads` : ''}.`;
   } catch (error) {

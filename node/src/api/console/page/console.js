@@ -121,6 +121,7 @@ function failed(error) {
   if (!(error instanceof Refused)) {
     silentSince ??= new Date().toLocaleTimeString('en-GB');
     say(`✕ ${error.message} since ${silentSince}. What is below is from before.`, 'bad');
+    $('updated').textContent = `✕ no answer since ${silentSince}`;
     return;
   }
   if (error.status === 401) {
