@@ -103,6 +103,9 @@ pub struct NodeInfo {
     pub backups: Option<BackupInfo>,
     /// It was told not to lead ([`Client::drain`]), as far as the asked node has applied.
     pub drained: bool,
+    /// Its epoch of the cluster: how often that was restored from a backup, or went on without its quorum (`tallyd
+    /// recover`), as far as the node has applied.
+    pub restore_epoch: u64,
 }
 
 /// What backups a node makes by itself, into a directory of its own.
@@ -341,6 +344,7 @@ impl Serialize for NodeInfo {
         map.serialize_entry("log_time_ms", &log_time_ms)?;
         answered!(local_reads_only certificates audit_log limits backups);
         known!(drained);
+        answered!(restore_epoch);
         map.end()
     }
 }
@@ -354,6 +358,7 @@ impl From<v1::NodeStatus> for NodeInfo {
             address: node.address,
             peer_address: node.peer_address,
             drained: node.drained,
+            restore_epoch: node.restore_epoch,
             reachable: node.reachable,
             pid: node.pid,
             term: node.term,

@@ -17,8 +17,8 @@ cd "$(dirname "$0")"
 
 readonly CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/tally-ci"
 readonly VENV=$CACHE/python-client
-readonly PACKAGES=("grpcio>=1.70,<2" "grpcio-tools>=1.70,<2" "grpcio-status>=1.70,<2" "googleapis-common-protos>=1.66,<2")
-readonly NODE_PACKAGES=(@grpc/grpc-js@1 @grpc/proto-loader@0.8 protobufjs@7)
+readonly PACKAGES=("grpcio>=1.70,<2" "grpcio-tools>=1.70,<2" "grpcio-status>=1.70,<2" "googleapis-common-protos>=1.66,<2" "pytest>=8,<10")
+readonly NODE_PACKAGES=(@grpc/grpc-js@1 @grpc/proto-loader@0.8 protobufjs@7 vitest@3)
 readonly GO_PLUGINS=(google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.10 google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.5.1)
 readonly ADDS=300
 
@@ -108,6 +108,21 @@ SAID
     echo "$name: well"
 }
 
+# A service with a planted bug, and without it, by its own tests beside a cluster that breaks: they find the bug, and
+# nothing else.
+chaos() {
+    local name=$1 at=$2 status=0 plan
+    shift 2
+    plan=$(realpath chaos/lost-answers.plan)
+    (cd "$at" && SHOP=hasty bounded 120 "$tallyd" chaos --seed 3 --plan "$plan" -- "$@") >"$work/said" 2>&1 || status=$?
+    # 1 is the tests' own: not the cluster's (99), nor that nothing ran (125).
+    [[ $status == 1 ]] || { cat "$work/said"; fail "$name: the planted bug was not found (exit status $status)"; }
+    (cd "$at" && SHOP=careful bounded 120 "$tallyd" chaos --seed 3 --plan "$plan" --junit "$work/chaos.xml" -- "$@") \
+        >"$work/said" 2>&1 || { cat "$work/said"; fail "$name: a test without a bug failed"; }
+    grep -q ' failures="0"' "$work/chaos.xml" || fail "$name: its JUnit report tells of failures"
+    echo "$name: the planted bug is found, and nothing where there is none"
+}
+
 client() {
     mkdir "$work/stubs"
     "$VENV/bin/python" -m grpc_tools.protoc -I "$proto" --python_out="$work/stubs" \
@@ -119,6 +134,8 @@ python() {
     export PYTHONPATH=$proto
     forms=("$VENV/bin/python" -B forms.py) hello=("$VENV/bin/python" -B hello.py)
     try python languages
+    stop
+    chaos pytest chaos "$VENV/bin/python" -B -m pytest -q -p no:cacheprovider test_shop.py
     unset PYTHONPATH
 }
 
@@ -133,10 +150,12 @@ node() {
         return
     fi
     # Modules are looked for beside the file.
-    cp languages/*.mjs "$at"
+    cp languages/*.mjs chaos/*.mjs "$at"
     export PROTO_DIR=$proto
     forms=(node forms.mjs) hello=(node hello.mjs)
     try node "$at"
+    stop
+    chaos vitest "$at" npx vitest run shop.test.mjs
 }
 
 go() {
@@ -166,6 +185,10 @@ go() {
     fi
     forms=(./forms/forms) hello=(./hello)
     try go "$at"
+    stop
+    mkdir "$at/shop" && cp chaos/*.go "$at/shop"
+    (cd "$at" && command go mod tidy && command go vet ./shop) >"$work/go.log" 2>&1 || { cat "$work/go.log"; fail "go: the shop"; }
+    chaos "go test" "$at" go test -count=1 ./shop
 }
 
 if ! python_packages; then

@@ -15,7 +15,7 @@ use std::{net::IpAddr, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::members::InitialCluster;
+pub use self::members::{InitialCluster, PeerVia};
 use crate::machine::{command::Settings, limits};
 
 /// Configuration of one node.
@@ -40,6 +40,9 @@ pub struct Config {
     pub client_advertise: String,
     /// Address of the peer port as other nodes reach it. Empty: `peer_listen`.
     pub peer_advertise: String,
+    /// Where this node reaches some of the others, `2=host:port,…`, if not at their addresses in the membership:
+    /// through a translation of addresses, a tunnel or a proxy. Of this node alone, and only for what it dials.
+    pub peer_via: PeerVia,
     /// The first members, `1=host:port,2=host:port,…` (peer ports). Forms the cluster once, on nodes
     /// with empty directories; ignored by a node that has one. Empty on a node that will be added
     /// as a learner.
@@ -192,6 +195,7 @@ impl Default for Config {
             console_listen: String::new(),
             client_advertise: String::new(),
             peer_advertise: String::new(),
+            peer_via: PeerVia::default(),
             initial_cluster: InitialCluster::default(),
             form_without_all: false,
             cluster_name: "tally".to_owned(),

@@ -22,6 +22,7 @@ mod eyes;
 mod moves;
 mod peering;
 mod quotas;
+pub mod recover;
 mod report;
 mod running;
 mod starting;
@@ -147,8 +148,11 @@ impl Node {
         }
 
         starting.goes_on("it reads its log and its state");
-        let Stored { log, recovered, state } =
+        let Stored { log, recovered, state, finished_recovery } =
             stored::open(&config, &env, &identity, nonce, &guard, &metrics.storage).await?;
+        if let (true, Some(audit)) = (finished_recovery, &audit) {
+            recover::told(audit, "finished", &identity.lost().await);
+        }
         let flush_interval = Duration::from_millis(config.flush_interval_ms);
         let (snapshot_requests, upkeep) = state.upkeep(flush_interval);
         let flush_guard = Arc::clone(&guard);

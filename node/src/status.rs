@@ -196,6 +196,7 @@ impl OwnStatus {
             backups: report.backups().map(backups_to_wire),
             // From the records, where all lines are together.
             drained: false,
+            restore_epoch: meta.restore_epoch,
         }
     }
 }

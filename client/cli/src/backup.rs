@@ -3,6 +3,8 @@
 //! A backup is written beside its name, synced, read again from the disk and found right, and only then gets its name:
 //! a file that is called as asked is a whole one.
 
+mod choose;
+
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
@@ -66,6 +68,8 @@ pub(crate) struct Restore {
     /// Take back what was restored so far by a restore that did not come to its end.
     #[arg(long, conflicts_with = "file")]
     abort: bool,
+    #[command(flatten)]
+    point: choose::Point,
 }
 
 /// What a backup is, for people and programs.
@@ -287,6 +291,7 @@ pub(crate) async fn restore(
         return Ok(Exit::Done);
     }
     let path = asked.file.as_deref().expect("clap asks for a file");
+    let path = &asked.point.file(path)?;
     let (backup, header, footer) = verify(path)?;
     let begun = client.begin_restore(&header, &footer).await?;
     send(client, path, begun.next_block, &footer).await?;

@@ -55,7 +55,7 @@ impl From<Exit> for ExitCode {
 pub(crate) struct Failure {
     exit: Exit,
     value: Value,
-    text: String,
+    pub(crate) text: String,
     /// Standard output takes nothing, or has had its object: this is not printed there.
     output_failed: bool,
 }

@@ -97,8 +97,9 @@ fn show(shown: &Shown<'_>) -> String {
     let header = &status.header;
     let verdict = health.as_ref().map(|health| health.summary.clone() + "\n").unwrap_or_default();
     let mut text = format!(
-        "{verdict}cluster {}, as node {} sees it; revision {}\n{}",
+        "{verdict}cluster {}{}, as node {} sees it; revision {}\n{}",
         word(&header.cluster_id),
+        epoch_of(&status.nodes),
         header.node_id,
         header.revision,
         table(&rows)
@@ -216,6 +217,14 @@ fn audit_log(id: u64, log: &AuditLogInfo) -> String {
 }
 
 /// The newest backup that a node has made by itself, and what is wrong with that.
+/// Which epoch of the cluster this is, if it is not the first.
+fn epoch_of(nodes: &[NodeInfo]) -> String {
+    match nodes.iter().map(|node| node.restore_epoch).max() {
+        None | Some(0) => String::new(),
+        Some(epoch) => format!(", epoch {epoch}"),
+    }
+}
+
 fn backups_of(id: u64, backups: &BackupInfo, now_ms: u64) -> String {
     let mut text = match backups.last_wall_time_ms {
         0 => format!("\nnode {id} makes backups, and has none yet"),

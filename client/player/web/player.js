@@ -208,7 +208,7 @@ function drawNodes(t) {
 
 // ---- lines and calls that are asked for
 const isFault = line => line[1] === 'fault';
-const isLeader = line => line[2].startsWith('leads in term');
+const isLeader = line => /^leads in term|this node leads/.test(line[2]);
 const isBroken = line => line[1] === 'BROKEN';
 const lowered = head.lines.map(line => `${line[1]} ${line[2]}`.toLowerCase());
 function isAskedLine(at) {

@@ -150,6 +150,7 @@ impl Action {
                 | Action::CreateCluster { .. }
                 | Action::CreateSecureCluster { .. }
                 | Action::NodeId(_)
+                | Action::Restore(RestoreCommand::Recover(_))
         )
     }
 

@@ -10,6 +10,7 @@ use super::{
     item::Value,
     node_ids::NodeIdCommand,
     reply::{Answer, OperationAnswer, Reply},
+    restore::Recovery,
 };
 
 impl Display for Command {
@@ -59,6 +60,10 @@ impl Display for Action {
                 }
                 RestoreCommand::Finish { .. } => write!(f, "finish the restore"),
                 RestoreCommand::Abort => write!(f, "abort the restore"),
+                RestoreCommand::Recover(recovery) => {
+                    let Recovery { node_id, lost } = recovery;
+                    write!(f, "node {node_id} goes on alone, without {lost:?}")
+                }
             },
             Action::CreateSecureCluster { cluster_id, .. } => {
                 write!(f, "create {cluster_id:032x} with authentication")

@@ -90,6 +90,11 @@ pub fn session_id(epoch: u64, log_index: u64) -> u64 {
     epoch.saturating_mul(SESSIONS_PER_EPOCH).saturating_add(log_index)
 }
 
+/// The first id that a session of an epoch can have; those below are of before.
+pub fn first_session_id(epoch: u64) -> u64 {
+    session_id(epoch, 0)
+}
+
 /// One step of a restore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RestoreCommand {
@@ -109,6 +114,36 @@ pub enum RestoreCommand {
     },
     /// Takes back what was restored so far, a part at a time.
     Abort,
+    /// A node that lost its quorum for good goes on alone ([`Recovery`]). It is no request's, but written by the node
+    /// itself while it is stopped, together with the membership that has it alone.
+    Recover(Recovery),
+}
+
+/// One node that goes on alone, as the only voter of a new epoch.
+///
+/// **Claim.** Nothing that the lost nodes may have told anybody is taken for something of the new epoch: not a session
+/// token, not a session, not a revision, and not a node of before.
+///
+/// **It relies on** what a restore relies on: tokens carry the epoch, sessions are counted from it ([`session_id`]),
+/// and revisions jump by [`REVISION_JUMP`]. What differs from a restore is that the state stays as it is: its sessions
+/// are still there, under ids of before.
+///
+/// **The steps.** 1. The epoch rises by one, so that tokens of before are of another one. They have to be refused: the
+/// lost nodes may have applied more than this one ever had, and an index of theirs names another entry here. 2. A
+/// session whose id is below those of the epoch is none any more ([`first_session_id`]): the index by which a lost
+/// node opened it may be another session's here, and what it was answered there is not remembered here. Its record
+/// goes at its time, as that of any session that nobody renews. 3. Revisions jump. 4. The ids of the other members
+/// are retired, so that no directory comes back under them. What idempotency keys remember stays: a retry under one is
+/// answered if this node had its answer, and applied if it had not, once in either case.
+///
+/// **What breaks it:** an epoch that does not rise, or a look at a session that does not go through `live_session`.
+/// (`who_goes_on_alone_begins_a_new_epoch`.)
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Recovery {
+    /// The node that goes on.
+    pub node_id: u64,
+    /// The other members of before.
+    pub lost: Vec<u64>,
 }
 
 /// What a backup says of itself.

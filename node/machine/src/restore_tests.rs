@@ -22,6 +22,8 @@ use super::{
 
 #[path = "restore_quota_tests.rs"]
 mod quotas;
+#[path = "recovery_tests.rs"]
+mod recovery;
 
 /// One replica: a state, and where its log is.
 #[derive(Default)]
@@ -464,6 +466,10 @@ fn the_steps_are_frozen() {
         (RestoreCommand::Block { number: 1, payload }, vec![1, 1, 2, b'x', b'y']),
         (RestoreCommand::Finish { content: sevens }, [&[2][..], &sevens].concat()),
         (RestoreCommand::Abort, vec![3]),
+        (
+            RestoreCommand::Recover(Recovery { node_id: 2, lost: vec![1, 300] }),
+            vec![4, 2, 2, 1, 0xac, 2],
+        ),
     ] {
         let batch = Batch {
             log_time_ms: 0,

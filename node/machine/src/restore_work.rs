@@ -12,12 +12,13 @@ use super::{
     item::{CounterRecord, KeyRecord},
     keys::{RecordKey, Space},
     limits::{IDEMPOTENCY_KEY_BYTES_MAX, NAME_BYTES_MAX, QUOTAS_MAX, VALUE_BYTES_MAX},
+    node_ids::NodeIdCommand,
     quota::QuotaRecord,
     records::{IdempotencyRecord, Record},
     reply::{Answer, Refusal},
     restore::{
-        ABORT_ITEMS, REVISION_JUMP, RestoreBegin, RestoreCommand, RestoreMeta, RestorePhase,
-        RestoreRefusal, SPACES, next_in_chain,
+        ABORT_ITEMS, REVISION_JUMP, Recovery, RestoreBegin, RestoreCommand, RestoreMeta,
+        RestorePhase, RestoreRefusal, SPACES, next_in_chain,
     },
     view::View,
     work::Work,
@@ -42,6 +43,10 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
             RestoreCommand::Block { number, payload } => self.restore_block(*number, payload),
             RestoreCommand::Finish { content } => self.finish_restore(content),
             RestoreCommand::Abort => self.abort_restore(),
+            RestoreCommand::Recover(recovery) => {
+                self.recover(recovery);
+                Ok(())
+            }
         };
         done.map_err(Refusal::Restore)?;
         let RestoreMeta { phase, next, .. } = self.meta.restore;
@@ -221,6 +226,18 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         }
         self.meta.auth = auth;
         self.forget_rights();
+    }
+
+    fn recover(&mut self, recovery: &Recovery) {
+        let meta = &mut self.meta;
+        meta.revision = meta.revision.saturating_add(REVISION_JUMP);
+        meta.restore_epoch = meta.restore_epoch.saturating_add(1);
+        for node_id in &recovery.lost {
+            self.change_node_ids(&NodeIdCommand::Retire {
+                node_id: *node_id,
+                used: vec![recovery.node_id],
+            });
+        }
     }
 
     /// Removes some of what was restored. What a cluster that was restored holds is not touched: it is none any more.

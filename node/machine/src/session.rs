@@ -64,10 +64,13 @@ pub(super) fn session_answer_bytes(record_bytes: usize) -> u64 {
 }
 
 impl<V: View + ?Sized> Work<'_, '_, V> {
-    /// A session that is open by log time, and that `user` opened. Somebody else's is none: not even that
-    /// there is one is told.
+    /// A session that is open by log time, of this epoch, and that `user` opened. Somebody else's is none: not even
+    /// that there is one is told.
     fn live_session(&mut self, session_id: u64, user: u64) -> Option<SessionRecord> {
         let log_time_ms = self.meta.log_time_ms;
+        if session_id < restore::first_session_id(self.meta.restore_epoch) {
+            return None;
+        }
         let session = self.session_record(session_id).filter(|session| session.user == user)?;
         (log_time_ms < session.expires_at_ms).then_some(session)
     }

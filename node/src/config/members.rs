@@ -10,6 +10,9 @@ use super::is_address;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InitialCluster(pub BTreeMap<u64, String>);
 
+/// Other ways to some nodes: the same form, for another purpose.
+pub type PeerVia = InitialCluster;
+
 impl FromStr for InitialCluster {
     type Err = String;
 

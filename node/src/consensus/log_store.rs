@@ -40,9 +40,9 @@ use crate::{
 };
 
 /// Kinds of entries in the log; part of the on-disk format.
-const KIND_BLANK: u8 = 0;
-const KIND_BATCH: u8 = 1;
-const KIND_MEMBERSHIP: u8 = 2;
+pub(super) const KIND_BLANK: u8 = 0;
+pub(super) const KIND_BATCH: u8 = 1;
+pub(super) const KIND_MEMBERSHIP: u8 = 2;
 
 /// openraft's log storage. Clones share the log.
 #[derive(Clone)]

@@ -38,6 +38,7 @@ pub mod raft;
 pub mod raft_config;
 pub mod read;
 pub mod read_index;
+pub mod recovery;
 pub mod runtime;
 pub mod snapshots;
 #[cfg(test)]

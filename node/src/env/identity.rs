@@ -15,12 +15,19 @@
 //! peers remember too, so that a whole directory that is put back from a copy made before its last
 //! start is told by them ([`Start`]). `docs/storage-format.md` has the table of what is seen by whom.
 
-use std::{collections::BTreeMap, io, sync::Arc};
+mod recovery;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use tally_proto::seeded_bugs;
 use tokio::sync::Mutex;
 
+pub use self::recovery::Recovering;
 use crate::storage::disk::{Disk, OpenMode, replace_file};
 
 /// Format of the data directory that this version writes and reads.
@@ -78,6 +85,15 @@ struct Content {
     /// … and is none any more, by a membership at this log index.
     #[serde(default)]
     removed_at: Option<u64>,
+    /// A recovery from a lost quorum that was begun and is not written to the log yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    recovering: Option<Recovering>,
+    /// Members of before such a recovery: nodes that are not listened to.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    lost: BTreeSet<u64>,
+    /// The cluster went on without this node, in this epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    left_behind_in: Option<u64>,
 }
 
 /// One start of a node on its directory: how many there were, and a nonce, so that two directories
@@ -139,6 +155,19 @@ pub enum IdentityError {
         /// Log index of the membership that lacks it.
         at: u64,
     },
+    /// The cluster went on without the node.
+    #[error(
+        "the cluster of node {node_id} goes on without it, in epoch {epoch} (`tallyd recover` began one): what \
+         this node holds is of an epoch before, and it serves nothing. An id is never used again: to add this machine \
+         anew, wipe its data directory and join (`tallyd serve --join ADDRESS`), or start it under a new node id and \
+         `tally cluster add`. Its data was not touched"
+    )]
+    LeftBehind {
+        /// The node.
+        node_id: u64,
+        /// The epoch.
+        epoch: u64,
+    },
     /// There is data without an identity.
     #[error(
         "the data directory holds {found:?} but no {FILE}: it was not made by Tally, or the file was lost. Nothing was changed; restore the file, or use an empty directory with a new node id"
@@ -199,6 +228,9 @@ impl Identity {
                     peer_starts: BTreeMap::new(),
                     member_since: None,
                     removed_at: None,
+                    recovering: None,
+                    lost: BTreeSet::new(),
+                    left_behind_in: None,
                 };
                 write(&*disk, &content).await?;
                 content
@@ -210,6 +242,9 @@ impl Identity {
         }
         if let Some(at) = content.removed_at {
             return Err(IdentityError::Removed { node_id, at });
+        }
+        if let Some(epoch) = content.left_behind_in {
+            return Err(IdentityError::LeftBehind { node_id, epoch });
         }
         let incarnation = content.incarnation.clone();
         Ok(Identity { disk, node_id, incarnation, content: Mutex::new(content) })

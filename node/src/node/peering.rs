@@ -87,10 +87,12 @@ pub(super) async fn meet(
         connect_timeout,
         cluster_id.clone(),
         tls.clone(),
+        config.peer_via.0.clone(),
     );
     for (id, incarnation) in identity.known().await {
         peers.set_incarnation(id, &incarnation);
     }
+    peers.set_lost(identity.lost().await);
     learn_known_cluster(&cluster_id, identity, state).await?;
 
     let greeter = Greeter::new(hello::Foundation {

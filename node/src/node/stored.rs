@@ -14,6 +14,7 @@ use tally_proto::seeded_bugs;
 use super::{LOGS, NodeError};
 use crate::{
     config::Config,
+    consensus::recovery,
     env::{Env, Event, Observer, identity::Identity, storage_guard::StorageGuard},
     storage::{
         meters::StorageMeters,
@@ -28,6 +29,8 @@ pub(super) struct Stored {
     /// What the log had when it was opened.
     pub(super) recovered: wal::Recovered,
     pub(super) state: Arc<StateStore>,
+    /// A recovery that was begun before (`tallyd recover`) has been finished now.
+    pub(super) finished_recovery: bool,
 }
 
 /// Opens both, and makes them fit each other.
@@ -61,12 +64,13 @@ pub(super) async fn open(
     .await?;
     // Log and state fit each other: a run begins.
     identity.begin_run(recovered.next_sequence, nonce).await?;
+    let finished_recovery = recovery::finish(&log, identity).await?;
     measured.get_or_init(|| Arc::downgrade(&state));
     if let Some(applied) = state.applied() {
         // What the state has applied is committed, so where the log has another entry it gives way.
         reach(&log, applied.into(), env.observer.as_deref()).await?;
     }
-    Ok(Stored { log, recovered, state })
+    Ok(Stored { log, recovered, state, finished_recovery })
 }
 
 /// Opens the log and starts its thread.

@@ -25,6 +25,7 @@
 //! introduction, so that a second peer knows soon what the first was told. A node that comes back with
 //! less is an older copy of itself.
 
+mod epoch;
 mod error;
 mod memory;
 
@@ -41,7 +42,10 @@ use futures_util::future::join_all;
 use tally_proto::{peer::v1 as wire, seeded_bugs};
 use tokio::{sync::Notify, time::Instant};
 
-pub use self::error::{NotAddable, NotWelcome};
+pub use self::{
+    epoch::{Asker, There, is_there},
+    error::{NotAddable, NotWelcome},
+};
 use super::{ask, peers::Peers};
 use crate::{consensus::compare::Comparisons, env::identity::Identity, storage::wal::Wal};
 
@@ -72,6 +76,12 @@ pub trait Roster: Send + Sync + 'static {
 
     /// The membership that is applied here: its log index, and who belongs to it.
     fn applied(&self) -> Option<(u64, BTreeSet<u64>)>;
+
+    /// Restore epoch of the state that is applied here.
+    fn epoch(&self) -> u64;
+
+    /// Whether an id is that of a node that was taken out, or is about to be, by that state.
+    fn is_retired(&self, node_id: u64) -> bool;
 
     /// The last membership, of those that were applied since the process started, that this node was in: its log index.
     fn last_in(&self) -> Option<u64>;
@@ -280,6 +290,12 @@ impl Greeter {
             // It is told where it is; nothing is learned from it.
             return Ok(response);
         }
+        response.left_behind_in = self.left_behind(&request);
+        if response.left_behind_in > 0 {
+            // It is told so, by name, and nothing is learned from it.
+            self.peers.warn_of(request.node_id, "a node of an earlier epoch introduced itself");
+            return Ok(response);
+        }
         // What was remembered before is what the answer has to say, so it is made first.
         response.known = self.known().await;
         if !self.is_known(request.node_id, &request.incarnation).await
@@ -333,6 +349,7 @@ impl Greeter {
             peer_address: self.peer_address.clone(),
             state_reports: self.comparisons.reports(),
             compares_states: true,
+            restore_epoch: self.epoch(),
         }
     }
 
@@ -401,6 +418,7 @@ impl Greeter {
         }
         self.peers.met(node_id);
         self.peers.clear_trouble(node_id);
+        self.heed_epoch(node_id, response.left_behind_in)?;
         self.learn(node_id, &response.known).await?;
         if let Some(roster) = self.roster.get()
             && let Some((at, members)) = roster.applied()
@@ -480,9 +498,12 @@ impl Greeter {
                 refused => refused,
             };
             if let Some(reason) = refused {
-                if let NotWelcome::Removed { at, .. } = reason
-                    && let Err(error) = self.identity.removed(at).await
-                {
+                let stored = match reason {
+                    NotWelcome::Removed { at, .. } => self.identity.removed(at).await,
+                    NotWelcome::LeftBehind { epoch, .. } => self.identity.left_behind(epoch).await,
+                    _ => Ok(()),
+                };
+                if let Err(error) = stored {
                     tracing::warn!(%error, "that the node was removed could not be stored");
                 }
                 refuse(reason);

@@ -1,7 +1,7 @@
 //! The peers: their addresses, connections, and what they said of themselves.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -88,10 +88,14 @@ struct Inner {
     incarnation: String,
     /// Of the peers that are known.
     incarnations: Incarnations,
+    /// Members of before a recovery of this node.
+    lost: Mutex<BTreeSet<u64>>,
     network: Arc<dyn Network>,
     connect_timeout: Duration,
     cluster_id: ClusterId,
     tls: Option<Arc<Secured>>,
+    /// Other ways to some of them.
+    via: BTreeMap<u64, String>,
     peers: Mutex<BTreeMap<u64, Peer>>,
 }
 
@@ -159,16 +163,19 @@ impl Peers {
         connect_timeout: Duration,
         cluster_id: ClusterId,
         tls: Option<Arc<Secured>>,
+        via: BTreeMap<u64, String>,
     ) -> Self {
         Peers {
             inner: Arc::new(Inner {
                 node_id,
                 incarnation: incarnation.to_owned(),
                 incarnations: Arc::default(),
+                lost: Mutex::default(),
                 network,
                 connect_timeout,
                 cluster_id,
                 tls,
+                via,
                 peers: Mutex::new(BTreeMap::new()),
             }),
         }
@@ -208,12 +215,27 @@ impl Peers {
             return Err("this is not the data directory that the call is meant for".to_owned());
         }
         let Some((id, incarnation)) = stamped_from(metadata) else { return Ok(()) };
+        if self.is_lost(id) {
+            return Err(format!(
+                "node {id} is of an epoch before this node went on without it (`tallyd recover`)"
+            ));
+        }
         match lock(&self.inner.incarnations).get(&id) {
             Some(known) if known != incarnation => {
                 Err(format!("node {id} is known with another data directory"))
             }
             _ => Ok(()),
         }
+    }
+
+    /// These nodes were left behind by a recovery: their calls are refused.
+    pub fn set_lost(&self, lost: BTreeSet<u64>) {
+        *lock(&self.inner.lost) = lost;
+    }
+
+    /// Whether a recovery left a node behind.
+    pub fn is_lost(&self, node_id: u64) -> bool {
+        lock(&self.inner.lost).contains(&node_id)
     }
 
     /// Why a peer can't be reached though somebody answers at its address.
@@ -407,11 +429,17 @@ impl Peers {
         self.dial_as(0, node_id, address)
     }
 
+    /// Only here an address is used to go there. All else compares and hands on the address of the membership, which
+    /// the way to it says nothing of; who answers there has to be that node all the same ([`Stamp`], TLS).
+    fn way_to<'a>(&'a self, node_id: u64, address: &'a str) -> &'a str {
+        self.inner.via.get(&node_id).map_or(address, String::as_str)
+    }
+
     fn dial_as(&self, target: u64, node_id: u64, address: &str) -> Client {
         let tls = self.inner.tls.clone();
         let network = Arc::clone(&self.inner.network);
         let timeout = self.inner.connect_timeout;
-        let address = address.to_owned();
+        let address = self.way_to(node_id, address).to_owned();
         let connector = tower::service_fn(move |_: Uri| {
             let (network, tls) = (Arc::clone(&network), tls.clone());
             let address = address.clone();
@@ -484,6 +512,7 @@ mod tests {
             Duration::from_secs(1),
             ClusterId::default(),
             None,
+            BTreeMap::from([(3, "proxy:1".to_owned())]),
         )
     }
 
@@ -510,6 +539,14 @@ mod tests {
         count.borrow_and_update();
         peers.answered(2);
         assert!(!count.has_changed().unwrap(), "once for each silence");
+    }
+
+    #[test]
+    fn only_the_node_that_it_names_is_reached_by_another_way() {
+        let peers = peers();
+        assert_eq!((peers.way_to(2, "b:1"), peers.way_to(3, "c:1")), ("b:1", "proxy:1"));
+        peers.set_address(3, "c:1");
+        assert_eq!(peers.moved_from(3, "c:1"), None, "it has not moved");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::{
         membership::{LastIn, decode_membership},
         raft::Raft,
     },
+    machine::{given_ids::node_id_record, query},
     storage::state::StateStore,
 };
 
@@ -76,6 +77,14 @@ impl Roster for Members {
 
     fn applied(&self) -> Option<(u64, BTreeSet<u64>)> {
         self.in_state().map(|(at, members)| (at, members.into_keys().collect()))
+    }
+
+    fn epoch(&self) -> u64 {
+        query::meta(&self.state.view()).restore_epoch
+    }
+
+    fn is_retired(&self, node_id: u64) -> bool {
+        node_id_record(&self.state.view(), node_id).is_some_and(|record| record.retired)
     }
 
     fn last_in(&self) -> Option<u64> {

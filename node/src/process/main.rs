@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::{FromArgMatches as _, Parser, Subcommand};
-use tally_node::process::{dev, health, serve, serve::printed};
+use tally_node::process::{dev, health, recover, serve, serve::printed};
 
 const _: () = assert!(
     !tally_proto::seeded_bugs::COMPILED,
@@ -33,8 +33,16 @@ struct Arguments {
 enum Command {
     /// Runs a three-node cluster on this machine, each node a process of its own.
     Dev(dev::Arguments),
+    /// Opens a cluster in the browser, to break and to watch: read levels, cut links, lessons.
+    #[cfg(feature = "lab")]
+    Lab(tally_lab::Arguments),
+    /// Runs a command beside a cluster that is broken by a plan: a test of any service, in any language.
+    #[cfg(feature = "lab")]
+    Chaos(tally_lab::chaos::Arguments),
     /// Runs one node.
     Serve(Box<serve::Arguments>),
+    /// Makes a stopped node the only voter of its cluster, where the quorum is lost for good: the last resort.
+    Recover(Box<recover::Arguments>),
     /// Asks a node whether it serves: exit code 0 if it does, else 1.
     Health(health::Arguments),
     /// Prints a script that completes commands and options in a shell.
@@ -63,6 +71,18 @@ fn not_run(error: &clap::Error) -> ExitCode {
     printed(error.print().and_then(|()| io::stdout().flush()))
 }
 
+/// This program is each node's, too.
+#[cfg(feature = "lab")]
+fn lab(name: &str, run: impl FnOnce(&std::path::Path) -> ExitCode) -> ExitCode {
+    match std::env::current_exe() {
+        Ok(program) => run(&program),
+        Err(error) => {
+            eprintln!("tallyd {name}: this program: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn main() -> ExitCode {
     allocator::configure();
     let arguments = match understood() {
@@ -71,7 +91,14 @@ fn main() -> ExitCode {
     };
     match arguments.command {
         Command::Dev(arguments) => dev::run(arguments),
+        #[cfg(feature = "lab")]
+        Command::Lab(arguments) => lab("lab", |program| tally_lab::run(&arguments, program)),
+        #[cfg(feature = "lab")]
+        Command::Chaos(arguments) => {
+            lab("chaos", |program| tally_lab::chaos::run(&arguments, program))
+        }
         Command::Serve(arguments) => serve::run(*arguments),
+        Command::Recover(arguments) => recover::run(*arguments),
         Command::Health(arguments) => health::run(arguments),
         Command::Completions { shell } => {
             definition::completions(definition::of::<Arguments>(), shell)

@@ -8,6 +8,7 @@ mod environment;
 pub mod health;
 mod join;
 pub mod recent;
+pub mod recover;
 pub mod serve;
 pub mod telemetry;
 #[cfg(feature = "otlp")]

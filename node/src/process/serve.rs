@@ -16,7 +16,7 @@ use super::{EXIT_FATAL, EXIT_REFUSED, environment, join, recent::RecentLines, te
 #[cfg(feature = "otlp")]
 use crate::env::traces::Traces;
 use crate::{
-    config::{Config, HotItemNames, InitialCluster, LogFormat, Ratio},
+    config::{Config, HotItemNames, InitialCluster, LogFormat, PeerVia, Ratio},
     env::{Env, Logs, descriptors},
     node::{Node, system_error_needs_a_person},
     storage::real_disk::RealDisk,
@@ -70,6 +70,8 @@ arguments! {
     client_advertise: String = "TALLY_CLIENT_ADVERTISE",
     /// Address of the peer port as other nodes reach it.
     peer_advertise: String = "TALLY_PEER_ADVERTISE",
+    /// Where this node reaches some others, 2=host:port,..., if not where the membership says (a proxy, NAT).
+    peer_via: PeerVia = "TALLY_PEER_VIA",
     /// The first members, 1=host:port,2=host:port,... (peer ports); forms the cluster once.
     initial_cluster: InitialCluster = "TALLY_INITIAL_CLUSTER",
     /// Form the cluster when a majority of the first members is there; without it all must be.
@@ -178,7 +180,7 @@ arguments! {
 
 impl Arguments {
     /// The configuration that counts.
-    fn config(&self) -> Result<Config, String> {
+    pub(super) fn config(&self) -> Result<Config, String> {
         environment_is_ours()?;
         let mut config = match &self.config {
             None => Config::default(),

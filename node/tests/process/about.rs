@@ -38,7 +38,8 @@ fn version_completions_and_manual_pages() {
         .map(|page| page.unwrap().file_name().into_string().unwrap())
         .collect();
     pages.sort();
-    let commands = ["completions", "dev", "health", "man", "serve", "version"];
+    let commands =
+        ["chaos", "completions", "dev", "health", "lab", "man", "recover", "serve", "version"];
     let mut expected: Vec<_> = commands.map(|command| format!("tallyd-{command}.8")).to_vec();
     expected.push("tallyd.8".to_owned());
     assert_eq!(pages, expected);

@@ -8,13 +8,16 @@ mod support;
 
 mod about;
 pub(crate) mod bounds;
+mod chaos;
 mod dev;
 mod disk_full;
 mod failover;
 mod hostile;
 mod joins;
+mod lab;
 mod logs;
 mod members;
+mod recover;
 mod refusal;
 mod report;
 mod restore;

@@ -269,6 +269,23 @@ async fn wrong_steps_are_refused_with_what_to_do() {
     assert_eq!(operator.members().await["next_node_id"], 5);
     cluster.node(4).kill();
 
+    // Left-overs are forgotten: nobody with a vote, and nobody who answers.
+    let voter = ["cluster", "forget", "3"];
+    operator.runs(&voter).await.refused(&["has a vote", "tally cluster replace 3"]);
+    operator.runs(&["cluster", "forget", "99"]).await.refused(&["is no member"]);
+    let address = cluster.newcomer(14, &["--node-id", "14"]).peer.clone();
+    cluster.node(14).start();
+    operator.runs(&["cluster", "add", "14", &address, "--learner"]).await.done(&[]);
+    operator.runs(&["cluster", "forget", "14"]).await.refused(&["answers, and would be stopped"]);
+    cluster.node(14).kill();
+    let forget = ["cluster", "forget", "14"];
+    operator.runs(&[&forget[..], &["--preview"]].concat()).await.done(&["nothing was done"]);
+    assert_eq!(operator.ids("learners").await, [14]);
+    operator.runs(&forget).await.done(&["done"]);
+    operator.runs(&forget).await.done(&["it is so already"]);
+    assert!(operator.ids("learners").await.is_empty());
+    assert_eq!(operator.members().await["next_node_id"], 15, "its id is never given again");
+
     // A voter that lost its disk, and the way back: its place is taken under a new id.
     let (leader, _) = cluster.leader().await;
     let wiped = leader % 3 + 1;

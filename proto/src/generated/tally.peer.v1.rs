@@ -35,6 +35,9 @@ pub struct HelloRequest {
     /// The caller knows the command that compares replicas.
     #[prost(bool, tag = "11")]
     pub compares_states: bool,
+    /// Restore epoch of the state that the caller has applied.
+    #[prost(uint64, tag = "20")]
+    pub restore_epoch: u64,
 }
 /// StateReport is what a node's state was after one entry.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -105,6 +108,9 @@ pub struct HelloResponse {
     /// It knows the command that compares replicas.
     #[prost(bool, tag = "9")]
     pub compares_states: bool,
+    /// The cluster went on without the caller, in this epoch; 0: not that the node that answers knows.
+    #[prost(uint64, tag = "20")]
+    pub left_behind_in: u64,
 }
 /// LogId names one log entry.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -1782,6 +1782,10 @@ pub struct NodeStatus {
     /// It was told not to lead (Cluster.Drain), as far as the asked node has applied.
     #[prost(bool, tag = "29")]
     pub drained: bool,
+    /// Its epoch of the cluster: how often that was restored from a backup, or went on without its quorum, as far as the
+    /// node has applied.
+    #[prost(uint64, tag = "50")]
+    pub restore_epoch: u64,
 }
 /// BackupStatus says what backups a node makes by itself, into a directory of its own.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

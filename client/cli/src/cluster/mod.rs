@@ -27,6 +27,9 @@ pub(crate) enum Cluster {
     Promote(Promote),
     /// Takes a member out. Its id is never used again.
     Remove(Remove),
+    /// Takes out a learner that is gone or never came. Unlike `remove` it can cost nobody a vote, nor stop a node that
+    /// runs: both are refused.
+    Forget(Forget),
     /// Puts a new node, which runs already with an empty data directory, into the place of a member: adds it, promotes
     /// it once it has caught up, hands leadership over if the old one has it, and removes the old one. Broken off, the
     /// same command goes on where it stopped.
@@ -92,6 +95,14 @@ pub(crate) struct Remove {
     /// Do it though fewer voters may fail afterwards than may fail now.
     #[arg(long)]
     pub(crate) accept_fewer_failures: bool,
+    #[command(flatten)]
+    pub(crate) how: How,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Forget {
+    /// The learner.
+    pub(crate) node_id: u64,
     #[command(flatten)]
     pub(crate) how: How,
 }
@@ -169,6 +180,7 @@ pub(crate) async fn run(
         Cluster::Add(add) => Operator::new(client, &add.how, output).add(add).await,
         Cluster::Promote(it) => Operator::new(client, &it.how, output).promote(it).await,
         Cluster::Remove(it) => Operator::new(client, &it.how, output).remove(it).await,
+        Cluster::Forget(it) => Operator::new(client, &it.how, output).forget(it).await,
         Cluster::Replace(it) => Operator::new(client, &it.how, output).replace(it).await,
         Cluster::TransferLeader(it) => Operator::new(client, &it.how, output).transfer(it).await,
         Cluster::Drain(it) => Operator::new(client, &it.how, output).drain(it).await,

@@ -13,7 +13,7 @@ use tally_client::{
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Add, Drain, How, NodeId, Promote, Remove, Replace, TransferLeader,
+    Add, Drain, Forget, How, NodeId, Promote, Remove, Replace, TransferLeader,
     show::{self, StepShown},
 };
 use crate::{
@@ -194,6 +194,32 @@ impl<'a> Operator<'a> {
 
     pub(super) async fn remove(&mut self, it: &Remove) -> Result<Exit, Failure> {
         self.alone(Step::Remove(it.node_id, it.accept_fewer_failures)).await
+    }
+
+    /// A removal that is sure to be of a left-over: who has a vote is refused here, and in the moment between this look
+    /// and the step by the leader, which judges by the quorum as it is then. Who answers is left alone: it would end.
+    pub(super) async fn forget(&mut self, it: &Forget) -> Result<Exit, Failure> {
+        let id = it.node_id;
+        let step = Step::Remove(id, false);
+        let mut plan = self.preview(&step).await?;
+        let status = self.client.status().await?;
+        let answers = status.nodes.iter().any(|node| node.id == id && node.reachable);
+        if plan.before.as_ref().is_some_and(|before| before.voters.contains(&id)) {
+            plan.refusal = format!(
+                "node {id} has a vote: only learners are forgotten. Put another node into its place (`tally cluster \
+                 replace {id} ADDRESS`), or take the vote away (`tally cluster remove {id}`)"
+            );
+        } else if answers {
+            plan.refusal = format!(
+                "node {id} answers, and would be stopped: only nodes that are gone are forgotten. If it is to go, \
+                 `tally cluster remove {id}`"
+            );
+        }
+        if !plan.refusal.is_empty() {
+            plan.passes = false;
+            self.show(&step, &plan)?;
+        }
+        self.alone(step).await
     }
 
     pub(super) async fn transfer(&mut self, it: &TransferLeader) -> Result<Exit, Failure> {

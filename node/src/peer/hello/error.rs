@@ -38,6 +38,21 @@ pub enum NotWelcome {
         /// What the directory has instead.
         now: String,
     },
+    /// The cluster went on without this node.
+    #[error(
+        "the cluster of node {node_id} goes on without it: node {peer} is of epoch {epoch} of it (`tallyd recover` begins \
+         one where the quorum is lost), and what this node holds is of an epoch before. It serves nothing. An id is \
+         never used again: to add this machine anew, wipe its data directory and join (`tallyd serve --join ADDRESS`), \
+         or start it under a new node id and `tally cluster add`. Its data was not touched"
+    )]
+    LeftBehind {
+        /// The node.
+        node_id: u64,
+        /// Who says so.
+        peer: u64,
+        /// The epoch.
+        epoch: u64,
+    },
     /// The cluster has removed this node.
     #[error(
         "node {node_id} was removed from its cluster (by log entry {at} or one before) and serves \

@@ -1,0 +1,246 @@
+//! Which of several backups is restored: the newest that is not above a revision, or not after a minute.
+//!
+//! A backup is a state at one revision, and there is no way to a revision between two of them: what was written in
+//! between is in neither. So what is restored is said, with how far it is from what was asked for. A file counts only
+//! if it is whole and right; one that is not is named and passed over.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use tally_client::backup_format::{Header, Reader};
+
+use super::{at, verify};
+use crate::output::{Failure, escaped, note};
+
+/// What it is not to be above.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub(crate) struct Point {
+    /// FILE is a directory of backups (a node's `backup_dir`): restore the newest of them that is not above this revision.
+    #[arg(long, value_name = "REVISION", conflicts_with_all = ["at_time", "abort"])]
+    at_revision: Option<u64>,
+    /// FILE is a directory of backups: restore the newest of them that was not made after this minute, UTC, as
+    /// 2026-11-29T11:13Z.
+    #[arg(long, value_name = "TIME", value_parser = minute, conflicts_with = "abort")]
+    at_time: Option<String>,
+}
+
+/// `2026-11-29 11:13`, as backups show when they were made.
+fn minute(text: &str) -> Result<String, String> {
+    let is_digits = |part: &str, digits: usize| {
+        part.len() == digits && part.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let parsed = (|| {
+        let (day, time) = text.strip_suffix('Z')?.split_once('T')?;
+        let [year, month, date] = <[&str; 3]>::try_from(day.split('-').collect::<Vec<_>>()).ok()?;
+        let (hour, minute) = time.split_once(':')?;
+        let is_right = is_digits(year, 4)
+            && [month, date, hour, minute].iter().all(|part| is_digits(part, 2))
+            && ("01"..="12").contains(&month)
+            && ("01"..="31").contains(&date)
+            && ("00"..="23").contains(&hour)
+            && ("00"..="59").contains(&minute);
+        is_right.then(|| format!("{day} {time}"))
+    })();
+    parsed.ok_or_else(|| "it is a minute in UTC, as 2026-11-29T11:13Z".to_owned())
+}
+
+/// A backup by its header.
+struct Candidate {
+    path: PathBuf,
+    header: Header,
+}
+
+impl Candidate {
+    fn read(path: PathBuf) -> Result<Candidate, Failure> {
+        let mut reader = Reader::new();
+        let mut file = File::open(&path).map_err(|error| at(&path, error))?;
+        reader.next_block_of(&mut file).map_err(|error| at(&path, error))?;
+        match reader.header() {
+            Some(header) => Ok(Candidate { header: header.clone(), path }),
+            None => Err(at(&path, "it has no header")),
+        }
+    }
+
+    fn made_at(&self) -> String {
+        tally_certificates::date(self.header.wall_time_ms)
+    }
+}
+
+impl Point {
+    fn is_given(&self) -> bool {
+        self.at_revision.is_some() || self.at_time.is_some()
+    }
+
+    fn holds(&self, candidate: &Candidate) -> bool {
+        let is_below = self.at_revision.is_none_or(|most| candidate.header.revision <= most);
+        let made_at = candidate.made_at();
+        let is_before = self.at_time.as_ref().is_none_or(|last| {
+            made_at.get(..last.len()).is_some_and(|made_at| made_at <= last.as_str())
+        });
+        is_below && is_before
+    }
+
+    fn shown(&self) -> String {
+        match (&self.at_revision, &self.at_time) {
+            (Some(revision), _) => format!("not above revision {revision}"),
+            (None, time) => format!("not made after {} UTC", time.as_deref().unwrap_or_default()),
+        }
+    }
+
+    /// The file to restore.
+    pub(super) fn file(&self, path: &Path) -> Result<PathBuf, Failure> {
+        let shown = escaped(&path.display().to_string());
+        match (self.is_given(), path.is_dir()) {
+            (false, false) => return Ok(path.to_owned()),
+            (false, true) => {
+                return Err(Failure::unable(format!(
+                    "{shown} is a directory: name a file in it, or say --at-revision or --at-time"
+                )));
+            }
+            (true, false) => {
+                return Err(Failure::unable(format!(
+                    "{shown} is no directory: --at-revision and --at-time choose among the backups of one"
+                )));
+            }
+            (true, true) => {}
+        }
+        let all = candidates(path)?;
+        if let Some(other) = all.iter().find(|it| it.header.cluster_id != all[0].header.cluster_id)
+        {
+            return Err(Failure::unable(format!(
+                "{shown} has backups of more than one cluster ({:032x} and {:032x}): name a file",
+                all[0].header.cluster_id, other.header.cluster_id
+            )));
+        }
+        let newest = all.first().map(|it| it.header.revision);
+        for candidate in all.iter().filter(|candidate| self.holds(candidate)) {
+            match verify(&candidate.path) {
+                Ok(_) => {
+                    note(&format!(
+                        "{}: revision {}, made at {}, the newest {}. What was written after it is not in it",
+                        escaped(&candidate.path.display().to_string()),
+                        candidate.header.revision,
+                        candidate.made_at(),
+                        self.shown(),
+                    ));
+                    return Ok(candidate.path.clone());
+                }
+                Err(failure) => note(&format!("passed over: {}", failure.text)),
+            }
+        }
+        let there = match (all.last(), newest) {
+            (Some(oldest), Some(newest)) => format!(
+                "{} that can be read, of revisions {} (made at {}) to {newest}",
+                all.len(),
+                oldest.header.revision,
+                oldest.made_at()
+            ),
+            _ => "none that can be read".to_owned(),
+        };
+        Err(Failure::unable(format!("{shown}: no backup {}; there are {there}", self.shown())))
+    }
+}
+
+/// All backups of a directory, the newest first.
+fn candidates(path: &Path) -> Result<Vec<Candidate>, Failure> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(path).map_err(|error| at(path, error))? {
+        let file = entry.map_err(|error| at(path, error))?.path();
+        if file.extension().is_none_or(|extension| extension != "backup") {
+            continue;
+        }
+        match Candidate::read(file) {
+            Ok(candidate) => all.push(candidate),
+            Err(failure) => note(&format!("passed over: {}", failure.text)),
+        }
+    }
+    all.sort_by_key(|it| std::cmp::Reverse((it.header.revision, it.header.wall_time_ms)));
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use tally_client::backup_format::Writer;
+
+    use super::*;
+
+    fn backup(dir: &Path, cluster_id: u128, revision: u64, wall_time_ms: u64) -> PathBuf {
+        let header = Header { cluster_id, revision, wall_time_ms, ..Header::default() };
+        let mut writer = Writer::new(&header);
+        writer.finish();
+        let path = dir.join(format!("r{revision}.backup"));
+        fs::write(&path, writer.take()).unwrap();
+        path
+    }
+
+    fn at_revision(revision: u64) -> Point {
+        Point { at_revision: Some(revision), at_time: None }
+    }
+
+    fn at_time(text: &str) -> Point {
+        Point { at_revision: None, at_time: Some(minute(text).unwrap()) }
+    }
+
+    #[test]
+    fn the_newest_that_is_not_above_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        // 2026-09-21 14:14 UTC, and one and two minutes later.
+        let times = [1_790_000_061_000, 1_790_000_121_000, 1_790_000_181_000];
+        let made: Vec<_> = (1..)
+            .zip(times)
+            .map(|(n, wall_time_ms)| backup(dir.path(), 7, 10 * n, wall_time_ms))
+            .collect();
+        fs::write(dir.path().join("notes"), "x").unwrap();
+        let of = |point: &Point| point.file(dir.path()).ok();
+        for (revision, expected) in
+            [(9, None), (10, Some(0)), (19, Some(0)), (20, Some(1)), (u64::MAX, Some(2))]
+        {
+            assert_eq!(of(&at_revision(revision)), expected.map(|n: usize| made[n].clone()));
+        }
+        for (time, expected) in [
+            ("2026-09-21T14:13Z", None),
+            ("2026-09-21T14:14Z", Some(0)),
+            ("2026-09-21T14:15Z", Some(1)),
+            ("2027-01-01T00:00Z", Some(2)),
+        ] {
+            assert_eq!(of(&at_time(time)), expected.map(|n: usize| made[n].clone()), "{time}");
+        }
+        // One that is not right any more is passed over.
+        let mut bytes = fs::read(&made[1]).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        fs::write(&made[1], bytes).unwrap();
+        assert_eq!(of(&at_revision(29)), Some(made[0].clone()));
+        // Which of two clusters is meant nobody can know.
+        backup(dir.path(), 8, 25, times[2]);
+        assert_eq!(of(&at_revision(29)), None);
+    }
+
+    #[test]
+    fn a_directory_needs_a_point_and_a_file_has_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = backup(dir.path(), 7, 10, 0);
+        let none = Point { at_revision: None, at_time: None };
+        assert_eq!(none.file(&file).ok(), Some(file.clone()));
+        assert!(none.file(dir.path()).is_err());
+        assert!(at_revision(10).file(&file).is_err());
+    }
+
+    #[test]
+    fn a_minute_is_understood_and_nothing_else() {
+        assert_eq!(minute("2026-11-29T11:13Z").as_deref(), Ok("2026-11-29 11:13"));
+        for wrong in [
+            "2026-11-29",
+            "2026-11-29T11:13",
+            "2026-11-29T24:13Z",
+            "2026-13-29T11:13Z",
+            "26-11-29T11:13Z",
+        ] {
+            assert!(minute(wrong).is_err(), "{wrong}");
+        }
+    }
+}

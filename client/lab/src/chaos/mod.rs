@@ -1,0 +1,309 @@
+//! `tallyd chaos`: somebody else's tests beside a cluster that breaks.
+//!
+//! It starts real nodes behind the lab's proxies, runs a command with their addresses in its environment, and strikes
+//! them by a plan that a seed draws, or that was given. Beside it, clients of its own watch what the cluster promises.
+//! The command's exit code is the result, or [`BROKEN`] where the cluster is what failed.
+//!
+//! The plan of a seed is the same every time; who leads when it strikes, and which call is under way, is not: these
+//! are real processes. What has to be the same to the letter is for the simulator (`tally-sim`).
+
+mod audit;
+mod faults;
+mod plan;
+mod report;
+
+use std::{
+    ffi::OsString,
+    io,
+    os::unix::process::ExitStatusExt as _,
+    path::{Path, PathBuf},
+    process::{ExitCode, ExitStatus},
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::Args;
+use rustix::process::{Pid, Signal};
+use tally_player::Recording;
+use tokio::{
+    process::{Child, Command},
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinHandle,
+    time::Instant,
+};
+
+use self::{
+    audit::{Audit, Promise, Wrong},
+    faults::Faults,
+    plan::{Plan, Source, Style},
+    report::{COMMAND, Seen},
+};
+use crate::{commands::leader, lab::Lab, nodes::Process, watching};
+
+/// The exit code where the cluster broke a promise.
+pub const BROKEN: u8 = 99;
+
+/// The exit code where nothing could be tested, as that of `timeout` and `docker run`.
+pub const NOT_RUN: u8 = 125;
+
+/// A cluster that does not elect within this never will.
+const START: Duration = Duration::from_secs(30);
+
+/// A command that was told to stop is killed after this.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// Flags of `tallyd chaos`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Draws the plan. Without it a new one, which is printed.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// `gentle` (one fault at a time, a majority always well), `rough` (several, and sometimes no majority), or a file.
+    #[arg(long, default_value = "gentle", value_name = "gentle|rough|FILE")]
+    plan: String,
+    /// Number of nodes: 3 or 5.
+    #[arg(long, default_value_t = 3, value_parser = crate::three_or_five)]
+    nodes: u64,
+    /// Write a page that plays what happened into this file.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Write a JUnit report into this file.
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Print the plan, to be edited and given back, and run nothing.
+    #[arg(long)]
+    print_plan: bool,
+    /// What to run, with its arguments. Its environment has TALLY_ENDPOINTS.
+    #[arg(last = true, required_unless_present = "print_plan", value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// Runs a command beside a cluster that breaks. `tallyd` is the program whose `serve` is a node.
+pub fn run(arguments: &Arguments, tallyd: &Path) -> ExitCode {
+    let told = source(arguments).and_then(|(source, seed)| {
+        if arguments.print_plan {
+            print!("{}", source.round(0));
+            return Ok(ExitCode::SUCCESS);
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .map_err(|error| error.to_string())?;
+        runtime.block_on(play(arguments, tallyd, &source, seed)).map_err(|error| error.to_string())
+    });
+    told.unwrap_or_else(|why| {
+        eprintln!("tallyd chaos: {why}");
+        ExitCode::from(NOT_RUN)
+    })
+}
+
+/// The plan, and the seed.
+fn source(arguments: &Arguments) -> Result<(Source, u64), String> {
+    let seed = arguments.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    let style = match &*arguments.plan {
+        "gentle" => Style::Gentle,
+        "rough" => Style::Rough,
+        file => {
+            let told = |why: String| format!("the plan {file}: {why}");
+            let text = std::fs::read_to_string(file).map_err(|error| told(error.to_string()))?;
+            let plan = Plan::parse(&text, arguments.nodes).map_err(told)?;
+            return Ok((Source::Given(plan), seed));
+        }
+    };
+    Ok((Source::Drawn(style, seed), seed))
+}
+
+/// How the command ended.
+struct Ended {
+    status: ExitStatus,
+}
+
+impl Ended {
+    fn code(&self) -> u8 {
+        let code = self.status.code();
+        let code = code.or_else(|| self.status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+        u8::try_from(code).unwrap_or(1)
+    }
+
+    fn failed(&self) -> Option<String> {
+        (!self.status.success()).then(|| self.status.to_string())
+    }
+}
+
+/// All tasks that are told to stop by one word.
+struct Beside {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Beside {
+    fn start<F>(work: impl FnOnce(watch::Receiver<bool>) -> F) -> Beside
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (stop, stopped) = watch::channel(false);
+        Beside { stop, task: tokio::spawn(work(stopped)) }
+    }
+
+    async fn end(self) {
+        self.stop.send_replace(true);
+        let _ = self.task.await;
+    }
+}
+
+async fn play(
+    arguments: &Arguments,
+    tallyd: &Path,
+    source: &Source,
+    seed: u64,
+) -> io::Result<ExitCode> {
+    let began = Instant::now();
+    let lab = Lab::start(arguments.nodes, tallyd).await?;
+    for id in lab.nodes.ids() {
+        tokio::spawn(watching::watch(Arc::clone(&lab), id));
+    }
+    let played = watched(arguments, &lab, source, seed).await;
+    lab.nodes.stop().await;
+    let Played { ended, wrong, seen, audit } = played?;
+    let title = format!("chaos, plan {}, seed {seed}", arguments.plan);
+    let recording = Recording {
+        command: arguments.again(seed),
+        ..report::recording(title, lab.now() as u64, seen, &audit.records(), &wrong)
+    };
+    if let Some(file) = &arguments.report {
+        recording.write_html(file).map_err(|error| named(file, &error))?;
+    }
+    if let Some(file) = &arguments.junit {
+        let seconds = began.elapsed().as_secs_f64();
+        let text = report::junit(seed, seconds, ended.failed().as_deref(), &wrong);
+        std::fs::write(file, text).map_err(|error| named(file, &error))?;
+    }
+    for wrong in &wrong {
+        eprintln!("tallyd chaos: BROKEN: {}: {}", wrong.promise.told(), wrong.what);
+    }
+    let verdict = if wrong.is_empty() {
+        "the cluster kept its promises"
+    } else {
+        "the cluster broke a promise"
+    };
+    eprintln!("tallyd chaos: the command: {}; {verdict} ({})", ended.status, audit.told());
+    if ended.code() != 0 || !wrong.is_empty() {
+        eprintln!("tallyd chaos: the same faults again: {}", arguments.again(seed));
+    }
+    Ok(ExitCode::from(if wrong.is_empty() { ended.code() } else { BROKEN }))
+}
+
+fn named(file: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", file.display()))
+}
+
+impl Arguments {
+    /// What brings the same plan again.
+    fn again(&self, seed: u64) -> String {
+        let words: Vec<_> = self.command.iter().map(|word| word.to_string_lossy()).collect();
+        let nodes =
+            if self.nodes == 3 { String::new() } else { format!(" --nodes {}", self.nodes) };
+        format!("tallyd chaos --seed {seed} --plan {}{nodes} -- {}", self.plan, words.join(" "))
+    }
+}
+
+struct Played {
+    ended: Ended,
+    wrong: Vec<Wrong>,
+    seen: Seen,
+    audit: Arc<Audit>,
+}
+
+/// The run itself, with everything that goes on beside the command.
+async fn watched(
+    arguments: &Arguments,
+    lab: &Arc<Lab>,
+    source: &Source,
+    seed: u64,
+) -> io::Result<Played> {
+    let (stop_looking, stop_seen) = watch::channel(false);
+    let looking = tokio::spawn(report::look(Arc::clone(lab), stop_seen));
+    serves(lab).await?;
+    let audit = Audit::new(Arc::clone(lab), seed);
+    let (stop_clients, stopped) = watch::channel(false);
+    let clients = audit.start(&stopped);
+    eprint!("tallyd chaos: seed {seed}, the plan ({}):\n{}", arguments.plan, source.round(0));
+
+    let faults = Arc::new(Faults::new(Arc::clone(lab)));
+    let child = start(arguments, lab)?;
+    let playing = Beside::start(|stop| {
+        let (faults, source) = (Arc::clone(&faults), source.clone());
+        async move { faults.play(&source, stop).await }
+    });
+    let ended = wait_for(child).await;
+    lab.tell(0, format!("{COMMAND}is over"));
+    playing.end().await;
+    stop_clients.send_replace(true);
+    audit.end(clients).await;
+    for id in lab.nodes.ids().filter(|id| lab.nodes.process(*id).1 == Process::Dead) {
+        audit.wrong(
+            Promise::RunsOn,
+            format!("node {id} does not run in the end"),
+            lab.now(),
+            vec![],
+        );
+    }
+    for what in faults.ended() {
+        audit.wrong(Promise::RunsOn, what, lab.now(), vec![]);
+    }
+    stop_looking.send_replace(true);
+    let seen = looking.await.map_err(io::Error::other)?;
+    Ok(Played { ended: ended?, wrong: audit.found(), seen, audit })
+}
+
+/// Waits until somebody leads.
+async fn serves(lab: &Lab) -> io::Result<()> {
+    let electing = async {
+        while leader(lab).is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(START, electing)
+        .await
+        .map_err(|_| io::Error::other(format!("the nodes elected no leader in {START:?}")))
+}
+
+fn start(arguments: &Arguments, lab: &Lab) -> io::Result<Child> {
+    let (program, rest) = arguments.command.split_first().expect("clap asks for a command");
+    let endpoints: Vec<String> =
+        lab.nodes.ids().map(|id| lab.nodes.addresses(id).client_via.to_string()).collect();
+    lab.tell(0, format!("{COMMAND}begins: {}", program.to_string_lossy()));
+    let mut command = Command::new(program);
+    command.args(rest).env("TALLY_ENDPOINTS", endpoints.join(",")).kill_on_drop(true);
+    // A group of its own, so that all of it can be ended; what was begun on a terminal is told by us of Ctrl-C.
+    command.process_group(0);
+    command.spawn().map_err(|error| named(Path::new(program), &error))
+}
+
+/// Waits for the command, and passes on a word that it is to stop.
+async fn wait_for(mut child: Child) -> io::Result<Ended> {
+    let group = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+    let tell = |signal: Signal| {
+        if let Some(group) = group {
+            let _ = rustix::process::kill_process_group(group, signal);
+        }
+    };
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        status = child.wait() => return Ok(Ended { status: status? }),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tell(Signal::TERM);
+    let status = match tokio::time::timeout(STOP_GRACE, child.wait()).await {
+        Ok(status) => status?,
+        Err(_) => {
+            tell(Signal::KILL);
+            child.wait().await?
+        }
+    };
+    Ok(Ended { status })
+}

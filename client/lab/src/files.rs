@@ -1,0 +1,17 @@
+//! What the page is made of. All of it is here: nothing comes from elsewhere.
+
+/// Path, type and text of each file.
+pub(crate) const ALL: [(&str, &str, &str); 10] = [
+    ("index.html", "text/html; charset=utf-8", include_str!("../web/index.html")),
+    ("icon.svg", "image/svg+xml", include_str!("../web/icon.svg")),
+    ("style.css", "text/css; charset=utf-8", include_str!("../web/style.css")),
+    ("lab.js", JAVASCRIPT, include_str!("../web/lab.js")),
+    ("lanes.js", JAVASCRIPT, include_str!("../web/lanes.js")),
+    ("lesson.js", JAVASCRIPT, include_str!("../web/lesson.js")),
+    ("lessons.js", JAVASCRIPT, include_str!("../web/lessons.js")),
+    ("main.js", JAVASCRIPT, include_str!("../web/main.js")),
+    ("meters.js", JAVASCRIPT, include_str!("../web/meters.js")),
+    ("picture.js", JAVASCRIPT, include_str!("../web/picture.js")),
+];
+
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";

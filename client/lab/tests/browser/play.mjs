@@ -1,0 +1,271 @@
+// Plays the lab in Chromium as its users do, and asks the cluster itself whether what the page says is so.
+//
+//   node play.mjs TALLYD TALLY [--pictures DIR] [--only LESSON]
+
+import assert from 'node:assert/strict';
+import { execFile, spawn } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { createInterface } from 'node:readline';
+import { promisify } from 'node:util';
+import { gunzipSync } from 'node:zlib';
+import { chromium } from 'playwright-core';
+
+const [tallyd, tally, ...flags] = process.argv.slice(2);
+const flag = name => flags.includes(name) ? flags[flags.indexOf(name) + 1] : undefined;
+const pictures = flag('--pictures'), only = flag('--only');
+if (pictures) mkdirSync(pictures, { recursive: true });
+
+/** Lessons wait for elections, and the machine of a check may be busy; nothing is tried twice. */
+const LESSON_MS = 90_000;
+const PAGE_BYTES_MAX = 300_000;
+
+/** Starts a lab, and waits for its address. */
+async function start() {
+  const lab = spawn(tallyd, ['lab', '--port', '0', '--no-browser'], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const said = [], ended = new Promise(done => lab.on('exit', done));
+  process.on('exit', () => lab.kill('SIGTERM'));
+  const address = await new Promise((done, fail) => {
+    createInterface({ input: lab.stdout }).on('line', line => {
+      said.push(line);
+      const found = line.match(/http:\/\/127\.0\.0\.1:\d+\//);
+      if (found) done(found[0]);
+    });
+    ended.then(() => fail(new Error('the lab has ended')));
+  });
+  return { lab, ended, address, directory: said[0].match(/files in (\S+)/)[1] };
+}
+const { lab, ended, address, directory } = await start();
+
+const browser = await chromium.launch({
+  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+  args: process.getuid() === 0 ? ['--no-sandbox'] : [],
+});
+const context = await browser.newContext({ viewport: { width: 1280, height: 900 } });
+const page = await context.newPage();
+const wrong = [], elsewhere = [];
+page.on('console', message => { if (['error', 'warning'].includes(message.type())) wrong.push(message.text()); });
+page.on('pageerror', error => wrong.push(String(error)));
+page.on('request', request => { if (!request.url().startsWith(address)) elsewhere.push(request.url()); });
+
+const state = async () => (await fetch(`${address}api/state`)).json();
+const run = promisify(execFile);
+/** What the command line says, which knows nothing of the lab. */
+async function ask(...words) {
+  const { nodes } = await state();
+  const endpoints = nodes.map(node => node.client_address).join(',');
+  const { stdout } = await run(tally, [...words, '--json', '--endpoints', endpoints, '--deadline', '10s']);
+  return JSON.parse(stdout);
+}
+async function until(what, fact, ms = 30_000) {
+  for (const began = Date.now(); Date.now() - began < ms; await new Promise(done => setTimeout(done, 100))) if (await fact()) return;
+  assert.fail(`${what}: not within ${ms} ms`);
+}
+const whole = () => page.waitForFunction(() => document.body.dataset.whole === 'true', null, { timeout: 60_000 });
+let checks = 0;
+const ok = what => { checks += 1; console.log(`ok ${checks}: ${what}`); };
+
+const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+async function accessible(where) {
+  for (const colorScheme of ['light', 'dark']) {
+    await page.emulateMedia({ colorScheme });
+    await page.evaluate(axe);
+    const { violations } = await page.evaluate(() => globalThis.axe.run());
+    const told = violations.map(({ id, nodes }) => `${id}: ${nodes.map(node => `${node.html} ${node.failureSummary}`).join('; ')}`);
+    assert.deepEqual(told, [], `axe, ${where}, ${colorScheme}`);
+  }
+  await page.emulateMedia({ colorScheme: 'light' });
+}
+async function picture(name) {
+  if (!pictures) return;
+  for (const [size, width] of [['wide', 1280], ['narrow', 390]]) for (const colorScheme of ['light', 'dark']) {
+    await page.setViewportSize({ width, height: 900 });
+    await page.emulateMedia({ colorScheme });
+    await page.waitForTimeout(200);
+    await page.screenshot({ path: `${pictures}/${name}-${size}-${colorScheme}.png`, fullPage: size === 'narrow' });
+  }
+  await page.setViewportSize({ width: 1280, height: 900 });
+  await page.emulateMedia({ colorScheme: 'light' });
+}
+
+// --- Who may ---------------------------------------------------------------------------------
+{
+  const post = (headers, body = '{"do":"heal"}') => fetch(`${address}api/command`, { method: 'POST', headers, body });
+  assert.equal((await post({})).status, 403, 'a page of another site has no token');
+  const { port } = new URL(address);
+  const foreign = await run('curl', ['-s', '-o', '/dev/null', '-w', '%{http_code}', '-H', `Host: evil.example:${port}`, address]);
+  assert.equal(foreign.stdout, '421', 'a name that was made to point here is not served');
+  ok('no token, or another host: refused');
+}
+// --- What it weighs -----------------------------------------------------------------------------
+{
+  const { stdout: index } = await run('curl', ['-s', '--output', '-', address], { encoding: 'buffer' });
+  const text = gunzipSync(index).toString();
+  const paths = ['style.css', 'main.js', 'lab.js', 'lanes.js', 'lesson.js', 'lessons.js', 'meters.js', 'picture.js', 'icon.svg'];
+  let bytes = index.length;
+  for (const path of paths) bytes += (await run('curl', ['-s', '--output', '-', address + path], { encoding: 'buffer' })).stdout.length;
+  assert.match(text, /lab-token/);
+  assert.ok(bytes < PAGE_BYTES_MAX, `${bytes} bytes`);
+  ok(`the page is ${bytes} bytes, packed`);
+}
+
+// --- Without a lesson -----------------------------------------------------------------------------
+await page.goto(address);
+await whole();
+await accessible('the first page');
+ok('axe finds nothing on the first page, light and dark');
+if (!only) {
+  await page.getByRole('button', { name: 'Start a client' }).click();
+  await page.getByLabel('What it does').selectOption('local');
+  await page.getByRole('button', { name: 'Start a client' }).click();
+  await until('both clients are answered', async () => (await state()).meters.filter(meter => meter.answered > 3).length === 2);
+  await page.getByText('The picture as a table').click();
+  await page.getByText('The newest answers as a table').click();
+  await page.waitForTimeout(700);
+  await accessible('with clients and tables');
+  await picture('first');
+  // The table is the cluster's own word.
+  const rows = await page.evaluate(() => [...document.querySelector('#table-body table').tBodies[0].rows].map(row => [...row.cells].map(cell => cell.textContent)));
+  const { nodes } = await ask('status');
+  for (const node of nodes) {
+    const row = rows.find(row => row[0] === `node ${node.id}`);
+    assert.deepEqual([row[1], Number(row[2])], [node.role, node.term], `node ${node.id}`);
+    assert.ok(Number(row[6]) <= node.applied_index, 'applied, a moment ago');
+  }
+  ok('roles, terms and applied entries are what `tally status` says');
+  const value = async () => (await ask('counter', 'get', 'hits')).value;
+  const before = await value();
+  await until('the counter grows', async () => (await value()) > before);
+  await page.getByRole('button', { name: 'End all' }).click();
+  ok('what the page’s client adds is in the cluster');
+
+  // --- A cut that is shown is a cut that is felt, and by the keyboard alone ---
+  const reads = async node => run(tally, ['counter', 'get', 'hits', '--read', 'local', '--endpoints', node.client_address, '--deadline', '1500ms']).then(() => true, () => false);
+  const [first] = (await state()).nodes;
+  assert.ok(await reads(first));
+  await page.locator('.link[aria-label^="link clients and node 1:"]').focus();
+  await page.keyboard.press('Enter');
+  await page.keyboard.press('Enter');
+  await page.locator('.link[aria-label*="clients to node 1 cut"]').waitFor();
+  assert.ok(!(await reads(first)), 'a client feels the cut');
+  await page.keyboard.press('Enter');
+  await page.locator('.link[aria-label*="clients to node 1 clean"]').waitFor();
+  await until('the client is answered again', () => reads(first));
+  ok('a link cut with the keyboard is cut for `tally`, and healed for it');
+
+  await page.locator('.node[aria-label^="node 2 "]').click();
+  const pid = (await state()).nodes[1].pid;
+  await page.getByRole('button', { name: 'Pause' }).click();
+  await page.locator('.node[aria-label^="node 2 paused"]').waitFor();
+  assert.match(readFileSync(`/proc/${pid}/stat`, 'utf8'), /\) T /);
+  await page.getByRole('button', { name: 'Go on' }).click();
+  await page.getByRole('button', { name: 'Kill' }).click();
+  await page.locator('.node[aria-label^="node 2 dead"]').waitFor();
+  assert.ok(!existsSync(`/proc/${pid}`), 'the process is gone');
+  await page.getByRole('button', { name: 'Start again' }).click();
+  await whole();
+  ok('pause, go on, kill and start again are done to the process');
+
+  // --- Sharing ---
+  await page.getByRole('button', { name: 'A follower alone' }).click();
+  await page.getByRole('button', { name: 'Start a client' }).click();
+  await page.waitForTimeout(500);
+  await page.getByRole('button', { name: /Copy an address/ }).click();
+  const shared = await page.locator('#share-said a').getAttribute('href');
+  await page.getByRole('button', { name: 'Reset' }).click();
+  await until('all is reset', async () => { const now = await state(); return !now.links.some(link => link.cut) && !now.clients.length; });
+  await page.goto(shared);
+  await until('the shared scene is set', async () => { const now = await state(); return now.links.filter(link => link.cut).length === 4 && now.clients.length === 1; });
+  ok('an address sets the same scene');
+}
+
+// --- Lessons -------------------------------------------------------------------------------------
+await page.goto(`${address}#/`);
+const lessons = await page.locator('#lesson-list a').evaluateAll(links => links.map(link => link.hash.split('/')[2]));
+assert.ok(lessons.length >= 12);
+for (const name of only ? [only] : lessons) {
+  if (!(await page.locator('#lessons').isVisible())) await page.getByRole('button', { name: 'Lessons' }).click();
+  await page.locator(`#lesson-list a[href="#/lesson/${name}"]`).click();
+  const box = page.locator('#lesson'), is = async (...states) => {
+    await until(`${name}: ${states}`, async () => [...states, 'failed'].includes(await box.getAttribute('data-state')), LESSON_MS);
+    assert.notEqual(await box.getAttribute('data-state'), 'failed', await box.innerText());
+  };
+  await is('asking');
+  assert.ok(await box.getByRole('button', { name: 'See what happens' }).isDisabled(), 'a prediction is asked for first');
+  await box.getByRole('radio').first().check();
+  await box.getByRole('button', { name: 'See what happens' }).click();
+  await is('done');
+  const answer = await box.getAttribute('data-answer');
+  assert.notEqual(answer, 'other', `${name}: ${await box.innerText()}`);
+  const explains = await box.locator('pre').innerText();
+  assert.match(explains, /node \d|counter /, explains);
+  await picture(name);
+  await accessible(name);
+  await fetch(`${address}api/state`);
+  for (const [counter, value] of Object.entries(JSON.parse(await box.getAttribute('data-check')))) {
+    await page.getByRole('button', { name: 'Heal all links' }).click();
+    assert.equal((await ask('counter', 'get', counter)).value, value, `${name}: ${counter}`);
+  }
+  ok(`lesson ${name}: ${answer}`);
+}
+const kept = await page.evaluate(() => JSON.parse(localStorage.getItem('tally-lab-lessons')));
+assert.deepEqual(Object.keys(kept), only ? [only] : lessons);
+assert.ok((await state()).meters.every(meter => meter.understated === 0), 'no answer was staler than proven');
+
+// --- By the keyboard alone -------------------------------------------------------------------------
+if (!only) {
+  await page.goto('about:blank');
+  await page.goto(address);
+  await whole();
+  const tabTo = async selector => {
+    for (let left = 120; left; left--) {
+      await page.keyboard.press('Tab');
+      if (await page.evaluate(selector => document.activeElement.matches(selector), selector)) return;
+    }
+    assert.fail(`Tab never reaches ${selector}`);
+  };
+  await tabTo('#lesson-list a');
+  await page.keyboard.press('Enter');
+  await until('it asks', async () => await page.locator('#lesson').getAttribute('data-state') === 'asking');
+  await tabTo('#lesson input[type=radio]');
+  await page.keyboard.press('ArrowDown');
+  await tabTo('#lesson button.main');
+  await page.keyboard.press('Enter');
+  await until('it is played', async () => await page.locator('#lesson').getAttribute('data-state') === 'done', LESSON_MS);
+  ok('a lesson by the keyboard alone');
+}
+assert.deepEqual(wrong, [], 'the console');
+assert.deepEqual(elsewhere, [], 'requests to elsewhere');
+ok('nothing in the console, nothing from elsewhere');
+
+// --- And it leaves nothing ---
+const pids = (await state()).nodes.map(node => node.pid).filter(Boolean);
+await browser.close();
+lab.kill('SIGTERM');
+assert.equal(await ended, 0);
+assert.ok(!existsSync(directory), `${directory} is left`);
+for (const pid of pids) assert.ok(!existsSync(`/proc/${pid}`), `node process ${pid} is left`);
+ok('no process and no directory is left');
+
+// --- Nor if it is killed, a paused node included; its files go when the next lab starts ---
+{
+  const killed = await start();
+  const their = async () => (await (await fetch(`${killed.address}api/state`)).json()).nodes ?? [];
+  await until('the nodes answer', async () => { const nodes = await their(); return nodes.length && nodes.every(node => node.answers); });
+  const page = gunzipSync((await run('curl', ['-s', '--output', '-', killed.address], { encoding: 'buffer' })).stdout).toString();
+  const token = page.match(/lab-token" content="([^"]+)"/)[1];
+  const answer = await fetch(`${killed.address}api/command`, { method: 'POST', headers: { 'x-lab-token': token }, body: '{"do":"pause","node":1}' });
+  assert.equal(answer.status, 200);
+  const pids = (await their()).map(node => node.pid);
+  killed.lab.kill('SIGKILL');
+  await killed.ended;
+  const lives = pid => existsSync(`/proc/${pid}`) && !/\) Z /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
+  await until('no node outlives it', async () => !pids.some(lives));
+  assert.ok(existsSync(killed.directory));
+  const next = await start();
+  assert.ok(!existsSync(killed.directory), `${killed.directory} is left`);
+  next.lab.kill('SIGTERM');
+  assert.equal(await next.ended, 0);
+  ok('nor of a lab that was killed, but for files, which the next one removes');
+}
+console.log(`${checks} checks passed`);

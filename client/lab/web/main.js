@@ -1,0 +1,148 @@
+// The page: what comes from the lab is drawn, and what is done here goes to it.
+
+import { connect, el, isWhole, lab } from './lab.js';
+import * as picture from './picture.js';
+import * as lanes from './lanes.js';
+import * as meters from './meters.js';
+import { open, progress } from './lesson.js';
+import { LESSONS } from './lessons.js';
+
+const $ = id => document.getElementById(id);
+let follows = true;
+let received = 0, told = 0, slow = 0, started = false, opened = null, leader = 0;
+
+lab.listeners.add(() => {
+  received = performance.now();
+  if (!started) {
+    started = true;
+    begin();
+  }
+  picture.update();
+  lanes.list();
+  meters.gather();
+  if (received - slow > 500) {
+    slow = received;
+    health();
+    meters.meters();
+    meters.quadrant();
+    if ($('table').open) picture.asTable();
+    if ($('answers').open) lanes.asTable();
+  }
+  lines();
+});
+
+function begin() {
+  const whole = (text, command) => el('button', { type: 'button', onclick: () => lab.do(command).catch(error => { $('live').textContent = error.message; }) }, text);
+  const cut = (text, name) => whole(text, { do: 'cut', name });
+  const reset = whole('Reset', { do: 'reset' });
+  reset.addEventListener('click', meters.forget);
+  $('named').replaceChildren(cut('Leader alone', 'leader-alone'), cut('A follower alone', 'follower-alone'), cut('Bridge', 'bridge'), cut('All apart', 'all'), whole('Heal all links', { do: 'heal' }), reset);
+  lanes.form();
+  route();
+  requestAnimationFrame(frame);
+}
+
+function frame(now) {
+  if (!document.hidden) {
+    picture.frame(now);
+    // Between two states the lanes go on, so that they do not jerk.
+    lanes.draw(lab.lost ? 0 : Math.min(200, now - received));
+  }
+  requestAnimationFrame(frame);
+}
+
+function health() {
+  const { nodes } = lab.state, up = nodes.filter(node => node.answers).length;
+  const leads = nodes.filter(node => node.answers && node.role === 'leader');
+  const who = leads.length === 0 ? 'nobody leads' : leads.map(node => `node ${node.id} leads in term ${node.term}`).join(', ');
+  const text = `${up} of ${nodes.length} nodes answer; ${who}${leads.length > 1 ? ': one of them only thinks so' : ''}`;
+  if ($('health').textContent !== text) $('health').textContent = text;
+  document.body.dataset.whole = Boolean(isWhole(lab.state));
+  const now = lab.leader();
+  if (now !== leader) {
+    leader = now;
+    $('live').textContent = who;
+  }
+}
+
+function lines() {
+  for (const line of lab.fresh_lines) {
+    if (line.seq <= told) continue;
+    told = line.seq;
+    const list = $('lines');
+    list.append(el('li', line.node ? {} : { class: 'deed' }, `${(line.at / 1000).toFixed(2).padStart(7)} ${line.node ? `node ${line.node}` : 'lab   '}  ${line.text}`));
+    if (list.childElementCount > 300) list.firstElementChild.remove();
+    if (follows) list.scrollTop = list.scrollHeight;
+    if (!line.node) $('live').textContent = line.text;
+  }
+}
+
+// Who scrolls up reads; who scrolls to the end follows.
+for (const kind of ['wheel', 'keyup', 'pointerup']) {
+  $('lines').addEventListener(kind, () => setTimeout(() => {
+    const list = $('lines');
+    follows = list.scrollHeight - list.scrollTop - list.clientHeight < 30;
+  }, 100), { passive: true });
+}
+
+function listed() {
+  const done = progress();
+  $('lesson-list').replaceChildren(...LESSONS.map(lesson => el('li', {}, el('a', { href: `#/lesson/${lesson.name}` }, lesson.title), done[lesson.name] ? ` (done${done[lesson.name] === 'right' ? ', foreseen' : ''})` : '')));
+}
+
+function show(is) {
+  $('lessons').hidden = !is;
+  $('open-lessons').setAttribute('aria-expanded', String(is));
+  if (is) listed();
+}
+$('open-lessons').onclick = () => show($('lessons').hidden);
+
+/** `#/lesson/NAME`, `#/scene/…`, or nothing. */
+async function route() {
+  const [, kind, rest] = location.hash.split('/');
+  if (location.hash === opened) return;
+  opened = location.hash;
+  const lesson = LESSONS.find(each => kind === 'lesson' && each.name === rest);
+  show(!location.hash || location.hash === '#/');
+  open(lesson);
+  if (lesson) meters.forget();
+  if (kind === 'scene') await scene(rest);
+}
+addEventListener('hashchange', () => { if (started) route(); });
+addEventListener('lesson-done', listed);
+
+// --- Sharing a scene: its links, nodes and clients, in the address -----------------------------
+
+/** In terms of the leader, as another cluster has another one: 0 clients, 1 the leader, then its followers. */
+const order = () => [0, lab.leader(), ...lab.followers()];
+
+$('share').onclick = async () => {
+  const places = order(), at = id => places.indexOf(id);
+  const links = lab.state.links.filter(link => link.cut || link.delay_ms || link.loss_percent)
+    .map(link => [at(link.from), at(link.to), Number(link.cut), link.delay_ms, link.loss_percent].join('.'));
+  const nodes = lab.state.nodes.filter(node => node.process !== 'running').map(node => `${at(node.id)}.${node.process}`);
+  const clients = lab.state.clients.map(client => `${at(client.node)}.${client.per_second}.${client.level}`);
+  const address = `${location.origin}/#/scene/${[links, nodes, clients].map(each => each.join('_')).join('~')}`;
+  const copied = await navigator.clipboard?.writeText(address).then(() => true, () => false);
+  $('share-said').replaceChildren(copied ? 'Copied: ' : '', el('a', { href: address }, address));
+};
+
+async function scene(text) {
+  const [links, nodes, clients] = decodeURIComponent(text).split('~').map(each => each.split('_').filter(Boolean));
+  await lab.fresh();
+  const places = order();
+  for (const client of clients ?? []) {
+    const [node, rate, level] = client.split('.');
+    await lab.client(places[node], level, Number(rate));
+  }
+  for (const link of links ?? []) {
+    const [from, to, cut, delay_ms, loss_percent] = link.split('.').map(Number);
+    await lab.link(places[from], places[to], { cut: cut === 1, delay_ms, loss_percent }, false);
+  }
+  for (const node of nodes ?? []) {
+    const [at, is] = node.split('.');
+    await lab.do({ do: is === 'dead' ? 'kill' : 'pause', node: places[at] });
+  }
+}
+
+connect();

@@ -1,0 +1,205 @@
+// The picture: nodes on a ring, clients in its middle, and between any two places a link in each direction.
+
+import { el, fill, lab, svg, table } from './lab.js';
+
+const W = 520, H = 400, R = 38;
+const chosen = { node: 0, link: '' };
+const dots = [];
+let places, parts, refill = '';
+
+export const place = id => id === 0 ? 'clients' : `node ${id}`;
+const pairs = ids => ids.flatMap((a, at) => ids.slice(at + 1).map(b => [a, b]));
+
+function make(ids) {
+  places = { 0: [W / 2, H / 2 + 12] };
+  ids.forEach((id, at) => {
+    const angle = (at / ids.length) * 2 * Math.PI - Math.PI / 2;
+    places[id] = [W / 2 + 195 * Math.cos(angle), H / 2 + 18 + 145 * Math.sin(angle)];
+  });
+  parts = { links: {}, nodes: {}, notes: svg('g', { class: 'notes', 'aria-hidden': 'true' }) };
+  const links = pairs([0, ...ids]).map(link);
+  const nodes = ids.map(node);
+  const [x, y] = places[0];
+  const clients = svg('g', { class: 'clients' }, svg('rect', { x: x - 40, y: y - 15, width: 80, height: 30, rx: 6 }), svg('text', { x, y: y + 5 }, 'clients'));
+  parts.dots = svg('g', { 'aria-hidden': 'true' });
+  document.getElementById('picture').replaceChildren(svg('svg', { viewBox: `0 0 ${W} ${H}`, role: 'group',
+    'aria-label': 'Nodes, clients and links. Each node and link is a button; the table below says the same.' },
+    links, parts.dots, parts.notes, clients, nodes));
+}
+
+/** The ends of a direction: beside the middle, so that both are seen. */
+function ends(a, b) {
+  const [[x1, y1], [x2, y2]] = [places[a], places[b]];
+  const long = Math.hypot(x2 - x1, y2 - y1), [ux, uy] = [(x2 - x1) / long, (y2 - y1) / long];
+  const [from, to, aside] = [a === 0 ? 42 : R + 3, b === 0 ? 42 : R + 3, 5];
+  return [x1 + ux * from + uy * aside, y1 + uy * from - ux * aside, x2 - ux * to + uy * aside, y2 - uy * to - ux * aside];
+}
+
+function pressed(action) {
+  return { onclick: action, onkeydown: event => {
+    if (event.key === 'Enter' || event.key === ' ') { event.preventDefault(); action(); }
+  } };
+}
+
+function link([a, b]) {
+  const way = (from, to) => {
+    const [x1, y1, x2, y2] = ends(from, to);
+    const line = svg('line', { x1, y1, x2, y2 });
+    const back = Math.atan2(y1 - y2, x1 - x2);
+    const tip = [0.4, -0.4].map(turn => svg('line', { x1: x2, y1: y2, x2: x2 + 9 * Math.cos(back + turn), y2: y2 + 9 * Math.sin(back + turn) }));
+    const at = 0.36;
+    const [mx, my] = [x1 + (x2 - x1) * at, y1 + (y2 - y1) * at];
+    const chip = svg('rect', { class: 'chip', x: mx - 32, y: my - 11, width: 64, height: 22, rx: 5 });
+    const mark = svg('text', { x: mx, y: my + 4.5, class: 'mark' });
+    parts.links[`${from}-${to}`] = { line, mark, chip };
+    return { body: svg('g', {}, line, tip), note: [chip, mark] };
+  };
+  const [x1, y1, x2, y2] = [...places[a], ...places[b]];
+  const [forth, back] = [way(a, b), way(b, a)];
+  const group = svg('g', { class: 'link', role: 'button', tabindex: 0, ...pressed(() => choose(0, `${a}-${b}`)) },
+    svg('line', { class: 'hit', x1, y1, x2, y2 }), forth.body, back.body);
+  // Beside the buttons: their names say the same.
+  parts.notes.append(...forth.note, ...back.note);
+  parts.links[`${a}=${b}`] = group;
+  return group;
+}
+
+function node(id) {
+  const [x, y] = places[id];
+  const role = svg('text', { x, y: y + 14, class: 'small' }), term = svg('text', { x, y: y + (y < H / 2 ? -R - 8 : R + 17), class: 'small' });
+  const group = svg('g', { class: 'node', role: 'button', tabindex: 0, ...pressed(() => choose(id, '')) },
+    svg('circle', { class: 'ring', cx: x, cy: y, r: R + 6 }), svg('circle', { class: 'body', cx: x, cy: y, r: R }),
+    svg('text', { x, y: y - 2 }, `node ${id} `), role, term);
+  parts.nodes[id] = { group, role, term };
+  return group;
+}
+
+function choose(node, link) {
+  Object.assign(chosen, { node, link });
+  refill = '';
+  update();
+  document.getElementById('panel').querySelector('button')?.focus();
+}
+
+/** What a node is, in a word. */
+export function condition(node) {
+  if (node.process === 'dead') return 'dead';
+  if (node.process === 'paused') return 'paused';
+  return node.answers ? node.role : 'starting';
+}
+export function fault(link) {
+  const said = [];
+  if (link.cut) said.push('cut');
+  if (link.delay_ms) said.push(`${link.delay_ms} ms`);
+  if (link.loss_percent) said.push(`−${link.loss_percent} %`);
+  return said.join(' ');
+}
+
+export function update() {
+  const { state } = lab;
+  if (!parts) { make(state.nodes.map(node => node.id)); strips(state); }
+  for (const each of state.nodes) {
+    const part = parts.nodes[each.id], is = condition(each);
+    part.group.setAttribute('class', `node ${is} ${chosen.node === each.id ? 'chosen' : ''}`);
+    const term = each.answers ? `term ${each.term}` : is === 'dead' || is === 'paused' ? 'says nothing' : '';
+    // Who speaks to the page says what is to be seen, so the name begins with it.
+    set(part.role, `${is} `);
+    set(part.term, term);
+    label(part.group, `node ${each.id} ${is} ${term}; applied ${each.applied}`);
+  }
+  const found = {};
+  for (const link of state.links) {
+    const part = parts.links[`${link.from}-${link.to}`], said = fault(link);
+    found[`${link.from}-${link.to}`] = link;
+    part.line.setAttribute('class', link.cut ? 'cut' : said ? 'slow' : '');
+    set(part.mark, link.cut ? '× cut' : said);
+    part.chip.setAttribute('visibility', said ? 'visible' : 'hidden');
+    // One dot for each tenth of a second in which bytes arrived.
+    if (link.bytes && dots.length < 200) dots.push({ way: ends(link.from, link.to), began: performance.now() });
+  }
+  for (const [a, b] of pairs([0, ...state.nodes.map(node => node.id)])) {
+    const group = parts.links[`${a}=${b}`];
+    const said = [[a, b], [b, a]].map(([from, to]) => `${place(from)} to ${place(to)} ${fault(found[`${from}-${to}`]) || 'clean'}`);
+    group.setAttribute('class', `link ${chosen.link === `${a}-${b}` ? 'chosen' : ''}`);
+    label(group, `link ${place(a)} and ${place(b)}: ${said.join(', ')}`);
+  }
+  panel(state, found);
+  strips(state);
+}
+
+function set(element, text) { if (element.textContent !== text) element.textContent = text; }
+function label(element, text) { if (element.getAttribute('aria-label') !== text) element.setAttribute('aria-label', text); }
+
+/** Moves the dots; called for each frame. */
+export function frame(now) {
+  if (!parts) return;
+  const group = parts.dots;
+  while (group.childElementCount < dots.length) group.append(svg('circle', { class: 'dot', r: 3 }));
+  for (let at = dots.length - 1; at >= 0; at--) if (now - dots[at].began > 450) dots.splice(at, 1);
+  [...group.children].forEach((circle, at) => {
+    const dot = dots[at];
+    if (!dot) { circle.setAttribute('visibility', 'hidden'); return; }
+    const part = Math.max(0, (now - dot.began) / 450), [x1, y1, x2, y2] = dot.way;
+    circle.setAttribute('visibility', 'visible');
+    circle.setAttribute('cx', x1 + (x2 - x1) * part);
+    circle.setAttribute('cy', y1 + (y2 - y1) * part);
+  });
+}
+
+function panel(state, links) {
+  const box = document.getElementById('panel');
+  const does = (text, command) => el('button', { type: 'button', onclick: () => lab.do(command).catch(error => alert(error.message)) }, text);
+  let content, key;
+  if (chosen.node) {
+    const { process } = lab.node(chosen.node), node = chosen.node;
+    key = `node ${node} ${process}`;
+    content = () => [`Node ${node}: `, process === 'running'
+      ? [does('Kill', { do: 'kill', node }), does('Pause', { do: 'pause', node })]
+      : does(process === 'dead' ? 'Start again' : 'Go on', { do: 'start', node })];
+  } else if (chosen.link) {
+    const [a, b] = chosen.link.split('-').map(Number), ways = [links[`${a}-${b}`], links[`${b}-${a}`]];
+    key = `link ${chosen.link} ${ways.map(fault)}`;
+    const cut = (from, to, both, is) => does(`${is ? 'Cut' : 'Heal'} ${both ? 'both ways' : `${place(from)} → ${place(to)}`}`, { do: 'link', from, to, both, cut: is });
+    const pick = (name, field, values, unit) => el('label', {}, name, el('select', { onchange: event =>
+      lab.link(a, b, { [field]: Number(event.target.value) }) }, values.map(value => el('option', { value, selected: ways[0][field] === value }, `${value} ${unit}`))));
+    content = () => [`${place(a)} and ${place(b)}: `, cut(a, b, true, !(ways[0].cut && ways[1].cut)), cut(a, b, false, !ways[0].cut),
+      cut(b, a, false, !ways[1].cut), pick('slow', 'delay_ms', [0, 20, 50, 100, 200, 500, 1000, 2000], 'ms'), pick('loses', 'loss_percent', [0, 5, 10, 30, 50, 70], '%')];
+  } else {
+    key = 'none';
+    content = () => [el('p', {}, 'Choose a node or a link, by mouse or with Tab and Enter. A dot is a tenth of a second in which bytes arrived.')];
+  }
+  if (key === refill) return;
+  // The button that was pressed goes with the others: the focus stays in this place.
+  const had = box.contains(document.activeElement);
+  refill = key;
+  box.replaceChildren(el('div', { class: 'row' }, ...content().flat()));
+  if (had) box.querySelector('button')?.focus();
+}
+
+const CELLS = 18;
+function strips(state) {
+  const box = document.getElementById('nodes');
+  if (box.childElementCount !== state.nodes.length) {
+    box.replaceChildren(...state.nodes.map(() => el('div', { class: 'strip' }, el('b'), el('span', { class: 'cells', 'aria-hidden': 'true' },
+      Array.from({ length: CELLS }, () => el('i'))), el('span', { class: 'said' }))));
+  }
+  const last = Math.max(...state.nodes.map(node => node.last)), first = Math.max(0, last - CELLS) + 1;
+  state.nodes.forEach((node, at) => {
+    const [name, cells, said] = box.children[at].children;
+    set(name, `node ${node.id} ${condition(node)}`);
+    [...cells.children].forEach((cell, slot) => {
+      const index = first + slot;
+      cell.className = index > node.last ? 'none' : index <= node.applied ? 'applied' : index <= node.committed ? 'committed' : 'appended';
+    });
+    set(said, node.at === 0 ? '' : `log ${node.last} appended, ${node.committed} committed, ${node.applied} applied${node.answers ? '' : ' (last heard)'}`);
+  });
+}
+
+/** The same for those who do not see it. */
+export function asTable() {
+  const { state } = lab;
+  fill(document.getElementById('table-body'),
+    table('Nodes', ['node', 'is', 'term', 'takes for leader', 'appended', 'committed', 'applied', 'process', 'clients at'],
+      state.nodes.map(node => [`node ${node.id}`, condition(node), node.term, node.leader || 'nobody', node.last, node.committed, node.applied, node.pid ?? 'none', node.client_address])),
+    table('Links', ['link', 'is'], state.links.map(link => [`${place(link.from)} to ${place(link.to)}`, fault(link) || 'clean'])));
+}

@@ -1,0 +1,26 @@
+package shop
+
+import (
+	"fmt"
+	"os"
+	"testing"
+	"time"
+)
+
+// tallyd chaos --seed 3 --plan lost-answers.plan -- go test -count=1 ./shop
+//
+// With SHOP=hasty in its environment the shop has a bug, and this finds it.
+func TestEachOrderIsSoldOnce(t *testing.T) {
+	shop, err := Open(os.Getenv("TALLY_ENDPOINTS"), os.Getenv("SHOP") == "hasty")
+	if err != nil {
+		t.Fatal(err)
+	}
+	orders := int64(0)
+	for until := time.Now().Add(8 * time.Second); time.Now().Before(until); {
+		orders++
+		shop.Sell(fmt.Sprint("order-", orders))
+	}
+	if sold := shop.Sold(); sold != orders {
+		t.Fatalf("%d orders, and %d were sold", orders, sold)
+	}
+}
