@@ -46,7 +46,6 @@ impl Console {
     }
 
     /// Asks for one item, which may not be there: then the answer is from which state it is missing.
-    #[expect(clippy::type_complexity, reason = "an answer or the header of one, and a time")]
     pub(super) async fn ask_item<Q>(
         &self,
         asked: &Asked,
