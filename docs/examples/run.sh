@@ -185,12 +185,6 @@ go() {
     fi
     forms=(./forms/forms) hello=(./hello)
     try go "$at"
-    stop
-    mkdir "$at/shop" && cp chaos/*.go "$at/shop"
-    # Compiled before, so that the faults strike the test and not the compiler.
-    (cd "$at" && command go mod tidy && command go test -count=1 -run none ./shop) >"$work/go.log" 2>&1 \
-        || { cat "$work/go.log"; fail "go: the shop"; }
-    chaos "go test" "$at" go test -count=1 ./shop
 }
 
 if ! python_packages; then
