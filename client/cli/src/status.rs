@@ -216,7 +216,6 @@ fn audit_log(id: u64, log: &AuditLogInfo) -> String {
     text
 }
 
-/// The newest backup that a node has made by itself, and what is wrong with that.
 /// Which epoch of the cluster this is, if it is not the first.
 fn epoch_of(nodes: &[NodeInfo]) -> String {
     match nodes.iter().map(|node| node.restore_epoch).max() {
@@ -225,6 +224,7 @@ fn epoch_of(nodes: &[NodeInfo]) -> String {
     }
 }
 
+/// The newest backup that a node has made by itself, and what is wrong with that.
 fn backups_of(id: u64, backups: &BackupInfo, now_ms: u64) -> String {
     let mut text = match backups.last_wall_time_ms {
         0 => format!("\nnode {id} makes backups, and has none yet"),

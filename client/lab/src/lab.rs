@@ -17,7 +17,7 @@ use crate::{
     links::{Links, lock},
     nodes::Nodes,
     record::{Acknowledged, Came, Record},
-    watching::Watched,
+    watching::{self, Watched},
 };
 
 /// So many records are kept: ten seconds of the fastest lab.
@@ -93,10 +93,11 @@ pub(crate) struct Call<'a> {
 }
 
 impl Lab {
+    /// Starts the nodes, and looks at them from then on.
     pub(crate) async fn start(nodes: u64, tallyd: &Path) -> io::Result<Arc<Lab>> {
         let links = Arc::new(Links::new(nodes));
         let nodes = Nodes::start(nodes, &links, tallyd).await?;
-        Ok(Arc::new(Lab {
+        let lab = Arc::new(Lab {
             began: Instant::now(),
             links,
             nodes,
@@ -106,7 +107,11 @@ impl Lab {
             watched: Mutex::default(),
             clients: Clients::default(),
             state: watch::Sender::new("{}".into()),
-        }))
+        });
+        for id in lab.nodes.ids() {
+            tokio::spawn(watching::watch(Arc::clone(&lab), id));
+        }
+        Ok(lab)
     }
 
     /// In ms since the lab began.

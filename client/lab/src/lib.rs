@@ -92,9 +92,6 @@ async fn serve(arguments: &Arguments, tallyd: &Path) -> io::Result<()> {
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let port = listener.local_addr()?.port();
     let lab = Lab::start(arguments.nodes, tallyd).await?;
-    for id in lab.nodes.ids() {
-        tokio::spawn(watching::watch(Arc::clone(&lab), id));
-    }
     tokio::spawn(meters::keep(Arc::clone(&lab)));
     tokio::spawn(first_value(Arc::clone(&lab)));
 

@@ -114,9 +114,7 @@ impl Links {
 
     /// Makes all of them clean.
     pub(crate) fn heal(&self) {
-        for direction in self.directions.values() {
-            direction.fault.send_replace(Fault::default());
-        }
+        self.set_all(|_, _| Fault::default());
     }
 
     /// All directions between nodes that are cut.

@@ -11,11 +11,15 @@
 //! reads what it shows and no more. In the file each is gzip in base64 in a `script` element that no browser runs:
 //! `head`, `window-0`, `window-1` and so on.
 
+pub mod junit;
 mod page;
+mod seen;
 
 use std::{fs, io, path::Path};
 
 use serde::Serialize;
+
+pub use self::seen::{Log, Seen};
 
 /// Name of the format, with its version.
 pub const FORMAT: &str = "tally-recording/1";
@@ -123,15 +127,15 @@ pub struct Operation {
 }
 
 impl Recording {
-    /// Of a run that lasted so long. `windows` have logs and messages; operations come with their times since the
-    /// run began, and are put into their windows.
+    /// Of a run that lasted so long. Operations come with their times since the run began, and are put into their
+    /// windows.
     pub fn new(
         title: impl Into<String>,
         lasted_ms: u64,
-        mut windows: Vec<Window>,
+        seen: Seen,
         operations: impl IntoIterator<Item = Operation>,
     ) -> Recording {
-        windows.resize_with(windows_of(lasted_ms), Window::default);
+        let mut windows = seen.windows(lasted_ms);
         for mut operation in operations {
             let (window, from_ms) = window_of(operation.call as u64, lasted_ms);
             operation.call -= from_ms as f64;
@@ -147,11 +151,11 @@ impl Recording {
             digest: String::new(),
             lasted_ms,
             window_ms: WINDOW_MS,
-            nodes: Vec::new(),
+            nodes: seen.nodes(),
             violations: Vec::new(),
             lines: Vec::new(),
-            roles: Vec::new(),
-            cuts: Vec::new(),
+            roles: seen.roles,
+            cuts: seen.cuts,
             windows,
         }
     }
@@ -168,12 +172,12 @@ impl Recording {
 }
 
 /// How many windows a run has.
-pub fn windows_of(lasted_ms: u64) -> usize {
+fn windows_of(lasted_ms: u64) -> usize {
     (lasted_ms / WINDOW_MS) as usize + 1
 }
 
 /// The window of a moment, and when it begins.
-pub fn window_of(ms: u64, lasted_ms: u64) -> (usize, u64) {
+fn window_of(ms: u64, lasted_ms: u64) -> (usize, u64) {
     let window = (ms / WINDOW_MS).min(lasted_ms / WINDOW_MS);
     (window as usize, window * WINDOW_MS)
 }
@@ -200,7 +204,7 @@ mod tests {
     fn each_call_is_in_the_window_of_its_beginning() {
         let calls = [0.0, 19_999.5, 20_000.0, 45_000.0, 99_000.0];
         let operations = calls.into_iter().enumerate().map(|(at, call)| operation(at, call));
-        let recording = Recording::new("a run", 45_100, Vec::new(), operations);
+        let recording = Recording::new("a run", 45_100, Seen::default(), operations);
         let at = |window: usize| {
             let operations = &recording.windows[window].operations;
             operations.iter().map(|one| (one.number, one.call)).collect::<Vec<_>>()
@@ -213,9 +217,28 @@ mod tests {
     }
 
     #[test]
+    fn a_window_begins_with_what_was_so_before_it_and_has_what_changed() {
+        let mut seen = Seen::default();
+        for ms in [10, 20, 20_500] {
+            seen.role(ms, 1, "leader", 2);
+            seen.log(ms, 1, (7, 6, 5));
+            seen.cut(ms, Vec::new());
+        }
+        seen.log(20_600, 1, (8, 6, 5));
+        seen.cut(20_600, vec![(1, 2)]);
+        seen.messages.push((1, 2, 20_001, 3));
+        let recording = Recording::new("a run", 21_000, seen, []);
+        assert_eq!((&recording.nodes, recording.roles.len()), (&vec![1], 1));
+        assert_eq!(recording.cuts, [(20_600, vec![(1, 2)])]);
+        assert_eq!(recording.windows[0].logs, [(10, 1, 7, 6, 5)]);
+        assert_eq!(recording.windows[1].logs, [(0, 1, 7, 6, 5), (600, 1, 8, 6, 5)]);
+        assert_eq!(recording.windows[1].messages, [(1, 2, 1, 3)]);
+    }
+
+    #[test]
     fn the_page_is_one_file_that_asks_nobody_for_anything() {
         let mut recording =
-            Recording::new("a <b> {{script}}", 45_000, Vec::new(), [operation(0, 1.0)]);
+            Recording::new("a <b> {{script}}", 45_000, Seen::default(), [operation(0, 1.0)]);
         recording.lines.push((
             1,
             "fault".to_owned(),

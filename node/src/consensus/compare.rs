@@ -49,7 +49,7 @@ use tally_proto::peer::v1 as wire;
 use tally_state_hash::StateHash;
 use tokio::{sync::watch, time::Instant};
 
-use super::membership::decode_membership;
+use super::membership::{decode_membership, is_majority};
 use crate::storage::{
     disk::{Disk, OpenMode, replace_file},
     log_id::LogId,
@@ -95,14 +95,8 @@ enum Judged {
 fn judge(voters: &[BTreeSet<u64>], hashes: &BTreeMap<u64, StateHash>) -> Judged {
     let of_voters = hashes.iter().filter(|(id, _)| voters.iter().any(|set| set.contains(id)));
     let distinct: BTreeSet<StateHash> = of_voters.map(|(_, hash)| *hash).collect();
-    let majority_of = |counts: &dyn Fn(Option<&StateHash>) -> bool| {
-        voters.iter().all(|set| {
-            let counted = set.iter().filter(|id| counts(hashes.get(id))).count();
-            counted > set.len() / 2
-        })
-    };
-    let has = |hash| majority_of(&|told| told == Some(hash));
-    let may_have = |hash| majority_of(&|told| told.is_none_or(|told| told == hash));
+    let has = |hash| is_majority(voters, |id| hashes.get(&id) == Some(hash));
+    let may_have = |hash| is_majority(voters, |id| hashes.get(&id).is_none_or(|told| told == hash));
     match distinct.iter().find(|hash| has(hash)) {
         Some(hash) => Judged::Agreed(*hash),
         None if distinct.len() < 2 => Judged::Open,

@@ -1,4 +1,4 @@
-//! The membership as bytes: in the log, in the state and on the wire.
+//! The membership as bytes: in the log, in the state and on the wire; and what its majorities are.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,6 +42,11 @@ impl LastIn {
     pub fn index(&self) -> Option<u64> {
         Some(self.index.load(Ordering::Acquire)).filter(|index| *index > 0)
     }
+}
+
+/// Whether those that count are a majority of the voters: of each set, while they change.
+pub fn is_majority(voters: &[BTreeSet<u64>], counts: impl Fn(u64) -> bool) -> bool {
+    voters.iter().all(|set| set.iter().filter(|id| counts(**id)).count() > set.len() / 2)
 }
 
 /// Bytes that are no membership.

@@ -35,7 +35,7 @@ use openraft::Membership;
 
 use super::{
     log_store::{KIND_BATCH, KIND_MEMBERSHIP},
-    membership::{decode_membership, encode_membership},
+    membership::{decode_membership, encode_membership, is_majority},
     tasks::own_command,
     types::Member,
 };
@@ -101,7 +101,7 @@ impl LastMembership {
 
     /// Whether these nodes could decide.
     pub fn is_quorum(&self, there: &BTreeSet<u64>) -> bool {
-        self.voters.iter().all(|set| set.intersection(there).count() > set.len() / 2)
+        is_majority(&self.voters, |id| there.contains(&id))
     }
 
     /// All voters.

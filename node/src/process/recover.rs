@@ -7,7 +7,6 @@ use std::{
     collections::BTreeSet,
     io::{self, Write as _},
     process::ExitCode,
-    sync::Arc,
 };
 
 use clap::Args;
@@ -96,7 +95,7 @@ async fn recover(config: &Config, wanted: bool) -> ExitCode {
         Err(error) => return of_system(&error),
     };
     let opened = match recover::open(config, &env).await {
-        Ok(opened) => Arc::new(opened),
+        Ok(opened) => opened,
         Err(error) => return failed(&error),
     };
     let said = say(opened.found(), wanted);
@@ -107,7 +106,6 @@ async fn recover(config: &Config, wanted: bool) -> ExitCode {
         ))),
         (Ok(()), true) => opened.recover().await,
     };
-    let opened = Arc::into_inner(opened).expect("nobody else has it");
     let closed = opened.close().await;
     match done.and(closed) {
         Ok(()) => {

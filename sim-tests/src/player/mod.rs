@@ -59,10 +59,6 @@ fn broken(violation: &Violation, records: &[Record]) -> Broken {
     Broken { kind, what, at_ms, happened_ms, operations }
 }
 
-fn lines(lines: Vec<story::Line>) -> Vec<(u64, String, String)> {
-    lines.into_iter().map(|line| (line.ms, line.who, line.text)).collect()
-}
-
 fn recorded(
     title: String,
     lasted_ms: u64,
@@ -70,11 +66,10 @@ fn recorded(
     told: Vec<story::Line>,
     records: &[Record],
 ) -> Recording {
-    let (nodes, roles, cuts) = recorder.seen();
     let operations = records.iter().enumerate().map(|(number, record)| operation(number, record));
-    let windows = recorder.windows(lasted_ms);
-    let recording = Recording::new(title, lasted_ms, windows, operations);
-    Recording { nodes, roles, cuts, lines: lines(told), ..recording }
+    let recording = Recording::new(title, lasted_ms, recorder.into_seen(), operations);
+    let lines = told.into_iter().map(|line| (line.ms, line.who, line.text)).collect();
+    Recording { lines, ..recording }
 }
 
 /// A run of the simulator; `command` shows it again.

@@ -75,6 +75,13 @@ impl Promise {
     }
 }
 
+/// A key that was told a value, and the number of its record if that is kept.
+#[derive(Debug, Clone)]
+struct Told {
+    key: String,
+    record: Option<usize>,
+}
+
 /// The clients, and what they found.
 pub(super) struct Audit {
     lab: Arc<Lab>,
@@ -83,7 +90,7 @@ pub(super) struct Audit {
     /// Adds that were begun, of each counter.
     begun: [AtomicI64; COUNTERS],
     /// Which key was told which value.
-    told: Mutex<BTreeMap<(usize, i64), (String, usize)>>,
+    told: Mutex<BTreeMap<(usize, i64), Told>>,
     records: Mutex<Vec<Record>>,
     calls: AtomicUsize,
     wrong: Mutex<Vec<Wrong>>,
@@ -116,15 +123,23 @@ impl Audit {
         clients
     }
 
-    async fn call(&self, client: u64, node: u64, counter: usize, ask: &Ask) -> (Record, usize) {
+    /// What came of a call, and the number of its record if it is kept.
+    async fn call(
+        &self,
+        client: u64,
+        node: u64,
+        counter: usize,
+        ask: &Ask,
+    ) -> (Record, Option<usize>) {
         let counter = &*self.counters[counter];
         let record = self.lab.call(Call { client, node, counter, ask, patience: PATIENCE }).await;
         self.calls.fetch_add(1, Ordering::Relaxed);
         let mut records = lock(&self.records);
-        if records.len() < RECORDS_MAX {
+        let number = (records.len() < RECORDS_MAX).then_some(records.len());
+        if number.is_some() {
             records.push(record.clone());
         }
-        (record, records.len() - 1)
+        (record, number)
     }
 
     fn next_node(&self, node: u64) -> u64 {
@@ -142,9 +157,9 @@ impl Audit {
             let ask = Ask::Add { delta: 1, key: Some(key.clone()) };
             self.begun[counter].fetch_add(1, Ordering::SeqCst);
             loop {
-                let (record, at) = self.call(client, node, counter, &ask).await;
-                if let (Came::Ok, Some(value)) = (record.came, record.value) {
-                    self.acknowledged(counter, value, (key, at), &record);
+                let (answer, record) = self.call(client, node, counter, &ask).await;
+                if let (Came::Ok, Some(value)) = (answer.came, answer.value) {
+                    self.acknowledged(counter, value, Told { key, record }, answer.end);
                     break;
                 }
                 node = self.next_node(node);
@@ -154,17 +169,17 @@ impl Audit {
         }
     }
 
-    fn acknowledged(&self, counter: usize, value: i64, told: (String, usize), record: &Record) {
+    fn acknowledged(&self, counter: usize, value: i64, told: Told, at_ms: f64) {
         let begun = self.begun[counter].load(Ordering::SeqCst);
         let name = &self.counters[counter];
         if !(1..=begun).contains(&value) {
             let what = format!("{name}: {begun} adds of 1 were begun, and one was told {value}");
-            self.wrong(Promise::Counted, what, record.end, vec![told.1]);
+            self.wrong(Promise::Counted, what, at_ms, &[told.record]);
         }
         let before = lock(&self.told).insert((counter, value), told.clone());
-        if let Some((key, at)) = before {
-            let what = format!("{name}: {key} and {} were both told {value}", told.0);
-            self.wrong(Promise::Counted, what, record.end, vec![at, told.1]);
+        if let Some(before) = before {
+            let what = format!("{name}: {} and {} were both told {value}", before.key, told.key);
+            self.wrong(Promise::Counted, what, at_ms, &[before.record, told.record]);
         }
     }
 
@@ -182,12 +197,12 @@ impl Audit {
         }
     }
 
-    fn judge_read(&self, counter: usize, value: i64, record: &Record, at: usize) {
+    fn judge_read(&self, counter: usize, value: i64, record: &Record, at: Option<usize>) {
         let name = &self.counters[counter];
         let begun = self.begun[counter].load(Ordering::SeqCst);
         if value > begun {
             let what = format!("{name}: a read saw {value}, and {begun} adds of 1 were begun");
-            self.wrong(Promise::Fresh, what, record.end, vec![at]);
+            self.wrong(Promise::Fresh, what, record.end, &[at]);
         }
         if let Some(stale) = record.seen_ms.filter(|stale| *stale > 0.0) {
             let what = format!(
@@ -195,11 +210,18 @@ impl Audit {
                  {stale:.1} ms before it began",
                 record.node
             );
-            self.wrong(Promise::Fresh, what, record.end, vec![at]);
+            self.wrong(Promise::Fresh, what, record.end, &[at]);
         }
     }
 
-    pub(super) fn wrong(&self, promise: Promise, what: String, at_ms: f64, records: Vec<usize>) {
+    pub(super) fn wrong(
+        &self,
+        promise: Promise,
+        what: String,
+        at_ms: f64,
+        records: &[Option<usize>],
+    ) {
+        let records = records.iter().flatten().copied().collect();
         lock(&self.wrong).push(Wrong { promise, what, at_ms, records });
     }
 
@@ -210,20 +232,20 @@ impl Audit {
             let left = clients.len();
             let what =
                 format!("{left} clients had no answer {RECOVERY:?} after everything was mended");
-            return self.wrong(Promise::Recover, what, self.lab.now(), Vec::new());
+            return self.wrong(Promise::Recover, what, self.lab.now(), &[]);
         }
         for counter in 0..COUNTERS {
             let begun = self.begun[counter].load(Ordering::SeqCst);
             match self.value_within(counter, 1, &Level::Linearizable, |_| true).await {
                 None => {
                     let what = format!("{} can't be read", self.counters[counter]);
-                    return self.wrong(Promise::Recover, what, self.lab.now(), Vec::new());
+                    return self.wrong(Promise::Recover, what, self.lab.now(), &[]);
                 }
                 Some(value) if value != begun => {
                     let name = &self.counters[counter];
                     let what =
                         format!("{name}: {begun} adds of 1 were acknowledged, and it is {value}");
-                    self.wrong(Promise::Counted, what, self.lab.now(), Vec::new());
+                    self.wrong(Promise::Counted, what, self.lab.now(), &[]);
                 }
                 Some(_) => {}
             }
@@ -233,7 +255,7 @@ impl Audit {
                     let name = &self.counters[counter];
                     let what =
                         format!("{name} is not {begun} at node {node}, {RECOVERY:?} after the end");
-                    self.wrong(Promise::Agree, what, self.lab.now(), Vec::new());
+                    self.wrong(Promise::Agree, what, self.lab.now(), &[]);
                 }
             }
         }

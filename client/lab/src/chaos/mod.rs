@@ -29,7 +29,6 @@ use tokio::{
     process::{Child, Command},
     signal::unix::{SignalKind, signal},
     sync::watch,
-    task::JoinHandle,
     time::Instant,
 };
 
@@ -37,9 +36,9 @@ use self::{
     audit::{Audit, Promise, Wrong},
     faults::Faults,
     plan::{Plan, Source, Style},
-    report::{COMMAND, Seen},
+    report::{COMMAND, Watched},
 };
-use crate::{commands::leader, lab::Lab, nodes::Process, watching};
+use crate::{commands::leader, lab::Lab, nodes::Process};
 
 /// The exit code where the cluster broke a promise.
 pub const BROKEN: u8 = 99;
@@ -132,27 +131,6 @@ impl Ended {
     }
 }
 
-/// All tasks that are told to stop by one word.
-struct Beside {
-    stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
-}
-
-impl Beside {
-    fn start<F>(work: impl FnOnce(watch::Receiver<bool>) -> F) -> Beside
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let (stop, stopped) = watch::channel(false);
-        Beside { stop, task: tokio::spawn(work(stopped)) }
-    }
-
-    async fn end(self) {
-        self.stop.send_replace(true);
-        let _ = self.task.await;
-    }
-}
-
 async fn play(
     arguments: &Arguments,
     tallyd: &Path,
@@ -161,9 +139,6 @@ async fn play(
 ) -> io::Result<ExitCode> {
     let began = Instant::now();
     let lab = Lab::start(arguments.nodes, tallyd).await?;
-    for id in lab.nodes.ids() {
-        tokio::spawn(watching::watch(Arc::clone(&lab), id));
-    }
     let played = watched(arguments, &lab, source, seed).await;
     lab.nodes.stop().await;
     let Played { ended, wrong, seen, audit } = played?;
@@ -212,7 +187,7 @@ impl Arguments {
 struct Played {
     ended: Ended,
     wrong: Vec<Wrong>,
-    seen: Seen,
+    seen: Watched,
     audit: Arc<Audit>,
 }
 
@@ -233,25 +208,22 @@ async fn watched(
 
     let faults = Arc::new(Faults::new(Arc::clone(lab)));
     let child = start(arguments, lab)?;
-    let playing = Beside::start(|stop| {
+    let (stop_faults, stopped) = watch::channel(false);
+    let playing = tokio::spawn({
         let (faults, source) = (Arc::clone(&faults), source.clone());
-        async move { faults.play(&source, stop).await }
+        async move { faults.play(&source, stopped).await }
     });
     let ended = wait_for(child).await;
     lab.tell(0, format!("{COMMAND}is over"));
-    playing.end().await;
+    stop_faults.send_replace(true);
+    playing.await.map_err(io::Error::other)?;
     stop_clients.send_replace(true);
     audit.end(clients).await;
     for id in lab.nodes.ids().filter(|id| lab.nodes.process(*id).1 == Process::Dead) {
-        audit.wrong(
-            Promise::RunsOn,
-            format!("node {id} does not run in the end"),
-            lab.now(),
-            vec![],
-        );
+        audit.wrong(Promise::RunsOn, format!("node {id} does not run in the end"), lab.now(), &[]);
     }
     for what in faults.ended() {
-        audit.wrong(Promise::RunsOn, what, lab.now(), vec![]);
+        audit.wrong(Promise::RunsOn, what, lab.now(), &[]);
     }
     stop_looking.send_replace(true);
     let seen = looking.await.map_err(io::Error::other)?;

@@ -2,7 +2,10 @@
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
-use tally_player::{Broken, Came, Operation, Recording, Window, window_of, windows_of};
+use tally_player::{
+    Broken, Came, Operation, Recording, Seen,
+    junit::{self, Case, Failure},
+};
 use tokio::sync::watch;
 
 use super::audit::{Promise, Wrong};
@@ -22,18 +25,16 @@ const EVERY: Duration = Duration::from_millis(50);
 /// The most lines that are kept.
 const LINES_MAX: usize = 100_000;
 
-/// What was seen of the nodes.
+/// What was seen of a run.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
-    roles: Vec<(u64, u64, &'static str, u64)>,
-    logs: Vec<(u64, u64, u64, u64, u64)>,
-    cuts: Vec<(u64, Vec<(u64, u64)>)>,
+pub(super) struct Watched {
+    nodes: Seen,
     lines: Vec<Line>,
 }
 
 /// Looks at the nodes until told to stop.
-pub(super) async fn look(lab: Arc<Lab>, mut stop: watch::Receiver<bool>) -> Seen {
-    let mut seen = Seen::default();
+pub(super) async fn look(lab: Arc<Lab>, mut stop: watch::Receiver<bool>) -> Watched {
+    let mut seen = Watched::default();
     let mut last_line = 0;
     let mut turns = tokio::time::interval(EVERY);
     loop {
@@ -41,26 +42,18 @@ pub(super) async fn look(lab: Arc<Lab>, mut stop: watch::Receiver<bool>) -> Seen
         let now = lab.now() as u64;
         for id in lab.nodes.ids() {
             let said = lock(&lab.watched).get(&id).cloned().unwrap_or_default();
-            let role = match lab.nodes.process(id).1 {
+            let (role, term) = match lab.nodes.process(id).1 {
                 Process::Dead => ("down", 0),
                 Process::Paused => ("paused", said.term),
                 Process::Running if !said.answers => ("starting", said.term),
                 Process::Running => (said.role, said.term),
             };
-            let before = seen.roles.iter().rfind(|(_, node, ..)| *node == id);
-            if before.is_none_or(|(_, _, name, term)| (*name, *term) != role) {
-                seen.roles.push((now, id, role.0, role.1));
-            }
-            let log = (said.last, said.committed, said.applied);
-            let before = seen.logs.iter().rfind(|(_, node, ..)| *node == id);
-            if said.answers && before.is_none_or(|(_, _, a, b, c)| (*a, *b, *c) != log) {
-                seen.logs.push((now, id, log.0, log.1, log.2));
+            seen.nodes.role(now, id, role, term);
+            if said.answers {
+                seen.nodes.log(now, id, (said.last, said.committed, said.applied));
             }
         }
-        let cut = lab.links.cut_between_nodes();
-        if seen.cuts.last().map_or(!cut.is_empty(), |(_, before)| *before != cut) {
-            seen.cuts.push((now, cut));
-        }
+        seen.nodes.cut(now, lab.links.cut_between_nodes());
         let newer = lock(&lab.journal).lines_after(last_line);
         last_line = newer.last().map_or(last_line, |line| line.seq);
         let room = LINES_MAX.saturating_sub(seen.lines.len());
@@ -113,21 +106,10 @@ fn operation(number: usize, record: &Record) -> Operation {
 pub(super) fn recording(
     title: String,
     lasted_ms: u64,
-    seen: Seen,
+    seen: Watched,
     records: &[Record],
     wrong: &[Wrong],
 ) -> Recording {
-    let mut windows = vec![Window::default(); windows_of(lasted_ms)];
-    let mut last: std::collections::BTreeMap<u64, (u64, u64, u64)> = Default::default();
-    let mut logs = seen.logs.iter().peekable();
-    for (at, window) in windows.iter_mut().enumerate() {
-        window.logs.extend(last.iter().map(|(id, log)| (0, *id, log.0, log.1, log.2)));
-        while let Some((ms, id, a, b, c)) = logs.next_if(|log| window_of(log.0, lasted_ms).0 == at)
-        {
-            last.insert(*id, (*a, *b, *c));
-            window.logs.push((ms - window_of(*ms, lasted_ms).1, *id, *a, *b, *c));
-        }
-    }
     let operations = records.iter().enumerate().map(|(number, record)| operation(number, record));
     let who = |line: &Line| match line.node {
         0 if line.text.starts_with(COMMAND) => "command".to_owned(),
@@ -148,61 +130,25 @@ pub(super) fn recording(
         (broken.happened_ms, "BROKEN".to_owned(), format!("{}: {}", broken.kind, broken.what))
     }));
     lines.sort_by_key(|line| line.0);
-    let mut nodes: Vec<u64> = seen.roles.iter().map(|(_, node, ..)| *node).collect();
-    nodes.sort_unstable();
-    nodes.dedup();
-    let recording = Recording::new(title, lasted_ms, windows, operations);
-    Recording {
-        simulated: false,
-        passed: violations.is_empty(),
-        nodes,
-        lines,
-        violations,
-        roles: seen.roles,
-        cuts: seen.cuts,
-        ..recording
-    }
+    let recording = Recording::new(title, lasted_ms, seen.nodes, operations);
+    let passed = violations.is_empty();
+    Recording { simulated: false, passed, lines, violations, ..recording }
 }
 
 /// JUnit: the command, and each promise. `failed` says how the command ended, if not well.
 pub(super) fn junit(seed: u64, seconds: f64, failed: Option<&str>, wrong: &[Wrong]) -> String {
-    let mut cases = vec![("the command".to_owned(), failed.map(ToOwned::to_owned))];
+    let case = |name: &str, text: Option<String>| Case {
+        class: "tallyd.chaos",
+        name: name.to_owned(),
+        failure: text.map(|text| Failure { message: String::new(), text }),
+    };
+    let mut cases = vec![case("the command", failed.map(ToOwned::to_owned))];
     for promise in Promise::ALL {
         let of_it = wrong.iter().filter(|wrong| wrong.promise == promise);
         let told: Vec<&str> = of_it.map(|wrong| &*wrong.what).collect();
-        cases.push((promise.told().to_owned(), (!told.is_empty()).then(|| told.join("\n"))));
+        cases.push(case(promise.told(), (!told.is_empty()).then(|| told.join("\n"))));
     }
-    let failures = cases.iter().filter(|(_, failure)| failure.is_some()).count();
-    let mut text = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"tallyd chaos, seed {seed}\" tests=\"{}\" \
-         failures=\"{failures}\" time=\"{seconds:.3}\">\n",
-        cases.len()
-    );
-    for (name, failure) in cases {
-        let _ = write!(text, "  <testcase classname=\"tallyd.chaos\" name=\"{}\"", escaped(&name));
-        text += &match failure {
-            None => "/>\n".to_owned(),
-            Some(why) => format!(">\n    <failure>{}</failure>\n  </testcase>\n", escaped(&why)),
-        };
-    }
-    text + "</testsuite>\n"
-}
-
-/// For XML, which has no place for control characters at all.
-fn escaped(text: &str) -> String {
-    let mut safe = String::new();
-    for letter in text.chars() {
-        match letter {
-            '&' => safe += "&amp;",
-            '<' => safe += "&lt;",
-            '>' => safe += "&gt;",
-            '"' => safe += "&quot;",
-            '\n' | '\t' => safe.push(letter),
-            _ if letter.is_control() => safe.push('\u{fffd}'),
-            _ => safe.push(letter),
-        }
-    }
-    safe
+    junit::report(&format!("tallyd chaos, seed {seed}"), seconds, &cases)
 }
 
 #[cfg(test)]

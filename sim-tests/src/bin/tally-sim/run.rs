@@ -12,6 +12,7 @@ use std::{
 };
 
 use clap::Args;
+use tally_player::junit;
 use tally_sim::{
     knobs::Knobs,
     player,
@@ -295,28 +296,16 @@ impl Total {
     }
 
     fn junit(&self, took: Duration) -> String {
-        let mut text = format!(
-            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"tally-sim\" \
-             tests=\"{}\" failures=\"{}\" time=\"{:.3}\">\n",
-            self.failed.len() + 1,
-            self.failed.len(),
-            took.as_secs_f64()
-        );
+        let case = |name, failure| junit::Case { class: "tally-sim", name, failure };
         let passed = self.seeds.saturating_sub(self.failed.len() as u64);
-        text += &format!("  <testcase classname=\"tally-sim\" name=\"{passed} seeds passed\"/>\n");
-        for (seed, violations) in &self.failed {
-            let told = escape(&violations.join("\n"));
-            text += &format!(
-                "  <testcase classname=\"tally-sim\" name=\"seed {seed}\">\n    <failure \
-                 message=\"tally-sim replay --seed {seed}\">{told}</failure>\n  </testcase>\n"
-            );
-        }
-        text + "</testsuite>\n"
+        let mut cases = vec![case(format!("{passed} seeds passed"), None)];
+        cases.extend(self.failed.iter().map(|(seed, violations)| {
+            let message = format!("tally-sim replay --seed {seed}");
+            let failure = junit::Failure { message, text: violations.join("\n") };
+            case(format!("seed {seed}"), Some(failure))
+        }));
+        junit::report("tally-sim", took.as_secs_f64(), &cases)
     }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// Columns of a paragraph.
