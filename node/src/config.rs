@@ -41,7 +41,7 @@ pub struct Config {
     /// through a translation of addresses, a tunnel or a proxy. Of this node alone, and only for what it dials.
     pub peer_via: PeerVia,
     /// For tests of whoever uses a cluster: a file that says what is wrong with this node's wall clock and disk. See
-    /// [`crate::env::test_faults`].
+    /// `process/test_faults`.
     pub test_faults_file: PathBuf,
     /// The first members, `1=host:port,2=host:port,…` (peer ports). Forms the cluster once, on nodes
     /// with empty directories; ignored by a node that has one. Empty on a node that will be added

@@ -12,12 +12,15 @@ use tokio::signal::unix::{SignalKind, signal};
 
 #[cfg(feature = "otlp")]
 use super::traces;
-use super::{EXIT_FATAL, EXIT_REFUSED, environment, join, recent::RecentLines, telemetry};
+use super::{
+    EXIT_FATAL, EXIT_REFUSED, environment, join, recent::RecentLines, telemetry,
+    test_faults::with_test_faults,
+};
 #[cfg(feature = "otlp")]
 use crate::env::traces::Traces;
 use crate::{
     config::{Config, HotItemNames, InitialCluster, LogFormat, PeerVia, Ratio},
-    env::{Env, Logs, descriptors, test_faults::with_test_faults},
+    env::{Env, Logs, descriptors},
     node::{Node, system_error_needs_a_person},
     storage::real_disk::RealDisk,
 };
