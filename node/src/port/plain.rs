@@ -2,9 +2,10 @@
 //! connection.
 //!
 //! # Bounds
-//! So many connections at once, of which one address has a share; further ones are closed at once. Each has [`CONNECTION_TIME_MAX`] from its accept to
-//! the end of its answer, [`HEAD_TIME_MAX`] for TLS, as much for the head of its request, of which at most
-//! [`HEAD_BYTES_MAX`] are taken, and as much for the body of a PUT, of at most [`BODY_BYTES_MAX`]; no other is read.
+//! So many connections at once, of which one address has a share; further ones are closed at once. Each has
+//! [`CONNECTION_TIME_MAX`] from its accept to the end of its answer, [`HEAD_TIME_MAX`] for TLS, as much for the head of
+//! its request, of which at most [`HEAD_BYTES_MAX`] are taken, and as much for the body of a PUT, of at most
+//! [`BODY_BYTES_MAX`]; no other is read.
 //!
 //! Leaves out: which pages there are, and who may see them.
 
@@ -279,3 +280,6 @@ async fn asked(
         body: text,
     })
 }
+
+#[cfg(test)]
+mod tests;

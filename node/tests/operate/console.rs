@@ -1,5 +1,7 @@
 //! The console: what it answers a browser, to whom, and what no other site makes of it.
 
+mod strangers;
+
 use serde_json::Value;
 use tally_client::Client;
 use tally_proto::v1::{AuthPermission, AuthRole, AuthScope, AuthUser, auth_change_request::Change};

@@ -9,10 +9,12 @@
 //! A browser sends what any page tells it to, with the certificate of its user. So:
 //! - A change is a PUT with the header [`CHANGES_HEADER`]. A page of another site can't send either before it has asked
 //!   whether it may, by an OPTIONS, and that is never granted.
-//! - What is answered is for the own page alone: no header lets another site read it.
-//! - While authentication is off, who is on the machine is let in. A page whose host's name was made to lead to this
-//!   machine asks from there, too, but for its own host: so a port on loopback answers only who asks for this machine
-//!   by name. Changes are for such callers alone.
+//! - What is answered is for the own page alone: no header lets another site read it, and where the browser says that
+//!   another site asks (`Sec-Fetch-Site`), nothing is run for it.
+//! - While authentication is off, whoever reaches the port is let in. A page whose host's name was made to lead to this
+//!   node asks from a browser that does, and to the browser that is one site; but the request names its own host. So
+//!   without authentication a node answers only who asks for it by a name that is nobody else's
+//!   ([`Console::host_is_ours`]); with TLS its certificate says so. Changes are for callers on its machine alone.
 //! - The page puts names and values nowhere but into text, and its policy lets it run nothing but its own scripts.
 
 mod ask;
@@ -48,14 +50,22 @@ const CHANGE_TIME_MAX: Duration = Duration::from_secs(10);
 /// A request that changes something has this header.
 pub(crate) const CHANGES_HEADER: &str = "x-tally-console";
 
+/// In which a browser says whose page sends a request.
+const SITE_HEADER: &str = "sec-fetch-site";
+
 /// What the port answers with.
 pub(crate) struct Console {
     pub(crate) api: Api,
     /// The node's, which all of its clients share.
     pub(crate) room: Arc<NodeRoom>,
-    /// Of a port that is reached from this machine alone: whether a host is this machine.
-    pub(crate) this_machine: Option<fn(&str) -> bool>,
+    /// Without authentication: whether a host leads to this node and to nobody else's page.
+    pub(crate) host_is_ours: HostIsOurs,
+    /// The port is reached from this machine alone.
+    pub(crate) on_loopback: bool,
 }
+
+/// Asked of what a request's `Host` says.
+pub(crate) type HostIsOurs = Box<dyn Fn(&str) -> bool + Send + Sync>;
 
 #[async_trait]
 impl Pages for Console {
@@ -98,20 +108,25 @@ impl Console {
                 "a change needs the header X-Tally-Console: 1, which no other site can send",
             );
         }
+        let site = asked.headers.get(SITE_HEADER);
+        if site.is_some_and(|site| site != "same-origin" && site != "none") {
+            return forbidden("a page of another site has sent this");
+        }
         if self.api.asks_who() {
             return Ok(());
         }
-        let is_for_here = |is: fn(&str) -> bool| asked.host().is_some_and(is);
-        match self.this_machine.map(is_for_here) {
-            Some(true) => Ok(()),
-            Some(false) => forbidden(
-                "without authentication this is for who asks for this machine by its own name",
-            ),
-            None if changes => {
-                forbidden("without authentication changes are for callers on the node's machine")
-            }
-            None => Ok(()),
+        if !asked.host().is_some_and(&self.host_is_ours) {
+            return forbidden(
+                "without authentication a node is asked by its own name or address only: another name could be that of \
+                 somebody's page",
+            );
         }
+        if changes && !self.on_loopback {
+            return forbidden(
+                "without authentication changes are for callers on the node's machine",
+            );
+        }
+        Ok(())
     }
 
     /// Somebody was not let in.
@@ -136,13 +151,8 @@ impl Console {
         let told = told.get_ref();
         let mut body = json::status(told);
         body["authentication"] = json!(self.api.asks_who());
-        body["changes"] = json!(self.let_in_for_changes(asked));
+        body["changes"] = json!(self.api.asks_who() || self.on_loopback);
         Ok(answered(body, told.header.as_ref(), took))
-    }
-
-    /// Whether a change by this caller would be looked at.
-    fn let_in_for_changes(&self, asked: &Asked) -> bool {
-        self.api.asks_who() || self.this_machine.is_some_and(|is| asked.host().is_some_and(is))
     }
 
     async fn metrics(&self, asked: &Asked, mut query: Query) -> Result<Page, Page> {

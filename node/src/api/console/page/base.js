@@ -13,25 +13,31 @@ export class Refused extends Error {
     this.body = body;
   }
 }
-export async function asked(path, method) {
-  const headers = {};
+/** Who asks has changed meanwhile: what came is not for whoever looks now. */
+export class Outdated extends Error {}
+let era = 0;
+export function asksAnew() { era += 1; }
+// As text.
+export async function asked(path, method = 'GET') {
+  const headers = {}, of = era;
   const token = sessionStorage.getItem(TOKEN);
   if (token) headers.authorization = `Bearer ${token}`;
   if (method === 'PUT') headers['x-tally-console'] = '1';
-  let response;
+  let response, text;
   try {
     response = await fetch(path, { method, headers, cache: 'no-store', redirect: 'error', signal: AbortSignal.timeout(PATIENCE_MS) });
+    text = await response.text();
   } catch {
     throw new Error('the node does not answer');
   }
-  if (response.ok) return response;
-  const text = await response.text();
+  if (of !== era) throw new Outdated('who asks has changed: ask again');
+  if (response.ok) return text;
   let body;
   try { body = JSON.parse(text); } catch { body = {}; }
   body.refused ??= { reason: `HTTP ${response.status}`, message: text.trim() };
   throw new Refused(response.status, body);
 }
-export const ask = async (path, method = 'GET') => (await asked(path, method)).json();
+export const ask = async (path, method) => JSON.parse(await asked(path, method));
 
 // ---- showing
 // What can't be seen, or turns what is around it, is shown by its number.

@@ -17,9 +17,12 @@ function level(name) {
   return name === 'session' ? `session:${session()}` : name;
 }
 
+// A value may have a MiB: so much of it is put into the page.
+const LETTERS_MAX = 2000;
 const valueOf = item => {
   const text = item.value ?? `0x${item.value_hex}`;
-  return item.value_is_cut ? `${text}… (${item.value_bytes} bytes)` : text;
+  const isCut = item.value_is_cut || text.length > LETTERS_MAX;
+  return isCut ? `${text.slice(0, LETTERS_MAX).replace(/[\ud800-\udbff]$/, '')}… (${item.value_bytes} bytes)` : text;
 };
 
 async function list(after) {
@@ -50,6 +53,15 @@ const whyOf = error => `✕ ${error.message}`;
 
 $('find').addEventListener('submit', event => { event.preventDefault(); list(null); });
 $('more').addEventListener('click', () => list(listed.next));
+
+// What was seen is not for whoever asks now.
+export function forget() {
+  [listed, newest] = [null, null];
+  for (const table of ['items', 'levels']) fill($(table), []);
+  for (const line of ['found', 'read-said', 'step-said', 'may-change']) $(line).textContent = '';
+  $('more').hidden = true;
+  formChanged();
+}
 
 // ---- one item
 function choose(kind, name) {

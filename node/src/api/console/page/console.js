@@ -1,6 +1,6 @@
 // Asks the node every two seconds, and shows what it says.
-import { $, Refused, TOKEN, ask, asked, fill } from './base.js';
-import { sawToken } from './browse.js';
+import { $, Outdated, Refused, TOKEN, ask, asked, asksAnew, fill } from './base.js';
+import { forget, sawToken } from './browse.js';
 import { hottest, rates, scraped } from './metrics.js';
 
 const EVERY_MS = 2000;
@@ -24,14 +24,17 @@ function showStatus(told) {
   const enough = told.voters_reachable >= told.quorum;
   say(!enough ? `✕ Only ${told.voters_reachable} of ${told.voters} voters answer node ${answer.node_id}: fewer than the quorum of ${told.quorum}` :
     leader ? `✓ Node ${leader.id} leads in term ${leader.term}` : '✕ No node says that it leads', enough && leader ? 'good' : 'bad');
-  $('about').textContent = `Node ${answer.node_id} was asked. Cluster ${answer.cluster_id || '(not known yet)'}; revision ${answer.revision}; ${told.authentication ? 'callers show who they are' : 'nobody is asked who he is'}.`;
-  $('quorum').textContent = `${told.voters_reachable} of ${told.voters} voters answer; the quorum is ${told.quorum}. Sessions: ${told.dedup.sessions} of ${told.dedup.sessions_max}${told.dedup.sessions_warning ? ' (filling up)' : ''}. Idempotency keys: ${told.dedup.keys}${told.dedup.key_bytes_warning ? ' (filling up)' : ''}.`;
+  $('about').textContent = `Node ${answer.node_id} was asked. Cluster ${answer.cluster_id || '(not known yet)'}; revision ${answer.revision}; ${told.authentication ? 'callers show who they are' : 'callers are not asked who they are'}.`;
+  $('quorum').textContent = `${told.voters_reachable} of ${told.voters} voters answer; the quorum is ${told.quorum}.${told.dedup ? memory(told.dedup) : ''}`;
   fill($('nodes'), nodes.map(node => [{ head: node.id }, roleCell(node), ...['term', 'last_log_index', 'commit_index', 'applied_index', 'lag_entries'].map(name => ({ number: node.reachable ? node[name] : '' })),
     { word: node.version }, { word: node.address }, notesCell(node)]));
   $('may-change').textContent = told.changes ? 'Each step is shown before it is done. It takes the right to administer where callers show who they are.' :
     'Read-only here: without authentication, changes are for callers on the node’s own machine.';
+  $('who').hidden = !told.authentication;
+  $('step').hidden = !told.changes;
   offerNodes(nodes);
 }
+const memory = dedup => ` Sessions: ${dedup.sessions} of ${dedup.sessions_max}${dedup.sessions_warning ? ' (filling up)' : ''}. Idempotency keys: ${dedup.keys}${dedup.key_bytes_warning ? ' (filling up)' : ''}.`;
 function roleCell(node) {
   if (!node.reachable) return { word: `✕ no answer (${node.is_voter ? 'voter' : 'learner'})`, bad: true };
   return { word: node.role === 'leader' ? '★ leader' : node.role ?? 'no role', leader: node.role === 'leader' };
@@ -55,7 +58,7 @@ function offerNodes(nodes) {
 const scrapes = new Map();
 let past = [];
 async function scrape(node) {
-  const text = await (await asked(`/api/metrics${node === '0' ? '' : `?node=${node}`}`, 'GET')).text();
+  const text = await asked(`/api/metrics${node === '0' ? '' : `?node=${node}`}`);
   const now = performance.now();
   const known = (scrapes.get(node) ?? []).filter(scrape => now - scrape.at < WINDOW_MS);
   scrapes.set(node, [...known, scraped(text, now)]);
@@ -94,10 +97,19 @@ function showPast(total) {
   $('past').replaceChildren(line);
   $('past-text').textContent = `${rate(total)} requests a second now; at most ${rate(top)} in the last two minutes. This page's own are among them.`;
 }
-$('of').addEventListener('change', () => { scrapes.clear(); past = []; fill($('rates'), []); $('window').textContent = 'waiting for a second scrape'; $('past').replaceChildren(); $('past-text').textContent = ''; turn(); });
+function forgetRates() {
+  scrapes.clear();
+  past = [];
+  for (const table of ['rates', 'hot']) fill($(table), []);
+  $('past').replaceChildren();
+  for (const line of ['past-text', 'hot-said']) $(line).textContent = '';
+  $('window').textContent = 'waiting for a second scrape';
+}
+$('of').addEventListener('change', () => { forgetRates(); turn(); });
 
 // ---- the round
-let paused = false, stopped = false, busy = false, again = null, silentSince = null;
+// `anew`: who asks has changed while a round was under way.
+let paused = false, stopped = false, busy = false, anew = false, again = null, silentSince = null;
 async function turn() {
   clearTimeout(again);
   if (paused || stopped || document.hidden || busy) return;
@@ -113,10 +125,12 @@ async function turn() {
     failed(error);
   } finally {
     busy = false;
-    if (!stopped) again = setTimeout(turn, EVERY_MS);
+    if (!stopped) again = setTimeout(turn, anew ? 0 : EVERY_MS);
+    anew = false;
   }
 }
 function failed(error) {
+  if (error instanceof Outdated) return;
   $('all').classList.add('old');
   if (!(error instanceof Refused)) {
     silentSince ??= new Date().toLocaleTimeString('en-GB');
@@ -124,18 +138,32 @@ function failed(error) {
     $('updated').textContent = `✕ no answer since ${silentSince}`;
     return;
   }
+  silentSince = null;
+  if (error.status !== 401 && error.status !== 403) {
+    say(`✕ ${error.message}`, 'bad');
+    return;
+  }
+  // Asking again and again would tell nothing new.
+  stopped = true;
+  forgetNodes();
+  $('about').textContent = error.message;
+  $('updated').textContent = 'nodes are not shown';
+  const { reason } = error.body.refused;
+  $('who').hidden = reason === 'FORBIDDEN_HERE';
   if (error.status === 401) {
-    // Asking again and again would tell nothing new.
-    stopped = true;
     say('✕ This cluster asks who you are: give a token', 'bad');
-    $('about').textContent = error.message;
     $('token').focus();
-  } else if (error.status === 403) {
-    // Who may see no nodes may still see what its rights are on.
-    say('Nodes and metrics are not for you to see; items may be', 'bad');
-    $('about').textContent = error.message;
-    stopped = true;
-  } else say(`✕ ${error.message}`, 'bad');
+  } else if (reason === 'FORBIDDEN_HERE') say('✕ This console does not answer a page at this address', 'bad');
+  // Who may see no nodes may still see what its rights are on.
+  else say('Nodes and metrics are not for you to see; items may be', 'bad');
+}
+function forgetNodes() {
+  $('all').classList.remove('old');
+  fill($('nodes'), []);
+  for (const line of ['about', 'quorum']) $(line).textContent = '';
+  offerNodes([]);
+  forgetRates();
+  $('window').textContent = '';
 }
 $('pause').addEventListener('click', () => {
   paused = !paused;
@@ -147,16 +175,23 @@ document.addEventListener('visibilitychange', turn);
 $('who').addEventListener('submit', event => {
   event.preventDefault();
   const token = $('token').value.trim();
-  if (token) sessionStorage.setItem(TOKEN, token);
   $('token').value = '';
-  whoIsShown();
+  // What no header can hold is no token, and would not be sent.
+  if (!/^[\x21-\x7e]+$/.test(token)) { say('✕ That is no token: one has neither spaces nor letters beyond ASCII', 'bad'); return; }
+  sessionStorage.setItem(TOKEN, token);
+  asAnother();
 });
-$('forget').addEventListener('click', () => { sessionStorage.removeItem(TOKEN); $('token').value = ''; whoIsShown(); });
-function whoIsShown() {
+$('forget').addEventListener('click', () => { sessionStorage.removeItem(TOKEN); $('token').value = ''; asAnother(); });
+function asAnother() {
+  asksAnew();
+  forgetNodes();
+  forget();
+  begin();
+}
+function begin() {
   $('token').placeholder = sessionStorage.getItem(TOKEN) ? 'one is used' : 'none';
-  stopped = false;
-  scrapes.clear();
+  [stopped, anew] = [false, busy];
   turn();
 }
 
-whoIsShown();
+begin();
