@@ -64,11 +64,19 @@ export class Cluster {
   async ask(words, { node, token } = {}) {
     const endpoints = node ? this.nodes[node - 1].client : this.nodes.map(({ client }) => client).join(',');
     const env = { ...process.env, TALLY_TOKEN: token ?? '' };
-    const { stdout } = await run(this.tally, [...words, '--json', '--endpoints', endpoints, '--deadline', '10s', ...this.words], { env, cwd: this.directory }).catch(error => {
+    const json = words.some(word => word.startsWith('--json')) ? [] : ['--json'];
+    const { stdout } = await run(this.tally, [...words, ...json, '--endpoints', endpoints, '--deadline', '10s', ...this.words], { env, cwd: this.directory }).catch(error => {
       if (error.stdout) return error;
       throw error;
     });
     return stdout.trim().startsWith('{') ? JSON.parse(stdout) : stdout.trim();
+  }
+
+  /** Many commands, a line each. */
+  async shell(lines) {
+    const child = spawn(this.tally, ['shell', '--endpoints', this.nodes.map(({ client }) => client).join(',')], { stdio: ['pipe', 'ignore', 'inherit'] });
+    child.stdin.end(`${lines.join('\n')}\n`);
+    assert.equal(await new Promise(done => child.once('exit', done)), 0);
   }
 
   signal(id, signal) { this.nodes[id - 1].child.kill(signal); }
@@ -90,7 +98,7 @@ export class Cluster {
 
 /** Three nodes that ask nobody who he is. */
 export async function openCluster(tallyd, tally) {
-  const cluster = await Cluster.start(tallyd, tally, { count: 3 });
+  const cluster = await Cluster.start(tallyd, tally, { count: 3, flags: () => ['--hot-item-names', 'shown'] });
   for (const { id } of cluster.nodes) cluster.startNode(id);
   await until('three nodes answer', async () => (await cluster.ask(['status'])).health?.voters_answering === 3);
   return cluster;

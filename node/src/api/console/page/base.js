@@ -42,7 +42,7 @@ export const ask = async (path, method) => JSON.parse(await asked(path, method))
 // ---- showing
 // What can't be seen, or turns what is around it, is shown by its number.
 export const shown = text => String(text).replace(/[\p{C}\p{Zl}\p{Zp}]/gu, letter => `‹U+${letter.codePointAt(0).toString(16).toUpperCase().padStart(4, '0')}›`);
-export const took = micros => (micros < 1000 ? `${micros} µs` : `${(micros / 1000).toPrecision(3)} ms`);
+export const took = micros => (micros < 1e3 ? `${micros} µs` : micros < 999.5e3 ? `${(micros / 1e3).toPrecision(3)} ms` : `${(micros / 1e6).toPrecision(3)} s`);
 // Rows of a table. A cell that stays as it was is left alone, for whoever reads it just now.
 export function fill(table, rows) {
   const body = table.tBodies[0];

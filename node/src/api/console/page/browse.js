@@ -38,7 +38,7 @@ async function list(after) {
     fill($('items'), told.items.map(item => [
       { name: item.name, choose: () => choose(kind, item.name) }, { text: valueOf(item) }, { number: item.modified_revision }]));
     const which = told.items.length ? `${kind}s ${listed.before + 1} to ${listed.before + told.items.length}` : `no ${kind}s`;
-    $('found').textContent = `${which}${told.next ? ', and there are more' : ''}; ${worth(told.answer)}, ${took(told.took_us)}`;
+    $('found').textContent = `${which}${told.next ? ', and there are more' : ''}; ${worth(told.answer)}, took ${took(told.took_us)}`;
     $('more').hidden = !told.next;
   } catch (error) {
     fill($('items'), []);
@@ -83,7 +83,7 @@ async function at(kind, name, wanted) {
       { word: `${answer.node_id}, ${answer.role ?? 'no role'}` }, { number: took(told.took_us) }] };
   } catch (error) {
     const best = error.body?.refused?.best_staleness_ms;
-    return { cells: [{ head: said }, { text: whyOf(error), bad: true }, { word: 'refused' }, { number: typeof best === 'number' ? `best ${best} ms` : '' }, {}, {},
+    return { cells: [{ head: said }, { text: whyOf(error), bad: true }, { word: 'refused' }, { number: typeof best === 'number' ? `best ${best} ms` : '' }, { number: '' }, { number: '' },
       { word: error.body?.answer ? `${error.body.answer.node_id}` : '' }, { number: error.body?.took_us === undefined ? '' : took(error.body.took_us) }] };
   }
 }

@@ -33,6 +33,7 @@ function showStatus(told) {
   $('who').hidden = !told.authentication;
   $('step').hidden = !told.changes;
   offerNodes(nodes);
+  showWatched(true);
 }
 const memory = dedup => ` Sessions: ${dedup.sessions} of ${dedup.sessions_max}${dedup.sessions_warning ? ' (filling up)' : ''}. Idempotency keys: ${dedup.keys}${dedup.key_bytes_warning ? ' (filling up)' : ''}.`;
 function roleCell(node) {
@@ -155,9 +156,11 @@ function failed(error) {
     $('token').focus();
   } else if (reason === 'FORBIDDEN_HERE') say('✕ This console does not answer a page at this address', 'bad');
   // Who may see no nodes may still see what its rights are on.
-  else say('Nodes and metrics are not for you to see; items may be', 'bad');
+  else say('✕ Nodes and metrics are not for you to see; counters and keys may be', 'bad');
 }
+const showWatched = isShown => { for (const section of document.querySelectorAll('.watched')) section.hidden = !isShown; };
 function forgetNodes() {
+  showWatched(false);
   $('all').classList.remove('old');
   fill($('nodes'), []);
   for (const line of ['about', 'quorum']) $(line).textContent = '';
