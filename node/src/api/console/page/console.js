@@ -33,7 +33,7 @@ function showStatus(told) {
   $('who').hidden = !told.authentication;
   $('step').hidden = !told.changes;
   offerNodes(nodes);
-  showWatched(true);
+  showSections(true, true);
 }
 const memory = dedup => ` Sessions: ${dedup.sessions} of ${dedup.sessions_max}${dedup.sessions_warning ? ' (filling up)' : ''}. Idempotency keys: ${dedup.keys}${dedup.key_bytes_warning ? ' (filling up)' : ''}.`;
 function roleCell(node) {
@@ -151,6 +151,7 @@ function failed(error) {
   $('updated').textContent = 'nodes are not shown';
   const { reason } = error.body.refused;
   $('who').hidden = reason === 'FORBIDDEN_HERE';
+  showSections(false, error.status === 403 && reason !== 'FORBIDDEN_HERE');
   if (error.status === 401) {
     say('✕ This cluster asks who you are: give a token', 'bad');
     $('token').focus();
@@ -158,9 +159,11 @@ function failed(error) {
   // Who may see no nodes may still see what its rights are on.
   else say('✕ Nodes and metrics are not for you to see; counters and keys may be', 'bad');
 }
-const showWatched = isShown => { for (const section of document.querySelectorAll('.watched')) section.hidden = !isShown; };
+// What is for whoever watches, and the rest.
+function showSections(watched, rest) {
+  for (const section of $('all').children) section.hidden = !(section.matches('.watched') ? watched : rest);
+}
 function forgetNodes() {
-  showWatched(false);
   $('all').classList.remove('old');
   fill($('nodes'), []);
   for (const line of ['about', 'quorum']) $(line).textContent = '';
