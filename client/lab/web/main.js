@@ -5,6 +5,7 @@ import * as picture from './picture.js';
 import * as lanes from './lanes.js';
 import * as meters from './meters.js';
 import { open, progress } from './lesson.js';
+import * as plan from './plan.js';
 import { LESSONS } from './lessons.js';
 
 const $ = id => document.getElementById(id);
@@ -20,6 +21,7 @@ lab.listeners.add(() => {
   picture.update();
   lanes.list();
   meters.gather();
+  plan.gather();
   if (received - slow > 500) {
     slow = received;
     health();
@@ -35,7 +37,7 @@ function begin() {
   const whole = (text, command) => el('button', { type: 'button', onclick: () => lab.do(command).catch(error => { $('live').textContent = error.message; }) }, text);
   const cut = (text, name) => whole(text, { do: 'cut', name });
   const reset = whole('Reset', { do: 'reset' });
-  reset.addEventListener('click', meters.forget);
+  reset.addEventListener('click', () => { meters.forget(); plan.forget(); });
   $('named').replaceChildren(cut('Leader alone', 'leader-alone'), cut('A follower alone', 'follower-alone'), cut('Bridge', 'bridge'), cut('All apart', 'all'), whole('Heal all links', { do: 'heal' }), reset);
   lanes.form();
   route();
@@ -105,7 +107,7 @@ async function route() {
   const lesson = LESSONS.find(each => kind === 'lesson' && each.name === rest);
   show(!location.hash || location.hash === '#/');
   open(lesson);
-  if (lesson) meters.forget();
+  if (lesson) { meters.forget(); plan.forget(); }
   if (kind === 'scene') await scene(rest);
 }
 addEventListener('hashchange', () => { if (started) route(); });
@@ -120,11 +122,18 @@ $('share').onclick = async () => {
   const places = order(), at = id => places.indexOf(id);
   const links = lab.state.links.filter(link => link.cut || link.delay_ms || link.loss_percent)
     .map(link => [at(link.from), at(link.to), Number(link.cut), link.delay_ms, link.loss_percent].join('.'));
-  const nodes = lab.state.nodes.filter(node => node.process !== 'running').map(node => `${at(node.id)}.${node.process}`);
+  const nodes = lab.state.nodes.flatMap(node => [node.process !== 'running' && node.process, node.disk_full && 'full', node.clock_offset_ms && `clock${node.clock_offset_ms}`]
+    .filter(Boolean).map(is => `${at(node.id)}.${is}`));
   const clients = lab.state.clients.map(client => `${at(client.node)}.${client.per_second}.${client.level}`);
   const address = `${location.origin}/#/scene/${[links, nodes, clients].map(each => each.join('_')).join('~')}`;
   const copied = await navigator.clipboard?.writeText(address).then(() => true, () => false);
   $('share-said').replaceChildren(copied ? 'Copied: ' : '', el('a', { href: address }, address));
+};
+
+$('plan').onclick = async () => {
+  const text = plan.plan();
+  const copied = text && await navigator.clipboard?.writeText(text).then(() => true, () => false);
+  $('share-said').replaceChildren(text ? el('div', {}, copied ? 'Copied:' : 'A plan:', el('pre', { id: 'plan-text', tabindex: 0 }, text)) : 'Nothing was done yet: no link, node, disk or clock was changed.');
 };
 
 async function scene(text) {
@@ -141,7 +150,10 @@ async function scene(text) {
   }
   for (const node of nodes ?? []) {
     const [at, is] = node.split('.');
-    await lab.do({ do: is === 'dead' ? 'kill' : 'pause', node: places[at] });
+    const node = places[at];
+    if (is === 'full') await lab.do({ do: 'disk', node, full: true });
+    else if (is.startsWith('clock')) await lab.do({ do: 'clock', node, offset_ms: Number(is.slice(5)) });
+    else await lab.do({ do: is === 'dead' ? 'kill' : 'pause', node });
   }
 }
 

@@ -4,7 +4,9 @@
 
 import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { createRequire } from 'node:module';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
@@ -19,6 +21,13 @@ if (pictures) mkdirSync(pictures, { recursive: true });
 /** Lessons wait for elections, and the machine of a check may be busy; nothing is tried twice. */
 const LESSON_MS = 90_000;
 const PAGE_BYTES_MAX = 300_000;
+
+/** A plan in a file. */
+function planFile(text) {
+  const path = join(mkdtempSync(join(tmpdir(), 'tally-plan-')), 'plan');
+  writeFileSync(path, text);
+  return path;
+}
 
 /** Starts a lab, and waits for its address. */
 async function start() {
@@ -101,7 +110,7 @@ async function picture(name) {
 {
   const { stdout: index } = await run('curl', ['-s', '--output', '-', address], { encoding: 'buffer' });
   const text = gunzipSync(index).toString();
-  const paths = ['style.css', 'main.js', 'lab.js', 'lanes.js', 'lesson.js', 'lessons.js', 'meters.js', 'picture.js', 'icon.svg'];
+  const paths = ['style.css', 'main.js', 'lab.js', 'lanes.js', 'lesson.js', 'lessons.js', 'meters.js', 'picture.js', 'plan.js', 'icon.svg'];
   let bytes = index.length;
   for (const path of paths) bytes += (await run('curl', ['-s', '--output', '-', address + path], { encoding: 'buffer' })).stdout.length;
   assert.match(text, /lab-token/);
@@ -129,8 +138,8 @@ if (!only) {
   const { nodes } = await ask('status');
   for (const node of nodes) {
     const row = rows.find(row => row[0] === `node ${node.id}`);
-    assert.deepEqual([row[1], Number(row[2])], [node.role, node.term], `node ${node.id}`);
-    assert.ok(Number(row[6]) <= node.applied_index, 'applied, a moment ago');
+    assert.deepEqual([row[1], row[2], Number(row[3])], [node.role, 'well', node.term], `node ${node.id}`);
+    assert.ok(Number(row[7]) <= node.applied_index, 'applied, a moment ago');
   }
   ok('roles, terms and applied entries are what `tally status` says');
   const value = async () => (await ask('counter', 'get', 'hits')).value;
@@ -165,6 +174,29 @@ if (!only) {
   await page.getByRole('button', { name: 'Start again' }).click();
   await whole();
   ok('pause, go on, kill and start again are done to the process');
+
+  await page.locator('.node[aria-label^="node 3 "]').click();
+  const third = async () => (await ask('status')).nodes.find(node => node.id === 3);
+  await page.getByRole('button', { name: 'Fill its disk' }).click();
+  await page.locator('.node[aria-label*="disk full"]').waitFor();
+  await until('the node says that its disk is nearly full', async () => (await third()).disk_nearly_full);
+  await page.getByLabel('its clock').selectOption('3600000');
+  await page.locator('.node[aria-label*="clock 1 h ahead"]').waitFor();
+  await page.getByRole('button', { name: 'Copy an address' }).click();
+  assert.match(await page.locator('#share-said a').getAttribute('href'), /full_\d\.clock3600000/);
+  await page.getByRole('button', { name: 'Give its disk room' }).click();
+  await page.getByLabel('its clock').selectOption('0');
+  await until('the node says that there is room', async () => !(await third()).disk_nearly_full);
+  await page.getByRole('button', { name: 'Copy what was done' }).click();
+  const plan = await page.locator('#plan-text').innerText();
+  for (const line of [/for \d+ms cut-clients (leader|node 1)$/, /pause (leader|node 2)$/, /kill (leader|node 2)$/, /full-disk (leader|node 3)$/, /clock (leader|node 3) \+3600000ms$/]) {
+    assert.ok(plan.split('\n').some(each => line.test(each)), `${line}:\n${plan}`);
+  }
+  if (pictures) writeFileSync(`${pictures}/plan.txt`, plan);
+  const read = await run(tallyd, ['chaos', '--plan', planFile(plan), '--print-plan', '--', 'true']);
+  assert.match(read.stdout + read.stderr, /clock (leader|node 3) \+1h/);
+  ok('what was done is a plan that chaos reads');
+  ok('a full disk is full for the node, and a clock is set, by clicking');
 
   // --- Sharing ---
   await page.getByRole('button', { name: 'A follower alone' }).click();
