@@ -58,7 +58,7 @@ impl Sockets {
 
     /// Shares out so many descriptors.
     pub fn of(descriptors: usize) -> Sockets {
-        let peers = (descriptors / 8).clamp(PEERS_MIN, PEERS_MAX);
+        let peers = (descriptors.saturating_sub(CONSOLE_MAX) / 8).clamp(PEERS_MIN, PEERS_MAX);
         // As many again are connections that this node makes.
         let clients = descriptors.saturating_sub(OWN + METRICS_MAX + CONSOLE_MAX + peers);
         Sockets {
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn clients_never_get_what_the_node_needs() {
-        for descriptors in [ENOUGH, 256, 1024, 4096, 20_000, 1 << 20, usize::MAX] {
+        for descriptors in [ENOUGH, ENOUGH + 1, 300, 1024, 4096, 20_000, 1 << 20, usize::MAX] {
             let Sockets { clients_max, peers_max, metrics_max, console_max } =
                 Sockets::of(descriptors);
             let used = OWN + metrics_max + console_max + 2 * peers_max + clients_max;
