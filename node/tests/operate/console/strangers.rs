@@ -166,7 +166,8 @@ async fn names_and_values_are_json_whatever_is_in_them() {
         let mut shown =
             items.iter().map(|item| item["name"].as_str().expect("a name")).collect::<Vec<_>>();
         let mut expected = names.to_vec();
-        (shown.sort_unstable(), expected.sort_unstable());
+        shown.sort_unstable();
+        expected.sort_unstable();
         assert_eq!(shown, expected);
         for item in items.iter().filter(|_| named) {
             assert_eq!(item["value"], item["name"]);
