@@ -33,6 +33,9 @@ pub struct Config {
     /// Address to listen on for scrapers and probes. On loopback it is open and in plain HTTP, else under the TLS of
     /// the client port, and asks who is there as that does. Empty: no such port.
     pub metrics_listen: String,
+    /// Address to listen on for browsers: a page that shows the cluster and what is in it. It has the TLS of the client
+    /// port, and asks who is there as that does. Empty: no such port.
+    pub console_listen: String,
     /// Address of the client port as clients reach it. Empty: `client_listen`.
     pub client_advertise: String,
     /// Address of the peer port as other nodes reach it. Empty: `peer_listen`.
@@ -192,6 +195,7 @@ impl Default for Config {
             client_listen: "127.0.0.1:7401".to_owned(),
             peer_listen: "127.0.0.1:7501".to_owned(),
             metrics_listen: "127.0.0.1:7601".to_owned(),
+            console_listen: String::new(),
             client_advertise: String::new(),
             peer_advertise: String::new(),
             peer_via: PeerVia::default(),
@@ -329,10 +333,13 @@ impl Config {
         ] {
             check(is_address(address), key, || format!("{address:?} is not host:port"))?;
         }
-        let metrics = &self.metrics_listen;
-        check(metrics.is_empty() || is_address(metrics), "metrics_listen", || {
-            format!("{metrics:?} is not host:port")
-        })?;
+        for (key, address) in
+            [("metrics_listen", &self.metrics_listen), ("console_listen", &self.console_listen)]
+        {
+            check(address.is_empty() || is_address(address), key, || {
+                format!("{address:?} is not host:port")
+            })?;
+        }
         for (key, address) in
             [("client_advertise", self.client_address()), ("peer_advertise", self.peer_address())]
         {
@@ -502,6 +509,13 @@ impl Config {
                 client_cert || self.metrics_listen.is_empty(),
                 "cert_file and client_tls_key_file",
             ),
+            (
+                "console_listen",
+                &self.console_listen,
+                "client",
+                client_cert || self.console_listen.is_empty(),
+                "cert_file and client_tls_key_file",
+            ),
         ] {
             if !has_tls && !self.insecure_listen_without_tls && !is_loopback(address) {
                 return wrong(
@@ -518,6 +532,7 @@ impl Config {
         for (key, address, what) in [
             ("client_listen", &self.client_listen, "reads and changes everything"),
             ("metrics_listen", &self.metrics_listen, "reads the metrics"),
+            ("console_listen", &self.console_listen, "reads everything"),
         ] {
             if !asks && !address.is_empty() && !is_loopback(address) {
                 let problem = format!(
@@ -588,9 +603,17 @@ fn is_unspecified(address: &str) -> bool {
 
 /// Whether only this machine reaches it. Of a name nothing is known but for `localhost`.
 pub(crate) fn is_loopback(address: &str) -> bool {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let host = host_of(address);
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The host of an address, without its port if it has one, and without the brackets of IPv6.
+pub(crate) fn host_of(address: &str) -> &str {
+    let host = match address.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => host,
+        _ => address,
+    };
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
 /// A share of all, 0 to 1.

@@ -15,6 +15,7 @@
 //! [`Node::start`]; they differ in their [`Env`] only.
 
 mod beside;
+mod console;
 mod diagnosis;
 mod error;
 mod eyes;
@@ -101,6 +102,7 @@ pub struct Node {
     peer_server: JoinHandle<()>,
     metrics: Arc<Metrics>,
     eyes: EyesPort,
+    console_address: Option<String>,
     slots: Arc<Slots>,
     room: Arc<NodeRoom>,
     audit: Option<Arc<AuditLog>>,
@@ -366,6 +368,15 @@ impl Node {
         } else {
             service.take_part(own, operates);
         }
+        let parts = console::Parts {
+            api: api.clone(),
+            room: Arc::clone(&room),
+            tls: tls.client(),
+            audit: audit.clone(),
+            stopped: stopped.clone(),
+        };
+        let (console_address, console) = console::open(&config, &env, parts).await.unzip();
+        running.extend(console);
         let (health, health_service) = tonic_health::server::health_reporter();
         let routes = Routes::new(health_service);
         let client_server = tokio::spawn(api::server::serve(
@@ -391,6 +402,7 @@ impl Node {
             peer_server,
             metrics,
             eyes: eyes_port,
+            console_address,
             slots,
             room,
             audit,

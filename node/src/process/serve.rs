@@ -67,6 +67,8 @@ arguments! {
     peer_listen: String = "TALLY_PEER_LISTEN",
     /// Address to listen on for scrapers and probes; beyond loopback under the client port's TLS; empty: none.
     metrics_listen: String = "TALLY_METRICS_LISTEN",
+    /// Address to listen on for browsers, which see the cluster there; under the client port's TLS; empty: none.
+    console_listen: String = "TALLY_CONSOLE_LISTEN",
     /// Address of the client port as clients reach it.
     client_advertise: String = "TALLY_CLIENT_ADVERTISE",
     /// Address of the peer port as other nodes reach it.
