@@ -99,7 +99,9 @@ start_nodes() {
         store_of=()
         [[ $n != 2 || $1 != old ]] || store_of=(--backup-to "s3://$BUCKET/$PREFIX" --backup-interval-ms 2000 --backups-kept "$KEPT"
             --backup-s3-endpoint "https://$STORE" --backup-s3-ca-file certificates/ca.crt --backup-s3-credentials-file credentials)
-        tallyd serve --node-id $n --data-dir "$1-$n" --client-listen 127.0.0.1:2331$n --peer-listen 127.0.0.1:2332$n \
+        # What is there for `tally` says nothing to a node without a store.
+        env -u TALLY_BACKUP_S3_ENDPOINT -u TALLY_BACKUP_S3_CA_FILE -u TALLY_BACKUP_S3_CREDENTIALS_FILE \
+            tallyd serve --node-id $n --data-dir "$1-$n" --client-listen 127.0.0.1:2331$n --peer-listen 127.0.0.1:2332$n \
             --metrics-listen 127.0.0.1:2333$n --initial-cluster 1=127.0.0.1:23321,2=127.0.0.1:23322,3=127.0.0.1:23323 \
             "${store_of[@]}" >>"$1-$n.log" 2>&1 &
         nodes[$n]=$!

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use tally_backup_store::{
-    Store,
+    Error, Store,
     faults::{Fault, Faulty},
 };
 use tally_proto::backup::{Footer, Header, Reader, Writer};
@@ -106,7 +106,7 @@ impl Rig {
     async fn run(&mut self, time: Duration) {
         self.told = Arc::default();
         let objects = self.objects.clone();
-        let open = Arc::new(move || {
+        let open = Arc::new(move || -> Result<Store, Error> {
             let location = "s3://bucket/tally".parse().unwrap();
             Ok(Store::over(Arc::new(objects.clone()), location, 128, u64::MAX))
         });

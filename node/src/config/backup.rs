@@ -13,8 +13,7 @@ impl Config {
             return Ok(None);
         }
         let location = self.backup_to.parse::<Location>();
-        let location =
-            location.map_err(|problem| ConfigError { key: "backup_to", problem })?;
+        let location = location.map_err(|problem| ConfigError { key: "backup_to", problem })?;
         let path = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
         Ok(Some(Settings {
             location,
@@ -42,7 +41,8 @@ impl Config {
         let store = self.backup_store()?;
         let has_directory = !self.backup_dir.as_os_str().is_empty();
         if has_directory && store.is_some() {
-            let problem = "is set, and backup_dir is: a node has one place; give the other to another node";
+            let problem =
+                "is set, and backup_dir is: a node has one place; give the other to another node";
             return wrong("backup_to", problem);
         }
         let endpoint = &self.backup_s3_endpoint;

@@ -53,7 +53,8 @@ impl CredentialsFrom {
                     file.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
                     Ok((mode, text))
                 };
-                let (mode, text) = read().map_err(|error: std::io::Error| wrong(error.to_string()))?;
+                let (mode, text) =
+                    read().map_err(|error: std::io::Error| wrong(error.to_string()))?;
                 if mode & 0o077 != 0 {
                     let mode = mode & 0o777;
                     return Err(wrong(format!(
@@ -110,9 +111,13 @@ mod tests {
         let found = Credentials::parse(text).unwrap();
         assert_eq!((found.key_id.as_str(), found.secret.as_str()), ("ID", "a/b+c="));
         assert_eq!(found.token, None);
-        let found = Credentials::parse("aws_access_key_id=a\naws_secret_access_key=b\naws_session_token=c");
+        let found =
+            Credentials::parse("aws_access_key_id=a\naws_secret_access_key=b\naws_session_token=c");
         assert_eq!(found.unwrap().token.as_deref(), Some("c"));
-        assert_eq!(Credentials::parse("[default]\naws_access_key_id=a"), Err("aws_secret_access_key"));
+        assert_eq!(
+            Credentials::parse("[default]\naws_access_key_id=a"),
+            Err("aws_secret_access_key")
+        );
         assert_eq!(Credentials::parse(""), Err("aws_access_key_id"));
     }
 

@@ -109,7 +109,8 @@ async fn after<T>(fault: Option<Fault>, work: impl Future<Output = Result<T>> + 
         }
         Some(Fault::Refuses) => Err(Error::PermissionDenied {
             path: String::new(),
-            source: "<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>".into(),
+            source: "<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>"
+                .into(),
         }),
         Some(Fault::Hangs) => future::pending().await,
     }

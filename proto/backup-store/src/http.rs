@@ -157,8 +157,8 @@ impl tower::Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let dialing = timeout(CONNECT_MAX, self.clone().dial(uri));
-        Box::pin(async { dialing.await? })
+        let dialing = self.clone().dial(uri);
+        Box::pin(async { timeout(CONNECT_MAX, dialing).await? })
     }
 }
 
@@ -181,7 +181,7 @@ impl Read for Stream {
         context: &mut Context<'_>,
         into: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, into)
+        Read::poll_read(Pin::new(&mut self.0), context, into)
     }
 }
 
@@ -191,15 +191,15 @@ impl Write for Stream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
+        Write::poll_write(Pin::new(&mut self.0), context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
+        Write::poll_flush(Pin::new(&mut self.0), context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
+        Write::poll_shutdown(Pin::new(&mut self.0), context)
     }
 }
 
@@ -217,7 +217,7 @@ impl HttpService for Http {
         let asking = self.client.request(request);
         // Whoever gives it up here ends it there.
         let mut asked = JoinSet::new();
-        asked.spawn_on(timeout(patience, asking), &self.runtime);
+        asked.spawn_on(async move { timeout(patience, asking).await }, &self.runtime);
         let answer = asked.join_next().await.expect("there is one");
         let (head, body) = match answer {
             Ok(Ok(Ok(answer))) => answer.into_parts(),

@@ -164,7 +164,8 @@ impl Store {
     /// Begins to write an object, of about so many bytes. Nothing is there under its name before
     /// [`Upload::finish`].
     pub async fn upload(&self, name: &str, about_bytes: u64) -> Result<Upload, Error> {
-        Upload::begin(self.clone(), name, upload::part_bytes(about_bytes, self.part_bytes_min)).await
+        Upload::begin(self.clone(), name, upload::part_bytes(about_bytes, self.part_bytes_min))
+            .await
     }
 
     /// Reads an object whole, and checks all of it.
@@ -205,7 +206,8 @@ impl Store {
             copied.map_err(|error| self.error(to, error))?;
         } else {
             let mut upload = self.upload(to, checked.bytes).await?;
-            match self.read(from, Sink::Object(&mut upload)).await {
+            let read = self.read(from, Sink::Object(&mut upload)).await;
+            match read {
                 Ok(read) if read == *checked => upload.finish().await.map(drop)?,
                 other => {
                     upload.abort().await;
@@ -214,7 +216,8 @@ impl Store {
                 }
             }
         }
-        let there = self.objects.head(&self.key(to)).await.map_err(|error| self.error(to, error))?;
+        let there =
+            self.objects.head(&self.key(to)).await.map_err(|error| self.error(to, error))?;
         if there.size != checked.bytes {
             let _ = self.remove(to).await;
             let problem = format!("it has {} bytes, and {} were copied", there.size, checked.bytes);

@@ -36,7 +36,9 @@ impl FromStr for Location {
             !part.is_empty() && part != "." && part != ".." && part.chars().all(of_prefix)
         };
         if !prefix.is_empty() && !prefix.split('/').all(is_right) {
-            return Err(format!("{prefix:?}: names in it have letters, digits, -, ., _ and = alone"));
+            return Err(format!(
+                "{prefix:?}: names in it have letters, digits, -, ., _ and = alone"
+            ));
         }
         Ok(Self { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
     }
@@ -129,7 +131,8 @@ impl Settings {
             builder = builder.with_token(token);
         }
         let objects = builder.build();
-        let objects = objects.map_err(|error| Error::Settings(credentials.hide(&error.to_string())))?;
+        let objects =
+            objects.map_err(|error| Error::Settings(credentials.hide(&error.to_string())))?;
         Ok(Store::new(Arc::new(objects), self.location.clone(), credentials, runtime.clone()))
     }
 

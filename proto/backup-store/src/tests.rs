@@ -150,7 +150,10 @@ fn what_a_store_says_is_a_short_line() {
 fn an_object_is_named_below_where_it_is() {
     let of = |text: &str| text.parse::<Location>().unwrap().of_object();
     let (parent, name) = of("s3://bucket/a/b/x.backup").unwrap();
-    assert_eq!((parent.shown(&name), name.as_str()), ("s3://bucket/a/b/x.backup".into(), "x.backup"));
+    assert_eq!(
+        (parent.shown(&name), name.as_str()),
+        ("s3://bucket/a/b/x.backup".into(), "x.backup")
+    );
     let (parent, name) = of("s3://bucket/x").unwrap();
     assert_eq!((parent.prefix.as_str(), name.as_str()), ("", "x"));
     assert_eq!(of("s3://bucket/"), None);

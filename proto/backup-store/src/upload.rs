@@ -35,11 +35,7 @@ pub struct Upload {
 }
 
 impl Upload {
-    pub(crate) async fn begin(
-        store: Store,
-        name: &str,
-        part_bytes: usize,
-    ) -> Result<Self, Error> {
+    pub(crate) async fn begin(store: Store, name: &str, part_bytes: usize) -> Result<Self, Error> {
         let parts = store.objects.put_multipart(&store.key(name)).await;
         Ok(Self {
             parts: parts.map_err(|error| store.error(name, error))?,
@@ -67,12 +63,13 @@ impl Upload {
 
     /// Sends the last part, and has the store make the object of them all. Its size.
     pub async fn finish(mut self) -> Result<u64, Error> {
-        let finished = self.complete().await;
-        if finished.is_err() {
-            self.abort().await;
-            finished?;
+        match self.complete().await {
+            Ok(()) => Ok(self.bytes),
+            Err(error) => {
+                self.abort().await;
+                Err(error)
+            }
         }
-        Ok(self.bytes)
     }
 
     /// Gives it up, and has the store forget its parts.

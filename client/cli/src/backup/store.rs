@@ -19,7 +19,12 @@ pub(crate) struct StoreOptions {
     #[arg(long, value_name = "URL", env = "TALLY_BACKUP_S3_ENDPOINT", hide_env_values = true)]
     s3_endpoint: Option<String>,
     /// Region of the bucket.
-    #[arg(long, value_name = "REGION", env = "TALLY_BACKUP_S3_REGION", default_value = "us-east-1")]
+    #[arg(
+        long,
+        value_name = "REGION",
+        env = "TALLY_BACKUP_S3_REGION",
+        default_value = "us-east-1"
+    )]
     s3_region: String,
     /// The bucket is the first part of the path; false: a part of the host's name.
     #[arg(
@@ -58,7 +63,8 @@ pub(super) fn location(file: &Path) -> Result<Option<Location>, Failure> {
 
 impl StoreOptions {
     pub(super) fn open(&self, location: Location) -> Result<Store, Failure> {
-        let path = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+        let path =
+            |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
         let settings = Settings {
             location,
             endpoint: self.s3_endpoint.clone().filter(|endpoint| !endpoint.is_empty()),
