@@ -221,13 +221,19 @@ impl HttpService for Http {
         let answer = asked.join_next().await.expect("there is one");
         let (head, body) = match answer {
             Ok(Ok(Ok(answer))) => answer.into_parts(),
-            Ok(Ok(Err(error))) => return Err(HttpError::new(kind(&error), error)),
+            Ok(Ok(Err(error))) => return Err(HttpError::new(kind(&error), all_of(&error))),
             Ok(Err(late)) => return Err(HttpError::new(HttpErrorKind::Timeout, late)),
             Err(gone) => return Err(HttpError::new(HttpErrorKind::Interrupted, gone)),
         };
         let body = Answer { body, patience: Box::pin(sleep(STALL_MAX)) };
         Ok(HttpResponse::from_parts(head, HttpResponseBody::new(body)))
     }
+}
+
+/// An error with what is behind it: "client error (Connect)" alone helps nobody.
+fn all_of(error: &(dyn std::error::Error + 'static)) -> io::Error {
+    let behind = std::iter::successors(Some(error), |error| error.source());
+    io::Error::other(behind.map(ToString::to_string).collect::<Vec<_>>().join(": "))
 }
 
 /// Whether the request is worth another try: all are that failed on the way.
@@ -254,7 +260,7 @@ impl Body for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
             self.patience.as_mut().reset(Instant::now() + STALL_MAX);
-            let interrupted = |error| HttpError::new(HttpErrorKind::Interrupted, error);
+            let interrupted = |error| HttpError::new(HttpErrorKind::Interrupted, all_of(&error));
             return Poll::Ready(frame.map(|frame| frame.map_err(interrupted)));
         }
         ready!(self.patience.as_mut().poll(context));

@@ -273,11 +273,16 @@ impl Store {
 
     fn error(&self, name: &str, error: object_store::Error) -> Error {
         let object = self.shown(name);
-        let problem = self.credentials.hide(&said(&error.to_string()));
+        let text = error.to_string();
+        let problem = self.credentials.hide(&said(&text));
         match error {
             object_store::Error::NotFound { .. } => Error::NotFound { object },
             object_store::Error::PermissionDenied { .. }
             | object_store::Error::Unauthenticated { .. } => Error::Refused { object, problem },
+            // Of a list it is told in words alone.
+            _ if text.contains("403 Forbidden") || text.contains("401 Unauthorized") => {
+                Error::Refused { object, problem }
+            }
             _ => Error::Failed { object, problem },
         }
     }

@@ -119,9 +119,9 @@ impl Settings {
             .with_disable_bulk_delete(true)
             .with_retry(RetryConfig {
                 backoff: BackoffConfig {
-                    init_backoff: Duration::from_millis(250),
+                    init_backoff: Duration::from_millis(500),
                     max_backoff: Duration::from_secs(10),
-                    base: 2.0,
+                    base: 3.0,
                 },
                 max_retries: REQUEST_RETRIES,
                 retry_timeout: RETRY_MAX,

@@ -138,6 +138,18 @@ async fn refused_credentials_are_said_to_be() {
     );
 }
 
+#[tokio::test]
+async fn a_refusal_is_one_however_it_is_told() {
+    let text = "Server returned non-2xx status code: 403 Forbidden: <Error><Code>SignatureDoesNotMatch\
+                </Code></Error>";
+    let error = object_store::Error::Generic { store: "S3", source: text.into() };
+    let error = store(&Faulty::default()).error("x", error);
+    assert_eq!(
+        error.to_string(),
+        "s3://bucket/a/b/x: the store refuses these credentials: SignatureDoesNotMatch"
+    );
+}
+
 #[test]
 fn what_a_store_says_is_a_short_line() {
     let text = "Generic error - status 500: <?xml?>\n<Error><Code>SlowDown</Code>\n\
