@@ -294,10 +294,15 @@ fn said(text: &str) -> String {
         let (_, rest) = text.split_once(&format!("<{name}>"))?;
         rest.split_once(&format!("</{name}>")).map(|(content, _)| content)
     };
+    // In front stand the request, with all of its address, and how often it was tried.
+    let why = match text.split_once(" - ") {
+        Some((request, why)) if request.contains("Error performing ") => why,
+        _ => text,
+    };
     let text = match (element("Code"), element("Message")) {
         (Some(code), Some(message)) => format!("{code}: {message}"),
         (Some(code), None) => code.to_owned(),
-        (None, _) => text.to_owned(),
+        (None, _) => why.to_owned(),
     };
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(PROBLEM_CHARS_MAX) {

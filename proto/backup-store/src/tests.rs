@@ -155,6 +155,9 @@ fn what_a_store_says_is_a_short_line() {
     let text = "Generic error - status 500: <?xml?>\n<Error><Code>SlowDown</Code>\n\
                 <Message>Please\nslow down</Message><AWSAccessKeyId>X</AWSAccessKeyId></Error>";
     assert_eq!(said(text), "SlowDown: Please slow down");
+    let text = "Generic S3 error: Error performing PUT https://host/bucket/key?uploadId=x in 5.6s, after 10 retries, \
+                max_retries: 10, retry_timeout: 60s  - HTTP error: client error (Connect): refused";
+    assert_eq!(said(text), "HTTP error: client error (Connect): refused");
     assert!(said(&"long ".repeat(1000)).chars().count() < PROBLEM_CHARS_MAX + 5);
 }
 
