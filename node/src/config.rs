@@ -9,6 +9,7 @@
 //! `docs/configuration.md` is checked against all of them at once. A part is given what it
 //! needs as values: only the process, the composition root and `consensus::raft_config` read this.
 
+mod backup;
 mod members;
 
 use std::{net::IpAddr, path::PathBuf, str::FromStr};
@@ -142,6 +143,21 @@ pub struct Config {
     pub audit_log_must_not_drop: bool,
     /// Directory into which the node makes backups by itself. Empty: it makes none.
     pub backup_dir: PathBuf,
+    /// Or into an S3-compatible object store, `s3://bucket/prefix`. Empty: it makes none.
+    pub backup_to: String,
+    /// Where that store is, `https://host:port`. Empty: Amazon's of the region.
+    pub backup_s3_endpoint: String,
+    /// Region of the bucket, part of what is signed.
+    pub backup_s3_region: String,
+    /// The bucket is the first part of the path; without it a part of the host's name.
+    pub backup_s3_path_style: bool,
+    /// File of the credentials, which its owner alone may read. Empty: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and
+    /// AWS_SESSION_TOKEN of the environment.
+    pub backup_s3_credentials_file: PathBuf,
+    /// CAs that sign for the store (PEM). Empty: those that the operating system trusts.
+    pub backup_s3_ca_file: PathBuf,
+    /// Send backups to a store on another machine without TLS: whoever is on the way reads everything.
+    pub insecure_backup_without_tls: bool,
     /// From one to the next, in ms. At least 1000.
     pub backup_interval_ms: u64,
     /// So many of the newest are kept, 1 to 10,000.
@@ -242,6 +258,13 @@ impl Default for Config {
             audit_log_reads: false,
             audit_log_must_not_drop: false,
             backup_dir: PathBuf::new(),
+            backup_to: String::new(),
+            backup_s3_endpoint: String::new(),
+            backup_s3_region: "us-east-1".to_owned(),
+            backup_s3_path_style: true,
+            backup_s3_credentials_file: PathBuf::new(),
+            backup_s3_ca_file: PathBuf::new(),
+            insecure_backup_without_tls: false,
             backup_interval_ms: 24 * 60 * 60 * 1000,
             backups_kept: 7,
             worker_threads: 0,
@@ -368,12 +391,7 @@ impl Config {
             "election_timeout_ms_max",
             || "must be above election_timeout_ms_min".to_owned(),
         )?;
-        check(self.backup_interval_ms >= BACKUP_INTERVAL_MS_MIN, "backup_interval_ms", || {
-            format!("must be at least {BACKUP_INTERVAL_MS_MIN}")
-        })?;
-        check((1..=BACKUPS_KEPT_MAX).contains(&self.backups_kept), "backups_kept", || {
-            format!("must be 1 to {BACKUPS_KEPT_MAX}")
-        })?;
+        self.validate_backups()?;
         check(self.worker_threads <= 1024, "worker_threads", || "must be at most 1024".to_owned())?;
         check((1..=1024).contains(&self.entries_in_flight), "entries_in_flight", || {
             "must be 1 to 1024".to_owned()

@@ -199,6 +199,7 @@ mod tests {
     #[tokio::test]
     async fn a_disk_that_is_full_gives_room_back_and_takes_none() {
         let disk = Arc::new(crate::storage::simulated_disk::SimulatedDisk::new(1));
+        disk.set_capacity(Some(1 << 20));
         let faults = Arc::new(Faults::default());
         let full = FullDisk { disk, faults: Arc::clone(&faults) };
         full.hold_space("RESERVE", 1000).await.unwrap();
