@@ -68,7 +68,7 @@ impl Faults {
 }
 
 /// The same machine with what the file says. Follows the file for as long as the process runs.
-pub fn with_test_faults(env: Env, path: PathBuf) -> Result<Env, String> {
+pub(super) fn with_test_faults(env: Env, path: PathBuf) -> Result<Env, String> {
     let told = |why: String| format!("test_faults_file: {}: {why}", path.display());
     let mut now = Wrong::read(&path).map_err(told)?;
     let faults = Arc::new(Faults::default());
