@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal};
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, WaitId, WaitIdOptions},
+};
 use serde::Serialize;
 use tokio::{
     net::TcpListener,
@@ -245,10 +248,13 @@ impl Nodes {
 
     /// Stops a node in the middle of whatever it does, or lets it go on.
     pub(crate) fn pause(&self, id: u64, paused: bool) -> io::Result<()> {
-        if self.process(id).1 == Process::Dead {
+        let (Some(pid), Process::Running | Process::Paused) = self.process(id) else {
             return Ok(());
-        }
+        };
         self.signal(id, if paused { Signal::STOP } else { Signal::CONT });
+        if paused {
+            await_stopped(pid);
+        }
         lock(&self.nodes)[slot(id)].is_paused = paused;
         Ok(())
     }
@@ -282,6 +288,16 @@ impl Nodes {
     }
 }
 
+/// Waits until all threads of a process stand still, which takes a moment: no process can refuse it. Should the lab be
+/// killed from then on, the kernel finds a stopped process in a group without a parent, and ends it; one that stops a
+/// moment after the lab has gone would stay for ever.
+fn await_stopped(pid: u32) {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
+    // Whether it ended, or is stopped, is still to be seen by whoever waits for the child.
+    let stopped_or_gone = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    while matches!(rustix::process::waitid(WaitId::Pid(pid), stopped_or_gone), Err(Errno::INTR)) {}
+}
+
 fn slot(id: u64) -> usize {
     usize::try_from(id - 1).expect("a handful of nodes")
 }
@@ -306,7 +322,7 @@ fn make_directory() -> io::Result<PathBuf> {
         let Some(pid) = pid.and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw) else {
             continue;
         };
-        if rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH) {
+        if rustix::process::test_kill_process(pid) == Err(Errno::SRCH) {
             // Another user's can't be removed, and is not ours to remove.
             let _ = std::fs::remove_dir_all(entry.path());
         }
