@@ -89,7 +89,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         look_at: "`drops entries that no majority has`, and `opens its log` after it",
         seed: 1,
         lesson: &[
-            "the leader, node {n}, is cut off until",
+            "the leader, node {n}, is cut off…until another leads",
             "node {n} drops entries that no majority has",
             "the power of all machines fails at once",
             "node {n} opens its log",
