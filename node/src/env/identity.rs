@@ -28,10 +28,17 @@ use tally_proto::seeded_bugs;
 use tokio::sync::Mutex;
 
 pub use self::recovery::Recovering;
-use crate::storage::disk::{Disk, OpenMode, replace_file};
+use crate::{
+    machine::version::{self, FormatRange, FormatVersion},
+    storage::disk::{Disk, OpenMode, replace_file},
+};
 
-/// Format of the data directory that this version writes and reads.
-pub const DATA_FORMAT: u32 = 1;
+/// Format of a data directory that any release reads, as long as its cluster has the first version of the formats …
+const FIRST_DATA_FORMAT: u32 = 1;
+
+/// … and of one whose cluster has another version, which is in the file: a release from before clusters had one refuses
+/// it, before it has changed anything. The newest that this release reads.
+pub const DATA_FORMAT: u32 = 2;
 
 const FILE: &str = "IDENTITY";
 const NEW_FILE: &str = "IDENTITY.new";
@@ -85,6 +92,9 @@ struct Content {
     /// … and is none any more, by a membership at this log index.
     #[serde(default)]
     removed_at: Option<u64>,
+    /// Version of the formats that the cluster has, if it ever had another one than the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cluster_version: Option<FormatVersion>,
     /// A recovery from a lost quorum that was begun and is not written to the log yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     recovering: Option<Recovering>,
@@ -124,6 +134,14 @@ pub enum IdentityError {
     NewerFormat {
         /// What was found.
         found: u32,
+    },
+    /// Its cluster has a version of the formats that this release does not read.
+    #[error("{FILE}: {}. Nothing was changed", version::unreadable(*cluster, *node))]
+    ClusterVersion {
+        /// The cluster's.
+        cluster: FormatVersion,
+        /// This release's.
+        node: FormatRange,
     },
     /// It belongs to another node.
     #[error(
@@ -218,7 +236,7 @@ impl Identity {
             None => {
                 refuse_headless(&*disk).await?;
                 let content = Content {
-                    format: DATA_FORMAT,
+                    format: FIRST_DATA_FORMAT,
                     node_id,
                     incarnation: format!("{new_incarnation:032x}"),
                     cluster_id: None,
@@ -228,6 +246,7 @@ impl Identity {
                     peer_starts: BTreeMap::new(),
                     member_since: None,
                     removed_at: None,
+                    cluster_version: None,
                     recovering: None,
                     lost: BTreeSet::new(),
                     left_behind_in: None,
@@ -313,6 +332,26 @@ impl Identity {
     pub async fn removed(&self, at: u64) -> io::Result<()> {
         let mut content = self.content.lock().await;
         content.removed_at = Some(at);
+        write(&*self.disk, &content).await
+    }
+
+    /// Refuses a directory whose cluster has a version of the formats that this node does not read.
+    pub async fn check_version(&self, node: FormatRange) -> Result<(), IdentityError> {
+        let cluster = self.content.lock().await.cluster_version.unwrap_or_default();
+        match node.has(cluster) {
+            true => Ok(()),
+            false => Err(IdentityError::ClusterVersion { cluster, node }),
+        }
+    }
+
+    /// Writes down, durably, which version of the formats the cluster has, before anything of that version is written.
+    pub async fn raise_version(&self, version: FormatVersion) -> io::Result<()> {
+        let mut content = self.content.lock().await;
+        if version <= content.cluster_version.unwrap_or_default() {
+            return Ok(());
+        }
+        content.cluster_version = Some(version);
+        content.format = DATA_FORMAT;
         write(&*self.disk, &content).await
     }
 
@@ -470,5 +509,26 @@ mod tests {
         assert!(!identity.saw_membership(414, false).await.expect("it is stored"));
         assert!(!identity.saw_membership(1819, true).await.expect("it is stored"));
         assert!(identity.saw_membership(1820, false).await.expect("it is stored"));
+    }
+
+    /// A release from before clusters had versions reads format 1 only, and refuses it by name.
+    #[tokio::test]
+    async fn a_raised_version_refuses_older_releases() {
+        let disk = SimulatedDisk::new(1);
+        let identity = opened(&disk).await;
+        identity.raise_version(FormatVersion::FIRST).await.expect("it is so");
+        let content = read(&disk.mount()).await.expect("it is read").expect("it is there");
+        assert_eq!((content.format, content.cluster_version), (1, None));
+        identity.check_version(FormatRange::UNSAID).await.expect("any release reads it");
+        identity.raise_version(FormatVersion(2)).await.expect("it is stored");
+        identity.raise_version(FormatVersion(1)).await.expect("it never falls");
+        let identity = opened(&disk).await;
+        let content = read(&disk.mount()).await.expect("it is read").expect("it is there");
+        assert_eq!((content.format, content.cluster_version), (2, Some(FormatVersion(2))));
+        identity.check_version(FormatRange::said(1, 2)).await.expect("it reads that");
+        let error = identity.check_version(FormatRange::UNSAID).await.unwrap_err().to_string();
+        assert!(error.contains("start the newer release again"), "{error}");
+        let error = identity.check_version(FormatRange::said(3, 4)).await.unwrap_err().to_string();
+        assert!(error.contains("too new") && error.contains("version 3 to 4"), "{error}");
     }
 }

@@ -267,7 +267,7 @@ async fn ask_others(
         PATIENCE,
         cluster_id,
         tls.peer(),
-        config.peer_via.0.clone(),
+        (env.formats, config.peer_via.0.clone()),
     );
     let asker = Asker {
         peers: &peers,
