@@ -5,10 +5,10 @@
 #     deploy/mixed-versions.sh [COMMIT]
 #
 # Not part of .ci/run: it builds the server a second time. COMMIT has version 1 of the formats, as every commit before
-# clusters had versions; the default is the last one of those, with quotas and comparisons of the replicas.
+# clusters had versions; the default is the last one of those, so it is what version 1 is.
 set -eu
 cd "$(dirname "$0")/.."
-commit=${1:-7240d63}
+commit=${1:-3425d59}
 target=$(cargo metadata --no-deps --format-version 1 --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 tree=$target/older-release
 [ -d "$tree" ] || git worktree add --detach "$tree" "$commit"

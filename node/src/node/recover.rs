@@ -151,6 +151,7 @@ pub async fn open(config: &Config, env: &Env) -> Result<Opened, RecoverError> {
     }
     let identity =
         Arc::new(Identity::open(Arc::clone(&env.disk), node_id, env.random.next_u128()).await?);
+    identity.check_version(env.formats).await?;
     let comparisons = Comparisons::open(node_id, Arc::clone(&env.disk)).await?;
     if comparisons.differs() {
         return refused(format!(

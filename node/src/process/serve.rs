@@ -48,6 +48,13 @@ macro_rules! arguments {
         }
 
         impl Arguments {
+            /// Versions of the formats that the node reads.
+            pub(super) fn formats(&self) -> FormatRange {
+                let FormatRange { min, max } = FormatRange::OURS;
+                let max_said = self.test_format_max.map(FormatVersion);
+                FormatRange { min, max: max_said.map_or(max, |said| max.min(said)) }
+            }
+
             fn override_config(&self, config: &mut Config) {
                 $(if let Some(value) = &self.$key {
                     config.$key = value.clone();
@@ -273,11 +280,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
     #[cfg(tokio_unstable)]
     runtime.disable_lifo_slot();
     let runtime = runtime.build().expect("a runtime can be made while the process starts");
-    let mut formats = FormatRange::OURS;
-    if let Some(max) = arguments.test_format_max {
-        formats.max = formats.max.min(FormatVersion(max));
-    }
-    let code = runtime.block_on(serve(config, join, (logs, formats), recent));
+    let code = runtime.block_on(serve(config, join, (logs, arguments.formats()), recent));
     // Whatever still runs (a peer's stream) has nothing left to do.
     runtime.shutdown_background();
     code

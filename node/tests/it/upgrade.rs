@@ -16,7 +16,7 @@ use tally_proto::{
     reason,
     v1::{self, call::Request},
 };
-use tonic::transport::Channel;
+use tonic::{Code, transport::Channel};
 
 use crate::{
     client::{Failure, unary},
@@ -61,6 +61,17 @@ impl Cluster {
         self.read_formats(id, formats);
         self.start_node(id).await.expect("until the upgrade is finalized any may go either way");
         self.settled().await;
+    }
+
+    /// The leader has heard of every member what it reads, and nobody is in the way.
+    async fn all_heard(&self) {
+        eventually("all were heard", || {
+            self.running_ids().into_iter().any(|id| {
+                let consensus = self.node(id).consensus();
+                consensus.must_lead().is_ok() && consensus.plan_upgrade().refusal.is_none()
+            })
+        })
+        .await;
     }
 
     fn identity(&self, id: u64) -> String {
@@ -119,13 +130,7 @@ async fn until_it_is_finalized_any_node_may_go_back_and_from_then_on_none() {
     unary(&cluster.channel(1), add("a", 1)).await.expect("the older release goes on");
     cluster.change_release(1, NEW).await;
     cluster.change_release(3, NEW).await;
-    eventually("the leader has heard node 3", || {
-        cluster.running_ids().into_iter().any(|id| {
-            let consensus = cluster.node(id).consensus();
-            consensus.must_lead().is_ok() && consensus.plan_upgrade().refusal.is_none()
-        })
-    })
-    .await;
+    cluster.all_heard().await;
     let plan = cluster.plan(finalize(true)).await;
     assert_eq!((plan.version, plan.to, plan.is_so), (1, 2, false), "{plan:?}");
     let heard = |it: &v1::MemberFormats| (it.node_id, it.format_min, it.format_max);
@@ -181,14 +186,7 @@ async fn a_node_that_missed_the_end_of_an_upgrade_is_told_by_its_peers() {
     for id in 1..=3 {
         cluster.change_release(id, NEW).await;
     }
-    eventually("all were heard", || {
-        let mut ids = cluster.running_ids().into_iter();
-        ids.any(|id| {
-            let consensus = cluster.node(id).consensus();
-            consensus.must_lead().is_ok() && consensus.plan_upgrade().refusal.is_none()
-        })
-    })
-    .await;
+    cluster.all_heard().await;
     let missing = cluster.follower().await;
     cluster.stop(missing).await;
     let leader = cluster.channel(cluster.leader().await);
@@ -202,6 +200,40 @@ async fn a_node_that_missed_the_end_of_an_upgrade_is_told_by_its_peers() {
     cluster.caught_up().await;
     assert_eq!(cluster.versions(), [2; 2]);
     // (It could start again with the newer release; not in this process, which still has its state open.)
+}
+
+/// Several operators at once, at every node: the version rises once, and whoever comes second is told that it is so, or
+/// that somebody is at it.
+#[tokio::test]
+async fn two_who_finalize_at_once_raise_the_version_once() {
+    let mut cluster = older(3).await;
+    for id in 1..=3 {
+        cluster.change_release(id, NEW).await;
+    }
+    cluster.all_heard().await;
+    let channels: Vec<Channel> = (1..=3).map(|id| cluster.channel(id)).collect();
+    let asked = channels.iter().cycle().take(9).map(|channel| unary(channel, finalize(false)));
+    let (mut raised, mut is_so) = (0, 0);
+    for answered in futures_util::future::join_all(asked).await {
+        match answered {
+            Ok(done) => {
+                let plan = answer!(ClusterFinalizeUpgrade, done).plan.expect("it has a plan");
+                assert_eq!(plan.to, 2, "{plan:?}");
+                raised += u32::from(!plan.is_so);
+                is_so += u32::from(plan.is_so);
+            }
+            Err(status) => {
+                let failure = Failure::from(status);
+                let row = (Code::Unavailable, reason::NOT_PROPOSED, Some(v1::Outcome::NotApplied));
+                assert_eq!(failure.row(), row, "{failure:?}");
+                assert!(failure.message.contains("another change"), "{failure:?}");
+            }
+        }
+    }
+    assert!(raised == 1, "{raised} have raised it, and {is_so} were told that it is so");
+    assert!(cluster.plan(finalize(false)).await.is_so, "asked again");
+    cluster.caught_up().await;
+    assert_eq!(cluster.versions(), [2; 3]);
 }
 
 /// A learner counts as a voter does, and whoever is down or silent is in the way until it is heard or taken out.

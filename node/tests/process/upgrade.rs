@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use rustix::process::Signal;
 use tally_client::{Client, Error, reason};
 
+use super::refusal::REFUSED;
 use crate::support::{
     eventually,
     load::{Book, Load},
@@ -127,7 +128,7 @@ async fn rolled_forth_and_back_and_forth_under_load_no_write_fails_and_none_coun
     cluster.be(id, Release::Older);
     cluster.node(id).start();
     let status = cluster.node(id).wait_ended().await;
-    assert_eq!(status.code(), Some(78), "only a person can mend it");
+    assert_eq!(status.code(), Some(REFUSED), "only a person can mend it");
     assert_eq!(std::fs::read(&identity).expect("it is there"), was, "nothing was changed");
     let log = cluster.node(id).log_text().to_lowercase();
     assert!(log.contains("newer") && log.contains("nothing was changed"), "{log}");
@@ -183,4 +184,76 @@ async fn an_upgrade_is_not_finalized_while_one_is_of_the_older_release() {
     let (leader, _) = cluster.leader().await;
     assert_ne!(plan["next"].as_u64(), Some(leader), "the leader is the last: {plan}");
     assert_eq!(plan["nodes"][2]["id"].as_u64(), Some(leader), "{plan}");
+}
+
+/// Somebody away at the end of an upgrade, a new node, and the last resort: with the older release none of them gets in,
+/// each says what to do, and does it with the newer one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_the_end_of_an_upgrade_the_older_release_gets_in_nowhere() {
+    let mut cluster = Cluster::new("behind-the-end", 3, &[]);
+    (1..=3).for_each(|id| cluster.be(id, Release::Older));
+    cluster.start_all();
+    cluster.leader().await;
+    let client = cluster.client();
+    let book = Book::default();
+    let load = Load::start(&client, 2, &book);
+    cluster.roll(Release::Newer, &book).await;
+    eventually("the leader has heard all", || async {
+        let plan = client.finalize_upgrade().preview().await.ok()?.plan?;
+        (plan.refusal.is_empty() && !plan.is_so).then_some(())
+    })
+    .await;
+
+    // It was heard a moment ago, stops, and comes back with the older release: its directory knows nothing of the end.
+    let (leader, _) = cluster.leader().await;
+    let away = (1..=3).find(|id| *id != leader).expect("there are three");
+    cluster.node(away).kill();
+    finalize(&client).await.expect("it was heard just now");
+    cluster.be(away, Release::Older);
+    let before = cluster.node(away).log_text().len();
+    cluster.node(away).start();
+    let status = cluster.node(away).wait_ended().await;
+    let log = cluster.node(away).log_text()[before..].to_owned();
+    report(&format!("behind-the-end: the node that was away ends with {status}"));
+    assert!(!status.success(), "it can't take part: {log}");
+    let says =
+        log.contains("start the newer release again") || log.contains("this release reads up to");
+    assert!(says, "{log}");
+    cluster.be(away, Release::Newer);
+    cluster.node(away).start();
+    cluster.caught_up().await;
+    assert_eq!(cluster.versions().await, [(2, 2); 3]);
+
+    // One that joins by itself is not let in, and says why for as long as it asks.
+    let members = cluster.addresses().join(",");
+    cluster.newcomer(14, &["--join", &members]);
+    cluster.be(14, Release::Older);
+    cluster.node(14).start();
+    eventually("it is told why", || async {
+        let joins = cluster.nodes.iter().find(|node| node.id == 14)?;
+        let says = "reads version 1 of the formats, and this cluster has version 2: start it with";
+        joins.log_text().contains(says).then_some(())
+    })
+    .await;
+    let status = client.status().await.expect("a healthy cluster");
+    assert_eq!(status.nodes.len(), 3, "it is no member");
+    cluster.node(14).kill();
+    cluster.be(14, Release::Newer);
+    cluster.node(14).start();
+    eventually("the newer release gets in", || async {
+        (client.status().await.ok()?.nodes.len() == 4).then_some(())
+    })
+    .await;
+    load.stop().await;
+    book.report("behind-the-end");
+    book.audit(&client).await;
+    assert_eq!((book.unknown(), book.not_applied()), (0, 0), "no write fails: {:?}", book.errors());
+
+    // Nor is the last resort one for the older release.
+    cluster.kill_all();
+    cluster.be(away, Release::Older);
+    let ran = cluster.node(away).recover();
+    assert_eq!(ran.status.code(), Some(REFUSED), "{ran:?}");
+    let says = String::from_utf8_lossy(&ran.stderr).to_lowercase();
+    assert!(says.contains("newer") && says.contains("nothing was changed"), "{says}");
 }

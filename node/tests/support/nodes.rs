@@ -147,6 +147,13 @@ impl Node {
         self.process = Some(child);
     }
 
+    /// Runs `recover` as the node is configured, which looks and does nothing.
+    pub(crate) fn recover(&self) -> std::process::Output {
+        let mut command = Command::new(&self.program);
+        command.arg("recover").args(&self.arguments[1..]).stdin(Stdio::null());
+        command.output().expect("it can run")
+    }
+
     /// More flags, before a start.
     pub(crate) fn with(&mut self, flags: &[&str]) {
         self.arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
