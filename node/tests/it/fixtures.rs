@@ -213,22 +213,21 @@ async fn backup(channel: &Channel) -> Vec<u8> {
     }
 }
 
+/// All files below a directory, in one order.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut entries: Vec<PathBuf> = fs::read_dir(directory)
+        .expect("a directory")
+        .map(|it| it.expect("a name").path())
+        .collect();
+    entries.sort();
+    let below = |path: PathBuf| if path.is_dir() { files(&path) } else { vec![path] };
+    entries.into_iter().flat_map(below).collect()
+}
+
 /// The files of a directory with their names, compressed.
 fn packed(directory: &Path) -> Vec<u8> {
-    fn files(directory: &Path, found: &mut Vec<PathBuf>) {
-        let mut entries: Vec<PathBuf> = fs::read_dir(directory)
-            .expect("a directory")
-            .map(|it| it.expect("a name").path())
-            .collect();
-        entries.sort();
-        for path in entries {
-            if path.is_dir() { files(&path, found) } else { found.push(path) }
-        }
-    }
-    let mut found = Vec::new();
-    files(directory, &mut found);
     let mut packed = GzEncoder::new(Vec::new(), Compression::best());
-    for path in found {
+    for path in files(directory) {
         let bytes = fs::read(&path).expect("a file");
         let name =
             path.strip_prefix(directory).expect("it is below").to_str().expect("plain names");
@@ -489,15 +488,7 @@ fn messages_of_every_version_have_their_bytes() {
 
 #[test]
 fn they_are_small() {
-    fn bytes(directory: &Path) -> u64 {
-        let entries = fs::read_dir(directory).expect("it is there").map(|it| it.expect("a name"));
-        entries
-            .map(|entry| match entry.path().is_dir() {
-                true => bytes(&entry.path()),
-                false => entry.metadata().expect("it is there").len(),
-            })
-            .sum()
-    }
-    let all = bytes(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures"));
+    let found = files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures"));
+    let all: u64 = found.iter().map(|path| path.metadata().expect("it is there").len()).sum();
     assert!(all <= BYTES_MAX, "{all} bytes of fixtures, {BYTES_MAX} at most");
 }
