@@ -166,9 +166,10 @@ async fn until_it_is_finalized_any_node_may_go_back_and_from_then_on_none() {
     cluster.add(4);
     cluster.read_formats(4, OLD);
     let launched = cluster.launch(4);
-    let address = cluster.peer_address(4);
-    let request =
-        v1::ClusterAddLearnerRequest { node_id: 4, peer_address: address, preview: false };
+    let peer_address = cluster.peer_address(4);
+    eventually("node 4 waits to be added", || std::net::TcpStream::connect(&peer_address).is_ok())
+        .await;
+    let request = v1::ClusterAddLearnerRequest { node_id: 4, peer_address, preview: false };
     refused(
         &cluster,
         Request::ClusterAddLearner(request),
@@ -212,25 +213,27 @@ async fn two_who_finalize_at_once_raise_the_version_once() {
     }
     cluster.all_heard().await;
     let channels: Vec<Channel> = (1..=3).map(|id| cluster.channel(id)).collect();
-    let asked = channels.iter().cycle().take(9).map(|channel| unary(channel, finalize(false)));
-    let (mut raised, mut is_so) = (0, 0);
-    for answered in futures_util::future::join_all(asked).await {
-        match answered {
-            Ok(done) => {
-                let plan = answer!(ClusterFinalizeUpgrade, done).plan.expect("it has a plan");
-                assert_eq!(plan.to, 2, "{plan:?}");
-                raised += u32::from(!plan.is_so);
-                is_so += u32::from(plan.is_so);
-            }
-            Err(status) => {
-                let failure = Failure::from(status);
-                let row = (Code::Unavailable, reason::NOT_PROPOSED, Some(v1::Outcome::NotApplied));
-                assert_eq!(failure.row(), row, "{failure:?}");
-                assert!(failure.message.contains("another change"), "{failure:?}");
+    let (mut raised, mut is_so, mut unknown) = (0, 0, 0);
+    while raised + is_so == 0 {
+        let asked = channels.iter().cycle().take(9).map(|channel| unary(channel, finalize(false)));
+        for answered in futures_util::future::join_all(asked).await {
+            match answered {
+                Ok(done) => {
+                    let plan = answer!(ClusterFinalizeUpgrade, done).plan.expect("it has a plan");
+                    assert_eq!(plan.to, 2, "{plan:?}");
+                    raised += u32::from(!plan.is_so);
+                    is_so += u32::from(plan.is_so);
+                }
+                // Another is at it; or, on a slow machine, nobody is known to lead at the moment.
+                Err(status) => {
+                    let failure = Failure::from(status);
+                    assert_eq!(failure.row().0, Code::Unavailable, "{failure:?}");
+                    unknown += u32::from(failure.row().2 == Some(v1::Outcome::Unknown));
+                }
             }
         }
     }
-    assert!(raised == 1, "{raised} have raised it, and {is_so} were told that it is so");
+    assert!(raised <= 1 && raised + unknown >= 1, "{raised} raised it, {unknown} may have");
     assert!(cluster.plan(finalize(false)).await.is_so, "asked again");
     cluster.caught_up().await;
     assert_eq!(cluster.versions(), [2; 3]);
