@@ -40,6 +40,9 @@ pub struct Config {
     /// Where this node reaches some of the others, `2=host:port,…`, if not at their addresses in the membership:
     /// through a translation of addresses, a tunnel or a proxy. Of this node alone, and only for what it dials.
     pub peer_via: PeerVia,
+    /// For tests of whoever uses a cluster: a file that says what is wrong with this node's wall clock and disk. See
+    /// [`crate::env::test_faults`].
+    pub test_faults_file: PathBuf,
     /// The first members, `1=host:port,2=host:port,…` (peer ports). Forms the cluster once, on nodes
     /// with empty directories; ignored by a node that has one. Empty on a node that will be added
     /// as a learner.
@@ -205,6 +208,7 @@ impl Default for Config {
             client_advertise: String::new(),
             peer_advertise: String::new(),
             peer_via: PeerVia::default(),
+            test_faults_file: PathBuf::new(),
             initial_cluster: InitialCluster::default(),
             form_without_all: false,
             cluster_name: "tally".to_owned(),

@@ -17,6 +17,13 @@ const DAY_MS: u64 = 24 * HOUR_MS;
 /// Share of the seeds that have quotas. In the others nothing is refused for want of room, so that what writes do is
 /// seen, too.
 const QUOTAS: f64 = 0.3;
+/// Share of the seeds whose replicas compare themselves often. In the others a state stays unflushed for as long as the
+/// flush interval lets it: a comparison ends that.
+const OFTEN_COMPARED: f64 = 0.6;
+/// Often enough for a run, and between others' faults.
+const COMPARED_OFTEN_MS: u64 = 2_000;
+/// Once or twice in a run.
+pub(crate) const COMPARED_SELDOM_MS: u64 = 25_000;
 
 /// The knobs of one seed.
 #[derive(Debug, Clone, Serialize)]
@@ -43,6 +50,8 @@ pub struct Knobs {
     pub log_cache_bytes: u64,
     /// Time between two flushes of the state, in ms.
     pub flush_interval_ms: u64,
+    /// Time between two comparisons of the replicas' states, in ms. Each makes every node flush its state.
+    pub compare_interval_ms: u64,
     /// Time that a disk write takes, in µs.
     pub disk_write_us: u64,
     /// Time that a disk sync takes, in µs.
@@ -146,6 +155,13 @@ impl Knobs {
             segment_bytes: log_uniform(rng, 64 * 1024, 512 * 1024),
             log_cache_bytes: 64 << 20,
             flush_interval_ms: log_uniform(rng, 100, 5000),
+            compare_interval_ms: if SmallRng::seed_from_u64(mix(seed, &[0xc0e]))
+                .random_bool(OFTEN_COMPARED)
+            {
+                COMPARED_OFTEN_MS
+            } else {
+                COMPARED_SELDOM_MS
+            },
             disk_write_us: rng.random_range(0..300),
             disk_sync_us: if slow_disks {
                 rng.random_range(5_000..30_000)
@@ -263,6 +279,7 @@ impl Knobs {
             lull_ms: None,
             releases_mixed_until_ms: None,
             quotas: false,
+            compare_interval_ms: COMPARED_OFTEN_MS,
             faults: Families::default(),
             ..drawn
         }
@@ -298,8 +315,7 @@ impl Knobs {
         config.log_segment_bytes = self.segment_bytes;
         config.log_cache_bytes = self.log_cache_bytes;
         config.flush_interval_ms = self.flush_interval_ms;
-        // Often enough for a run, and between others' faults.
-        config.state_compare_interval_ms = 2_000;
+        config.state_compare_interval_ms = self.compare_interval_ms;
         // Room for some 80 records, so that they come and go.
         config.state_cache_bytes = 64 * 1024;
         config.disk_reserve_bytes = 64 * 1024;

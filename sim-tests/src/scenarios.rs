@@ -7,11 +7,13 @@
 //! lose the number of a seed.
 //!
 //! Here is what one is; the scenarios themselves are tables, of a cluster that stays as it is
-//! (`scenarios/faults`) and of members that come and go (`scenarios/members`).
+//! (`scenarios/faults`, and `scenarios/pinned` for stories of bugs) and of members that come and go
+//! (`scenarios/members`).
 
 mod faults;
 mod knobs;
 mod members;
+mod pinned;
 
 use crate::{
     faults::plan::{Fault, Planned},
@@ -62,7 +64,7 @@ pub const BRINGS: &[(&str, &str)] = &[
 
 /// All scenarios.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
-    faults::SCENARIOS.iter().chain(members::SCENARIOS)
+    faults::SCENARIOS.iter().chain(pinned::SCENARIOS).chain(members::SCENARIOS)
 }
 
 /// The scenario with this name.

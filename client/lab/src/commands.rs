@@ -10,6 +10,7 @@ use crate::{
     clients::{self, Client, Clients},
     lab::{Call, Lab},
     links::{CLIENTS, DELAY_MS_MAX, Fault, LOSS_PERCENT_MAX, lock},
+    nodes::Wrong,
 };
 
 /// The longest that a call by hand may wait.
@@ -17,6 +18,9 @@ const PATIENCE_MS_MAX: u64 = 10_000;
 
 /// A name as long as a node takes it is a node's to refuse; this is for the page's sake.
 const COUNTER_BYTES_MAX: usize = 64;
+
+/// A clock is set wrong by at most this: about ten years.
+pub(crate) const CLOCK_OFFSET_MS_MAX: u64 = 10 * 366 * 86_400_000;
 
 /// A command.
 #[derive(Debug, Deserialize)]
@@ -50,6 +54,16 @@ pub(crate) enum Command {
     Start {
         node: u64,
     },
+    /// Fills a node's disk, or gives it room again.
+    Disk {
+        node: u64,
+        full: bool,
+    },
+    /// Sets a node's wall clock: so far ahead of the others', or behind.
+    Clock {
+        node: u64,
+        offset_ms: i64,
+    },
     /// Starts a client.
     Client(Client),
     /// Ends a client, or all.
@@ -58,7 +72,7 @@ pub(crate) enum Command {
     },
     /// Meters begin anew.
     Measure,
-    /// Healed, all nodes run, no clients.
+    /// Healed, all nodes run on machines that are well, no clients.
     Reset,
     /// One call by hand.
     Call(ByHand),
@@ -147,6 +161,20 @@ pub(crate) async fn run(lab: &Arc<Lab>, command: Command) -> Result<Value, Strin
             lab.nodes.start_one(is_there(node)?).map_err(|error| error.to_string())?;
             lab.tell(0, format!("node {node} goes on"));
         }
+        Command::Disk { node, full } => {
+            let wrong = Wrong { disk_full: full, ..lab.nodes.wrong(is_there(node)?) };
+            lab.nodes.set_wrong(node, wrong).map_err(|error| error.to_string())?;
+            let told = if full { "is full" } else { "has room again" };
+            lab.tell(0, format!("the disk of node {node} {told}"));
+        }
+        Command::Clock { node, offset_ms } => {
+            if offset_ms.unsigned_abs() > CLOCK_OFFSET_MS_MAX {
+                return Err(format!("offset_ms: -{CLOCK_OFFSET_MS_MAX} to {CLOCK_OFFSET_MS_MAX}"));
+            }
+            let wrong = Wrong { clock_offset_ms: offset_ms, ..lab.nodes.wrong(is_there(node)?) };
+            lab.nodes.set_wrong(node, wrong).map_err(|error| error.to_string())?;
+            lab.tell(0, format!("the clock of node {node} is {}", clock_told(offset_ms)));
+        }
         Command::Client(client) => return Ok(json!({ "id": Clients::add(lab, client)? })),
         Command::EndClient { id } => lab.clients.remove(id),
         Command::Measure => measure(lab),
@@ -154,6 +182,7 @@ pub(crate) async fn run(lab: &Arc<Lab>, command: Command) -> Result<Value, Strin
             lab.links.heal();
             lab.clients.remove(None);
             for node in lab.nodes.ids() {
+                lab.nodes.set_wrong(node, Wrong::default()).map_err(|error| error.to_string())?;
                 lab.nodes.start_one(node).map_err(|error| error.to_string())?;
             }
             measure(lab);
@@ -195,6 +224,16 @@ async fn by_hand(lab: &Lab, call: ByHand) -> Result<Value, String> {
 
 fn place(id: u64) -> String {
     if id == CLIENTS { "clients".to_owned() } else { format!("node {id}") }
+}
+
+/// How far a clock is off, in words.
+pub(crate) fn clock_told(offset_ms: i64) -> String {
+    let seconds = offset_ms.unsigned_abs() as f64 / 1000.0;
+    match offset_ms {
+        0 => "right".to_owned(),
+        1.. => format!("{seconds} s ahead"),
+        _ => format!("{seconds} s behind"),
+    }
 }
 
 fn link_told(

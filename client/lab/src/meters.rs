@@ -8,7 +8,7 @@ use crate::{
     clients::Client,
     lab::{Journal, Lab},
     links::{Shown, lock},
-    nodes::Process,
+    nodes::{Process, Wrong},
     record::{Came, Record},
     watching::Watched,
 };
@@ -94,6 +94,8 @@ struct NodeShown {
     process: Process,
     client_address: String,
     #[serde(flatten)]
+    wrong: Wrong,
+    #[serde(flatten)]
     said: Watched,
 }
 
@@ -122,7 +124,8 @@ pub(crate) async fn keep(lab: Arc<Lab>) {
             let (pid, process) = lab.nodes.process(id);
             let client_address = lab.nodes.addresses(id).client_via.to_string();
             let said = watched.get(&id).cloned().unwrap_or_default();
-            NodeShown { id, pid, process, client_address, said }
+            let wrong = lab.nodes.wrong(id);
+            NodeShown { id, pid, process, client_address, wrong, said }
         });
         let state = State {
             t: now,

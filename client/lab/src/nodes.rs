@@ -62,6 +62,17 @@ struct Node {
     child: Option<Child>,
     pid: Option<u32>,
     is_paused: bool,
+    wrong: Wrong,
+}
+
+/// What is wrong with a node's machine: the node reads it from a file (`test_faults_file`), so it strikes a process that
+/// runs, and stays when that is started again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Wrong {
+    /// So far its wall clock is ahead; negative: behind.
+    pub(crate) clock_offset_ms: i64,
+    /// Nothing is free on its disk.
+    pub(crate) disk_full: bool,
 }
 
 /// Where a node is.
@@ -103,7 +114,8 @@ impl Nodes {
             }
             peer_via.push(ways.join(","));
         }
-        let nodes = (0..count).map(|_| Node { child: None, pid: None, is_paused: false });
+        let wrong = Wrong::default();
+        let nodes = (0..count).map(|_| Node { child: None, pid: None, is_paused: false, wrong });
         let nodes = Nodes {
             program: tallyd.to_owned(),
             directory,
@@ -135,6 +147,33 @@ impl Nodes {
 
     pub(crate) fn log_path(&self, id: u64) -> PathBuf {
         self.directory.join(format!("node-{id}.log"))
+    }
+
+    fn faults_path(&self, id: u64) -> PathBuf {
+        self.directory.join(format!("node-{id}.faults"))
+    }
+
+    pub(crate) fn wrong(&self, id: u64) -> Wrong {
+        lock(&self.nodes)[slot(id)].wrong
+    }
+
+    /// Makes a node's machine wrong in these ways. The node notices within a tenth of a second.
+    pub(crate) fn set_wrong(&self, id: u64, wrong: Wrong) -> io::Result<()> {
+        // Held while the file is written, so that what is remembered is what was written last.
+        let mut nodes = lock(&self.nodes);
+        if nodes[slot(id)].wrong == wrong {
+            return Ok(());
+        }
+        let Wrong { clock_offset_ms, disk_full } = wrong;
+        let text =
+            format!("wall_clock_offset_ms = {clock_offset_ms}\ndisk_is_full = {disk_full}\n");
+        let path = self.faults_path(id);
+        // Whole or not at all, as the node may look at any moment.
+        let new = path.with_extension("new");
+        std::fs::write(&new, text)?;
+        std::fs::rename(&new, path)?;
+        nodes[slot(id)].wrong = wrong;
+        Ok(())
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -176,6 +215,8 @@ impl Nodes {
             .args(["--peer-listen", &own.peer.to_string()])
             .args(["--initial-cluster", &members.collect::<Vec<_>>().join(",")])
             .args(["--peer-via", &self.peer_via[slot(id)]])
+            .arg("--test-faults-file")
+            .arg(self.faults_path(id))
             .args(["--heartbeat-interval-ms", &HEARTBEAT_MS.to_string()])
             .args(["--election-timeout-ms-min", &ELECTION_TIMEOUT_MS_MIN.to_string()])
             .args(["--election-timeout-ms-max", &ELECTION_TIMEOUT_MS_MAX.to_string()])
@@ -192,7 +233,8 @@ impl Nodes {
             .spawn()?;
         let mut nodes = lock(&self.nodes);
         let pid = child.id();
-        nodes[slot(id)] = Node { child: Some(child), pid, is_paused: false };
+        let node = &mut nodes[slot(id)];
+        (node.child, node.pid, node.is_paused) = (Some(child), pid, false);
         Ok(())
     }
 

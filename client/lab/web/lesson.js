@@ -35,7 +35,7 @@ export function open(lesson) {
   const choices = lesson.options.map(([id, text]) => el('label', {}, el('input', { type: 'radio', name: 'prediction', value: id }), text));
   const question = el('fieldset', {}, el('legend', {}, lesson.question), choices);
   const steps = el('ol', { 'aria-label': 'What is done' }), result = el('div', { class: 'result' });
-  box.append(title, el('div', { class: 'cols' }, el('div', {}, lesson.situation.map(text => el('p', {}, text)), question, el('p', {}, go)), el('div', {}, status, steps, result)));
+  box.append(title, el('div', { class: 'cols' }, el('div', {}, lesson.situation.map(text => el('p', {}, text)), lesson.sources ? el('p', { class: 'sources' }, 'What they say: ', lesson.sources.flatMap(([name, href], at) => [at ? ', ' : '', el('a', { href, rel: 'noreferrer' }, name)]), '.') : null, question, el('p', {}, go)), el('div', {}, status, steps, result)));
   title.focus({ preventScroll: true });
   box.scrollIntoView({ block: 'start' });
   play(lesson, next, { box, status, go, question, steps, result }, running);

@@ -334,8 +334,64 @@ export const LESSONS = [
     try: 'Make only one link lossy, at 70 %. Does the median notice? Now the leader’s links to both.',
   },
   {
+    name: 'full-disk', title: 'A disk runs full', tags: ['disk'],
+    situation: ['Clients add at the leader, five times a second. Its disk runs full, and later the disks of all. Each node holds some room in reserve, so it notices while it can still write.'],
+    setup: async ({ leader }) => { await lab.client(leader, '', 5); await lab.wait(1000); },
+    question: 'The leader’s disk is full. What becomes of adds that are sent to it?',
+    options: [['go-on', 'They go on: another node leads.'], ['refused', 'They are refused until somebody makes room.'], ['ended', 'The node ends.']],
+    async run({ leader }, step) {
+      await lab.do({ do: 'disk', node: leader, full: true });
+      await lab.until('another node leads', state => other(state, leader), 5000).catch(() => {});
+      await lab.wait(1000);
+      const one = await lab.add(leader, { patience_ms: 3000 });
+      step(`Its disk is full; an add sent to it: ${told(one)}`);
+      for (const { id } of lab.state.nodes) await lab.do({ do: 'disk', node: id, full: true });
+      await lab.wait(1500);
+      const all = await lab.add(leader, { patience_ms: 3000 });
+      step(`All disks are full; an add: ${told(all)}`);
+      const read = await lab.get(leader, 'linearizable');
+      step(`… and a linearizable read: ${told(read)}`);
+      for (const { id } of lab.state.nodes) await lab.do({ do: 'disk', node: id, full: false });
+      await lab.wait(1500);
+      const again = await written(leader);
+      step(`There is room again; an add: ${told(again)}`);
+      const ended = lab.node(leader).process === 'dead';
+      return { answer: ended ? 'ended' : one.came === 'ok' ? 'go-on' : 'refused', text: 'A leader that can still write hands over to one that has room, so a full disk is no outage. Where no node has room, writes are refused with a reason, reads and deletes go on, and nothing has to be repaired: it ends by itself when there is room.',
+        facts: [['add, the leader’s disk full', told(one)], ['add, all disks full', told(all)], ['linearizable read meanwhile', told(read)], ['add, room again', told(again)]], trace: traced(all), line: () => lab.line(/hands over/, lab.state.t - 15000) };
+    },
+    try: 'Fill a follower’s disk instead. Does anybody notice, and what does the log of that node say?',
+  },
+  {
+    name: 'clock', title: 'A clock is set forward', tags: ['exactly once'],
+    situation: ['An add is sent under an idempotency key, which the cluster remembers for a day. Then the leader’s clock is set a week ahead, and the same add is sent again. Reads with a bound on staleness run all the while.'],
+    setup: async ({ followers }) => { await lab.client(followers[0], 'bounded:500', 10); await lab.wait(1000); },
+    question: 'How often is it counted?',
+    options: [['1', 'Once.'], ['2', 'Twice: by that clock the key has been forgotten.'], ['none', 'The second is refused: the clock is wrong.']],
+    async run({ leader }, step) {
+      const counter = own('clock'), key = own('key');
+      const first = await written(leader, { counter, key });
+      step(`Under the key: ${told(first)}`);
+      await lab.do({ do: 'clock', node: leader, offset_ms: 7 * 86400000 });
+      await lab.wait(1000);
+      const since = lab.state.t;
+      const second = await lab.add(leader, { counter, key, patience_ms: 3000 });
+      step(`A week later, by the leader’s clock: ${told(second)}`);
+      await lab.wait(1500);
+      const bounded = lab.records.filter(record => record.asked.startsWith('bounded') && record.start > since);
+      const answered = bounded.filter(record => record.came === 'ok').length;
+      const lies = bounded.filter(record => record.seen_ms > (record.proven_ms ?? Infinity)).length;
+      step(`Bounded reads meanwhile: ${answered} of ${bounded.length} answered, ${lies} staler than proven.`);
+      const counted = await value(counter);
+      await lab.do({ do: 'clock', node: leader, offset_ms: 0 });
+      return { answer: second.came === 'refused' ? 'none' : String(counted), check: { [counter]: counted }, text: 'No promise hangs on what time it is. The leader stamps into the log how much time has passed, by a clock that only counts; every node forgets by that. Ages are measured by each node for itself in the same way.',
+        facts: [['first', told(first)], ['a week ahead', told(second)], ['counted', counted], ['bounded reads answered', `${answered} of ${bounded.length}`], ['staler than proven', lies]], trace: traced(second), line: () => lab.line(/wall_clock_offset_ms/, lab.state.t - 15000) };
+    },
+    try: 'Set a follower’s clock a day back, and kill the leader. Does the new leader forget anything, or remember it for longer?',
+  },
+  {
     name: 'others', title: 'What others would have done here', tags: ['PACELC'],
-    situation: ['The leader is cut off with one client; the majority elects another leader and takes writes. The client on the lonely side writes, and then reads.', 'Other systems, by their own documents. etcd: reads are linearizable by default and need a quorum; a serializable read is served by one member and may be stale. Redis with WAIT: its page says that WAIT does not make Redis a strongly consistent store, and that acknowledged writes can still be lost in a failover. An AP store such as Cassandra at consistency level ONE: either side takes writes, and the later timestamp wins when they meet.'],
+    situation: ['The leader is cut off with one client; the majority elects another leader and takes writes. The client on the lonely side writes, and then reads.', 'Other systems, by their own documents. etcd: reads are linearizable by default and need a quorum; a serializable read is served by one member and may be stale. Redis with WAIT: its page says that WAIT does not make Redis a strongly consistent store, and that acknowledged writes can still be lost in a failover. An AP store such as Cassandra at consistency level ONE: either side takes writes, and of two writes of one value the later timestamp wins when they meet; its counters add up both sides, and an increment sent again counts again.'],
+    sources: [['etcd: API guarantees', 'https://etcd.io/docs/v3.5/learning/api_guarantees/'], ['Redis: WAIT', 'https://redis.io/docs/latest/commands/wait/'], ['Cassandra: Dynamo', 'https://cassandra.apache.org/doc/latest/cassandra/architecture/dynamo.html'], ['DataStax: query idempotence', 'https://docs.datastax.com/en/datastax-drivers/developing/query-idempotence.html']],
     question: 'And Tally: what happens to the write on the lonely side?',
     options: [['taken', 'It is acknowledged there, and merged later.'], ['lost', 'It is acknowledged there, and lost when the sides meet.'], ['refused', 'It is not acknowledged.']],
     async run({ leader }, step) {
@@ -354,7 +410,7 @@ export const LESSONS = [
       const end = await value(counter);
       step(`When they meet: ${end}`);
       const answer = lonely.came !== 'ok' ? 'refused' : end === 111 ? 'taken' : 'lost';
-      return { answer, check: { [counter]: end }, text: 'For writes and linearizable reads Tally is PC/EC, as etcd is: no answer rather than a wrong one. Its local reads are PA/EL, and say what they are worth. The AP store answers both sides and has to merge; for a counter a last-write-wins merge forgets one side.',
+      return { answer, check: { [counter]: end }, text: 'For writes and linearizable reads Tally is PC/EC, as etcd is: no answer rather than a wrong one. Its local reads are PA/EL, and say what they are worth. The AP store answers both sides and has to merge: where the last write wins, one side’s adds are forgotten; where counters add up, an add whose answer was lost can’t be sent again safely.',
         facts: [['lonely side', told(lonely)], ['majority', told(there)], ['lonely side, local', told(read)], ['in the end', end]], trace: traced(lonely) };
     },
     try: 'Run clients of all levels at the lonely leader while all is well, then cut it off: the quadrant puts the answers of one system where books put different systems.',

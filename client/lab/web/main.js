@@ -120,7 +120,8 @@ $('share').onclick = async () => {
   const places = order(), at = id => places.indexOf(id);
   const links = lab.state.links.filter(link => link.cut || link.delay_ms || link.loss_percent)
     .map(link => [at(link.from), at(link.to), Number(link.cut), link.delay_ms, link.loss_percent].join('.'));
-  const nodes = lab.state.nodes.filter(node => node.process !== 'running').map(node => `${at(node.id)}.${node.process}`);
+  const nodes = lab.state.nodes.flatMap(node => [node.process !== 'running' && node.process, node.disk_full && 'full', node.clock_offset_ms && `clock${node.clock_offset_ms}`]
+    .filter(Boolean).map(is => `${at(node.id)}.${is}`));
   const clients = lab.state.clients.map(client => `${at(client.node)}.${client.per_second}.${client.level}`);
   const address = `${location.origin}/#/scene/${[links, nodes, clients].map(each => each.join('_')).join('~')}`;
   const copied = await navigator.clipboard?.writeText(address).then(() => true, () => false);
@@ -141,7 +142,10 @@ async function scene(text) {
   }
   for (const node of nodes ?? []) {
     const [at, is] = node.split('.');
-    await lab.do({ do: is === 'dead' ? 'kill' : 'pause', node: places[at] });
+    const node = places[at];
+    if (is === 'full') await lab.do({ do: 'disk', node, full: true });
+    else if (is.startsWith('clock')) await lab.do({ do: 'clock', node, offset_ms: Number(is.slice(5)) });
+    else await lab.do({ do: is === 'dead' ? 'kill' : 'pause', node });
   }
 }
 

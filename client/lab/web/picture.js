@@ -87,6 +87,14 @@ export function condition(node) {
   if (node.process === 'paused') return 'paused';
   return node.answers ? node.role : 'starting';
 }
+/** What is wrong with its machine. */
+export function ills(node) {
+  const offset = node.clock_offset_ms, said = [];
+  if (node.disk_full) said.push('disk full');
+  if (offset) said.push(`clock ${far(Math.abs(offset))} ${offset > 0 ? 'ahead' : 'behind'}`);
+  return said.join(', ');
+}
+export const far = ms => ms >= 86400000 ? `${ms / 86400000} d` : ms >= 3600000 ? `${ms / 3600000} h` : `${ms / 1000} s`;
 export function fault(link) {
   const said = [];
   if (link.cut) said.push('cut');
@@ -101,11 +109,11 @@ export function update() {
   for (const each of state.nodes) {
     const part = parts.nodes[each.id], is = condition(each);
     part.group.setAttribute('class', `node ${is} ${chosen.node === each.id ? 'chosen' : ''}`);
-    const term = each.answers ? `term ${each.term}` : is === 'dead' || is === 'paused' ? 'says nothing' : '';
+    const term = each.answers ? `term ${each.term}` : is === 'dead' || is === 'paused' ? 'says nothing' : '', ill = ills(each);
     // Who speaks to the page says what is to be seen, so the name begins with it.
     set(part.role, `${is} `);
-    set(part.term, term);
-    label(part.group, `node ${each.id} ${is} ${term}; applied ${each.applied}`);
+    set(part.term, [term, ill].filter(Boolean).join(' · '));
+    label(part.group, `node ${each.id} ${is} ${term}; applied ${each.applied}${ill && `; ${ill}`}`);
   }
   const found = {};
   for (const link of state.links) {
@@ -151,11 +159,15 @@ function panel(state, links) {
   const does = (text, command) => el('button', { type: 'button', onclick: () => lab.do(command).catch(error => alert(error.message)) }, text);
   let content, key;
   if (chosen.node) {
-    const { process } = lab.node(chosen.node), node = chosen.node;
-    key = `node ${node} ${process}`;
+    const { process, disk_full, clock_offset_ms } = lab.node(chosen.node), node = chosen.node;
+    key = `node ${node} ${process} ${disk_full} ${clock_offset_ms}`;
+    const clock = [-86400000, -3600000, -1000, 0, 1000, 3600000, 86400000];
     content = () => [`Node ${node}: `, process === 'running'
       ? [does('Kill', { do: 'kill', node }), does('Pause', { do: 'pause', node })]
-      : does(process === 'dead' ? 'Start again' : 'Go on', { do: 'start', node })];
+      : does(process === 'dead' ? 'Start again' : 'Go on', { do: 'start', node }),
+      does(disk_full ? 'Give its disk room' : 'Fill its disk', { do: 'disk', node, full: !disk_full }),
+      el('label', {}, 'its clock', el('select', { onchange: event => lab.do({ do: 'clock', node, offset_ms: Number(event.target.value) }) },
+        clock.map(value => el('option', { value, selected: value === clock_offset_ms }, value ? `${far(Math.abs(value))} ${value > 0 ? 'ahead' : 'behind'}` : 'right'))))];
   } else if (chosen.link) {
     const [a, b] = chosen.link.split('-').map(Number), ways = [links[`${a}-${b}`], links[`${b}-${a}`]];
     key = `link ${chosen.link} ${ways.map(fault)}`;
@@ -199,7 +211,7 @@ function strips(state) {
 export function asTable() {
   const { state } = lab;
   fill(document.getElementById('table-body'),
-    table('Nodes', ['node', 'is', 'term', 'takes for leader', 'appended', 'committed', 'applied', 'process', 'clients at'],
-      state.nodes.map(node => [`node ${node.id}`, condition(node), node.term, node.leader || 'nobody', node.last, node.committed, node.applied, node.pid ?? 'none', node.client_address])),
+    table('Nodes', ['node', 'is', 'machine', 'term', 'takes for leader', 'appended', 'committed', 'applied', 'process', 'clients at'],
+      state.nodes.map(node => [`node ${node.id}`, condition(node), ills(node) || 'well', node.term, node.leader || 'nobody', node.last, node.committed, node.applied, node.pid ?? 'none', node.client_address])),
     table('Links', ['link', 'is'], state.links.map(link => [`${place(link.from)} to ${place(link.to)}`, fault(link) || 'clean'])));
 }

@@ -25,6 +25,7 @@ pub mod identity;
 pub mod shares;
 pub mod spaced;
 pub mod storage_guard;
+pub mod test_faults;
 pub mod traces;
 pub mod usage;
 

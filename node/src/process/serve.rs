@@ -17,7 +17,7 @@ use super::{EXIT_FATAL, EXIT_REFUSED, environment, join, recent::RecentLines, te
 use crate::env::traces::Traces;
 use crate::{
     config::{Config, HotItemNames, InitialCluster, LogFormat, PeerVia, Ratio, UpgradeFinalize},
-    env::{Env, Logs, descriptors},
+    env::{Env, Logs, descriptors, test_faults::with_test_faults},
     machine::version::{FormatRange, FormatVersion},
     node::{Node, system_error_needs_a_person},
     storage::real_disk::RealDisk,
@@ -81,6 +81,8 @@ arguments! {
     peer_advertise: String = "TALLY_PEER_ADVERTISE",
     /// Where this node reaches some others, 2=host:port,..., if not where the membership says (a proxy, NAT).
     peer_via: PeerVia = "TALLY_PEER_VIA",
+    /// For tests: a file that says what is wrong with this node's wall clock and disk, looked at ten times a second.
+    test_faults_file: PathBuf = "TALLY_TEST_FAULTS_FILE",
     /// The first members, 1=host:port,2=host:port,... (peer ports); forms the cluster once.
     initial_cluster: InitialCluster = "TALLY_INITIAL_CLUSTER",
     /// Form the cluster when a majority of the first members is there; without it all must be.
@@ -314,6 +316,13 @@ async fn serve(
     let env = match Env::real(&config.data_dir, config.store_cache_bytes()) {
         Ok(env) => Env { logs: Some(logs), surroundings: Some(Arc::new(recent)), formats, ..env },
         Err(error) => return of_system(&error),
+    };
+    let env = match config.test_faults_file.as_os_str().is_empty() {
+        true => env,
+        false => match with_test_faults(env, config.test_faults_file.clone()) {
+            Ok(env) => env,
+            Err(problem) => return refused(&problem),
+        },
     };
     let mut stop = match stop_signals() {
         Ok(stop) => stop,

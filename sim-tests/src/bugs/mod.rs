@@ -2,4 +2,4 @@
 
 pub mod catalogue;
 
-pub use catalogue::{BUGS, Bug, INEXPRESSIBLE, SHOWN_BY_TWO_RUNS, SHOWN_IN};
+pub use catalogue::{BUGS, Bug, INEXPRESSIBLE, SHOWN_BY_SEED, SHOWN_BY_TWO_RUNS, SHOWN_IN};

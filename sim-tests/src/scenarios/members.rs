@@ -1,7 +1,10 @@
 //! Scenarios of members that come and go, and of what must not become one.
 
 use super::{Scenario, knobs::*};
-use crate::faults::plan::{Break, Fault, Target};
+use crate::{
+    faults::plan::{Break, Fault, Target},
+    knobs::COMPARED_SELDOM_MS,
+};
 
 /// In the order in which they are listed and run.
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -245,18 +248,19 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         knobs: |knobs| {
             short_log(knobs);
             // The leader has one when the node comes, and the node makes none itself for some seconds, as
-            // that would flush its state.
-            knobs.snapshot_after_entries = 200;
+            // that would flush its state; nor does a comparison.
+            knobs.snapshot_after_entries = 700;
             knobs.flush_interval_ms = 5_000;
+            knobs.compare_interval_ms = COMPARED_SELDOM_MS;
         },
         faults: &[
             (6_000, 0, Fault::Grow),
-            (8_400, 300, Fault::Kill(Target::Any(3))),
+            (7_500, 300, Fault::Kill(Target::Any(3))),
             (14_000, 0, Fault::Grow),
             (16_000, 300, Fault::PowerCut(Target::Any(4))),
             (22_000, 0, Fault::Learner(12_000, true)),
-            (25_000, 300, Fault::Kill(Target::Any(5))),
-            (27_000, 300, Fault::PowerCut(Target::Any(5))),
+            (24_000, 300, Fault::Kill(Target::Any(5))),
+            (26_000, 300, Fault::PowerCut(Target::Any(5))),
         ],
     },
 ];

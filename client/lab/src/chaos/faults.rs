@@ -14,7 +14,7 @@ use crate::{
     commands::leader,
     lab::Lab,
     links::{self, CLIENTS, lock},
-    nodes::Process,
+    nodes::{Process, Wrong},
 };
 
 /// How often it is looked what is due.
@@ -26,6 +26,8 @@ enum Effect {
     Link(u64, u64, links::Fault),
     Dead(u64),
     Paused(u64),
+    FullDisk(u64),
+    Clock(u64, i64),
 }
 
 /// A fault that lasts.
@@ -168,6 +170,8 @@ impl Faults {
             Fault::Lossy(at, percent) => {
                 around(self.node(at), links::Fault { loss_percent: percent, ..Default::default() })
             }
+            Fault::FullDisk(at) => vec![Effect::FullDisk(self.node(at))],
+            Fault::Clock(at, ms) => vec![Effect::Clock(self.node(at), ms)],
         }
     }
 
@@ -178,6 +182,9 @@ impl Faults {
             lock(&self.active).iter().flat_map(|active| active.effects.clone()).collect();
         self.lab.links.set_all(|from, to| together(&effects, from, to));
         for node in self.lab.nodes.ids() {
+            if let Err(error) = self.lab.nodes.set_wrong(node, wrong_with(&effects, node)) {
+                self.lab.tell(0, format!("node {node}: {error}"));
+            }
             let is_to_be_dead = effects.contains(&Effect::Dead(node));
             let is_to_pause = effects.contains(&Effect::Paused(node));
             let problem = match self.lab.nodes.process(node).1 {
@@ -206,8 +213,18 @@ impl Effect {
         match self {
             Effect::Link(CLIENTS, node, _) | Effect::Link(node, ..) => *node,
             Effect::Dead(node) | Effect::Paused(node) => *node,
+            Effect::FullDisk(node) | Effect::Clock(node, _) => *node,
         }
     }
+}
+
+/// What is wrong with a node's machine under several faults: steps of its clock add up.
+fn wrong_with(effects: &[Effect], node: u64) -> Wrong {
+    let steps = effects.iter().filter_map(|effect| match effect {
+        Effect::Clock(at, ms) if *at == node => Some(*ms),
+        _ => None,
+    });
+    Wrong { clock_offset_ms: steps.sum(), disk_full: effects.contains(&Effect::FullDisk(node)) }
 }
 
 /// What a direction does under several faults: the worst of each kind.
@@ -238,5 +255,13 @@ mod tests {
         assert_eq!(together(&effects, 2, 1), cut);
         assert_eq!(together(&effects, 1, 3), links::Fault::default());
         assert_eq!(together(&effects[..1], 1, 2), slow(5), "what is over is over");
+    }
+
+    #[test]
+    fn steps_of_a_clock_add_up_and_are_of_one_node() {
+        let effects = [Effect::Clock(1, 5_000), Effect::Clock(1, -2_000), Effect::FullDisk(2)];
+        assert_eq!(wrong_with(&effects, 1), Wrong { clock_offset_ms: 3_000, disk_full: false });
+        assert_eq!(wrong_with(&effects, 2), Wrong { clock_offset_ms: 0, disk_full: true });
+        assert_eq!(wrong_with(&effects, 3), Wrong::default());
     }
 }

@@ -7,16 +7,20 @@
 //! at 2.5s for 1.2s cut leader
 //! at 6s for 3s kill node 2
 //! at 11s for 2s slow follower 150ms
+//! at 14s for 5s clock leader +1h
 //! ```
 //!
 //! Who leads is found out when a fault strikes: nodes are real processes, and two runs of a plan elect whom they
 //! elect.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 
-use crate::links::{DELAY_MS_MAX, LOSS_PERCENT_MAX};
+use crate::{
+    commands::CLOCK_OFFSET_MS_MAX,
+    links::{DELAY_MS_MAX, LOSS_PERCENT_MAX},
+};
 
 /// The longest line that is read.
 const LINE_BYTES_MAX: usize = 200;
@@ -66,6 +70,10 @@ pub(crate) enum Fault {
     SlowAnswers(Target, u64),
     /// So many percent of what it and other nodes send to each other are lost, and sent again by TCP.
     Lossy(Target, u8),
+    /// Nothing is free on its disk.
+    FullDisk(Target),
+    /// Its wall clock steps forward so many ms, or back, and back again in the end.
+    Clock(Target, i64),
 }
 
 /// A fault with its time.
@@ -91,6 +99,10 @@ pub(crate) enum Style {
     /// Several at once, and sometimes no majority: a service must get through.
     Rough,
 }
+
+/// How far drawn clocks step, either way: a second, which NTP does, an hour, as where daylight saving is done by hand,
+/// and a day.
+const CLOCK_STEPS_MS: [i64; 6] = [1_000, 3_600_000, 86_400_000, -1_000, -3_600_000, -86_400_000];
 
 /// Where plans come from.
 #[derive(Debug, Clone)]
@@ -138,20 +150,21 @@ fn target(rng: &mut SmallRng) -> Target {
 
 fn gentle(rng: &mut SmallRng) -> Fault {
     let at = target(rng);
-    match rng.random_range(0..8) {
+    match rng.random_range(0..9) {
         0 => Fault::Kill(at),
         1 => Fault::Pause(at),
         2 => Fault::Cut(at),
         3 => Fault::CutClients(at),
         4 | 5 => Fault::LoseAnswers(at),
         6 => Fault::SlowAnswers(at, rng.random_range(20..400)),
+        7 => Fault::Clock(at, *CLOCK_STEPS_MS.choose(rng).expect("not empty")),
         _ => Fault::Slow(at, rng.random_range(5..100)),
     }
 }
 
 fn rough(rng: &mut SmallRng) -> Fault {
     let at = target(rng);
-    match rng.random_range(0..16) {
+    match rng.random_range(0..18) {
         0..3 => Fault::Kill(at),
         3 => Fault::KillAll,
         4 | 5 => Fault::Pause(at),
@@ -162,6 +175,8 @@ fn rough(rng: &mut SmallRng) -> Fault {
         11 => Fault::CutClients(at),
         12 | 13 => Fault::LoseAnswers(at),
         14 => Fault::Slow(at, rng.random_range(20..800)),
+        15 => Fault::FullDisk(at),
+        16 => Fault::Clock(at, *CLOCK_STEPS_MS.choose(rng).expect("not empty")),
         _ => Fault::Lossy(at, rng.random_range(2..30)),
     }
 }
@@ -190,15 +205,21 @@ impl fmt::Display for Fault {
             Fault::Slow(at, ms) => write!(f, "slow {at} {ms}ms"),
             Fault::SlowAnswers(at, ms) => write!(f, "slow-answers {at} {ms}ms"),
             Fault::Lossy(at, percent) => write!(f, "lossy {at} {percent}%"),
+            Fault::FullDisk(at) => write!(f, "full-disk {at}"),
+            Fault::Clock(at, ms) => {
+                let sign = if *ms < 0 { '-' } else { '+' };
+                write!(f, "clock {at} {sign}{}", time(ms.unsigned_abs()))
+            }
         }
     }
 }
 
 /// As it is read.
 fn time(ms: u64) -> String {
-    match ms % 1000 {
-        0 => format!("{}s", ms / 1000),
-        _ => format!("{ms}ms"),
+    match ms {
+        _ if !ms.is_multiple_of(1_000) => format!("{ms}ms"),
+        _ if ms == 0 || !ms.is_multiple_of(3_600_000) => format!("{}s", ms / 1_000),
+        _ => format!("{}h", ms / 3_600_000),
     }
 }
 
@@ -215,6 +236,19 @@ impl fmt::Display for Plan {
     }
 }
 
+/// A time as it is written.
+fn time_of(text: &str, longest_ms: u64) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is no time such as 2s, 1.5s, 300ms or 1h");
+    let units = [("ms", 1.0), ("s", 1_000.0), ("h", 3_600_000.0)];
+    let mut found = units.iter().filter_map(|(unit, ms)| Some((text.strip_suffix(unit)?, ms)));
+    let (number, unit_ms) = found.next().ok_or_else(wrong)?;
+    let ms = number.parse::<f64>().map_err(|_| wrong())? * unit_ms;
+    if !(0.0..=longest_ms as f64).contains(&ms) {
+        return Err(format!("{text:?}: from 0 to {}", time(longest_ms)));
+    }
+    Ok(ms as u64)
+}
+
 /// Words of a line, one after the other.
 struct Words<'a>(std::str::SplitWhitespace<'a>);
 
@@ -225,17 +259,18 @@ impl<'a> Words<'a> {
 
     fn time(&mut self) -> Result<u64, String> {
         let text = self.next("a time")?;
-        let wrong = || format!("{text:?} is no time such as 2s, 1.5s or 300ms");
-        let ms = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
-            (Some(ms), _) => ms.parse::<f64>().map_err(|_| wrong())?,
-            (None, Some(seconds)) => seconds.parse::<f64>().map_err(|_| wrong())? * 1000.0,
-            (None, None) => return Err(wrong()),
+        time_of(text, LENGTH_MS_MAX)
+    }
+
+    /// How far a clock steps.
+    fn step(&mut self) -> Result<i64, String> {
+        let text = self.next("a step, +1h or -5s,")?;
+        let ms = match (text.strip_prefix('+'), text.strip_prefix('-')) {
+            (Some(far), _) => time_of(far, CLOCK_OFFSET_MS_MAX)?.cast_signed(),
+            (None, Some(far)) => -time_of(far, CLOCK_OFFSET_MS_MAX)?.cast_signed(),
+            (None, None) => return Err(format!("{text:?} is no step such as +1h or -5s")),
         };
-        let longest = LENGTH_MS_MAX as f64;
-        if !(0.0..=longest).contains(&ms) {
-            return Err(format!("{text:?}: from 0 to {}", time(LENGTH_MS_MAX)));
-        }
-        Ok(Duration::from_secs_f64(ms / 1000.0).as_millis() as u64)
+        if ms == 0 { Err("a clock that steps by nothing".to_owned()) } else { Ok(ms) }
     }
 
     fn target(&mut self, nodes: u64) -> Result<Target, String> {
@@ -295,9 +330,11 @@ fn fault(words: &mut Words<'_>, nodes: u64) -> Result<Fault, String> {
         "slow" => Fault::Slow(words.target(nodes)?, words.ms()?),
         "slow-answers" => Fault::SlowAnswers(words.target(nodes)?, words.ms()?),
         "lossy" => Fault::Lossy(words.target(nodes)?, words.percent()?),
+        "full-disk" => Fault::FullDisk(words.target(nodes)?),
+        "clock" => Fault::Clock(words.target(nodes)?, words.step()?),
         other => {
             return Err(format!(
-                "{other:?} is none of kill, pause, cut, one-way, cut-clients, lose-answers, slow, slow-answers, lossy"
+                "{other:?} is none of kill, pause, cut, one-way, cut-clients, lose-answers, slow, slow-answers, lossy, full-disk, clock"
             ));
         }
     })
@@ -389,6 +426,11 @@ mod tests {
             ("at 1s for 1s slow leader", "a time is missing"),
             ("at 1s for 1s slow leader 9s", "from 1ms to 5s"),
             ("at 1s for 1s lossy leader 95%", "1% to 90%"),
+            ("at 1s for 1s clock leader", "a step, +1h or -5s, is missing"),
+            ("at 1s for 1s clock leader 1h", "is no step such as +1h"),
+            ("at 1s for 1s clock leader +0s", "steps by nothing"),
+            ("at 1s for 1s clock leader +99999h", "from 0 to 87840h"),
+            ("at 1s for 1s full-disk", "leader, follower or node N is missing"),
             ("at 1s for 1s kill leader now", "\"now\" is one word too many"),
             ("at 1s during 1s kill leader", "at TIME for TIME FAULT"),
             ("every 5s\nat 4s for 2s kill leader", "behind `every`"),
@@ -400,6 +442,9 @@ mod tests {
         }
         let plan = Plan::parse("at 1.5s for 300ms one-way leader to node 2 # half\n", 3).unwrap();
         let fault = Fault::OneWay(Target::Leader, Target::Node(2));
+        let clock = Plan::parse("at 1s for 1s clock leader -1.5h", 3).unwrap().faults[0].fault;
+        assert_eq!(clock, Fault::Clock(Target::Leader, -5_400_000));
+        assert_eq!(clock.to_string(), "clock leader -5400s");
         assert_eq!(plan.faults, [Planned { at_ms: 1_500, for_ms: 300, fault }]);
         assert_eq!(plan.length_ms, 2_800);
     }

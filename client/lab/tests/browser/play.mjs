@@ -129,8 +129,8 @@ if (!only) {
   const { nodes } = await ask('status');
   for (const node of nodes) {
     const row = rows.find(row => row[0] === `node ${node.id}`);
-    assert.deepEqual([row[1], Number(row[2])], [node.role, node.term], `node ${node.id}`);
-    assert.ok(Number(row[6]) <= node.applied_index, 'applied, a moment ago');
+    assert.deepEqual([row[1], row[2], Number(row[3])], [node.role, 'well', node.term], `node ${node.id}`);
+    assert.ok(Number(row[7]) <= node.applied_index, 'applied, a moment ago');
   }
   ok('roles, terms and applied entries are what `tally status` says');
   const value = async () => (await ask('counter', 'get', 'hits')).value;
@@ -165,6 +165,20 @@ if (!only) {
   await page.getByRole('button', { name: 'Start again' }).click();
   await whole();
   ok('pause, go on, kill and start again are done to the process');
+
+  await page.locator('.node[aria-label^="node 3 "]').click();
+  const third = async () => (await ask('status')).nodes.find(node => node.id === 3);
+  await page.getByRole('button', { name: 'Fill its disk' }).click();
+  await page.locator('.node[aria-label*="disk full"]').waitFor();
+  await until('the node says that its disk is nearly full', async () => (await third()).disk_nearly_full);
+  await page.getByLabel('its clock').selectOption('3600000');
+  await page.locator('.node[aria-label*="clock 1 h ahead"]').waitFor();
+  await page.getByRole('button', { name: 'Copy an address' }).click();
+  assert.match(await page.locator('#share-said a').getAttribute('href'), /full_\d\.clock3600000/);
+  await page.getByRole('button', { name: 'Give its disk room' }).click();
+  await page.getByLabel('its clock').selectOption('0');
+  await until('the node says that there is room', async () => !(await third()).disk_nearly_full);
+  ok('a full disk is full for the node, and a clock is set, by clicking');
 
   // --- Sharing ---
   await page.getByRole('button', { name: 'A follower alone' }).click();

@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::Args;
-use tally_sim::bugs::{BUGS, INEXPRESSIBLE, SHOWN_BY_TWO_RUNS, SHOWN_IN};
+use tally_sim::bugs::{BUGS, INEXPRESSIBLE, SHOWN_BY_SEED, SHOWN_BY_TWO_RUNS, SHOWN_IN};
 
 use crate::child::{DetailName, Seed, Seeds, for_each, jobs, stopwatch};
 
@@ -25,6 +25,9 @@ pub(crate) struct BugsArguments {
     /// The first seed.
     #[arg(long, default_value_t = 0)]
     from: u64,
+    /// Not at first the seed that has shown it before: says how many seeds it takes.
+    #[arg(long)]
+    in_order: bool,
     /// Simulated seconds of each seed.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
@@ -72,18 +75,25 @@ pub(crate) fn bugs(arguments: &BugsArguments) -> Result<bool, String> {
         let scenario = SHOWN_IN.iter().find(|(name, _)| *name == bug.name).map(|(_, it)| *it);
         let place = scenario.map_or(String::new(), |scenario| format!(" of `{scenario}`"));
         let mut acted = 0;
-        for tried in 0..arguments.seeds {
-            let mut seed = Seed::new(arguments.from + tried, arguments.seconds);
+        let known = SHOWN_BY_SEED.iter().find(|(name, _)| *name == bug.name).map(|(_, seed)| *seed);
+        let known = known.filter(|_| !arguments.in_order);
+        let seeds = known.into_iter().chain(arguments.from..arguments.from + arguments.seeds);
+        for (tried, number) in seeds.enumerate() {
+            let mut seed = Seed::new(number, arguments.seconds);
             seed.bug = Some(bug.name.to_owned());
             seed.scenario = scenario.map(str::to_owned);
             let (shown, its_acts) = shows(&mut seed)?;
             acted += its_acts;
             if let Some((kind, what)) = shown {
                 let what: String = what.chars().take(110).collect();
-                let nth = tried + 1;
+                let no_more = match known {
+                    Some(known) if tried > 0 => format!(" (seed {known} shows it no more)"),
+                    _ => String::new(),
+                };
                 say!(
-                    "{:<28} caught by seed {nth:>3}{place}, acted {acted} times: {kind}: {what}",
-                    bug.name
+                    "{:<28} caught by seed {number:>3}{place}, the {}. tried{no_more}, acted {acted} times: {kind}: {what}",
+                    bug.name,
+                    tried + 1,
                 );
                 return Ok(true);
             }

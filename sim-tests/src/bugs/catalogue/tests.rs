@@ -74,6 +74,15 @@ fn places_are_where_the_switches_are() {
 }
 
 #[test]
+fn what_shows_a_bug_is_of_a_bug() {
+    let shown =
+        SHOWN_IN.iter().map(|(name, _)| name).chain(SHOWN_BY_SEED.iter().map(|(name, _)| name));
+    for name in shown {
+        assert!(BUGS.iter().any(|bug| bug.name == *name), "{name}");
+    }
+}
+
+#[test]
 fn what_can_not_be_expressed_is_not_listed() {
     for (name, reason) in INEXPRESSIBLE {
         assert!(BUGS.iter().all(|bug| bug.name != *name) && !reason.is_empty(), "{name}");
