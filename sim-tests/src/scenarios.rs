@@ -14,7 +14,9 @@ mod faults;
 mod knobs;
 mod members;
 mod pinned;
+mod plan_file;
 
+pub use self::plan_file::of_plan;
 use crate::{
     faults::plan::{Fault, Planned},
     knobs::Knobs,

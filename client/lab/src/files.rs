@@ -1,7 +1,7 @@
 //! What the page is made of. All of it is here: nothing comes from elsewhere.
 
 /// Path, type and text of each file.
-pub(crate) const ALL: [(&str, &str, &str); 10] = [
+pub(crate) const ALL: [(&str, &str, &str); 11] = [
     ("index.html", "text/html; charset=utf-8", include_str!("../web/index.html")),
     ("icon.svg", "image/svg+xml", include_str!("../web/icon.svg")),
     ("style.css", "text/css; charset=utf-8", include_str!("../web/style.css")),
@@ -12,6 +12,7 @@ pub(crate) const ALL: [(&str, &str, &str); 10] = [
     ("main.js", JAVASCRIPT, include_str!("../web/main.js")),
     ("meters.js", JAVASCRIPT, include_str!("../web/meters.js")),
     ("picture.js", JAVASCRIPT, include_str!("../web/picture.js")),
+    ("plan.js", JAVASCRIPT, include_str!("../web/plan.js")),
 ];
 
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";

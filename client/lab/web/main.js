@@ -5,6 +5,7 @@ import * as picture from './picture.js';
 import * as lanes from './lanes.js';
 import * as meters from './meters.js';
 import { open, progress } from './lesson.js';
+import * as plan from './plan.js';
 import { LESSONS } from './lessons.js';
 
 const $ = id => document.getElementById(id);
@@ -20,6 +21,7 @@ lab.listeners.add(() => {
   picture.update();
   lanes.list();
   meters.gather();
+  plan.gather();
   if (received - slow > 500) {
     slow = received;
     health();
@@ -35,7 +37,7 @@ function begin() {
   const whole = (text, command) => el('button', { type: 'button', onclick: () => lab.do(command).catch(error => { $('live').textContent = error.message; }) }, text);
   const cut = (text, name) => whole(text, { do: 'cut', name });
   const reset = whole('Reset', { do: 'reset' });
-  reset.addEventListener('click', meters.forget);
+  reset.addEventListener('click', () => { meters.forget(); plan.forget(); });
   $('named').replaceChildren(cut('Leader alone', 'leader-alone'), cut('A follower alone', 'follower-alone'), cut('Bridge', 'bridge'), cut('All apart', 'all'), whole('Heal all links', { do: 'heal' }), reset);
   lanes.form();
   route();
@@ -105,7 +107,7 @@ async function route() {
   const lesson = LESSONS.find(each => kind === 'lesson' && each.name === rest);
   show(!location.hash || location.hash === '#/');
   open(lesson);
-  if (lesson) meters.forget();
+  if (lesson) { meters.forget(); plan.forget(); }
   if (kind === 'scene') await scene(rest);
 }
 addEventListener('hashchange', () => { if (started) route(); });
@@ -126,6 +128,12 @@ $('share').onclick = async () => {
   const address = `${location.origin}/#/scene/${[links, nodes, clients].map(each => each.join('_')).join('~')}`;
   const copied = await navigator.clipboard?.writeText(address).then(() => true, () => false);
   $('share-said').replaceChildren(copied ? 'Copied: ' : '', el('a', { href: address }, address));
+};
+
+$('plan').onclick = async () => {
+  const text = plan.plan();
+  const copied = text && await navigator.clipboard?.writeText(text).then(() => true, () => false);
+  $('share-said').replaceChildren(text ? el('div', {}, copied ? 'Copied:' : 'A plan:', el('pre', { id: 'plan-text', tabindex: 0 }, text)) : 'Nothing was done yet: no link, node, disk or clock was changed.');
 };
 
 async function scene(text) {

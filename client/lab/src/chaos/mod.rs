@@ -9,7 +9,7 @@
 
 mod audit;
 mod faults;
-mod plan;
+pub mod plan;
 mod report;
 
 use std::{

@@ -36,7 +36,7 @@ const DRAWN_MS: u64 = 60_000;
 
 /// Whom a fault strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Target {
+pub enum Target {
     /// Whoever leads.
     Leader,
     /// Somebody who does not.
@@ -47,7 +47,7 @@ pub(crate) enum Target {
 
 /// What happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// The process is killed, and started again.
     Kill(Target),
     /// All processes are.
@@ -78,17 +78,22 @@ pub(crate) enum Fault {
 
 /// A fault with its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Planned {
-    pub(crate) at_ms: u64,
-    pub(crate) for_ms: u64,
-    pub(crate) fault: Fault,
+pub struct Planned {
+    /// When it begins, in ms since the plan does.
+    pub at_ms: u64,
+    /// How long it lasts.
+    pub for_ms: u64,
+    /// What happens.
+    pub fault: Fault,
 }
 
 /// A plan, which is repeated for as long as it is needed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Plan {
-    pub(crate) length_ms: u64,
-    pub(crate) faults: Vec<Planned>,
+pub struct Plan {
+    /// After this it begins again.
+    pub length_ms: u64,
+    /// In the order of their times.
+    pub faults: Vec<Planned>,
 }
 
 /// How hard a drawn plan is.
@@ -342,7 +347,7 @@ fn fault(words: &mut Words<'_>, nodes: u64) -> Result<Fault, String> {
 
 impl Plan {
     /// Reads one for a cluster of so many nodes.
-    pub(crate) fn parse(text: &str, nodes: u64) -> Result<Plan, String> {
+    pub fn parse(text: &str, nodes: u64) -> Result<Plan, String> {
         let mut length_ms = None;
         let mut faults = Vec::new();
         for (at, line) in (1..).zip(text.lines()) {

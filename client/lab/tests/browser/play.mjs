@@ -4,7 +4,9 @@
 
 import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { createRequire } from 'node:module';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
@@ -19,6 +21,13 @@ if (pictures) mkdirSync(pictures, { recursive: true });
 /** Lessons wait for elections, and the machine of a check may be busy; nothing is tried twice. */
 const LESSON_MS = 90_000;
 const PAGE_BYTES_MAX = 300_000;
+
+/** A plan in a file. */
+function planFile(text) {
+  const path = join(mkdtempSync(join(tmpdir(), 'tally-plan-')), 'plan');
+  writeFileSync(path, text);
+  return path;
+}
 
 /** Starts a lab, and waits for its address. */
 async function start() {
@@ -101,7 +110,7 @@ async function picture(name) {
 {
   const { stdout: index } = await run('curl', ['-s', '--output', '-', address], { encoding: 'buffer' });
   const text = gunzipSync(index).toString();
-  const paths = ['style.css', 'main.js', 'lab.js', 'lanes.js', 'lesson.js', 'lessons.js', 'meters.js', 'picture.js', 'icon.svg'];
+  const paths = ['style.css', 'main.js', 'lab.js', 'lanes.js', 'lesson.js', 'lessons.js', 'meters.js', 'picture.js', 'plan.js', 'icon.svg'];
   let bytes = index.length;
   for (const path of paths) bytes += (await run('curl', ['-s', '--output', '-', address + path], { encoding: 'buffer' })).stdout.length;
   assert.match(text, /lab-token/);
@@ -178,6 +187,15 @@ if (!only) {
   await page.getByRole('button', { name: 'Give its disk room' }).click();
   await page.getByLabel('its clock').selectOption('0');
   await until('the node says that there is room', async () => !(await third()).disk_nearly_full);
+  await page.getByRole('button', { name: 'Copy what was done' }).click();
+  const plan = await page.locator('#plan-text').innerText();
+  for (const line of [/for \d+ms cut-clients (leader|node 1)$/, /pause (leader|node 2)$/, /kill (leader|node 2)$/, /full-disk (leader|node 3)$/, /clock (leader|node 3) \+3600000ms$/]) {
+    assert.ok(plan.split('\n').some(each => line.test(each)), `${line}:\n${plan}`);
+  }
+  if (pictures) writeFileSync(`${pictures}/plan.txt`, plan);
+  const read = await run(tallyd, ['chaos', '--plan', planFile(plan), '--print-plan', '--', 'true']);
+  assert.match(read.stdout + read.stderr, /clock (leader|node 3) \+1h/);
+  ok('what was done is a plan that chaos reads');
   ok('a full disk is full for the node, and a clock is set, by clicking');
 
   // --- Sharing ---

@@ -56,7 +56,7 @@ pub(crate) struct Seed {
     #[arg(value_name = "SEED", conflicts_with = "seed")]
     pub(crate) first: Option<u64>,
     /// The same.
-    #[arg(long, required_unless_present_any = ["scenario", "first"])]
+    #[arg(long, required_unless_present_any = ["scenario", "first", "plan"])]
     pub(crate) seed: Option<u64>,
     /// Simulated seconds.
     #[arg(long, default_value_t = 60)]
@@ -70,6 +70,9 @@ pub(crate) struct Seed {
     /// A scenario in place of what the seed draws.
     #[arg(long)]
     pub(crate) scenario: Option<String>,
+    /// A plan of `tallyd chaos`, or one that the lab wrote down, in place of what the seed draws.
+    #[arg(long, value_name = "FILE", conflicts_with = "scenario")]
+    pub(crate) plan: Option<PathBuf>,
     /// The whole trace, and how much becomes part of it. `replay` of a seed prints events unless told
     /// otherwise.
     #[arg(long)]
@@ -143,6 +146,7 @@ impl Seed {
             only: None,
             bug: None,
             scenario: None,
+            plan: None,
             detail: None,
             story: false,
             html: None,
@@ -161,6 +165,9 @@ impl Seed {
         let mut words = format!("--seed {} --seconds {}", self.number(), self.seconds);
         if let Some(scenario) = &self.scenario {
             words += &format!(" --scenario {scenario}");
+        }
+        if let Some(plan) = &self.plan {
+            words += &format!(" --plan {}", plan.display());
         }
         if let Some(only) = &self.only {
             let only: Vec<String> = only.iter().map(ToString::to_string).collect();
@@ -197,6 +204,13 @@ impl Seed {
                     .ok_or_else(|| format!("there is no scenario {name:?}"))?,
             );
         }
+        if let Some(path) = &self.plan {
+            let told = |problem: &dyn std::fmt::Display| format!("{}: {problem}", path.display());
+            let text = std::fs::read_to_string(path).map_err(|error| told(&error))?;
+            let scenario =
+                tally_sim::scenarios::of_plan(&text).map_err(|problem| told(&problem))?;
+            options.scenario = Some(Box::leak(Box::new(scenario)));
+        }
         Ok(options)
     }
 
@@ -216,6 +230,9 @@ impl Seed {
         }
         if let Some(scenario) = &self.scenario {
             command.args(["--scenario", scenario]);
+        }
+        if let Some(plan) = &self.plan {
+            command.arg("--plan").arg(plan);
         }
         if self.lesson {
             command.arg("--lesson");

@@ -339,9 +339,11 @@ fn tell(arguments: &Seed) -> Result<bool, String> {
     for line in story::told(&story::lines(&outcome)) {
         say!("{line}");
     }
-    let how = match &arguments.scenario {
-        Some(name) => format!("--scenario {name} --seed {}", arguments.number()),
-        None => format!("--seed {}", arguments.number()),
+    let seed = arguments.number();
+    let how = match (&arguments.scenario, &arguments.plan) {
+        (Some(name), _) => format!("--scenario {name} --seed {seed}"),
+        (None, Some(plan)) => format!("--plan {} --seed {seed}", plan.display()),
+        (None, None) => format!("--seed {seed}"),
     };
     say!("\nthe whole trace: tally-sim replay {how} --detail events");
     say!("{} lines, digest {:016x}", outcome.trace.count, outcome.trace.digest);
@@ -390,7 +392,10 @@ pub(crate) fn replay(arguments: &Seed) -> Result<bool, String> {
     if let Some(file) = &arguments.html {
         return play(arguments, file);
     }
-    if arguments.story || (arguments.scenario.is_some() && arguments.detail.is_none()) {
+    if arguments.story
+        || ((arguments.scenario.is_some() || arguments.plan.is_some())
+            && arguments.detail.is_none())
+    {
         return tell(arguments);
     }
     let options = arguments.options(Keep::Print)?;
