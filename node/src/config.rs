@@ -9,6 +9,7 @@
 //! `docs/configuration.md` is checked against all of them at once. A part is given what it
 //! needs as values: only the process, the composition root and `consensus::raft_config` read this.
 
+mod backup;
 mod members;
 
 use std::{net::IpAddr, path::PathBuf, str::FromStr};
@@ -33,6 +34,9 @@ pub struct Config {
     /// Address to listen on for scrapers and probes. On loopback it is open and in plain HTTP, else under the TLS of
     /// the client port, and asks who is there as that does. Empty: no such port.
     pub metrics_listen: String,
+    /// Address to listen on for browsers: a page that shows the cluster and what is in it. It has the TLS of the client
+    /// port, and asks who is there as that does. Empty: no such port.
+    pub console_listen: String,
     /// Address of the client port as clients reach it. Empty: `client_listen`.
     pub client_advertise: String,
     /// Address of the peer port as other nodes reach it. Empty: `peer_listen`.
@@ -41,7 +45,7 @@ pub struct Config {
     /// through a translation of addresses, a tunnel or a proxy. Of this node alone, and only for what it dials.
     pub peer_via: PeerVia,
     /// For tests of whoever uses a cluster: a file that says what is wrong with this node's wall clock and disk. See
-    /// [`crate::env::test_faults`].
+    /// `process/test_faults`.
     pub test_faults_file: PathBuf,
     /// The first members, `1=host:port,2=host:port,…` (peer ports). Forms the cluster once, on nodes
     /// with empty directories; ignored by a node that has one. Empty on a node that will be added
@@ -142,6 +146,21 @@ pub struct Config {
     pub audit_log_must_not_drop: bool,
     /// Directory into which the node makes backups by itself. Empty: it makes none.
     pub backup_dir: PathBuf,
+    /// Or into an S3-compatible object store, `s3://bucket/prefix`. Empty: it makes none.
+    pub backup_to: String,
+    /// Where that store is, `https://host:port`. Empty: Amazon's of the region.
+    pub backup_s3_endpoint: String,
+    /// Region of the bucket, part of what is signed.
+    pub backup_s3_region: String,
+    /// The bucket is the first part of the path; without it a part of the host's name.
+    pub backup_s3_path_style: bool,
+    /// File of the credentials, which its owner alone may read. Empty: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and
+    /// AWS_SESSION_TOKEN of the environment.
+    pub backup_s3_credentials_file: PathBuf,
+    /// CAs that sign for the store (PEM). Empty: those that the operating system trusts.
+    pub backup_s3_ca_file: PathBuf,
+    /// Send backups to a store on another machine without TLS: whoever is on the way reads everything.
+    pub insecure_backup_without_tls: bool,
     /// From one to the next, in ms. At least 1000.
     pub backup_interval_ms: u64,
     /// So many of the newest are kept, 1 to 10,000.
@@ -205,6 +224,7 @@ impl Default for Config {
             client_listen: "127.0.0.1:7401".to_owned(),
             peer_listen: "127.0.0.1:7501".to_owned(),
             metrics_listen: "127.0.0.1:7601".to_owned(),
+            console_listen: String::new(),
             client_advertise: String::new(),
             peer_advertise: String::new(),
             peer_via: PeerVia::default(),
@@ -252,6 +272,13 @@ impl Default for Config {
             audit_log_reads: false,
             audit_log_must_not_drop: false,
             backup_dir: PathBuf::new(),
+            backup_to: String::new(),
+            backup_s3_endpoint: String::new(),
+            backup_s3_region: "us-east-1".to_owned(),
+            backup_s3_path_style: true,
+            backup_s3_credentials_file: PathBuf::new(),
+            backup_s3_ca_file: PathBuf::new(),
+            insecure_backup_without_tls: false,
             backup_interval_ms: 24 * 60 * 60 * 1000,
             backups_kept: 7,
             worker_threads: 0,
@@ -343,10 +370,13 @@ impl Config {
         ] {
             check(is_address(address), key, || format!("{address:?} is not host:port"))?;
         }
-        let metrics = &self.metrics_listen;
-        check(metrics.is_empty() || is_address(metrics), "metrics_listen", || {
-            format!("{metrics:?} is not host:port")
-        })?;
+        for (key, address) in
+            [("metrics_listen", &self.metrics_listen), ("console_listen", &self.console_listen)]
+        {
+            check(address.is_empty() || is_address(address), key, || {
+                format!("{address:?} is not host:port")
+            })?;
+        }
         for (key, address) in
             [("client_advertise", self.client_address()), ("peer_advertise", self.peer_address())]
         {
@@ -375,12 +405,7 @@ impl Config {
             "election_timeout_ms_max",
             || "must be above election_timeout_ms_min".to_owned(),
         )?;
-        check(self.backup_interval_ms >= BACKUP_INTERVAL_MS_MIN, "backup_interval_ms", || {
-            format!("must be at least {BACKUP_INTERVAL_MS_MIN}")
-        })?;
-        check((1..=BACKUPS_KEPT_MAX).contains(&self.backups_kept), "backups_kept", || {
-            format!("must be 1 to {BACKUPS_KEPT_MAX}")
-        })?;
+        self.validate_backups()?;
         check(self.worker_threads <= 1024, "worker_threads", || "must be at most 1024".to_owned())?;
         check((1..=1024).contains(&self.entries_in_flight), "entries_in_flight", || {
             "must be 1 to 1024".to_owned()
@@ -516,6 +541,13 @@ impl Config {
                 client_cert || self.metrics_listen.is_empty(),
                 "cert_file and client_tls_key_file",
             ),
+            (
+                "console_listen",
+                &self.console_listen,
+                "client",
+                client_cert || self.console_listen.is_empty(),
+                "cert_file and client_tls_key_file",
+            ),
         ] {
             if !has_tls && !self.insecure_listen_without_tls && !is_loopback(address) {
                 return wrong(
@@ -532,6 +564,7 @@ impl Config {
         for (key, address, what) in [
             ("client_listen", &self.client_listen, "reads and changes everything"),
             ("metrics_listen", &self.metrics_listen, "reads the metrics"),
+            ("console_listen", &self.console_listen, "reads everything"),
         ] {
             if !asks && !address.is_empty() && !is_loopback(address) {
                 let problem = format!(
@@ -602,9 +635,17 @@ fn is_unspecified(address: &str) -> bool {
 
 /// Whether only this machine reaches it. Of a name nothing is known but for `localhost`.
 pub(crate) fn is_loopback(address: &str) -> bool {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let host = host_of(address);
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The host of an address, without its port if it has one, and without the brackets of IPv6.
+pub(crate) fn host_of(address: &str) -> &str {
+    let host = match address.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => host,
+        _ => address,
+    };
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
 /// A share of all, 0 to 1.

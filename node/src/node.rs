@@ -15,6 +15,7 @@
 //! [`Node::start`]; they differ in their [`Env`] only.
 
 mod beside;
+mod console;
 mod diagnosis;
 mod error;
 mod eyes;
@@ -37,6 +38,7 @@ use std::{
 };
 
 use tokio::{
+    runtime::Handle,
     sync::{mpsc, watch},
     task::JoinHandle,
     time::Instant,
@@ -57,7 +59,7 @@ use self::{
 use crate::{
     api::{self, Api, NodeFacts, rates::Rates},
     audit::{self, AuditLog},
-    backup::schedule,
+    backup::{directory::Directory, schedule, store::InStore},
     config::{Config, HotItemNames, UpgradeFinalize},
     consensus::{
         Consensus, Foundation,
@@ -102,6 +104,7 @@ pub struct Node {
     peer_server: JoinHandle<()>,
     metrics: Arc<Metrics>,
     eyes: EyesPort,
+    console_address: Option<String>,
     slots: Arc<Slots>,
     room: Arc<NodeRoom>,
     audit: Option<Arc<AuditLog>>,
@@ -374,6 +377,15 @@ impl Node {
         } else {
             service.take_part(own, operates);
         }
+        let parts = console::Parts {
+            api: api.clone(),
+            room: Arc::clone(&room),
+            tls: tls.client(),
+            audit: audit.clone(),
+            stopped: stopped.clone(),
+        };
+        let (console_address, console) = console::open(&config, &env, parts).await.unzip();
+        running.extend(console);
         let (health, health_service) = tonic_health::server::health_reporter();
         let routes = Routes::new(health_service);
         let client_server = tokio::spawn(api::server::serve(
@@ -399,6 +411,7 @@ impl Node {
             peer_server,
             metrics,
             eyes: eyes_port,
+            console_address,
             slots,
             room,
             audit,
@@ -457,24 +470,32 @@ fn open_audit_log(config: &Config, env: &Env) -> Result<Option<Arc<AuditLog>>, N
         .map_err(NodeError::AuditLog)
 }
 
-/// Begins to make backups into a directory, if there is one.
+/// Begins to make backups into a directory or an object store, if there is one.
 fn make_backups(
     config: &Config,
     env: &Env,
     consensus: &Consensus,
     stopped: &watch::Receiver<bool>,
 ) -> Option<Arc<schedule::Told>> {
-    if config.backup_dir.as_os_str().is_empty() {
-        return None;
-    }
+    let destination: Box<dyn schedule::Destination> =
+        match config.backup_store().expect("the configuration was checked") {
+            Some(store) => {
+                // The thread that makes backups has no I/O of its own.
+                let runtime = Handle::current();
+                let open = Arc::new(move || store.open(&runtime));
+                Box::new(InStore { open, location: config.backup_to.clone() })
+            }
+            None if config.backup_dir.as_os_str().is_empty() => return None,
+            None => Box::new(Directory(config.backup_dir.clone())),
+        };
     let settings = schedule::Settings {
-        directory: config.backup_dir.clone(),
         interval: Duration::from_millis(config.backup_interval_ms),
         kept: config.backups_kept,
         node_id: config.node_id,
     };
     let told = Arc::<schedule::Told>::default();
-    let making = schedule::run(settings, consensus.clone(), Arc::clone(&told), stopped.clone());
+    let (consensus, stopped) = (consensus.clone(), stopped.clone());
+    let making = schedule::run(settings, destination, consensus, Arc::clone(&told), stopped);
     env.threads.run_blocking("tally-backups", Box::pin(making));
     Some(told)
 }

@@ -4,6 +4,7 @@
 //! a file that is called as asked is a whole one.
 
 mod choose;
+mod store;
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -47,22 +48,23 @@ pub(crate) struct Backup {
 #[derive(Debug, Subcommand)]
 pub(crate) enum BackupFile {
     /// Reads a backup whole and says whether all of it is right; needs no cluster.
-    Verify {
-        /// The file.
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
-    },
+    Verify(OfFile),
     /// Shows what a backup says of itself, after having read it whole; needs no cluster.
-    Inspect {
-        /// The file.
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
-    },
+    Inspect(OfFile),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OfFile {
+    /// The file, or s3://BUCKET/NAME.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    store: store::StoreOptions,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Restore {
-    /// The backup. It is read whole and found right before anything is restored.
+    /// The backup, or s3://BUCKET/NAME. It is read whole and found right before anything is restored.
     #[arg(value_name = "FILE", required_unless_present = "abort")]
     file: Option<PathBuf>,
     /// Take back what was restored so far by a restore that did not come to its end.
@@ -70,6 +72,8 @@ pub(crate) struct Restore {
     abort: bool,
     #[command(flatten)]
     point: choose::Point,
+    #[command(flatten)]
+    store: store::StoreOptions,
 }
 
 /// What a backup is, for people and programs.
@@ -179,13 +183,20 @@ impl Backup {
     }
 }
 
-pub(crate) fn look(command: &BackupFile, output: Output) -> Result<Exit, Failure> {
-    let (BackupFile::Verify { file } | BackupFile::Inspect { file }) = command;
-    let (known, ..) = verify(file)?;
+pub(crate) async fn look(command: &BackupFile, output: Output) -> Result<Exit, Failure> {
+    let (BackupFile::Verify(asked) | BackupFile::Inspect(asked)) = command;
+    let known = match store::location(&asked.file)? {
+        Some(location) => {
+            let (store, name) = asked.store.open_object(&location)?;
+            let checked = store::check(&store, &name).await?;
+            Known::new(&asked.file, checked.bytes, &checked.header, &checked.footer)
+        }
+        None => verify(&asked.file)?.0,
+    };
     match command {
-        BackupFile::Verify { .. } => output
+        BackupFile::Verify(_) => output
             .result(&known, |known| format!("the backup is whole and right: {}", known.short())),
-        BackupFile::Inspect { .. } => output.result(&known, Known::long),
+        BackupFile::Inspect(_) => output.result(&known, Known::long),
     }?;
     Ok(Exit::Done)
 }
@@ -291,8 +302,18 @@ pub(crate) async fn restore(
         return Ok(Exit::Done);
     }
     let path = asked.file.as_deref().expect("clap asks for a file");
-    let path = &asked.point.file(path)?;
-    let (backup, header, footer) = verify(path)?;
+    let fetched = match store::location(path)? {
+        Some(location) => Some(asked.point.object(location, &asked.store).await?),
+        None => None,
+    };
+    let path = &match &fetched {
+        Some(fetched) => fetched.file.path().to_owned(),
+        None => asked.point.file(path)?,
+    };
+    let (mut backup, header, footer) = verify(path)?;
+    if let Some(fetched) = &fetched {
+        backup.file.clone_from(&fetched.from);
+    }
     let begun = client.begin_restore(&header, &footer).await?;
     send(client, path, begun.next_block, &footer).await?;
     client.finish_restore(&footer).await?;

@@ -237,7 +237,7 @@ async fn run(arguments: Arguments, output: Output) -> Result<Exit, Failure> {
     if let Command::Backup(backup) = command
         && let Some(of_file) = backup.of_file()
     {
-        return backup::look(of_file, output);
+        return backup::look(of_file, output).await;
     }
     match command {
         Command::Completions { shell } => manual::completions(Arguments::command(), *shell),

@@ -6,32 +6,105 @@ const WINDOW_MS = 20000, LANE = 26, LEFT = 118;
 
 const name = client => `${client.level || 'adds'} at ${client.node}`;
 
-/** Lanes: running clients, and one for the calls by hand if there were any. */
+/** Lanes: running clients, and one for all other calls if there were any: those by hand, and of clients that ended. */
 function lanes() {
   const clients = lab.state.clients.map(client => ({ id: client.id, name: name(client), writes: !client.level }));
   clients.sort((a, b) => b.writes - a.writes || a.id - b.id);
-  const since = lab.state.t - WINDOW_MS;
-  const known = new Set(clients.map(client => client.id));
-  if (lab.records.some(record => record.end > since && !known.has(record.client))) clients.push({ id: -1, name: 'by hand' });
+  const since = lab.state.t - WINDOW_MS, known = new Set(clients.map(client => client.id)), key = [...known].join();
+  // Only what is new is looked through, unless another client ran or ended.
+  if (key !== others.key) Object.assign(others, { key, seq: 0, end: 0 });
+  for (let at = lab.records.length - 1; at >= 0 && lab.records[at].seq > others.seq; at--) {
+    if (!known.has(lab.records[at].client)) { others.end = Math.max(others.end, lab.records[at].end); break; }
+  }
+  others.seq = lab.records.at(-1)?.seq ?? 0;
+  if (others.end > since) clients.push({ id: -1, name: 'by hand' });
   return { clients, known, since };
 }
+const others = { key: '', seq: 0, end: 0 };
+
+/** What is drawn already, and moves to the left as time passes: each answer is drawn once, as there may be 2,000 new ones
+ *  a second and all of the last 20 seconds are shown in each frame. */
+const past = { canvas: document.createElement('canvas'), key: '', until: 0, seq: 0, last: new Map() };
+
+function inks() {
+  const style = getComputedStyle(document.documentElement);
+  return Object.fromEntries(['ink', 'dim', 'line', 'green', 'red', 'amber'].map(key => [key, style.getPropertyValue(`--${key}`)]));
+}
+const dark = matchMedia('(prefers-color-scheme: dark)');
+
+/** Asked of the page when it changes: a question in each frame would have the page laid out for it. */
+let room = 0;
+new ResizeObserver(([entry]) => { room = Math.round(entry.contentRect.width); }).observe(document.getElementById('lanes').parentElement);
 
 export function draw(offset) {
   const canvas = document.getElementById('lanes');
   const { clients, known, since } = lanes();
-  const width = canvas.clientWidth, height = Math.max(1, clients.length) * LANE + 24, scale = devicePixelRatio || 1;
-  if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
-    Object.assign(canvas, { width: Math.round(width * scale), height: Math.round(height * scale) });
+  const width = room || canvas.clientWidth, height = Math.max(1, clients.length) * LANE + 24, scale = devicePixelRatio || 1;
+  const now = lab.state.t + offset, pixels = (width - LEFT) * scale / WINDOW_MS;
+  const key = JSON.stringify([width, height, scale, dark.matches, clients]);
+  if (key !== past.key) {
+    for (const each of [canvas, past.canvas]) Object.assign(each, { width: Math.round(width * scale), height: Math.round(height * scale) });
     canvas.style.height = `${height}px`;
+    Object.assign(past, { key, until: now, seq: 0, last: new Map(), inks: inks() });
   }
-  const pen = canvas.getContext('2d'), style = getComputedStyle(document.documentElement);
-  const ink = key => style.getPropertyValue(`--${key}`);
+  // By whole pixels, so that nothing blurs.
+  const moved = Math.floor((now - past.until) * pixels);
+  if (moved > 0 && past.seq) {
+    const pen = past.canvas.getContext('2d');
+    pen.setTransform(1, 0, 0, 1, 0, 0);
+    pen.globalCompositeOperation = 'copy';
+    pen.drawImage(past.canvas, -moved, 0);
+    pen.globalCompositeOperation = 'source-over';
+    past.until += moved / pixels;
+  }
+  const newest = lab.records.at(-1)?.seq ?? 0;
+  if (newest > past.seq) answers(clients, known, since, width, scale);
+  else if (moved <= 0 && canvas.dataset.drawn === key) return;
+  canvas.dataset.drawn = key;
+  frame(canvas, clients, { width, height, scale, now });
+}
+
+/** Draws the answers that came since it was called last. */
+function answers(clients, known, since, width, scale) {
+  const pen = past.canvas.getContext('2d'), ink = past.inks;
+  const x = at => LEFT + (at - (past.until - WINDOW_MS)) / WINDOW_MS * (width - LEFT);
+  const rows = new Map(clients.map((client, at) => [client.id, at]));
+  const colours = { ok: ink.green, refused: ink.red, unknown: ink.amber, silence: ink.amber, stale: ink.amber };
   pen.setTransform(scale, 0, 0, scale, 0, 0);
-  pen.clearRect(0, 0, width, height);
   pen.font = '12px system-ui, sans-serif';
-  const now = lab.state.t + offset, x = at => LEFT + (at - (now - WINDOW_MS)) / WINDOW_MS * (width - LEFT);
-  pen.fillStyle = ink('dim');
-  pen.strokeStyle = ink('line');
+  let first = lab.records.length;
+  while (first > 0 && lab.records[first - 1].seq > past.seq && lab.records[first - 1].end >= since - 2000) first -= 1;
+  for (const record of lab.records.slice(first)) {
+    const row = rows.get(known.has(record.client) ? record.client : -1);
+    const [from, to] = [x(record.start), Math.max(x(record.end), x(record.start) + 2)];
+    if (row === undefined || to < LEFT) continue;
+    const kind = record.came === 'ok' ? record.seen_ms > 0 ? 'stale' : 'ok' : record.came;
+    // What would lie on what is drawn already is left out.
+    const beside = past.last.get(row);
+    if (beside?.kind === kind && Math.abs(record.start - beside.start) / WINDOW_MS * (width - LEFT) < (kind === 'ok' ? 1 : 7)) continue;
+    past.last.set(row, { kind, start: record.start });
+    const y = row * LANE + 5;
+    pen.fillStyle = colours[kind];
+    if (kind === 'ok') { pen.fillRect(from, y + 3, to - from, 10); continue; }
+    pen.globalAlpha = .3;
+    pen.fillRect(from, y, to - from, 16);
+    pen.globalAlpha = 1;
+    pen.fillText({ stale: 'S', refused: '×', unknown: '?', silence: '?' }[kind], to - 6, y + 13);
+  }
+  past.seq = lab.records.at(-1).seq;
+}
+
+/** What stands still, and what was drawn before. */
+function frame(canvas, clients, { width, height, scale, now }) {
+  const pen = canvas.getContext('2d'), ink = past.inks, left = Math.ceil(LEFT * scale);
+  pen.setTransform(1, 0, 0, 1, 0, 0);
+  pen.clearRect(0, 0, canvas.width, canvas.height);
+  if (canvas.width > left) pen.drawImage(past.canvas, left, 0, canvas.width - left, canvas.height, left, 0, canvas.width - left, canvas.height);
+  pen.setTransform(scale, 0, 0, scale, 0, 0);
+  pen.font = '12px system-ui, sans-serif';
+  pen.fillStyle = ink.dim;
+  pen.strokeStyle = ink.line;
+  const x = at => LEFT + (at - (now - WINDOW_MS)) / WINDOW_MS * (width - LEFT);
   for (let s = 0; s <= 20; s += 5) {
     const at = x(now - s * 1000);
     pen.beginPath(); pen.moveTo(at, 0); pen.lineTo(at, height - 18); pen.stroke();
@@ -40,29 +113,8 @@ export function draw(offset) {
   }
   pen.textAlign = 'left';
   if (!clients.length) pen.fillText('No client runs. Start one above.', LEFT + 8, 16);
-  const rows = new Map(clients.map((client, at) => [client.id, at]));
-  clients.forEach((client, at) => { pen.fillStyle = ink('ink'); pen.fillText(client.name, 2, at * LANE + 17, LEFT - 6); });
-  const colours = { ok: ink('green'), refused: ink('red'), unknown: ink('amber'), silence: ink('amber') };
-  const drawn = new Map();
-  for (let at = lab.records.length - 1; at >= 0; at--) {
-    const record = lab.records[at];
-    if (record.end < since - 2000) break;
-    const row = rows.get(known.has(record.client) ? record.client : -1);
-    const [from, to] = [Math.max(LEFT, x(record.start)), Math.max(x(record.end), x(record.start) + 2)];
-    if (row === undefined || to < LEFT) continue;
-    const kind = record.came === 'ok' ? record.seen_ms > 0 ? 'stale' : 'ok' : record.came;
-    // What would lie on what is drawn already is left out: 2,000 answers a second are no more to be seen.
-    const beside = drawn.get(row);
-    if (beside?.kind === kind && beside.from - from < (kind === 'ok' ? 2 : 7)) continue;
-    drawn.set(row, { kind, from });
-    const y = row * LANE + 5;
-    pen.fillStyle = kind === 'stale' ? ink('amber') : colours[kind];
-    if (kind === 'ok') { pen.fillRect(from, y + 3, to - from, 10); continue; }
-    pen.globalAlpha = .3;
-    pen.fillRect(from, y, to - from, 16);
-    pen.globalAlpha = 1;
-    pen.fillText({ stale: 'S', refused: '×', unknown: '?', silence: '?' }[kind], to - 6, y + 13);
-  }
+  pen.fillStyle = ink.ink;
+  clients.forEach((client, at) => pen.fillText(client.name, 2, at * LANE + 17, LEFT - 6));
 }
 
 export function list() {

@@ -66,7 +66,7 @@ function link([a, b]) {
 
 function node(id) {
   const [x, y] = places[id];
-  const role = svg('text', { x, y: y + 14, class: 'small' }), term = svg('text', { x, y: y + (y < H / 2 ? -R - 8 : R + 17), class: 'small' });
+  const role = svg('text', { x, y: y + 14, class: 'small' }), term = svg('text', { x, y: y + (y < H / 2 ? -R - 10 : R + 21), class: 'small' });
   const group = svg('g', { class: 'node', role: 'button', tabindex: 0, ...pressed(() => choose(id, '')) },
     svg('circle', { class: 'ring', cx: x, cy: y, r: R + 6 }), svg('circle', { class: 'body', cx: x, cy: y, r: R }),
     svg('text', { x, y: y - 2 }, `node ${id} `), role, term);

@@ -436,7 +436,7 @@ fn part_of(step: v1::StepFailure) -> Option<StepPart> {
 }
 
 /// As gRPC spells it.
-fn code_name(code: Code) -> &'static str {
+pub(super) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

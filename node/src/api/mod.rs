@@ -12,6 +12,7 @@ mod audited;
 mod auth;
 mod backup;
 pub mod cluster;
+pub(crate) mod console;
 pub mod convert;
 mod direct;
 #[cfg(feature = "fuzzing")]

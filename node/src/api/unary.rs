@@ -72,8 +72,20 @@ impl Api {
     }
 }
 
-/// Serves one request, counts it, and records it.
+/// Serves one request of a client.
 async fn serve<Q>(api: &Api, request: Request<Q>) -> Result<Response<Q::Response>, Status>
+where
+    Q: Runs + AnswerBytes + Audited + 'static,
+    Q::Response: Tells,
+{
+    served(api, request).await.map_err(|error| to_tonic(&error))
+}
+
+/// Finds out who calls, counts the request, runs it, and records it: whoever asks, over whichever port.
+pub(super) async fn served<Q>(
+    api: &Api,
+    request: Request<Q>,
+) -> Result<Response<Q::Response>, CallStatus>
 where
     Q: Runs + AnswerBytes + Audited + 'static,
     Q::Response: Tells,
@@ -85,7 +97,7 @@ where
     let (call, answered) = serve_recorded(api, call, &shown, request).await;
     under.end(&call, answered.as_ref().err());
     api.end_span(&call, answered.as_ref().err().map_or(Code::Ok, |error| Code::from(error.code)));
-    answered.map_err(|error| to_tonic(&error))
+    answered
 }
 
 /// Finds out who calls, runs the request and records both. Gives back the call with who makes it.

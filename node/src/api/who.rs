@@ -210,7 +210,7 @@ pub(super) enum Reads<'a> {
 
 impl Api {
     /// Whether callers must show who they are, by what this node knows.
-    fn asks_who(&self) -> bool {
+    pub(super) fn asks_who(&self) -> bool {
         self.node.authentication || self.is_enabled()
     }
 

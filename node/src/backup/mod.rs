@@ -1,11 +1,16 @@
-//! Backups that this node makes: part by part for whoever asks over the network ([`begin`]), and by itself into a
-//! directory ([`schedule`]).
+//! Backups that this node makes: part by part for whoever asks over the network ([`begin`]), and by itself
+//! ([`schedule`]), into a [`directory`] or an object [`store`].
 //!
 //! A backup is read from a snapshot's file, which stands still and which a lease keeps: nothing of the state waits
 //! for it, neither commits nor flushes nor the next snapshot. It is made on a thread of its own, as each byte goes
 //! through four hashes and a compression: on one that answers clients each part would hold them up for milliseconds.
 
+pub(crate) mod directory;
+mod names;
 pub(crate) mod schedule;
+#[cfg(test)]
+mod schedule_tests;
+pub(crate) mod store;
 
 use std::{future::Future, time::Duration};
 

@@ -13,11 +13,13 @@ fn the_default_lacks_only_an_id() {
 #[test]
 fn each_check_names_its_key() {
     type Breaks = fn(&mut Config);
-    let broken: [(&str, Breaks); 23] = [
+    let broken: [(&str, Breaks); 25] = [
         ("client_listen", |config| config.client_listen = "7401".into()),
         ("peer_advertise", |config| config.peer_listen = "0.0.0.0:7501".into()),
         ("metrics_listen", |config| config.metrics_listen = "7601".into()),
         ("metrics_listen", |config| config.metrics_listen = "0.0.0.0:7601".into()),
+        ("console_listen", |config| config.console_listen = "7701".into()),
+        ("console_listen", |config| config.console_listen = "0.0.0.0:7701".into()),
         ("initial_cluster", |config| {
             config.initial_cluster = "2=a:1,3=b:2".parse().unwrap();
         }),
@@ -88,19 +90,26 @@ fn other_machines_reach_a_node_over_tls_or_by_the_operators_word() {
 }
 
 #[test]
-fn metrics_leave_the_machine_only_where_that_is_said() {
-    for near in ["", "127.0.0.1:7601", "127.9.9.9:1", "[::1]:7601", "localhost:7601"] {
-        Config { metrics_listen: near.into(), ..valid() }.validate().unwrap();
-    }
-    for far in ["0.0.0.0:7601", "[::]:7601", "10.0.0.1:7601", "node1:7601", "localhost.x:1"] {
-        let mut config = Config { metrics_listen: far.into(), ..valid() };
-        let said = config.validate().unwrap_err().to_string();
-        assert!(said.contains("client_tls_cert_file"), "{far}: {said}");
-        (config.client_tls_cert_file, config.client_tls_key_file) = ("a".into(), "b".into());
-        let said = config.validate().unwrap_err().to_string();
-        assert!(said.contains("authentication"), "{far}: {said}");
-        config.authentication = true;
-        config.validate().unwrap();
+fn metrics_and_the_console_leave_the_machine_only_where_that_is_said() {
+    let ports: [fn(&mut Config) -> &mut String; 2] =
+        [|config| &mut config.metrics_listen, |config| &mut config.console_listen];
+    for port in ports {
+        for near in ["", "127.0.0.1:7601", "127.9.9.9:1", "[::1]:7601", "localhost:7601"] {
+            let mut config = valid();
+            near.clone_into(port(&mut config));
+            config.validate().unwrap();
+        }
+        for far in ["0.0.0.0:7601", "[::]:7601", "10.0.0.1:7601", "node1:7601", "localhost.x:1"] {
+            let mut config = valid();
+            far.clone_into(port(&mut config));
+            let said = config.validate().unwrap_err().to_string();
+            assert!(said.contains("client_tls_cert_file"), "{far}: {said}");
+            (config.client_tls_cert_file, config.client_tls_key_file) = ("a".into(), "b".into());
+            let said = config.validate().unwrap_err().to_string();
+            assert!(said.contains("authentication"), "{far}: {said}");
+            config.authentication = true;
+            config.validate().unwrap();
+        }
     }
 }
 

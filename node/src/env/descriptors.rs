@@ -21,6 +21,9 @@ const PEERS_MIN: usize = 32;
 /// Connections to the metrics port: a scraper or two, probes, and a person.
 pub const METRICS_MAX: usize = 16;
 
+/// Connections to the console: a browser makes six at once, each for one request.
+pub const CONSOLE_MAX: usize = 24;
+
 /// Connections of clients: at most so many, however many descriptors there are. They bound what can't be
 /// bounded for each connection by itself.
 pub const CLIENTS_MAX: usize = 16 * 1024;
@@ -29,7 +32,7 @@ pub const CLIENTS_MAX: usize = 16 * 1024;
 const CLIENTS_MIN: usize = 8;
 
 /// With fewer than this a node runs, but it may end where it would install a snapshot.
-pub const ENOUGH: usize = OWN + METRICS_MAX + PEERS_MIN + CLIENTS_MIN;
+pub const ENOUGH: usize = OWN + METRICS_MAX + CONSOLE_MAX + PEERS_MIN + CLIENTS_MIN;
 
 /// How many connections a node may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,22 +43,29 @@ pub struct Sockets {
     pub peers_max: usize,
     /// To its metrics port.
     pub metrics_max: usize,
+    /// To its console.
+    pub console_max: usize,
 }
 
 impl Sockets {
     /// Where there is no limit.
-    pub const MANY: Sockets =
-        Sockets { clients_max: CLIENTS_MAX, peers_max: PEERS_MAX, metrics_max: METRICS_MAX };
+    pub const MANY: Sockets = Sockets {
+        clients_max: CLIENTS_MAX,
+        peers_max: PEERS_MAX,
+        metrics_max: METRICS_MAX,
+        console_max: CONSOLE_MAX,
+    };
 
     /// Shares out so many descriptors.
     pub fn of(descriptors: usize) -> Sockets {
-        let peers = (descriptors / 8).clamp(PEERS_MIN, PEERS_MAX);
+        let peers = (descriptors.saturating_sub(CONSOLE_MAX) / 8).clamp(PEERS_MIN, PEERS_MAX);
         // As many again are connections that this node makes.
-        let clients = descriptors.saturating_sub(OWN + METRICS_MAX + peers);
+        let clients = descriptors.saturating_sub(OWN + METRICS_MAX + CONSOLE_MAX + peers);
         Sockets {
             clients_max: clients.clamp(CLIENTS_MIN, CLIENTS_MAX),
             peers_max: peers / 2,
             metrics_max: METRICS_MAX,
+            console_max: CONSOLE_MAX,
         }
     }
 
@@ -91,9 +101,10 @@ mod tests {
 
     #[test]
     fn clients_never_get_what_the_node_needs() {
-        for descriptors in [ENOUGH, 256, 1024, 4096, 20_000, 1 << 20, usize::MAX] {
-            let Sockets { clients_max, peers_max, metrics_max } = Sockets::of(descriptors);
-            let used = OWN + metrics_max + 2 * peers_max + clients_max;
+        for descriptors in [ENOUGH, ENOUGH + 1, 300, 1024, 4096, 20_000, 1 << 20, usize::MAX] {
+            let Sockets { clients_max, peers_max, metrics_max, console_max } =
+                Sockets::of(descriptors);
+            let used = OWN + metrics_max + console_max + 2 * peers_max + clients_max;
             assert!(used <= descriptors, "{descriptors}");
             assert!(clients_max >= CLIENTS_MIN && peers_max >= 16, "{descriptors}");
         }

@@ -25,7 +25,6 @@ pub mod identity;
 pub mod shares;
 pub mod spaced;
 pub mod storage_guard;
-pub mod test_faults;
 pub mod traces;
 pub mod usage;
 

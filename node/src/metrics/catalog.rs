@@ -338,7 +338,7 @@ catalog! {
     }
     "Backups" {
         BACKUP_LAST = Gauge "tally_backup_last_success_timestamp_seconds" []
-            "When the newest backup was made that this node has made by itself, in seconds since 1970; 0: there is none. All of this section is absent without backup_dir."
+            "When the newest backup was made that this node has made by itself, in seconds since 1970; 0: there is none. All of this section is absent without backup_dir or backup_to."
             "More than two intervals ago.";
         BACKUP_INTERVAL = Gauge "tally_backup_interval_seconds" []
             "From one backup to the next (backup_interval_ms)."

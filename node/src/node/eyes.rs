@@ -150,7 +150,7 @@ impl Eyes {
                 let connections_max = env.network.sockets().metrics_max;
                 let tls = tls.filter(|_| !on_loopback);
                 let share = super::share_of(config);
-                let gate = Gate { listener, tls, connections_max, share, audit };
+                let gate = Gate { port: "metrics", listener, tls, connections_max, share, audit };
                 port.serving = Some(tokio::spawn(plain::serve(pages, gate, stopped)));
             }
             Err(error) => {
@@ -257,7 +257,9 @@ impl Eyes {
         };
         match api.may_watch(&asked.headers, asked.caller.as_ref(), changes, line).await {
             Ok(Asks::WhoItIs) => Ok(()),
-            Ok(Asks::Nobody) if !changes || (self.on_loopback && is_for_this_machine(asked)) => {
+            Ok(Asks::Nobody)
+                if !changes || (self.on_loopback && asked.host().is_some_and(is_loopback)) =>
+            {
                 Ok(())
             }
             Ok(Asks::Nobody) => {
@@ -287,12 +289,6 @@ impl Eyes {
             Page::text(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be made\n")
         })
     }
-}
-
-/// A page of another host whose name was made to lead here asks with its own.
-fn is_for_this_machine(asked: &Asked) -> bool {
-    let host = asked.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    host.is_some_and(is_loopback)
 }
 
 fn no_logs() -> Page {

@@ -36,6 +36,11 @@ impl Node {
         self.eyes.address()
     }
 
+    /// Address that the console listens on, if there is one.
+    pub fn console_address(&self) -> Option<&str> {
+        self.console_address.as_deref()
+    }
+
     /// What it counts.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics

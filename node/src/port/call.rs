@@ -14,7 +14,7 @@ use tokio::{sync::Notify, task::AbortHandle, time::Instant};
 
 use super::{
     Shape,
-    room::{ConnectionRoom, Held},
+    room::{ConnectionRoom, Held, NodeRoom},
 };
 use crate::env::shares::Share;
 
@@ -153,6 +153,25 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// A call that came over no HTTP/2 but over a port for pages, the only one of its connection: from an address, with
+    /// the node's room for calls and answers, and to be answered by a time.
+    pub(crate) fn alone(
+        node: Arc<NodeRoom>,
+        from: Option<IpAddr>,
+        message_bytes_max: usize,
+        answer_by: Instant,
+    ) -> Arc<Call> {
+        Arc::new(Call {
+            connection: Shared::new(ConnectionRoom::new(node, from), from),
+            shape: Shape::Unary,
+            message_bytes_max,
+            answer_by: Some(answer_by),
+            is_awaited: AtomicBool::new(false),
+            task: OnceLock::new(),
+            share: OnceLock::new(),
+        })
+    }
+
     pub(crate) fn room(&self) -> &Arc<ConnectionRoom> {
         &self.connection.room
     }

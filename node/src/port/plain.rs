@@ -1,16 +1,18 @@
-//! A port for probes and scrapers: HTTP/1.1, with TLS or without, one request and one answer on each connection.
+//! A port for probes, scrapers and browsers: HTTP/1.1, with TLS or without, one request and one answer on each
+//! connection.
 //!
 //! # Bounds
-//! So many connections at once, of which one address has a share; further ones are closed at once. Each has [`CONNECTION_TIME_MAX`] from its accept to
-//! the end of its answer, [`HEAD_TIME_MAX`] for TLS, as much for the head of its request, of which at most
-//! [`HEAD_BYTES_MAX`] are taken, and as much for the body of a PUT, of at most [`BODY_BYTES_MAX`]; no other is read.
+//! So many connections at once, of which one address has a share; further ones are closed at once. Each has
+//! [`CONNECTION_TIME_MAX`] from its accept to the end of its answer, [`HEAD_TIME_MAX`] for TLS, as much for the head of
+//! its request, of which at most [`HEAD_BYTES_MAX`] are taken, and as much for the body of a PUT, of at most
+//! [`BODY_BYTES_MAX`]; no other is read.
 //!
 //! Leaves out: which pages there are, and who may see them.
 
 use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Collected, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -74,18 +76,27 @@ pub(crate) struct Asked {
     pub(crate) body: String,
 }
 
+impl Asked {
+    /// Whom it asks for. A page of another host whose name was made to lead here asks with its own.
+    pub(crate) fn host(&self) -> Option<&str> {
+        self.headers.get(header::HOST).and_then(|host| host.to_str().ok())
+    }
+}
+
 /// What is answered.
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) status: StatusCode,
     pub(crate) content_type: &'static str,
     pub(crate) body: String,
+    /// Headers besides those that every page has, by their names in small letters.
+    pub(crate) headers: &'static [(&'static str, &'static str)],
 }
 
 impl Page {
     /// A few words.
     pub(crate) fn text(status: StatusCode, body: impl Into<String>) -> Page {
-        Page { status, content_type: "text/plain; charset=utf-8", body: body.into() }
+        Page { status, content_type: "text/plain; charset=utf-8", body: body.into(), headers: &[] }
     }
 }
 
@@ -98,6 +109,8 @@ pub(crate) trait Pages: Send + Sync + 'static {
 
 /// Where callers come in.
 pub(crate) struct Gate {
+    /// What the logs call it.
+    pub(crate) port: &'static str,
     pub(crate) listener: Box<dyn Listener>,
     /// TLS, if it is spoken.
     pub(crate) tls: Option<Arc<Secured>>,
@@ -110,7 +123,7 @@ pub(crate) struct Gate {
 
 /// Serves until told to stop; what is under way then is given up.
 pub(crate) async fn serve(pages: Arc<dyn Pages>, gate: Gate, mut stop: watch::Receiver<bool>) {
-    let Gate { mut listener, tls, connections_max, share, audit } = gate;
+    let Gate { port, mut listener, tls, connections_max, share, audit } = gate;
     let shares = Shares::new([connections_max], share);
     let mut connections = JoinSet::new();
     let (failures, too_many) = (Spaced::default(), Spaced::default());
@@ -124,7 +137,7 @@ pub(crate) async fn serve(pages: Arc<dyn Pages>, gate: Gate, mut stop: watch::Re
                     let whose = Identity::of(None, connection.from().map(Owner::new));
                     let has_room = connections.len() < connections_max;
                     if has_room && let Ok(share) = shares.take(whose, [1]) {
-                        let door = (tls.clone(), audit.clone());
+                        let door = (port, tls.clone(), audit.clone());
                         let serving = drive(Arc::clone(&pages), door, connection);
                         connections.spawn(async move {
                             let _share = share;
@@ -134,12 +147,12 @@ pub(crate) async fn serve(pages: Arc<dyn Pages>, gate: Gate, mut stop: watch::Re
                     }
                     if let Some(times) = too_many.happened() {
                         let max = connections_max;
-                        tracing::warn!(times, max, "connections to the metrics port are refused");
+                        tracing::warn!(port, times, max, "connections to a port for pages are refused");
                     }
                 }
                 Err(error) => {
                     if let Some(times) = failures.happened() {
-                        tracing::warn!(port = "metrics", times, %error, "no connection can be accepted");
+                        tracing::warn!(port, times, %error, "no connection can be accepted");
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -150,7 +163,7 @@ pub(crate) async fn serve(pages: Arc<dyn Pages>, gate: Gate, mut stop: watch::Re
 
 async fn drive(
     pages: Arc<dyn Pages>,
-    (tls, audit): (Option<Arc<Secured>>, Option<Arc<AuditLog>>),
+    (port, tls, audit): (&'static str, Option<Arc<Secured>>, Option<Arc<AuditLog>>),
     connection: Connection,
 ) {
     let from = connection.from();
@@ -164,9 +177,9 @@ async fn drive(
         Ok(Some(passed)) => passed,
         Ok(None) => return,
         Err(why) => {
-            tracing::debug!(port = "metrics", from = told(from), "no TLS with a caller: {why}");
+            tracing::debug!(port, from = told(from), "no TLS with a caller: {why}");
             if let Some(log) = audit {
-                log.connection_refused("metrics", from, &why);
+                log.connection_refused(port, from, &why);
             }
             return;
         }
@@ -186,7 +199,7 @@ async fn drive(
         .serve_connection(TokioIo::new(connection), service)
         .await;
     if let Err(error) = served {
-        tracing::debug!(port = "metrics", %error, "a connection failed");
+        tracing::debug!(port, %error, "a connection failed");
     }
 }
 
@@ -230,6 +243,9 @@ async fn answer(
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(page.content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    for (name, value) in page.headers {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
     let more = match page.status {
         StatusCode::METHOD_NOT_ALLOWED => Some((header::ALLOW, "GET, HEAD, PUT")),
         StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer")),
@@ -264,3 +280,6 @@ async fn asked(
         body: text,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ pub mod recent;
 pub mod recover;
 pub mod serve;
 pub mod telemetry;
+mod test_faults;
 #[cfg(feature = "otlp")]
 pub mod traces;
 

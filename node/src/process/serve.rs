@@ -12,12 +12,15 @@ use tokio::signal::unix::{SignalKind, signal};
 
 #[cfg(feature = "otlp")]
 use super::traces;
-use super::{EXIT_FATAL, EXIT_REFUSED, environment, join, recent::RecentLines, telemetry};
+use super::{
+    EXIT_FATAL, EXIT_REFUSED, environment, join, recent::RecentLines, telemetry,
+    test_faults::with_test_faults,
+};
 #[cfg(feature = "otlp")]
 use crate::env::traces::Traces;
 use crate::{
     config::{Config, HotItemNames, InitialCluster, LogFormat, PeerVia, Ratio, UpgradeFinalize},
-    env::{Env, Logs, descriptors, test_faults::with_test_faults},
+    env::{Env, Logs, descriptors},
     machine::version::{FormatRange, FormatVersion},
     node::{Node, system_error_needs_a_person},
     storage::real_disk::RealDisk,
@@ -75,6 +78,8 @@ arguments! {
     peer_listen: String = "TALLY_PEER_LISTEN",
     /// Address to listen on for scrapers and probes; beyond loopback under the client port's TLS; empty: none.
     metrics_listen: String = "TALLY_METRICS_LISTEN",
+    /// Address to listen on for browsers, which see the cluster there; under the client port's TLS; empty: none.
+    console_listen: String = "TALLY_CONSOLE_LISTEN",
     /// Address of the client port as clients reach it.
     client_advertise: String = "TALLY_CLIENT_ADVERTISE",
     /// Address of the peer port as other nodes reach it.
@@ -169,6 +174,20 @@ arguments! {
     audit_log_must_not_drop: bool = "TALLY_AUDIT_LOG_MUST_NOT_DROP",
     /// Make backups by itself, into this directory.
     backup_dir: PathBuf = "TALLY_BACKUP_DIR",
+    /// Or into an S3-compatible object store, s3://bucket/prefix.
+    backup_to: String = "TALLY_BACKUP_TO",
+    /// Where that store is, https://host:port; empty: Amazon's of the region.
+    backup_s3_endpoint: String = "TALLY_BACKUP_S3_ENDPOINT",
+    /// Region of the bucket.
+    backup_s3_region: String = "TALLY_BACKUP_S3_REGION",
+    /// The bucket is the first part of the path; without it a part of the host's name.
+    backup_s3_path_style: bool = "TALLY_BACKUP_S3_PATH_STYLE",
+    /// File of the credentials, for its owner alone; empty: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY.
+    backup_s3_credentials_file: PathBuf = "TALLY_BACKUP_S3_CREDENTIALS_FILE",
+    /// CAs that sign for the store (PEM); empty: those that the operating system trusts.
+    backup_s3_ca_file: PathBuf = "TALLY_BACKUP_S3_CA_FILE",
+    /// Send backups to a store on another machine without TLS: whoever is on the way reads everything.
+    insecure_backup_without_tls: bool = "TALLY_INSECURE_BACKUP_WITHOUT_TLS",
     /// From one backup to the next, in ms.
     backup_interval_ms: u64 = "TALLY_BACKUP_INTERVAL_MS",
     /// Keep so many backups.

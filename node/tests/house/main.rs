@@ -86,7 +86,7 @@ const ONLY_IN: [(&str, &[&str]); 11] = [
             "node/src/env/usage.rs",
             "node/src/tls/files.rs",
             "node/src/audit/file.rs",
-            "node/src/backup/schedule.rs",
+            "node/src/backup/directory.rs",
         ],
     ),
     ("openraft", &["node/src/consensus/", "node/src/peer/", "node/src/node.rs"]),

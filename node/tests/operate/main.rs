@@ -18,6 +18,7 @@ mod certificate_users;
 mod client;
 #[path = "../it/cluster.rs"]
 mod cluster;
+mod console;
 #[path = "../it/disk.rs"]
 mod disk;
 mod limits;

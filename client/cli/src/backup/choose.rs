@@ -10,16 +10,21 @@ use std::{
 };
 
 use clap::Args;
+use tally_backup_store::{Error, Location};
 use tally_client::backup_format::{Header, Reader};
 
-use super::{at, verify};
+use super::{
+    at,
+    store::{self, Fetched, StoreOptions},
+    verify,
+};
 use crate::output::{Failure, escaped, note};
 
 /// What it is not to be above.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(crate) struct Point {
-    /// FILE is a directory of backups (a node's `backup_dir`): restore the newest of them that is not above this revision.
+    /// FILE is a directory of backups (a node's `backup_dir`, or its `backup_to`): restore the newest of them that is not above this revision.
     #[arg(long, value_name = "REVISION", conflicts_with_all = ["at_time", "abort"])]
     at_revision: Option<u64>,
     /// FILE is a directory of backups: restore the newest of them that was not made after this minute, UTC, as
@@ -109,29 +114,68 @@ impl Point {
             (true, true) => {}
         }
         let all = candidates(path)?;
-        if let Some(other) = all.iter().find(|it| it.header.cluster_id != all[0].header.cluster_id)
-        {
-            return Err(Failure::unable(format!(
-                "{shown} has backups of more than one cluster ({:032x} and {:032x}): name a file",
-                all[0].header.cluster_id, other.header.cluster_id
-            )));
-        }
-        let newest = all.first().map(|it| it.header.revision);
+        of_one_cluster(&shown, &all)?;
         for candidate in all.iter().filter(|candidate| self.holds(candidate)) {
             match verify(&candidate.path) {
                 Ok(_) => {
-                    note(&format!(
-                        "{}: revision {}, made at {}, the newest {}. What was written after it is not in it",
-                        escaped(&candidate.path.display().to_string()),
-                        candidate.header.revision,
-                        candidate.made_at(),
-                        self.shown(),
-                    ));
+                    self.say(&candidate.path.display().to_string(), candidate);
                     return Ok(candidate.path.clone());
                 }
                 Err(failure) => note(&format!("passed over: {}", failure.text)),
             }
         }
+        Err(self.none(&shown, &all))
+    }
+
+    /// The object to restore, or, below a prefix, the one that holds the point: fetched, and found right.
+    pub(super) async fn object(
+        &self,
+        location: Location,
+        options: &StoreOptions,
+    ) -> Result<Fetched, Failure> {
+        if !self.is_given() {
+            let (store, name) = options.open_object(&location)?;
+            return store::fetch(&store, &name).await.map_err(store::failure);
+        }
+        let store = options.open(location)?;
+        let mut all = Vec::new();
+        let names = store.names(|name| name.ends_with(".backup")).await;
+        for name in names.map_err(store::failure)? {
+            match store.header(&name).await {
+                Ok((header, _)) => all.push(Candidate { path: name.into(), header }),
+                Err(error @ Error::Wrong { .. }) => pass_over(&error),
+                Err(error) => return Err(store::failure(error)),
+            }
+        }
+        newest_first(&mut all);
+        let shown = store.shown("");
+        of_one_cluster(&shown, &all)?;
+        for candidate in all.iter().filter(|candidate| self.holds(candidate)) {
+            let name = candidate.path.to_str().expect("it was a name");
+            match store::fetch(&store, name).await {
+                Ok(fetched) => {
+                    self.say(&fetched.from, candidate);
+                    return Ok(fetched);
+                }
+                Err(error @ Error::Wrong { .. }) => pass_over(&error),
+                Err(error) => return Err(store::failure(error)),
+            }
+        }
+        Err(self.none(&shown, &all))
+    }
+
+    fn say(&self, place: &str, candidate: &Candidate) {
+        note(&format!(
+            "{}: revision {}, made at {}, the newest {}. What was written after it is not in it",
+            escaped(place),
+            candidate.header.revision,
+            candidate.made_at(),
+            self.shown(),
+        ));
+    }
+
+    fn none(&self, shown: &str, all: &[Candidate]) -> Failure {
+        let newest = all.first().map(|it| it.header.revision);
         let there = match (all.last(), newest) {
             (Some(oldest), Some(newest)) => format!(
                 "{} that can be read, of revisions {} (made at {}) to {newest}",
@@ -141,8 +185,27 @@ impl Point {
             ),
             _ => "none that can be read".to_owned(),
         };
-        Err(Failure::unable(format!("{shown}: no backup {}; there are {there}", self.shown())))
+        Failure::unable(format!("{shown}: no backup {}; there are {there}", self.shown()))
     }
+}
+
+fn pass_over(error: &Error) {
+    note(&format!("passed over: {}", escaped(&error.to_string())));
+}
+
+/// Which of two clusters is meant nobody can know.
+fn of_one_cluster(shown: &str, all: &[Candidate]) -> Result<(), Failure> {
+    match all.iter().find(|it| it.header.cluster_id != all[0].header.cluster_id) {
+        Some(other) => Err(Failure::unable(format!(
+            "{shown} has backups of more than one cluster ({:032x} and {:032x}): name a file",
+            all[0].header.cluster_id, other.header.cluster_id
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn newest_first(all: &mut [Candidate]) {
+    all.sort_by_key(|it| std::cmp::Reverse((it.header.revision, it.header.wall_time_ms)));
 }
 
 /// All backups of a directory, the newest first.
@@ -158,7 +221,7 @@ fn candidates(path: &Path) -> Result<Vec<Candidate>, Failure> {
             Err(failure) => note(&format!("passed over: {}", failure.text)),
         }
     }
-    all.sort_by_key(|it| std::cmp::Reverse((it.header.revision, it.header.wall_time_ms)));
+    newest_first(&mut all);
     Ok(all)
 }
 

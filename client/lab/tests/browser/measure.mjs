@@ -70,6 +70,6 @@ const words = readFileSync(`/proc/${leader.pid}/cmdline`, 'utf8').split('\0');
 const direct = words[words.indexOf('--client-listen') + 1];
 for (const round of [1, 2, 3]) for (const [way, endpoint] of [['direct', direct], ['through the lab', leader.client_address]]) {
   const { stdout } = await run(tally, ['bench', 'add-hot', ...BENCH, '--endpoints', endpoint]);
-  const { latency_ms: ms, operations_per_second: rate } = JSON.parse(stdout);
-  console.log(`round ${round}, ${way}: ${JSON.stringify({ rate, ...ms })}`);
+  console.log(`round ${round}, ${way}: ${stdout.trim()}`);
 }
+lab.kill('SIGTERM');

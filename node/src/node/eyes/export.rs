@@ -43,7 +43,7 @@ impl Eyes {
         let body = out.finish();
         let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.last_scrape_ns.store(took, Ordering::Relaxed);
-        Page { status: StatusCode::OK, content_type: format.content_type(), body }
+        Page { status: StatusCode::OK, content_type: format.content_type(), body, headers: &[] }
     }
 
     fn write_process(&self, out: &mut Exposition) {

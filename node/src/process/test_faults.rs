@@ -21,8 +21,10 @@ use std::{
 use async_trait::async_trait;
 use serde::Deserialize;
 
-use super::{Clock, Env};
-use crate::storage::disk::{Disk, File, OpenMode};
+use crate::{
+    env::{Clock, Env},
+    storage::disk::{Disk, File, OpenMode},
+};
 
 /// How often the file is looked at.
 const LOOKED_AT_EVERY: Duration = Duration::from_millis(100);
@@ -66,16 +68,16 @@ impl Faults {
 }
 
 /// The same machine with what the file says. Follows the file for as long as the process runs.
-pub fn with_test_faults(env: Env, path: PathBuf) -> Result<Env, String> {
+pub(super) fn with_test_faults(env: Env, path: PathBuf) -> Result<Env, String> {
     let told = |why: String| format!("test_faults_file: {}: {why}", path.display());
     let mut now = Wrong::read(&path).map_err(told)?;
     let faults = Arc::new(Faults::default());
     faults.set(&now);
     tracing::warn!(file = %path.display(), "the clock and the disk of this node are what a file says: it is for tests only");
     let followed = Arc::clone(&faults);
-    let follow = move || {
+    tokio::spawn(async move {
         loop {
-            std::thread::sleep(LOOKED_AT_EVERY);
+            tokio::time::sleep(LOOKED_AT_EVERY).await;
             // Whoever writes it may not be done.
             let Ok(wrong) = Wrong::read(&path) else { continue };
             if wrong != now {
@@ -84,9 +86,7 @@ pub fn with_test_faults(env: Env, path: PathBuf) -> Result<Env, String> {
                 now = wrong;
             }
         }
-    };
-    let thread = std::thread::Builder::new().name("test-faults".to_owned()).spawn(follow);
-    thread.map_err(|error| format!("test_faults_file: {error}"))?;
+    });
     Ok(Env {
         clock: Arc::new(WrongClock { clock: env.clock, faults: Arc::clone(&faults) }),
         disk: Arc::new(FullDisk { disk: env.disk, faults }),
@@ -199,6 +199,7 @@ mod tests {
     #[tokio::test]
     async fn a_disk_that_is_full_gives_room_back_and_takes_none() {
         let disk = Arc::new(crate::storage::simulated_disk::SimulatedDisk::new(1));
+        disk.set_capacity(Some(1 << 20));
         let faults = Arc::new(Faults::default());
         let full = FullDisk { disk, faults: Arc::clone(&faults) };
         full.hold_space("RESERVE", 1000).await.unwrap();
