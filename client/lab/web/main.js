@@ -148,9 +148,8 @@ async function scene(text) {
     const [from, to, cut, delay_ms, loss_percent] = link.split('.').map(Number);
     await lab.link(places[from], places[to], { cut: cut === 1, delay_ms, loss_percent }, false);
   }
-  for (const node of nodes ?? []) {
-    const [at, is] = node.split('.');
-    const node = places[at];
+  for (const each of nodes ?? []) {
+    const [at, is] = each.split('.'), node = places[at];
     if (is === 'full') await lab.do({ do: 'disk', node, full: true });
     else if (is.startsWith('clock')) await lab.do({ do: 'clock', node, offset_ms: Number(is.slice(5)) });
     else await lab.do({ do: is === 'dead' ? 'kill' : 'pause', node });

@@ -201,13 +201,16 @@ if (!only) {
   // --- Sharing ---
   await page.getByRole('button', { name: 'A follower alone' }).click();
   await page.getByRole('button', { name: 'Start a client' }).click();
+  await page.locator('.node[aria-label^="node 3 "]').click();
+  await page.getByLabel('its clock').selectOption('3600000');
+  await page.locator('.node[aria-label*="clock 1 h ahead"]').waitFor();
   await page.waitForTimeout(500);
   await page.getByRole('button', { name: /Copy an address/ }).click();
   const shared = await page.locator('#share-said a').getAttribute('href');
   await page.getByRole('button', { name: 'Reset' }).click();
-  await until('all is reset', async () => { const now = await state(); return !now.links.some(link => link.cut) && !now.clients.length; });
+  await until('all is reset', async () => { const now = await state(); return !now.links.some(link => link.cut) && !now.clients.length && !now.nodes.some(node => node.clock_offset_ms); });
   await page.goto(shared);
-  await until('the shared scene is set', async () => { const now = await state(); return now.links.filter(link => link.cut).length === 4 && now.clients.length === 1; });
+  await until('the shared scene is set', async () => { const now = await state(); return now.links.filter(link => link.cut).length === 4 && now.clients.length === 1 && now.nodes.filter(node => node.clock_offset_ms === 3600000).length === 1; });
   ok('an address sets the same scene');
 }
 
