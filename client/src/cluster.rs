@@ -103,6 +103,18 @@ pub struct NodeInfo {
     pub backups: Option<BackupInfo>,
     /// It was told not to lead ([`Client::drain`]), as far as the asked node has applied.
     pub drained: bool,
+    /// The oldest version of the formats that it reads; 0 from a node of a release that does not say it.
+    pub format_min: u32,
+    /// The newest.
+    pub format_max: u32,
+    /// The version that the cluster has, as far as it has applied.
+    pub cluster_version: u32,
+    /// How long it runs. In JSON `uptime_ms`.
+    pub uptime: Duration,
+    /// A change of the voters has begun and not ended, as far as it knows.
+    pub membership_open: bool,
+    /// A backup is being restored, or a restore taken back, as far as it has applied.
+    pub restore_under_way: bool,
     /// Its epoch of the cluster: how often that was restored from a backup, or went on without its quorum (`tallyd
     /// recover`), as far as the node has applied.
     pub restore_epoch: u64,
@@ -344,6 +356,10 @@ impl Serialize for NodeInfo {
         map.serialize_entry("log_time_ms", &log_time_ms)?;
         answered!(local_reads_only certificates audit_log limits backups);
         known!(drained);
+        answered!(format_min format_max cluster_version);
+        let uptime_ms = self.reachable.then(|| millis(self.uptime));
+        map.serialize_entry("uptime_ms", &uptime_ms)?;
+        answered!(membership_open restore_under_way);
         answered!(restore_epoch);
         map.end()
     }
@@ -358,6 +374,12 @@ impl From<v1::NodeStatus> for NodeInfo {
             address: node.address,
             peer_address: node.peer_address,
             drained: node.drained,
+            format_min: node.format_min,
+            format_max: node.format_max,
+            cluster_version: node.cluster_version,
+            uptime: Duration::from_millis(node.uptime_ms),
+            membership_open: node.membership_open,
+            restore_under_way: node.restore_under_way,
             restore_epoch: node.restore_epoch,
             reachable: node.reachable,
             pid: node.pid,

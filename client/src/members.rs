@@ -79,6 +79,22 @@ impl Client {
         Write::new(self, v1::ClusterDrainRequest { node_id, ..Default::default() })
     }
 
+    /// Gives the cluster the newest version of the formats that all members read. From then on no node can go back to a
+    /// release that does not read it. Refused while a member does not, or was not heard. Request and answer are the
+    /// messages of the API ([`proto`](crate::proto)).
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// let plan = client.finalize_upgrade().preview().await?.plan.unwrap_or_default();
+    /// if plan.refusal.is_empty() {
+    ///     client.finalize_upgrade().await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn finalize_upgrade(&self) -> Write<v1::ClusterFinalizeUpgradeRequest> {
+        Write::new(self, v1::ClusterFinalizeUpgradeRequest { preview: false })
+    }
+
     /// Has a node (0: the asked one) build a snapshot of its state, and waits until it is stored. Sent again it goes on
     /// waiting; a large state takes longer than a call's usual deadline.
     ///
@@ -116,6 +132,22 @@ macro_rules! previews {
 previews! {
     ClusterAddLearnerRequest ClusterPromoteRequest ClusterRemoveRequest ClusterTransferLeaderRequest
     ClusterDrainRequest
+}
+
+impl Write<v1::ClusterFinalizeUpgradeRequest> {
+    /// Asks what it would do, and changes nothing: `plan` says which version the cluster would have, and why it would be
+    /// refused, if so.
+    ///
+    /// ```no_run
+    /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {
+    /// let plan = client.finalize_upgrade().preview().await?.plan.unwrap_or_default();
+    /// println!("from {} to {}: {}", plan.version, plan.to, plan.refusal);
+    /// # Ok(()) }
+    /// ```
+    pub fn preview(mut self) -> Self {
+        self.request.preview = true;
+        self
+    }
 }
 
 impl Write<v1::ClusterDrainRequest> {
@@ -161,5 +193,6 @@ answers! {
     Write<v1::ClusterRemoveRequest> -> v1::ClusterRemoveResponse: |answer| answer;
     Write<v1::ClusterTransferLeaderRequest> -> v1::ClusterTransferLeaderResponse: |answer| answer;
     Write<v1::ClusterDrainRequest> -> v1::ClusterDrainResponse: |answer| answer;
+    Write<v1::ClusterFinalizeUpgradeRequest> -> v1::ClusterFinalizeUpgradeResponse: |answer| answer;
     Write<v1::ClusterSnapshotRequest> -> v1::ClusterSnapshotResponse: |answer| answer;
 }

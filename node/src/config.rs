@@ -124,6 +124,9 @@ pub struct Config {
     pub idempotency_window_ms: u64,
     /// For a cluster's first start: bytes of remembered idempotency keys.
     pub idempotency_bytes_max: u64,
+    /// Who finalizes an upgrade once all members run the new release, after which none can go back: an operator
+    /// (`tally cluster upgrade finalize`), or this node by itself while it leads.
+    pub upgrade_finalize: UpgradeFinalize,
     /// Callers must show who they are: a token or a certificate. On a cluster's first start it is switched on
     /// in the cluster, with a first token in the file `admin-token`; a node that has this serves nobody where
     /// it is off.
@@ -193,6 +196,16 @@ pub enum HotItemNames {
     Shown,
 }
 
+/// Who finalizes an upgrade.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum UpgradeFinalize {
+    /// An operator.
+    Manual,
+    /// The leader.
+    Auto,
+}
+
 /// Shape of the logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -250,6 +263,7 @@ impl Default for Config {
             session_idle_ms: limits::SESSION_IDLE_MS_DEFAULT,
             idempotency_window_ms: limits::IDEMPOTENCY_WINDOW_MS_DEFAULT,
             idempotency_bytes_max: limits::IDEMPOTENCY_BYTES_MAX_DEFAULT,
+            upgrade_finalize: UpgradeFinalize::Manual,
             authentication: false,
             insecure_listen_without_authentication: false,
             audit_log_file: PathBuf::new(),

@@ -41,6 +41,7 @@ use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
     task::JoinHandle,
+    time::Instant,
 };
 use tonic::service::Routes;
 
@@ -59,10 +60,10 @@ use crate::{
     api::{self, Api, NodeFacts, rates::Rates},
     audit::{self, AuditLog},
     backup::{directory::Directory, schedule, store::InStore},
-    config::{Config, HotItemNames},
+    config::{Config, HotItemNames, UpgradeFinalize},
     consensus::{
         Consensus, Foundation,
-        apply::{self, StateMachine},
+        apply::{self, StateMachine, Versions},
         compare::Comparisons,
         first_token::{self, FirstToken},
         log_store::LogStore,
@@ -116,6 +117,7 @@ impl Node {
     /// Starts a node. When this returns it answers on both ports; it may still look for a leader.
     pub async fn start(config: Config, env: Env) -> Result<Node, NodeError> {
         let starting = Starting::new(config.node_id);
+        let started = Instant::now();
         let metrics = Metrics::new(config.slow_operation_ms, names(config.hot_item_names));
         let tls = Tls::open(&tls_settings(&config), &env.clock)?;
         let audit = open_audit_log(&config, &env)?;
@@ -132,6 +134,7 @@ impl Node {
             WaitingPort::open(&config, &env, Arc::clone(&starting), tls.client(), audit.clone());
         let (incarnation, nonce) = (env.random.next_u128(), env.random.next_u128());
         let identity = Identity::open(Arc::clone(&env.disk), config.node_id, incarnation).await?;
+        identity.check_version(env.formats).await?;
         let identity = Arc::new(identity);
 
         starting.goes_on("it waits for room on its disk");
@@ -204,7 +207,8 @@ impl Node {
             cluster_id: cluster_id.clone(),
             comparisons: comparisons.clone(),
             last_in: Arc::clone(members.last_in()),
-        });
+        })
+        .with_versions(Versions { formats: env.formats, identity: Arc::clone(&identity) });
         #[cfg(feature = "seeded-bugs")]
         let machine = machine.with_applier(crate::consensus::kept::Applier {
             node_id: config.node_id,
@@ -297,6 +301,9 @@ impl Node {
         let compare_interval = Duration::from_millis(config.state_compare_interval_ms);
         running.push(tokio::spawn(consensus.clone().compare_replicas(compare_interval)));
         running.push(tokio::spawn(consensus.clone().end_open_changes()));
+        if config.upgrade_finalize == UpgradeFinalize::Auto {
+            running.push(tokio::spawn(consensus.clone().finalize_by_itself()));
+        }
         let seen = Arc::clone(&report);
         let takes_part = move || !seen.local_reads_only.load(Ordering::Relaxed);
         running.push(tokio::spawn(consensus.clone().heed_drain(takes_part)));
@@ -334,6 +341,7 @@ impl Node {
                 &eyes,
             ),
             consensus: consensus.clone(),
+            started,
         });
         running.push(tokio::spawn(moves::watch(consensus.clone(), Arc::clone(&greeter))));
         let api = Api::new(

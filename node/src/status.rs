@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use tally_proto::v1;
+use tokio::time::Instant;
 
 use crate::{
     audit::Counts,
@@ -144,6 +145,8 @@ pub struct OwnStatus {
     pub tells: Arc<dyn Tells>,
     /// What it has, and who leads.
     pub consensus: Consensus,
+    /// When it started.
+    pub started: Instant,
 }
 
 impl fmt::Debug for OwnStatus {
@@ -165,7 +168,7 @@ impl OwnStatus {
         drop(view);
         // What is on the disk. (Raft's own figure lacks a snapshot that came from another node.)
         let snapshot = state.current_snapshot();
-        let report = &self.report;
+        let (report, formats) = (&self.report, self.consensus.own_formats());
         v1::NodeStatus {
             id: self.node_id,
             role: role_to_wire(role) as i32,
@@ -196,6 +199,12 @@ impl OwnStatus {
             backups: report.backups().map(backups_to_wire),
             // From the records, where all lines are together.
             drained: false,
+            format_min: formats.min.0,
+            format_max: formats.max.0,
+            cluster_version: meta.version.0,
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            membership_open: self.consensus.is_joint(),
+            restore_under_way: meta.restore.is_under_way(),
             restore_epoch: meta.restore_epoch,
         }
     }

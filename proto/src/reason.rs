@@ -69,6 +69,10 @@ pub const NO_STATE_MAJORITY: &str = "NO_STATE_MAJORITY";
 pub const DEADLINE_EXCEEDED: &str = "DEADLINE_EXCEEDED";
 /// A membership change was refused.
 pub const MEMBERSHIP_REFUSED: &str = "MEMBERSHIP_REFUSED";
+/// It takes a version of the formats that the cluster does not have: an upgrade is not finalized.
+pub const UPGRADE_NOT_FINALIZED: &str = "UPGRADE_NOT_FINALIZED";
+/// An upgrade was not finalized: a member does not read what comes then, or was not heard.
+pub const UPGRADE_REFUSED: &str = "UPGRADE_REFUSED";
 /// The node's audit log can't take another line and must not drop any; nothing was done.
 pub const AUDIT_LOG_UNAVAILABLE: &str = "AUDIT_LOG_UNAVAILABLE";
 /// This version has no such method.

@@ -83,6 +83,8 @@ macro_rules! requests {
                 change cluster_drain ClusterDrain(ClusterDrainRequest) -> ClusterDrainResponse: drain;
                 change cluster_snapshot ClusterSnapshot(ClusterSnapshotRequest)
                     -> ClusterSnapshotResponse: snapshot;
+                change cluster_finalize_upgrade ClusterFinalizeUpgrade(ClusterFinalizeUpgradeRequest)
+                    -> ClusterFinalizeUpgradeResponse: finalize_upgrade;
                 change cluster_claim_node_id ClusterClaimNodeId(ClusterClaimNodeIdRequest)
                     -> ClusterClaimNodeIdResponse: claim_node_id;
                 report cluster_metrics ClusterMetrics(ClusterMetricsRequest)

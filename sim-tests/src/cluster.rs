@@ -46,13 +46,14 @@ use tally_node::{
     config::{Config, InitialCluster},
     consensus::Consensus,
     env::Observer,
+    machine::version::FormatRange,
     storage::{simulated_disk::SimulatedDisk, simulated_store::SimulatedStores},
 };
 use turmoil::Sim;
 
 use self::machine::failing;
 pub use self::machine::{Condition, Machine};
-use crate::env::{Wires, connect_client, mix};
+use crate::env::{Wires, connect_client, mix, simulated_ms};
 
 /// Logs of its parts have its name too: one filter finds them all, and traces of a seed can be compared
 /// wherever a line is written.
@@ -74,6 +75,31 @@ pub struct Builder {
     nodes: u64,
     config: Config,
     observer: Option<ObserverOf>,
+    releases: Releases,
+}
+
+/// Which releases nodes have.
+#[derive(Debug, Clone, Copy, Default)]
+struct Releases {
+    /// Until then each start draws one; in simulated ms.
+    mixed_until_ms: u64,
+}
+
+impl Releases {
+    /// What the node of a machine reads that is started now. The first node is of the older release for as long as there
+    /// is one, so that the cluster begins with that one's version, whoever forms it.
+    fn formats(self, seed: u64, id: u64, boots: u64) -> FormatRange {
+        let draws_older = mix(seed, &[0x4e1, id, boots]).is_multiple_of(2);
+        match !self.are_one() && (id == 1 || draws_older) {
+            true => FormatRange::UNSAID,
+            false => FormatRange::OURS,
+        }
+    }
+
+    /// Whether the older release is gone.
+    fn are_one(self) -> bool {
+        simulated_ms().unwrap_or(0) >= self.mixed_until_ms
+    }
 }
 
 impl fmt::Debug for Builder {
@@ -97,6 +123,14 @@ impl Builder {
         self
     }
 
+    /// Until then, in simulated ms, each start of a node draws its release: this one, or one that reads the first version
+    /// of the formats only. Nodes that start later have this one, and finalize the upgrade by themselves.
+    #[must_use]
+    pub fn releases_mixed_until(mut self, until_ms: u64) -> Self {
+        self.releases.mixed_until_ms = until_ms;
+        self
+    }
+
     /// Lets an observer see each node's log and state.
     #[must_use]
     pub fn observer(mut self, observer: ObserverOf) -> Self {
@@ -113,6 +147,7 @@ impl Builder {
                 seed: self.seed,
                 config: self.config,
                 observer: self.observer,
+                releases: self.releases,
                 wires: Wires::default(),
                 machines: RefCell::default(),
                 made: Cell::new(0),
@@ -136,6 +171,7 @@ struct Shared {
     seed: u64,
     config: Config,
     observer: Option<ObserverOf>,
+    releases: Releases,
     wires: Wires,
     machines: RefCell<BTreeMap<u64, Rc<Machine>>>,
     /// How many machines were made.
@@ -169,7 +205,7 @@ impl Cluster {
             shutdown_grace_ms: 2_000,
             ..Config::default()
         };
-        Builder { seed, nodes: 3, config, observer: None }
+        Builder { seed, nodes: 3, config, observer: None, releases: Releases::default() }
     }
 
     /// Ids of all machines that ever belonged to it.
@@ -384,6 +420,9 @@ impl Cluster {
             host: host.to_owned(),
             seed,
             config,
+            releases: self.shared.releases,
+            formats: Cell::default(),
+            went_back: Cell::default(),
             disk,
             wires: self.shared.wires.clone(),
             stores,

@@ -66,6 +66,8 @@ pub(crate) const SITUATIONS: &[&str] = &[
     "a node of another cluster refused as a member",
     "a majority's disks lost and put back",
     "a wiped node sent away by one that remembers",
+    "a node started with an older release than before",
+    "an upgrade finalized while things break",
 ];
 
 const OPS: [&str; 10] = [

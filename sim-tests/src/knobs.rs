@@ -100,6 +100,9 @@ pub struct Knobs {
     pub rights: bool,
     /// … and it is switched off and on again meanwhile.
     pub rights_toggled: bool,
+    /// Until then, in simulated ms, each start of a node draws its release: this one, or one that reads the first version
+    /// of the formats only. Then all are restarted with this one, and their leader finalizes the upgrade.
+    pub releases_mixed_until_ms: Option<u64>,
     /// Somebody sets, changes and removes quotas.
     pub quotas: bool,
     /// Which families of faults are on.
@@ -187,13 +190,23 @@ impl Knobs {
             lull_ms: None,
             rights: false,
             rights_toggled: false,
+            releases_mixed_until_ms: None,
             // With dice of its own: the other seeds are what they would be without.
             quotas: SmallRng::seed_from_u64(mix(seed, &[0x90a])).random_bool(QUOTAS),
             faults: Families::draw(rng),
             fault_every_ms: log_uniform(rng, 600, 4000),
         };
         knobs.draw_ends(rng);
+        knobs.draw_releases(seed);
         knobs
+    }
+
+    /// Nodes of two releases, from draws of its own: what else a seed draws is as it was before there were any.
+    fn draw_releases(&mut self, seed: u64) {
+        let rng = &mut SmallRng::seed_from_u64(mix(seed, &[0x4e1]));
+        if rng.random_bool(0.4) {
+            self.releases_mixed_until_ms = Some(rng.random_range(6_000..25_000));
+        }
     }
 
     /// Promises that end, and tables that are full, while users work.
@@ -264,6 +277,7 @@ impl Knobs {
             deadline_ms: 3_000,
             short_deadlines: 0.0,
             lull_ms: None,
+            releases_mixed_until_ms: None,
             quotas: false,
             compare_interval_ms: COMPARED_OFTEN_MS,
             faults: Families::default(),
@@ -278,6 +292,8 @@ impl Knobs {
         self.fault_every_ms = log_uniform(rng, 600, 4000);
         self.rights_toggled = rng.random_bool(0.5);
         self.clients = rng.random_range(1..=3);
+        // What the gate refuses is nobody's want of rights.
+        self.releases_mixed_until_ms = None;
         // They show no token.
         self.raw_clients = 0;
         if self.rights_toggled {

@@ -199,6 +199,7 @@ impl Run<'_> {
         let cluster = Cluster::builder(seed)
             .nodes(knobs.nodes)
             .config(|config| knobs.configure(config))
+            .releases_mixed_until(knobs.releases_mixed_until_ms.unwrap_or(0))
             .observer(Rc::new(move |id| {
                 let observer = watch.observer(id, observers.observer(id));
                 let observer = match &judges {

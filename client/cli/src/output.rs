@@ -114,6 +114,13 @@ impl Failure {
         Self::new(Exit::Refused, json!({ "error": error }), escaped(&message))
     }
 
+    /// What was asked for is refused for what the cluster is now; that is in `plan`.
+    pub(crate) fn refused_now(reason: &str, message: String, plan: &Value) -> Self {
+        let code = "FAILED_PRECONDITION";
+        let error = json!({ "code": code, "reason": reason, "message": message, "plan": plan });
+        Self::new(Exit::Refused, json!({ "error": error }), escaped(&message))
+    }
+
     /// The command could not do its work, and changed nothing.
     pub(crate) fn unable(message: String) -> Self {
         let error = json!({ "code": "UNAVAILABLE", "reason": "UNABLE", "message": message });

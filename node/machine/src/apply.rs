@@ -8,11 +8,14 @@ use super::{
     auth::{AuthCommand, Permissions},
     codec,
     command::{Action, Answer, Batch, Command, Refusal, Reply},
+    gate,
     idempotency::Keyed,
     keys::key_of_user,
     limits::{HOUSEKEEPING_ITEMS_BASE, HOUSEKEEPING_ITEMS_PER_COMMAND, SESSION_WINDOW},
+    records::Settings,
     rights::{Need, NotKnown, Rights},
     session::{Share, Standing},
+    version::FormatVersion,
     view::{Overlay, View},
     work::Work,
 };
@@ -123,6 +126,10 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
     /// that nodes ask for by themselves, and that no request becomes.
     fn admit(&mut self, command: &Command) -> Result<Option<Rc<Rights>>, Refusal> {
         let is_own = command.action.is_own();
+        let (needed, version) = (gate::needed(&command.action), self.meta.version);
+        if needed > version && !seeded_bugs::is_on("gate-open") {
+            return Err(Refusal::UpgradeNotFinalized { needed, version });
+        }
         // It comes to nothing and leaves no trace: what is remembered under its key may be restored yet.
         let is_restore = matches!(command.action, Action::Restore(_));
         if self.meta.restore.is_under_way() && !is_own && !is_restore {
@@ -171,23 +178,17 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
             }
             Action::Tick | Action::Compare => self.reply(Ok(Answer::Done)),
             Action::CreateCluster { cluster_id, settings } => {
-                // Only once: proposed again (by a second node, or after an unknown outcome) it
-                // must not change what promises already rest on.
-                if self.meta.cluster_id == 0 {
-                    self.meta.cluster_id = *cluster_id;
-                    self.meta.settings = *settings;
-                }
-                self.reply(Ok(Answer::Done))
+                self.create_cluster(*cluster_id, settings, None, FormatVersion::FIRST)
             }
             Action::CreateSecureCluster { cluster_id, settings, secret_hash } => {
-                if self.meta.cluster_id == 0 {
-                    self.meta.cluster_id = *cluster_id;
-                    self.meta.settings = *settings;
-                    let begin = AuthCommand::Begin { secret_hash: *secret_hash };
-                    // In an empty state there is nothing that could be in its way.
-                    let enabled = self.change_auth(&begin);
-                    assert!(enabled.is_ok(), "the first change of users was refused: {enabled:?}");
-                }
+                self.create_cluster(*cluster_id, settings, Some(*secret_hash), FormatVersion::FIRST)
+            }
+            Action::CreateClusterAt { cluster_id, settings, secret_hash, version } => {
+                self.create_cluster(*cluster_id, settings, *secret_hash, *version)
+            }
+            // It never falls: proposed again, or by a leader of before, it changes nothing.
+            Action::RaiseVersion { to } => {
+                self.meta.version = self.meta.version.max(*to);
                 self.reply(Ok(Answer::Done))
             }
             Action::Restore(step) => {
@@ -208,6 +209,29 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
                 self.reply(result)
             }
         }
+    }
+
+    /// Only once: proposed again (by a second node, or after an unknown outcome) it must not change what promises
+    /// already rest on.
+    fn create_cluster(
+        &mut self,
+        cluster_id: u128,
+        settings: &Settings,
+        secret_hash: Option<[u8; 32]>,
+        version: FormatVersion,
+    ) -> Reply {
+        if self.meta.cluster_id == 0 {
+            self.meta.cluster_id = cluster_id;
+            self.meta.settings = *settings;
+            self.meta.version = version;
+            if let Some(secret_hash) = secret_hash {
+                let begin = AuthCommand::Begin { secret_hash };
+                // In an empty state there is nothing that could be in its way.
+                let enabled = self.change_auth(&begin);
+                assert!(enabled.is_ok(), "the first change of users was refused: {enabled:?}");
+            }
+        }
+        self.reply(Ok(Answer::Done))
     }
 
     /// Decides, in this order: the session has the number → its answer; the key is live → its

@@ -12,6 +12,7 @@ use serde::Serialize;
 pub use super::versioned::{CodecError, FORMAT_VERSION};
 use super::{
     command::{Action, Batch, Caller, Command, Test},
+    gate,
     item::Target,
     operation::Operation,
     reply::Reply,
@@ -26,9 +27,12 @@ use super::{
 /// If it opens two sessions: the id of a session is the log index of its entry.
 pub fn encode_batch(batch: &Batch) -> Bytes {
     assert!(opens_at_most_one_session(batch), "a log entry opens two sessions, which share an id");
-    if batch.commands.iter().any(|command| command.caller.is_some()) {
+    let has_callers = batch.commands.iter().any(|command| command.caller.is_some());
+    let raises = batch.commands.iter().any(|command| gate::raises(&command.action).is_some());
+    if has_callers || raises {
+        let version = if raises { RAISES_VERSION } else { WITH_CALLERS_VERSION };
         let callers: Vec<Option<Caller>> = batch.commands.iter().map(|it| it.caller).collect();
-        return encode_sized(WITH_CALLERS_VERSION, &(batch, callers), batch);
+        return encode_sized(version, &(batch, callers), batch);
     }
     encode_sized(FORMAT_VERSION, batch, batch)
 }
@@ -78,7 +82,7 @@ pub fn size_hint_of(action: &Action, key_bytes: usize) -> usize {
 
 /// Decodes a log entry.
 pub fn decode_batch(bytes: &[u8]) -> Result<Batch, CodecError> {
-    let (version, rest) = version("batch", bytes, WITH_CALLERS_VERSION)?;
+    let (version, rest) = version("batch", bytes, RAISES_VERSION)?;
     if version == FORMAT_VERSION {
         return decode_rest("batch", rest);
     }
@@ -130,6 +134,11 @@ pub fn decode_reply(bytes: &[u8]) -> Result<Reply, CodecError> {
 /// there were callers.
 const WITH_CALLERS_VERSION: u8 = 2;
 
+/// Version of entries that give the cluster a version of the formats. They are those of [`WITH_CALLERS_VERSION`]: what
+/// differs is what a release says of them that is from before clusters had versions, and meets one after all. It names a
+/// format that is newer, and not bytes that are corrupt.
+const RAISES_VERSION: u8 = 3;
+
 /// Version of a reply of which something was left out.
 const HIDDEN_REPLY_VERSION: u8 = 2;
 
@@ -169,9 +178,9 @@ mod tests {
 
         assert_eq!(decode_batch(b""), Err(CodecError::Empty { what: "batch" }));
         let mut newer = bytes.to_vec();
-        newer[0] = 3;
+        newer[0] = 4;
         let error = decode_batch(&newer).unwrap_err();
-        assert_eq!(error.to_string(), "an encoded batch has format 3, this release reads up to 2");
+        assert_eq!(error.to_string(), "an encoded batch has format 4, this release reads up to 3");
         let mut longer = bytes.to_vec();
         longer.push(0);
         assert_eq!(decode_batch(&longer), Err(CodecError::Trailing { what: "batch", bytes: 1 }));

@@ -19,6 +19,7 @@ pub use super::{
     records::Settings,
     reply::{Answer, BoundReached, Kept, OperationAnswer, Refusal, Reply, StepPart},
     restore::{RestoreBegin, RestoreCommand, RestorePhase, RestoreRefusal},
+    version::FormatVersion,
 };
 
 /// One log entry: commands that were proposed together. They are applied in order, each atomic in
@@ -138,6 +139,23 @@ pub enum Action {
     /// Replicas compare their states after the entry that carries it. It changes nothing but what every entry does;
     /// whoever applies it takes the hash.
     Compare,
+    /// From here on the cluster has this version of the formats ([`super::gate`]), if it had a lower one.
+    RaiseVersion {
+        /// The version.
+        to: FormatVersion,
+    },
+    /// [`Action::CreateCluster`], or with a secret [`Action::CreateSecureCluster`], of a cluster that has this version
+    /// from the first moment.
+    CreateClusterAt {
+        /// The id: 128 random bits.
+        cluster_id: u128,
+        /// Settings equal on every replica.
+        settings: Settings,
+        /// SHA-256 of the secret of the first token, if authentication is on from the first moment.
+        secret_hash: Option<[u8; 32]>,
+        /// The version, which all first members read.
+        version: FormatVersion,
+    },
 }
 
 impl Action {
@@ -150,6 +168,8 @@ impl Action {
                 | Action::CreateCluster { .. }
                 | Action::CreateSecureCluster { .. }
                 | Action::NodeId(_)
+                | Action::RaiseVersion { .. }
+                | Action::CreateClusterAt { .. }
                 | Action::Restore(RestoreCommand::Recover(_))
         )
     }

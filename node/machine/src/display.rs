@@ -68,6 +68,11 @@ impl Display for Action {
             Action::CreateSecureCluster { cluster_id, .. } => {
                 write!(f, "create {cluster_id:032x} with authentication")
             }
+            Action::CreateClusterAt { cluster_id, secret_hash, version, .. } => {
+                let secure = if secret_hash.is_some() { " with authentication" } else { "" };
+                write!(f, "create {cluster_id:032x} at version {version}{secure}")
+            }
+            Action::RaiseVersion { to } => write!(f, "raise the version to {to}"),
             Action::Compare => write!(f, "compare the replicas"),
             Action::NodeId(NodeIdCommand::Claim { node_id, incarnation, .. }) => {
                 write!(f, "claim node id {node_id} for {incarnation}")

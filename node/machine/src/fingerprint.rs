@@ -83,6 +83,8 @@ impl Canonical {
             Action::NodeId(_) => self.tag(12),
             Action::Quota(_) => self.tag(13),
             Action::Compare => self.tag(14),
+            Action::RaiseVersion { .. } => self.tag(15),
+            Action::CreateClusterAt { .. } => self.tag(16),
         }
     }
 

@@ -32,6 +32,7 @@ pub mod changes;
 pub mod codec;
 pub mod command;
 pub mod fingerprint;
+pub mod gate;
 pub mod given_ids;
 pub mod item;
 pub mod keys;
@@ -49,6 +50,7 @@ pub mod restore;
 mod restore_work;
 pub mod rights;
 pub mod users;
+pub mod version;
 pub mod view;
 
 mod apply;

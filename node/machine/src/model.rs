@@ -162,10 +162,13 @@ impl Model {
                 self.say(Ok(Answer::SessionClosed { existed }))
             }
             Action::Single(_) | Action::Apply(_) => self.write(command),
-            // Of users, ids of nodes and restores it knows nothing (`auth_tests.rs`, `node_ids.rs`, `restore_tests.rs`).
+            // Of users, ids of nodes, versions and restores it knows nothing (`auth_tests.rs`, `node_ids.rs`, `gate.rs`,
+            // `restore_tests.rs`).
             Action::Auth(_)
             | Action::CreateSecureCluster { .. }
             | Action::NodeId(_)
+            | Action::RaiseVersion { .. }
+            | Action::CreateClusterAt { .. }
             | Action::Restore(_) => {
                 unreachable!("not drawn")
             }

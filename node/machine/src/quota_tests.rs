@@ -148,9 +148,9 @@ fn the_record_of_a_store_without_quotas_is_as_ever() {
     run(&mut state, Action::Quota(delete), None);
     assert_eq!(meta(&state), old.encode());
     assert_eq!(state.records.len(), 2, "the record of the quota is gone");
-    let fifth = Bytes::from([&[5][..], &with[1..]].concat());
+    let fifth = Bytes::from([&[6][..], &with[1..]].concat());
     let error = Meta::decode(&fifth).unwrap_err().to_string();
-    assert_eq!(error, "an encoded meta record has format 5, this release reads up to 4");
+    assert_eq!(error, "an encoded meta record has format 6, this release reads up to 5");
 }
 
 /// Pins the bytes: what a store without quotas has of users and of a restore, and theirs behind it.

@@ -16,6 +16,7 @@ use super::{
     quota::{QuotaMeta, QuotaRecord},
     reply::Reply,
     restore::RestoreMeta,
+    version::FormatVersion,
     versioned::{self, CodecError, FORMAT_VERSION},
 };
 
@@ -68,6 +69,10 @@ pub struct Meta {
     /// Of quotas. Stored behind that, with the version 4, if there are any.
     #[serde(skip)]
     pub quotas: QuotaMeta,
+    /// Version of the formats that the cluster has ([`super::gate`]). Stored behind that, with the version 5, if it ever
+    /// had another one than the first.
+    #[serde(skip)]
+    pub version: FormatVersion,
 }
 
 /// Settings that decide answers, so they are part of the replicated state.
@@ -185,17 +190,24 @@ postcard_record!(QuotaRecord, "quota");
 /// Version of a [`Meta`] of a store that has, or had, users.
 const META_WITH_AUTH_VERSION: u8 = 2;
 
-/// … and of one into which a backup was restored.
+/// … of one into which a backup was restored …
 const META_WITH_RESTORE_VERSION: u8 = 3;
 
 /// … and of one that has quotas.
 const META_WITH_QUOTAS_VERSION: u8 = 4;
 
+/// … and of one that has a version of the formats above the first.
+const META_WITH_VERSION_VERSION: u8 = 5;
+
 impl Record for Meta {
     const WHAT: &'static str = "meta record";
 
     fn encode(&self) -> Bytes {
-        let Self { auth, restore, quotas, .. } = *self;
+        let Self { auth, restore, quotas, version, .. } = *self;
+        if version != FormatVersion::FIRST {
+            let all = (self, auth, restore, quotas, version);
+            return versioned::encode_as(META_WITH_VERSION_VERSION, &all);
+        }
         if quotas != QuotaMeta::default() {
             let all = (self, auth, restore, quotas);
             return versioned::encode_as(META_WITH_QUOTAS_VERSION, &all);
@@ -208,21 +220,27 @@ impl Record for Meta {
     }
 
     fn decode(bytes: &Bytes) -> Result<Self, CodecError> {
-        match versioned::version(Self::WHAT, bytes, META_WITH_QUOTAS_VERSION)? {
+        match versioned::version(Self::WHAT, bytes, META_WITH_VERSION_VERSION)? {
             (FORMAT_VERSION, rest) => versioned::decode_rest(Self::WHAT, rest),
-            (META_WITH_QUOTAS_VERSION, rest) => {
-                let (meta, auth, restore, quotas): (Self, AuthMeta, RestoreMeta, QuotaMeta) =
-                    versioned::decode_rest(Self::WHAT, rest)?;
-                Ok(Self { auth, restore, quotas, ..meta })
+            (META_WITH_AUTH_VERSION, rest) => {
+                let (meta, auth): (Self, AuthMeta) = versioned::decode_rest(Self::WHAT, rest)?;
+                Ok(Self { auth, ..meta })
             }
             (META_WITH_RESTORE_VERSION, rest) => {
                 let (meta, auth, restore): (Self, AuthMeta, RestoreMeta) =
                     versioned::decode_rest(Self::WHAT, rest)?;
                 Ok(Self { auth, restore, ..meta })
             }
+            (META_WITH_QUOTAS_VERSION, rest) => {
+                let (meta, auth, restore, quotas): (Self, AuthMeta, RestoreMeta, QuotaMeta) =
+                    versioned::decode_rest(Self::WHAT, rest)?;
+                Ok(Self { auth, restore, quotas, ..meta })
+            }
             (_, rest) => {
-                let (meta, auth): (Self, AuthMeta) = versioned::decode_rest(Self::WHAT, rest)?;
-                Ok(Self { auth, ..meta })
+                type All = (Meta, AuthMeta, RestoreMeta, QuotaMeta, FormatVersion);
+                let (meta, auth, restore, quotas, version): All =
+                    versioned::decode_rest(Self::WHAT, rest)?;
+                Ok(Self { auth, restore, quotas, version, ..meta })
             }
         }
     }

@@ -12,6 +12,7 @@ use super::{
     owner::Owner,
     quota::{Over, QuotaUnit, Scope},
     restore::RestorePhase,
+    version::FormatVersion,
 };
 
 /// The answer to one command, decided in apply and equal on every replica.
@@ -268,6 +269,14 @@ pub enum Refusal {
     /// A step of a restore.
     #[error("{0}")]
     Restore(super::restore::RestoreRefusal),
+    /// The cluster does not have the version of the formats that brought this. Never remembered.
+    #[error("{}", super::version::not_finalized(*needed, *version))]
+    UpgradeNotFinalized {
+        /// The version that it takes.
+        needed: FormatVersion,
+        /// The cluster's.
+        version: FormatVersion,
+    },
     /// A quota does not allow as much more. Never remembered.
     #[error(
         "the quota on {} does not allow {grows_by} more: {used} of {limit} {unit} are used",

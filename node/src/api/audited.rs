@@ -382,6 +382,13 @@ impl Audited for v1::ClusterDrainRequest {
     }
 }
 
+impl Audited for v1::ClusterFinalizeUpgradeRequest {
+    fn tell(&self, asked: &mut Asked<'_>) {
+        asked.number("finalize_upgrade", None);
+        asked.preview(self.preview);
+    }
+}
+
 impl Audited for v1::ClusterSnapshotRequest {
     fn tell(&self, asked: &mut Asked<'_>) {
         let of = Some(("member", self.node_id)).filter(|(_, node_id)| *node_id != 0);
@@ -622,6 +629,7 @@ tells! {
         KeysScanResponse SessionsOpenResponse SessionsRenewResponse SessionsCloseResponse SessionsListResponse
         ClusterStatusResponse ClusterMetricsResponse ClusterDiagnoseResponse ClusterAddLearnerResponse ClusterPromoteResponse ClusterRemoveResponse
         ClusterTransferLeaderResponse ClusterDrainResponse ClusterSnapshotResponse ClusterClaimNodeIdResponse
+        ClusterFinalizeUpgradeResponse
         AuthListResponse AuthCanResponse BackupOpenResponse BackupReadResponse BackupRestoreResponse QuotasSetResponse
         QuotasDeleteResponse QuotasListResponse;
 }

@@ -34,12 +34,13 @@ use crate::{
     consensus::{
         WhenFull,
         leader::Leader,
-        members::MemberError,
+        members::{MemberError, Newcomer},
         others::{AskError, ms_left},
         plan::{Plan, Step, Voters},
         read::Level,
+        upgrade::{MemberFormats, UpgradePlan},
     },
-    machine::auth::Caller,
+    machine::{auth::Caller, version::FormatRange},
     peer::{ask, service::Operates},
 };
 
@@ -73,6 +74,9 @@ impl Api {
             MemberError::Refused(_) => {
                 (Code::FailedPrecondition, reason::MEMBERSHIP_REFUSED, v1::Outcome::NotApplied)
             }
+            MemberError::UpgradeRefused(_) => {
+                (Code::FailedPrecondition, reason::UPGRADE_REFUSED, v1::Outcome::NotApplied)
+            }
             MemberError::Unknown(_) => {
                 (Code::Unavailable, reason::OUTCOME_UNKNOWN, v1::Outcome::Unknown)
             }
@@ -99,10 +103,12 @@ impl Api {
             Change::Promote(request) => request.node_id,
             Change::Remove(request) => request.node_id,
             Change::Drain(request) => request.node_id,
-            // None is said, or 0: whoever answers at the address, the asked node, who is furthest along.
+            // None is said, or 0: whoever answers at the address, the asked node, who is
+            // furthest along.
             Change::ClaimNodeId(_)
             | Change::AddLearner(_)
             | Change::Snapshot(_)
+            | Change::FinalizeUpgrade(_)
             | Change::TransferLeader(_) => return Ok(()),
         };
         if node_id == 0 {
@@ -233,6 +239,14 @@ impl Api {
                 let plan = Some(Box::new(plan_to_wire(plan)));
                 Done::Drain(v1::ClusterDrainResponse { header: header(), plan })
             }
+            Change::FinalizeUpgrade(v1::ClusterFinalizeUpgradeRequest { preview }) => {
+                let plan = match preview {
+                    true => self.consensus.plan_upgrade(),
+                    false => self.consensus.finalize_upgrade().await?,
+                };
+                let plan = Some(Box::new(upgrade_to_wire(plan)));
+                Done::FinalizeUpgrade(v1::ClusterFinalizeUpgradeResponse { header: header(), plan })
+            }
             Change::Snapshot(_) => unreachable!("every node does that, and not as the leader"),
             Change::TransferLeader(v1::ClusterTransferLeaderRequest { node_id, preview }) => {
                 let to = (node_id != 0).then_some(node_id);
@@ -259,13 +273,17 @@ impl Api {
     ) -> Result<Plan, MemberError> {
         let v1::ClusterAddLearnerRequest { node_id, peer_address, preview } = request;
         let mut incarnation = String::new();
+        let mut formats = FormatRange::UNSAID;
         let mut not_addable = None;
         let mut node_id = node_id;
         if !self.consensus.is_member(node_id) {
             // What is wrong with an address is better known before it is in the log.
             let until = call.deadline.min(Instant::now() + PROBE_PATIENCE);
             match self.node.greeter.probe(node_id, &peer_address, until).await {
-                Ok(found) => (node_id, incarnation) = (found.node_id, found.incarnation),
+                Ok(found) => {
+                    (node_id, incarnation, formats) =
+                        (found.node_id, found.incarnation, found.formats);
+                }
                 Err(reason) => not_addable = Some(reason.to_string()),
             }
         }
@@ -277,7 +295,10 @@ impl Api {
         }
         match not_addable {
             Some(reason) => Err(MemberError::Refused(reason)),
-            None => self.consensus.add_learner(node_id, peer_address, incarnation, met).await,
+            None => {
+                let newcomer = Newcomer { node_id, peer_address, incarnation, formats };
+                self.consensus.add_learner(newcomer, met).await
+            }
         }
     }
 
@@ -344,6 +365,7 @@ led! {
     cluster_remove: Remove(ClusterRemoveRequest) -> ClusterRemoveResponse;
     cluster_transfer_leader: TransferLeader(ClusterTransferLeaderRequest) -> ClusterTransferLeaderResponse;
     cluster_drain: Drain(ClusterDrainRequest) -> ClusterDrainResponse;
+    cluster_finalize_upgrade: FinalizeUpgrade(ClusterFinalizeUpgradeRequest) -> ClusterFinalizeUpgradeResponse;
     cluster_claim_node_id: ClaimNodeId(ClusterClaimNodeIdRequest) -> ClusterClaimNodeIdResponse;
 }
 
@@ -398,5 +420,22 @@ fn plan_to_wire(plan: Plan) -> v1::ClusterPlan {
         note: plan.note.unwrap_or_default(),
         lag_entries: plan.lag_entries,
         next_node_id: plan.next_node_id,
+    }
+}
+
+fn upgrade_to_wire(plan: UpgradePlan) -> v1::UpgradePlan {
+    let member = |MemberFormats { node_id, said }| v1::MemberFormats {
+        node_id,
+        format_min: said.map_or(0, |(formats, _)| formats.min.0),
+        format_max: said.map_or(0, |(formats, _)| formats.max.0),
+        heard_ms_ago: said.map(|(_, ago)| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)),
+    };
+    v1::UpgradePlan {
+        version: plan.version.0,
+        to: plan.to.0,
+        is_so: plan.is_so,
+        refusal: plan.refusal.unwrap_or_default(),
+        passes: plan.passes,
+        members: plan.members.into_iter().map(member).collect(),
     }
 }

@@ -109,7 +109,8 @@ impl Api {
         let (code, name) = not_proposed_code(refusal);
         let mut status =
             StatusBuilder::new(code, name, refusal.to_string()).outcome(v1::Outcome::NotApplied);
-        if !matches!(refusal, NotProposed::Deadline) && code != SESSION_WINDOW_FULL {
+        let stays = matches!(refusal, NotProposed::Deadline | NotProposed::UpgradeNotFinalized(_));
+        if !stays && code != SESSION_WINDOW_FULL {
             status = status.retry_after(RETRY_AFTER);
         }
         let hint = match refusal {
@@ -262,6 +263,8 @@ fn is_remembered(refusal: &Refusal, has_session: bool) -> bool {
         // What is under the key is known when the backup is restored.
         | Refusal::RestoreUnderWay
         | Refusal::Restore(_)
+        // It may be finalized in the next moment.
+        | Refusal::UpgradeNotFinalized { .. }
         | Refusal::QuotaTableFull { .. } => false,
         // So may the room.
         _ => !refusal.is_of_the_moment(),
@@ -281,6 +284,9 @@ pub(super) fn not_proposed_code(refusal: &NotProposed) -> (Code, &'static str) {
         }
         NotProposed::Overloaded { limit, .. } => (Code::ResourceExhausted, limit.reason()),
         NotProposed::Deadline => (Code::DeadlineExceeded, reason::NOT_PROPOSED),
+        NotProposed::UpgradeNotFinalized(_) => {
+            (Code::FailedPrecondition, reason::UPGRADE_NOT_FINALIZED)
+        }
     }
 }
 
@@ -318,6 +324,9 @@ pub(super) fn refusal_code(refusal: &Refusal) -> (Code, &'static str) {
             (Code::FailedPrecondition, reason::CLUSTER_NOT_EMPTY)
         }
         Refusal::Restore(_) => (Code::FailedPrecondition, reason::RESTORE_REFUSED),
+        Refusal::UpgradeNotFinalized { .. } => {
+            (Code::FailedPrecondition, reason::UPGRADE_NOT_FINALIZED)
+        }
         Refusal::QuotaExceeded { .. } | Refusal::QuotaHidden { .. } => {
             (Code::ResourceExhausted, reason::QUOTA_EXCEEDED)
         }

@@ -8,6 +8,8 @@
 //! Nothing here can fail for the entry's sake: what can't be decoded was damaged or made by a newer
 //! version, and a replica that skipped it would differ from the others for ever; it stops instead.
 
+mod versions;
+
 use std::{io, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, Stream, StreamExt};
@@ -17,6 +19,8 @@ use openraft::{
 };
 use tokio::{sync::watch, time::Instant};
 
+use self::versions::Ready;
+pub use self::versions::Versions;
 use super::{
     cluster_id::ClusterId,
     compare::Comparisons,
@@ -30,7 +34,7 @@ use super::{
 use crate::{
     env::{Event, Observer, traces::Value},
     machine::{
-        self, codec,
+        self,
         command::Action,
         query,
         view::{Overlay, Writes},
@@ -71,6 +75,7 @@ pub struct StateMachine {
     traced: TracedEntries,
     metrics: Arc<Metrics>,
     cluster_id: ClusterId,
+    versions: Option<Versions>,
     last_in: Arc<LastIn>,
     comparisons: Comparisons,
     #[cfg(feature = "seeded-bugs")]
@@ -135,9 +140,16 @@ impl StateMachine {
             cluster_id,
             comparisons,
             last_in,
+            versions: None,
             #[cfg(feature = "seeded-bugs")]
             applier: None,
         }
+    }
+
+    /// Refuses entries that this node does not read, and writes the cluster's version down.
+    #[must_use]
+    pub fn with_versions(self, versions: Versions) -> Self {
+        StateMachine { versions: Some(versions), ..self }
     }
 
     /// Says whose clock and id apply would be impure with.
@@ -152,9 +164,22 @@ impl StateMachine {
         }
     }
 
-    /// What was applied before this process, or came with a snapshot.
-    fn look_at_epoch(&self) {
-        self.cluster_id.saw_restore_epoch(query::meta(&self.state.view()).restore_epoch);
+    /// What was applied before this process, or came with a snapshot or the cluster's first entry.
+    async fn look_at_state(&self) -> io::Result<()> {
+        let meta = query::meta(&self.state.view());
+        self.cluster_id.saw_restore_epoch(meta.restore_epoch);
+        match &self.versions {
+            Some(versions) => versions.has_become(meta.version).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn look_at(&self, entry: Entry) -> io::Result<Ready> {
+        let ready = Ready::of(entry)?;
+        if let Some(versions) = &self.versions {
+            versions.look_at(&ready).await?;
+        }
+        Ok(ready)
     }
 
     fn tell_applied(&self) {
@@ -164,7 +189,7 @@ impl StateMachine {
 
     /// Applies entries in their order and commits them as one: all, or those up to the first after which replicas
     /// are compared, as that is about the state after it and nothing more. As many replies as that were.
-    fn apply_together(&self, entries: &[Entry]) -> io::Result<Vec<Replies>> {
+    fn apply_together(&self, entries: &[Ready]) -> io::Result<Vec<Replies>> {
         #[cfg(feature = "seeded-bugs")]
         self.applier.iter().for_each(super::kept::Applier::enter);
         let began_ns = self.traced.tracer().now_ns();
@@ -175,10 +200,9 @@ impl StateMachine {
         let mut replies = Vec::with_capacity(entries.len());
         let mut is_compared = false;
         let view = self.state.view();
-        for entry in entries {
-            replies.push(match &entry.payload {
-                Payload::Blank => Replies::default(),
-                Payload::Membership(members) => {
+        for Ready { entry, batch } in entries {
+            replies.push(match (&entry.payload, batch) {
+                (Payload::Membership(members), _) => {
                     self.last_in.applied(entry.log_id.index, members);
                     membership = Some(Membership {
                         log_id: Some(to_storage(&entry.log_id)),
@@ -186,14 +210,12 @@ impl StateMachine {
                     });
                     Replies::default()
                 }
-                Payload::Normal(payload) => {
-                    let batch = codec::decode_batch(&payload.batch).map_err(|error| {
-                        io::Error::other(format!("log entry {}: {error}", entry.log_id))
-                    })?;
+                (_, None) => Replies::default(),
+                (_, Some(batch)) => {
                     let mut overlay = Overlay::new(&view, &mut writes);
                     let index = entry.log_id.index;
                     is_compared = batch.commands.iter().any(|it| it.action == Action::Compare);
-                    let replies = Arc::new(machine::apply(&mut overlay, index, &batch));
+                    let replies = Arc::new(machine::apply(&mut overlay, index, batch));
                     let meta = query::meta(&overlay);
                     let revision = meta.revision;
                     restore_epoch = meta.restore_epoch;
@@ -208,21 +230,21 @@ impl StateMachine {
         let entries = &entries[..replies.len()];
         #[cfg(feature = "seeded-bugs")]
         if tally_proto::seeded_bugs::is_on("waiters-by-index") {
-            let indexes = entries.iter().map(|entry| entry.log_id.index);
+            let indexes = entries.iter().map(|ready| ready.entry.log_id.index);
             let each = indexes.zip(&replies);
             each.for_each(|(index, replies)| super::kept::keep_replies(index, replies));
         }
         let last = entries.last().expect("there is at least the entry that was waited for");
-        self.state.commit(writes, to_storage(&last.log_id), membership);
+        self.state.commit(writes, to_storage(&last.entry.log_id), membership);
         if is_compared {
-            let index = last.log_id.index;
+            let index = last.entry.log_id.index;
             self.comparisons.applied(index);
             if !self.state.compare_here() {
                 tracing::info!(index, "not compared: earlier states wait to be flushed");
             }
         }
         if let Some(observer) = &self.observer {
-            for (entry, replies) in entries.iter().zip(&replies) {
+            for (Ready { entry, .. }, replies) in entries.iter().zip(&replies) {
                 let (term, index) = (term_of(&entry.log_id), entry.log_id.index);
                 observer.observe(Event::Applied { term, index, replies: &replies.replies });
             }
@@ -244,8 +266,8 @@ impl StateMachine {
         Ok(replies)
     }
 
-    fn tell_traced(&self, entries: &[Entry], began_ns: u64) {
-        for entry in entries {
+    fn tell_traced(&self, entries: &[Ready], began_ns: u64) {
+        for Ready { entry, .. } in entries {
             if let Some(contexts) = self.traced.get(&entry.log_id) {
                 let attributes = [
                     ("tally.log_index", Value::Number(entry.log_id.index)),
@@ -294,7 +316,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = Self;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
-        self.look_at_epoch();
+        self.look_at_state().await?;
         self.tell_applied();
         let membership = membership_from_storage(&self.state.membership())?;
         Ok((self.state.applied().map(from_storage), membership))
@@ -309,19 +331,22 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         while let Some(first) = entries.next().await {
             let (entry, responder) = first?;
             let mut bytes = payload_bytes(&entry);
-            together.push(entry);
+            together.push(self.look_at(entry).await?);
             responders.push(responder);
             while together.len() < ENTRIES_PER_COMMIT_MAX && bytes < COMMIT_BYTES {
                 let Some(Some(next)) = entries.next().now_or_never() else { break };
                 let (entry, responder) = next?;
                 bytes += payload_bytes(&entry);
-                together.push(entry);
+                together.push(self.look_at(entry).await?);
                 responders.push(responder);
             }
             let mut replies = Vec::with_capacity(together.len());
             while replies.len() < together.len() {
                 self.state.wait_for_room().await.map_err(io::Error::other)?;
                 replies.extend(self.apply_together(&together[replies.len()..])?);
+            }
+            if together.iter().any(|ready| ready.raises().is_some()) {
+                self.look_at_state().await?;
             }
             let more_waits = together.len() == ENTRIES_PER_COMMIT_MAX || bytes >= COMMIT_BYTES;
             together.clear();
@@ -368,7 +393,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let elapsed_ms = began.elapsed().as_millis() as u64;
         tracing::info!(index, elapsed_ms, "a snapshot was installed");
         self.observe(Event::SnapshotInstalled { index });
-        self.look_at_epoch();
+        self.look_at_state().await?;
         self.tell_applied();
         Ok(())
     }

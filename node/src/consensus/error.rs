@@ -53,6 +53,9 @@ pub enum NotProposed {
         /// What it is.
         message: String,
     },
+    /// The cluster does not have the version of the formats that it takes.
+    #[error("{0}")]
+    UpgradeNotFinalized(String),
     /// This node's state differs from that of a majority of the voters.
     #[error("this node's state differs: {reason}")]
     StateDiffers {

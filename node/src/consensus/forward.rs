@@ -109,6 +109,9 @@ impl Consensus {
                 NotProposed::NoStateMajority { reason: refusal.message }
             }
             wire::RefusalReason::Deadline => NotProposed::Deadline,
+            wire::RefusalReason::UpgradeNotFinalized => {
+                NotProposed::UpgradeNotFinalized(refusal.message.clone())
+            }
         }
     }
 }
@@ -149,6 +152,7 @@ pub(crate) fn refusal_to_wire(refusal: &NotProposed) -> wire::Refusal {
         NotProposed::StateDiffers { .. } => wire::RefusalReason::StateDiffers,
         NotProposed::NoStateMajority { .. } => wire::RefusalReason::NoStateMajority,
         NotProposed::Deadline => wire::RefusalReason::Deadline,
+        NotProposed::UpgradeNotFinalized(_) => wire::RefusalReason::UpgradeNotFinalized,
     };
     answer.set_reason(reason);
     answer

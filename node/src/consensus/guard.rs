@@ -3,6 +3,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tally_proto::seeded_bugs;
+
 use super::{
     Consensus,
     error::{Limit, NotProposed},
@@ -10,9 +12,10 @@ use super::{
 use crate::{
     machine::{
         command::{Action, Command, Operation},
-        limits,
+        gate, limits,
         query::{self, SessionLoad},
         quota::QuotaCommand,
+        version::{FormatVersion, not_finalized},
     },
     storage::state::StateStore,
 };
@@ -65,6 +68,20 @@ impl SessionLoads {
 }
 
 impl Consensus {
+    /// Refuses what the cluster's version of the formats does not have: some member may not be able to read it
+    /// ([`gate`]). What this node has applied is not above what the entry will meet.
+    pub(super) fn check_version(&self, command: &Command) -> Result<(), NotProposed> {
+        let needed = gate::needed(&command.action);
+        if needed == FormatVersion::FIRST {
+            return Ok(());
+        }
+        let version = self.cluster_version();
+        if needed > version && !seeded_bugs::is_on("gate-open") {
+            return Err(NotProposed::UpgradeNotFinalized(not_finalized(needed, version)));
+        }
+        Ok(())
+    }
+
     /// Whether comparisons of the replicas let a write through here. What nodes ask for by themselves goes on: it is
     /// what brings a majority back, and no client learns anything by it. So do sessions while states differ: else they
     /// would end, and what they remember with them, because their renewals were refused.
@@ -89,6 +106,7 @@ impl Consensus {
         if self.is_shutting_down() {
             return Err(NotProposed::ShuttingDown);
         }
+        self.check_version(command)?;
         self.check_comparisons(&command.action)?;
         if self.disk_nearly_full() && !frees_room(&command.action) {
             return Err(NotProposed::Overloaded {
@@ -145,13 +163,15 @@ fn frees_room(action: &Action) -> bool {
         | Action::RenewSession { .. }
         | Action::Tick
         | Action::Compare
-        | Action::NodeId(_) => true,
+        | Action::NodeId(_)
+        | Action::RaiseVersion { .. } => true,
         Action::Quota(change) => matches!(change, QuotaCommand::Delete { .. }),
         Action::OpenSession { .. }
         | Action::OpenOwnedSession { .. }
         | Action::Auth(_)
         | Action::Restore(_)
         | Action::CreateCluster { .. }
-        | Action::CreateSecureCluster { .. } => false,
+        | Action::CreateSecureCluster { .. }
+        | Action::CreateClusterAt { .. } => false,
     }
 }

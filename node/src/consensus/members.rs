@@ -24,7 +24,21 @@ use super::{
 use crate::machine::{
     command::{Action, Answer},
     node_ids::NodeIdCommand,
+    version::{self, FormatRange},
 };
+
+/// A node that is to become a member, as it said when it was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Newcomer {
+    /// Its id.
+    pub node_id: u64,
+    /// Where its peers reach it.
+    pub peer_address: String,
+    /// Its data directory.
+    pub incarnation: String,
+    /// Versions of the formats that it reads.
+    pub formats: FormatRange,
+}
 
 /// Why a membership change did not happen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +55,9 @@ pub enum MemberError {
     /// The request does not fit the membership.
     #[error("{0}")]
     Refused(String),
+    /// An upgrade can't be finalized.
+    #[error("{0}")]
+    UpgradeRefused(String),
     /// It was handed over; whether it is done can be seen in the status.
     #[error("the outcome is unknown: {0}")]
     Unknown(String),
@@ -125,13 +142,8 @@ impl Consensus {
     }
 
     /// Adds a node that receives the log and has no vote. It must have been asked which directory it has.
-    pub async fn add_learner(
-        &self,
-        node_id: u64,
-        peer_address: String,
-        incarnation: String,
-        met: &[u64],
-    ) -> Result<Plan, MemberError> {
+    pub async fn add_learner(&self, newcomer: Newcomer, met: &[u64]) -> Result<Plan, MemberError> {
+        let Newcomer { node_id, peer_address, incarnation, formats } = newcomer;
         self.must_lead()?;
         let _one = self.one_change()?;
         let (address, directory) = (peer_address.clone(), incarnation.clone());
@@ -151,6 +163,12 @@ impl Consensus {
                 return Err(MemberError::Refused(used_id(node_id, next_id)));
             }
             other => unreachable!("a claim is answered with {other}"),
+        }
+        // An upgrade may have been finalized since it was asked, also one of unknown outcome. None can be now, as that
+        // takes the same lock; and one that this leader proposed before is in the log before the claim, so applied.
+        let version = self.cluster_version();
+        if !formats.has(version) {
+            return Err(MemberError::Refused(version::not_a_member(node_id, formats, version)));
         }
         self.raft().add_learner(node_id, Member { peer_address }, false).await?;
         Ok(plan)
@@ -234,7 +252,8 @@ impl Consensus {
         Ok(plan)
     }
 
-    fn is_joint(&self) -> bool {
+    /// A change of the voters has begun and not ended.
+    pub fn is_joint(&self) -> bool {
         let metrics = self.leadership().metrics();
         metrics.membership_config.membership().get_joint_config().len() > 1
     }

@@ -47,6 +47,7 @@ pub mod tables;
 pub mod tasks;
 pub mod traced;
 pub mod types;
+pub mod upgrade;
 
 use std::{
     sync::{
@@ -464,6 +465,8 @@ impl Consensus {
                     return self.write_here(command, Some(admission), deadline).await;
                 }
                 Some(Leader::There { node_id, peer_address, .. }) if !self.quorum_lost() => {
+                    // An older leader could not even read it.
+                    self.check_version(&command)?;
                     let forwarded = wire::ForwardedCommand {
                         command: codec::encode_command(&command),
                         request_id: request_id.to_string(),

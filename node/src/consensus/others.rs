@@ -1,10 +1,12 @@
 //! What consensus asks of the other nodes. How it reaches them is not known here: `peer` does it.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use tally_proto::peer::v1 as wire;
 use tokio::time::Instant;
+
+use crate::machine::version::FormatRange;
 
 /// The other nodes, as far as consensus speaks to them by itself. (Raft's messages go through
 /// openraft's own network traits.)
@@ -15,6 +17,12 @@ pub trait Others: fmt::Debug + Send + Sync + 'static {
 
     /// Another node's client address, if it has said it.
     fn client_address(&self, node_id: u64) -> Option<String>;
+
+    /// Versions of the formats that this node reads.
+    fn own_formats(&self) -> FormatRange;
+
+    /// Those that another node reads, and how long ago it last said so, if it did since this node started.
+    fn formats(&self, node_id: u64) -> Option<(FormatRange, Duration)>;
 
     /// Forwards a command to the leader, once.
     async fn propose(

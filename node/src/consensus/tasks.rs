@@ -21,6 +21,7 @@ use crate::{
     machine::{
         command::{Action, Command, Fingerprint, Settings},
         query,
+        version::FormatVersion,
     },
 };
 
@@ -124,7 +125,11 @@ pub async fn create_cluster(
                     }
                 };
             }
+            let version = consensus.first_version();
             let command = own_command(match secret_hash {
+                _ if version > FormatVersion::FIRST => {
+                    Action::CreateClusterAt { cluster_id, settings, secret_hash, version }
+                }
                 None => Action::CreateCluster { cluster_id, settings },
                 Some(secret_hash) => {
                     Action::CreateSecureCluster { cluster_id, settings, secret_hash }

@@ -28,10 +28,17 @@ use tally_proto::seeded_bugs;
 use tokio::sync::Mutex;
 
 pub use self::recovery::Recovering;
-use crate::storage::disk::{Disk, OpenMode, replace_file};
+use crate::{
+    machine::version::{self, FormatRange, FormatVersion},
+    storage::disk::{Disk, OpenMode, replace_file},
+};
 
-/// Format of the data directory that this version writes and reads.
-pub const DATA_FORMAT: u32 = 1;
+/// Format of a data directory that any release reads, as long as its cluster has the first version of the formats …
+const FIRST_DATA_FORMAT: u32 = 1;
+
+/// … and of one whose cluster has another version, which is in the file: a release from before clusters had one refuses
+/// it, before it has changed anything. The newest that this release reads.
+pub const DATA_FORMAT: u32 = 2;
 
 const FILE: &str = "IDENTITY";
 const NEW_FILE: &str = "IDENTITY.new";
@@ -85,6 +92,9 @@ struct Content {
     /// … and is none any more, by a membership at this log index.
     #[serde(default)]
     removed_at: Option<u64>,
+    /// Version of the formats that the cluster has, if it ever had another one than the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cluster_version: Option<FormatVersion>,
     /// A recovery from a lost quorum that was begun and is not written to the log yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     recovering: Option<Recovering>,
@@ -124,6 +134,14 @@ pub enum IdentityError {
     NewerFormat {
         /// What was found.
         found: u32,
+    },
+    /// Its cluster has a version of the formats that this release does not read.
+    #[error("{FILE}: {}. Nothing was changed", version::unreadable(*cluster, *node))]
+    ClusterVersion {
+        /// The cluster's.
+        cluster: FormatVersion,
+        /// This release's.
+        node: FormatRange,
     },
     /// It belongs to another node.
     #[error(
@@ -218,7 +236,7 @@ impl Identity {
             None => {
                 refuse_headless(&*disk).await?;
                 let content = Content {
-                    format: DATA_FORMAT,
+                    format: FIRST_DATA_FORMAT,
                     node_id,
                     incarnation: format!("{new_incarnation:032x}"),
                     cluster_id: None,
@@ -228,6 +246,7 @@ impl Identity {
                     peer_starts: BTreeMap::new(),
                     member_since: None,
                     removed_at: None,
+                    cluster_version: None,
                     recovering: None,
                     lost: BTreeSet::new(),
                     left_behind_in: None,
@@ -313,6 +332,26 @@ impl Identity {
     pub async fn removed(&self, at: u64) -> io::Result<()> {
         let mut content = self.content.lock().await;
         content.removed_at = Some(at);
+        write(&*self.disk, &content).await
+    }
+
+    /// Refuses a directory whose cluster has a version of the formats that this node does not read.
+    pub async fn check_version(&self, node: FormatRange) -> Result<(), IdentityError> {
+        let cluster = self.content.lock().await.cluster_version.unwrap_or_default();
+        match node.has(cluster) {
+            true => Ok(()),
+            false => Err(IdentityError::ClusterVersion { cluster, node }),
+        }
+    }
+
+    /// Writes down, durably, which version of the formats the cluster has, before anything of that version is written.
+    pub async fn raise_version(&self, version: FormatVersion) -> io::Result<()> {
+        let mut content = self.content.lock().await;
+        if version <= content.cluster_version.unwrap_or_default() {
+            return Ok(());
+        }
+        content.cluster_version = Some(version);
+        content.format = DATA_FORMAT;
         write(&*self.disk, &content).await
     }
 
@@ -423,52 +462,4 @@ async fn write(disk: &dyn Disk, content: &Content) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::storage::simulated_disk::SimulatedDisk;
-
-    async fn opened(disk: &SimulatedDisk) -> Identity {
-        Identity::open(Arc::new(disk.mount()), 7, 1).await.expect("it opens")
-    }
-
-    /// What others said was written down at any length, and from 1 MiB on the file could not be read again: the
-    /// node never started any more.
-    #[tokio::test]
-    async fn others_can_not_fill_the_file() {
-        let disk = SimulatedDisk::new(1);
-        let identity = opened(&disk).await;
-        let long = "a".repeat(FILE_BYTES_MAX);
-        assert!(identity.meet(2, &long).await.is_err());
-        assert!(identity.saw_start(2, Start { number: 1, nonce: long }).await.is_err());
-        let text = || "a".repeat(TOLD_BYTES_MAX);
-        let mut refused = 0;
-        for id in 0..NODES_MAX as u64 + 20 {
-            let id = u64::MAX - id;
-            let start = Start { number: u64::MAX, nonce: text() };
-            let told = (identity.meet(id, &text()).await, identity.saw_start(id, start).await);
-            refused += usize::from(told.0.is_err() && told.1.is_err());
-        }
-        assert_eq!(refused, 20);
-        // Those that are known are still listened to.
-        let later = identity.meet(u64::MAX, "b").await.expect("it is known");
-        assert_eq!(later, text());
-        let known = identity.known().await;
-        assert_eq!(opened(&disk).await.known().await, known);
-    }
-
-    /// A voter that crashed soon after it became one started from a state of before, in which it was no
-    /// member, took that for its removal, and never started again.
-    #[tokio::test]
-    async fn a_membership_of_before_is_no_removal() {
-        let disk = SimulatedDisk::new(1);
-        let identity = opened(&disk).await;
-        assert!(!identity.saw_membership(414, false).await.expect("it is stored"));
-        assert!(!identity.saw_membership(1787, true).await.expect("it is stored"));
-        assert!(!identity.saw_membership(1813, true).await.expect("it is stored"));
-
-        let identity = opened(&disk).await;
-        assert!(!identity.saw_membership(414, false).await.expect("it is stored"));
-        assert!(!identity.saw_membership(1819, true).await.expect("it is stored"));
-        assert!(identity.saw_membership(1820, false).await.expect("it is stored"));
-    }
-}
+mod tests;

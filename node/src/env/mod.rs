@@ -30,7 +30,7 @@ pub mod usage;
 
 use self::{descriptors::Sockets, traces::Traces, usage::Usage};
 use crate::{
-    machine::command::Reply,
+    machine::{command::Reply, version::FormatRange},
     storage::{
         byte_store::StoreFactory,
         disk::Disk,
@@ -69,6 +69,9 @@ pub struct Env {
     pub surroundings: Option<Arc<dyn Surroundings>>,
     /// What the process logs, if that can be changed while it runs.
     pub logs: Option<Arc<dyn Logs>>,
+    /// Versions of the formats that the node reads and writes: those of this release. Tests and simulations play an
+    /// older release with fewer.
+    pub formats: FormatRange,
 }
 
 /// What a process knows that no node in it does.
@@ -359,6 +362,7 @@ impl Env {
             traces: None,
             surroundings: None,
             logs: None,
+            formats: FormatRange::OURS,
         })
     }
 }

@@ -87,7 +87,7 @@ pub(super) async fn meet(
         connect_timeout,
         cluster_id.clone(),
         tls.clone(),
-        config.peer_via.0.clone(),
+        (env.formats, config.peer_via.0.clone()),
     );
     for (id, incarnation) in identity.known().await {
         peers.set_incarnation(id, &incarnation);

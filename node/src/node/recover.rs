@@ -151,6 +151,7 @@ pub async fn open(config: &Config, env: &Env) -> Result<Opened, RecoverError> {
     }
     let identity =
         Arc::new(Identity::open(Arc::clone(&env.disk), node_id, env.random.next_u128()).await?);
+    identity.check_version(env.formats).await?;
     let comparisons = Comparisons::open(node_id, Arc::clone(&env.disk)).await?;
     if comparisons.differs() {
         return refused(format!(
@@ -267,7 +268,7 @@ async fn ask_others(
         PATIENCE,
         cluster_id,
         tls.peer(),
-        config.peer_via.0.clone(),
+        (env.formats, config.peer_via.0.clone()),
     );
     let asker = Asker {
         peers: &peers,

@@ -15,7 +15,12 @@ use super::{LOGS, NodeError};
 use crate::{
     config::Config,
     consensus::recovery,
-    env::{Env, Event, Observer, identity::Identity, storage_guard::StorageGuard},
+    env::{
+        Env, Event, Observer,
+        identity::{Identity, IdentityError},
+        storage_guard::StorageGuard,
+    },
+    machine::query,
     storage::{
         meters::StorageMeters,
         state::{LogExtent, StateHooks, StateOptions, StateStore},
@@ -62,6 +67,11 @@ pub(super) async fn open(
         },
     )
     .await?;
+    // Where the file `IDENTITY` did not say it: the process ended between a snapshot's installation and that.
+    let (cluster, node) = (query::meta(&state.view()).version, env.formats);
+    if !node.has(cluster) {
+        return Err(IdentityError::ClusterVersion { cluster, node }.into());
+    }
     // Log and state fit each other: a run begins.
     identity.begin_run(recovered.next_sequence, nonce).await?;
     let finished_recovery = recovery::finish(&log, identity).await?;

@@ -1,5 +1,7 @@
 //! What a follower asks of its leader, and a node of its peers: each one call with a deadline.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use tally_proto::peer::v1 as wire;
 use tally_proto::v1::NodeStatus;
@@ -9,6 +11,7 @@ use tonic::metadata::MetadataValue;
 use super::peers::{DialFailed, Peers, Shared};
 use crate::{
     consensus::others::{AskError, Others, ms_left},
+    machine::version::FormatRange,
     status::Text,
 };
 
@@ -77,6 +80,14 @@ impl Others for Peers {
 
     fn client_address(&self, node_id: u64) -> Option<String> {
         Peers::client_address(self, node_id)
+    }
+
+    fn own_formats(&self) -> FormatRange {
+        Peers::own_formats(self)
+    }
+
+    fn formats(&self, node_id: u64) -> Option<(FormatRange, Duration)> {
+        Peers::formats(self, node_id)
     }
 
     async fn propose(

@@ -27,6 +27,7 @@
 
 mod epoch;
 mod error;
+mod formats;
 mod memory;
 
 use std::{
@@ -47,7 +48,12 @@ pub use self::{
     error::{NotAddable, NotWelcome},
 };
 use super::{ask, peers::Peers};
-use crate::{consensus::compare::Comparisons, env::identity::Identity, storage::wal::Wal};
+use crate::{
+    consensus::compare::Comparisons,
+    env::identity::Identity,
+    machine::version::{FormatRange, FormatVersion},
+    storage::wal::Wal,
+};
 
 /// Logs of its parts have its name too: one filter finds them all, and traces of a seed can be compared
 /// wherever a line is written.
@@ -88,6 +94,9 @@ pub trait Roster: Send + Sync + 'static {
 
     /// The last committed entry that a node has acknowledged, if this node leads and knows.
     fn acknowledged(&self, node_id: u64) -> u64;
+
+    /// The version of the formats that the cluster has, as far as this node has applied; none before it knows a cluster.
+    fn cluster_version(&self) -> Option<FormatVersion>;
 }
 
 /// Who answers at an address.
@@ -97,6 +106,8 @@ pub struct Found {
     pub node_id: u64,
     /// Its data directory.
     pub incarnation: String,
+    /// Versions of the formats that it reads.
+    pub formats: FormatRange,
 }
 
 /// When an empty node takes part.
@@ -279,6 +290,7 @@ impl Greeter {
             cluster_id: self.peers.cluster_id().text(),
             node_id: self.identity.node_id(),
             incarnation: self.identity.incarnation().to_owned(),
+            formats: Some(self.formats()),
             ..wire::HelloResponse::default()
         };
         if self.is_another_cluster(&request.cluster_id) {
@@ -319,6 +331,7 @@ impl Greeter {
             );
             response.state_reports = self.comparisons.reports();
             self.peers.set_client_address(request.node_id, &request.client_address);
+            self.learn_formats(request.node_id, request.formats.as_ref());
             self.note_address(request.node_id, request.peer_address);
             // The caller may be what this node waited for: a leader that greets its learner. What it
             // knows of this node is looked at when it is greeted itself.
@@ -346,6 +359,7 @@ impl Greeter {
             target_node_id,
             known: self.known().await,
             promised: Some(self.promised().await),
+            formats: Some(self.formats()),
             peer_address: self.peer_address.clone(),
             state_reports: self.comparisons.reports(),
             compares_states: true,
@@ -418,6 +432,7 @@ impl Greeter {
         }
         self.peers.met(node_id);
         self.peers.clear_trouble(node_id);
+        self.compare_formats(node_id, &response)?;
         self.heed_epoch(node_id, response.left_behind_in)?;
         self.learn(node_id, &response.known).await?;
         if let Some(roster) = self.roster.get()
@@ -437,6 +452,7 @@ impl Greeter {
         self.remember(&met).await;
         self.comparisons.learn(node_id, &response.state_reports, response.compares_states);
         self.peers.set_client_address(node_id, &response.client_address);
+        self.learn_formats(node_id, response.formats.as_ref());
         self.count(node_id, &response.cluster_id);
         Ok(())
     }
@@ -470,7 +486,8 @@ impl Greeter {
         if !self.is_known(node_id, &response.incarnation).await {
             return Err(NotAddable::UsedId { node_id });
         }
-        Ok(Found { node_id, incarnation: response.incarnation })
+        let formats = self.can_read_what_the_cluster_has(node_id, &response)?;
+        Ok(Found { node_id, incarnation: response.incarnation, formats })
     }
 
     /// Ids of all nodes that were ever met.

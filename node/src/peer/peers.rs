@@ -17,7 +17,9 @@ use tonic::{
 };
 
 use super::PEER_MESSAGE_BYTES_MAX;
-use crate::{consensus::cluster_id::ClusterId, env::Network, tls::Secured};
+use crate::{
+    consensus::cluster_id::ClusterId, env::Network, machine::version::FormatRange, tls::Secured,
+};
 
 /// So long without an answer is a silence: the least time after which TCP sends again on Linux, so below it no
 /// connection has begun to back off. A busy peer that misses one heartbeat and answers the next has not
@@ -94,6 +96,7 @@ struct Inner {
     connect_timeout: Duration,
     cluster_id: ClusterId,
     tls: Option<Arc<Secured>>,
+    formats: FormatRange,
     /// Other ways to some of them.
     via: BTreeMap<u64, String>,
     peers: Mutex<BTreeMap<u64, Peer>>,
@@ -106,6 +109,8 @@ struct Peer {
     control: Option<(String, Client)>,
     forwarding: Option<(String, Client)>,
     client_address: Option<String>,
+    /// Versions of the formats that it reads, and when it last said so.
+    formats: Option<(FormatRange, Instant)>,
     /// Since when no heartbeat was answered.
     silent_since: Option<Instant>,
     /// Counts how often it came back after a silence.
@@ -163,7 +168,7 @@ impl Peers {
         connect_timeout: Duration,
         cluster_id: ClusterId,
         tls: Option<Arc<Secured>>,
-        via: BTreeMap<u64, String>,
+        (formats, via): (FormatRange, BTreeMap<u64, String>),
     ) -> Self {
         Peers {
             inner: Arc::new(Inner {
@@ -175,6 +180,7 @@ impl Peers {
                 connect_timeout,
                 cluster_id,
                 tls,
+                formats,
                 via,
                 peers: Mutex::new(BTreeMap::new()),
             }),
@@ -367,6 +373,23 @@ impl Peers {
         lock(&self.inner.peers).get(&node_id)?.client_address.clone()
     }
 
+    /// Versions of the formats that this node reads.
+    pub fn own_formats(&self) -> FormatRange {
+        self.inner.formats
+    }
+
+    /// A peer has said which versions of the formats it reads.
+    pub fn heard_formats(&self, node_id: u64, formats: FormatRange) {
+        lock(&self.inner.peers).entry(node_id).or_default().formats =
+            Some((formats, Instant::now()));
+    }
+
+    /// What a peer has said of that, and how long ago it last did.
+    pub fn formats(&self, node_id: u64) -> Option<(FormatRange, Duration)> {
+        let (formats, at) = lock(&self.inner.peers).get(&node_id)?.formats?;
+        Some((formats, at.elapsed()))
+    }
+
     /// A heartbeat, or another call of Raft on the control connection, was not answered.
     pub fn not_answered(&self, node_id: u64) {
         let mut peers = lock(&self.inner.peers);
@@ -512,7 +535,7 @@ mod tests {
             Duration::from_secs(1),
             ClusterId::default(),
             None,
-            BTreeMap::from([(3, "proxy:1".to_owned())]),
+            (FormatRange::OURS, BTreeMap::from([(3, "proxy:1".to_owned())])),
         )
     }
 

@@ -14,7 +14,7 @@ use crate::{
         membership::{LastIn, decode_membership},
         raft::Raft,
     },
-    machine::{given_ids::node_id_record, query},
+    machine::{given_ids::node_id_record, query, version::FormatVersion},
     storage::state::StateStore,
 };
 
@@ -77,6 +77,11 @@ impl Roster for Members {
 
     fn applied(&self) -> Option<(u64, BTreeSet<u64>)> {
         self.in_state().map(|(at, members)| (at, members.into_keys().collect()))
+    }
+
+    fn cluster_version(&self) -> Option<FormatVersion> {
+        let meta = query::meta(&self.state.view());
+        (meta.cluster_id != 0).then_some(meta.version)
     }
 
     fn epoch(&self) -> u64 {

@@ -15,6 +15,7 @@ use super::{EXIT_FATAL, EXIT_REFUSED, recent::RecentLines, serve, telemetry};
 use crate::{
     config::Config,
     env::Env,
+    machine::version::FormatRange,
     node::{
         recover::{self, Found, RecoverError, ids},
         system_error_needs_a_person,
@@ -40,6 +41,7 @@ const FLAG: &str = "--unsafe-lose-what-only-the-lost-nodes-hold";
 /// Looks, says what is found, and does it if that is wanted.
 pub fn run(arguments: Arguments) -> ExitCode {
     let Arguments { unsafe_lose_what_only_the_lost_nodes_hold: wanted, node } = arguments;
+    let formats = node.formats();
     let config = match node.config() {
         Ok(config) => config,
         Err(problem) => {
@@ -56,7 +58,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         .enable_all()
         .build()
         .expect("a runtime can be made while the process starts");
-    let code = runtime.block_on(recover(&config, wanted));
+    let code = runtime.block_on(recover(&config, formats, wanted));
     runtime.shutdown_background();
     code
 }
@@ -71,7 +73,7 @@ fn refused(problem: &dyn std::fmt::Display) -> ExitCode {
     ended(EXIT_REFUSED)
 }
 
-async fn recover(config: &Config, wanted: bool) -> ExitCode {
+async fn recover(config: &Config, formats: FormatRange, wanted: bool) -> ExitCode {
     let of_system = |error: &io::Error| match system_error_needs_a_person(error) {
         true => refused(error),
         false => {
@@ -91,7 +93,7 @@ async fn recover(config: &Config, wanted: bool) -> ExitCode {
         Err(error) => return of_system(&error),
     };
     let env = match Env::real(&config.data_dir, config.store_cache_bytes()) {
-        Ok(env) => env,
+        Ok(env) => Env { formats, ..env },
         Err(error) => return of_system(&error),
     };
     let opened = match recover::open(config, &env).await {

@@ -19,8 +19,9 @@ use super::{
 #[cfg(feature = "otlp")]
 use crate::env::traces::Traces;
 use crate::{
-    config::{Config, HotItemNames, InitialCluster, LogFormat, PeerVia, Ratio},
+    config::{Config, HotItemNames, InitialCluster, LogFormat, PeerVia, Ratio, UpgradeFinalize},
     env::{Env, Logs, descriptors},
+    machine::version::{FormatRange, FormatVersion},
     node::{Node, system_error_needs_a_person},
     storage::real_disk::RealDisk,
 };
@@ -41,12 +42,22 @@ macro_rules! arguments {
             /// End when the process that started this one, with this id, ends.
             #[arg(long, hide = true, value_name = "PID")]
             exit_with_parent: Option<i32>,
+            /// Read and write versions of the formats up to this one only, as an older release does: for tests.
+            #[arg(long, hide = true, value_name = "VERSION")]
+            test_format_max: Option<u32>,
             #[command(flatten)]
             join: join::Arguments,
             $($(#[doc = $doc])* #[arg(long, env = $env)] $key: Option<$type>,)*
         }
 
         impl Arguments {
+            /// Versions of the formats that the node reads.
+            pub(super) fn formats(&self) -> FormatRange {
+                let FormatRange { min, max } = FormatRange::OURS;
+                let max_said = self.test_format_max.map(FormatVersion);
+                FormatRange { min, max: max_said.map_or(max, |said| max.min(said)) }
+            }
+
             fn override_config(&self, config: &mut Config) {
                 $(if let Some(value) = &self.$key {
                     config.$key = value.clone();
@@ -145,6 +156,8 @@ arguments! {
     idempotency_window_ms: u64 = "TALLY_IDEMPOTENCY_WINDOW_MS",
     /// First start of a cluster: bytes of remembered idempotency keys.
     idempotency_bytes_max: u64 = "TALLY_IDEMPOTENCY_BYTES_MAX",
+    /// Who finalizes an upgrade, after which no node can go back: an operator, or the leader by itself.
+    upgrade_finalize: UpgradeFinalize = "TALLY_UPGRADE_FINALIZE",
     /// Callers must show who they are; switches it on on the first start of a cluster.
     authentication: bool = "TALLY_AUTHENTICATION",
     /// Listen beyond loopback without it: whoever reaches the port reads and writes everything.
@@ -288,7 +301,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
     #[cfg(tokio_unstable)]
     runtime.disable_lifo_slot();
     let runtime = runtime.build().expect("a runtime can be made while the process starts");
-    let code = runtime.block_on(serve(config, join, logs, recent));
+    let code = runtime.block_on(serve(config, join, (logs, arguments.formats()), recent));
     // Whatever still runs (a peer's stream) has nothing left to do.
     runtime.shutdown_background();
     code
@@ -297,7 +310,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
 async fn serve(
     config: Config,
     join: Option<join::Join>,
-    logs: Arc<dyn Logs>,
+    (logs, formats): (Arc<dyn Logs>, FormatRange),
     recent: RecentLines,
 ) -> ExitCode {
     let refused = |problem: &dyn std::fmt::Display| {
@@ -320,7 +333,7 @@ async fn serve(
         Err(error) => return of_system(&error),
     };
     let env = match Env::real(&config.data_dir, config.store_cache_bytes()) {
-        Ok(env) => Env { logs: Some(logs), surroundings: Some(Arc::new(recent)), ..env },
+        Ok(env) => Env { logs: Some(logs), surroundings: Some(Arc::new(recent)), formats, ..env },
         Err(error) => return of_system(&error),
     };
     let env = match config.test_faults_file.as_os_str().is_empty() {

@@ -68,7 +68,7 @@ const MAY_KNOW: [(&str, &[&str]); 13] = [
             "tls",
         ],
     ),
-    ("process", &["config", "env", "node", "storage", "tls"]),
+    ("process", &["config", "env", "machine", "node", "storage", "tls"]),
 ];
 
 /// Words, and the only files that may have them outside of comments and strings: each a prefix of paths.

@@ -19,6 +19,7 @@ use tally_node::{
     config::{Config, InitialCluster},
     consensus::leader::Leader,
     env::Env,
+    machine::version::FormatRange,
     node::{Node, NodeError},
     storage::{
         simulated_disk::{CrashMode, SimulatedDisk},
@@ -100,6 +101,8 @@ struct Member {
     fatal: Arc<Mutex<Vec<String>>>,
     /// In place of real files, where a test cuts the power.
     simulated: Option<Simulated>,
+    /// Versions of the formats that it reads.
+    formats: FormatRange,
 }
 
 impl Member {
@@ -111,6 +114,7 @@ impl Member {
             syncs: Gate::default(),
             fatal: Arc::default(),
             simulated: None,
+            formats: FormatRange::OURS,
         }
     }
 }
@@ -278,6 +282,11 @@ impl Cluster {
         &mut self.nodes.get_mut(&id).expect("a node of this cluster").config
     }
 
+    /// Versions of the formats that a node reads from its next start on, as one of another release.
+    pub(crate) fn read_formats(&mut self, id: u64, formats: FormatRange) {
+        self.nodes.get_mut(&id).expect("a node of this cluster").formats = formats;
+    }
+
     pub(crate) fn node(&self, id: u64) -> &Node {
         let running = self.nodes[&id].running.as_ref();
         running.and_then(|running| running.node.as_ref()).expect("the node runs")
@@ -394,7 +403,7 @@ impl Cluster {
         &self.nodes[&id].syncs
     }
 
-    fn running_ids(&self) -> Vec<u64> {
+    pub(crate) fn running_ids(&self) -> Vec<u64> {
         let running = self.nodes.iter().filter(|(_, member)| member.running.is_some());
         running.map(|(id, _)| *id).collect()
     }
@@ -519,6 +528,7 @@ fn environment(member: &Member, switchboard: &Arc<Switchboard>) -> Env {
     }
     let (free, syncs) = (Arc::clone(&member.free_bytes), member.syncs.clone());
     env.disk = Arc::new(GaugedDisk { real: env.disk, free, syncs });
+    env.formats = member.formats;
     let fatal = Arc::clone(&member.fatal);
     env.fatal = Arc::new(move |reason| {
         fatal.lock().unwrap_or_else(PoisonError::into_inner).push(reason);

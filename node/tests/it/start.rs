@@ -88,9 +88,9 @@ async fn another_nodes_directory_is_refused() {
 #[tokio::test]
 async fn a_newer_format_is_refused() {
     let mut cluster = stopped().await;
-    edit_identity(&cluster, |text| text.replace("\"format\": 1", "\"format\": 2"));
+    edit_identity(&cluster, |text| text.replace("\"format\": 2", "\"format\": 3"));
     let parts =
-        ["IDENTITY", "format 2", "up to 1", "Start the newer version", "nothing was changed"];
+        ["IDENTITY", "format 3", "up to 2", "Start the newer version", "nothing was changed"];
     refuses(&mut cluster, &parts).await;
 }
 

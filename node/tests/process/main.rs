@@ -23,5 +23,6 @@ mod report;
 mod restore;
 mod shutdown;
 mod traces;
+mod upgrade;
 mod waiting;
 mod watched;

@@ -96,6 +96,8 @@ pub(crate) struct Node {
     pub(crate) peer: String,
     pub(crate) data: PathBuf,
     pub(crate) log: PathBuf,
+    /// The program; [`TALLYD`] unless a test says another one.
+    pub(crate) program: PathBuf,
     arguments: Vec<String>,
     /// How many file descriptors it may have; `None` for as many as this process.
     pub(crate) descriptors_max: Option<u32>,
@@ -109,7 +111,9 @@ impl Node {
         let log = dir.path().join(format!("node-{id}.log"));
         let (descriptors_max, process) = (None, None);
         let arguments = vec!["serve".to_owned()];
-        let mut node = Node { id, client, peer, data, log, arguments, descriptors_max, process };
+        let program = PathBuf::from(TALLYD);
+        let mut node =
+            Node { id, client, peer, data, log, program, arguments, descriptors_max, process };
         let (client, peer, data) =
             (node.client.clone(), node.peer.clone(), node.data.display().to_string());
         node.with(&["--client-listen", &client, "--peer-listen", &peer, "--data-dir", &data]);
@@ -125,10 +129,11 @@ impl Node {
         assert!(self.process.is_none(), "node {} runs already", self.id);
         let log = File::options().create(true).append(true).open(&self.log).expect("a log file");
         let mut command = match self.descriptors_max {
-            None => Command::new(TALLYD),
+            None => Command::new(&self.program),
             Some(max) => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("ulimit -n {max} && exec \"$@\""), "sh", TALLYD]);
+                shell.args(["-c", &format!("ulimit -n {max} && exec \"$@\""), "sh"]);
+                shell.arg(&self.program);
                 shell
             }
         };
@@ -142,9 +147,23 @@ impl Node {
         self.process = Some(child);
     }
 
+    /// Runs `recover` as the node is configured, which looks and does nothing.
+    pub(crate) fn recover(&self) -> std::process::Output {
+        let mut command = Command::new(&self.program);
+        command.arg("recover").args(&self.arguments[1..]).stdin(Stdio::null());
+        command.output().expect("it can run")
+    }
+
     /// More flags, before a start.
     pub(crate) fn with(&mut self, flags: &[&str]) {
         self.arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
+    }
+
+    /// Takes flags away again that have a value.
+    pub(crate) fn without(&mut self, flag: &str) {
+        while let Some(at) = self.arguments.iter().position(|argument| argument == flag) {
+            self.arguments.drain(at..at + 2);
+        }
     }
 
     /// Another directory for its data, before the first start.

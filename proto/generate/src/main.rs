@@ -55,6 +55,7 @@ fn generate(into: &Path) -> Done {
     for answer in ["AddLearner", "Promote", "Remove", "TransferLeader", "Drain"] {
         config = config.boxed(format!(".tally.v1.Cluster{answer}Response.plan"));
     }
+    config = config.boxed(".tally.v1.ClusterFinalizeUpgradeResponse.plan");
     config
         .out_dir(into)
         .client_mod_attribute(".", "#[cfg(feature = \"client\")]")

@@ -35,6 +35,10 @@ pub struct HelloRequest {
     /// The caller knows the command that compares replicas.
     #[prost(bool, tag = "11")]
     pub compares_states: bool,
+    /// Versions of the formats that it reads and writes; absent: the first alone, as it is of a release from before nodes
+    /// said so.
+    #[prost(message, optional, tag = "12")]
+    pub formats: ::core::option::Option<Formats>,
     /// Restore epoch of the state that the caller has applied.
     #[prost(uint64, tag = "20")]
     pub restore_epoch: u64,
@@ -48,6 +52,19 @@ pub struct StateReport {
     /// The hash of the state: three sums of 32 bytes.
     #[prost(bytes = "bytes", tag = "2")]
     pub hash: ::prost::bytes::Bytes,
+}
+/// Formats says which versions of the formats a node reads and writes, and which one its cluster has.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Formats {
+    /// The oldest that it reads.
+    #[prost(uint32, tag = "1")]
+    pub min: u32,
+    /// The newest.
+    #[prost(uint32, tag = "2")]
+    pub max: u32,
+    /// The cluster's, as far as it has applied; 0 if it knows none.
+    #[prost(uint32, tag = "3")]
+    pub cluster_version: u32,
 }
 /// Promised is what a node has told others, and must still know after any restart.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -108,6 +125,9 @@ pub struct HelloResponse {
     /// It knows the command that compares replicas.
     #[prost(bool, tag = "9")]
     pub compares_states: bool,
+    /// As in HelloRequest.
+    #[prost(message, optional, tag = "10")]
+    pub formats: ::core::option::Option<Formats>,
     /// The cluster went on without the caller, in this epoch; 0: not that the node that answers knows.
     #[prost(uint64, tag = "20")]
     pub left_behind_in: u64,
@@ -546,7 +566,7 @@ pub struct OperateRequest {
     #[prost(message, optional, tag = "5")]
     pub caller: ::core::option::Option<OperateCaller>,
     /// What is asked for.
-    #[prost(oneof = "operate_request::Change", tags = "6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "operate_request::Change", tags = "6, 7, 8, 9, 10, 11, 12, 13")]
     pub change: ::core::option::Option<operate_request::Change>,
 }
 /// Nested message and enum types in `OperateRequest`.
@@ -575,6 +595,9 @@ pub mod operate_request {
         /// Cluster.Snapshot, which any node does.
         #[prost(message, tag = "12")]
         Snapshot(super::super::super::v1::ClusterSnapshotRequest),
+        /// Cluster.FinalizeUpgrade.
+        #[prost(message, tag = "13")]
+        FinalizeUpgrade(super::super::super::v1::ClusterFinalizeUpgradeRequest),
     }
 }
 /// OperateCaller is who asks for a change of the cluster, as the node that was asked has found out.
@@ -591,7 +614,7 @@ pub struct OperateCaller {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct OperateResponse {
     /// What became of it.
-    #[prost(oneof = "operate_response::Result", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "operate_response::Result", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub result: ::core::option::Option<operate_response::Result>,
 }
 /// Nested message and enum types in `OperateResponse`.
@@ -623,6 +646,9 @@ pub mod operate_response {
         /// Cluster.Snapshot.
         #[prost(message, tag = "8")]
         Snapshot(super::super::super::v1::ClusterSnapshotResponse),
+        /// Cluster.FinalizeUpgrade.
+        #[prost(message, tag = "9")]
+        FinalizeUpgrade(super::super::super::v1::ClusterFinalizeUpgradeResponse),
     }
 }
 /// RefusalReason says why a question or proposal was refused before it was proposed.
@@ -655,6 +681,8 @@ pub enum RefusalReason {
     StateDiffers = 11,
     /// The voters' states differ, and no majority of them agrees.
     NoStateMajority = 12,
+    /// The cluster does not have the version of the formats that it takes.
+    UpgradeNotFinalized = 13,
 }
 impl RefusalReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -676,6 +704,7 @@ impl RefusalReason {
             Self::Share => "REFUSAL_REASON_SHARE",
             Self::StateDiffers => "REFUSAL_REASON_STATE_DIFFERS",
             Self::NoStateMajority => "REFUSAL_REASON_NO_STATE_MAJORITY",
+            Self::UpgradeNotFinalized => "REFUSAL_REASON_UPGRADE_NOT_FINALIZED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -694,6 +723,7 @@ impl RefusalReason {
             "REFUSAL_REASON_SHARE" => Some(Self::Share),
             "REFUSAL_REASON_STATE_DIFFERS" => Some(Self::StateDiffers),
             "REFUSAL_REASON_NO_STATE_MAJORITY" => Some(Self::NoStateMajority),
+            "REFUSAL_REASON_UPGRADE_NOT_FINALIZED" => Some(Self::UpgradeNotFinalized),
             _ => None,
         }
     }

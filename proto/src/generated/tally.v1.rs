@@ -1782,6 +1782,24 @@ pub struct NodeStatus {
     /// It was told not to lead (Cluster.Drain), as far as the asked node has applied.
     #[prost(bool, tag = "29")]
     pub drained: bool,
+    /// The oldest version of the formats that it reads; 0 from a node of a release from before there were any.
+    #[prost(uint32, tag = "40")]
+    pub format_min: u32,
+    /// The newest.
+    #[prost(uint32, tag = "41")]
+    pub format_max: u32,
+    /// The version that the cluster has, as far as it has applied.
+    #[prost(uint32, tag = "42")]
+    pub cluster_version: u32,
+    /// How long it runs, in ms.
+    #[prost(uint64, tag = "43")]
+    pub uptime_ms: u64,
+    /// A change of the voters has begun and not ended, as far as it knows.
+    #[prost(bool, tag = "44")]
+    pub membership_open: bool,
+    /// A backup is being restored, or a restore taken back, as far as it has applied.
+    #[prost(bool, tag = "45")]
+    pub restore_under_way: bool,
     /// Its epoch of the cluster: how often that was restored from a backup, or went on without its quorum, as far as the
     /// node has applied.
     #[prost(uint64, tag = "50")]
@@ -2108,6 +2126,61 @@ pub struct ClusterSnapshotResponse {
     /// The snapshot has everything up to this log index: at least what the node had applied when it was asked.
     #[prost(uint64, tag = "3")]
     pub log_index: u64,
+}
+/// ClusterFinalizeUpgradeRequest asks for Cluster.FinalizeUpgrade.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterFinalizeUpgradeRequest {
+    /// Say what it would do, and change nothing.
+    #[prost(bool, tag = "1")]
+    pub preview: bool,
+}
+/// ClusterFinalizeUpgradeResponse answers Cluster.FinalizeUpgrade.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClusterFinalizeUpgradeResponse {
+    /// What the answer is worth.
+    #[prost(message, optional, tag = "1")]
+    pub header: ::core::option::Option<ResponseHeader>,
+    /// What it did, or would do.
+    #[prost(message, optional, boxed, tag = "2")]
+    pub plan: ::core::option::Option<::prost::alloc::boxed::Box<UpgradePlan>>,
+}
+/// UpgradePlan is what finalizing an upgrade does, or would do.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UpgradePlan {
+    /// The version of the formats that the cluster had.
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// The version that it has, or would have, then.
+    #[prost(uint32, tag = "2")]
+    pub to: u32,
+    /// It is so already: nothing is left to do.
+    #[prost(bool, tag = "3")]
+    pub is_so: bool,
+    /// Why it would be refused, and what to do instead; empty: it would not be.
+    #[prost(string, tag = "4")]
+    pub refusal: ::prost::alloc::string::String,
+    /// The refusal passes by itself: a member has not been heard yet.
+    #[prost(bool, tag = "5")]
+    pub passes: bool,
+    /// The members, ascending by id, as the leader has heard of them.
+    #[prost(message, repeated, tag = "6")]
+    pub members: ::prost::alloc::vec::Vec<MemberFormats>,
+}
+/// MemberFormats says which versions of the formats a member reads.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MemberFormats {
+    /// The member.
+    #[prost(uint64, tag = "1")]
+    pub node_id: u64,
+    /// The oldest; 0 if it was never heard.
+    #[prost(uint32, tag = "2")]
+    pub format_min: u32,
+    /// The newest; 0 if it was never heard.
+    #[prost(uint32, tag = "3")]
+    pub format_max: u32,
+    /// When it was last heard, in ms before the answer; absent: never.
+    #[prost(uint64, optional, tag = "4")]
+    pub heard_ms_ago: ::core::option::Option<u64>,
 }
 /// ClusterClaimNodeIdRequest asks for Cluster.ClaimNodeId.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2442,6 +2515,32 @@ pub mod cluster_client {
             req.extensions_mut().insert(GrpcMethod::new("tally.v1.Cluster", "Snapshot"));
             self.inner.unary(req, path, codec).await
         }
+        /// FinalizeUpgrade gives the cluster the newest version of the formats that all members read. From then on none of them
+        /// can go back to a release that does not read it.
+        pub async fn finalize_upgrade(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ClusterFinalizeUpgradeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterFinalizeUpgradeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::codec::Codec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tally.v1.Cluster/FinalizeUpgrade",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tally.v1.Cluster", "FinalizeUpgrade"));
+            self.inner.unary(req, path, codec).await
+        }
         /// ClaimNodeId gives a data directory the next free id, with which its node can be added. The same directory is given
         /// the same id again.
         pub async fn claim_node_id(
@@ -2585,6 +2684,15 @@ pub mod cluster_server {
             request: tonic::Request<super::ClusterSnapshotRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ClusterSnapshotResponse>,
+            tonic::Status,
+        >;
+        /// FinalizeUpgrade gives the cluster the newest version of the formats that all members read. From then on none of them
+        /// can go back to a release that does not read it.
+        async fn finalize_upgrade(
+            &self,
+            request: tonic::Request<super::ClusterFinalizeUpgradeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ClusterFinalizeUpgradeResponse>,
             tonic::Status,
         >;
         /// ClaimNodeId gives a data directory the next free id, with which its node can be added. The same directory is given
@@ -2992,6 +3100,51 @@ pub mod cluster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SnapshotSvc(inner);
+                        let codec = crate::codec::Codec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tally.v1.Cluster/FinalizeUpgrade" => {
+                    #[allow(non_camel_case_types)]
+                    struct FinalizeUpgradeSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::ClusterFinalizeUpgradeRequest>
+                    for FinalizeUpgradeSvc<T> {
+                        type Response = super::ClusterFinalizeUpgradeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ClusterFinalizeUpgradeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::finalize_upgrade(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FinalizeUpgradeSvc(inner);
                         let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -7116,7 +7269,7 @@ pub struct Call {
     /// The request. Required.
     #[prost(
         oneof = "call::Request",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 70, 71, 72, 90, 91, 92"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 70, 71, 72, 80, 90, 91, 92"
     )]
     pub request: ::core::option::Option<call::Request>,
 }
@@ -7227,6 +7380,9 @@ pub mod call {
         /// Backup.Restore.
         #[prost(message, tag = "72")]
         BackupRestore(super::BackupRestoreRequest),
+        /// Cluster.FinalizeUpgrade.
+        #[prost(message, tag = "80")]
+        ClusterFinalizeUpgrade(super::ClusterFinalizeUpgradeRequest),
         /// Quotas.Set.
         #[prost(message, tag = "90")]
         QuotasSet(super::QuotasSetRequest),
@@ -7254,7 +7410,7 @@ pub struct Answer {
     /// The response, or the error.
     #[prost(
         oneof = "answer::Response",
-        tags = "2, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 70, 71, 72, 90, 91, 92"
+        tags = "2, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 23, 24, 30, 40, 41, 42, 43, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 70, 71, 72, 80, 90, 91, 92"
     )]
     pub response: ::core::option::Option<answer::Response>,
 }
@@ -7368,6 +7524,9 @@ pub mod answer {
         /// Backup.Restore.
         #[prost(message, tag = "72")]
         BackupRestore(super::BackupRestoreResponse),
+        /// Cluster.FinalizeUpgrade.
+        #[prost(message, tag = "80")]
+        ClusterFinalizeUpgrade(super::ClusterFinalizeUpgradeResponse),
         /// Quotas.Set.
         #[prost(message, tag = "90")]
         QuotasSet(super::QuotasSetResponse),

@@ -40,6 +40,8 @@ pub enum Family {
     Membership,
     /// Who may do what.
     Rights,
+    /// Two releases in one cluster, and the end of an upgrade.
+    Upgrades,
     /// How much there may be.
     Quotas,
     /// The simulator itself.
@@ -811,6 +813,22 @@ pub const BUGS: &[Bug] = &[
         breaks: "whether a token is over is looked at with each call",
         place: "node/src/api/who.rs: rights; node/src/api/writes.rs: command",
         hint: "A token that ends while a stream is open.",
+    },
+    // --- upgrades ----------------------------------------------------------------------------
+    Bug {
+        name: "gate-open",
+        family: Family::Upgrades,
+        breaks: "nothing is written that the cluster's version of the formats does not have",
+        place: "node/machine/src/apply.rs: admit; node/src/consensus/guard.rs: check_version",
+        hint: "A client that asks for it while a node of the older release is there, which then meets what it can't read.",
+    },
+    Bug {
+        name: "finalize-unheard",
+        family: Family::Upgrades,
+        breaks: "an upgrade is finalized only once every member has said that it reads what comes then",
+        place: "node/src/consensus/upgrade.rs: plan",
+        hint: "Any member of the older release where a cluster begins, or where a leader finalizes: it ends itself at the \
+               entry.",
     },
     // --- quotas --------------------------------------------------------------------------
     Bug {

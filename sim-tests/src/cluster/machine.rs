@@ -13,16 +13,17 @@ use std::{
 };
 
 use tally_node::{
-    config::Config,
+    config::{Config, UpgradeFinalize},
     consensus::Consensus,
     env::{Env, Observer},
+    machine::version::FormatRange,
     node::Node,
     peer::peers::Peers,
     storage::{simulated_disk::SimulatedDisk, simulated_store::SimulatedStores},
 };
 use tokio::sync::Notify;
 
-use super::LOGS;
+use super::{LOGS, Releases};
 use crate::env::{
     Life, SeededRandom, SharedLife, SimulatedClock, SimulatedNetwork, Tasks, WallClock, Wires, mix,
 };
@@ -49,6 +50,11 @@ pub struct Machine {
     pub(super) host: String,
     pub(super) seed: u64,
     pub(super) config: Config,
+    pub(super) releases: Releases,
+    /// What the present run of its process reads.
+    pub(super) formats: Cell<FormatRange>,
+    /// How often that was an older release than before.
+    pub(super) went_back: Cell<u64>,
     pub(super) disk: SimulatedDisk,
     pub(super) wires: Wires,
     pub(super) stores: SimulatedStores,
@@ -95,6 +101,16 @@ impl Machine {
             Some(reason) => Condition::Failed(reason),
             None => self.condition.borrow().clone(),
         }
+    }
+
+    /// Whether its process is of an older release.
+    pub fn is_older(&self) -> bool {
+        self.formats.get() != FormatRange::OURS
+    }
+
+    /// How often it was started with an older release than before, since it was last asked.
+    pub fn take_went_back(&self) -> u64 {
+        self.went_back.take()
     }
 
     /// Its disk, for faults.
@@ -186,8 +202,18 @@ impl Machine {
         *self.life.borrow_mut() = Arc::clone(&life);
         self.set(Condition::Starting);
         self.needs_a_person.set(false);
+        let before = self.formats.get();
+        let now = self.releases.formats(self.seed, self.id, self.boots.get());
+        self.formats.set(now);
+        if self.boots.get() > 1 && now.max < before.max {
+            self.went_back.set(self.went_back.get() + 1);
+        }
         let env = self.environment(seed, &life, observer);
-        let mut node = match Node::start(self.config.clone(), env).await {
+        let mut config = self.config.clone();
+        if self.releases.are_one() {
+            config.upgrade_finalize = UpgradeFinalize::Auto;
+        }
+        let mut node = match Node::start(config, env).await {
             Ok(node) => node,
             Err(error) => {
                 self.needs_a_person.set(error.needs_a_person());
@@ -245,6 +271,7 @@ impl Machine {
             traces: None,
             surroundings: None,
             logs: None,
+            formats: self.formats.get(),
         }
     }
 }

@@ -52,7 +52,12 @@ impl Log {
     fn command(&mut self, index: u64, command: &Command, reply: &Reply) -> Option<String> {
         let is_own = matches!(
             command.action,
-            Action::Tick | Action::Compare | Action::CreateCluster { .. } | Action::NodeId(_)
+            Action::Tick
+                | Action::Compare
+                | Action::CreateCluster { .. }
+                | Action::CreateClusterAt { .. }
+                | Action::RaiseVersion { .. }
+                | Action::NodeId(_)
         );
         if is_own {
             return None;

@@ -12,6 +12,9 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "seeded-bugs")]
+use tally_node::machine::version::FormatVersion;
+
 use super::{Options, Outcome, Run, Violation};
 use crate::{env::machine_clock, knobs::Knobs, trace, trace_event};
 
@@ -103,6 +106,11 @@ fn on_this_thread(seed: u64, options: &Options, progress: &Arc<AtomicU64>) -> Ou
             knobs.draw_rights(seed);
         }
     }
+    // While releases are mixed bounds of counters are what the newer one brings, so that clients meet the gate.
+    #[cfg(feature = "seeded-bugs")]
+    tally_node::machine::gate::pretended::bounds_need(
+        knobs.releases_mixed_until_ms.map(|_| FormatVersion::MAX),
+    );
     let ran = std::panic::catch_unwind(AssertUnwindSafe(|| {
         let mut run = Run::new(seed, &knobs, options, Arc::clone(progress));
         run.go();

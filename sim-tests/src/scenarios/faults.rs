@@ -207,7 +207,6 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         seed: 1,
         lesson: &[
             "the leader, node {n}, is cut off",
-            "get…refused with NO_QUORUM after 1.…(node {n})",
             "leads in term",
             "over: the cut around node {n}",
             "the operator lets another node lead",

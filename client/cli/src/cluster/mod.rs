@@ -4,9 +4,11 @@
 //! that was done is answered as done, so that a command that broke off is taken up again by giving it again, also by
 //! somebody else: what is left to do is read from the membership and nowhere else.
 
+mod restarts;
 mod show;
 mod snapshots;
 mod steps;
+mod upgrades;
 
 use clap::{Args, Subcommand};
 use tally_client::Client;
@@ -39,6 +41,10 @@ pub(crate) enum Cluster {
     /// Keeps a voter from leading until it is undone, as before work on its machine: it hands leadership over, and stands
     /// for no election while anybody else can lead.
     Drain(Drain),
+    /// Shows which release and which versions of the formats the members have; `finalize` ends an upgrade.
+    Upgrade(Upgrade),
+    /// Says which node to restart next, and whether that is safe now: status 3 if it is not.
+    RestartPlan(RestartPlan),
     /// Has nodes build a snapshot of their state now, one after the other, and waits until each is stored.
     Snapshot(Snapshot),
 }
@@ -144,6 +150,31 @@ pub(crate) struct Drain {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Upgrade {
+    #[command(subcommand)]
+    pub(crate) what: Option<UpgradeStep>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UpgradeStep {
+    /// Shows which release and which versions of the formats the members have.
+    Status,
+    /// Gives the cluster the newest version of the formats that all members read. From then on none of them can go back
+    /// to a release that does not read it.
+    Finalize(How),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestartPlan {
+    /// Nodes that run no longer than this count as restarted: a number with ms, s, m or h.
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub(crate) within: Time,
+    /// Name a node also if writes stop while it restarts, as with one voter or two.
+    #[arg(long)]
+    pub(crate) accept_interruption: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Snapshot {
     /// Which member. Default: each.
     pub(crate) node_id: Option<u64>,
@@ -184,6 +215,8 @@ pub(crate) async fn run(
         Cluster::Replace(it) => Operator::new(client, &it.how, output).replace(it).await,
         Cluster::TransferLeader(it) => Operator::new(client, &it.how, output).transfer(it).await,
         Cluster::Drain(it) => Operator::new(client, &it.how, output).drain(it).await,
+        Cluster::Upgrade(it) => upgrades::run(client, it, output).await,
+        Cluster::RestartPlan(it) => restarts::plan(client, it, output).await,
         Cluster::Snapshot(it) => snapshots::build(client, it, output).await,
     }
 }

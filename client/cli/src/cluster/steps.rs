@@ -28,7 +28,7 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 const TOLD_EVERY: Duration = Duration::from_secs(2);
 
 /// How long a step is asked for again whose answer was lost, or that could not be begun.
-const STEP_PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const STEP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often it is looked, this long apart, whether a node that is to be forgotten answers.
 const LOOKS: u32 = 3;
@@ -146,23 +146,11 @@ impl<'a> Operator<'a> {
 
     /// Whether it is to be done; asked at a terminal only, and once.
     fn is_wanted(&mut self, question: &str) -> Result<bool, Failure> {
-        if self.how.preview {
-            return Ok(false);
+        let was_asked = std::mem::replace(&mut self.is_asked, true);
+        match was_asked && !self.how.preview {
+            true => Ok(true),
+            false => is_wanted(self.how, self.output, question),
         }
-        let is_there = io::stdin().is_terminal() && io::stderr().is_terminal();
-        if self.how.yes || self.output.json || !is_there || self.is_asked {
-            return Ok(true);
-        }
-        self.is_asked = true;
-        let mut stderr = io::stderr().lock();
-        write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush())?;
-        let mut answer = String::new();
-        io::stdin().read_line(&mut answer)?;
-        let is_yes = matches!(answer.trim(), "y" | "Y" | "yes");
-        if !is_yes {
-            return Err(Failure::cut_short("nothing was done".to_owned()));
-        }
-        Ok(true)
     }
 
     /// The end: what was done, or would be.
@@ -364,8 +352,28 @@ fn has(voters: &ClusterVoters, id: u64) -> bool {
     voters.voters.contains(&id) || voters.learners.contains(&id)
 }
 
+/// Whether something is to be done; asked at a terminal only.
+pub(super) fn is_wanted(how: &How, output: Output, question: &str) -> Result<bool, Failure> {
+    if how.preview {
+        return Ok(false);
+    }
+    let is_there = io::stdin().is_terminal() && io::stderr().is_terminal();
+    if how.yes || output.json || !is_there {
+        return Ok(true);
+    }
+    let mut stderr = io::stderr().lock();
+    write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush())?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    let is_yes = matches!(answer.trim(), "y" | "Y" | "yes");
+    if !is_yes {
+        return Err(Failure::cut_short("nothing was done".to_owned()));
+    }
+    Ok(true)
+}
+
 /// It may work in a moment, or was done already.
-fn is_passing(error: &Error) -> bool {
+pub(super) fn is_passing(error: &Error) -> bool {
     error.outcome() == Some(Outcome::Unknown)
         || matches!(
             error.reason(),

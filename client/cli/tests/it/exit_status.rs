@@ -47,6 +47,24 @@ async fn a_wrong_command_line_is_two() {
     assert_eq!(cluster.writes(), 0);
 }
 
+/// It is looked at before the cluster is asked for anything.
+#[tokio::test]
+async fn a_backup_of_a_newer_release_is_refused_by_name() {
+    let cluster = Cluster::start(1).await;
+    let file = tempfile::NamedTempFile::new().expect("a file can be made");
+    let header = [&b"TALLYBAK"[..], &3_u32.to_le_bytes(), &0_u32.to_le_bytes()].concat();
+    std::fs::write(file.path(), header).expect("it can be written");
+    let path = file.path().to_str().expect("plain names");
+    for arguments in
+        [&["backup", "verify", path][..], &["backup", "inspect", path], &["restore", path]]
+    {
+        let run = tally(&cluster, arguments).await;
+        let says = "format version 3, and this release reads up to 2: use a newer one";
+        assert!(run.exit != 0 && run.stderr.contains(says), "{arguments:?}: {}", run.stderr);
+    }
+    assert_eq!(cluster.writes(), 0);
+}
+
 #[tokio::test]
 async fn a_decided_refusal_is_three() {
     let cluster = Cluster::start(1).await;

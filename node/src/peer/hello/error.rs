@@ -1,6 +1,8 @@
 //! Why a node must not run, and why another one can't be added: with what is remembered, and the way out
 //! for a person.
 
+use crate::machine::version::{self, FormatRange, FormatVersion};
+
 /// Why a node must not run.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum NotWelcome {
@@ -37,6 +39,16 @@ pub enum NotWelcome {
         remembered: String,
         /// What the directory has instead.
         now: String,
+    },
+    /// The cluster has a version of the formats that this node does not read.
+    #[error("node {peer} says: {}", version::unreadable(*cluster, *node))]
+    ClusterVersion {
+        /// Who says it.
+        peer: u64,
+        /// The cluster's.
+        cluster: FormatVersion,
+        /// Those that this node reads.
+        node: FormatRange,
     },
     /// The cluster went on without this node.
     #[error(
@@ -115,5 +127,15 @@ pub enum NotAddable {
     UsedId {
         /// The id.
         node_id: u64,
+    },
+    /// It does not read what the cluster has.
+    #[error("{}", version::not_a_member(*node_id, *formats, *cluster))]
+    OtherFormats {
+        /// The node.
+        node_id: u64,
+        /// Those that it reads.
+        formats: FormatRange,
+        /// The cluster's.
+        cluster: FormatVersion,
     },
 }

@@ -263,6 +263,7 @@ fn peers() -> Vec<Seed> {
         incarnation: "2c".repeat(16),
         known: known.clone(),
         promised: promised.clone(),
+        formats: Some(wire::Formats { min: 1, max: 2, cluster_version: 1 }),
         ..wire::HelloRequest::default()
     };
     let welcome =

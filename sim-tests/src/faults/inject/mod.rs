@@ -16,6 +16,7 @@
 mod copies;
 mod install;
 mod members;
+mod releases;
 mod removed;
 mod staged;
 mod strangers;
@@ -140,6 +141,9 @@ pub(crate) struct Injector {
     rolls_hastily: bool,
     /// … and who that is, with the log index that it must have applied.
     rolls_behind: Option<(u64, u64)>,
+    /// All were told to restart with the newest release.
+    upgrades: bool,
+    finalized: bool,
     healed: bool,
     losing: u32,
     slow: u32,
@@ -221,6 +225,8 @@ impl Injector {
             rolling: Vec::new(),
             rolls_hastily: false,
             rolls_behind: None,
+            upgrades: false,
+            finalized: false,
             healed: false,
             losing: 0,
             slow: 0,
@@ -328,6 +334,7 @@ impl Injector {
         self.watch_strangers(now_ms);
         self.watch_wiped();
         self.roll(sim);
+        self.follow_releases(now_ms);
         self.look_whether_happened(now_ms);
         self.look_who_stands(sim, now_ms);
         self.look_who_changes(sim, now_ms);
