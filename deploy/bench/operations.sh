@@ -11,7 +11,8 @@
 #
 # Values are random bytes, so that a backup can't be compressed: the file is as large as what it holds. The load writes
 # over keys of its own. A restore has no load: until it is done, writes are refused. Each figure is the median of the
-# rounds, and so is each ratio to what was measured in the same round.
+# rounds, and so is each ratio to what was measured in the same round. CPU time is that of the command and of all nodes,
+# their share of the load included: it says what the work takes where the machine does other things, too.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=deploy/bench/lib.sh
@@ -93,7 +94,7 @@ voters() {
 
 # Puts keys from one number up to another, many to a step.
 put_keys() {
-    python3 - "$1" "$2" "$value_size" "$STEP_KEYS" <<'PYTHON' | "$tally" shell --no-history >>"$scratch/fill.log" 2>&1
+    python3 - "$1" "$2" "$value_size" "$STEP_KEYS" <<'PYTHON' | "$tally" --deadline 60s shell --no-history >>"$scratch/fill.log" 2>&1
 import base64, json, random, sys
 
 first, end, size, step = map(int, sys.argv[1:])
@@ -141,14 +142,26 @@ load_ends() {
 # --- Measuring --------------------------------------------------------------------------------
 
 # Of each work, a figure for each round.
-declare -A took=() before50=() before99=() beside50=() beside99=() times99=() failed=() unstarted=() averages=()
+declare -A took=() busy=() before50=() before99=() beside50=() beside99=() times99=() failed=() unstarted=() averages=()
 
-# How long a command takes, in milliseconds. It has to be done.
+# CPU time in milliseconds: of the nodes that run, and of what this script has waited for.
+cpu_time() {
+    local id
+    {
+        cat "/proc/$$/stat"
+        for id in "${!pid_of[@]}"; do cat "/proc/${pid_of[$id]}/stat" 2>/dev/null || true; done
+    } | awk -v me=$$ -v ticks="$(getconf CLK_TCK)" '{ name = $1; sub(/.*\) /, ""); all += name == me ? $14 + $15 : $12 + $13 }
+        END { printf "%.0f", all * 1000 / ticks }'
+}
+
+# How long a command takes, and the CPU time of it and the nodes meanwhile, in milliseconds. It has to be done.
 timed() {
-    local began
+    local began before
+    before=$(cpu_time)
     began=$(now)
     "$@" >>"$scratch/work.log" 2>&1 || fail "exit status $? of: $*: $(tail -n 3 "$scratch/work.log")"
     milliseconds=$(($(now) - began))
+    busy_milliseconds=$(($(cpu_time) - before))
 }
 
 # A command of `tally cluster` whose outcome is unknown (status 5) is given again, as the guide says: a leader that was
@@ -177,6 +190,7 @@ beside_writes() {
     timed "$@"
     load_ends
     took[$what]+=" $milliseconds"
+    busy[$what]+=" $busy_milliseconds"
     before50[$what]+=" $(number p50_us "$before")"
     before99[$what]+=" $(number p99_us "$before")"
     beside50[$what]+=" $(number p50_us "$load")"
@@ -185,7 +199,7 @@ beside_writes() {
     failed[$what]+=" $(number errors "$load")"
     unstarted[$what]+=" $(number not_started "$load")"
     averages[$what]+=" $(load_average)"
-    say "$what: $milliseconds ms; writes before $(millis "$before" p50 p99) ms, meanwhile $(millis "$load" p50 p99 max) ms, $(number operations "$load") of them"
+    say "$what: $milliseconds ms, CPU $busy_milliseconds ms; writes before $(millis "$before" p50 p99) ms, meanwhile $(millis "$load" p50 p99 max) ms, $(number operations "$load") of them"
     [[ $(number errors "$before") == 0 ]] || fail "writes failed before it: $before"
     [[ $(number errors "$load") == 0 ]] || say "failed: $(sed -nE 's/.*"error_reasons":\{([^}]*)\}.*/\1/p' <<<"$load")"
 }
@@ -255,12 +269,14 @@ for ((round = 1; round <= rounds; round++)); do
     cluster 1 2 3
     timed "$tally" restore "$FILE"
     took[$restore]+=" $milliseconds"
+    busy[$restore]+=" $busy_milliseconds"
     averages[$restore]+=" $(load_average)"
     is_restored || fail "not all keys are there after the restore"
     timed plain_copy "$FILE"
     took[$quiet_copy]+=" $milliseconds"
+    busy[$quiet_copy]+=" $busy_milliseconds"
     averages[$quiet_copy]+=" $(load_average)"
-    say "restored in ${took[$restore]##* } ms, copied in $milliseconds ms"
+    say "restored in ${took[$restore]##* } ms, CPU ${busy[$restore]##* } ms; copied in $milliseconds ms"
 done
 
 # --- The table --------------------------------------------------------------------------------
@@ -292,7 +308,7 @@ line() {
         writes+=" | $(fraction "${beside50[$what]}" 1000), $(fraction "${beside99[$what]}" 1000)"
         writes+=" | **$(median "${times99[$what]}")** | $(sum "${failed[$what]}") | $(sum "${unstarted[$what]}")"
     fi
-    echo "| $what | $(fraction "${took[$what]}" 1000) | ${ratio:--} | $writes | $(range "${averages[$what]}") |"
+    echo "| $what | $(fraction "${took[$what]}" 1000) | ${ratio:--} | $(fraction "${busy[$what]}" 1000) | $writes | $(range "${averages[$what]}") |"
 }
 
 {
@@ -302,8 +318,8 @@ line() {
         "$(grouped file_bytes "$known")" "$(grouped record_bytes "$known")" "${caught_up[snapshot]:-0}" "${caught_up[log]:-0}" \
         "$(wc -l <"$scratch/again")"
     printf '%s. %s\n\n' "$("$tallyd" --version)" "$(machine_line)"
-    echo "| what | seconds | times the copy | writes before: p50, p99 in ms | meanwhile | p99, times that | failed | not started | load average |"
-    echo "|---|---|---|---|---|---|---|---|---|"
+    echo "| what | seconds | times the copy | CPU, s | writes before: p50, p99 in ms | meanwhile | p99, times that | failed | not started | load average |"
+    echo "|---|---|---|---|---|---|---|---|---|---|"
     line "$backup" "$copy"
     line "$copy"
     line "$follower"
