@@ -259,6 +259,7 @@ for ((round = 1; round <= rounds; round++)); do
     replace "$follower" follower
     replace "$leader" leader
 done
+profile=$(sed -nE 's/.* profile="([a-z]+)".*/\1/p' "$scratch/node1.log" | head -n 1)
 known=$("$tally" backup inspect --json "$FILE")
 
 title "restore"
@@ -297,7 +298,7 @@ sum() { echo $((0${1// /+})); }
 # Microseconds, or milliseconds, by what they are divided by.
 fraction() { awk -v it="$(median "$1")" -v by="$2" 'BEGIN { printf "%.2f", it / by }'; }
 # shellcheck disable=SC2086 # numbers, to be split
-range() { printf '%s\n' $1 | sort -g | sed -n '1p;$p' | paste -sd ' ' | sed 's/ / to /'; }
+range() { printf '%s\n' $1 | sort -gu | sed -n '1p;$p' | uniq | paste -sd ' ' | sed 's/ / to /'; }
 
 # A line. Arguments: what, of what copy its time is a ratio if there is one.
 line() {
@@ -314,10 +315,10 @@ line() {
 {
     printf 'Measured by deploy/bench/operations.sh: %s keys of %s bytes, %s puts a second meanwhile, %s round%s. ' \
         "$(commas <<<"$keys")" "$value_size" "$(commas <<<"$rate")" "$rounds" "$([[ $rounds == 1 ]] || echo s)"
-    printf 'The backup has %s bytes and holds %s of records. New voters caught up by a snapshot %d times, from the log alone %d times; a replacement was given again %d times, as its outcome was unknown. ' \
+    printf 'The backup has %s bytes and holds %s of records. New voters caught up by a snapshot %d times, from the log alone %d times; replacements that were given again, as the outcome was unknown: %d. ' \
         "$(grouped file_bytes "$known")" "$(grouped record_bytes "$known")" "${caught_up[snapshot]:-0}" "${caught_up[log]:-0}" \
         "$(wc -l <"$scratch/again")"
-    printf '%s. %s\n\n' "$("$tallyd" --version)" "$(machine_line)"
+    printf '%s, profile %s. %s\n\n' "$("$tallyd" --version)" "$profile" "$(machine_line)"
     echo "| what | seconds | times the copy | CPU, s | writes before: p50, p99 in ms | meanwhile | p99, times that | failed | not started | load average |"
     echo "|---|---|---|---|---|---|---|---|---|---|"
     line "$backup" "$copy"
