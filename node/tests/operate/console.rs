@@ -1,5 +1,6 @@
 //! The console: what it answers a browser, to whom, and what no other site makes of it.
 
+mod steps;
 mod strangers;
 
 use serde_json::Value;
