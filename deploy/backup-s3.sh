@@ -59,6 +59,8 @@ clean_up() {
     exit "$status"
 }
 trap clean_up EXIT
+# What ends it says where: most of what it calls is quiet.
+trap 'echo "FAILED: line $LINENO: $BASH_COMMAND" >&2' ERR
 
 within() {
     local until=$((SECONDS + $1))
@@ -88,7 +90,9 @@ start_store() {
 # Names of all objects, as the store says.
 objects() { s3 "https://$STORE/$BUCKET?list-type=2" | grep -o '<Key>[^<]*</Key>' | sed 's,</\?Key>,,g'; }
 backups() { objects | grep '\.backup$' || true; }
-of_node_2() { tally status --json | jq -r ".nodes[] | select(.id == 2) | .backups.$1"; }
+# What node 2 says of its backups; nothing if it did not answer in time. (A `null` would end this script where a number is
+# compared, as the name of a variable that is not set, and within `within` without a word.)
+of_node_2() { tally status --json | jq -r ".nodes[] | select(.id == 2) | .backups.$1 // empty"; }
 fails() { [[ -n $(of_node_2 error) ]]; }
 works() { [[ -z $(of_node_2 error) && $(of_node_2 made) -gt ${1:-0} ]]; }
 says() { of_node_2 error | grep -q "$1"; }
@@ -137,6 +141,7 @@ for ((at = 1; at <= 24; at++)); do head -c 500000 /dev/urandom | base64 --wrap=0
     mv acknowledged.new acknowledged # whoever reads it finds a whole one
 done) &
 writer=$!
+within 30 works || fail "node 2 says nothing of its backups"
 made=$(of_node_2 made)
 within 60 works $((made + KEPT + 1)) || fail "no more backups: $(of_node_2 error)"
 right() {
