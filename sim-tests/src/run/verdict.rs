@@ -1,7 +1,7 @@
 //! What came of a run once it is over: what clients saw is judged, what answers say of themselves is
 //! compared with what the nodes did, the harness doubts itself, and everything is counted.
 
-use tally_client::history::{Record, Status};
+use tally_client::history::{Level, Record, Status};
 use tally_proto::reason;
 
 use super::{Outcome, Run};
@@ -90,6 +90,21 @@ impl Run<'_> {
                 wrong.push(format!(
                     "client {}, who may do everything, was told {reason}",
                     record.client
+                ));
+            }
+            // (A call that began before may have been answered before.)
+            let found_out_ms = record.node.and_then(|node| self.invariants.found_out_ms(node));
+            if let Some(at_ms) = found_out_ms.filter(|at_ms| record.call > at_ms * 1_000_000)
+                && record.status == Status::Ok
+                && record.consistency != Some(Level::Local)
+            {
+                wrong.push(format!(
+                    "client {} was answered by node {:?} at {:?}, {} ms after that node had found that its \
+                     state differs",
+                    record.client,
+                    record.node.unwrap_or_default(),
+                    record.consistency,
+                    record.call / 1_000_000 - at_ms
                 ));
             }
             // What an answer is of is one state. (A refused write tells instead at which revision it was

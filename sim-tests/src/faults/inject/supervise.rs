@@ -39,7 +39,8 @@ impl Injector {
             let errors_before = self.errors_seen.insert(id, errors).unwrap_or(0);
             let explained = errors > errors_before || machine.life().lost_power();
             self.cluster.cut_power(sim, id);
-            if self.damaged.contains_key(&id) {
+            // (One whose state differs goes on until it has been seen what becomes of it.)
+            if self.damaged.contains_key(&id) && !self.differing.contains_key(&id) {
                 self.replace(sim, id);
                 continue;
             }

@@ -1,0 +1,139 @@
+//! A replica whose state differs: a bit of what it has stored flips, it has to find out, and is replaced.
+//!
+//! **What is asked of it.** It is found out once that bit is overwritten and the replicas compare themselves, or when
+//! it counts its state for a snapshot: that there is a time limit for this is `is_calm`, as nothing counts as mended
+//! before. From then on it answers LOCAL reads only (`run/verdict`), also after it was started again, until the operator
+//! has put another machine into its place. No other node is found to differ (`invariants`).
+//!
+//! **What is not.** That it is found out if it got a whole new state from another node first: then there is nothing
+//! to find.
+
+use tally_node::consensus::compare;
+use turmoil::Sim;
+
+use super::{Injector, RESTART_AFTER_MS};
+use crate::{
+    cluster::{Condition, host_of},
+    faults::plan::Target,
+    trace_event, workload,
+};
+
+/// A verdict is on the disk after so long at a node with which nothing is wrong.
+const KEPT_WITHIN_MS: u64 = 2_000;
+
+/// What was told of a state may be judged for so long after the node has got another one: until others have told, too.
+const TOLD_MS: u64 = 10_000;
+
+/// A node in whose stored state a bit has flipped.
+#[derive(Debug, Default)]
+pub(super) struct Differing {
+    /// From when it is found out until it is replaced.
+    hold_ms: u64,
+    found_out: bool,
+    /// Since then it has found out and nothing else is wrong with it.
+    well_since_ms: Option<u64>,
+    /// The run of its process that was looked at.
+    boots: u64,
+    /// When it was first seen to have another state.
+    other_state_ms: Option<u64>,
+}
+
+impl Injector {
+    pub(super) fn flip_stored_bit(
+        &mut self,
+        sim: &mut Sim<'_>,
+        target: Target,
+        hold_ms: u64,
+        now_ms: u64,
+    ) -> Result<(), &'static str> {
+        let id = self.resolve_running(target)?;
+        self.may_damage(id)?;
+        let stores = self.cluster.machine(id).stores().clone();
+        // While the power is off: what a process has read it may know from memory, and then it writes it once more.
+        self.cluster.cut_power(sim, id);
+        self.restart_at.insert(id, now_ms + RESTART_AFTER_MS);
+        // Of several, who knows which one it goes on with.
+        if stores.names().iter().filter(|name| !name.contains('.')).count() != 1 {
+            return Err("it is changing its state's store");
+        }
+        if stores.rot(workload::is_overwritten).is_none() {
+            return Err("it has not stored it yet");
+        }
+        trace_event!(&host_of(id), "a bit of its stored state flips");
+        self.invariants.differs(id);
+        self.damaged.insert(id, "a stored bit");
+        self.differing.insert(id, Differing { hold_ms, ..Differing::default() });
+        Ok(())
+    }
+
+    pub(super) fn watch_differing(&mut self, sim: &mut Sim<'_>, now_ms: u64) {
+        for (id, mut differing) in std::mem::take(&mut self.differing) {
+            if self.retired.contains(&id) {
+                if differing.found_out {
+                    self.happens("a replica that differs replaced");
+                }
+                continue;
+            }
+            self.look_whether_it_stays_so(id, &mut differing);
+            let found_out_ms = self.invariants.found_out_ms(id);
+            if found_out_ms.is_some() && !differing.found_out {
+                differing.found_out = true;
+                trace_event!(&host_of(id), "has found that its state differs");
+                self.happens("a replica that differs found out");
+            }
+            if self.being_replaced.contains_key(&id) {
+                self.differing.insert(id, differing);
+                continue;
+            }
+            match found_out_ms {
+                Some(at_ms) if self.healed || now_ms >= at_ms + differing.hold_ms => {
+                    self.look_whether_it_is_kept(id, &differing, now_ms);
+                    self.replace(sim, id);
+                }
+                Some(_) => {
+                    let since = differing.well_since_ms.unwrap_or(now_ms);
+                    differing.well_since_ms = self.is_well(id).then_some(since);
+                }
+                None if self.invariants.has_another_state(id) => {
+                    let since = *differing.other_state_ms.get_or_insert(now_ms);
+                    if now_ms >= since + TOLD_MS {
+                        trace_event!(&host_of(id), "has another state, without the flipped bit");
+                        self.damaged.remove(&id);
+                        continue;
+                    }
+                }
+                None => {}
+            }
+            self.differing.insert(id, differing);
+        }
+    }
+
+    /// What it has found out, and has on its disk, it knows when it is started again.
+    fn look_whether_it_stays_so(&mut self, id: u64, differing: &mut Differing) {
+        let machine = self.cluster.machine(id);
+        if differing.boots == machine.boots() || machine.condition() != Condition::Running {
+            return;
+        }
+        let Some(consensus) = self.cluster.consensus(id) else { return };
+        differing.boots = machine.boots();
+        if !differing.found_out || !machine.disk().contents().contains_key(compare::FILE) {
+            return;
+        }
+        self.happens("a replica that differs started anew");
+        if !consensus.comparisons().differs() {
+            self.failures.push(format!(
+                "node {id} had found that its state differs, and does not know it any more"
+            ));
+        }
+    }
+
+    fn look_whether_it_is_kept(&mut self, id: u64, differing: &Differing, now_ms: u64) {
+        let is_due = differing.well_since_ms.is_some_and(|since| now_ms - since >= KEPT_WITHIN_MS);
+        let disk = self.cluster.machine(id).disk().clone();
+        if is_due && self.is_well(id) && !disk.contents().contains_key(compare::FILE) {
+            self.failures.push(format!(
+                "node {id} has found that its state differs, and has not stored it in {KEPT_WITHIN_MS} ms"
+            ));
+        }
+    }
+}
