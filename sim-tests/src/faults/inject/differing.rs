@@ -18,10 +18,15 @@ use crate::{
     trace_event, workload,
 };
 
-/// A verdict is on the disk after so long at a node with which nothing is wrong.
-const KEPT_WITHIN_MS: u64 = 2_000;
+/// How a node with a flipped bit is damaged.
+pub(super) const STORED_BIT: &str = "a stored bit";
 
-/// What was told of a state may be judged for so long after the node has got another one: until others have told, too.
+/// A verdict is on the disk after so long at a node with which nothing is wrong: one that could not be written, as a
+/// disk has an error now and then, is written again after a second.
+const KEPT_WITHIN_MS: u64 = 4_000;
+
+/// For so long after a node has got another state it still counts as damaged: what it has told of the one before is
+/// judged when others have told, too.
 const TOLD_MS: u64 = 10_000;
 
 /// A node in whose stored state a bit has flipped.
@@ -36,6 +41,9 @@ pub(super) struct Differing {
     boots: u64,
     /// When it was first seen to have another state.
     other_state_ms: Option<u64>,
+    /// It has had that for long, and has nothing to find out. (By what it told before it may, where others were out of
+    /// reach since.)
+    is_whole: bool,
 }
 
 impl Injector {
@@ -61,7 +69,7 @@ impl Injector {
         }
         trace_event!(&host_of(id), "a bit of its stored state flips");
         self.invariants.differs(id);
-        self.damaged.insert(id, "a stored bit");
+        self.damaged.insert(id, STORED_BIT);
         self.differing.insert(id, Differing { hold_ms, ..Differing::default() });
         Ok(())
     }
@@ -87,8 +95,10 @@ impl Injector {
             }
             match found_out_ms {
                 Some(at_ms) if self.healed || now_ms >= at_ms + differing.hold_ms => {
-                    self.look_whether_it_is_kept(id, &differing, now_ms);
-                    self.replace(sim, id);
+                    if self.is_its_turn(id) {
+                        self.look_whether_it_is_kept(id, &differing, now_ms);
+                        self.replace(sim, id);
+                    }
                 }
                 Some(_) => {
                     let since = differing.well_since_ms.unwrap_or(now_ms);
@@ -96,16 +106,33 @@ impl Injector {
                 }
                 None if self.invariants.has_another_state(id) => {
                     let since = *differing.other_state_ms.get_or_insert(now_ms);
-                    if now_ms >= since + TOLD_MS {
+                    if now_ms >= since + TOLD_MS && !differing.is_whole {
                         trace_event!(&host_of(id), "has another state, without the flipped bit");
+                        differing.is_whole = true;
                         self.damaged.remove(&id);
-                        continue;
                     }
                 }
                 None => {}
             }
             self.differing.insert(id, differing);
         }
+    }
+
+    /// Whether nothing is left to find out, nor to replace.
+    pub(super) fn is_differing_over(&self) -> bool {
+        self.differing.values().all(|differing| differing.is_whole && !differing.found_out)
+    }
+
+    /// Whether it may be replaced now. One that found out when it counted as whole waits for what was damaged since.
+    fn is_its_turn(&mut self, id: u64) -> bool {
+        if self.damaged.get(&id) == Some(&STORED_BIT) {
+            return true;
+        }
+        let is_free = self.damaged.is_empty() && self.being_replaced.is_empty();
+        if is_free {
+            self.damaged.insert(id, STORED_BIT);
+        }
+        is_free
     }
 
     /// What it has found out, and has on its disk, it knows when it is started again.

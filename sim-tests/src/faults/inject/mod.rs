@@ -323,7 +323,7 @@ impl Injector {
             && self.unheard_changes.is_empty()
             && self.restart_at.is_empty()
             && self.being_replaced.is_empty()
-            && self.differing.is_empty()
+            && self.is_differing_over()
             && self.has_restored()
             && self.replace_at.is_empty()
             && self.rolling.is_empty()

@@ -108,11 +108,10 @@ impl Injector {
 
     fn watch_other(&mut self, sim: &mut Sim<'_>, other: &mut Other, now_ms: u64) {
         for (at, machine) in other.machines.iter().enumerate() {
-            match machine.condition() {
-                Condition::Failed(reason) if !other.starts.contains_key(&at) => {
-                    self.failures.push(format!("{}: {reason}", machine.host()));
-                }
-                _ => {}
+            if let Condition::Failed(reason) = machine.condition()
+                && !other.starts.contains_key(&at)
+            {
+                self.failures.push(format!("{}: {reason}", machine.host()));
             }
         }
         other.draw_cuts(self.healed, now_ms);

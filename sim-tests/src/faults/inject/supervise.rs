@@ -5,7 +5,7 @@
 use tally_node::consensus::Consensus;
 use turmoil::Sim;
 
-use super::{Injector, RESTART_AFTER_MS, Undo, set_up};
+use super::{Injector, RESTART_AFTER_MS, Undo, differing::STORED_BIT, set_up};
 use crate::{
     cluster::{Condition, host_of},
     faults::operator::Task,
@@ -40,7 +40,7 @@ impl Injector {
             let explained = errors > errors_before || machine.life().lost_power();
             self.cluster.cut_power(sim, id);
             // (One whose state differs goes on until it has been seen what becomes of it.)
-            if self.damaged.contains_key(&id) && !self.differing.contains_key(&id) {
+            if self.damaged.get(&id).is_some_and(|how| *how != STORED_BIT) {
                 self.replace(sim, id);
                 continue;
             }
