@@ -13,10 +13,10 @@
 #   tallyd-VERSION.cdx.json, tally-VERSION.cdx.json    what each program is linked from (CycloneDX)
 #   SHA256SUMS
 #
-# The same commit is to make the same bytes, wherever it is checked out; deploy/reproducible.sh looks, and programs still
-# differ. All times are the commit's. The toolchain is the one that is installed (what it was is in TOOLCHAIN), and links by its own linker and
-# musl. C is compiled by zig, which does so for both processors, behind cargo-zigbuild, which translates what cc says;
-# both come from PyPI in fixed versions.
+# The same commit is to make the same bytes, wherever it is checked out; deploy/reproducible.sh looks. Programs have
+# differed, for a reason that is not found (docs/deployment.md). All times are the commit's. The toolchain is the one that
+# is installed (what it was is in TOOLCHAIN), and links by its own linker and musl. C is compiled by zig, which does so for
+# both processors, behind cargo-zigbuild, which translates what cc says; both come from PyPI in fixed versions.
 #
 # Needs: rustup's targets ARCH-unknown-linux-musl, python3 with venv, llvm-objcopy, dpkg-deb, jq, cargo-cyclonedx.
 # Run on amd64, as the manual pages and completions come from the programs themselves.
@@ -137,11 +137,12 @@ programs() {
     folder=$scratch/$arch/programs
     mkdir -p "$folder"
     cp "$target/$(triple "$arch")"/dist/{tallyd,tally} "$folder"
-    OBJCOPY=llvm-objcopy deploy/split-symbols.sh "$folder/tallyd" "$folder/tally"
-    file "$folder/tallyd" 2>/dev/null | sed 's,.*/,   ,' || true
-    if grep -qaF -e "$PWD" -e "$HOME/" "$folder"/{tallyd,tally,tallyd.debug,tally.debug}; then
+    # Before the lines are split off: those are compressed, and a path in them would not be seen.
+    if grep -qaF -e "$PWD" -e "$HOME/" -e "$scratch" "$folder"/{tallyd,tally}; then
         fail "$arch: a path of this machine is in the programs"
     fi
+    OBJCOPY=llvm-objcopy deploy/split-symbols.sh "$folder/tallyd" "$folder/tally"
+    file "$folder/tallyd" 2>/dev/null | sed 's,.*/,   ,' || true
 }
 
 # Manual pages and completions, the same for all: from the programs of this processor.

@@ -5,7 +5,7 @@
 #
 #   --quick   with the optimiser turned down, in a quarter of the time: paths, times and packing are tried all the same
 #
-# Two builds for each processor.
+# Two builds for each processor, both kept to the end. Where they differ, deploy/first-difference.py says in which crates.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,10 +22,13 @@ for checkout in "$scratch/a" "$scratch/another/place/b"; do
     git clone --quiet --no-checkout . "$checkout"
     git -C "$checkout" checkout --quiet --detach "$commit"
     "$checkout/deploy/release.sh" "$@" --out "$scratch/out-$(basename "$checkout")"
-    rm -rf "$checkout"
 done
 if ! diff "$scratch"/out-{a,b}/SHA256SUMS; then
     trap - EXIT
+    # In the order of compilation: what comes first is the cause, or the nearest to it.
+    for build in "$scratch"/a/target/*-linux-musl/dist; do
+        deploy/first-difference.py "$build" "$scratch/another/place/b/${build#"$scratch/a/"}" || true
+    done
     echo "FAILED: two builds of $commit differ; they are in $scratch" >&2
     exit 1
 fi

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Tries the examples in other languages against real nodes: the complete client in Python, and a first program and
-# the forms of addresses in Python, Node and Go (languages/). Leaders are killed while they count.
+# the forms of addresses in Python, Node and Go (languages/). Leaders are killed while they count. Then a service in
+# each with a planted bug, which its own tests find beside a cluster that breaks (chaos/).
 #
 #   docs/examples/run.sh PATH_OF_TALLYD [client|python|node|go ...]
 #
@@ -185,6 +186,15 @@ go() {
     fi
     forms=(./forms/forms) hello=(./hello)
     try go "$at"
+    stop
+    mkdir "$at/shop"
+    cp chaos/*.go "$at/shop"
+    # Compiled before, so that the faults strike the test and not the compiler.
+    if ! (cd "$at" && command go mod tidy && command go vet ./shop && command go test -count=1 -run none ./shop) >"$work/go.log" 2>&1; then
+        cat "$work/go.log"
+        fail "go: the shop does not compile"
+    fi
+    chaos "go test" "$at" go test -count=1 ./shop
 }
 
 if ! python_packages; then

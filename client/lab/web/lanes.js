@@ -22,6 +22,16 @@ function lanes() {
 }
 const others = { key: '', seq: 0, end: 0 };
 
+/** They are those of the state, of which there are ten a second and sixty frames. */
+let laid = {};
+function lanesNow() {
+  if (laid.state !== lab.state) {
+    laid = { state: lab.state, ...lanes() };
+    laid.key = JSON.stringify(laid.clients);
+  }
+  return laid;
+}
+
 /** What is drawn already, and moves to the left as time passes: each answer is drawn once, as there may be 2,000 new ones
  *  a second and all of the last 20 seconds are shown in each frame. */
 const past = { canvas: document.createElement('canvas'), key: '', until: 0, seq: 0, last: new Map() };
@@ -38,10 +48,10 @@ new ResizeObserver(([entry]) => { room = Math.round(entry.contentRect.width); })
 
 export function draw(offset) {
   const canvas = document.getElementById('lanes');
-  const { clients, known, since } = lanes();
+  const { clients, known, since, key: named } = lanesNow();
   const width = room || canvas.clientWidth, height = Math.max(1, clients.length) * LANE + 24, scale = devicePixelRatio || 1;
   const now = lab.state.t + offset, pixels = (width - LEFT) * scale / WINDOW_MS;
-  const key = JSON.stringify([width, height, scale, dark.matches, clients]);
+  const key = [width, height, scale, dark.matches, named].join();
   if (key !== past.key) {
     for (const each of [canvas, past.canvas]) Object.assign(each, { width: Math.round(width * scale), height: Math.round(height * scale) });
     canvas.style.height = `${height}px`;
@@ -49,7 +59,8 @@ export function draw(offset) {
   }
   // By whole pixels, so that nothing blurs.
   const moved = Math.floor((now - past.until) * pixels);
-  if (moved > 0 && past.seq) {
+  if (moved > 0 && !past.seq) past.until = now;
+  else if (moved > 0) {
     const pen = past.canvas.getContext('2d');
     pen.setTransform(1, 0, 0, 1, 0, 0);
     pen.globalCompositeOperation = 'copy';
@@ -59,8 +70,8 @@ export function draw(offset) {
   }
   const newest = lab.records.at(-1)?.seq ?? 0;
   if (newest > past.seq) answers(clients, known, since, width, scale);
-  else if (moved <= 0 && canvas.dataset.drawn === key) return;
-  canvas.dataset.drawn = key;
+  else if ((moved <= 0 || !past.seq) && past.drawn === key) return;
+  past.drawn = key;
   frame(canvas, clients, { width, height, scale, now });
 }
 

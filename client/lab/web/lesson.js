@@ -2,6 +2,8 @@
 
 import { el, lab } from './lab.js';
 import { LESSONS } from './lessons.js';
+import * as meters from './meters.js';
+import * as plan from './plan.js';
 
 const KEPT = 'tally-lab-lessons';
 
@@ -49,6 +51,9 @@ async function play(lesson, next, page, mine) {
     box.dataset.state = 'setting';
     const leader = await lab.fresh();
     if (gone()) return;
+    // What was done and measured before is not of this scene.
+    meters.forget();
+    plan.forget();
     const scene = { leader, followers: lab.followers(), began: lab.state.t };
     await lesson.setup?.(scene, step);
     if (gone()) return;

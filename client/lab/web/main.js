@@ -107,7 +107,6 @@ async function route() {
   const lesson = LESSONS.find(each => kind === 'lesson' && each.name === rest);
   show(!location.hash || location.hash === '#/');
   open(lesson);
-  if (lesson) { meters.forget(); plan.forget(); }
   if (kind === 'scene') await scene(rest);
 }
 addEventListener('hashchange', () => { if (started) route(); });
@@ -139,6 +138,8 @@ $('plan').onclick = async () => {
 async function scene(text) {
   const [links, nodes, clients] = decodeURIComponent(text).split('~').map(each => each.split('_').filter(Boolean));
   await lab.fresh();
+  meters.forget();
+  plan.forget();
   const places = order();
   for (const client of clients ?? []) {
     const [node, rate, level] = client.split('.');

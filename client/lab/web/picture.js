@@ -21,11 +21,24 @@ function make(ids) {
   const nodes = ids.map(node);
   const [x, y] = places[0];
   const clients = svg('g', { class: 'clients' }, svg('rect', { x: x - 40, y: y - 15, width: 80, height: 30, rx: 6 }), svg('text', { x, y: y + 5 }, 'clients'));
-  parts.dots = svg('g', { 'aria-hidden': 'true' });
-  document.getElementById('picture').replaceChildren(svg('svg', { viewBox: `0 0 ${W} ${H}`, role: 'group',
+  const drawn = svg('svg', { viewBox: `0 0 ${W} ${H}`, role: 'group',
     'aria-label': 'Nodes, clients and links. Each node and link is a button; the table below says the same.' },
-    links, parts.dots, parts.notes, clients, nodes));
+    links, parts.notes, clients, nodes);
+  parts.dots = el('canvas', { class: 'dots', 'aria-hidden': 'true' });
+  document.getElementById('picture').replaceChildren(drawn, parts.dots);
+  new ResizeObserver(([entry]) => fit(entry.contentRect)).observe(drawn);
 }
+
+/** Dots move in every frame, and nothing else does: they are drawn above the picture, as a change within it would have the
+ *  browser lay it out and paint it anew. */
+function fit({ width, height }) {
+  const scale = Math.min(width / W, height / H), fine = devicePixelRatio || 1, { dots } = parts;
+  Object.assign(dots, { width: Math.round(width * fine), height: Math.round(height * fine) });
+  Object.assign(dots.style, { width: `${width}px`, height: `${height}px` });
+  parts.pen = dots.getContext('2d');
+  parts.pen.setTransform(scale * fine, 0, 0, scale * fine, (width - W * scale) / 2 * fine, (height - H * scale) / 2 * fine);
+}
+const still = matchMedia('(prefers-reduced-motion: reduce)'), dark = matchMedia('(prefers-color-scheme: dark)');
 
 /** The ends of a direction: beside the middle, so that both are seen. */
 function ends(a, b) {
@@ -51,7 +64,7 @@ function link([a, b]) {
     const [mx, my] = [x1 + (x2 - x1) * at, y1 + (y2 - y1) * at];
     const chip = svg('rect', { class: 'chip', x: mx - 32, y: my - 11, width: 64, height: 22, rx: 5 });
     const mark = svg('text', { x: mx, y: my + 4.5, class: 'mark' });
-    parts.links[`${from}-${to}`] = { line, mark, chip };
+    parts.links[`${from}-${to}`] = { line, mark, chip, way: [x1, y1, x2, y2], x: mx, y: my };
     return { body: svg('g', {}, line, tip), note: [chip, mark] };
   };
   const [x1, y1, x2, y2] = [...places[a], ...places[b]];
@@ -108,7 +121,7 @@ export function update() {
   if (!parts) { make(state.nodes.map(node => node.id)); strips(state); }
   for (const each of state.nodes) {
     const part = parts.nodes[each.id], is = condition(each);
-    part.group.setAttribute('class', `node ${is} ${chosen.node === each.id ? 'chosen' : ''}`);
+    attribute(part.group, 'class', `node ${is} ${chosen.node === each.id ? 'chosen' : ''}`);
     const term = each.answers ? `term ${each.term}` : is === 'dead' || is === 'paused' ? 'says nothing' : '', ill = ills(each);
     // Who speaks to the page says what is to be seen, so the name begins with it.
     set(part.role, `${is} `);
@@ -116,19 +129,21 @@ export function update() {
     label(part.group, `node ${each.id} ${is} ${term}; applied ${each.applied}${ill && `; ${ill}`}`);
   }
   const found = {};
+  parts.chips = [];
   for (const link of state.links) {
     const part = parts.links[`${link.from}-${link.to}`], said = fault(link);
     found[`${link.from}-${link.to}`] = link;
-    part.line.setAttribute('class', link.cut ? 'cut' : said ? 'slow' : '');
+    attribute(part.line, 'class', link.cut ? 'cut' : said ? 'slow' : '');
     set(part.mark, link.cut ? '× cut' : said);
-    part.chip.setAttribute('visibility', said ? 'visible' : 'hidden');
+    attribute(part.chip, 'visibility', said ? 'visible' : 'hidden');
+    if (said) parts.chips.push(part);
     // One dot for each tenth of a second in which bytes arrived.
-    if (link.bytes && dots.length < 200) dots.push({ way: ends(link.from, link.to), began: performance.now() });
+    if (link.bytes && dots.length < 200) dots.push({ way: part.way, began: performance.now() });
   }
   for (const [a, b] of pairs([0, ...state.nodes.map(node => node.id)])) {
     const group = parts.links[`${a}=${b}`];
     const said = [[a, b], [b, a]].map(([from, to]) => `${place(from)} to ${place(to)} ${fault(found[`${from}-${to}`]) || 'clean'}`);
-    group.setAttribute('class', `link ${chosen.link === `${a}-${b}` ? 'chosen' : ''}`);
+    attribute(group, 'class', `link ${chosen.link === `${a}-${b}` ? 'chosen' : ''}`);
     label(group, `link ${place(a)} and ${place(b)}: ${said.join(', ')}`);
   }
   panel(state, found);
@@ -136,22 +151,28 @@ export function update() {
 }
 
 function set(element, text) { if (element.textContent !== text) element.textContent = text; }
-function label(element, text) { if (element.getAttribute('aria-label') !== text) element.setAttribute('aria-label', text); }
+function attribute(element, name, text) { if (element.getAttribute(name) !== text) element.setAttribute(name, text); }
+function label(element, text) { attribute(element, 'aria-label', text); }
 
 /** Moves the dots; called for each frame. */
 export function frame(now) {
-  if (!parts) return;
-  const group = parts.dots;
-  while (group.childElementCount < dots.length) group.append(svg('circle', { class: 'dot', r: 3 }));
-  for (let at = dots.length - 1; at >= 0; at--) if (now - dots[at].began > 450) dots.splice(at, 1);
-  [...group.children].forEach((circle, at) => {
-    const dot = dots[at];
-    if (!dot) { circle.setAttribute('visibility', 'hidden'); return; }
-    const part = Math.max(0, (now - dot.began) / 450), [x1, y1, x2, y2] = dot.way;
-    circle.setAttribute('visibility', 'visible');
-    circle.setAttribute('cx', x1 + (x2 - x1) * part);
-    circle.setAttribute('cy', y1 + (y2 - y1) * part);
-  });
+  if (!parts?.pen) return;
+  while (dots.length && (now - dots[0].began > 450 || still.matches)) dots.shift();
+  if (!dots.length && parts.isClean) return;
+  const { pen, chips } = parts;
+  pen.clearRect(-W, -H, 3 * W, 3 * H);
+  parts.isClean = !dots.length;
+  if (parts.isDark !== dark.matches) Object.assign(parts, { isDark: dark.matches, ink: getComputedStyle(parts.dots).color });
+  pen.fillStyle = parts.ink;
+  pen.beginPath();
+  for (const { began, way: [x1, y1, x2, y2] } of dots) {
+    const part = Math.max(0, (now - began) / 450), x = x1 + (x2 - x1) * part, y = y1 + (y2 - y1) * part;
+    // Behind what is written on a link.
+    if (chips.some(chip => Math.abs(x - chip.x) < 35 && Math.abs(y - chip.y) < 14)) continue;
+    pen.moveTo(x + 3, y);
+    pen.arc(x, y, 3, 0, 2 * Math.PI);
+  }
+  pen.fill();
 }
 
 function panel(state, links) {
@@ -201,7 +222,8 @@ function strips(state) {
     set(name, `node ${node.id} ${condition(node)}`);
     [...cells.children].forEach((cell, slot) => {
       const index = first + slot;
-      cell.className = index > node.last ? 'none' : index <= node.applied ? 'applied' : index <= node.committed ? 'committed' : 'appended';
+      const kind = index > node.last ? 'none' : index <= node.applied ? 'applied' : index <= node.committed ? 'committed' : 'appended';
+      if (cell.className !== kind) cell.className = kind;
     });
     set(said, node.at === 0 ? '' : `log ${node.last} appended, ${node.committed} committed, ${node.applied} applied${node.answers ? '' : ' (last heard)'}`);
   });

@@ -6,7 +6,7 @@ import { lab } from './lab.js';
 /** From one state of the lab to the next; faults that differ by less began together. */
 const TURN_MS = 250;
 
-let spans = [], open = new Map(), began = 0;
+let spans = [], open = new Map(), before = new Set(), began = 0;
 
 /** What is wrong now, each under a name of its own. */
 function faults({ nodes, links }) {
@@ -17,14 +17,14 @@ function faults({ nodes, links }) {
   // Of two, each is alone.
   else for (const id of alone) found.set(`cut ${id}`, { word: 'cut', node: id });
   for (const link of links) {
-    const { from, to, delay_ms, loss_percent } = link, clients = from === 0 || to === 0, node = from || to;
+    const { from, to } = link, clients = from === 0 || to === 0, node = from || to;
     if (link.cut && clients) {
       const both = cut.has(`${to}-${from}`);
       found.set(`clients ${node}`, { word: 'cut-clients', node, only: both ? '' : `only ${from ? 'its answers were cut' : 'requests to it were cut'}` });
     } else if (link.cut && !covered(from, to)) found.set(`one-way ${from} ${to}`, { word: 'one-way', node: from, to });
-    if (delay_ms) found.set(`slow ${node} ${delay_ms}`, { word: 'slow', node, more: `${delay_ms}ms` });
-    if (loss_percent) found.set(`lossy ${node} ${loss_percent}`, { word: 'lossy', node, more: `${loss_percent}%` });
   }
+  worse(found, ids, links, 'slow', 'delay_ms', 'ms');
+  worse(found, ids, links, 'lossy', 'loss_percent', '%');
   for (const { id, process, disk_full, clock_offset_ms: ms } of nodes) {
     if (process === 'dead') found.set(`kill ${id}`, { word: 'kill', node: id });
     if (process === 'paused') found.set(`pause ${id}`, { word: 'pause', node: id });
@@ -34,12 +34,40 @@ function faults({ nodes, links }) {
   return found;
 }
 
+/** Links that are slow, or lose. A plan says so of all links between a node and the others, and of a node's answers to
+ *  clients; what was less than that is told beside it. */
+function worse(found, ids, links, word, field, unit) {
+  const by = Object.fromEntries(links.map(link => [`${link.from}-${link.to}`, link[field]]));
+  const around = {};
+  for (const id of ids) {
+    const values = new Set(ids.filter(other => other !== id).flatMap(other => [by[`${id}-${other}`], by[`${other}-${id}`]]));
+    if (values.size === 1) [around[id]] = values;
+  }
+  const say = (node, value, only, as = word) => found.set(`${as} ${node} ${value} ${only}`, { word: as, node, more: `${value}${unit}`, only });
+  for (const id of ids) {
+    const [asked, answered] = [by[`0-${id}`], by[`${id}-0`]], value = Math.max(asked, answered);
+    if (around[id]) say(id, around[id], '');
+    if (!value) continue;
+    const which = asked && answered ? 'requests of clients to it and its answers' : asked ? 'requests of clients to it' : 'its answers to clients';
+    if (word === 'slow') say(id, value, asked ? `in the lab ${which}` : '', 'slow-answers');
+    else found.set(`${word} clients ${id} ${value}`, { word: `no word for: node ${id}, of ${which} ${value} % were lost` });
+  }
+  for (const a of ids) for (const b of ids) {
+    const [forth, back] = [by[`${a}-${b}`], by[`${b}-${a}`]], value = Math.max(forth, back);
+    if (a > b || !value || [a, b].some(id => around[id] >= value)) continue;
+    const how = forth === back ? 'both ways' : forth && back ? 'and less the other way' : 'one way';
+    const [from, to] = forth >= back ? [a, b] : [b, a];
+    say(from, value, `in the lab to node ${to} alone, ${how}`);
+  }
+}
+
 /** To be called for each state. */
 export function gather() {
   const { state } = lab, now = faults(state);
+  for (const name of before) if (!now.has(name)) before.delete(name);
   for (const [name, fault] of now) {
     // Who led when it began: another cluster has another leader.
-    if (!open.has(name)) open.set(name, { ...fault, from: state.t, leader: lab.leader() });
+    if (!open.has(name) && !before.has(name)) open.set(name, { ...fault, from: state.t, leader: lab.leader() });
   }
   for (const [name, fault] of open) {
     if (now.has(name)) continue;
@@ -48,10 +76,11 @@ export function gather() {
   }
 }
 
-/** Begins anew. */
+/** Begins anew. What is wrong at this moment was done before, and is no part of it for as long as it lasts. */
 export function forget() {
   spans = [];
   open = new Map();
+  before = new Set(lab.state ? faults(lab.state).keys() : []);
   began = lab.state?.t ?? 0;
 }
 
@@ -63,6 +92,7 @@ export function plan() {
   const lines = all.map(({ word, node, to, more, only, from, until, leader }) => {
     const who = id => id === leader ? 'leader' : `node ${id}`;
     const whom = node ? ` ${who(node)}` : '';
+    if (word.startsWith('no word')) return `# at ${time(from - began)} for ${time(Math.max(until - from, TURN_MS))} ${word}`;
     return `at ${time(from - began)} for ${time(Math.max(until - from, TURN_MS))} ${word}${whom}${to ? ` to ${who(to)}` : ''}${more ? ` ${more}` : ''}${only ? `   # ${only}` : ''}`;
   });
   return ['# What was done in the lab. The same to a simulated cluster, the same way each time:', '#   tally-sim replay 1 --plan FILE', ...new Set(lines)].join('\n') + '\n';

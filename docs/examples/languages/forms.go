@@ -78,6 +78,7 @@ func main() {
 		{"passthrough:///" + one, nil, "", "1"},
 		{"tally:///cluster", []grpc.DialOption{manually()}, "a manual resolver", "1"},
 		{"tally:///cluster", []grpc.DialOption{manually(), balanced}, "a manual resolver, round_robin", "3"},
+		{"tally:///", []grpc.DialOption{manually(), balanced}, "an empty authority", "Internal"},
 		{"ipv4:" + list, nil, "", "Unavailable"},
 		{"dns:///" + list, nil, "", "Unavailable"},
 	} {

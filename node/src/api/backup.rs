@@ -9,7 +9,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -35,7 +38,8 @@ use crate::{
     },
 };
 
-/// Backups that a node makes at once: each reads all of the state from the disk.
+/// Backups that a node makes at once: each reads all of the state from the disk. One whose last part was answered is
+/// made: it is kept for whoever lost that answer, until its place is wanted.
 const BACKUPS_MAX: usize = 2;
 
 /// A backup that nobody has asked for in this time is given up.
@@ -62,6 +66,8 @@ impl std::fmt::Debug for Backups {
 
 struct Open {
     began: Instant,
+    /// The last part was answered.
+    is_made: AtomicBool,
     last_used: Mutex<Instant>,
     source: tokio::sync::Mutex<Source>,
 }
@@ -87,8 +93,12 @@ impl Backups {
             let until = open.last_used() + IDLE_MAX;
             drop(open);
             if Instant::now() >= until {
-                self.lock().remove(&id);
-                tracing::info!(backup = id, "a backup that nobody asks for any more was given up");
+                if self.lock().remove(&id).is_some_and(|open| !open.is_made()) {
+                    tracing::info!(
+                        backup = id,
+                        "a backup that nobody asks for any more was given up"
+                    );
+                }
                 return;
             }
             tokio::time::sleep_until(until).await;
@@ -97,6 +107,10 @@ impl Backups {
 }
 
 impl Open {
+    fn is_made(&self) -> bool {
+        self.is_made.load(Ordering::Relaxed)
+    }
+
     fn last_used(&self) -> Instant {
         *self.last_used.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -150,6 +164,11 @@ impl Api {
         {
             let mut all = self.backups.lock();
             if all.len() >= BACKUPS_MAX {
+                let made = all.iter().filter(|(_, open)| open.is_made());
+                let longest = made.min_by_key(|(_, open)| open.last_used()).map(|(id, _)| *id);
+                longest.map(|id| all.remove(&id));
+            }
+            if all.len() >= BACKUPS_MAX {
                 drop(all);
                 let message = format!(
                     "this node makes {BACKUPS_MAX} backups already; one that nobody asks for is given up after {} s",
@@ -200,6 +219,7 @@ impl Api {
             self.may_wait_on(call, id, &open)?;
         }
         if is_last {
+            open.is_made.store(true, Ordering::Relaxed);
             tracing::debug!(
                 backup = id,
                 bytes = done_bytes,
@@ -253,12 +273,13 @@ impl Api {
         let source = Source { parts, taken: 0, last: Part::default() };
         let now = Instant::now();
         let source = tokio::sync::Mutex::new(source);
-        Open { began: now, last_used: Mutex::new(now), source }
+        Open { began: now, is_made: AtomicBool::default(), last_used: Mutex::new(now), source }
     }
 
     fn no_such_backup(&self, call: &Call) -> CallStatus {
         let message = format!(
-            "this node knows no such backup: another one opened it, it was started again, or nobody asked for {} s",
+            "this node knows no such backup: another one opened it, it was started again, it is made and gave its place to \
+             another, or nobody asked for {} s",
             IDLE_MAX.as_secs()
         );
         let status = StatusBuilder::new(Code::NotFound, reason::BACKUP_NOT_FOUND, message);

@@ -384,10 +384,14 @@ impl Comparisons {
         replace_file(&*self.inner.disk, "", FILE, NEW_FILE, content.as_bytes()).await
     }
 
-    /// Whether a comparison is due at a node that leads and has applied this.
+    /// Whether a comparison is due at a node that leads and has applied this: of what was applied since the last one, or
+    /// of the same state again while nothing is written for want of a majority. Then nothing else is applied, and a voter
+    /// that comes back by a snapshot, behind the entry that was compared, has no report of that one: without another
+    /// comparison its word would never count.
     pub(super) fn is_due(&self, applied: u64, interval: Duration, members: &BTreeSet<u64>) -> bool {
         let (index, at) = *lock(&self.inner.last);
-        applied > index && at.elapsed() >= interval && lock(&self.inner.older).is_disjoint(members)
+        let says_more = applied > index || self.why_nothing_is_written().is_some();
+        says_more && at.elapsed() >= interval && lock(&self.inner.older).is_disjoint(members)
     }
 }
 

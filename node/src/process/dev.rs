@@ -4,6 +4,7 @@
 //! started again after a few seconds, unless it says that it must not run.
 
 mod certificates;
+mod ports;
 
 use std::{
     fs::File,
@@ -35,12 +36,6 @@ const TOO_SOON: Duration = Duration::from_secs(2);
 /// How long the cluster has to elect its first leader before the user is told to look.
 const FIRST_LEADER: Duration = Duration::from_secs(30);
 
-/// How long somebody who has one of the ports is asked who it is.
-const ASKED_WITHIN: Duration = Duration::from_secs(1);
-
-/// The default metrics ports are so far above those for clients: 7601 above 7401.
-const METRICS_ABOVE_CLIENTS: u16 = 200;
-
 /// How long the nodes have to stop by themselves.
 const STOP_GRACE: Duration = Duration::from_secs(8);
 
@@ -69,6 +64,12 @@ pub struct Arguments {
     /// Metrics port of node 1; the others follow. 0: none. Default: 200 above the client port, where that is free.
     #[arg(long, value_name = "PORT")]
     metrics_port: Option<u16>,
+    /// A console in the browser at each node: its page is at the address that is printed.
+    #[arg(long)]
+    console: bool,
+    /// Console port of node 1; the others follow, and --console is meant. Default: 300 above the client port.
+    #[arg(long, value_name = "PORT")]
+    console_port: Option<u16>,
     /// Further flags for every node, as for `tallyd serve`.
     #[arg(last = true)]
     serve_flags: Vec<String>,
@@ -105,7 +106,7 @@ async fn supervise(arguments: Arguments) -> Result<(), String> {
     let problem = |what: &str, error: io::Error| format!("{what}: {error}");
     serve::environment_is_ours()?;
     // Before anything is made: what answers there would be taken for the nodes that are started here.
-    ports_are_free(&arguments).await?;
+    ports::are_free(&arguments).await?;
     create_dir_durably(&arguments.data)
         .map_err(|error| problem(&arguments.data.display().to_string(), error))?;
     let certificates = match arguments.tls {
@@ -216,13 +217,16 @@ struct Cluster {
     peer_port: u16,
     /// Where metrics are served, if they are.
     metrics_port: Option<u16>,
+    /// Where consoles are, if they are.
+    console_port: Option<u16>,
     serve_flags: Vec<String>,
     certificates: Option<Certificates>,
 }
 
 impl Cluster {
     fn new(arguments: Arguments, certificates: Option<Certificates>) -> io::Result<Cluster> {
-        let metrics_port = metrics_port(&arguments);
+        let metrics_port = ports::metrics(&arguments);
+        let console_port = ports::console(&arguments);
         Ok(Cluster {
             program: std::env::current_exe()?,
             data: arguments.data,
@@ -231,6 +235,7 @@ impl Cluster {
             client_port: arguments.client_port,
             peer_port: arguments.peer_port,
             metrics_port,
+            console_port,
             serve_flags: arguments.serve_flags,
             certificates,
         })
@@ -241,7 +246,7 @@ impl Cluster {
     }
 
     fn client_address(&self, node: u64) -> String {
-        format!("127.0.0.1:{}", u64::from(self.client_port) + node - 1)
+        address(self.client_port, node)
     }
 
     fn client_addresses(&self) -> Vec<String> {
@@ -249,13 +254,23 @@ impl Cluster {
     }
 
     fn peer_address(&self, node: u64) -> String {
-        format!("127.0.0.1:{}", u64::from(self.peer_port) + node - 1)
+        address(self.peer_port, node)
     }
 
     /// Empty for none.
     fn metrics_address(&self, node: u64) -> String {
-        let port = self.metrics_port.map(|first| u64::from(first) + node - 1);
-        port.map(|port| format!("127.0.0.1:{port}")).unwrap_or_default()
+        self.metrics_port.map(|first| address(first, node)).unwrap_or_default()
+    }
+
+    /// Where its console is, if it is to have one.
+    fn console_address(&self, node: u64) -> Option<String> {
+        self.console_port.map(|first| address(first, node))
+    }
+
+    /// Of something that is on a port of each node.
+    fn say_each(&self, what: &str, one: impl Fn(u64) -> String) {
+        let each: Vec<_> = (1..=self.nodes).map(one).collect();
+        say(&format!("  {what:<7}  {}", each.join("  ")));
     }
 
     fn log_path(&self, node: u64) -> PathBuf {
@@ -275,6 +290,8 @@ impl Cluster {
             .args(["--client-listen", &self.client_address(node)])
             .args(["--peer-listen", &self.peer_address(node)])
             .args(["--metrics-listen", &self.metrics_address(node)])
+            // Not said where there is none: the further flags may say another one.
+            .args(self.console_address(node).map(|address| format!("--console-listen={address}")))
             // On loopback, and to be tried: what is hot is to be seen.
             .args(["--hot-item-names", "shown"])
             .args(["--initial-cluster", &members.join(",")])
@@ -324,10 +341,13 @@ impl Cluster {
             ));
         }
         if self.metrics_port.is_some() {
-            let each: Vec<_> = (1..=self.nodes)
-                .map(|node| format!("http://{}/metrics", self.metrics_address(node)))
-                .collect();
-            say(&format!("  metrics  {}", each.join("  ")));
+            self.say_each("metrics", |node| {
+                format!("http://{}/metrics", self.metrics_address(node))
+            });
+        }
+        if let Some(first) = self.console_port {
+            let scheme = if self.certificates.is_some() { "https" } else { "http" };
+            self.say_each("console", |node| format!("{scheme}://{}/", address(first, node)));
         }
     }
 
@@ -371,6 +391,11 @@ impl Cluster {
     }
 }
 
+/// Of a node, where that of node 1 has this port.
+fn address(first: u16, node: u64) -> String {
+    format!("127.0.0.1:{}", u64::from(first) + node - 1)
+}
+
 async fn wait(child: &mut Child) -> io::Result<ExitStatus> {
     child.wait().await
 }
@@ -407,48 +432,6 @@ async fn asked(address: &str, tls: Option<&Asking>) -> Option<(String, v1::NodeS
     let status = status.into_inner();
     let node = status.nodes.into_iter().next()?;
     Some((status.header.unwrap_or_default().cluster_id, node))
-}
-
-/// Nobody listens where the nodes are to.
-async fn ports_are_free(arguments: &Arguments) -> Result<(), String> {
-    let metrics = arguments.metrics_port.filter(|port| *port > 0);
-    let wanted = [
-        (Some(arguments.client_port), "client-port"),
-        (Some(arguments.peer_port), "peer-port"),
-        (metrics, "metrics-port"),
-    ];
-    for (first, flag) in wanted.into_iter().filter_map(|(first, flag)| Some((first?, flag))) {
-        for port in u64::from(first)..u64::from(first) + arguments.nodes {
-            let address = format!("127.0.0.1:{port}");
-            let Err(error) = std::net::TcpListener::bind(&address) else { continue };
-            let who = match tokio::time::timeout(ASKED_WITHIN, asked(&address, None)).await {
-                Ok(Some((cluster, node))) => {
-                    format!(
-                        "node {} of cluster {cluster} (pid {}) listens there",
-                        node.id, node.pid
-                    )
-                }
-                _ => error.to_string(),
-            };
-            return Err(format!(
-                "{address}: {who}\nStop it, or choose other ports: --{flag} is the first of {}",
-                arguments.nodes
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// The metrics port of node 1: as it is asked for, else where the default is free, so that a second cluster
-/// needs no further flag.
-fn metrics_port(arguments: &Arguments) -> Option<u16> {
-    if let Some(asked) = arguments.metrics_port {
-        return (asked > 0).then_some(asked);
-    }
-    let first = arguments.client_port.checked_add(METRICS_ABOVE_CLIENTS)?;
-    let last = first.checked_add(u16::try_from(arguments.nodes).ok()? - 1)?;
-    let is_free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
-    (first..=last).all(is_free).then_some(first)
 }
 
 /// A word where fewer nodes may fail than somebody might think.

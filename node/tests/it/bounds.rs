@@ -9,7 +9,10 @@ use h2::{
     client::{ResponseFuture, SendRequest},
 };
 use prost::Message;
-use tally_proto::{reason, v1};
+use tally_proto::{
+    reason,
+    v1::{self, call::Request},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -394,4 +397,46 @@ async fn calls_that_are_given_up_together_take_no_other_with_them() {
     body.data().await.expect("an answer").expect("an answer");
     let trailers = body.trailers().await.expect("it ends well").expect("trailers");
     assert_eq!(trailers.get("grpc-status").expect("a status"), "0");
+}
+
+/// A backup that is made holds no place: who makes one after the other is not refused, and whoever lost the answer with
+/// the last part asks for it again.
+#[tokio::test]
+async fn a_node_makes_two_backups_at_once_and_those_that_are_made_do_not_count() {
+    let cluster = Cluster::start(1).await;
+    let channel = cluster.channel(1);
+    unary(&channel, add("a", 1)).await.expect("it counts");
+    let open = async || {
+        let request = Request::BackupOpen(v1::BackupOpenRequest { local: false });
+        Ok(answer!(BackupOpen, unary(&channel, request).await?).backup_id)
+    };
+    let read = async |backup_id, part| {
+        let request = Request::BackupRead(v1::BackupReadRequest { backup_id, part });
+        unary(&channel, request).await.map(|response| answer!(BackupRead, response))
+    };
+    // To its last part, whose number is returned.
+    let make = async |backup_id| {
+        let mut part = 0;
+        loop {
+            let read = read(backup_id, part).await.expect("it goes on");
+            if read.last {
+                return part;
+            }
+            part += u64::from(!read.data.is_empty());
+        }
+    };
+    let (first, second) = (open().await.expect("one"), open().await.expect("two"));
+    let third: Result<u64, Status> = open().await;
+    let refused = Failure::from(third.expect_err("two are being made"));
+    let outcome = Some(v1::Outcome::NotApplied);
+    assert_eq!(refused.row(), (Code::ResourceExhausted, reason::TOO_MANY_BACKUPS, outcome));
+    let last = make(first).await;
+    assert!(read(first, last).await.expect("once more").last, "the last answer was lost");
+    for _ in 0..4 {
+        let another = open().await.expect("the one that is made gives its place");
+        make(another).await;
+    }
+    let gone = Failure::from(read(first, last).await.expect_err("it gave its place"));
+    assert_eq!(gone.row().1, reason::BACKUP_NOT_FOUND);
+    make(second).await;
 }

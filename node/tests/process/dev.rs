@@ -282,3 +282,41 @@ async fn tls_from_end_to_end_in_one_command() {
     send_signal(dev.pid(), Signal::TERM);
     assert!(dev.ended().await.success());
 }
+
+/// What a browser gets at an address.
+async fn page(address: &str, path: &str) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let got = async {
+        let mut stream = tokio::net::TcpStream::connect(address).await.expect("somebody listens");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("it takes a request");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.expect("it answers");
+        text
+    };
+    tokio::time::timeout(PATIENCE, got).await.expect("it ends")
+}
+
+#[tokio::test]
+async fn one_flag_brings_a_console_to_each_node() {
+    let first = free_ports(3);
+    let mut dev =
+        Dev::start("dev-console", &["--console", "--console-port", &first.to_string()]).await;
+    let said = dev.said.iter().find(|line| line.trim_start().starts_with("console")).cloned();
+    let said = said.unwrap_or_else(|| panic!("no addresses in {:#?}", dev.said));
+    for node in 0..3 {
+        let address = format!("127.0.0.1:{}", first + node);
+        assert!(said.contains(&format!("http://{address}/")), "{said}");
+        // Another one may lead before it listens.
+        eventually("the console listens", || async {
+            tokio::net::TcpStream::connect(&address).await.ok()
+        })
+        .await;
+        let shown = page(&address, "/").await;
+        assert!(shown.starts_with("HTTP/1.1 200") && shown.contains("<title>"), "{shown}");
+        let status = page(&address, "/api/status").await;
+        assert!(status.contains(r#""changes":true"#), "as it is on loopback: {status}");
+    }
+    send_signal(dev.pid(), Signal::TERM);
+    assert!(dev.ended().await.success());
+}

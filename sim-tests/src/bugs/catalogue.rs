@@ -56,6 +56,8 @@ pub const SHOWN_IN: &[(&str, &str)] = &[
     ("staleness-from-reply", "slow-answers-do-not-make-it-younger"),
     ("read-joins-running-round", "reads-that-come-while-a-round-runs"),
     ("truncate-in-memory", "overruled-before-a-power-failure"),
+    ("waiters-by-index", "overruled-before-a-power-failure"),
+    ("duplicate-append-truncates", "appends-that-come-behind-newer-ones"),
     ("segment-begun-too-early", "a-used-file-becomes-the-next-segment"),
     ("install-not-atomic", "left-behind-again-and-again"),
     ("install-before-jump", "left-behind-again-and-again"),
@@ -81,9 +83,7 @@ pub const SHOWN_IN: &[(&str, &str)] = &[
 /// not show the bug any more the others are tried after it, and that is said.
 pub const SHOWN_BY_SEED: &[(&str, u64)] = &[
     ("read-index-before-noop", 6),
-    ("duplicate-append-truncates", 37),
-    ("dedup-at-leader-only", 5),
-    ("waiters-by-index", 9),
+    ("dedup-at-leader-only", 2),
     ("session-end-not-put-off", 12),
     ("key-forgotten-early", 6),
     ("install-merges", 4),
@@ -92,7 +92,7 @@ pub const SHOWN_BY_SEED: &[(&str, u64)] = &[
     ("another-cluster-accepted", 4),
     ("joint-left-open", 11),
     ("leader-never-steps-down", 18),
-    ("later-page-unchecked", 16),
+    ("later-page-unchecked", 10),
     ("partition-does-nothing", 7),
     ("quota-refusal-remembered", 10),
 ];

@@ -117,6 +117,36 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
     },
     Scenario {
+        name: "appends-that-come-behind-newer-ones",
+        shows: "What the leader sends to a follower is held up for as long as the leader waits for an answer: it \
+                connects anew and sends the same entries again, and newer ones. Then the old ones come, little by \
+                little, and say less than the follower has acknowledged by then. They take nothing away.",
+        look_at: "the stalls, and that no follower gives up what it has acknowledged behind them",
+        seed: 1,
+        lesson: &[
+            "what old connections bring…node {n}, waits",
+            "what old connections bring…node {m}, waits",
+            "kept no acknowledged write is lost or counted twice",
+        ],
+        knobs: |knobs| {
+            many_writes(knobs);
+            knobs.disk_sync_us = 3_000;
+            knobs.value_bytes_max = 100;
+            (knobs.heartbeat_ms, knobs.election_ms_min, knobs.election_ms_max) = (50, 200, 360);
+        },
+        // A leader waits for an answer for four times the longest election timeout, 1,440 ms here.
+        faults: &[
+            (3_000, 600, Fault::Stall(Target::Follower(0), 1_520, 240)),
+            (8_000, 600, Fault::Stall(Target::Follower(1), 1_560, 300)),
+            (13_000, 600, Fault::Stall(Target::Follower(0), 1_600, 60)),
+            (18_000, 600, Fault::Stall(Target::Follower(1), 1_640, 20)),
+            (23_000, 600, Fault::Stall(Target::Follower(0), 1_680, 350)),
+            (28_000, 600, Fault::Stall(Target::Follower(1), 1_500, 120)),
+            (33_000, 600, Fault::Stall(Target::Follower(0), 1_540, 400)),
+            (38_000, 600, Fault::Stall(Target::Follower(1), 1_580, 200)),
+        ],
+    },
+    Scenario {
         name: "a-used-file-becomes-the-next-segment",
         shows: "The log is full of large entries and purged often, so files are used again and again. The \
                 power fails as one of them begins as the log's next segment: its header is there, torn or \

@@ -1,6 +1,8 @@
 // Plays the lab in Chromium as its users do, and asks the cluster itself whether what the page says is so.
 //
-//   node play.mjs TALLYD TALLY [--pictures DIR] [--only LESSON]
+//   node play.mjs TALLYD TALLY [--pictures DIR] [--only LESSON] [--web DIR]
+//
+// With --web the page's scripts are those of a directory, client/lab/web, and not those that TALLYD was built with.
 
 import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
@@ -12,10 +14,11 @@ import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
 import { gunzipSync } from 'node:zlib';
 import { chromium } from 'playwright-core';
+import { servedFrom } from './served.mjs';
 
 const [tallyd, tally, ...flags] = process.argv.slice(2);
 const flag = name => flags.includes(name) ? flags[flags.indexOf(name) + 1] : undefined;
-const pictures = flag('--pictures'), only = flag('--only');
+const pictures = flag('--pictures'), only = flag('--only'), web = flag('--web');
 if (pictures) mkdirSync(pictures, { recursive: true });
 
 /** Lessons wait for elections, and the machine of a check may be busy; nothing is tried twice. */
@@ -51,6 +54,7 @@ const browser = await chromium.launch({
   args: process.getuid() === 0 ? ['--no-sandbox'] : [],
 });
 const context = await browser.newContext({ viewport: { width: 1280, height: 900 } });
+if (web) await servedFrom(context, web);
 const page = await context.newPage();
 const wrong = [], elsewhere = [];
 page.on('console', message => { if (['error', 'warning'].includes(message.type())) wrong.push(message.text()); });
@@ -196,6 +200,29 @@ if (!only) {
   const read = await run(tallyd, ['chaos', '--plan', planFile(plan), '--print-plan', '--', 'true']);
   assert.match(read.stdout + read.stderr, /clock (leader|node 3) \+1h/);
   ok('what was done is a plan that chaos reads');
+
+  // --- What a plan can't say exactly, it says so ---
+  const copied = async () => { await page.getByRole('button', { name: 'Copy what was done' }).click(); return page.locator('#share-said').innerText(); };
+  await page.getByRole('button', { name: 'Reset' }).click();
+  const link = async (label, change) => {
+    await page.locator(`.link[aria-label^="link ${label}:"]`).click();
+    for (const [name, value] of Object.entries(change)) await page.locator('#panel').getByLabel(name).selectOption(value);
+    await until(`${label} is so`, async () => (await state()).links.filter(each => each.delay_ms || each.loss_percent).length === 2);
+    await page.waitForTimeout(300);
+    await page.getByRole('button', { name: 'Heal all links' }).click();
+    await until('it is over', async () => !(await state()).links.some(each => each.delay_ms || each.loss_percent));
+    await page.waitForTimeout(300);
+  };
+  await link('node 1 and node 2', { slow: '100', loses: '10' });
+  await link('clients and node 3', { slow: '50', loses: '30' });
+  const lines = (await copied()).split('\n').filter(each => /^(# )?at /.test(each));
+  const expected = [/slow (leader|node 1) 100ms   # in the lab to node 2 alone, both ways$/, /lossy (leader|node 1) 10%   # in the lab to node 2 alone, both ways$/,
+    /slow-answers (leader|node 3) 50ms   # in the lab requests of clients to it and its answers$/, /^# .*no word for: node 3, of .* 30 % were lost$/];
+  for (const line of expected) assert.ok(lines.some(each => line.test(each)), `${line}:\n${lines.join('\n')}`);
+  assert.equal(lines.length, expected.length, lines.join('\n'));
+  const said = await run(tallyd, ['chaos', '--plan', planFile(lines.join('\n')), '--print-plan', '--', 'true']);
+  assert.match(said.stdout + said.stderr, /slow-answers (leader|node 3) 50ms/);
+  ok('a link that is slow or loses is told with what a plan does instead');
   ok('a full disk is full for the node, and a clock is set, by clicking');
 
   // --- Sharing ---
@@ -242,6 +269,19 @@ for (const name of only ? [only] : lessons) {
     assert.equal((await ask('counter', 'get', counter)).value, value, `${name}: ${counter}`);
   }
   ok(`lesson ${name}: ${answer}`);
+  if (name !== lessons[0] && name !== only) continue;
+  // What is exported begins with the scene that was set last.
+  await page.getByRole('button', { name: 'A follower alone' }).click();
+  await until('it is cut off', async () => (await state()).links.some(link => link.cut));
+  await page.waitForTimeout(300);
+  const plan = async () => { await page.getByRole('button', { name: 'Copy what was done' }).click(); return page.locator('#share-said').innerText(); };
+  const cut = /^at \d+ms for \d+ms cut /m;
+  assert.match(await plan(), cut);
+  await box.getByRole('button', { name: 'Once more' }).click();
+  await is('asking');
+  await page.waitForTimeout(300);
+  assert.doesNotMatch(await plan(), cut, 'what was done before is no part of it');
+  ok('once more is a new beginning, also of what is exported');
 }
 const kept = await page.evaluate(() => JSON.parse(localStorage.getItem('tally-lab-lessons')));
 assert.deepEqual(Object.keys(kept), only ? [only] : lessons);

@@ -138,3 +138,25 @@ async fn nothing_is_compared_with_a_node_that_would_not_know_the_command() {
     node.applied(5);
     assert!(!is_due(&[1, 2, 3]), "nothing was applied since");
 }
+
+/// Node 3 was away, and gets a snapshot from behind the entry: it will never tell of it.
+#[tokio::test(start_paused = true)]
+async fn the_same_state_is_compared_again_while_nothing_is_written() {
+    let disk = SimulatedDisk::new(1);
+    let node = Comparisons::open(1, Arc::new(disk.mount())).await.unwrap();
+    let members = [1, 2, 3].into_iter().collect();
+    let is_due = || node.is_due(5, Duration::ZERO, &members);
+    node.takes(5, 1);
+    node.applied(5);
+    node.learn(2, &[report(5, 2)], true);
+    assert!(!is_due(), "node 3 may tell");
+    tokio::time::advance(UNHEARD_PATIENCE).await;
+    node.look();
+    assert!(node.why_nothing_is_written().is_some() && is_due());
+    // The comparison at entry 6 is the first that all three tell of.
+    node.takes(6, 1);
+    node.applied(6);
+    node.learn(2, &[report(6, 2)], true);
+    node.learn(3, &[report(6, 1)], true);
+    assert_eq!((node.why_nothing_is_written(), node.differs()), (None, false));
+}
