@@ -119,13 +119,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "appends-that-come-behind-newer-ones",
         shows: "What the leader sends to a follower is held up for as long as the leader waits for an answer: it \
-                connects anew and sends the same entries again, and newer ones. Then the old ones come, little by \
-                little, and say less than the follower has acknowledged by then. They take nothing away.",
-        look_at: "the stalls, and that no follower gives up what it has acknowledged behind them",
+                connects anew and sends a snapshot and newer entries. Then the old ones come, little by little, and \
+                say less than the follower has acknowledged by then. They take nothing away.",
+        look_at: "the stalls, the snapshots by a new connection, and that no follower gives up what it has \
+                  acknowledged behind them",
         seed: 1,
         lesson: &[
             "what old connections bring…node {n}, waits",
+            "node {n} has installed the snapshot",
             "what old connections bring…node {m}, waits",
+            "node {m} has installed the snapshot",
             "kept no acknowledged write is lost or counted twice",
         ],
         knobs: |knobs| {
