@@ -50,9 +50,9 @@ pub(crate) struct Restoring {
     /// All was restored, read and recorded.
     pub(crate) is_done: Cell<bool>,
     /// It is being taken back.
-    takes_back: Cell<bool>,
+    pub(crate) takes_back: Cell<bool>,
     /// All blocks were sent, and what came of the end is not known.
-    may_be_finished: Cell<bool>,
+    pub(crate) may_be_finished: Cell<bool>,
 }
 
 /// A backup, read whole.

@@ -179,7 +179,8 @@ impl Other {
     /// Whether all of them run and hold the same.
     fn are_equal(&self) -> bool {
         let mut states = self.machines.iter().map(|machine| {
-            let view = machine.consensus()?.state().view();
+            let consensus = machine.consensus()?;
+            let view = consensus.state().view();
             Some((view.applied()?.index, query::state_hash(&view)))
         });
         let first = states.next().flatten();
