@@ -9,6 +9,7 @@ use tally_proto::{
 };
 
 use crate::{
+    answer::Header as AnswerHeader,
     call::{Read, answers},
     client::Client,
     error::Result,
@@ -127,9 +128,12 @@ fn at(node: &Arc<Node>) -> Plan {
 /// while client.abort_restore().await?.phase != tally_client::RestorePhase::Nothing {}
 /// # Ok(()) }
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct RestoreProgress {
+    /// Which node did the step, and the revision that it came to. (The revision of a node's status may be from before: it
+    /// is what that node has applied.)
+    pub header: AnswerHeader,
     /// What it waits for.
     pub phase: RestorePhase,
     /// The block that is to be sent next.
@@ -287,6 +291,7 @@ impl Client {
 answers! {
     Read<v1::BackupRestoreRequest> -> RestoreProgress:
         |answer: v1::BackupRestoreResponse| RestoreProgress {
+            header: AnswerHeader::of(answer.header.clone()),
             phase: match answer.phase() {
                 v1::BackupRestorePhase::UnderWay => RestorePhase::UnderWay,
                 v1::BackupRestorePhase::Aborting => RestorePhase::Aborting,

@@ -16,7 +16,7 @@ use std::{
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use tally_client::{
-    Client, RestorePhase,
+    Client, RestorePhase, RestoreProgress,
     backup_format::{Footer, Header, Reader},
 };
 
@@ -316,14 +316,9 @@ pub(crate) async fn restore(
     }
     let begun = client.begin_restore(&header, &footer).await?;
     send(client, path, begun.next_block, &footer).await?;
-    client.finish_restore(&footer).await?;
+    let RestoreProgress { header, .. } = client.finish_restore(&footer).await?;
     progress_done();
-    let status = client.status().await?;
-    let restored = Restored {
-        cluster_id: status.header.cluster_id.clone(),
-        revision: status.header.revision,
-        backup,
-    };
+    let restored = Restored { cluster_id: header.cluster_id, revision: header.revision, backup };
     output.result(&restored, |restored| {
         format!(
             "restored {} into cluster {}\nrevisions go on above {}",
