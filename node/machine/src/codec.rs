@@ -28,13 +28,17 @@ use super::{
 pub fn encode_batch(batch: &Batch) -> Bytes {
     assert!(opens_at_most_one_session(batch), "a log entry opens two sessions, which share an id");
     let has_callers = batch.commands.iter().any(|command| command.caller.is_some());
-    let raises = batch.commands.iter().any(|command| gate::raises(&command.action).is_some());
+    let raises = raises_version(batch);
     if has_callers || raises {
         let version = if raises { RAISES_VERSION } else { WITH_CALLERS_VERSION };
         let callers: Vec<Option<Caller>> = batch.commands.iter().map(|it| it.caller).collect();
         return encode_sized(version, &(batch, callers), batch);
     }
     encode_sized(FORMAT_VERSION, batch, batch)
+}
+
+fn raises_version(batch: &Batch) -> bool {
+    batch.commands.iter().any(|command| gate::raises(&command.action).is_some())
 }
 
 /// Encodes a batch, with what lies beside it.
@@ -83,13 +87,16 @@ pub fn size_hint_of(action: &Action, key_bytes: usize) -> usize {
 /// Decodes a log entry.
 pub fn decode_batch(bytes: &[u8]) -> Result<Batch, CodecError> {
     let (version, rest) = version("batch", bytes, RAISES_VERSION)?;
+    let corrupt = || CodecError::Corrupt { what: "batch", reason: postcard::Error::SerdeDeCustom };
+    // What raises the version says so in the format of its entry, which is what an older release goes by.
+    let fits = |batch: &Batch| raises_version(batch) == (version == RAISES_VERSION);
     if version == FORMAT_VERSION {
-        return decode_rest("batch", rest);
+        return decode_rest("batch", rest)
+            .and_then(|batch| if fits(&batch) { Ok(batch) } else { Err(corrupt()) });
     }
     let (mut batch, callers): (Batch, Vec<Option<Caller>>) = decode_rest("batch", rest)?;
-    if callers.len() != batch.commands.len() {
-        let reason = postcard::Error::SerdeDeCustom;
-        return Err(CodecError::Corrupt { what: "batch", reason });
+    if callers.len() != batch.commands.len() || !fits(&batch) {
+        return Err(corrupt());
     }
     for (command, caller) in batch.commands.iter_mut().zip(callers) {
         command.caller = caller;
@@ -153,6 +160,7 @@ mod tests {
         super::{
             command::{CounterRecord, CounterSet, KeyRecord, Owner, Settings},
             records::{Meta, OwnerRecord, Record, SessionRecord},
+            version::FormatVersion,
         },
         *,
     };
@@ -169,6 +177,25 @@ mod tests {
 
     fn batch(commands: Vec<Command>) -> Batch {
         Batch { log_time_ms: 300, wall_time_ms: 2, commands }
+    }
+
+    /// Found by fuzzing: the same command in an entry of another format would be read here, and encoded anew otherwise.
+    #[test]
+    fn what_raises_the_version_is_in_entries_of_its_format_alone() {
+        let raises = batch(vec![command(Action::RaiseVersion { to: FormatVersion::MAX })]);
+        let bytes = encode_batch(&raises);
+        assert_eq!((bytes[0], decode_batch(&bytes)), (RAISES_VERSION, Ok(raises.clone())));
+        let tick = batch(vec![command(Action::Tick)]);
+        let none: Vec<Option<Caller>> = vec![None];
+        let others = [
+            encode_as(FORMAT_VERSION, &raises),
+            encode_as(WITH_CALLERS_VERSION, &(&raises, &none)),
+            encode_as(RAISES_VERSION, &(&tick, &none)),
+        ];
+        for bytes in others {
+            let error = decode_batch(&bytes).unwrap_err();
+            assert!(matches!(error, CodecError::Corrupt { what: "batch", .. }), "{error}");
+        }
     }
 
     #[test]
