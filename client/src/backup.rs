@@ -291,7 +291,6 @@ impl Client {
 answers! {
     Read<v1::BackupRestoreRequest> -> RestoreProgress:
         |answer: v1::BackupRestoreResponse| RestoreProgress {
-            header: AnswerHeader::of(answer.header.clone()),
             phase: match answer.phase() {
                 v1::BackupRestorePhase::UnderWay => RestorePhase::UnderWay,
                 v1::BackupRestorePhase::Aborting => RestorePhase::Aborting,
@@ -301,5 +300,6 @@ answers! {
                 }
             },
             next_block: answer.next_block,
+            header: AnswerHeader::of(answer.header),
         };
 }

@@ -87,21 +87,30 @@ pub fn size_hint_of(action: &Action, key_bytes: usize) -> usize {
 /// Decodes a log entry.
 pub fn decode_batch(bytes: &[u8]) -> Result<Batch, CodecError> {
     let (version, rest) = version("batch", bytes, RAISES_VERSION)?;
-    let corrupt = || CodecError::Corrupt { what: "batch", reason: postcard::Error::SerdeDeCustom };
+    let batch = match version {
+        FORMAT_VERSION => decode_rest("batch", rest)?,
+        _ => decode_with_callers(rest)?,
+    };
     // What raises the version says so in the format of its entry, which is what an older release goes by.
-    let fits = |batch: &Batch| raises_version(batch) == (version == RAISES_VERSION);
-    if version == FORMAT_VERSION {
-        return decode_rest("batch", rest)
-            .and_then(|batch| if fits(&batch) { Ok(batch) } else { Err(corrupt()) });
+    match raises_version(&batch) == (version == RAISES_VERSION) {
+        true => Ok(batch),
+        false => Err(corrupt_batch()),
     }
+}
+
+fn decode_with_callers(rest: &[u8]) -> Result<Batch, CodecError> {
     let (mut batch, callers): (Batch, Vec<Option<Caller>>) = decode_rest("batch", rest)?;
-    if callers.len() != batch.commands.len() || !fits(&batch) {
-        return Err(corrupt());
+    if callers.len() != batch.commands.len() {
+        return Err(corrupt_batch());
     }
     for (command, caller) in batch.commands.iter_mut().zip(callers) {
         command.caller = caller;
     }
     Ok(batch)
+}
+
+fn corrupt_batch() -> CodecError {
+    CodecError::Corrupt { what: "batch", reason: postcard::Error::SerdeDeCustom }
 }
 
 /// Encodes one command, to forward it to the leader.

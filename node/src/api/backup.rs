@@ -165,8 +165,9 @@ impl Api {
             let mut all = self.backups.lock();
             if all.len() >= BACKUPS_MAX {
                 let made = all.iter().filter(|(_, open)| open.is_made());
-                let longest = made.min_by_key(|(_, open)| open.last_used()).map(|(id, _)| *id);
-                longest.map(|id| all.remove(&id));
+                if let Some(id) = made.min_by_key(|(_, open)| open.last_used()).map(|(id, _)| *id) {
+                    all.remove(&id);
+                }
             }
             if all.len() >= BACKUPS_MAX {
                 drop(all);

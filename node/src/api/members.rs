@@ -103,8 +103,7 @@ impl Api {
             Change::Promote(request) => request.node_id,
             Change::Remove(request) => request.node_id,
             Change::Drain(request) => request.node_id,
-            // None is said, or 0: whoever answers at the address, the asked node, who is
-            // furthest along.
+            // None is said, or 0: whoever answers at the address, the asked node, who is furthest along.
             Change::ClaimNodeId(_)
             | Change::AddLearner(_)
             | Change::Snapshot(_)

@@ -110,7 +110,7 @@ impl Consensus {
             }
             wire::RefusalReason::Deadline => NotProposed::Deadline,
             wire::RefusalReason::UpgradeNotFinalized => {
-                NotProposed::UpgradeNotFinalized(refusal.message.clone())
+                NotProposed::UpgradeNotFinalized(refusal.message)
             }
         }
     }

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::json;
 use tally_client::{
-    Client, Error, Outcome,
+    Client, Error, NodeInfo, Outcome,
     proto::{ClusterPlan, ClusterVoters},
 };
 use tokio::time::{Instant, sleep};
@@ -354,10 +354,10 @@ impl<'a> Operator<'a> {
         let step = Step::Remove(old, false);
         let plan = self.preview(&step).await?;
         self.show(&step, &plan)?;
-        let leads = self.client.status().await?.nodes;
-        if leads.iter().any(|node| node.id == old && node.leader_id == old) && !plan.is_so {
+        let nodes = self.client.status().await?.nodes;
+        if nodes.iter().any(|node| node.id == old && node.leader_id == old) && !plan.is_so {
             // It would go on to lead until it is out, and then nobody would for an election.
-            self.take(&Step::TransferLeader(self.successor(old, new).await?)).await?;
+            self.take(&Step::TransferLeader(successor(&nodes, old, new))).await?;
         }
         self.take(&step).await
     }
@@ -370,18 +370,16 @@ impl<'a> Operator<'a> {
         let node = status.nodes.iter().find(|node| node.id == id && node.reachable);
         Ok(node.map_or(0, |node| node.lag_entries))
     }
+}
 
-    /// Who leads best instead of `old`: of the voters that may, who has the least to apply. The new one is the last
-    /// choice among equals: the others have shown that they can.
-    async fn successor(&self, old: u64, new: u64) -> Result<u64, Failure> {
-        let status = self.client.status().await?;
-        let may = status
-            .nodes
-            .iter()
-            .filter(|node| node.id != old && node.is_voter && node.reachable && !node.drained);
-        let best = may.min_by_key(|node| (node.lag_entries, node.id == new, node.id));
-        Ok(best.map_or(new, |node| node.id))
-    }
+/// Who leads best instead of `old`: of the voters that may, who has the least to apply. The new one is the last choice
+/// among equals: the others have shown that they can.
+fn successor(nodes: &[NodeInfo], old: u64, new: u64) -> u64 {
+    let may = nodes
+        .iter()
+        .filter(|node| node.id != old && node.is_voter && node.reachable && !node.drained);
+    let best = may.min_by_key(|node| (node.lag_entries, node.id == new, node.id));
+    best.map_or(new, |node| node.id)
 }
 
 fn has(voters: &ClusterVoters, id: u64) -> bool {
