@@ -21,7 +21,7 @@ use tokio::{
 use tonic::{Code, Status};
 
 use crate::{
-    client::{Failure, unary},
+    client::{Failure, read_backup, read_part, unary},
     cluster::{Cluster, eventually},
     requests::*,
 };
@@ -410,33 +410,20 @@ async fn a_node_makes_two_backups_at_once_and_those_that_are_made_do_not_count()
         let request = Request::BackupOpen(v1::BackupOpenRequest { local: false });
         Ok(answer!(BackupOpen, unary(&channel, request).await?).backup_id)
     };
-    let read = async |backup_id, part| {
-        let request = Request::BackupRead(v1::BackupReadRequest { backup_id, part });
-        unary(&channel, request).await.map(|response| answer!(BackupRead, response))
-    };
-    // To its last part, whose number is returned.
-    let make = async |backup_id| {
-        let mut part = 0;
-        loop {
-            let read = read(backup_id, part).await.expect("it goes on");
-            if read.last {
-                return part;
-            }
-            part += u64::from(!read.data.is_empty());
-        }
-    };
     let (first, second) = (open().await.expect("one"), open().await.expect("two"));
     let third: Result<u64, Status> = open().await;
     let refused = Failure::from(third.expect_err("two are being made"));
     let outcome = Some(v1::Outcome::NotApplied);
     assert_eq!(refused.row(), (Code::ResourceExhausted, reason::TOO_MANY_BACKUPS, outcome));
-    let last = make(first).await;
-    assert!(read(first, last).await.expect("once more").last, "the last answer was lost");
+    let (_, last) = read_backup(&channel, first).await;
+    let again = read_part(&channel, first, last).await;
+    assert!(again.expect("once more").last, "the last answer was lost");
     for _ in 0..4 {
         let another = open().await.expect("the one that is made gives its place");
-        make(another).await;
+        read_backup(&channel, another).await;
     }
-    let gone = Failure::from(read(first, last).await.expect_err("it gave its place"));
+    let gone =
+        Failure::from(read_part(&channel, first, last).await.expect_err("it gave its place"));
     assert_eq!(gone.row().1, reason::BACKUP_NOT_FOUND);
-    make(second).await;
+    read_backup(&channel, second).await;
 }

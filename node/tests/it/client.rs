@@ -11,6 +11,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming, transport::Channel};
 
+use crate::requests::answer;
+
 /// What a caller may say about a call besides its request.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Asked {
@@ -62,6 +64,29 @@ tally_proto::requests!(unary_calls);
 /// Sends a request as a call of its service.
 pub(crate) async fn unary(channel: &Channel, request: Request) -> Result<Response, Status> {
     unary_asked(channel, request, &Asked::default()).await
+}
+
+/// Reads a part of an open backup.
+pub(crate) async fn read_part(
+    channel: &Channel,
+    backup_id: u64,
+    part: u64,
+) -> Result<v1::BackupReadResponse, Status> {
+    let request = Request::BackupRead(v1::BackupReadRequest { backup_id, part });
+    unary(channel, request).await.map(|response| answer!(BackupRead, response))
+}
+
+/// Reads an open backup to its end: the file, and the number of its last part.
+pub(crate) async fn read_backup(channel: &Channel, backup_id: u64) -> (Vec<u8>, u64) {
+    let (mut file, mut part) = (Vec::new(), 0);
+    loop {
+        let read = read_part(channel, backup_id, part).await.expect("it goes on");
+        file.extend_from_slice(&read.data);
+        if read.last {
+            return (file, part);
+        }
+        part += u64::from(!read.data.is_empty());
+    }
 }
 
 /// An open `Stream.Exchange`.

@@ -29,7 +29,7 @@ use tally_proto::{
 use tonic::transport::Channel;
 
 use crate::{
-    client::{Failure, unary},
+    client::{Failure, read_backup, unary},
     cluster::{Cluster, eventually},
     requests::*,
 };
@@ -201,16 +201,7 @@ async fn backup(channel: &Channel) -> Vec<u8> {
     let local = Request::BackupOpen(v1::BackupOpenRequest { local: false });
     let opened = unary(channel, local).await.expect("a backup begins");
     let backup_id = answer!(BackupOpen, opened).backup_id;
-    let (mut file, mut part) = (Vec::new(), 0);
-    loop {
-        let request = Request::BackupRead(v1::BackupReadRequest { backup_id, part });
-        let read = answer!(BackupRead, unary(channel, request).await.expect("it goes on"));
-        file.extend_from_slice(&read.data);
-        part += u64::from(!read.data.is_empty());
-        if read.last {
-            return file;
-        }
-    }
+    read_backup(channel, backup_id).await.0
 }
 
 /// All files below a directory, in one order.
