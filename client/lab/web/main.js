@@ -125,15 +125,22 @@ $('share').onclick = async () => {
     .filter(Boolean).map(is => `${at(node.id)}.${is}`));
   const clients = lab.state.clients.map(client => `${at(client.node)}.${client.per_second}.${client.level}`);
   const address = `${location.origin}/#/scene/${[links, nodes, clients].map(each => each.join('_')).join('~')}`;
-  const copied = await navigator.clipboard?.writeText(address).then(() => true, () => false);
-  $('share-said').replaceChildren(copied ? 'Copied: ' : '', el('a', { href: address }, address));
+  await share(address, el('a', { href: address }, address));
 };
 
 $('plan').onclick = async () => {
   const text = plan.plan();
-  const copied = text && await navigator.clipboard?.writeText(text).then(() => true, () => false);
-  $('share-said').replaceChildren(text ? el('div', {}, copied ? 'Copied:' : 'A plan:', el('pre', { id: 'plan-text', tabindex: 0 }, text)) : 'Nothing was done yet: no link, node, disk or clock was changed.');
+  if (text) await share(text, el('pre', { id: 'plan-text', tabindex: 0 }, text));
+  else $('share-said').replaceChildren('Nothing was done yet: no link, node, disk or clock was changed.');
 };
+
+/** Shows `what` at once, in place of what was shared before, and copies `text`. A browser may ask somebody first whether
+ *  a page may copy: until then nobody is to take the text of before for this one. */
+async function share(text, what) {
+  const copied = el('span', {});
+  $('share-said').replaceChildren(copied, what);
+  if (await navigator.clipboard?.writeText(text).then(() => true, () => false)) copied.replaceChildren('Copied: ');
+}
 
 async function scene(text) {
   const [links, nodes, clients] = decodeURIComponent(text).split('~').map(each => each.split('_').filter(Boolean));

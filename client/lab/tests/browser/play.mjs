@@ -204,14 +204,15 @@ if (!only) {
   // --- What a plan can't say exactly, it says so ---
   const copied = async () => { await page.getByRole('button', { name: 'Copy what was done' }).click(); return page.locator('#share-said').innerText(); };
   await page.getByRole('button', { name: 'Reset' }).click();
+  // What the page exports is what the page has heard: its picture says when.
+  const pageHears = (what, is) => until(`the page hears that ${what}`, async () => is(await page.locator('.link').evaluateAll(links => links.map(link => link.getAttribute('aria-label')))));
   const link = async (label, change) => {
     await page.locator(`.link[aria-label^="link ${label}:"]`).click();
     for (const [name, value] of Object.entries(change)) await page.locator('#panel').getByLabel(name).selectOption(value);
-    await until(`${label} is so`, async () => (await state()).links.filter(each => each.delay_ms || each.loss_percent).length === 2);
-    await page.waitForTimeout(300);
+    const is = `${change.slow} ms −${change.loses} %`;
+    await pageHears(`${label} is so`, labels => labels.some(each => each.startsWith(`link ${label}:`) && each.split(is).length === 3));
     await page.getByRole('button', { name: 'Heal all links' }).click();
-    await until('it is over', async () => !(await state()).links.some(each => each.delay_ms || each.loss_percent));
-    await page.waitForTimeout(300);
+    await pageHears('it is over', labels => labels.every(each => each.split(' clean').length === 3));
   };
   await link('node 1 and node 2', { slow: '100', loses: '10' });
   await link('clients and node 3', { slow: '50', loses: '30' });
@@ -231,7 +232,8 @@ if (!only) {
   await page.locator('.node[aria-label^="node 3 "]').click();
   await page.getByLabel('its clock').selectOption('3600000');
   await page.locator('.node[aria-label*="clock 1 h ahead"]').waitFor();
-  await page.waitForTimeout(500);
+  await page.locator('.link[aria-label*=" cut"]').nth(1).waitFor();
+  await page.locator('#client-list button').first().waitFor();
   await page.getByRole('button', { name: /Copy an address/ }).click();
   const shared = await page.locator('#share-said a').getAttribute('href');
   await page.getByRole('button', { name: 'Reset' }).click();
@@ -272,14 +274,12 @@ for (const name of only ? [only] : lessons) {
   if (name !== lessons[0] && name !== only) continue;
   // What is exported begins with the scene that was set last.
   await page.getByRole('button', { name: 'A follower alone' }).click();
-  await until('it is cut off', async () => (await state()).links.some(link => link.cut));
-  await page.waitForTimeout(300);
+  await page.locator('.link[aria-label*=" cut"]').first().waitFor();
   const plan = async () => { await page.getByRole('button', { name: 'Copy what was done' }).click(); return page.locator('#share-said').innerText(); };
   const cut = /^at \d+ms for \d+ms cut /m;
   assert.match(await plan(), cut);
   await box.getByRole('button', { name: 'Once more' }).click();
   await is('asking');
-  await page.waitForTimeout(300);
   assert.doesNotMatch(await plan(), cut, 'what was done before is no part of it');
   ok('once more is a new beginning, also of what is exported');
 }
