@@ -36,6 +36,11 @@ async function open(file, options = {}) {
 }
 const text = (tab, id) => tab.locator(id).innerText();
 const now = async tab => Number.parseFloat(await text(tab, '#now'));
+/** Where the recording stands once it has moved from `before`. */
+async function moved(tab, before) {
+  await tab.waitForFunction(before => Number.parseFloat(document.querySelector('#now').innerText) !== before, before);
+  return now(tab);
+}
 
 // What it weighs, and how long it takes to open.
 check(statSync(page).size < BYTES_MAX, `${page} is too large`);
@@ -48,20 +53,19 @@ check((await text(tab, '#verdict')).includes('every promise was kept'), 'it pass
 await tab.keyboard.press('Home');
 const faults = [];
 for (let at = 0; at < 3; at++) {
+  const stood = await now(tab);
   await tab.keyboard.press('f');
-  await tab.waitForTimeout(100);
-  faults.push(await now(tab));
+  faults.push(await moved(tab, stood));
   check((await text(tab, '#chosen')).includes('fault'), 'a fault is told');
 }
 check(faults[0] < faults[1] && faults[1] < faults[2], `faults one after the other: ${faults}`);
 const before = await now(tab);
 await tab.keyboard.press('ArrowLeft');
-await tab.waitForTimeout(100);
-check(await now(tab) < before, 'an event back');
+const stopped = await moved(tab, before);
+check(stopped < before, 'an event back');
 await tab.keyboard.press(' ');
-await tab.waitForTimeout(600);
+check(await moved(tab, stopped) > stopped, 'it plays');
 await tab.keyboard.press(' ');
-check(await now(tab) > 0, 'it plays');
 const paused = await now(tab);
 await tab.waitForTimeout(300);
 check(await now(tab) === paused, 'and pauses');
@@ -74,9 +78,11 @@ check(new Set(leaders).size === leaders.length, `one leader in a term: ${JSON.st
 
 // A filter leaves what it says.
 await tab.fill('#by-text', 'leads in term');
-await tab.waitForTimeout(300);
-const lines = await tab.locator('#story li').allInnerTexts();
-check(lines.length > 0 && lines.every(line => line.includes('leads in term')), `filtered: ${lines}`);
+await tab.waitForFunction(() => {
+  const lines = [...document.querySelectorAll('#story li')].map(line => line.innerText);
+  return lines.length > 0 && lines.every(line => line.includes('leads in term'));
+});
+checks += 1;
 await tab.fill('#by-text', '');
 
 // A click on a call tells it whole.
@@ -113,9 +119,8 @@ const named = await text(failed, '#broken button >> nth=0');
 if (/show the \d+/.test(named)) {
   await failed.locator('#broken button').first().click();
   await failed.check('#only-named');
-  await failed.waitForTimeout(500);
-  const shown = await failed.locator('#calls li.bad').count();
-  check(shown > 0, 'the calls that it names are shown');
+  await failed.locator('#calls li.bad').first().waitFor();
+  checks += 1;
 }
 
 // For everybody: light and dark, narrow and wide.
