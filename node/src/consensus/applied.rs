@@ -15,10 +15,7 @@ use std::{
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::Instant;
 
-use super::{
-    Consensus,
-    plan::{Step, Voters},
-};
+use super::Consensus;
 
 /// How long a node may take to say it. Others wait meanwhile: for a leader that stops, or for an operator's step.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -28,26 +25,14 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub(super) struct Applied(BTreeMap<u64, u64>);
 
 impl Consensus {
-    /// Asks those nodes that a step is judged by.
-    pub(super) async fn applied_for(&self, step: &Step) -> Applied {
-        match step {
-            Step::Promote { node_id, .. } | Step::TransferLeader { to: Some(node_id) } => {
-                self.ask_applied(BTreeSet::from([*node_id])).await
-            }
-            Step::TransferLeader { to: None } => self.successors_applied().await,
-            Step::AddLearner { .. } | Step::Remove { .. } | Step::Drain { .. } => {
-                Applied::default()
-            }
-        }
-    }
-
     /// Asks all who could lead next.
     pub(super) async fn successors_applied(&self) -> Applied {
-        let Voters { voters, silent, .. } = self.voters_now();
-        self.ask_applied(voters.difference(&silent).copied().collect()).await
+        let now = self.voters_now();
+        self.ask_applied(now.voters.difference(&now.silent).copied().collect()).await
     }
 
-    async fn ask_applied(&self, nodes: BTreeSet<u64>) -> Applied {
+    /// Asks nodes, all at once.
+    pub(super) async fn ask_applied(&self, nodes: BTreeSet<u64>) -> Applied {
         let (_, members) = self.members();
         let until = Instant::now() + PATIENCE;
         let mut answers = FuturesUnordered::new();
@@ -93,13 +78,13 @@ impl Consensus {
     /// whose log is furthest along.
     pub(super) fn furthest_voter(&self, applied: &Applied) -> Option<u64> {
         let (me, drained) = (self.node_id(), self.drained());
-        let Voters { voters, silent, .. } = self.voters_now();
+        let now = self.voters_now();
         let replication = self.leadership().metrics().replication.unwrap_or_default();
         let may = replication
             .into_iter()
-            .filter(|(id, _)| *id != me && voters.contains(id) && !drained.contains(id))
+            .filter(|(id, _)| *id != me && now.voters.contains(id) && !drained.contains(id))
             .map(|(id, matched)| Candidate {
-                is_heard: !silent.contains(&id),
+                is_heard: !now.silent.contains(&id),
                 applied: applied.0.get(&id).copied(),
                 matched: matched.map(|log_id| log_id.index),
                 id: Reverse(id),

@@ -169,6 +169,19 @@ impl Consensus {
         next_node_id(&self.state().view(), self.used_ids(met))
     }
 
+    /// Asks those nodes that a step is judged by what they have applied.
+    async fn applied_for(&self, step: &Step) -> Applied {
+        match step {
+            Step::Promote { node_id, .. } | Step::TransferLeader { to: Some(node_id) } => {
+                self.ask_applied(BTreeSet::from([*node_id])).await
+            }
+            Step::TransferLeader { to: None } => self.successors_applied().await,
+            Step::AddLearner { .. } | Step::Remove { .. } | Step::Drain { .. } => {
+                Applied::default()
+            }
+        }
+    }
+
     /// What a step would do, by what this leader knows and those say that it is about.
     pub async fn plan(&self, step: &Step, met: &[u64]) -> Plan {
         let applied = self.applied_for(step).await;
