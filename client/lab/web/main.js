@@ -38,7 +38,9 @@ function begin() {
   const cut = (text, name) => whole(text, { do: 'cut', name });
   const reset = whole('Reset', { do: 'reset' });
   reset.addEventListener('click', () => { meters.forget(); plan.forget(); });
-  $('named').replaceChildren(cut('Leader alone', 'leader-alone'), cut('A follower alone', 'follower-alone'), cut('Bridge', 'bridge'), cut('All apart', 'all'), whole('Heal all links', { do: 'heal' }), reset);
+  // Two are a minority of five.
+  const minority = lab.state.nodes.length >= 5 ? [cut('Minority of two', 'minority-of-two')] : [];
+  $('named').replaceChildren(cut('Leader alone', 'leader-alone'), cut('A follower alone', 'follower-alone'), ...minority, cut('Bridge', 'bridge'), cut('All apart', 'all'), whole('Heal all links', { do: 'heal' }), reset);
   lanes.form();
   route();
   requestAnimationFrame(frame);

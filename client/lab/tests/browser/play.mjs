@@ -33,8 +33,8 @@ function planFile(text) {
 }
 
 /** Starts a lab, and waits for its address. */
-async function start() {
-  const lab = spawn(tallyd, ['lab', '--port', '0', '--no-browser'], { stdio: ['ignore', 'pipe', 'inherit'] });
+async function start(...more) {
+  const lab = spawn(tallyd, ['lab', '--port', '0', '--no-browser', ...more], { stdio: ['ignore', 'pipe', 'inherit'] });
   const said = [], ended = new Promise(done => lab.on('exit', done));
   process.on('exit', () => lab.kill('SIGTERM'));
   const address = await new Promise((done, fail) => {
@@ -325,22 +325,39 @@ ok('no process and no directory is left');
 // --- Nor if it is killed, a paused node included; its files go when the next lab starts ---
 {
   const killed = await start();
-  const their = async () => (await (await fetch(`${killed.address}api/state`)).json()).nodes ?? [];
-  await until('the nodes answer', async () => { const nodes = await their(); return nodes.length && nodes.every(node => node.answers); });
-  const page = gunzipSync((await run('curl', ['-s', '--output', '-', killed.address], { encoding: 'buffer' })).stdout).toString();
-  const token = page.match(/lab-token" content="([^"]+)"/)[1];
-  const answer = await fetch(`${killed.address}api/command`, { method: 'POST', headers: { 'x-lab-token': token }, body: '{"do":"pause","node":1}' });
-  assert.equal(answer.status, 200);
+  const their = async ({ address } = killed) => (await (await fetch(`${address}api/state`)).json()).nodes ?? [];
+  const answers = lab => until('the nodes answer', async () => { const nodes = await their(lab); return nodes.length && nodes.every(node => node.answers); });
+  await answers();
+  const command = async (body, { address } = killed) => {
+    const page = gunzipSync((await run('curl', ['-s', '--output', '-', address], { encoding: 'buffer' })).stdout).toString();
+    const token = page.match(/lab-token" content="([^"]+)"/)[1];
+    return fetch(`${address}api/command`, { method: 'POST', headers: { 'x-lab-token': token }, body });
+  };
+  const minority = '{"do":"cut","name":"minority-of-two"}';
+  const refused = await command(minority);
+  assert.equal(refused.status, 400);
+  assert.match((await refused.json()).error, /--nodes 5/, 'two of three are no minority');
+  assert.equal((await command('{"do":"pause","node":1}')).status, 200);
   const pids = (await their()).map(node => node.pid);
   killed.lab.kill('SIGKILL');
   await killed.ended;
   const lives = pid => existsSync(`/proc/${pid}`) && !/\) Z /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
   await until('no node outlives it', async () => !pids.some(lives));
   assert.ok(existsSync(killed.directory));
-  const next = await start();
+  const next = await start('--nodes', '5');
   assert.ok(!existsSync(killed.directory), `${killed.directory} is left`);
+  ok('nor of a lab that was killed, but for files, which the next one removes');
+
+  // Two of five, of whom one led: the other three choose another leader.
+  await answers(next);
+  await until('somebody leads', async () => (await their(next)).some(node => node.role === 'leader'));
+  const cut = await (await command(minority, next)).json();
+  const two = [cut.leader, cut.follower];
+  const { links } = await (await fetch(`${next.address}api/state`)).json();
+  assert.deepEqual(links.filter(link => link.cut).map(link => two.includes(link.from) + two.includes(link.to)), Array(12).fill(1));
+  await until('the other three have a leader', async () => (await their(next)).some(node => node.role === 'leader' && !two.includes(node.id)));
   next.lab.kill('SIGTERM');
   assert.equal(await next.ended, 0);
-  ok('nor of a lab that was killed, but for files, which the next one removes');
+  ok('a minority of two, with five nodes');
 }
 console.log(`${checks} checks passed`);
