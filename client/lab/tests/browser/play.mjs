@@ -160,8 +160,8 @@ if (!only) {
     return Object.fromEntries(rows.filter(([link]) => !link.includes('clients')).map(row => [row[0], Object.fromEntries(words.map((word, at) => [word, Number(row[at])]).slice(2))]));
   };
   const leads = async () => { await whole(); return (await state()).nodes.find(node => node.role === 'leader').id; };
-  /** Which kinds the picture draws from now on, by the inks of its legend: the marks have one each. */
-  const drawn = ms => page.evaluate(ms => new Promise(done => {
+  /** Which kinds the picture draws from now on, until it draws one that is waited for: by the inks of its legend, one for each. */
+  const drawn = (ms, awaited) => page.evaluate(([ms, awaited]) => new Promise(done => {
     const canvas = document.querySelector('#picture .dots'), seen = new Set(), began = performance.now();
     const pen = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', { willReadFrequently: true });
     const inks = [...document.querySelectorAll('#kinds li')].map(each => [each.dataset.kind, getComputedStyle(each.querySelector('.key')).color.match(/\d+/g).map(Number)]);
@@ -173,10 +173,10 @@ if (!only) {
         if (data[at + 3] !== 255) continue;
         for (const [kind, ink] of inks) if (ink.every((part, of) => part === data[at + of])) seen.add(kind);
       }
-      if (performance.now() - began < ms) requestAnimationFrame(look); else done([...seen]);
+      if (performance.now() - began < ms && !seen.has(awaited)) requestAnimationFrame(look); else done([...seen]);
     };
     look();
-  }), ms);
+  }), [ms, awaited]);
   assert.ok((await told()).appends > 0, 'adds are appends with entries');
   {
     const leader = await leads();
@@ -202,7 +202,7 @@ if (!only) {
       });
       watcher.observe(document.getElementById('picture'), { subtree: true, attributes: true });
     }), leader);
-    const kinds = drawn(3000);
+    const kinds = drawn(30_000, 'votes');
     if (strike === 'cut off') await page.getByRole('button', { name: 'Leader alone' }).click();
     else {
       await page.locator(`.node[aria-label^="node ${leader} "]`).click();
