@@ -15,7 +15,7 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use loona_hpack::Decoder;
@@ -23,7 +23,6 @@ use serde::Serialize;
 use tally_proto::http2::{PEER, PEER_PORT};
 
 use self::message::Messages;
-use crate::links::lock;
 
 /// Calls of a connection that are remembered at once. A node has fewer open ([`PEER_PORT`]); twice as many, as one that
 /// was given up may be followed by its successor before the node has seen that.
@@ -201,7 +200,7 @@ impl Observer {
     pub(crate) fn pass(&mut self, bytes: &[u8]) -> Carried {
         let mut carried = Carried::default();
         let shared = Arc::clone(&self.shared);
-        let mut shared = lock(&shared);
+        let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
         if !shared.is_lost && self.read(&mut shared, bytes, &mut carried).is_err() {
             // What became whole before is as true as it was.
             *shared = Shared { is_lost: true, ..Shared::default() };

@@ -81,7 +81,7 @@ fn length([_, l0, l1, l2, l3]: &[u8; 5]) -> usize {
 fn grpc(message: &impl Message) -> Bytes {
     let bytes = message.encode_to_vec();
     let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
-    [&[0], &length[..], &bytes].concat().into()
+    [&[0][..], &length, &bytes].concat().into()
 }
 
 fn heartbeat() -> peer::AppendRequest {
@@ -190,7 +190,7 @@ fn shown(recording: &Recording, mut cut: impl FnMut(&[u8]) -> usize) -> [Carried
 }
 
 fn is_bounded(observers: &[Observer; 2]) {
-    assert!(lock(&observers[0].shared).calls.len() <= CALLS_MAX);
+    assert!(observers[0].shared.lock().unwrap().calls.len() <= CALLS_MAX);
     let block = observers[0].asking.as_ref().map_or(0, |asking| asking.block.len());
     assert!(block <= PEER_PORT.header_bytes_max as usize);
 }
@@ -248,10 +248,15 @@ async fn nothing_that_may_come_makes_it_panic_or_grow() {
         for _ in 0..random.random_range(1..4) {
             let at = random.random_range(0..broken.len());
             let piece = &mut broken[at].1;
+            if piece.is_empty() {
+                continue;
+            }
             let byte = random.random_range(0..piece.len());
             match random.random_range(0..3) {
                 0 => piece[byte] = random.random(),
-                1 => drop(piece.remove(byte)),
+                1 => {
+                    piece.remove(byte);
+                }
                 _ => piece.insert(byte, random.random()),
             }
         }
@@ -287,7 +292,7 @@ fn begun() -> Vec<u8> {
 
 fn path(name: &str) -> Vec<u8> {
     let path = format!("/tally.peer.v1.Peer/{name}");
-    Encoder::new().encode([(&b":method"[..], &b"POST"[..]), (b":path", path.as_bytes())])
+    Encoder::new().encode([(&b":method"[..], &b"POST"[..]), (&b":path"[..], path.as_bytes())])
 }
 
 /// What is counted of what a client sends, cut in all ways into two.
@@ -309,7 +314,7 @@ fn padding_priorities_and_headers_in_parts() {
     let (first, second) = path.split_at(7);
     let (front, rest) = message.split_at(3);
     let padded = |padding: u8, content: &[u8], before: &[u8]| {
-        [&[padding], before, content, &vec![7; padding.into()]].concat()
+        [&[padding][..], before, content, &vec![7; padding.into()]].concat()
     };
     let carried = of_client(&[
         frame(HEADERS, PADDED | PRIORITY, 1, &padded(9, first, &[0; PRIORITY_BYTES])),
