@@ -12,6 +12,7 @@ use tally_proto::peer::v1::{self as peer, peer_client::PeerClient};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::oneshot,
 };
 use tonic::{Request, transport::Channel};
 
@@ -96,13 +97,13 @@ fn heartbeat() -> peer::AppendRequest {
 }
 
 fn append(bytes: usize) -> peer::AppendRequest {
-    let payload = Some(peer::entry::Payload::Batch(vec![0x2a; bytes]));
+    let payload = Some(peer::entry::Payload::Batch(vec![0x2a; bytes].into()));
     let entry = peer::Entry { payload, ..Default::default() };
     peer::AppendRequest { entries: vec![entry; 2], ..heartbeat() }
 }
 
 fn snapshot_part(bytes: usize) -> peer::InstallSnapshotRequest {
-    let part = peer::install_snapshot_request::Part::Chunk(vec![0x2a; bytes]);
+    let part = peer::install_snapshot_request::Part::Chunk(vec![0x2a; bytes].into());
     peer::InstallSnapshotRequest { part: Some(part) }
 }
 
@@ -111,10 +112,9 @@ async fn talk(mut client: PeerClient<Channel>, bytes: usize) {
     client.hello(peer::HelloRequest::default()).await.unwrap();
     client.vote(peer::VoteRequest::default()).await.unwrap();
     // More headers than HPACK remembers, and not all of them the same: what it knows is made anew some times.
-    for call in 0..60_u8 {
+    for call in 0..30_u8 {
         let mut request = Request::new(peer::TermRequest::default());
-        let every =
-            (b' '..=b'~').cycle().skip(usize::from(call) * 7).take(usize::from(call) * 3 + 1);
+        let every = (b' '..=b'~').cycle().skip(usize::from(call) * 7).take(150);
         let text = format!("x{}x", String::from_utf8(every.collect()).unwrap());
         request.metadata_mut().insert("x-changes", text.parse().unwrap());
         client.term(request).await.unwrap();
@@ -139,8 +139,8 @@ async fn talk(mut client: PeerClient<Channel>, bytes: usize) {
 
 /// What [`talk`] says, and what is said back.
 const EXPECTED: [Carried; 2] = [
-    Carried { votes: 4, appends: 3, heartbeats: 3, answers: 0, snapshots: 3, others: 61 },
-    Carried { votes: 4, appends: 0, heartbeats: 0, answers: 7, snapshots: 0, others: 61 },
+    Carried { votes: 4, appends: 3, heartbeats: 3, answers: 0, snapshots: 3, others: 31 },
+    Carried { votes: 4, appends: 0, heartbeats: 0, answers: 7, snapshots: 0, others: 31 },
 ];
 
 /// What was sent, in the order in which it came: by who dialled (0), or by the other side (1).
@@ -151,6 +151,7 @@ async fn recorded(bytes: usize) -> Recording {
     let target = node().await;
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
+    let (talked, mut is_over) = oneshot::channel();
     let recording = tokio::spawn(async move {
         let (mut inbound, _) = listener.accept().await.unwrap();
         let mut outbound = TcpStream::connect(target).await.unwrap();
@@ -160,6 +161,7 @@ async fn recorded(bytes: usize) -> Recording {
             let piece = tokio::select! {
                 read = inbound.read(&mut forth) => (0, forth[..read.unwrap_or(0)].to_vec()),
                 read = outbound.read(&mut back) => (1, back[..read.unwrap_or(0)].to_vec()),
+                _ = &mut is_over => return recording,
             };
             let to = if piece.0 == 0 { &mut outbound } else { &mut inbound };
             if piece.1.is_empty() || to.write_all(&piece.1).await.is_err() {
@@ -170,7 +172,8 @@ async fn recorded(bytes: usize) -> Recording {
     });
     let client = PeerClient::connect(format!("http://{address}")).await.unwrap();
     talk(client, bytes).await;
-    // The client has gone, and its connection with it.
+    // The connection stays, for the call that was given up: its questions have not ended.
+    talked.send(()).unwrap();
     recording.await.unwrap()
 }
 
@@ -207,12 +210,12 @@ async fn votes_entries_and_heartbeats_are_told_apart() {
 async fn it_is_no_matter_where_bytes_are_cut() {
     let recording = recorded(30_000).await;
     // One by one, so at every place; then at others, and with more on either side.
-    for most in [1, 2, 3, 5, 7, 8, 9, 10, 13, 64] {
+    for most in [1, 2, 7, 10, 64] {
         assert_eq!(shown(&recording, |_| most), EXPECTED, "{most} at once");
     }
     let small = recorded(40).await;
     let mut random = SmallRng::seed_from_u64(1);
-    for round in 0..100 {
+    for round in 0..20 {
         let carried = shown(&small, |bytes| random.random_range(1..=bytes.len()));
         assert_eq!(carried, EXPECTED, "round {round}");
     }
@@ -242,7 +245,7 @@ async fn what_is_not_understood_counts_no_more_and_breaks_nothing() {
 #[tokio::test]
 async fn nothing_that_may_come_makes_it_panic_or_grow() {
     let recording = recorded(40).await;
-    for seed in 0..300 {
+    for seed in 0..40 {
         let mut random = SmallRng::seed_from_u64(seed);
         let mut broken = recording.clone();
         for _ in 0..random.random_range(1..4) {
