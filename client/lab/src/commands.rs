@@ -260,12 +260,12 @@ pub(crate) fn leader(lab: &Lab) -> Option<u64> {
 }
 
 fn named_cut(lab: &Lab, name: NamedCut) -> Result<Value, String> {
-    let leader = leader(lab).ok_or("no node leads at the moment")?;
-    let follower =
-        lab.nodes.ids().rev().find(|id| *id != leader).ok_or("there is one node only")?;
     if matches!(name, NamedCut::MinorityOfTwo) && lab.nodes.ids().count() < 5 {
         return Err("two are a minority of five nodes or more: `tallyd lab --nodes 5`".to_owned());
     }
+    let leader = leader(lab).ok_or("no node leads at the moment")?;
+    let follower =
+        lab.nodes.ids().rev().find(|id| *id != leader).ok_or("there is one node only")?;
     lab.links.heal();
     let is_of_two = |node: u64| node == leader || node == follower;
     let is_cut = |from: u64, to: u64| match name {
