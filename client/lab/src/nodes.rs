@@ -103,7 +103,8 @@ impl Nodes {
     pub(crate) async fn start(count: u64, links: &Arc<Links>, tallyd: &Path) -> io::Result<Nodes> {
         let directory = make_directory()?;
         let mut addresses = Vec::new();
-        for (to, (client, peer)) in (1..).zip(free_ports(count).await?) {
+        let (held, free) = free_ports(count).await?;
+        for (to, (client, peer)) in (1..).zip(free) {
             let links = Arc::clone(links);
             let client_via = proxy::open(Way { links, from: CLIENTS, to, target: client }).await?;
             addresses.push(Addresses { client, client_via, peer });
@@ -117,6 +118,8 @@ impl Nodes {
             }
             peer_via.push(ways.join(","));
         }
+        // Not before: a proxy that got the port of the node it leads to would carry to itself, without an end.
+        drop(held);
         let wrong = Wrong::default();
         let nodes = (0..count).map(|_| Node { child: None, pid: None, is_paused: false, wrong });
         let nodes = Nodes {
@@ -302,15 +305,16 @@ fn slot(id: u64) -> usize {
     usize::try_from(id - 1).expect("a handful of nodes")
 }
 
-/// Free ports, two for each node: they are given back before the nodes take them, as a node has to find its own
-/// again when it is started again.
-async fn free_ports(count: u64) -> io::Result<Vec<(SocketAddr, SocketAddr)>> {
+/// Free ports, two for each node, and what holds them: that is to be dropped before the nodes take them, and after
+/// whoever else takes some free port.
+async fn free_ports(count: u64) -> io::Result<(Vec<TcpListener>, Vec<(SocketAddr, SocketAddr)>)> {
     let mut held = Vec::new();
     for _ in 0..count * 2 {
         held.push(TcpListener::bind(("127.0.0.1", 0)).await?);
     }
     let addresses = held.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
-    Ok(addresses.chunks(2).map(|pair| (pair[0], pair[1])).collect())
+    let pairs = addresses.chunks(2).map(|pair| (pair[0], pair[1])).collect();
+    Ok((held, pairs))
 }
 
 /// A new directory of this process. What labs that were killed have left is removed first.

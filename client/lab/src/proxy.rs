@@ -58,6 +58,12 @@ pub(crate) async fn open(way: Way) -> io::Result<SocketAddr> {
     Ok(address)
 }
 
+/// Who dials a free port of its own machine is now and then given that very port to dial from, and is connected to
+/// itself: nobody is there.
+fn is_own(connection: &TcpStream) -> bool {
+    matches!((connection.local_addr(), connection.peer_addr()), (Ok(own), Ok(other)) if own == other)
+}
+
 /// One connection. It ends when either side ends it.
 async fn carry(inbound: TcpStream, way: Way) {
     let (mut there, mut back) =
@@ -67,10 +73,13 @@ async fn carry(inbound: TcpStream, way: Way) {
         return;
     }
     let dialled = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(way.target)).await;
-    let Ok(Ok(outbound)) = dialled else {
+    let outbound = match dialled {
+        Ok(Ok(outbound)) if !is_own(&outbound) => outbound,
         // The target refuses: so is who dialled, as if it had been there itself.
-        reset(&inbound);
-        return;
+        Ok(_) | Err(_) => {
+            reset(&inbound);
+            return;
+        }
     };
     let (_, _) = (inbound.set_nodelay(true), outbound.set_nodelay(true));
     let (inbound_read, inbound_write) = inbound.into_split();
@@ -266,5 +275,18 @@ mod tests {
         let mut byte = [0];
         let read = tokio::time::timeout(SOON, stream.read(&mut byte)).await.unwrap();
         assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    }
+
+    /// Seen as a lab whose page answered nobody: a proxy had the port of the node it led to, and carried to itself until
+    /// there was no file left.
+    #[tokio::test]
+    async fn a_connection_to_itself_is_none() {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let own = socket.local_addr().unwrap();
+        assert!(is_own(&socket.connect(own).await.unwrap()));
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        assert!(!is_own(&stream));
     }
 }

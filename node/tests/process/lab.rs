@@ -67,6 +67,10 @@ impl Lab {
 
     /// A request, and all of its answer's body.
     async fn http(&self, head: &str, body: &str) -> Vec<u8> {
+        tokio::time::timeout(PATIENCE, self.ask(head, body)).await.expect("it answers in time")
+    }
+
+    async fn ask(&self, head: &str, body: &str) -> Vec<u8> {
         let mut stream = TcpStream::connect(&self.host).await.expect("it listens");
         let request = format!(
             "{head}\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
