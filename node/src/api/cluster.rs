@@ -28,7 +28,12 @@ impl Api {
         let mut nodes =
             if request.local_only { vec![own.clone()] } else { self.ask_all(own.clone()).await };
         let drained = self.consensus.drained();
+        let (voters, _) = self.consensus.members();
         for node in &mut nodes {
+            // As far as this node knows: one that was made a voter a moment ago may not know it yet itself.
+            if node.role() == v1::Role::Learner && voters.contains(&node.id) {
+                node.set_role(v1::Role::Follower);
+            }
             node.lag_entries = own.commit_index.saturating_sub(node.applied_index);
             node.drained = drained.contains(&node.id);
         }
