@@ -68,6 +68,12 @@ pub(crate) const SITUATIONS: &[&str] = &[
     "a wiped node sent away by one that remembers",
     "a node started with an older release than before",
     "an upgrade finalized while things break",
+    "a backup restored into another cluster",
+    "a restore interrupted, and gone on with",
+    "a restore taken back, and begun anew",
+    "a replica that differs found out",
+    "a replica that differs started anew",
+    "a replica that differs replaced",
 ];
 
 const OPS: [&str; 10] = [
