@@ -132,7 +132,14 @@ impl Invariants {
         self.seen().differ.get(&node)?.knew.iter().find(all_the_while).map(|(_, from, _)| *from)
     }
 
-    /// Whether it has had a whole new state since, from another node.
+    /// It has a whole new state since.
+    pub(crate) fn gets_another_state(&self, node: u64) {
+        if let Some(differs) = self.seen().differ.get_mut(&node) {
+            differs.has_another_state = true;
+        }
+    }
+
+    /// Whether it has had a whole new state since.
     pub(crate) fn has_another_state(&self, node: u64) -> bool {
         self.seen().differ.get(&node).is_some_and(|differs| differs.has_another_state)
     }

@@ -31,6 +31,9 @@ pub(crate) const HOST: &str = "restorer";
 const RESTORER: u64 = 1_005;
 /// Pause after what did not work.
 const PAUSE: Duration = Duration::from_millis(150);
+/// For one call to the other cluster: less than most of its power cuts last, so that the operator, and not only the
+/// library, goes on where it was.
+const PATIENCE: Duration = Duration::from_millis(800);
 /// Names in one read.
 const NAMES: usize = 64;
 
@@ -107,7 +110,7 @@ impl Workload {
         let other = Client::builder(restoring.addresses.clone())
             .seed(mix(self.shared.seed, &[0x4e57, 1]))
             .connector(connect_client)
-            .deadline(Duration::from_secs(3))
+            .deadline(PATIENCE)
             .build()
             .expect("the settings are valid");
         while let Err(error) = restoring.attempt(&other, &backup).await {

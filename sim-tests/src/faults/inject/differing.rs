@@ -5,8 +5,8 @@
 //! before. From then on it answers LOCAL reads only (`run/verdict`), also after it was started again, until the operator
 //! has put another machine into its place. No other node is found to differ (`invariants`).
 //!
-//! **What is not.** That it is found out if it got a whole new state from another node first: then there is nothing
-//! to find.
+//! **What is not.** That it is found out if it got a whole new state first, from another node or, when it was started, from
+//! a snapshot of its own disk: then there is nothing to find.
 
 use tally_node::consensus::compare;
 use turmoil::Sim;
@@ -35,6 +35,8 @@ pub(super) struct Differing {
     /// From when it is found out until it is replaced.
     hold_ms: u64,
     found_out: bool,
+    /// The store in which it is: a new state is in another one.
+    store: String,
     /// Since then it has found out and nothing else is wrong with it.
     well_since_ms: Option<u64>,
     /// The run of its process that was looked at.
@@ -61,16 +63,17 @@ impl Injector {
         self.cluster.cut_power(sim, id);
         self.restart_at.insert(id, now_ms + RESTART_AFTER_MS);
         // Of several, who knows which one it goes on with.
-        if stores.names().iter().filter(|name| !name.contains('.')).count() != 1 {
+        let mut names = stores.names().into_iter().filter(|name| !name.contains('.'));
+        let (Some(store), None) = (names.next(), names.next()) else {
             return Err("it is changing its state's store");
-        }
+        };
         if stores.rot(workload::is_overwritten).is_none() {
             return Err("it has not stored it yet");
         }
         trace_event!(&host_of(id), "a bit of its stored state flips");
         self.invariants.differs(id);
         self.damaged.insert(id, STORED_BIT);
-        self.differing.insert(id, Differing { hold_ms, ..Differing::default() });
+        self.differing.insert(id, Differing { hold_ms, store, ..Differing::default() });
         Ok(())
     }
 
@@ -83,6 +86,13 @@ impl Injector {
                 continue;
             }
             self.look_whether_it_stays_so(id, &mut differing);
+            let machine = self.cluster.machine(id);
+            // (A start may make it of a snapshot, and tells nobody.)
+            if machine.condition() == Condition::Running
+                && !machine.stores().names().contains(&differing.store)
+            {
+                self.invariants.gets_another_state(id);
+            }
             let found_out_ms = self.invariants.found_out_ms(id);
             if found_out_ms.is_some() && !differing.found_out {
                 differing.found_out = true;
