@@ -110,8 +110,8 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         }
         // All of it is looked at before anything is stored.
         let mut records = self.records_of(payload, &mut restore)?;
-        if seeded_bugs::is_on("restore-forgets-a-record") {
-            records.pop();
+        if seeded_bugs::is_on("restore-forgets-a-record") && !records.is_empty() {
+            records.remove(0);
         }
         for Restored { key, value, expiry } in records {
             match RecordKey::decode(&key) {

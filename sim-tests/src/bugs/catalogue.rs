@@ -95,6 +95,9 @@ pub const SHOWN_BY_SEED: &[(&str, u64)] = &[
     ("later-page-unchecked", 10),
     ("partition-does-nothing", 7),
     ("quota-refusal-remembered", 10),
+    ("restore-over-what-is-there", 3),
+    ("restore-forgets-a-record", 3),
+    ("aborted-restore-leaves-keys", 13),
 ];
 
 /// Bugs of the list in `docs` that can't be put into this code, each with what prevents it.
@@ -518,8 +521,8 @@ pub const BUGS: &[Bug] = &[
         family: Family::Apply,
         breaks: "what is restored is the file",
         place: "node/machine/src/restore_work.rs: restore_block",
-        hint: "The last record of a block is left out, on all replicas alike, and no check of the block finds it. What \
-               is read of the restored cluster is not the state at the backup's revision.",
+        hint: "The first record of a block, a counter or a key, is left out, on all replicas alike, and no check of the \
+               block finds it. What is read of the restored cluster is not the state at the backup's revision.",
     },
     Bug {
         name: "aborted-restore-leaves-keys",
