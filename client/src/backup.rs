@@ -31,14 +31,14 @@ const SNAPSHOT_POLL: Duration = Duration::from_millis(200);
 ///
 /// ```no_run
 /// # async fn example(client: tally_client::Client) -> Result<(), Box<dyn std::error::Error>> {
-/// use std::io::Write;
+/// use tally_client::backup_format::SteadyFile;
 ///
 /// let mut backup = client.backup().await?;
-/// let mut file = std::fs::File::create("tally.backup.partial")?;
+/// let mut file = SteadyFile::new(std::fs::File::create("tally.backup.partial")?);
 /// while let Some(part) = backup.next().await? {
 ///     file.write_all(&part.data)?;
 /// }
-/// file.sync_all()?;
+/// file.finish()?;
 /// # Ok(()) }
 /// ```
 pub struct BackupStream {

@@ -54,7 +54,7 @@ impl Client {
         Write::new(self, v1::ClusterRemoveRequest { node_id, ..Default::default() })
     }
 
-    /// Hands leadership to a voter; 0 is the one whose log is furthest along.
+    /// Hands leadership to a voter; 0 is the one that has applied most.
     ///
     /// ```no_run
     /// # async fn example(client: tally_client::Client) -> tally_client::Result<()> {

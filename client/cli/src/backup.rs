@@ -8,7 +8,7 @@ mod store;
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write as _},
+    io,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
@@ -17,7 +17,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use tally_client::{
     Client, RestorePhase, RestoreProgress,
-    backup_format::{Footer, Header, Reader},
+    backup_format::{Footer, Header, Reader, SteadyFile},
 };
 
 use crate::{
@@ -238,7 +238,7 @@ pub(crate) async fn back_up(
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
     let partial = PathBuf::from(partial);
-    let mut file = begin(&partial).map_err(|error| at(&partial, error))?;
+    let mut file = SteadyFile::new(begin(&partial).map_err(|error| at(&partial, error))?);
     while let Some(part) = stream.next().await? {
         file.write_all(&part.data).map_err(|error| at(&partial, error))?;
         if let Some(percent) = (100 * part.done_bytes).checked_div(part.total_bytes) {
@@ -246,8 +246,7 @@ pub(crate) async fn back_up(
         }
     }
     progress_done();
-    file.sync_all().map_err(|error| at(&partial, error))?;
-    drop(file);
+    file.finish().map_err(|error| at(&partial, error))?;
     let (known, ..) = verify(&partial)?;
     give_name(&partial, path, asked.force).map_err(|error| at(path, error))?;
     let known = Known { file: path.display().to_string(), ..known };

@@ -6,7 +6,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::Parser;
 
 #[derive(Parser)]
-struct Arguments {
+struct Program {
     /// The program.
     #[arg(long)]
     tallyd: PathBuf,
@@ -15,6 +15,6 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Program::parse();
     tally_lab::run(&arguments.lab, &arguments.tallyd)
 }

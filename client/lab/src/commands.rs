@@ -85,6 +85,8 @@ pub(crate) enum NamedCut {
     LeaderAlone,
     /// A follower is cut off from the others.
     FollowerAlone,
+    /// The leader and a follower hear each other and nobody else. It takes five nodes to be a minority.
+    MinorityOfTwo,
     /// No node reaches another.
     All,
     /// The two ends, of which the leader is one, do not reach each other; the node between reaches both.
@@ -258,13 +260,18 @@ pub(crate) fn leader(lab: &Lab) -> Option<u64> {
 }
 
 fn named_cut(lab: &Lab, name: NamedCut) -> Result<Value, String> {
+    if matches!(name, NamedCut::MinorityOfTwo) && lab.nodes.ids().count() < 5 {
+        return Err("two are a minority of five nodes or more: `tallyd lab --nodes 5`".to_owned());
+    }
     let leader = leader(lab).ok_or("no node leads at the moment")?;
     let follower =
         lab.nodes.ids().rev().find(|id| *id != leader).ok_or("there is one node only")?;
     lab.links.heal();
+    let is_of_two = |node: u64| node == leader || node == follower;
     let is_cut = |from: u64, to: u64| match name {
         NamedCut::LeaderAlone => from == leader || to == leader,
         NamedCut::FollowerAlone => from == follower || to == follower,
+        NamedCut::MinorityOfTwo => is_of_two(from) != is_of_two(to),
         NamedCut::All => true,
         NamedCut::Bridge => (from, to) == (leader, follower) || (to, from) == (leader, follower),
     };
@@ -277,6 +284,9 @@ fn named_cut(lab: &Lab, name: NamedCut) -> Result<Value, String> {
         NamedCut::LeaderAlone => format!("node {leader}, which leads, is cut off from the others"),
         NamedCut::FollowerAlone => {
             format!("node {follower}, a follower, is cut off from the others")
+        }
+        NamedCut::MinorityOfTwo => {
+            format!("nodes {leader}, which leads, and {follower} are cut off from the others")
         }
         NamedCut::All => "no node reaches another".to_owned(),
         NamedCut::Bridge => {

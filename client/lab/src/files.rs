@@ -1,7 +1,7 @@
 //! What the page is made of. All of it is here: nothing comes from elsewhere.
 
 /// Path, type and text of each file.
-pub(crate) const ALL: [(&str, &str, &str); 11] = [
+pub(crate) const ALL: [(&str, &str, &str); 12] = [
     ("index.html", "text/html; charset=utf-8", include_str!("../web/index.html")),
     ("icon.svg", "image/svg+xml", include_str!("../web/icon.svg")),
     ("style.css", "text/css; charset=utf-8", include_str!("../web/style.css")),
@@ -10,6 +10,7 @@ pub(crate) const ALL: [(&str, &str, &str); 11] = [
     ("lesson.js", JAVASCRIPT, include_str!("../web/lesson.js")),
     ("lessons.js", JAVASCRIPT, include_str!("../web/lessons.js")),
     ("main.js", JAVASCRIPT, include_str!("../web/main.js")),
+    ("messages.js", JAVASCRIPT, include_str!("../web/messages.js")),
     ("meters.js", JAVASCRIPT, include_str!("../web/meters.js")),
     ("picture.js", JAVASCRIPT, include_str!("../web/picture.js")),
     ("plan.js", JAVASCRIPT, include_str!("../web/plan.js")),

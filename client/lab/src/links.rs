@@ -14,6 +14,8 @@ use std::{
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::wire::Carried;
+
 /// The place of all clients.
 pub(crate) const CLIENTS: u64 = 0;
 
@@ -61,8 +63,17 @@ const RETRANSMISSION_MS_MAX: u64 = 1_600;
 /// One direction.
 struct Direction {
     fault: watch::Sender<Fault>,
-    /// Bytes that arrived since somebody looked.
-    bytes: Mutex<u64>,
+    arrived: Mutex<Arrived>,
+}
+
+/// What came through a direction.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub(crate) struct Arrived {
+    /// Bytes since somebody looked.
+    pub(crate) bytes: u64,
+    /// Messages since the lab began: whoever misses a state misses none of them. None where a client is at an end, and
+    /// none of what is not understood.
+    pub(crate) carried: Carried,
 }
 
 /// All directions between some places.
@@ -77,8 +88,9 @@ pub(crate) struct Shown {
     to: u64,
     #[serde(flatten)]
     fault: Fault,
-    /// That arrived since the state before this.
-    bytes: u64,
+    /// With the bytes since the state before this.
+    #[serde(flatten)]
+    arrived: Arrived,
 }
 
 impl Links {
@@ -87,7 +99,7 @@ impl Links {
         let places = CLIENTS..=nodes;
         let pairs = places.clone().flat_map(|from| places.clone().map(move |to| (from, to)));
         let directions = pairs.filter(|(from, to)| from != to).map(|pair| {
-            (pair, Direction { fault: watch::Sender::default(), bytes: Mutex::new(0) })
+            (pair, Direction { fault: watch::Sender::default(), arrived: Mutex::default() })
         });
         Links { directions: directions.collect() }
     }
@@ -126,25 +138,30 @@ impl Links {
     }
 
     /// Counts what arrived.
-    pub(crate) fn arrived(&self, from: u64, to: u64, bytes: usize) {
-        *lock(&self.directions[&(from, to)].bytes) += bytes as u64;
+    pub(crate) fn arrived(&self, from: u64, to: u64, bytes: usize, carried: Carried) {
+        let mut arrived = lock(&self.directions[&(from, to)].arrived);
+        arrived.bytes += bytes as u64;
+        arrived.carried += carried;
     }
 
-    /// Takes what arrived since it was last taken.
-    pub(crate) fn take_bytes(&self) -> BTreeMap<(u64, u64), u64> {
-        let each = self.directions.iter();
-        each.map(|(pair, direction)| (*pair, std::mem::take(&mut *lock(&direction.bytes))))
-            .collect()
+    /// Takes the bytes that arrived since they were last taken, and says what messages have.
+    pub(crate) fn take_arrived(&self) -> BTreeMap<(u64, u64), Arrived> {
+        let each = self.directions.iter().map(|(pair, direction)| {
+            let mut arrived = lock(&direction.arrived);
+            let carried = arrived.carried;
+            (*pair, std::mem::replace(&mut *arrived, Arrived { bytes: 0, carried }))
+        });
+        each.collect()
     }
 
     /// As the page is told.
-    pub(crate) fn shown(&self, bytes: &BTreeMap<(u64, u64), u64>) -> Vec<Shown> {
+    pub(crate) fn shown(&self, arrived: &BTreeMap<(u64, u64), Arrived>) -> Vec<Shown> {
         let each = self.directions.iter();
         each.map(|(pair, direction)| Shown {
             from: pair.0,
             to: pair.1,
             fault: *direction.fault.borrow(),
-            bytes: bytes.get(pair).copied().unwrap_or(0),
+            arrived: arrived.get(pair).copied().unwrap_or_default(),
         })
         .collect()
     }
@@ -177,6 +194,27 @@ mod tests {
         assert!(is_cut(2, CLIENTS) && !is_cut(CLIENTS, 2) && !is_cut(1, 2));
         links.set_all(|_, _| Fault::default());
         assert!(!is_cut(2, CLIENTS));
+    }
+
+    #[test]
+    fn bytes_are_taken_and_messages_add_up() {
+        let links = Links::new(2);
+        let carried = Carried { votes: 1, heartbeats: 2, ..Carried::default() };
+        for _ in 0..2 {
+            links.arrived(1, 2, 100, carried);
+            assert_eq!(links.take_arrived()[&(1, 2)].bytes, 100);
+        }
+        let shown = serde_json::to_value(links.shown(&links.take_arrived())).unwrap();
+        let of = |from, to| {
+            let mut each = shown.as_array().unwrap().iter();
+            each.find(|link| link["from"] == from && link["to"] == to).unwrap().clone()
+        };
+        let (forth, back) = (of(1, 2), of(2, 1));
+        assert_eq!((&forth["bytes"], &forth["carried"]["votes"]), (&0.into(), &2.into()));
+        assert_eq!(
+            (&forth["carried"]["heartbeats"], &back["carried"]["votes"]),
+            (&4.into(), &0.into())
+        );
     }
 
     #[test]

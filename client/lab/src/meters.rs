@@ -130,7 +130,7 @@ pub(crate) async fn keep(lab: Arc<Lab>) {
         let state = State {
             t: now,
             nodes: nodes.collect(),
-            links: lab.links.shown(&lab.links.take_bytes()),
+            links: lab.links.shown(&lab.links.take_arrived()),
             clients: lab.clients.shown(),
             meters: &newest,
         };

@@ -1,7 +1,8 @@
 //! A proxy for each pair of places: what carries bytes, and does to them what the link does.
 //!
 //! A cut is silence: bytes are held, no connection ends, and nobody is told. When the link is healed, what was held
-//! arrives, as TCP would send it again. A clean link adds a copy through memory and nothing that waits.
+//! arrives, as TCP would send it again. A clean link adds a copy through memory and nothing that waits. Between nodes an
+//! observer looks at what is carried, to tell what it is: it is shown the bytes and has no hand in them.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -17,7 +18,10 @@ use tokio::{
     time::Instant,
 };
 
-use crate::links::{Fault, Links};
+use crate::{
+    links::{CLIENTS, Fault, Links},
+    wire::{self, Carried, Observer},
+};
 
 /// The largest piece that is carried at once: what loss strikes.
 const PIECE_BYTES: usize = 16 * 1024;
@@ -72,9 +76,16 @@ async fn carry(inbound: TcpStream, way: Way) {
     let (inbound_read, inbound_write) = inbound.into_split();
     let (outbound_read, outbound_write) = outbound.into_split();
     let Way { links, from, to, .. } = way;
+    let (asks, answers) = match from == CLIENTS || to == CLIENTS {
+        true => (None, None),
+        false => {
+            let (asks, answers) = wire::observers();
+            (Some(asks), Some(answers))
+        }
+    };
     let (forth, back) = (
-        pump(inbound_read, outbound_write, there, (Arc::clone(&links), from, to)),
-        pump(outbound_read, inbound_write, back, (links, to, from)),
+        pump(inbound_read, outbound_write, there, (Arc::clone(&links), from, to), asks),
+        pump(outbound_read, inbound_write, back, (links, to, from), answers),
     );
     // A half that ends well passes its end on, and the other goes on; one that fails ends both.
     let _ = tokio::try_join!(forth, back);
@@ -95,9 +106,13 @@ async fn pump(
     write: OwnedWriteHalf,
     fault: watch::Receiver<Fault>,
     way: (Arc<Links>, u64, u64),
+    observer: Option<Observer>,
 ) -> io::Result<()> {
     let (sender, receiver) = mpsc::channel(PIECES_UNDER_WAY);
-    tokio::try_join!(take(read, sender, fault.clone()), give(write, receiver, fault, way))?;
+    tokio::try_join!(
+        take(read, sender, fault.clone()),
+        give(write, receiver, fault, way, observer)
+    )?;
     Ok(())
 }
 
@@ -127,6 +142,7 @@ async fn give(
     mut receiver: mpsc::Receiver<(Instant, Bytes)>,
     mut fault: watch::Receiver<Fault>,
     (links, from, to): (Arc<Links>, u64, u64),
+    mut observer: Option<Observer>,
 ) -> io::Result<()> {
     while let Some((due, piece)) = receiver.recv().await {
         if due > Instant::now() {
@@ -136,8 +152,11 @@ async fn give(
         if fault.borrow().breaks {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
+        // Before the other side can answer to it, as its answers are known by what was asked; counted when it is there.
+        let carried =
+            observer.as_mut().map_or_else(Carried::default, |observer| observer.pass(&piece));
         write.write_all(&piece).await?;
-        links.arrived(from, to, piece.len());
+        links.arrived(from, to, piece.len(), carried);
     }
     // The end of a stream is a packet as well.
     until_open(&mut fault).await.map_err(io::Error::other)?;
@@ -188,11 +207,11 @@ mod tests {
             let (links, address) = opened().await;
             let mut stream = TcpStream::connect(address).await.unwrap();
             assert!(answered(&mut stream, SOON).await);
-            links.take_bytes();
+            links.take_arrived();
             links.change(from, to, |fault| fault.cut = true);
             assert!(!answered(&mut stream, A_MOMENT).await);
-            let bytes = links.take_bytes();
-            let (asked, answers) = (bytes[&(1, 2)], bytes[&(2, 1)]);
+            let arrived = links.take_arrived();
+            let (asked, answers) = (arrived[&(1, 2)].bytes, arrived[&(2, 1)].bytes);
             assert_eq!((asked, answers), if from == 1 { (0, 0) } else { (1, 0) });
             links.heal();
             assert!(heard(&mut stream, SOON).await, "it was held and not lost");
@@ -204,13 +223,13 @@ mod tests {
         let (links, address) = opened().await;
         let mut stream = TcpStream::connect(address).await.unwrap();
         assert!(answered(&mut stream, SOON).await);
-        links.take_bytes();
+        links.take_arrived();
         links.change(2, 1, |fault| fault.breaks = true);
         stream.write_all(b"x").await.unwrap();
         let mut byte = [0];
         let read = tokio::time::timeout(SOON, stream.read(&mut byte)).await.unwrap();
         assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
-        assert_eq!(links.take_bytes()[&(1, 2)], 1, "the request arrived");
+        assert_eq!(links.take_arrived()[&(1, 2)].bytes, 1, "the request arrived");
         links.heal();
         let mut stream = TcpStream::connect(address).await.unwrap();
         assert!(answered(&mut stream, SOON).await);

@@ -2,6 +2,7 @@
 
 import { el, lab } from './lab.js';
 import { LESSONS } from './lessons.js';
+import * as messages from './messages.js';
 import * as meters from './meters.js';
 import * as plan from './plan.js';
 
@@ -52,6 +53,7 @@ async function play(lesson, next, page, mine) {
     const leader = await lab.fresh();
     if (gone()) return;
     // What was done and measured before is not of this scene.
+    messages.forget();
     meters.forget();
     plan.forget();
     const scene = { leader, followers: lab.followers(), began: lab.state.t };

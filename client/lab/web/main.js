@@ -1,6 +1,7 @@
 // The page: what comes from the lab is drawn, and what is done here goes to it.
 
 import { connect, el, isWhole, lab } from './lab.js';
+import * as messages from './messages.js';
 import * as picture from './picture.js';
 import * as lanes from './lanes.js';
 import * as meters from './meters.js';
@@ -18,6 +19,7 @@ lab.listeners.add(() => {
     started = true;
     begin();
   }
+  messages.gather();
   picture.update();
   lanes.list();
   meters.gather();
@@ -37,8 +39,10 @@ function begin() {
   const whole = (text, command) => el('button', { type: 'button', onclick: () => lab.do(command).catch(error => { $('live').textContent = error.message; }) }, text);
   const cut = (text, name) => whole(text, { do: 'cut', name });
   const reset = whole('Reset', { do: 'reset' });
-  reset.addEventListener('click', () => { meters.forget(); plan.forget(); });
-  $('named').replaceChildren(cut('Leader alone', 'leader-alone'), cut('A follower alone', 'follower-alone'), cut('Bridge', 'bridge'), cut('All apart', 'all'), whole('Heal all links', { do: 'heal' }), reset);
+  reset.addEventListener('click', () => { messages.forget(); meters.forget(); plan.forget(); });
+  // Two are a minority of five.
+  const minority = lab.state.nodes.length >= 5 ? [cut('Minority of two', 'minority-of-two')] : [];
+  $('named').replaceChildren(cut('Leader alone', 'leader-alone'), cut('A follower alone', 'follower-alone'), ...minority, cut('Bridge', 'bridge'), cut('All apart', 'all'), whole('Heal all links', { do: 'heal' }), reset);
   lanes.form();
   route();
   requestAnimationFrame(frame);
@@ -145,6 +149,7 @@ async function share(text, what) {
 async function scene(text) {
   const [links, nodes, clients] = decodeURIComponent(text).split('~').map(each => each.split('_').filter(Boolean));
   await lab.fresh();
+  messages.forget();
   meters.forget();
   plan.forget();
   const places = order();

@@ -1,10 +1,15 @@
 // The picture: nodes on a ring, clients in its middle, and between any two places a link in each direction.
 
 import { el, fill, lab, svg, table } from './lab.js';
+import { KINDS, WORDS, arrived, count, isBetweenNodes } from './messages.js';
 
 const W = 520, H = 400, R = 38;
 const chosen = { node: 0, link: '' };
-const dots = [];
+/** What is under way in the picture, by kind. */
+const marks = KINDS.map(() => []);
+/** A mark travels for so long; those of one state follow each other, so that none covers another. So many of a kind are
+ *  drawn at once: of five nodes each has one on every link. */
+const TRAVEL_MS = 450, NEXT_MS = 50, MARKS_MAX = 100;
 let places, parts, refill = '';
 
 export const place = id => id === 0 ? 'clients' : `node ${id}`;
@@ -29,7 +34,7 @@ function make(ids) {
   new ResizeObserver(([entry]) => fit(entry.contentRect)).observe(drawn);
 }
 
-/** Dots move in every frame, and nothing else does: they are drawn above the picture, as a change within it would have the
+/** Marks move in every frame, and nothing else does: they are drawn above the picture, as a change within it would have the
  *  browser lay it out and paint it anew. */
 function fit({ width, height }) {
   const scale = Math.min(width / W, height / H), fine = devicePixelRatio || 1, { dots } = parts;
@@ -137,8 +142,8 @@ export function update() {
     set(part.mark, link.cut ? '× cut' : said);
     attribute(part.chip, 'visibility', said ? 'visible' : 'hidden');
     if (said) parts.chips.push(part);
-    // One dot for each tenth of a second in which bytes arrived.
-    if (link.bytes && dots.length < 200) dots.push({ way: part.way, began: performance.now() });
+    // One mark for each tenth of a second in which something of a kind arrived.
+    for (const kind of arrived(link)) if (marks[kind].length < MARKS_MAX) marks[kind].push({ way: part.way, began: performance.now() + kind * NEXT_MS });
   }
   for (const [a, b] of pairs([0, ...state.nodes.map(node => node.id)])) {
     const group = parts.links[`${a}=${b}`];
@@ -154,25 +159,41 @@ function set(element, text) { if (element.textContent !== text) element.textCont
 function attribute(element, name, text) { if (element.getAttribute(name) !== text) element.setAttribute(name, text); }
 function label(element, text) { attribute(element, 'aria-label', text); }
 
-/** Moves the dots; called for each frame. */
+/** The shape of each kind, around a point: none needs its colour to be told from another. */
+const SHAPES = [
+  (pen, x, y) => { pen.moveTo(x, y - 7); pen.lineTo(x + 7, y); pen.lineTo(x, y + 7); pen.lineTo(x - 7, y); pen.closePath(); },
+  (pen, x, y) => pen.rect(x - 4, y - 4, 8, 8),
+  (pen, x, y) => { pen.moveTo(x + 4, y); pen.arc(x, y, 4, 0, 2 * Math.PI); },
+  (pen, x, y) => { pen.moveTo(x, y - 6); pen.lineTo(x + 6, y + 5); pen.lineTo(x - 6, y + 5); pen.closePath(); },
+  (pen, x, y) => { pen.moveTo(x + 2.5, y); pen.arc(x, y, 2.5, 0, 2 * Math.PI); },
+];
+
+/** Moves the marks; called for each frame. */
 export function frame(now) {
   if (!parts?.pen) return;
-  while (dots.length && (now - dots[0].began > 450 || still.matches)) dots.shift();
-  if (!dots.length && parts.isClean) return;
+  for (const each of marks) while (each.length && (now - each[0].began > TRAVEL_MS || still.matches)) each.shift();
+  const isClean = marks.every(each => !each.length);
+  if (isClean && parts.isClean) return;
   const { pen, chips } = parts;
   pen.clearRect(-W, -H, 3 * W, 3 * H);
-  parts.isClean = !dots.length;
-  if (parts.isDark !== dark.matches) Object.assign(parts, { isDark: dark.matches, ink: getComputedStyle(parts.dots).color });
-  pen.fillStyle = parts.ink;
-  pen.beginPath();
-  for (const { began, way: [x1, y1, x2, y2] } of dots) {
-    const part = Math.max(0, (now - began) / 450), x = x1 + (x2 - x1) * part, y = y1 + (y2 - y1) * part;
-    // Behind what is written on a link.
-    if (chips.some(chip => Math.abs(x - chip.x) < 35 && Math.abs(y - chip.y) < 14)) continue;
-    pen.moveTo(x + 3, y);
-    pen.arc(x, y, 3, 0, 2 * Math.PI);
+  parts.isClean = isClean;
+  if (parts.isDark !== dark.matches) {
+    const style = getComputedStyle(parts.dots);
+    Object.assign(parts, { isDark: dark.matches, inks: KINDS.map(({ ink }) => style.getPropertyValue(`--${ink}`)) });
   }
-  pen.fill();
+  marks.forEach((each, kind) => {
+    if (!each.length) return;
+    pen.beginPath();
+    for (const { began, way: [x1, y1, x2, y2] } of each) {
+      const part = (now - began) / TRAVEL_MS, x = x1 + (x2 - x1) * part, y = y1 + (y2 - y1) * part;
+      // Behind what is written on a link.
+      if (part < 0 || chips.some(chip => Math.abs(x - chip.x) < 35 && Math.abs(y - chip.y) < 14)) continue;
+      SHAPES[kind](pen, x, y);
+    }
+    pen.fillStyle = pen.strokeStyle = parts.inks[kind];
+    pen.lineWidth = 2;
+    if (KINDS[kind].isHollow) pen.stroke(); else pen.fill();
+  });
 }
 
 function panel(state, links) {
@@ -199,7 +220,7 @@ function panel(state, links) {
       cut(b, a, false, !ways[1].cut), pick('slow', 'delay_ms', [0, 20, 50, 100, 200, 500, 1000, 2000], 'ms'), pick('loses', 'loss_percent', [0, 5, 10, 30, 50, 70], '%')];
   } else {
     key = 'none';
-    content = () => [el('p', {}, 'Choose a node or a link, by mouse or with Tab and Enter. A dot is a tenth of a second in which bytes arrived.')];
+    content = () => [el('p', {}, 'Choose a node or a link, by mouse or with Tab and Enter. A mark on a link is a tenth of a second in which such messages arrived.')];
   }
   if (key === refill) return;
   // The button that was pressed goes with the others: the focus stays in this place.
@@ -235,5 +256,6 @@ export function asTable() {
   fill(document.getElementById('table-body'),
     table('Nodes', ['node', 'is', 'machine', 'term', 'takes for leader', 'appended', 'committed', 'applied', 'process', 'clients at'],
       state.nodes.map(node => [`node ${node.id}`, condition(node), ills(node) || 'well', node.term, node.leader || 'nobody', node.last, node.committed, node.applied, node.pid ?? 'none', node.client_address])),
-    table('Links', ['link', 'is'], state.links.map(link => [`${place(link.from)} to ${place(link.to)}`, fault(link) || 'clean'])));
+    table('Links, and the messages between nodes since the scene began', ['link', 'is', ...WORDS], state.links.map(link => [`${place(link.from)} to ${place(link.to)}`, fault(link) || 'clean',
+      ...WORDS.map(word => isBetweenNodes(link) ? count(link, word) : '–')])));
 }

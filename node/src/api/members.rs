@@ -103,7 +103,7 @@ impl Api {
             Change::Promote(request) => request.node_id,
             Change::Remove(request) => request.node_id,
             Change::Drain(request) => request.node_id,
-            // None is said, or 0: whoever answers at the address, the asked node, who is furthest along.
+            // None is said, or 0: whoever answers at the address, the asked node, who has applied most.
             Change::ClaimNodeId(_)
             | Change::AddLearner(_)
             | Change::Snapshot(_)
@@ -206,7 +206,7 @@ impl Api {
             }) => {
                 let step = Step::Promote { node_id, accept_fewer_failures };
                 let plan = match preview {
-                    true => self.consensus.plan(&step, &met),
+                    true => self.consensus.plan(&step, &met).await,
                     false => self.consensus.promote(node_id, accept_fewer_failures, &met).await?,
                 };
                 let plan = Some(Box::new(plan_to_wire(plan)));
@@ -219,7 +219,7 @@ impl Api {
             }) => {
                 let step = Step::Remove { node_id, accept_fewer_failures };
                 let plan = match preview {
-                    true => self.consensus.plan(&step, &met),
+                    true => self.consensus.plan(&step, &met).await,
                     false => self.consensus.remove(node_id, accept_fewer_failures, &met).await?,
                 };
                 let plan = Some(Box::new(plan_to_wire(plan)));
@@ -232,7 +232,7 @@ impl Api {
             }
             Change::Drain(v1::ClusterDrainRequest { node_id, undo, preview }) => {
                 let plan = match preview {
-                    true => self.consensus.plan(&Step::Drain { node_id, undo }, &met),
+                    true => self.consensus.plan(&Step::Drain { node_id, undo }, &met).await,
                     false => self.consensus.drain_node(node_id, undo, &met).await?,
                 };
                 let plan = Some(Box::new(plan_to_wire(plan)));
@@ -249,7 +249,7 @@ impl Api {
             Change::Snapshot(_) => unreachable!("every node does that, and not as the leader"),
             Change::TransferLeader(v1::ClusterTransferLeaderRequest { node_id, preview }) => {
                 let to = (node_id != 0).then_some(node_id);
-                let plan = self.consensus.plan(&Step::TransferLeader { to }, &met);
+                let plan = self.consensus.plan(&Step::TransferLeader { to }, &met).await;
                 let leader_id = match preview {
                     true => self.node.own.node_id,
                     false => self.consensus.transfer_leader(to, TRANSFER_PATIENCE).await?,
@@ -288,7 +288,7 @@ impl Api {
         }
         if preview {
             let step = Step::AddLearner { node_id, peer_address, incarnation };
-            let plan = self.consensus.plan(&step, met);
+            let plan = self.consensus.plan(&step, met).await;
             let refusal = not_addable.or(plan.refusal);
             return Ok(Plan { refusal, ..plan });
         }

@@ -8,13 +8,13 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Write as _},
+    io,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
 use async_trait::async_trait;
-use tally_proto::backup::{Footer, Header, Reader};
+use tally_proto::backup::{Footer, Header, Reader, SteadyFile};
 
 use super::{
     names::Names,
@@ -48,7 +48,7 @@ impl Destination for Directory {
             let path = path.display().to_string();
             move |error: io::Error| format!("{path}: {error}")
         };
-        let mut file = begin(directory, &partial).map_err(at(&partial))?;
+        let mut file = SteadyFile::new(begin(directory, &partial).map_err(at(&partial))?);
         let mut parts = source.begin().await?;
         let footer = loop {
             let part = parts.part().await?;
@@ -59,8 +59,7 @@ impl Destination for Directory {
             // Whoever stops the node is not to wait for it.
             tokio::task::yield_now().await;
         };
-        file.sync_all().map_err(at(&partial))?;
-        drop(file);
+        file.finish().map_err(at(&partial))?;
         let (header, found, bytes) = read(&partial)?;
         if (&header, found) != (parts.header(), footer) {
             return Err(format!("{}: it is not what was written", partial.display()));

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use super::{
     Consensus,
     members::MemberError,
-    plan::{Plan, Step},
+    plan::{PROMOTION_LAG_MAX, Plan, Step},
 };
 use crate::machine::{given_ids::node_ids, node_ids::NodeIdCommand};
 
@@ -54,7 +54,7 @@ impl Consensus {
     ) -> Result<Plan, MemberError> {
         self.must_lead()?;
         let _one = self.one_change()?;
-        let plan = self.allowed(&Step::Drain { node_id, undo }, met)?;
+        let plan = self.allowed(&Step::Drain { node_id, undo }, met).await?;
         if plan.is_so {
             return Ok(plan);
         }
@@ -66,14 +66,18 @@ impl Consensus {
         Ok(plan)
     }
 
-    /// Somebody who may lead is there, and has all that is committed. A leader that waits for one who is down serves
-    /// nobody meanwhile.
-    fn is_there_a_successor(&self) -> bool {
+    /// Somebody who may lead is there, has all that is committed in its log, and little of it to apply. A leader that
+    /// waits for one who is down serves nobody meanwhile; nor does one that has yet to apply what it leads with.
+    async fn is_there_a_successor(&self) -> bool {
+        let applied = self.successors_applied().await;
         let is_there = |node_id| {
             let nodes = BTreeSet::from([node_id]);
             self.leadership().silent(&nodes, self.no_quorum_after()).is_empty()
         };
-        self.furthest_voter().is_some_and(|next| is_there(next) && self.lag_of(next) == Some(0))
+        let has_little_to_do =
+            |id| self.lag_of(id, &applied).is_some_and(|lag| lag <= PROMOTION_LAG_MAX);
+        self.furthest_voter(&applied)
+            .is_some_and(|next| is_there(next) && self.has_all(next) && has_little_to_do(next))
     }
 
     /// Stands for elections as the node's record says, for as long as the node runs; not at all while it does not take
@@ -91,7 +95,7 @@ impl Consensus {
                 let silence = heard.unwrap_or_else(|| started.elapsed());
                 let stands = takes_part() && silence > longest;
                 self.raft().runtime_config().elect(stands);
-                if self.must_lead().is_ok() && self.is_there_a_successor() {
+                if self.must_lead().is_ok() && self.is_there_a_successor().await {
                     match self.transfer_leader(None, HAND_OVER_PATIENCE).await {
                         Ok(leader) => {
                             tracing::info!(leader, "not to lead: handed leadership over");

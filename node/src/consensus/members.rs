@@ -17,7 +17,7 @@ use super::{
     confirm::Unconfirmed,
     error::{Error, NotProposed},
     leader::Leader,
-    plan::{Plan, Step, Voters, used_id},
+    plan::{Plan, Step, used_id},
     tasks::own_command,
     types::{Member, TypeConfig},
 };
@@ -148,7 +148,7 @@ impl Consensus {
         let _one = self.one_change()?;
         let (address, directory) = (peer_address.clone(), incarnation.clone());
         let step = Step::AddLearner { node_id, peer_address: address, incarnation: directory };
-        let plan = self.allowed(&step, met)?;
+        let plan = self.allowed(&step, met).await?;
         if plan.is_so {
             let is_member = |(id, member): &(u64, Member)| {
                 *id == node_id && member.peer_address == peer_address
@@ -200,8 +200,8 @@ impl Consensus {
     }
 
     /// The plan of a step that may be done.
-    pub(super) fn allowed(&self, step: &Step, met: &[u64]) -> Result<Plan, MemberError> {
-        let mut plan = self.plan(step, met);
+    pub(super) async fn allowed(&self, step: &Step, met: &[u64]) -> Result<Plan, MemberError> {
+        let mut plan = self.plan(step, met).await;
         match plan.refusal.take() {
             Some(refusal) => Err(MemberError::Refused(refusal)),
             None => Ok(plan),
@@ -233,7 +233,7 @@ impl Consensus {
         let _one = self.one_change()?;
         let (voters, _) = self.members();
         if voters.contains(&node_id) {
-            let plan = self.plan(&Step::Promote { node_id, accept_fewer_failures }, met);
+            let plan = self.plan(&Step::Promote { node_id, accept_fewer_failures }, met).await;
             if self.is_joint() && !seeded_bugs::is_on("joint-left-open") {
                 self.finish_promotion(node_id).await?;
             } else {
@@ -241,7 +241,7 @@ impl Consensus {
             }
             return Ok(Plan { is_so: true, refusal: None, ..plan });
         }
-        let plan = self.allowed(&Step::Promote { node_id, accept_fewer_failures }, met)?;
+        let plan = self.allowed(&Step::Promote { node_id, accept_fewer_failures }, met).await?;
         #[cfg(feature = "seeded-bugs")]
         if seeded_bugs::is_on("voter-swapped-in-one-step") {
             self.swap_in(node_id, voters).await?;
@@ -311,7 +311,7 @@ impl Consensus {
     ) -> Result<Plan, MemberError> {
         self.must_lead()?;
         let _one = self.one_change()?;
-        let plan = self.allowed(&Step::Remove { node_id, accept_fewer_failures }, met)?;
+        let plan = self.allowed(&Step::Remove { node_id, accept_fewer_failures }, met).await?;
         if plan.is_so {
             let is_member = |(id, _): &(u64, Member)| *id == node_id;
             self.confirm(|_, members| !members.iter().any(is_member)).await?;
@@ -346,31 +346,14 @@ impl Consensus {
         Ok(true)
     }
 
-    /// The other voter whose log is furthest along, of those that may lead; one that was not heard of lately only if
-    /// there is no other.
-    pub(super) fn furthest_voter(&self) -> Option<u64> {
-        let (me, drained) = (self.node_id(), self.drained());
-        let Voters { voters, silent, .. } = self.voters_now();
-        let replication = self.leadership().metrics().replication.unwrap_or_default();
-        let furthest = replication
-            .into_iter()
-            .filter(|(id, _)| *id != me && voters.contains(id) && !drained.contains(id))
-            .max_by_key(|(id, matched)| {
-                let index = matched.as_ref().map(|log_id| log_id.index);
-                (!silent.contains(id), index, std::cmp::Reverse(*id))
-            });
-        furthest.map(|(id, _)| id)
-    }
-
-    /// Hands leadership to a voter, or to the one that is furthest along, and waits until somebody
-    /// else leads.
+    /// Hands leadership to a voter, or to the one that has applied most, and waits until somebody else leads.
     pub async fn transfer_leader(
         &self,
         to: Option<u64>,
         patience: Duration,
     ) -> Result<u64, MemberError> {
         self.must_lead()?;
-        let plan = self.allowed(&Step::TransferLeader { to }, &[])?;
+        let plan = self.allowed(&Step::TransferLeader { to }, &[]).await?;
         let to = plan.node_id;
         if plan.is_so {
             return Ok(to);

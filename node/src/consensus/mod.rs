@@ -11,6 +11,7 @@
 //! nor what a counter is (`machine` does), nor how bytes reach a disk (`storage` does).
 
 mod admission;
+mod applied;
 pub mod apply;
 #[cfg(feature = "seeded-bugs")]
 mod bugs;

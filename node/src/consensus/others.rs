@@ -37,6 +37,14 @@ pub trait Others: fmt::Debug + Send + Sync + 'static {
     async fn read_index(&self, leader: u64, address: &str, until: Instant)
     -> Result<u64, AskError>;
 
+    /// What another node has applied, at a moment after the question arrived there.
+    async fn applied_index(
+        &self,
+        node_id: u64,
+        address: &str,
+        until: Instant,
+    ) -> Result<u64, AskError>;
+
     /// The highest term that a voter has seen, at a moment after the question arrived there.
     async fn highest_term(
         &self,

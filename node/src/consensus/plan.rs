@@ -7,12 +7,12 @@ use std::{collections::BTreeSet, time::Duration};
 
 use tokio::time::Instant;
 
-use super::Consensus;
+use super::{Consensus, applied::Applied};
 use crate::machine::given_ids::{next_node_id, node_id_record};
 
-/// A learner that is further behind is not made a voter yet: as one, it would be counted for
-/// majorities that it can't help to reach.
-const PROMOTION_LAG_MAX: u64 = 1000;
+/// A learner that has more to apply is not made a voter yet: as one, it would be counted for majorities that it can't
+/// help to reach, or lead and answer nobody.
+pub(super) const PROMOTION_LAG_MAX: u64 = 1000;
 
 /// How often it is looked whether everybody was heard: far more often than an election timeout.
 const LISTENS_AGAIN: Duration = Duration::from_millis(10);
@@ -103,7 +103,7 @@ pub struct Plan {
     pub passes: bool,
     /// What an operator should know before.
     pub note: Option<String>,
-    /// Entries that the member is behind.
+    /// Entries that the member has not applied of what is committed.
     pub lag_entries: Option<u64>,
     /// The next id that nobody has had.
     pub next_node_id: u64,
@@ -169,8 +169,22 @@ impl Consensus {
         next_node_id(&self.state().view(), self.used_ids(met))
     }
 
-    /// What a step would do, by what this leader knows.
-    pub fn plan(&self, step: &Step, met: &[u64]) -> Plan {
+    /// Asks those nodes that a step is judged by what they have applied.
+    async fn applied_for(&self, step: &Step) -> Applied {
+        match step {
+            Step::Promote { node_id, .. } | Step::TransferLeader { to: Some(node_id) } => {
+                self.ask_applied(BTreeSet::from([*node_id])).await
+            }
+            Step::TransferLeader { to: None } => self.successors_applied().await,
+            Step::AddLearner { .. } | Step::Remove { .. } | Step::Drain { .. } => {
+                Applied::default()
+            }
+        }
+    }
+
+    /// What a step would do, by what this leader knows and those say that it is about.
+    pub async fn plan(&self, step: &Step, met: &[u64]) -> Plan {
+        let applied = self.applied_for(step).await;
         let before = self.voters_now();
         let next_node_id = self.next_node_id(met);
         let plan = Plan { after: before.clone(), before, next_node_id, ..Plan::default() };
@@ -179,12 +193,12 @@ impl Consensus {
                 self.plan_learner(plan, *node_id, peer_address, incarnation)
             }
             Step::Promote { node_id, accept_fewer_failures } => {
-                self.plan_promotion(plan, *node_id, *accept_fewer_failures)
+                self.plan_promotion(plan, *node_id, *accept_fewer_failures, &applied)
             }
             Step::Remove { node_id, accept_fewer_failures } => {
                 self.plan_removal(plan, *node_id, *accept_fewer_failures, met)
             }
-            Step::TransferLeader { to } => self.plan_transfer(plan, *to),
+            Step::TransferLeader { to } => self.plan_transfer(plan, *to, &applied),
             Step::Drain { node_id, undo } => self.plan_drain(plan, *node_id, *undo),
         }
     }
@@ -210,9 +224,9 @@ impl Consensus {
         plan
     }
 
-    fn plan_promotion(&self, plan: Plan, node_id: u64, accepted: bool) -> Plan {
+    fn plan_promotion(&self, plan: Plan, node_id: u64, accepted: bool, applied: &Applied) -> Plan {
         let mut plan = Plan { node_id, ..plan };
-        plan.lag_entries = self.lag_of(node_id);
+        plan.lag_entries = self.lag_of(node_id, applied);
         if plan.before.voters.contains(&node_id) {
             plan.is_so = true;
             return plan;
@@ -230,14 +244,17 @@ impl Consensus {
             .leadership()
             .silent(&BTreeSet::from([node_id]), self.no_quorum_after())
             .is_empty();
-        plan.refusal = match plan.lag_entries.filter(|_| !is_silent) {
-            None => Some(format!(
+        plan.refusal = match plan.lag_entries {
+            _ if is_silent => Some(format!(
                 "node {node_id} has not been heard of for {silent_ms} ms; as a voter it would be counted for \
                  majorities that it can't help to reach. Look at that node: is it running, and reached at its address?"
             )),
+            None => Some(format!(
+                "node {node_id} does not say how much of the log it has applied. Wait, and promote it when it does"
+            )),
             Some(behind) if behind > PROMOTION_LAG_MAX => Some(format!(
-                "node {node_id} is {behind} entries behind; it may be {PROMOTION_LAG_MAX} at most. Wait, and promote it \
-                 then"
+                "node {node_id} is {behind} entries behind in what it has applied; it may be {PROMOTION_LAG_MAX} at most. \
+                 Wait, and promote it then"
             )),
             Some(_) => judge(&plan.before, &plan.after, accepted, silent_ms),
         };
@@ -273,14 +290,14 @@ impl Consensus {
         plan
     }
 
-    fn plan_transfer(&self, plan: Plan, to: Option<u64>) -> Plan {
+    fn plan_transfer(&self, plan: Plan, to: Option<u64>, applied: &Applied) -> Plan {
         let mut plan = plan;
-        match to.or_else(|| self.furthest_voter()) {
+        match to.or_else(|| self.furthest_voter(applied)) {
             None => plan.refusal = Some("there is no other voter that may lead".to_owned()),
             Some(to) => {
                 plan.node_id = to;
                 plan.is_so = to == self.node_id();
-                plan.lag_entries = self.lag_of(to);
+                plan.lag_entries = self.lag_of(to, applied);
                 if !plan.before.voters.contains(&to) {
                     plan.refusal = Some(format!(
                         "node {to} is not a voter: the voters are {:?}",
@@ -293,6 +310,11 @@ impl Consensus {
                     ));
                 } else if plan.before.silent.contains(&to) {
                     plan.note = Some(format!("node {to} has not been heard of lately"));
+                } else if let Some(behind) = plan.lag_entries.filter(|it| *it > PROMOTION_LAG_MAX) {
+                    plan.note = Some(format!(
+                        "node {to} is {behind} entries behind in what it has applied: it answers nobody until it has \
+                         worked them off"
+                    ));
                 }
             }
         }
@@ -326,16 +348,6 @@ impl Consensus {
             plan.note = Some(format!("node {node_id} leads, and hands leadership over"));
         }
         plan
-    }
-
-    /// Entries that a node's log is behind what is committed, if it ever acknowledged any to this leader.
-    pub(super) fn lag_of(&self, node_id: u64) -> Option<u64> {
-        if node_id == self.node_id() {
-            return Some(0);
-        }
-        let replication = self.leadership().metrics().replication?;
-        let matched = replication.get(&node_id)?.as_ref()?.index;
-        Some(self.leadership().commit_index().saturating_sub(matched))
     }
 }
 

@@ -42,7 +42,7 @@ use tokio::{
     time::Instant,
 };
 
-use self::turns::{Entry, HEAVY_ENTRIES_MAX, Heavy, Turns};
+use self::turns::{Entry, EntryTime, HEAVY_ENTRIES_MAX, Heavy, Turns, allotment};
 use super::{
     Admission,
     admission::Waits,
@@ -225,7 +225,13 @@ impl Waiter {
 }
 
 /// The places that an entry takes until it is answered: among all, and among those with something of heavy clients.
-type Places = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+type Places = (OwnedSemaphorePermit, Option<HeavyPlace>);
+
+/// A place among the entries with something of heavy clients.
+struct HeavyPlace {
+    _place: OwnedSemaphorePermit,
+    entry_time: Arc<EntryTime>,
+}
 
 /// The task behind the queue.
 pub(super) struct Proposer {
@@ -246,13 +252,15 @@ impl Proposer {
     pub(super) async fn run(mut self) {
         let places = Arc::new(Semaphore::new(self.entries_in_flight));
         let heavy_places = Arc::new(Semaphore::new(HEAVY_ENTRIES_MAX));
+        let entry_time = Arc::new(EntryTime::default());
         let mut turns = Turns::default();
         loop {
             let place = Arc::clone(&places)
                 .acquire_owned()
                 .await
                 .expect("the semaphore lives as long as this task and is never closed");
-            let Some((batch, heavy_place)) = self.next_entry(&mut turns, &heavy_places).await
+            let Some((batch, heavy_place)) =
+                self.next_entry(&mut turns, &heavy_places, &entry_time).await
             else {
                 break;
             };
@@ -269,7 +277,8 @@ impl Proposer {
         &mut self,
         turns: &mut Turns,
         heavy_places: &Arc<Semaphore>,
-    ) -> Option<(Vec<Proposal>, Option<OwnedSemaphorePermit>)> {
+        entry_time: &Arc<EntryTime>,
+    ) -> Option<(Vec<Proposal>, Option<HeavyPlace>)> {
         loop {
             if turns.is_empty() {
                 turns.put(self.queue.recv().await?);
@@ -280,7 +289,10 @@ impl Proposer {
             let (heavy, heavy_place) = match turns.are_short(Instant::now()) {
                 false => (Heavy::All, None),
                 true => match Arc::clone(heavy_places).try_acquire_owned() {
-                    Ok(place) => (Heavy::Some, Some(place)),
+                    Ok(_place) => {
+                        let entry_time = Arc::clone(entry_time);
+                        (allotment(entry_time.mean()), Some(HeavyPlace { _place, entry_time }))
+                    }
                     Err(_) => (Heavy::Nothing, None),
                 },
             };
@@ -380,6 +392,9 @@ impl Proposer {
         let metrics = Arc::clone(&self.metrics);
         tokio::spawn(async move {
             let answered = wait_for_answer(answer, quorum_lost).await;
+            if let (_, Some(heavy)) = &place {
+                heavy.entry_time.record(now.elapsed());
+            }
             drop(place);
             #[cfg(feature = "seeded-bugs")]
             if let Some(by_index) = by_index

@@ -132,6 +132,19 @@ impl Others for Peers {
         }
     }
 
+    async fn applied_index(
+        &self,
+        node_id: u64,
+        address: &str,
+        until: Instant,
+    ) -> Result<u64, AskError> {
+        let told = status(self, node_id, address, until).await?;
+        match told.id == node_id {
+            true => Ok(told.applied_index),
+            false => Err(AskError::Transport(format!("node {} is there", told.id))),
+        }
+    }
+
     async fn highest_term(
         &self,
         node_id: u64,

@@ -1,6 +1,6 @@
 //! The bytes of a backup: a file of its own format, which a node makes ([`Writer`]) and which is read without a cluster
 //! ([`Reader`]). Both work on bytes in memory, a block at a time; where those come from and go to is not their
-//! business.
+//! business. A file that is written to is a [`SteadyFile`].
 //!
 //! ```text
 //! header  magic "TALLYBAK", version u32 (2), length of body u32, body, crc32c of all of the header u32
@@ -30,10 +30,12 @@
 //! right.
 
 mod read;
+mod steady;
 mod write;
 
 pub use self::{
     read::{Reader, Unreadable},
+    steady::SteadyFile,
     write::Writer,
 };
 

@@ -1983,7 +1983,7 @@ pub struct ClusterPlan {
     /// The refusal passes by itself: the member is just catching up.
     #[prost(bool, tag = "9")]
     pub passes: bool,
-    /// Entries that the member is behind, as far as the leader knows.
+    /// Entries that the member has not applied of what is committed, as it says when the leader asks it.
     #[prost(uint64, optional, tag = "7")]
     pub lag_entries: ::core::option::Option<u64>,
     /// The next id above all that were ever used; 0 if there is none.
@@ -2064,7 +2064,7 @@ pub struct ClusterRemoveResponse {
 /// ClusterTransferLeaderRequest asks for Cluster.TransferLeader.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ClusterTransferLeaderRequest {
-    /// The voter to lead; 0 for the one that is furthest along.
+    /// The voter to lead; 0 for the one that has applied most.
     #[prost(uint64, tag = "1")]
     pub node_id: u64,
     /// Say what it would do, and change nothing.

@@ -132,7 +132,7 @@ pub(crate) struct Replace {
 
 #[derive(Debug, Args)]
 pub(crate) struct TransferLeader {
-    /// Who is to lead. Default: the voter whose log is furthest along.
+    /// Who is to lead. Default: the voter that has applied most.
     pub(crate) node_id: Option<u64>,
     #[command(flatten)]
     pub(crate) how: How,

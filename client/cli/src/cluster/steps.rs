@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::json;
 use tally_client::{
-    Client, Error, NodeInfo, Outcome,
+    Client, Error, Outcome,
     proto::{ClusterPlan, ClusterVoters},
 };
 use tokio::time::{Instant, sleep};
@@ -29,10 +29,6 @@ const TOLD_EVERY: Duration = Duration::from_secs(2);
 
 /// How long a step is asked for again whose answer was lost, or that could not be begun.
 pub(super) const STEP_PATIENCE: Duration = Duration::from_secs(30);
-
-/// A learner that has more to apply is not made a voter yet. As much as the leader allows between its log and that of
-/// a learner.
-const UNAPPLIED_MAX: u64 = 1000;
 
 /// How often it is looked, this long apart, whether a node that is to be forgotten answers.
 const LOOKS: u32 = 3;
@@ -264,11 +260,7 @@ impl<'a> Operator<'a> {
         let (until, mut tell_at) = (Instant::now() + wait, Instant::now());
         loop {
             let plan = self.preview(&step).await?;
-            let unapplied = match plan.refusal.is_empty() && !plan.is_so {
-                true => self.unapplied(id).await?,
-                false => 0,
-            };
-            if plan.refusal.is_empty() && unapplied <= UNAPPLIED_MAX {
+            if plan.refusal.is_empty() {
                 self.show(&step, &plan)?;
                 // Between that look and this one it may have fallen back.
                 match self.ask(&step, false).await {
@@ -279,29 +271,22 @@ impl<'a> Operator<'a> {
                     Err(error) if is_passing(&error) || is_refused(&error) => {}
                     Err(error) => return Err(error.into()),
                 }
-            } else if !plan.refusal.is_empty() && !plan.passes {
+            } else if !plan.passes {
                 return Err(self.refused(&step, &plan));
             }
-            let why = match unapplied > UNAPPLIED_MAX {
-                true => format!("it has {unapplied} entries in its log that it has not applied"),
-                false => plan.refusal.clone(),
-            };
             let now = Instant::now();
             if now >= until {
                 let message = format!(
                     "node {id} is a learner and has not caught up within {} s: {}. Nothing is lost: give the same \
                      command again to wait on, or `tally cluster remove {id}` to take it out",
                     wait.as_secs(),
-                    why
+                    plan.refusal
                 );
                 return Err(Failure::unable(message));
             }
             if now >= tell_at {
                 tell_at = now + TOLD_EVERY;
                 note(&match plan.lag_entries {
-                    _ if unapplied > UNAPPLIED_MAX => {
-                        format!("node {id} has {unapplied} entries to apply")
-                    }
                     Some(behind) => format!("node {id} is {behind} entries behind"),
                     None => format!("node {id} has not been heard of yet"),
                 });
@@ -346,40 +331,21 @@ impl<'a> Operator<'a> {
         if was_voter || going.is_so {
             self.make_voter(new, replace.patience.wait).await?;
         }
-        let plan = self.remove_old(old, new).await?;
+        let plan = self.remove_old(old).await?;
         self.end(&format!("node {new} has the place of node {old}"), &plan)
     }
 
-    async fn remove_old(&mut self, old: u64, new: u64) -> Result<ClusterPlan, Failure> {
+    async fn remove_old(&mut self, old: u64) -> Result<ClusterPlan, Failure> {
         let step = Step::Remove(old, false);
         let plan = self.preview(&step).await?;
         self.show(&step, &plan)?;
         let nodes = self.client.status().await?.nodes;
         if nodes.iter().any(|node| node.id == old && node.leader_id == old) && !plan.is_so {
-            // It would go on to lead until it is out, and then nobody would for an election.
-            self.take(&Step::TransferLeader(successor(&nodes, old, new))).await?;
+            // It would go on to lead until it is out, and then nobody would for an election. Who is next is chosen there.
+            self.take(&Step::TransferLeader(0)).await?;
         }
         self.take(&step).await
     }
-
-    /// Entries that are committed, as far as the asked node knows, and that a node has not applied; 0 if it is not
-    /// heard. The leader counts what is in that node's log, which comes far quicker than it is applied, and a node with
-    /// such a backlog that is elected answers nobody until it has worked it off.
-    async fn unapplied(&self, id: u64) -> Result<u64, Failure> {
-        let status = self.client.status().await?;
-        let node = status.nodes.iter().find(|node| node.id == id && node.reachable);
-        Ok(node.map_or(0, |node| node.lag_entries))
-    }
-}
-
-/// Who leads best instead of `old`: of the voters that may, who has the least to apply. The new one is the last choice
-/// among equals: the others have shown that they can.
-fn successor(nodes: &[NodeInfo], old: u64, new: u64) -> u64 {
-    let may = nodes
-        .iter()
-        .filter(|node| node.id != old && node.is_voter && node.reachable && !node.drained);
-    let best = may.min_by_key(|node| (node.lag_entries, node.id == new, node.id));
-    best.map_or(new, |node| node.id)
 }
 
 fn has(voters: &ClusterVoters, id: u64) -> bool {

@@ -1,5 +1,6 @@
-// Measures the page of a lab of five nodes while 2,000 calls a second are answered: frames, how far the page is behind,
-// and what of a core the page and its browser take. Then what a clean proxy adds to a call.
+// Says when a lab of five nodes asks its first question, and measures its page while 2,000 calls a second are answered:
+// frames, how far the page is behind, and what of a core the page and its browser take. Then what a clean proxy adds to a
+// call.
 //
 //   node measure.mjs TALLYD TALLY [SECONDS] [--adds N] [--reads LEVEL:N]... [--told N] [--web DIR] [--pin] [--page-only]
 //
@@ -31,6 +32,7 @@ const RATE = MIX.reduce((sum, [, rate]) => sum + rate, 0);
 if (flags.pin) execFileSync('taskset', ['-acp', '1', String(process.pid)]);
 
 const words = [...flags.pin ? ['taskset', '-c', '0'] : [], tallyd, 'lab', '--nodes', String(NODES), '--port', '0', '--no-browser'];
+const started = Date.now();
 const lab = spawn(words[0], words.slice(1), { stdio: ['ignore', 'pipe', 'inherit'] });
 process.on('exit', () => lab.kill('SIGTERM'));
 const address = await new Promise(done => createInterface({ input: lab.stdout }).on('line', line => {
@@ -48,6 +50,12 @@ const began = Date.now();
 await page.goto(address);
 await page.waitForFunction(() => document.body.dataset.whole === 'true', null, { timeout: 60_000 });
 console.log(`the page shows ${NODES} nodes and a leader after ${Date.now() - began} ms`);
+await page.locator('#lesson-list a').first().click();
+await page.locator('#lesson[data-state=asking]').waitFor();
+console.log(`the first lesson asks for a prediction ${Date.now() - started} ms after \`tallyd lab\` was started, the browser's start included`);
+await page.goto('about:blank');
+await page.goto(address);
+await page.waitForFunction(() => document.body.dataset.whole === 'true', null, { timeout: 60_000 });
 console.log(`load of the machine: ${readFileSync('/proc/loadavg', 'utf8').trim()}`);
 
 /** In the page: has an event of the lab tell of more answers than came. What this costs is counted as the page's. */

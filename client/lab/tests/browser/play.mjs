@@ -33,8 +33,8 @@ function planFile(text) {
 }
 
 /** Starts a lab, and waits for its address. */
-async function start() {
-  const lab = spawn(tallyd, ['lab', '--port', '0', '--no-browser'], { stdio: ['ignore', 'pipe', 'inherit'] });
+async function start(...more) {
+  const lab = spawn(tallyd, ['lab', '--port', '0', '--no-browser', ...more], { stdio: ['ignore', 'pipe', 'inherit'] });
   const said = [], ended = new Promise(done => lab.on('exit', done));
   process.on('exit', () => lab.kill('SIGTERM'));
   const address = await new Promise((done, fail) => {
@@ -114,7 +114,7 @@ async function picture(name) {
 {
   const { stdout: index } = await run('curl', ['-s', '--output', '-', address], { encoding: 'buffer' });
   const text = gunzipSync(index).toString();
-  const paths = ['style.css', 'main.js', 'lab.js', 'lanes.js', 'lesson.js', 'lessons.js', 'meters.js', 'picture.js', 'plan.js', 'icon.svg'];
+  const paths = ['style.css', 'main.js', 'lab.js', 'lanes.js', 'lesson.js', 'lessons.js', 'messages.js', 'meters.js', 'picture.js', 'plan.js', 'icon.svg'];
   let bytes = index.length;
   for (const path of paths) bytes += (await run('curl', ['-s', '--output', '-', address + path], { encoding: 'buffer' })).stdout.length;
   assert.match(text, /lab-token/);
@@ -151,6 +151,80 @@ if (!only) {
   await until('the counter grows', async () => (await value()) > before);
   await page.getByRole('button', { name: 'End all' }).click();
   ok('what the page’s client adds is in the cluster');
+
+  // --- What travels on the links ---
+  const told = () => page.evaluate(() => Object.fromEntries([...document.querySelectorAll('#kinds li')].map(each => [each.dataset.kind, Number(each.querySelector('b').textContent)])));
+  /** By link, of the table: what has arrived between nodes since the scene began. */
+  const carried = async () => {
+    const [words, ...rows] = await page.evaluate(() => [...document.querySelectorAll('#table-body table')[1].rows].map(row => [...row.cells].map(cell => cell.textContent)));
+    return Object.fromEntries(rows.filter(([link]) => !link.includes('clients')).map(row => [row[0], Object.fromEntries(words.map((word, at) => [word, Number(row[at])]).slice(2))]));
+  };
+  const leads = async () => { await whole(); return (await state()).nodes.find(node => node.role === 'leader').id; };
+  /** Which kinds the picture draws from now on, until it draws one that is waited for: by the inks of its legend, one for each. */
+  const drawn = (ms, awaited) => page.evaluate(([ms, awaited]) => new Promise(done => {
+    const canvas = document.querySelector('#picture .dots'), seen = new Set(), began = performance.now();
+    const pen = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', { willReadFrequently: true });
+    const inks = [...document.querySelectorAll('#kinds li')].map(each => [each.dataset.kind, getComputedStyle(each.querySelector('.key')).color.match(/\d+/g).map(Number)]);
+    const look = () => {
+      pen.clearRect(0, 0, canvas.width, canvas.height);
+      pen.drawImage(canvas, 0, 0);
+      const { data } = pen.getImageData(0, 0, canvas.width, canvas.height);
+      for (let at = 0; at < data.length; at += 4) {
+        if (data[at + 3] !== 255) continue;
+        for (const [kind, ink] of inks) if (ink.every((part, of) => part === data[at + of])) seen.add(kind);
+      }
+      if (performance.now() - began < ms && !seen.has(awaited)) requestAnimationFrame(look); else done([...seen]);
+    };
+    look();
+  }), [ms, awaited]);
+  assert.ok((await told()).appends > 0, 'adds are appends with entries');
+  {
+    const leader = await leads();
+    const [before, links] = [await told(), await carried()], kinds = await drawn(3000), [now, linksNow] = [await told(), await carried()];
+    assert.equal(now.votes, before.votes, 'in rest nobody asks for votes');
+    assert.ok(now.heartbeats > before.heartbeats + 10, `${before.heartbeats} and ${now.heartbeats} heartbeats`);
+    for (const [link, is] of Object.entries(linksNow)) {
+      const beats = is.heartbeats - links[link].heartbeats, fromLeader = link.startsWith(`node ${leader} `);
+      assert.ok(fromLeader ? beats > 5 : beats === 0, `${beats} heartbeats from ${link}, and node ${leader} leads`);
+    }
+    assert.ok(kinds.includes('heartbeats') && !kinds.includes('votes'), `drawn: ${kinds}`);
+    ok('in rest the leader’s heartbeats are told and drawn, and no votes');
+  }
+  for (const strike of ['cut off', 'killed']) {
+    const leader = await leads();
+    const [links, { nodes }] = [await carried(), await state()], { term } = nodes.find(node => node.id === leader);
+    // In the moment in which the page first shows another leader: what it has told of votes by then.
+    const elected = page.evaluate(leader => new Promise(done => {
+      const votes = () => Number(document.querySelector('#kinds [data-kind=votes] b').textContent), before = votes();
+      const watcher = new MutationObserver(() => {
+        const other = [...document.querySelectorAll('#picture .node.leader')].map(each => Number(each.getAttribute('aria-label').match(/^node (\d+) /)[1])).find(id => id !== leader);
+        if (other) { watcher.disconnect(); done({ leader: other, votes: votes() - before }); }
+      });
+      watcher.observe(document.getElementById('picture'), { subtree: true, attributes: true });
+    }), leader);
+    const kinds = drawn(30_000, 'votes');
+    if (strike === 'cut off') await page.getByRole('button', { name: 'Leader alone' }).click();
+    else {
+      await page.locator(`.node[aria-label^="node ${leader} "]`).click();
+      await page.getByRole('button', { name: 'Kill' }).click();
+    }
+    const next = await elected;
+    assert.ok(next.votes > 0, `node ${next.leader} leads, by ${next.votes} votes that were told`);
+    const third = [1, 2, 3].find(id => id !== leader && id !== next.leader), ways = [`node ${next.leader} to node ${third}`, `node ${third} to node ${next.leader}`];
+    await until('the table tells of the votes, asked for and given', async () => { const now = await carried(); return ways.every(way => now[way].votes > links[way].votes); });
+    const now = await carried();
+    for (const id of [next.leader, third]) for (const way of [`node ${leader} to node ${id}`, `node ${id} to node ${leader}`]) {
+      assert.equal(now[way].votes, links[way].votes, `${way}, and node ${leader} is ${strike}`);
+    }
+    assert.ok((await state()).nodes.find(node => node.id === next.leader).term > term);
+    assert.ok((await kinds).includes('votes'), `drawn: ${await kinds}`);
+    ok(`the leader was ${strike}: votes are told and drawn, on the links that carry any, no later than the leader that they made`);
+    if (strike === 'cut off') await page.getByRole('button', { name: 'Heal all links' }).click();
+    else await page.getByRole('button', { name: 'Start again' }).click();
+  }
+  await whole();
+  await page.getByRole('button', { name: 'Reset' }).click();
+  assert.equal((await told()).votes, 0, 'another scene');
 
   // --- A cut that is shown is a cut that is felt, and by the keyboard alone ---
   const reads = async node => run(tally, ['counter', 'get', 'hits', '--read', 'local', '--endpoints', node.client_address, '--deadline', '1500ms']).then(() => true, () => false);
@@ -325,22 +399,40 @@ ok('no process and no directory is left');
 // --- Nor if it is killed, a paused node included; its files go when the next lab starts ---
 {
   const killed = await start();
-  const their = async () => (await (await fetch(`${killed.address}api/state`)).json()).nodes ?? [];
-  await until('the nodes answer', async () => { const nodes = await their(); return nodes.length && nodes.every(node => node.answers); });
-  const page = gunzipSync((await run('curl', ['-s', '--output', '-', killed.address], { encoding: 'buffer' })).stdout).toString();
-  const token = page.match(/lab-token" content="([^"]+)"/)[1];
-  const answer = await fetch(`${killed.address}api/command`, { method: 'POST', headers: { 'x-lab-token': token }, body: '{"do":"pause","node":1}' });
-  assert.equal(answer.status, 200);
+  const their = async ({ address } = killed) => (await (await fetch(`${address}api/state`)).json()).nodes ?? [];
+  const answers = lab => until('the nodes answer', async () => { const nodes = await their(lab); return nodes.length && nodes.every(node => node.answers); });
+  await answers();
+  const command = async (body, { address } = killed) => {
+    const page = gunzipSync((await run('curl', ['-s', '--output', '-', address], { encoding: 'buffer' })).stdout).toString();
+    const token = page.match(/lab-token" content="([^"]+)"/)[1];
+    return fetch(`${address}api/command`, { method: 'POST', headers: { 'x-lab-token': token }, body });
+  };
+  const minority = '{"do":"cut","name":"minority-of-two"}';
+  const refused = await command(minority);
+  assert.equal(refused.status, 400);
+  assert.match((await refused.json()).error, /--nodes 5/, 'two of three are no minority');
+  assert.equal((await command('{"do":"pause","node":1}')).status, 200);
   const pids = (await their()).map(node => node.pid);
   killed.lab.kill('SIGKILL');
   await killed.ended;
   const lives = pid => existsSync(`/proc/${pid}`) && !/\) Z /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
   await until('no node outlives it', async () => !pids.some(lives));
   assert.ok(existsSync(killed.directory));
-  const next = await start();
+  const next = await start('--nodes', '5');
   assert.ok(!existsSync(killed.directory), `${killed.directory} is left`);
+  ok('nor of a lab that was killed, but for files, which the next one removes');
+
+  // Two of five, of whom one led: the other three choose another leader.
+  await answers(next);
+  await until('somebody leads', async () => (await their(next)).some(node => node.role === 'leader'));
+  const cut = await (await command(minority, next)).json();
+  const two = [cut.leader, cut.follower];
+  const sides = async () => (await (await fetch(`${next.address}api/state`)).json()).links.filter(link => link.cut).map(link => two.includes(link.from) + two.includes(link.to));
+  await until('the state tells of the cut', async () => (await sides()).length > 0);
+  assert.deepEqual(await sides(), Array(12).fill(1));
+  await until('the other three have a leader', async () => (await their(next)).some(node => node.role === 'leader' && !two.includes(node.id)));
   next.lab.kill('SIGTERM');
   assert.equal(await next.ended, 0);
-  ok('nor of a lab that was killed, but for files, which the next one removes');
+  ok('a minority of two, with five nodes');
 }
 console.log(`${checks} checks passed`);

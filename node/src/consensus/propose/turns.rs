@@ -11,12 +11,17 @@
 //! # Short entries while somebody asks for little
 //! A turn alone is of little use to who has one call under way: it is in the next entry, behind all entries
 //! that were proposed before and beside what the next one holds for others. So while anybody asks for no more
-//! than a quantum at once (*light*), those who ask for more (*heavy*) get [`HEAVY_COST_MAX`] of an entry
-//! and no more, and have [`HEAVY_ENTRIES_MAX`] such entries under way. Without anybody else, or among
-//! heavy ones alone, entries are as long and as many as ever.
+//! than a quantum at once (*light*), those who ask for more (*heavy*) have one such entry under way
+//! ([`HEAVY_ENTRIES_MAX`]) and get a little of it ([`allotment`]). Without anybody else, or among heavy ones
+//! alone, entries are as long and as many as ever.
+//!
+//! How little: what is small beside the time that an entry takes anyway. With disks and a network that are
+//! quick a light one waits for little but for the others' operations, so it is [`HEAVY_COST_MIN`]; where an entry
+//! takes milliseconds whatever it holds, more of them are not felt, and heavy ones would starve for nothing.
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -28,15 +33,23 @@ use crate::{
     machine::command::{Action, Command},
 };
 
-/// Credit for one turn, in operations.
-const QUANTUM: i64 = 64;
+/// Credit for one turn, in operations. `deploy/bench/flood.sh`: with 64, somebody with as many calls under way
+/// counted as light and doubled another one's p99.
+const QUANTUM: i64 = 16;
 
-/// What heavy lanes get of an entry together, while there is a light one.
+/// What heavy lanes get of an entry together, while there is a light one, at least and at most. Fewer than 8 halve what
+/// a heavy one gets and give a light one nothing (`deploy/bench/flood.sh`: entries have their own cost).
+const HEAVY_COST_MIN: i64 = 8;
 const HEAVY_COST_MAX: i64 = 64;
 
-/// Entries with something of heavy lanes that are under way meanwhile. Two, so that the disk and the network have
-/// one while the other is applied.
-pub(super) const HEAVY_ENTRIES_MAX: usize = 2;
+/// So long an entry takes for each operation of heavy lanes that it may hold. Well above what an operation costs
+/// wherever it was measured (18 to 60 µs, all three nodes and the clients on two cores), or else each longer entry
+/// would allow a still longer one.
+const HEAVY_OPERATION: Duration = Duration::from_micros(100);
+
+/// Entries with something of heavy lanes that are under way meanwhile. With two a light one's entry waits for the
+/// operations of both: a third more at the median.
+pub(super) const HEAVY_ENTRIES_MAX: usize = 1;
 
 /// A light lane counts as there for so long after it was served.
 const LIGHT_FOR: Duration = Duration::from_secs(1);
@@ -91,10 +104,36 @@ pub(super) struct Turns {
 pub(super) enum Heavy {
     /// All of it.
     All,
-    /// A little.
-    Some,
+    /// So much, as [`cost`] counts.
+    Some(i64),
     /// Nothing.
     Nothing,
+}
+
+/// What heavy lanes get of an entry while there is a light one, by the time that entries with something of them take
+/// from being proposed to being answered.
+pub(super) fn allotment(entry_takes: Duration) -> Heavy {
+    let operations = entry_takes.as_micros() / HEAVY_OPERATION.as_micros();
+    let operations = i64::try_from(operations).unwrap_or(i64::MAX);
+    Heavy::Some(operations.clamp(HEAVY_COST_MIN, HEAVY_COST_MAX))
+}
+
+/// How long entries with something of heavy lanes take: a moving mean, so that one flush of a disk says little.
+#[derive(Debug, Default)]
+pub(super) struct EntryTime(AtomicU64);
+
+impl EntryTime {
+    /// One more took so long.
+    pub(super) fn record(&self, took: Duration) {
+        let (took, mean) = (took.as_micros(), self.mean().as_micros());
+        let next = if mean == 0 { took } else { (7 * mean + took) / 8 };
+        self.0.store(u64::try_from(next).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// The mean.
+    pub(super) fn mean(&self) -> Duration {
+        Duration::from_micros(self.0.load(Ordering::Relaxed))
+    }
 }
 
 /// The next entry.
@@ -169,7 +208,7 @@ impl Turns {
         }
         let mut heavy_left = match heavy {
             Heavy::All => i64::MAX,
-            Heavy::Some => HEAVY_COST_MAX,
+            Heavy::Some(cost) => cost,
             Heavy::Nothing => 0,
         };
         // Heavy lanes that got their part of this entry; their turn stands for the next one.
@@ -296,7 +335,7 @@ mod tests {
         fn take(&mut self) -> BTreeMap<Option<u64>, usize> {
             let mut of = BTreeMap::new();
             let heavy = match self.turns.are_short(Instant::now()) {
-                true => Heavy::Some,
+                true => Heavy::Some(HEAVY_COST_MIN),
                 false => Heavy::All,
             };
             for proposal in self.turns.take(heavy).batch {
@@ -333,19 +372,38 @@ mod tests {
         let mut queue = Queue::new();
         queue.add(HEAVY, 5000);
         queue.add(LIGHT, 1);
-        assert_eq!(queue.take(), BTreeMap::from([of(HEAVY, 64), of(LIGHT, 1)]));
+        assert_eq!(queue.take(), BTreeMap::from([of(HEAVY, 8), of(LIGHT, 1)]));
         // With enough of that under way, only light ones are proposed.
         assert!(queue.turns.take(Heavy::Nothing).batch.is_empty());
         queue.add(LIGHT, 1);
         let entry = queue.turns.take(Heavy::Nothing);
         assert_eq!((entry.batch.len(), entry.has_heavy), (1, false));
         // It may come again at any moment …
-        assert_eq!(queue.take(), BTreeMap::from([of(HEAVY, 64)]));
+        assert_eq!(queue.take(), BTreeMap::from([of(HEAVY, 8)]));
         queue.add(LIGHT, 2);
-        assert_eq!(queue.take(), BTreeMap::from([of(HEAVY, 64), of(LIGHT, 2)]));
+        assert_eq!(queue.take(), BTreeMap::from([of(HEAVY, 8), of(LIGHT, 2)]));
         // … and does not.
         tokio::time::advance(LIGHT_FOR).await;
         assert_eq!(queue.take(), BTreeMap::from([of(HEAVY, ENTRY_COMMANDS_MAX)]));
+    }
+
+    #[test]
+    fn heavy_ones_get_what_is_small_beside_the_time_of_an_entry() {
+        let time = EntryTime::default();
+        assert_eq!(allotment(time.mean()), Heavy::Some(HEAVY_COST_MIN), "nothing is known yet");
+        time.record(Duration::from_millis(2));
+        assert_eq!(allotment(time.mean()), Heavy::Some(20));
+        // One slow flush among many entries.
+        time.record(Duration::from_millis(10));
+        assert_eq!(allotment(time.mean()), Heavy::Some(30));
+        for _ in 0..50 {
+            time.record(Duration::from_millis(10));
+        }
+        assert_eq!(allotment(time.mean()), Heavy::Some(HEAVY_COST_MAX));
+        for _ in 0..50 {
+            time.record(Duration::from_micros(300));
+        }
+        assert_eq!(allotment(time.mean()), Heavy::Some(HEAVY_COST_MIN));
     }
 
     #[tokio::test(start_paused = true)]

@@ -117,7 +117,7 @@ function formChanged() {
   $('address').required = what === 'add-learner';
   $('for-fewer').hidden = !['promote', 'remove'].includes(what);
   $('member').required = !['add-learner', 'transfer-leader'].includes(what);
-  $('member').placeholder = what === 'transfer-leader' ? 'furthest along' : what === 'add-learner' ? 'as it says' : 'id';
+  $('member').placeholder = what === 'transfer-leader' ? 'has applied most' : what === 'add-learner' ? 'as it says' : 'id';
   $('preview').hidden = true;
   previewed = null;
 }
