@@ -5,8 +5,9 @@
 //! finds what is missing, what is there twice, what is of another revision than the backup says, and a backup that is
 //! older than what was acknowledged before it was asked for. Nothing else has to be modelled.
 //!
-//! **The other cluster** is left alone after that. It has no users: what is written after a restore is `audit`'s and the
-//! processes' tests' (`node/tests/process/restore.rs`).
+//! **The other cluster** is left alone after that. It has no users: what is written after a restore, and whether a
+//! request that is sent again there meets its idempotency key, is `audit`'s and the processes' tests'
+//! (`node/tests/process/restore.rs`).
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
