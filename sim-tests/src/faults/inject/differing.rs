@@ -104,11 +104,12 @@ impl Injector {
                 continue;
             }
             match found_out_ms {
-                Some(at_ms) if self.healed || now_ms >= at_ms + differing.hold_ms => {
-                    if self.is_its_turn(id) {
-                        self.look_whether_it_is_kept(id, &differing, now_ms);
-                        self.replace(sim, id);
-                    }
+                Some(at_ms)
+                    if (self.healed || now_ms >= at_ms + differing.hold_ms)
+                        && self.is_its_turn(id) =>
+                {
+                    self.look_whether_it_is_kept(id, &differing, now_ms);
+                    self.replace(sim, id);
                 }
                 Some(_) => {
                     // (One that was started again before its verdict was on the disk may not know it any more.)
