@@ -334,7 +334,7 @@ impl Injector {
         self.watch_strangers(now_ms);
         self.watch_wiped();
         self.roll(sim);
-        self.follow_releases(now_ms);
+        self.follow_releases(sim, now_ms);
         self.look_whether_happened(now_ms);
         self.look_who_stands(sim, now_ms);
         self.look_who_changes(sim, now_ms);
