@@ -314,7 +314,9 @@ impl Cluster {
         id: u64,
         first: BTreeMap<u64, String>,
     ) -> Rc<Machine> {
-        let guest = self.make(&host_of(at), id, InitialCluster(first), STRANGERS_CLIENT_PORT);
+        let config = self.shared.config.clone();
+        let first = InitialCluster(first);
+        let guest = self.make(&host_of(at), id, first, STRANGERS_CLIENT_PORT, config);
         let machine = self.machine(at);
         assert!(machine.condition() == Condition::Down, "its address must be free");
         *machine.guest.borrow_mut() = Some(Rc::clone(&guest));
@@ -322,15 +324,18 @@ impl Cluster {
         guest
     }
 
-    /// A machine of another cluster, on a host of its own.
+    /// A machine of another cluster, on a host of its own, configured as those of this one but for what is changed here.
     pub fn stranger(
         &self,
         sim: &mut Sim<'_>,
         host: &str,
         id: u64,
         first: BTreeMap<u64, String>,
+        change: impl FnOnce(&mut Config),
     ) -> Rc<Machine> {
-        let machine = self.make(host, id, InitialCluster(first), CLIENT_PORT);
+        let mut config = self.shared.config.clone();
+        change(&mut config);
+        let machine = self.make(host, id, InitialCluster(first), CLIENT_PORT, config);
         self.host(sim, &machine, None);
         machine
     }
@@ -346,7 +351,8 @@ impl Cluster {
     }
 
     fn register(&self, sim: &mut Sim<'_>, id: u64, initial_cluster: InitialCluster) {
-        let machine = self.make(&host_of(id), id, initial_cluster, CLIENT_PORT);
+        let config = self.shared.config.clone();
+        let machine = self.make(&host_of(id), id, initial_cluster, CLIENT_PORT, config);
         let observer = self.shared.observer.as_ref().map(|make| make(id));
         let before = self.shared.machines.borrow_mut().insert(id, Rc::clone(&machine));
         assert!(before.is_none(), "an id is never used twice");
@@ -373,6 +379,7 @@ impl Cluster {
         id: u64,
         initial_cluster: InitialCluster,
         client_port: u16,
+        config: Config,
     ) -> Rc<Machine> {
         let made = self.shared.made.replace(self.shared.made.get() + 1);
         let seed = mix(self.shared.seed, &[0xd15c, id, made]);
@@ -383,7 +390,7 @@ impl Cluster {
             client_advertise: format!("{host}:{client_port}"),
             peer_advertise: format!("{host}:{PEER_PORT}"),
             initial_cluster,
-            ..self.shared.config.clone()
+            ..config
         };
         let store_latency_us = Arc::new(AtomicU64::new(0));
         let latency = Arc::clone(&store_latency_us);

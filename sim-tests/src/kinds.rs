@@ -21,10 +21,10 @@ pub(crate) type Counts = BTreeMap<String, u64>;
 /// Left out: `KEY_NOT_FOUND`, which a history has as an answer; `NOT_LEADER` and `NOT_PROPOSED`,
 /// which the library keeps to itself for as long as another node may do better;
 /// `TOKEN_OF_ANOTHER_CLUSTER`, as there is one cluster; `MEMBERSHIP_REFUSED`, which the operator is
-/// told; `QUOTA_TABLE_FULL`, as no run sets so many; `STATE_DIFFERS` and `NO_STATE_MAJORITY`, as replicas do not differ
-/// but for a bug; and limits on bytes that take more than a run writes (`TOO_MANY_BYTES_IN_FLIGHT`,
+/// told; `QUOTA_TABLE_FULL`, as no run sets so many; `NO_STATE_MAJORITY`, as it takes a voter that is down while
+/// another one differs; and limits on bytes that take more than a run writes (`TOO_MANY_BYTES_IN_FLIGHT`,
 /// `TOO_MANY_SESSION_BYTES`, `REQUEST_BYTES_MAX`).
-const REASONS: [&str; 20] = [
+const REASONS: [&str; 21] = [
     reason::ABOVE_CEILING,
     reason::ANSWER_TOO_LARGE,
     reason::BELOW_FLOOR,
@@ -43,6 +43,7 @@ const REASONS: [&str; 20] = [
     reason::SESSION_WINDOW_FULL,
     reason::SHARE_EXCEEDED,
     reason::STALENESS_BOUND_EXCEEDED,
+    reason::STATE_DIFFERS,
     reason::TOKEN_NOT_REACHED,
     reason::TOO_MANY_IN_FLIGHT,
 ];
@@ -68,6 +69,12 @@ pub(crate) const SITUATIONS: &[&str] = &[
     "a wiped node sent away by one that remembers",
     "a node started with an older release than before",
     "an upgrade finalized while things break",
+    "a backup restored into another cluster",
+    "a restore interrupted, and gone on with",
+    "a restore taken back, and begun anew",
+    "a replica that differs found out",
+    "a replica that differs started anew",
+    "a replica that differs replaced",
 ];
 
 const OPS: [&str; 10] = [

@@ -20,6 +20,10 @@ const QUOTAS: f64 = 0.3;
 /// Share of the seeds whose replicas compare themselves often. In the others a state stays unflushed for as long as the
 /// flush interval lets it: a comparison ends that.
 const OFTEN_COMPARED: f64 = 0.6;
+/// Share of the seeds in which stored bits flip and a replica's state differs.
+const DIFFERING: f64 = 0.25;
+/// Share of the seeds in which a backup is restored: it costs three more nodes.
+const RESTORES: f64 = 0.25;
 /// Often enough for a run, and between others' faults.
 const COMPARED_OFTEN_MS: u64 = 2_000;
 /// Once or twice in a run.
@@ -105,6 +109,10 @@ pub struct Knobs {
     pub releases_mixed_until_ms: Option<u64>,
     /// Somebody sets, changes and removes quotas.
     pub quotas: bool,
+    /// Bits flip in what replicas have stored of their state, and somebody overwrites it.
+    pub stored_bits_flip: bool,
+    /// A backup is made, and restored into another cluster.
+    pub restores: bool,
     /// Which families of faults are on.
     pub faults: Families,
     /// Mean time between two faults, in ms.
@@ -193,12 +201,27 @@ impl Knobs {
             releases_mixed_until_ms: None,
             // With dice of its own: the other seeds are what they would be without.
             quotas: SmallRng::seed_from_u64(mix(seed, &[0x90a])).random_bool(QUOTAS),
+            stored_bits_flip: false,
+            restores: false,
             faults: Families::draw(rng),
             fault_every_ms: log_uniform(rng, 600, 4000),
         };
         knobs.draw_ends(rng);
         knobs.draw_releases(seed);
+        knobs.draw_differing(seed);
+        // In the other cluster nobody would end an upgrade. (Dice of its own, as above.)
+        knobs.restores = SmallRng::seed_from_u64(mix(seed, &[0x4e57])).random_bool(RESTORES)
+            && knobs.releases_mixed_until_ms.is_none();
         knobs
+    }
+
+    /// Replicas whose state differs, from draws of its own. They need a majority that does not.
+    fn draw_differing(&mut self, seed: u64) {
+        let rng = &mut SmallRng::seed_from_u64(mix(seed, &[0xd1ff]));
+        if rng.random_bool(DIFFERING) && self.nodes >= 3 {
+            self.stored_bits_flip = true;
+            self.compare_interval_ms = COMPARED_OFTEN_MS;
+        }
     }
 
     /// Nodes of two releases, from draws of its own: what else a seed draws is as it was before there were any.
@@ -279,6 +302,8 @@ impl Knobs {
             lull_ms: None,
             releases_mixed_until_ms: None,
             quotas: false,
+            stored_bits_flip: false,
+            restores: false,
             compare_interval_ms: COMPARED_OFTEN_MS,
             faults: Families::default(),
             ..drawn
@@ -296,6 +321,8 @@ impl Knobs {
         self.releases_mixed_until_ms = None;
         // They show no token.
         self.raw_clients = 0;
+        self.stored_bits_flip = false;
+        self.restores = false;
         if self.rights_toggled {
             // A session or key from before a switch is not found after it, so a write that is sent again under
             // a key of its own may be applied twice (docs/security.md). Under a number it can't.

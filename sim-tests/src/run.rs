@@ -234,7 +234,7 @@ impl Run<'_> {
             plan.retain(|planned| only.contains(&planned.number));
         }
         let client_hosts = workload::HOSTS.iter().map(|host| (*host).to_owned()).collect();
-        let watched = (traps, invariants.clone());
+        let watched = (traps, invariants.clone(), workload.clone());
         let injector =
             Injector::new(cluster.clone(), desk, knobs.clone(), client_hosts, plan, watched);
         Run {

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use bytes::{Buf, Bytes};
+use tally_seeded_bugs as seeded_bugs;
 
 use super::{
     auth::{
@@ -63,7 +64,9 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         }
         let (counters, keys) = (meta.counters, meta.keys);
         let (sessions, idempotency_keys) = (meta.sessions, meta.idempotency_keys);
-        if counters + keys + sessions + idempotency_keys > 0 {
+        if counters + keys + sessions + idempotency_keys > 0
+            && !seeded_bugs::is_on("restore-over-what-is-there")
+        {
             return Err(RestoreRefusal::NotEmpty { counters, keys, sessions, idempotency_keys });
         }
         let quotas = meta.quotas.quotas;
@@ -106,7 +109,10 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
             return Err(RestoreRefusal::OutOfOrder { next: restore.next });
         }
         // All of it is looked at before anything is stored.
-        let records = self.records_of(payload, &mut restore)?;
+        let mut records = self.records_of(payload, &mut restore)?;
+        if seeded_bugs::is_on("restore-forgets-a-record") && !records.is_empty() {
+            records.remove(0);
+        }
         for Restored { key, value, expiry } in records {
             match RecordKey::decode(&key) {
                 Ok(RecordKey::Counter(_)) => self.meta.counters += 1,
@@ -278,7 +284,9 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
                     }
                     _ => {}
                 }
-                self.overlay.delete(key);
+                if space != Space::Key || !seeded_bugs::is_on("aborted-restore-leaves-keys") {
+                    self.overlay.delete(key);
+                }
             }
             if left == 0 {
                 return Ok(());

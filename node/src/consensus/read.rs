@@ -208,6 +208,7 @@ impl Reads {
     /// A state that differs from that of a majority keeps no promise, however new it is.
     fn check_own_state(&self) -> Result<(), ReadError> {
         match self.comparisons.why_it_differs() {
+            Some(_) if seeded_bugs::is_on("differing-replica-answers") => Ok(()),
             Some(reason) => Err(ReadError::StateDiffers { reason }),
             None => Ok(()),
         }

@@ -95,6 +95,9 @@ pub const SHOWN_BY_SEED: &[(&str, u64)] = &[
     ("later-page-unchecked", 10),
     ("partition-does-nothing", 7),
     ("quota-refusal-remembered", 10),
+    ("restore-over-what-is-there", 3),
+    ("restore-forgets-a-record", 3),
+    ("aborted-restore-leaves-keys", 13),
 ];
 
 /// Bugs of the list in `docs` that can't be put into this code, each with what prevents it.
@@ -480,6 +483,53 @@ pub const BUGS: &[Bug] = &[
         place: "node/storage/src/state/flush.rs: write_frozen; sim-tests/src/invariants/mod.rs: look",
         hint: "Now and then a flush leaves a record with a bit flipped. The simulator does not compare states then: a \
                node that overwrites such a record, or counts all of them for a snapshot, has to find out by itself.",
+    },
+    Bug {
+        name: "differing-replica-answers",
+        family: Family::Apply,
+        breaks: "a replica that was found to differ answers LOCAL reads only",
+        place: "node/src/consensus/read.rs: check_own_state",
+        hint: "A replica in whose stored state a bit has flipped, found out by comparison, and a read at another level \
+               there before the operator has replaced it. What it answers may even be right: what shows is that it \
+               answers at all.",
+    },
+    Bug {
+        name: "verdict-forgotten",
+        family: Family::Apply,
+        breaks: "a replica that was found to differ knows it after a restart",
+        place: "node/src/consensus/compare.rs: open",
+        hint: "A replica that was found to differ is started again before it is replaced. It would answer until the \
+               next comparison.",
+    },
+    Bug {
+        name: "one-state-is-believed",
+        family: Family::Apply,
+        breaks: "of states that differ, that of a majority of the voters is right",
+        place: "node/src/consensus/compare.rs: judge",
+        hint: "One replica differs, and its hash happens to be the one that is believed (the lowest, in one of two \
+               cases): the sound ones find that they differ, in whose states no bit has flipped.",
+    },
+    Bug {
+        name: "restore-over-what-is-there",
+        family: Family::Apply,
+        breaks: "a backup is restored into an empty cluster only",
+        place: "node/machine/src/restore_work.rs: begin_restore",
+        hint: "An operator who has mistaken the one cluster for the other.",
+    },
+    Bug {
+        name: "restore-forgets-a-record",
+        family: Family::Apply,
+        breaks: "what is restored is the file",
+        place: "node/machine/src/restore_work.rs: restore_block",
+        hint: "The first record of a block, a counter or a key, is left out, on all replicas alike, and no check of the \
+               block finds it. What is read of the restored cluster is not the state at the backup's revision.",
+    },
+    Bug {
+        name: "aborted-restore-leaves-keys",
+        family: Family::Apply,
+        breaks: "nothing is left of a restore that was taken back",
+        place: "node/machine/src/restore_work.rs: abort_restore",
+        hint: "A restore that is taken back half-way and begun anew: it meets what the first one left, and is refused.",
     },
     Bug {
         name: "share-not-replicated",

@@ -22,6 +22,7 @@ use tally_node::{
     storage::{simulated_disk::SimulatedDisk, simulated_store::SimulatedStores},
 };
 use tokio::sync::Notify;
+use turmoil::Sim;
 
 use super::{LOGS, Releases};
 use crate::env::{
@@ -182,6 +183,25 @@ impl Machine {
     /// Whether its process ended with the exit code for what only a person can mend.
     pub fn needs_a_person(&self) -> bool {
         self.needs_a_person.get()
+    }
+
+    /// Its turmoil host.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The power fails of a machine that is none of the cluster's.
+    pub(crate) fn cut_power(&self, sim: &mut Sim<'_>) {
+        self.end();
+        sim.crash(self.host.clone());
+        self.stores.crash();
+        self.disk.crash();
+    }
+
+    /// It is started again, after its power has failed.
+    pub(crate) fn start(&self, sim: &mut Sim<'_>) {
+        self.set(Condition::Starting);
+        sim.bounce(self.host.clone());
     }
 
     /// Its process is gone. Its host is to be crashed next.

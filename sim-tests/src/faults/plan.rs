@@ -89,6 +89,9 @@ pub enum Fault {
     FullDisk(Target),
     /// One bit of the disk flips, then the power fails. The file and the bit are drawn from this.
     BitRot(Target, u64),
+    /// The power fails, and one bit flips in what the node has stored of its state: what it is told of when
+    /// that is overwritten. When it has been found out and so much time has passed, the operator replaces it.
+    StoredBit(Target),
     /// The disk is lost with all that is on it; the machine comes back empty.
     LoseDisk(Target),
     /// The log is lost, and what lies beside it is not: a volume that is not mounted.
@@ -134,6 +137,9 @@ pub enum Fault {
     /// The disks of a majority are lost at once, while nobody who knows the cluster reaches those
     /// machines; then what was on the disks is put back. Whose they are is drawn from this.
     WipeMajority(u64),
+    /// The operator backs the cluster up and restores the backup into another, empty one, whose power fails
+    /// meanwhile. When, and whose, is drawn from this.
+    Restore(u64),
     /// A node goes down, and one of another cluster comes up at its address: under its id, or (false)
     /// under one that nobody here knows. Another node of that cluster, elsewhere, knows this address.
     Stranger(Target, bool),
@@ -226,12 +232,41 @@ pub fn draw(seed: u64, knobs: &Knobs, until_ms: u64) -> Vec<Planned> {
         // Several at once now and then: the gap may be short.
         at_ms += rng.random_range(knobs.fault_every_ms / 10..2 * knobs.fault_every_ms);
     }
+    if knobs.stored_bits_flip {
+        plan.extend(stored_bits(seed, until_ms));
+    }
+    if knobs.restores {
+        let rng = &mut SmallRng::seed_from_u64(mix(seed, &[0x4e57]));
+        let (at_ms, fault) = (rng.random_range(RESTORED_MS), Fault::Restore(rng.random()));
+        if at_ms < until_ms {
+            plan.push(Planned { number: 0, at_ms, for_ms: 0, fault });
+        }
+    }
     plan.sort_by_key(|planned| planned.at_ms);
     for (number, planned) in plan.iter_mut().enumerate() {
         planned.number = number;
     }
     plan
 }
+
+/// Stored bits that flip, from draws of their own. Several, as each is left out where something else is damaged.
+fn stored_bits(seed: u64, until_ms: u64) -> Vec<Planned> {
+    let rng = &mut SmallRng::seed_from_u64(mix(seed, &[0xd1ff, 1]));
+    let mut plan = Vec::new();
+    let mut at_ms = rng.random_range(STORED_BY_MS..2 * STORED_BY_MS);
+    while at_ms < until_ms {
+        let for_ms = rng.random_range(500..10_000).min(until_ms - at_ms);
+        plan.push(Planned { number: 0, at_ms, for_ms, fault: Fault::StoredBit(target(rng)) });
+        at_ms += rng.random_range(4_000..15_000);
+    }
+    plan
+}
+
+/// When a backup is made: not of nothing, and not when everything is mended.
+const RESTORED_MS: std::ops::Range<u64> = 6_000..35_000;
+
+/// By then something is stored.
+const STORED_BY_MS: u64 = 5_000;
 
 /// What goes with a change of the members in about half of the cases: at random times, a network that
 /// splits hardly ever meets a change that takes some milliseconds. So many ms later, for so many ms.

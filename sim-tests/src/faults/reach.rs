@@ -49,7 +49,13 @@ struct Core {
     committed: u64,
     /// Since then some link was cut in one direction.
     one_way: bool,
+    /// Since then one of them was one whose state differs.
+    differs: bool,
 }
+
+/// A node whose state differs leads only if nobody else can: where it alone has all that is committed, it stands for
+/// election after so many election timeouts without a leader, the pause between two looks included.
+const STANDS_LATER_ELECTIONS: u64 = 11;
 
 impl Reach {
     /// Looks at the cluster; says so if a connected majority has committed nothing for too long.
@@ -79,7 +85,8 @@ impl Reach {
         let mut too_long = None;
         for set in subsets(&healthy).filter(is_core) {
             let boots = set.iter().map(|id| cluster.machine(*id).boots()).collect();
-            let begins = Core { boots, since_ms: now_ms, committed, one_way };
+            let differs = set.iter().any(|id| differs(cluster, *id));
+            let begins = Core { boots, since_ms: now_ms, committed, one_way, differs };
             let before = self.cores.remove(&set).filter(|before| before.boots == begins.boots);
             // Whoever reaches all of them may lead them, also one that came back since, or is slow: it has
             // nothing to do where nobody asks (seed 648).
@@ -92,7 +99,8 @@ impl Reach {
                     begins
                 }
                 Some(before) if !has_nothing_to_do(cluster, reaching) => {
-                    Core { one_way: before.one_way || one_way, ..before }
+                    let (one_way, differs) = (before.one_way || one_way, before.differs || differs);
+                    Core { one_way, differs, ..before }
                 }
                 _ => begins,
             };
@@ -121,7 +129,8 @@ impl Reach {
     ) -> Option<String> {
         let leader = cluster.leader().filter(|id| injector.is_healthy(*id));
         let leads = leader.and_then(|id| {
-            let consensus = cluster.consensus(id)?;
+            // (One whose state differs leads until it has handed over, and sends its state to nobody.)
+            let consensus = cluster.consensus(id).filter(|_| !differs(cluster, id))?;
             let term = consensus.leadership().term_as_leader()?;
             Some((id, term, consensus.leadership().commit_index()))
         });
@@ -182,12 +191,13 @@ impl Core {
     /// vote that is split, or lost by a node whose log is short. Measured, the longest took 4.2 of them.
     ///
     /// A leader that sends and hears nothing is followed for longer: until its peers close connections on
-    /// which it does not answer.
+    /// which it does not answer. And one whose state differs waits for others to lead before it stands itself.
     fn patience_ms(&self, knobs: &Knobs) -> u64 {
         let step_ms = knobs.latency_ms_max + knobs.disk_sync_us / 1000;
         let half_dead = (PEER.keepalive_interval + PEER.keepalive_timeout).as_millis() as u64;
         let half_dead_ms = if self.one_way { half_dead } else { 0 };
-        6 * knobs.election_ms_max + 20 * step_ms + 500 + half_dead_ms
+        let elections = 6 + if self.differs { STANDS_LATER_ELECTIONS } else { 0 };
+        elections * knobs.election_ms_max + 20 * step_ms + 500 + half_dead_ms
     }
 
     fn waited(&self, set: &BTreeSet<u64>, now_ms: u64, knobs: &Knobs) {
@@ -196,6 +206,11 @@ impl Core {
             trace_event!("reach", "{set:?} committed nothing for {ms} of {patience_ms} ms");
         }
     }
+}
+
+/// Whether a node has found that its state differs.
+fn differs(cluster: &Cluster, id: u64) -> bool {
+    cluster.consensus(id).is_some_and(|consensus| consensus.comparisons().differs())
 }
 
 /// The voters as a node has them in its log: one set, or two.

@@ -15,7 +15,8 @@
 //! - A node keeps what it has promised, across restarts ([`promises`]).
 //! - Voters change so that majorities overlap ([`voters`]).
 //! - What is applied is held durably by a majority of the voters ([`commits`]).
-//! - No node finds that replicas differ when they compare themselves.
+//! - No node finds that replicas differ when they compare themselves, but where a stored bit was flipped: the
+//!   node that has it, and nobody else, differs; and once it was found out it answers LOCAL reads only.
 //! - Log time passes no faster than time.
 //!
 //! An entry counts as committed once any node has applied it: that is the moment from which it can
@@ -40,7 +41,7 @@ use tally_node::{
 use tally_proto::seeded_bugs;
 
 use self::{
-    seen::{Digest, Seen, digest},
+    seen::{Differs, Digest, Seen, digest},
     voters::Voters,
 };
 use crate::{
@@ -110,6 +111,37 @@ impl Invariants {
     /// A machine lost its disk: it may never take part again.
     pub(crate) fn loses_disk(&self, node: u64) {
         self.seen().promises.entry(node).or_default().lose_disk();
+    }
+
+    /// A bit flips in what the node has stored of its state.
+    pub(crate) fn differs(&self, node: u64) {
+        self.seen().differ.insert(node, Differs::default());
+    }
+
+    /// When a node whose bit has flipped was first seen to have found out, in simulated ms.
+    pub(crate) fn found_out_ms(&self, node: u64) -> Option<u64> {
+        self.seen().differ.get(&node)?.knew.first().map(|(_, from_ms, _)| *from_ms)
+    }
+
+    /// Since when a node knew that its state differs, if one run of its process did all the while from a call to its
+    /// answer. In simulated ms, and the call and its answer in ns.
+    pub(crate) fn knew_since_ms(&self, node: u64, (call, ret): (u64, u64)) -> Option<u64> {
+        let all_the_while = |(_, from_ms, until_ms): &&(u64, u64, u64)| {
+            call > from_ms * 1_000_000 && ret <= until_ms * 1_000_000
+        };
+        self.seen().differ.get(&node)?.knew.iter().find(all_the_while).map(|(_, from, _)| *from)
+    }
+
+    /// It has a whole new state since.
+    pub(crate) fn gets_another_state(&self, node: u64) {
+        if let Some(differs) = self.seen().differ.get_mut(&node) {
+            differs.has_another_state = true;
+        }
+    }
+
+    /// Whether it has had a whole new state since.
+    pub(crate) fn has_another_state(&self, node: u64) -> bool {
+        self.seen().differ.get(&node).is_some_and(|differs| differs.has_another_state)
     }
 
     /// The machine has its disk again, with all that it had on it.
@@ -205,22 +237,27 @@ impl Invariants {
             // With these the nodes have to notice by themselves.
             let is_theirs = seeded_bugs::is_on("one-replica-applies-otherwise")
                 || seeded_bugs::is_on("stored-byte-flips");
+            // One with a flipped bit has to find out, too; and is held to all the rest.
+            let differs = seen.differ.get(&id).is_some_and(|differs| !differs.has_another_state);
+            let is_theirs = is_theirs || differs;
             if with_states && applied > 0 && !is_theirs {
                 seen.state(id, applied, query::state_hash(&view));
             }
             let verdict = consensus.comparisons().verdict();
-            seen.judges_itself(id, verdict.differs.or(verdict.no_majority));
+            seen.judges_itself(id, boot, &verdict, now_ms);
             seen.counts.comparisons =
                 seen.counts.comparisons.max(consensus.comparisons().compared());
         }
     }
 
-    /// Applied index and state of each given node, if all of them run and are equal.
+    /// Applied index and state of each given node, if all of them run and are equal, and say so.
     pub(crate) fn converged(cluster: &Cluster, ids: &[u64]) -> Option<u64> {
         let mut states = ids.iter().map(|id| {
             let consensus = cluster.consensus(*id)?;
+            let verdict = consensus.comparisons().verdict();
+            let is_clear = verdict.differs.is_none() && verdict.no_majority.is_none();
             let view = consensus.state().view();
-            Some((view.applied()?.index, query::state_hash(&view)))
+            is_clear.then_some((view.applied()?.index, query::state_hash(&view)))
         });
         let first = states.next()??;
         states.all(|state| state == Some(first)).then_some(first.0)
@@ -335,6 +372,9 @@ impl Observer for OfNode {
             Event::SnapshotInstalled { index } => {
                 seen.counts.snapshots_installed += 1;
                 seen.installed.insert(self.node);
+                if let Some(differs) = seen.differ.get_mut(&self.node) {
+                    differs.has_another_state = true;
+                }
                 trace_event!(&host, "has installed a snapshot at {index}");
             }
         }

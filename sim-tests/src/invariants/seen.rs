@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tally_node::storage::simulated_disk::SimulatedDisk;
+use tally_node::{consensus::compare::Verdict, storage::simulated_disk::SimulatedDisk};
 
 use super::{
     NodeCounts,
@@ -51,8 +51,28 @@ pub(super) struct Seen {
     pub(super) joints: u64,
     /// Nodes that found that replicas differ.
     pub(super) differing: BTreeSet<u64>,
+    /// Nodes in whose stored state a bit has flipped.
+    pub(super) differ: BTreeMap<u64, Differs>,
     /// What nodes had promised whose disks are lost for a while.
     pub(super) set_aside: BTreeMap<u64, Promises>,
+}
+
+/// A node in whose stored state a bit has flipped.
+#[derive(Debug, Default)]
+pub(super) struct Differs {
+    /// Of each run of its process that knew it: which run, and from when until when it was seen to, in simulated ms. One
+    /// whose verdict was not on the disk yet when its process ended may not know it any more.
+    pub(super) knew: Vec<(u64, u64, u64)>,
+    pub(super) has_another_state: bool,
+}
+
+impl Differs {
+    fn knows(&mut self, boot: u64, now_ms: u64) {
+        match self.knew.last_mut().filter(|(last, ..)| *last == boot) {
+            Some((_, _, until_ms)) => *until_ms = now_ms,
+            None => self.knew.push((boot, now_ms, now_ms)),
+        }
+    }
 }
 
 impl Seen {
@@ -61,9 +81,20 @@ impl Seen {
         self.violations.push(what);
     }
 
-    /// What a node found out when the replicas compared themselves.
-    pub(super) fn judges_itself(&mut self, node: u64, found: Option<String>) {
-        if let Some(found) = found
+    /// What a node found out when the replicas compared themselves. A node in whose state a bit has flipped has to
+    /// find that it differs, and nobody else may. While there was such a bit anywhere, voters may be without a
+    /// majority of one state: where one of three is down and another one differs, nobody can tell who is right. That
+    /// it is over in the end is looked at there (`Invariants::converged`).
+    pub(super) fn judges_itself(&mut self, node: u64, boot: u64, verdict: &Verdict, now_ms: u64) {
+        let is_explained = match self.differ.get_mut(&node) {
+            Some(differs) if verdict.differs.is_some() => {
+                differs.knows(boot, now_ms);
+                true
+            }
+            _ => verdict.differs.is_none() && !self.differ.is_empty(),
+        };
+        let found = verdict.differs.as_ref().or(verdict.no_majority.as_ref());
+        if let Some(found) = found.filter(|_| !is_explained)
             && self.differing.insert(node)
         {
             self.violated(format!("{}: replicas that compare themselves: {found}", host_of(node)));

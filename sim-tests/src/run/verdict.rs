@@ -1,7 +1,7 @@
 //! What came of a run once it is over: what clients saw is judged, what answers say of themselves is
 //! compared with what the nodes did, the harness doubts itself, and everything is counted.
 
-use tally_client::history::{Record, Status};
+use tally_client::history::{Level, Record, Status};
 use tally_proto::reason;
 
 use super::{Outcome, Run};
@@ -90,6 +90,23 @@ impl Run<'_> {
                 wrong.push(format!(
                     "client {}, who may do everything, was told {reason}",
                     record.client
+                ));
+            }
+            let knew_since_ms = record
+                .node
+                .zip(record.ret)
+                .and_then(|(node, ret)| self.invariants.knew_since_ms(node, (record.call, ret)));
+            if let Some(at_ms) = knew_since_ms
+                && record.status == Status::Ok
+                && record.consistency != Some(Level::Local)
+            {
+                wrong.push(format!(
+                    "client {} was answered by node {:?} at {:?}, {} ms after that node had found that its \
+                     state differs",
+                    record.client,
+                    record.node.unwrap_or_default(),
+                    record.consistency,
+                    record.call / 1_000_000 - at_ms
                 ));
             }
             // What an answer is of is one state. (A refused write tells instead at which revision it was

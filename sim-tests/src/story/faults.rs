@@ -187,6 +187,9 @@ impl Words<'_> {
             Fault::BitRot(at, _) => {
                 format!("a bit on the disk of {} flips, then its power fails", node(at))
             }
+            Fault::StoredBit(at) => {
+                format!("the power of {} fails, and a bit of its stored state flips", node(at))
+            }
             Fault::LoseDisk(at) => {
                 format!("the disk of {} is lost; the machine comes back empty", node(at))
             }
@@ -243,6 +246,10 @@ impl Words<'_> {
             Fault::WhenJoint(broken, _) => {
                 let words = Words { whom: None, ..*self };
                 format!("when the voters change next: {}", words.of(&broken.fault()))
+            }
+            Fault::Restore(_) => {
+                "the operator backs the cluster up, and restores it into another one, whose power fails meanwhile"
+                    .to_owned()
             }
             Fault::WipeMajority(_) => format!("a majority's disks are lost at once, for {lasts}"),
             Fault::Stranger(at, same_id) => {

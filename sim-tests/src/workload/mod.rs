@@ -10,6 +10,8 @@ mod guests;
 mod pages;
 mod quotas;
 mod raw;
+pub(crate) mod restoring;
+mod sentinel;
 mod step;
 mod user;
 mod write;
@@ -56,6 +58,8 @@ const RAW: u64 = 500;
 const AUDITOR: u64 = 2_000;
 /// Writes remembered for sending again.
 const RESENDABLE_MAX: usize = 32;
+
+pub(crate) use self::sentinel::is_overwritten;
 
 /// Whether a client makes its calls through the library.
 pub(crate) fn uses_library(client: u64) -> bool {
@@ -269,6 +273,10 @@ impl Workload {
         if knobs.quotas && host == 0 {
             self.shared.running.set(self.shared.running.get() + 1);
             tasks.push(tokio::task::spawn_local(self.clone().keep_quotas(cluster.clone())));
+        }
+        if knobs.stored_bits_flip && host == 0 {
+            self.shared.running.set(self.shared.running.get() + 1);
+            tasks.push(tokio::task::spawn_local(self.clone().overwrite(cluster.clone())));
         }
         let mut client = None;
         for user in users {

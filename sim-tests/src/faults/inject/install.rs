@@ -246,6 +246,7 @@ impl Injector {
                 self.restart_at.insert(id, now_ms + RESTART_AFTER_MS);
                 Ok(())
             }
+            Fault::StoredBit(target) => self.flip_stored_bit(sim, target, planned.for_ms, now_ms),
             Fault::LoseDisk(target) => {
                 let id = self.resolve_running(target)?;
                 self.may_damage(id)?;
@@ -340,6 +341,7 @@ impl Injector {
                 self.wait_for_joint(broken, later_ms, planned.for_ms);
                 Ok(())
             }
+            Fault::Restore(pick) => self.restore(sim, pick),
             Fault::WipeMajority(pick) => self.wipe_majority(sim, pick, until, now_ms),
             Fault::Stranger(target, under_its_id) => {
                 self.let_stranger_in(sim, target, under_its_id, until, now_ms)

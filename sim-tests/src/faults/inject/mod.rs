@@ -11,13 +11,15 @@
 //! in old segments, snapshots, and the first half of the last segment.
 //!
 //! Here is the one who does it, step by step. Each kind of fault has a file of its own, and so have those
-//! that watch what came of it (`supervise`, `copies`, `removed`, `strangers`, `wiped`, `members`).
+//! that watch what came of it (`supervise`, `copies`, `differing`, `removed`, `restored`, `strangers`, `wiped`, `members`).
 
 mod copies;
+mod differing;
 mod install;
 mod members;
 mod releases;
 mod removed;
+mod restored;
 mod staged;
 mod strangers;
 mod supervise;
@@ -49,6 +51,7 @@ use crate::{
     kinds,
     knobs::Knobs,
     trace_event,
+    workload::Workload,
 };
 
 /// How long a node that ended itself stays down.
@@ -133,6 +136,8 @@ pub(crate) struct Injector {
     /// Ids of machines that were taken out of the cluster.
     retired: Vec<u64>,
     being_replaced: BTreeMap<u64, u64>,
+    /// Nodes in whose stored state a bit has flipped.
+    differing: BTreeMap<u64, differing::Differing>,
     /// When machines that lost their disks are replaced.
     replace_at: BTreeMap<u64, u64>,
     /// Those that are to be restarted, the next one last, …
@@ -169,6 +174,9 @@ pub(crate) struct Injector {
     joint_since_ms: Option<u64>,
     size_seen: usize,
     strangers: Vec<strangers::Strangers>,
+    workload: Workload,
+    /// The cluster that a backup is restored into.
+    other: Option<restored::Other>,
     wiped: wiped::Wiped,
     /// Of those that were wiped, who was told that it must not run.
     sent_away: BTreeSet<u64>,
@@ -189,10 +197,10 @@ impl Injector {
         knobs: Knobs,
         client_hosts: Vec<String>,
         plan: Vec<Planned>,
-        watched: (Traps, Invariants),
+        watched: (Traps, Invariants, Workload),
     ) -> Self {
         let next_id = cluster.ids().len() as u64 + 1;
-        let (traps, invariants) = watched;
+        let (traps, invariants, workload) = watched;
         for id in cluster.ids() {
             set_up(&cluster, &knobs, &invariants, id);
         }
@@ -221,6 +229,7 @@ impl Injector {
             damaged: BTreeMap::new(),
             retired: Vec::new(),
             being_replaced: BTreeMap::new(),
+            differing: BTreeMap::new(),
             replace_at: BTreeMap::new(),
             rolling: Vec::new(),
             rolls_hastily: false,
@@ -248,6 +257,8 @@ impl Injector {
             joint_since_ms: None,
             size_seen: 0,
             strangers: Vec::new(),
+            workload,
+            other: None,
             wiped: BTreeMap::new(),
             sent_away: BTreeSet::new(),
             happened: kinds::SITUATIONS.iter().map(|what| (*what, 0)).collect(),
@@ -312,6 +323,8 @@ impl Injector {
             && self.unheard_changes.is_empty()
             && self.restart_at.is_empty()
             && self.being_replaced.is_empty()
+            && self.is_differing_over()
+            && self.has_restored()
             && self.replace_at.is_empty()
             && self.rolling.is_empty()
             && self.desk.is_idle()
@@ -326,12 +339,14 @@ impl Injector {
         self.links.set_now(now_ms);
         self.now_ms = now_ms;
         self.watch_put_back(sim, now_ms);
+        self.watch_differing(sim, now_ms);
         self.supervise(sim, now_ms);
         self.cut_second(sim, now_ms);
         self.follow_operator(sim, now_ms);
         self.watch_changes(sim, now_ms);
         self.watch_removed(sim, now_ms);
         self.watch_strangers(now_ms);
+        self.watch_restored(sim, now_ms);
         self.watch_wiped();
         self.roll(sim);
         self.follow_releases(sim, now_ms);

@@ -73,7 +73,8 @@ impl Injector {
             (id, format!("{}:{PEER_PORT}", host_of(at))),
         ]);
         self.cluster.kill(sim, at);
-        let elsewhere = self.cluster.stranger(sim, &elsewhere_host, elsewhere_id, first.clone());
+        let elsewhere =
+            self.cluster.stranger(sim, &elsewhere_host, elsewhere_id, first.clone(), |_| {});
         let guest = self.cluster.let_in(sim, at, id, first);
         trace_event!(&host_of(at), "is down; node {id} of another cluster has its address");
         self.strangers.push(Strangers {

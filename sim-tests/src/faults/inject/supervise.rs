@@ -5,7 +5,7 @@
 use tally_node::consensus::Consensus;
 use turmoil::Sim;
 
-use super::{Injector, RESTART_AFTER_MS, Undo, set_up};
+use super::{Injector, RESTART_AFTER_MS, Undo, differing::STORED_BIT, set_up};
 use crate::{
     cluster::{Condition, host_of},
     faults::operator::Task,
@@ -39,7 +39,8 @@ impl Injector {
             let errors_before = self.errors_seen.insert(id, errors).unwrap_or(0);
             let explained = errors > errors_before || machine.life().lost_power();
             self.cluster.cut_power(sim, id);
-            if self.damaged.contains_key(&id) {
+            // (One whose state differs goes on until it has been seen what becomes of it.)
+            if self.damaged.get(&id).is_some_and(|how| *how != STORED_BIT) {
                 self.replace(sim, id);
                 continue;
             }
