@@ -25,7 +25,7 @@ use std::{
     collections::VecDeque,
     io,
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -33,7 +33,7 @@ use std::{
 
 use tokio::{
     sync::{Mutex, watch},
-    time::MissedTickBehavior,
+    time::{Instant, MissedTickBehavior},
 };
 
 use crate::storage::disk::{Disk, OpenMode, is_exhausted, is_full};
@@ -48,6 +48,10 @@ const START_BYTES_MIN: u64 = 1024 * 1024;
 
 /// What a start may need besides the log's next segment.
 const START_BYTES: u64 = 4 * 1024 * 1024;
+
+/// For so long it counts that there was no room for a snapshot. A leader offers one again at least every few seconds,
+/// and a node looks twice a second whether it can build one.
+const LOOKED_FOR_LATELY: Duration = Duration::from_secs(15);
 
 /// So many flushes say what the next one may need.
 const FLUSHES_REMEMBERED: usize = 16;
@@ -91,6 +95,8 @@ pub struct StorageGuard {
     flushes_may_fail: bool,
     /// The last flush was put off.
     flushes_wait: AtomicBool,
+    /// The last file for which there was no room: its size, and when that was found.
+    no_room: std::sync::Mutex<Option<(u64, Instant)>>,
     growth: std::sync::Mutex<Growth>,
 }
 
@@ -117,6 +123,7 @@ impl StorageGuard {
             held_bytes: AtomicU64::new(file_bytes),
             flushes_may_fail: false,
             flushes_wait: AtomicBool::new(false),
+            no_room: std::sync::Mutex::default(),
             growth: std::sync::Mutex::default(),
         };
         guard.make_room_to_start().await?;
@@ -171,9 +178,25 @@ impl StorageGuard {
         self.reserve_bytes.saturating_sub(self.held_bytes.load(Ordering::Relaxed))
     }
 
-    /// Whether a file of this size leaves enough room besides.
+    /// Whether a snapshot of this size, or a state made of one, leaves enough room besides.
     pub async fn has_room_for(&self, bytes: u64) -> io::Result<bool> {
-        Ok(self.is_held() && self.measure().await? >= bytes.saturating_add(self.low_bytes()))
+        let has_room =
+            self.is_held() && self.measure().await? >= bytes.saturating_add(self.low_bytes());
+        let lacks = (!has_room).then(|| (bytes, Instant::now()));
+        let mut no_room = self.no_room.lock().unwrap_or_else(PoisonError::into_inner);
+        let lacked = std::mem::replace(&mut *no_room, lacks);
+        if lacks.is_some() && lacked.is_none() {
+            let free = self.free_bytes();
+            tracing::warn!(bytes, free, "the disk has no room for a snapshot beside the reserve");
+        }
+        Ok(has_room)
+    }
+
+    /// The size of the snapshot for which there is no room, if one was looked for lately. Whoever needs it asks again
+    /// many times as often.
+    pub fn has_no_room_for(&self) -> Option<u64> {
+        let no_room = *self.no_room.lock().unwrap_or_else(PoisonError::into_inner);
+        no_room.filter(|(_, at)| at.elapsed() < LOOKED_FOR_LATELY).map(|(bytes, _)| bytes)
     }
 
     /// To be called before each flush, with the size of the state's files if it is known: lets go of
@@ -266,7 +289,7 @@ impl StorageGuard {
     }
 
     fn growth(&self) -> std::sync::MutexGuard<'_, Growth> {
-        self.growth.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.growth.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn measure(&self) -> io::Result<u64> {
@@ -401,5 +424,22 @@ mod tests {
         let guard = started.await;
         tokio::spawn(Arc::clone(&guard).watch(|| true, watch::channel(true).0));
         guard.wait_held().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_there_was_no_room_for_is_told_for_a_while() {
+        let disk = Arc::new(SimulatedDisk::new(1));
+        disk.set_capacity(Some(200 << 20));
+        let guard = StorageGuard::open(disk.clone(), RESERVE, SEGMENT).await.unwrap();
+        assert!(guard.has_room_for(100 << 20).await.unwrap());
+        assert_eq!(guard.has_no_room_for(), None);
+        assert!(!guard.has_room_for(190 << 20).await.unwrap());
+        assert_eq!(guard.has_no_room_for(), Some(190 << 20));
+        tokio::time::advance(LOOKED_FOR_LATELY).await;
+        assert_eq!(guard.has_no_room_for(), None, "nobody asks any more");
+        assert!(!guard.has_room_for(190 << 20).await.unwrap());
+        disk.set_capacity(Some(400 << 20));
+        assert!(guard.has_room_for(190 << 20).await.unwrap());
+        assert_eq!(guard.has_no_room_for(), None);
     }
 }

@@ -56,6 +56,11 @@ impl SelfReport for Report {
                 self.slots.max()
             );
         }
+        if let Some(bytes) = self.guard.has_no_room_for() {
+            return format!(
+                "the disk has no room for a snapshot of {bytes} bytes beside the reserve: free some"
+            );
+        }
         String::new()
     }
 

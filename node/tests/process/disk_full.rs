@@ -378,3 +378,102 @@ async fn a_full_leader_hands_over() {
     small.cluster.caught_up().await;
     book.audit(&client).await;
 }
+
+/// Values that no compression makes small, under the same keys each time: their bytes.
+async fn overwrite(client: &Client, round: u8) -> u64 {
+    const VALUES: u64 = 1500;
+    const BYTES: usize = 8 * 1024;
+    let mut state = u64::from(round) + 1;
+    for number in 0..VALUES {
+        let value: Vec<u8> = (0..BYTES)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 33) as u8
+            })
+            .collect();
+        client.keys().put(format!("large-{number:04}"), value).await.expect("two of three write");
+    }
+    VALUES * BYTES as u64
+}
+
+/// A follower that can go on by a snapshot only has no room for it. The others do not wait for it, it serves what it has
+/// and says what it lacks, and takes the snapshot as soon as there is room. Then somebody fills the disk while it arrives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_room_for_a_snapshot() {
+    let Some(mut small) = Small::start("no-room-snapshot", 3).await else { return };
+    let client = small.cluster.client();
+    let book = Book::default();
+    let (leader, _) = small.cluster.leader().await;
+    let follower = leader % 3 + 1;
+    let at = |id: u64| usize::try_from(id - 1).expect("few nodes");
+    for round in 0..2 {
+        for _ in 0..20 {
+            book.add(&client, HOT).await.expect("three of three write");
+        }
+        small.cluster.caught_up().await;
+        let had = small.cluster.node(follower).status().await.expect("it answers").applied_index;
+        let known = book.acknowledged_at(HOT);
+        small.cluster.node(follower).kill();
+        let bytes = overwrite(&client, round).await;
+        let others: Vec<u64> = (1..=3).filter(|id| *id != follower).collect();
+        for id in others {
+            let node = &small.cluster.nodes[at(id)];
+            eventually("a log that begins behind the follower's end", || async {
+                (node.status().await?.purged_index > had).then_some(())
+            })
+            .await;
+        }
+
+        let arriving = round == 1;
+        if !arriving {
+            small.disk(follower).fill_but(bytes);
+        }
+        small.cluster.node(follower).start();
+        if arriving {
+            let snapshots = small.cluster.node(follower).data.join("snap");
+            eventually("a snapshot that arrives", || async {
+                let files = std::fs::read_dir(&snapshots).ok()?;
+                let arrives = |name: &str| name.starts_with("incoming-");
+                let mut names = files.flatten().map(|file| file.file_name());
+                names.any(|name| name.to_str().is_some_and(arrives)).then_some(())
+            })
+            .await;
+            small.disk(follower).fill_but(0);
+        } else {
+            let node = &small.cluster.nodes[at(follower)];
+            let says = eventually("the follower says what it lacks", || async {
+                let note = node.status().await?.note;
+                note.contains("no room for a snapshot").then_some(note)
+            });
+            report(&format!("no_room_for_a_snapshot: {}", says.await));
+        }
+        // The others do not wait for it.
+        let load = Load::start(&client, 4, &book);
+        let before = book.acknowledged();
+        eventually("some load", || async { (book.acknowledged() > before + 200).then_some(()) })
+            .await;
+        load.stop().await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        small.start_again();
+        let node = &small.cluster.nodes[at(follower)];
+        let status = eventually("it answers", || node.status()).await;
+        let waits = status.applied_index <= had;
+        report(&format!("no_room_for_a_snapshot: round {round}, waits: {waits}, {}", status.note));
+        assert!(
+            waits || arriving,
+            "there was no room, and it has gone on to {}",
+            status.applied_index
+        );
+        if waits {
+            // What it knows to be committed of what it has.
+            let alone = Client::builder([node.client.clone()]).build().expect("an address");
+            let local =
+                alone.counter(HOT).get().level(ReadLevel::Local).await.expect("a local read");
+            assert!(local.value <= known, "{} of {known}", local.value);
+        }
+        small.disk(follower).clear();
+        small.cluster.caught_up().await;
+        small.cluster.assert_running();
+    }
+    book.audit(&client).await;
+}
