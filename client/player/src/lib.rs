@@ -126,6 +126,20 @@ pub struct Operation {
     pub text: String,
 }
 
+/// Whether a file can be written there, asked before a run whose result it is to hold: nobody wants to hear of a missing
+/// directory after an hour. What is there stays as it is.
+///
+/// # Errors
+/// Why it can't, with the file's name.
+pub fn can_write(file: &Path) -> io::Result<()> {
+    let named =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", file.display()));
+    let is_new = !file.exists();
+    fs::OpenOptions::new().append(true).create(true).open(file).map_err(named)?;
+    // An empty file would pass for a result where the run is ended.
+    if is_new { fs::remove_file(file).map_err(named) } else { Ok(()) }
+}
+
 impl Recording {
     /// Of a run that lasted so long. Operations come with their times since the run began, and are put into their
     /// windows.
@@ -254,5 +268,19 @@ mod tests {
         for sign in ["src=\"http", "href=\"http", "url(http", "import("] {
             assert!(!page.contains(sign), "{sign}");
         }
+    }
+
+    #[test]
+    fn where_nothing_can_be_written_is_known_before_and_what_can_be_stays_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("page.html");
+        can_write(&file).unwrap();
+        assert!(!file.exists(), "an empty file would pass for a page");
+        fs::write(&file, "a page").unwrap();
+        can_write(&file).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "a page");
+        let error = can_write(&file.join("below")).unwrap_err().to_string();
+        assert!(error.contains("page.html/below: "), "{error}");
+        can_write(directory.path()).unwrap_err();
     }
 }

@@ -50,6 +50,10 @@ fn the_command_finds_the_nodes_and_its_exit_code_is_the_result() {
     assert_eq!(output.status.code(), Some(3), "{told}");
     assert!(told.contains("kept its promises"), "{told}");
     assert!(told.contains("tallyd chaos --seed 5 --plan"), "how to have it again: {told}");
+    assert!(
+        told.contains("-- sh -c 'echo $TALLY_ENDPOINTS; sleep 4; exit 3'"),
+        "for a shell: {told}"
+    );
     let endpoints = String::from_utf8_lossy(&output.stdout);
     let endpoints: Vec<&str> = endpoints.trim().split(',').collect();
     assert!(endpoints.len() == 3 && endpoints.iter().all(|one| one.starts_with("127.0.0.1:")));
@@ -82,6 +86,8 @@ fn what_can_t_be_tested_says_why() {
     for (arguments, says) in [
         (vec!["--plan", &plan], "line 1: \"explode\" is none of kill"),
         (vec!["--plan", "nowhere"], "the plan nowhere: No such file"),
+        (vec!["--report", "nowhere/page.html"], "nowhere/page.html: No such file"),
+        (vec!["--junit", "nowhere/out.xml"], "nowhere/out.xml: No such file"),
     ] {
         let output = chaos(at, &arguments, "true");
         assert_eq!(output.status.code(), Some(125));

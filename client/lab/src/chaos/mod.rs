@@ -13,6 +13,7 @@ pub mod plan;
 mod report;
 
 use std::{
+    borrow::Cow,
     ffi::OsString,
     io,
     os::unix::process::ExitStatusExt as _,
@@ -138,6 +139,9 @@ async fn play(
     seed: u64,
 ) -> io::Result<ExitCode> {
     let began = Instant::now();
+    for file in [&arguments.report, &arguments.junit].into_iter().flatten() {
+        tally_player::can_write(file)?;
+    }
     let lab = Lab::start(arguments.nodes, tallyd).await?;
     let played = watched(arguments, &lab, source, seed).await;
     lab.nodes.stop().await;
@@ -147,14 +151,17 @@ async fn play(
         command: arguments.again(seed),
         ..report::recording(title, lab.now() as u64, seen, &audit.records(), &wrong)
     };
-    if let Some(file) = &arguments.report {
-        recording.write_html(file).map_err(|error| named(file, &error))?;
-    }
-    if let Some(file) = &arguments.junit {
-        let seconds = began.elapsed().as_secs_f64();
-        let text = report::junit(seed, seconds, ended.failed().as_deref(), &wrong);
-        std::fs::write(file, text).map_err(|error| named(file, &error))?;
-    }
+    let written = || {
+        if let Some(file) = &arguments.report {
+            recording.write_html(file).map_err(|error| named(file, &error))?;
+        }
+        if let Some(file) = &arguments.junit {
+            let seconds = began.elapsed().as_secs_f64();
+            let text = report::junit(seed, seconds, ended.failed().as_deref(), &wrong);
+            std::fs::write(file, text).map_err(|error| named(file, &error))?;
+        }
+        Ok::<_, io::Error>(())
+    };
     for wrong in &wrong {
         eprintln!("tallyd chaos: BROKEN: {}: {}", wrong.promise.told(), wrong.what);
     }
@@ -167,7 +174,13 @@ async fn play(
     if ended.code() != 0 || !wrong.is_empty() {
         eprintln!("tallyd chaos: the same faults again: {}", arguments.again(seed));
     }
-    Ok(ExitCode::from(if wrong.is_empty() { ended.code() } else { BROKEN }))
+    let code = if wrong.is_empty() { ended.code() } else { BROKEN };
+    if let Err(error) = written() {
+        eprintln!("tallyd chaos: {error}");
+        // What was found counts for more than where it stands.
+        return Ok(ExitCode::from(if code == 0 { NOT_RUN } else { code }));
+    }
+    Ok(ExitCode::from(code))
 }
 
 fn named(file: &Path, error: &io::Error) -> io::Error {
@@ -175,12 +188,18 @@ fn named(file: &Path, error: &io::Error) -> io::Error {
 }
 
 impl Arguments {
-    /// What brings the same plan again.
+    /// What brings the same plan again, as a shell takes it.
     fn again(&self, seed: u64) -> String {
-        let words: Vec<_> = self.command.iter().map(|word| word.to_string_lossy()).collect();
+        let command: Vec<_> = self.command.iter().map(|word| word.to_string_lossy()).collect();
+        let words = [&*self.plan].into_iter().chain(command.iter().map(|word| &**word));
+        // Only a word with a zero byte can't be quoted, and no command line can have one.
+        let mut words: Vec<_> = words
+            .map(|word| shlex::try_quote(word).unwrap_or(Cow::Borrowed(word)).into_owned())
+            .collect();
+        let plan = words.remove(0);
         let nodes =
             if self.nodes == 3 { String::new() } else { format!(" --nodes {}", self.nodes) };
-        format!("tallyd chaos --seed {seed} --plan {}{nodes} -- {}", self.plan, words.join(" "))
+        format!("tallyd chaos --seed {seed} --plan {plan}{nodes} -- {}", words.join(" "))
     }
 }
 

@@ -116,6 +116,9 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<bool, String> {
         std::fs::create_dir_all(directory)
             .map_err(|error| format!("{}: {error}", directory.display()))?;
     }
+    if let Some(file) = &arguments.junit {
+        tally_player::can_write(file).map_err(|error| error.to_string())?;
+    }
     let until = arguments.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes));
     let total = Mutex::new(Total::default());
     let is_terminal = io::stderr().is_terminal();
@@ -352,6 +355,7 @@ fn tell(arguments: &Seed) -> Result<bool, String> {
 
 /// Writes the page of a run. True if it passed.
 fn play(arguments: &Seed, file: &Path) -> Result<bool, String> {
+    tally_player::can_write(file).map_err(|error| error.to_string())?;
     let options = arguments.options(Keep::Recording)?;
     let mut outcome = run_seed(arguments.number(), &options);
     // One that panicked has no more than its story.
