@@ -278,7 +278,9 @@ impl Node {
         });
         let space = log.space();
         let has_segment = move || *space.borrow() == SpaceState::Ok;
-        running.push(tokio::spawn(Arc::clone(&guard).watch(has_segment, disk_sender)));
+        let changed = Arc::clone(&state);
+        let dirty_bytes = move || changed.unflushed_bytes();
+        running.push(tokio::spawn(Arc::clone(&guard).watch(has_segment, dirty_bytes, disk_sender)));
         running.push(tokio::spawn(hand_over_when_full(consensus.clone(), disk_nearly_full)));
         running.push(tokio::spawn(follow_cluster_id(
             consensus.clone(),

@@ -250,7 +250,7 @@ async fn build(
             let synced = synced.clone();
             Box::pin(async move { synced.flush().await })
         }),
-        room_to_flush: Arc::new(|| Box::pin(async { Ok(true) })),
+        room_to_flush: Arc::new(|_| Box::pin(async { Ok(true) })),
         room_for: Arc::new(|_| Box::pin(async { Ok(true) })),
         log_reaches: Arc::new(|_| Box::pin(async { Ok(()) })),
         fatal,

@@ -10,10 +10,13 @@
 //!   next start, which needs some room before it can read anything.
 //!   How little is too little depends on what flushes write: the state's engine writes whole leaves
 //!   anew, so a few large values can cost many times their size. Twice what the state has lately
-//!   grown by in one flush has to be free, and half the reserve at least.
-//! - **When somebody else takes that too**, flushes are put off until there is room: what was
-//!   committed stays in memory and in the log, which has its space. If the map in memory is full,
-//!   commits wait, and only local reads go on.
+//!   grown by in one flush has to be free, with room for what waits in memory, and half the reserve
+//!   at least.
+//! - **When a flush would not find room with that either**, since somebody else took it or values are
+//!   large, it is put off until there is, and writes are refused: what was committed stays in memory
+//!   and in the log, which has its space. If the map in memory is full, commits wait, and only local
+//!   reads go on. What a flush needs is never known; it is taken for what the largest of the last ones
+//!   added, and its own changes besides (`Growth::needed`).
 //! - **When there is room again**, the file takes its full size back, and then writes are accepted.
 //!
 //! If a flush meets a full disk half-way (somebody filled it after the flush had begun), the process ends, as after any failed write. The next
@@ -53,6 +56,10 @@ const START_BYTES: u64 = 4 * 1024 * 1024;
 /// and a node looks twice a second whether it can build one.
 const LOOKED_FOR_LATELY: Duration = Duration::from_secs(15);
 
+/// What the first flush of a start may write anew beside its changes, as nothing is known of those before: two leaves of
+/// 128 records of the greatest size (`sled_store`), or all of a smaller state.
+const LEAVES_BYTES: u64 = 256 * 1024 * 1024;
+
 /// So many flushes say what the next one may need.
 const FLUSHES_REMEMBERED: usize = 16;
 
@@ -76,6 +83,21 @@ impl Growth {
     fn largest(&self) -> u64 {
         self.recent.iter().copied().max().unwrap_or(0)
     }
+
+    /// What a flush of so many bytes of changes may add to the state's files. A flush that meets a full disk ends the
+    /// process, so it is better too much than too little: leaves that were written anew lately may be again.
+    fn needed(&self, dirty_bytes: u64) -> u64 {
+        let leaves = match self.recent.is_empty() {
+            true => self.state_bytes.unwrap_or(0).min(LEAVES_BYTES),
+            false => self.largest(),
+        };
+        START_BYTES.max(leaves + with_slack(dirty_bytes))
+    }
+}
+
+/// Room in the state's files for so many bytes: the engine has sizes for what it stores, the next one a quarter more.
+fn with_slack(bytes: u64) -> u64 {
+    bytes + bytes / 4
 }
 
 /// Holds room on the disk. See the module.
@@ -95,6 +117,8 @@ pub struct StorageGuard {
     flushes_may_fail: bool,
     /// The last flush was put off.
     flushes_wait: AtomicBool,
+    /// Changes that wait in memory for flushes, when it was last looked.
+    dirty_bytes: AtomicU64,
     /// The last file for which there was no room: its size, and when that was found.
     no_room: std::sync::Mutex<Option<(u64, Instant)>>,
     growth: std::sync::Mutex<Growth>,
@@ -123,6 +147,7 @@ impl StorageGuard {
             held_bytes: AtomicU64::new(file_bytes),
             flushes_may_fail: false,
             flushes_wait: AtomicBool::new(false),
+            dirty_bytes: AtomicU64::new(0),
             no_room: std::sync::Mutex::default(),
             growth: std::sync::Mutex::default(),
         };
@@ -199,43 +224,52 @@ impl StorageGuard {
         no_room.filter(|(_, at)| at.elapsed() < LOOKED_FOR_LATELY).map(|(bytes, _)| bytes)
     }
 
-    /// To be called before each flush, with the size of the state's files if it is known: lets go of
+    /// To be called before each flush, with the size of the state's files if it is known, and of the changes: lets go of
     /// the reserve if the flush may need it. False if there is too little room all the same: then
     /// the flush has to wait for more.
-    pub async fn make_room_to_flush(&self, state_bytes: Option<u64>) -> io::Result<bool> {
-        if let Some(state_bytes) = state_bytes {
-            self.growth().learn(state_bytes);
-        }
+    pub async fn make_room_to_flush(
+        &self,
+        state_bytes: Option<u64>,
+        dirty_bytes: u64,
+    ) -> io::Result<bool> {
+        let needed = {
+            let mut growth = self.growth();
+            if let Some(state_bytes) = state_bytes {
+                growth.learn(state_bytes);
+            }
+            growth.needed(dirty_bytes)
+        };
         let mut file_bytes = self.file_bytes.lock().await;
-        if *file_bytes > self.start_bytes && self.measure().await? < self.low_bytes() {
+        let low = self.low_bytes().max(needed);
+        if *file_bytes > self.start_bytes && self.measure().await? < low {
             tracing::warn!("the disk is nearly full: a flush may use the reserve");
             self.held.send_replace(false);
             self.resize(&mut file_bytes, self.start_bytes).await?;
         }
-        let has_room = self.measure().await? >= self.flush_bytes_min();
+        let free = self.measure().await?;
+        let has_room = free >= needed;
         if self.flushes_wait.swap(!has_room, Ordering::Relaxed) == has_room {
             match has_room {
                 true => tracing::info!("there is room for flushes of the state again"),
                 false => {
-                    tracing::error!("the disk has no room for a flush: the state waits for some")
+                    tracing::error!(
+                        free,
+                        needed,
+                        "the disk has no room for a flush: the state waits for some"
+                    );
                 }
             }
         }
         Ok(has_room)
     }
 
-    /// With less than this a flush is not begun. At most half of what letting go of the reserve
-    /// gives, so that a disk without a free byte has room for flushes nevertheless.
-    fn flush_bytes_min(&self) -> u64 {
-        let given = self.reserve_bytes - self.start_bytes;
-        START_BYTES.max(self.growth().largest()).min(given / 2)
-    }
-
     /// Looks at the disk from time to time, takes the reserve back when there is room, and says when
-    /// writes have to be refused.
+    /// writes have to be refused. It asks whether the log has its next segment, and how many bytes of changes wait in
+    /// memory.
     pub async fn watch(
         self: Arc<Self>,
         has_segment: impl Fn() -> bool,
+        dirty_bytes: impl Fn() -> u64,
         nearly_full: watch::Sender<bool>,
     ) {
         let mut interval = tokio::time::interval(CHECK_INTERVAL);
@@ -247,12 +281,14 @@ impl StorageGuard {
                 // A flush has just let go of it.
                 _ = held.changed() => {}
             }
+            self.dirty_bytes.store(dirty_bytes(), Ordering::Relaxed);
             if let Err(error) = self.look().await {
                 tracing::warn!(%error, "the free space can't be read, or not be held");
                 continue;
             }
             let free = self.free_bytes();
-            let is_full = !self.is_held() || free < self.low_bytes() || !has_segment();
+            let waits = self.flushes_wait.load(Ordering::Relaxed);
+            let is_full = !self.is_held() || free < self.low_bytes() || !has_segment() || waits;
             let was_full = *nearly_full.borrow();
             if is_full && !was_full {
                 tracing::warn!(free, "the disk is nearly full: writes are refused");
@@ -285,7 +321,8 @@ impl StorageGuard {
 
     /// With less than this besides the reserve, writes are refused.
     fn low_bytes(&self) -> u64 {
-        (self.reserve_bytes / 2).max(2 * self.growth().largest())
+        let dirty_bytes = self.dirty_bytes.load(Ordering::Relaxed);
+        (self.reserve_bytes / 2).max(2 * self.growth().largest() + with_slack(dirty_bytes))
     }
 
     fn growth(&self) -> std::sync::MutexGuard<'_, Growth> {
@@ -337,15 +374,15 @@ mod tests {
         let guard = open(&disk).await;
         assert!(guard.is_held());
         assert_eq!(guard.free_bytes(), (200 << 20) - RESERVE);
-        guard.make_room_to_flush(None).await.unwrap();
+        guard.make_room_to_flush(None, 0).await.unwrap();
         assert!(guard.is_held(), "there is room");
 
         let (sender, mut nearly_full) = watch::channel(false);
-        tokio::spawn(Arc::clone(&guard).watch(|| true, sender));
+        tokio::spawn(Arc::clone(&guard).watch(|| true, || 0, sender));
         full_but(&disk, 0);
         nearly_full.wait_for(|full| *full).await.unwrap();
         assert!(guard.is_held(), "only a flush needs it");
-        guard.make_room_to_flush(None).await.unwrap();
+        guard.make_room_to_flush(None, 0).await.unwrap();
         assert!(!guard.is_held());
         assert_eq!(guard.measure().await.unwrap(), RESERVE - guard.start_bytes);
         assert_eq!(guard.used_bytes(), RESERVE - guard.start_bytes);
@@ -361,11 +398,11 @@ mod tests {
         disk.set_capacity(Some(200 << 20));
         let guard = open(&disk).await;
         full_but(&disk, 0);
-        assert!(guard.make_room_to_flush(None).await.unwrap(), "it has what it held");
-        full_but(&disk, guard.flush_bytes_min() - 1);
-        assert!(!guard.make_room_to_flush(None).await.unwrap());
-        full_but(&disk, guard.flush_bytes_min());
-        assert!(guard.make_room_to_flush(None).await.unwrap());
+        assert!(guard.make_room_to_flush(None, 0).await.unwrap(), "it has what it held");
+        full_but(&disk, START_BYTES - 1);
+        assert!(!guard.make_room_to_flush(None, 0).await.unwrap());
+        full_but(&disk, START_BYTES);
+        assert!(guard.make_room_to_flush(None, 0).await.unwrap());
     }
 
     #[tokio::test]
@@ -374,7 +411,7 @@ mod tests {
         disk.set_capacity(Some(200 << 20));
         let guard = open(&disk).await;
         full_but(&disk, 0);
-        guard.make_room_to_flush(None).await.unwrap();
+        guard.make_room_to_flush(None, 0).await.unwrap();
         drop(guard);
         full_but(&disk, 5 << 20);
         let guard = open(&disk).await;
@@ -393,13 +430,52 @@ mod tests {
         let guard = open(&disk).await;
         assert_eq!(guard.low_bytes(), RESERVE / 2);
         for state_bytes in [1 << 20, 2 << 20, 42 << 20, 20 << 20] {
-            guard.make_room_to_flush(Some(state_bytes)).await.unwrap();
+            guard.make_room_to_flush(Some(state_bytes), 0).await.unwrap();
         }
         assert_eq!(guard.low_bytes(), 80 << 20);
         for _ in 0..FLUSHES_REMEMBERED {
-            guard.make_room_to_flush(Some(20 << 20)).await.unwrap();
+            guard.make_room_to_flush(Some(20 << 20), 0).await.unwrap();
         }
         assert_eq!(guard.low_bytes(), RESERVE / 2);
+    }
+
+    /// A flush that was begun with too little room ended the process: values of 1 MiB filled a disk, and the flush after
+    /// they were refused needed more than was left.
+    #[tokio::test]
+    async fn a_flush_that_may_not_fit_is_put_off_and_writes_are_refused_meanwhile() {
+        let disk = SimulatedDisk::new(1);
+        disk.set_capacity(Some(300 << 20));
+        let guard = open(&disk).await;
+        let (sender, nearly_full) = watch::channel(false);
+        tokio::spawn(Arc::clone(&guard).watch(|| true, || 16 << 20, sender));
+        for state_bytes in [1 << 20, 61 << 20, 121 << 20] {
+            assert!(guard.make_room_to_flush(Some(state_bytes), 40 << 20).await.unwrap());
+        }
+        assert_eq!(guard.growth().needed(40 << 20), 110 << 20, "as the last, and its changes");
+        full_but(&disk, 80 << 20);
+        assert!(!guard.make_room_to_flush(Some(121 << 20), 40 << 20).await.unwrap());
+        assert!(!guard.is_held(), "all is given that there is");
+        let mut nearly_full = nearly_full;
+        nearly_full.wait_for(|full| *full).await.unwrap();
+        // Fewer changes need less.
+        assert!(guard.make_room_to_flush(Some(121 << 20), 1 << 20).await.unwrap());
+        disk.set_capacity(Some(600 << 20));
+        assert!(guard.make_room_to_flush(Some(121 << 20), 40 << 20).await.unwrap());
+        nearly_full.wait_for(|full| !*full).await.unwrap();
+        assert_eq!(guard.low_bytes(), (120 << 20) + (20 << 20));
+    }
+
+    /// Of the state that a start finds nothing is known: it may be one leaf.
+    #[test]
+    fn the_first_flush_may_write_all_of_a_small_state_anew() {
+        let mut growth = Growth::default();
+        growth.learn(100 << 20);
+        assert_eq!(growth.needed(8 << 20), 110 << 20);
+        growth.learn(101 << 20);
+        assert_eq!(growth.needed(8 << 20), 11 << 20);
+        let mut growth = Growth::default();
+        growth.learn(100 << 30);
+        assert_eq!(growth.needed(0), LEAVES_BYTES);
     }
 
     #[tokio::test]
@@ -422,7 +498,7 @@ mod tests {
         assert!(tokio::time::timeout(2 * CHECK_INTERVAL, &mut started).await.is_err());
         disk.set_capacity(Some(200 << 20));
         let guard = started.await;
-        tokio::spawn(Arc::clone(&guard).watch(|| true, watch::channel(true).0));
+        tokio::spawn(Arc::clone(&guard).watch(|| true, || 0, watch::channel(true).0));
         guard.wait_held().await;
     }
 

@@ -128,12 +128,12 @@ fn hooks(
             let log = hooks_log.clone();
             Box::pin(async move { log.wait_synced(index).await })
         }),
-        room_to_flush: Arc::new(move || {
+        room_to_flush: Arc::new(move |dirty_bytes| {
             let guard = Arc::clone(&hooks_guard);
             let state = hooks_state.get().and_then(Weak::upgrade);
             Box::pin(async move {
                 let state_bytes = state.and_then(|state| state.size_bytes().ok());
-                guard.make_room_to_flush(state_bytes).await
+                guard.make_room_to_flush(state_bytes, dirty_bytes).await
             })
         }),
         room_for: Arc::new(move |bytes| {

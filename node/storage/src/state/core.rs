@@ -77,7 +77,7 @@ pub(super) struct Frozen {
     /// With the meta record in it.
     pub(super) records: Arc<Records>,
     pub(super) meta: Meta,
-    bytes: usize,
+    pub(super) bytes: usize,
     /// The hash of the state with it, once it is known: before any of it is written.
     pub(super) hash: Option<StateHash>,
     /// Somebody waits for the hash.
@@ -109,6 +109,11 @@ impl Core {
     pub(super) fn dirty_bytes(&self) -> usize {
         let beside: usize = self.frozen.iter().skip(1).map(|frozen| frozen.bytes).sum();
         self.dirty_bytes + self.dirty.answer_overhead_bytes() + beside
+    }
+
+    /// Bytes of all changes in memory.
+    pub(super) fn unflushed_bytes(&self) -> usize {
+        self.dirty_bytes() + self.frozen.front().map_or(0, |frozen| frozen.bytes)
     }
 
     pub(super) fn changes(&self) -> usize {

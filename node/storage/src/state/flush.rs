@@ -91,7 +91,7 @@ impl StateStore {
                 .await
                 .map_err(|error| self.fail(format!("waiting for the log's sync: {error}")))?;
         }
-        let has_room = (self.hooks.room_to_flush)().await;
+        let has_room = (self.hooks.room_to_flush)(frozen.bytes as u64).await;
         if !has_room.map_err(|error| self.fail(format!("looking for room to flush: {error}")))? {
             return Err(StateError::NoRoomToFlush);
         }

@@ -137,9 +137,9 @@ pub struct StateHooks {
     /// Returns when the write-ahead log has synced everything up to this applied index, truncations
     /// included.
     pub wait_log_synced: Arc<dyn Fn(u64) -> BoxFuture<'static, io::Result<()>> + Send + Sync>,
-    /// Whether the disk has room for a flush; makes some where it can. Without room the flush is put
+    /// Whether the disk has room for a flush of so many bytes of changes; makes some where it can. Without room the flush is put
     /// off ([`StateError::NoRoomToFlush`]): one that meets a full disk half-way ends the process.
-    pub room_to_flush: Arc<dyn Fn() -> BoxFuture<'static, io::Result<bool>> + Send + Sync>,
+    pub room_to_flush: Arc<dyn Fn(u64) -> BoxFuture<'static, io::Result<bool>> + Send + Sync>,
     /// Whether the disk has room for so many bytes besides what is held for flushes.
     pub room_for: Arc<dyn Fn(u64) -> BoxFuture<'static, io::Result<bool>> + Send + Sync>,
     /// Makes the log reach this entry, durably, before a snapshot that ends there becomes the state:
@@ -252,6 +252,11 @@ impl StateStore {
             false => 0,
         };
         self.options.dirty_bytes_max.saturating_mul(1 + more)
+    }
+
+    /// Bytes of changes that are not in the byte store yet.
+    pub fn unflushed_bytes(&self) -> u64 {
+        self.core().unflushed_bytes() as u64
     }
 
     /// Whether the disk has room for a file of this size, or for a state made of a snapshot of it.

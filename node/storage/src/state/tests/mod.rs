@@ -55,7 +55,7 @@ impl Node {
         let fatal = self.fatal.clone();
         StateHooks {
             wait_log_synced: Arc::new(|_| Box::pin(async { Ok::<(), io::Error>(()) })),
-            room_to_flush: Arc::new(|| Box::pin(async { Ok(true) })),
+            room_to_flush: Arc::new(|_| Box::pin(async { Ok(true) })),
             room_for: Arc::new(|_| Box::pin(async { Ok(true) })),
             log_reaches: Arc::new(|_| Box::pin(async { Ok(()) })),
             fatal: Arc::new(move |reason| fatal.lock().unwrap().push(reason)),

@@ -79,7 +79,7 @@ async fn without_room_a_flush_is_put_off_and_nothing_is_lost() {
     let has_room = Arc::new(AtomicBool::new(false));
     let looked_at = has_room.clone();
     let hooks = StateHooks {
-        room_to_flush: Arc::new(move || {
+        room_to_flush: Arc::new(move |_| {
             let has_room = looked_at.load(Ordering::SeqCst);
             Box::pin(async move { Ok(has_room) })
         }),
