@@ -67,8 +67,10 @@ impl Status {
     /// ```
     pub fn health(&self) -> Health {
         let voters = self.nodes.iter().filter(|node| node.is_voter).count();
-        let takes_part =
-            |node: &&NodeInfo| node.is_voter && node.reachable && node.local_reads_only.is_empty();
+        let takes_part = |node: &&NodeInfo| {
+            let is_there = node.reachable && node.local_reads_only.is_empty();
+            node.is_voter && is_there && !self.lacks_log(node)
+        };
         let answering: Vec<&NodeInfo> = self.nodes.iter().filter(takes_part).collect();
         let quorum = voters / 2 + 1;
         let followers =
@@ -87,7 +89,12 @@ impl Status {
             Some(_) => Verdict::Degraded,
         };
         let answer = if answering.len() == 1 { "answers" } else { "answer" };
-        let of_voters = format!("{} of {voters} voters {answer}", answering.len());
+        let lacking = self.nodes.iter().filter(|node| node.is_voter && self.lacks_log(node));
+        let lacking: Vec<u64> = lacking.map(|node| node.id).collect();
+        let mut of_voters = format!("{} of {voters} voters {answer}", answering.len());
+        if verdict == Verdict::NoQuorum && !lacking.is_empty() {
+            of_voters += &format!(" and can vote, {} waits for a snapshot", named(&lacking));
+        }
         let summary = match (verdict, failures_tolerated) {
             (Verdict::NoQuorum, _) if voters == 0 => {
                 "NO QUORUM: the node that was asked knows of no voters".to_owned()
@@ -124,6 +131,13 @@ impl Status {
         }
     }
 
+    /// Its log ends before the leader's begins: until it has been sent a snapshot it acknowledges no write.
+    fn lacks_log(&self, node: &NodeInfo) -> bool {
+        let leaders = self.nodes.iter().filter(|node| node.role == Some(Role::Leader));
+        let newest = leaders.max_by_key(|leader| leader.term);
+        newest.is_some_and(|leader| node.reachable && node.last_log_index < leader.purged_index)
+    }
+
     /// What wants to be looked at while writes are answered.
     fn troubles(&self, leader: Option<u64>, unreachable: &[u64]) -> Vec<String> {
         let mut troubles = Vec::new();
@@ -134,6 +148,11 @@ impl Status {
             let id = node.id;
             if !node.local_reads_only.is_empty() {
                 troubles.push(format!("node {id} serves local reads only"));
+            }
+            if node.is_voter && self.lacks_log(node) {
+                troubles.push(format!(
+                    "node {id} has to be sent a snapshot, and acknowledges nothing until it has it"
+                ));
             }
             if node.disk_nearly_full {
                 troubles.push(match leader == Some(id) {
@@ -221,6 +240,24 @@ mod tests {
         status.nodes = vec![NodeInfo { leader_id: 2, ..status.nodes.remove(1) }];
         let healthy = "healthy: 1 of 1 voters answers, node 2 leads; none may fail";
         check(&status, Verdict::Healthy, 0, healthy);
+    }
+
+    /// A replacement with nothing in its log was counted as one of three, and the restart of another named safe.
+    #[test]
+    fn who_waits_for_a_snapshot_is_counted_for_nothing() {
+        let mut status = three();
+        for (node, last) in status.nodes.iter_mut().zip([900, 910, 905]) {
+            (node.last_log_index, node.purged_index) = (last, 300);
+        }
+        let healthy = "healthy: 3 of 3 voters answer, node 2 leads; any one may fail";
+        check(&status, Verdict::Healthy, 1, healthy);
+        status.nodes[2].last_log_index = 0;
+        let degraded = "DEGRADED: node 3 has to be sent a snapshot, and acknowledges nothing until it has it; one \
+                        more failure stops writes";
+        check(&status, Verdict::Degraded, 0, degraded);
+        lose(&mut status, 1);
+        let lost = "NO QUORUM: 1 of 3 voters answers and can vote, node 3 waits for a snapshot; writes are refused";
+        check(&status, Verdict::NoQuorum, 0, lost);
     }
 
     #[test]

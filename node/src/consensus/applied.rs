@@ -73,6 +73,18 @@ impl Consensus {
         matched.is_some_and(|matched| matched.index >= self.leadership().commit_index())
     }
 
+    /// A node has acknowledged nothing to this leader, or its log ends before this one begins: it acknowledges nothing
+    /// that is written now before it has been sent a snapshot.
+    pub(super) fn lacks_log(&self, node_id: u64) -> bool {
+        if node_id == self.node_id() {
+            return false;
+        }
+        let metrics = self.leadership().metrics();
+        let purged = metrics.purged.map_or(0, |purged| purged.index);
+        let matched = metrics.replication.as_ref().and_then(|all| all.get(&node_id)?.as_ref());
+        matched.is_none_or(|matched| matched.index < purged)
+    }
+
     /// Who is to lead next: of the other voters that may lead, the one that has applied most. One that does not say it
     /// is chosen only if none does, and one that was not heard of lately only if there is no other; among equals the one
     /// whose log is furthest along.

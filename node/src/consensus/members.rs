@@ -346,7 +346,8 @@ impl Consensus {
         Ok(true)
     }
 
-    /// Hands leadership to a voter, or to the one that has applied most, and waits until somebody else leads.
+    /// Hands leadership to a voter, or to the one that has applied most, and waits until somebody else leads: who that
+    /// is. A node that was named and does not take over may have been overtaken by another, who is named then.
     pub async fn transfer_leader(
         &self,
         to: Option<u64>,

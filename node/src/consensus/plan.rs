@@ -14,6 +14,18 @@ use crate::machine::given_ids::{next_node_id, node_id_record};
 /// help to reach, or lead and answer nobody.
 pub(super) const PROMOTION_LAG_MAX: u64 = 1000;
 
+/// … where the log is that long: of a shorter one it may have a tenth more to apply. A young or restored cluster may have
+/// all of its data in a few hundred entries.
+const PROMOTION_LAG_SHARE: u64 = 10;
+
+/// A tenth of nearly nothing is less than what comes while it is asked.
+const PROMOTION_LAG_MIN: u64 = 64;
+
+/// Entries that a learner may have to apply when it is made a voter.
+fn promotion_lag_max(commit_index: u64) -> u64 {
+    (commit_index / PROMOTION_LAG_SHARE).clamp(PROMOTION_LAG_MIN, PROMOTION_LAG_MAX)
+}
+
 /// How often it is looked whether everybody was heard: far more often than an election timeout.
 const LISTENS_AGAIN: Duration = Duration::from_millis(10);
 
@@ -244,6 +256,8 @@ impl Consensus {
             .leadership()
             .silent(&BTreeSet::from([node_id]), self.no_quorum_after())
             .is_empty();
+        let lag_max = promotion_lag_max(self.leadership().commit_index());
+        let lacks_log = self.lacks_log(node_id);
         plan.refusal = match plan.lag_entries {
             _ if is_silent => Some(format!(
                 "node {node_id} has not been heard of for {silent_ms} ms; as a voter it would be counted for \
@@ -252,13 +266,18 @@ impl Consensus {
             None => Some(format!(
                 "node {node_id} does not say how much of the log it has applied. Wait, and promote it when it does"
             )),
-            Some(behind) if behind > PROMOTION_LAG_MAX => Some(format!(
-                "node {node_id} is {behind} entries behind in what it has applied; it may be {PROMOTION_LAG_MAX} at most. \
+            Some(_) if lacks_log => Some(format!(
+                "node {node_id} has acknowledged nothing of the log yet, or less than a snapshot has that it must be sent \
+                 first: as a voter it would be counted for majorities that it can't help to reach. Wait, and promote it \
+                 then; if it stays so, that node's status and log, and this leader's, say why"
+            )),
+            Some(behind) if behind > lag_max => Some(format!(
+                "node {node_id} is {behind} entries behind in what it has applied; it may be {lag_max} at most. \
                  Wait, and promote it then"
             )),
             Some(_) => judge(&plan.before, &plan.after, accepted, silent_ms),
         };
-        let is_near = plan.lag_entries.is_some_and(|behind| behind <= PROMOTION_LAG_MAX);
+        let is_near = !lacks_log && plan.lag_entries.is_some_and(|behind| behind <= lag_max);
         plan.passes = plan.refusal.is_some() && (is_silent || !is_near);
         plan.note = even(&plan.after);
         plan
@@ -309,7 +328,11 @@ impl Consensus {
                          {to} --undo`), or name another voter"
                     ));
                 } else if plan.before.silent.contains(&to) {
-                    plan.note = Some(format!("node {to} has not been heard of lately"));
+                    plan.refusal = Some(format!(
+                        "node {to} has not been heard of for {} ms: nobody would lead until others have elected another. \
+                         Look at that node, or name another voter",
+                        self.no_quorum_after().as_millis()
+                    ));
                 } else if let Some(behind) = plan.lag_entries.filter(|it| *it > PROMOTION_LAG_MAX) {
                     plan.note = Some(format!(
                         "node {to} is {behind} entries behind in what it has applied: it answers nobody until it has \
@@ -407,5 +430,12 @@ mod tests {
         assert_eq!(refused(&three, &voters(&[1, 2, 3, 4], &[]), false), None);
         assert!(even(&voters(&[1, 2, 3, 4], &[])).is_some() && even(&three).is_none());
         assert_eq!(refused(&voters(&[1], &[]), &voters(&[1, 2], &[]), false), None);
+    }
+
+    /// With less than a thousand entries in all, a node that held nothing was made a voter, and the old one removed.
+    #[test]
+    fn a_short_log_allows_little_to_be_missing() {
+        let allowed = [0, 52, 640, 2_000, 10_000, 1 << 40].map(promotion_lag_max);
+        assert_eq!(allowed, [64, 64, 64, 200, 1_000, 1_000]);
     }
 }

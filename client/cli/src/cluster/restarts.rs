@@ -68,7 +68,16 @@ fn problems(nodes: &[NodeInfo], next: &NodeInfo, accept_interruption: bool) -> V
     };
     problem(ids(&|node| !node.reachable), "no answer; start it again first, or take it out");
     let reached = |node: &NodeInfo, is_so: bool| node.reachable && is_so;
-    let behind = |node: &NodeInfo| reached(node, node.lag_entries > LAG_ENTRIES_MAX);
+    let begins = nodes.iter().filter(|node| node.role == Some(Role::Leader));
+    let begins = begins.map(|leader| leader.purged_index).max().unwrap_or(0);
+    let lacks = |node: &NodeInfo| reached(node, node.last_log_index < begins);
+    problem(
+        ids(&lacks),
+        "it has to be sent a snapshot first, and acknowledges nothing until then; see its status and log",
+    );
+    let behind = |node: &NodeInfo| {
+        reached(node, node.lag_entries > LAG_ENTRIES_MAX && node.last_log_index >= begins)
+    };
     problem(ids(&behind), &format!("more than {LAG_ENTRIES_MAX} entries behind; let it catch up"));
     let apart = |node: &NodeInfo| reached(node, !node.local_reads_only.is_empty());
     problem(ids(&apart), "it serves local reads only, and is counted for no majority");
@@ -253,6 +262,23 @@ mod tests {
         let plan = Plan::of(&nodes, HOUR, false);
         assert_eq!(plan.next, Some(1));
         assert_eq!((plan.nodes[0].uptime_ms, plan.nodes[0].restarted), (None, false));
+    }
+
+    #[test]
+    fn who_waits_for_a_snapshot_is_waited_for() {
+        let mut nodes = five();
+        for node in &mut nodes {
+            (node.last_log_index, node.purged_index) = (900, 300);
+        }
+        assert_eq!(Plan::of(&nodes, HOUR, false).problems, Vec::<String>::new());
+        nodes[2].last_log_index = 0;
+        let plan = Plan::of(&nodes, HOUR, false);
+        assert_eq!(plan.next, None);
+        assert!(
+            plan.problems[0].starts_with("node 3: it has to be sent a snapshot"),
+            "{:?}",
+            plan.problems
+        );
     }
 
     #[test]
