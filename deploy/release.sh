@@ -13,10 +13,10 @@
 #   tallyd-VERSION.cdx.json, tally-VERSION.cdx.json    what each program is linked from (CycloneDX)
 #   SHA256SUMS
 #
-# The same commit is to make the same bytes, wherever it is checked out; deploy/reproducible.sh looks. Programs have
-# differed, for a reason that is not found (docs/deployment.md). All times are the commit's. The toolchain is the one that
-# is installed (what it was is in TOOLCHAIN), and links by its own linker and musl. C is compiled by zig, which does so for
-# both processors, behind cargo-zigbuild, which translates what cc says; both come from PyPI in fixed versions.
+# The same commit is to make the same bytes, wherever it is checked out: deploy/reproducible.sh looks, and
+# docs/deployment.md says what was seen. All times are the commit's. The toolchain is the one that is installed (what it
+# was is in TOOLCHAIN), and links by its own linker and musl. C is compiled by zig, which does so for both processors,
+# behind cargo-zigbuild, which translates what cc says; both come from PyPI in fixed versions.
 #
 # Needs: rustup's targets ARCH-unknown-linux-musl, python3 with venv, llvm-objcopy, dpkg-deb, jq, cargo-cyclonedx.
 # Run on amd64, as the manual pages and completions come from the programs themselves.
@@ -100,24 +100,33 @@ pack() {
 
 # --- Programs ---------------------------------------------------------------------------------
 
-# No path of this machine may be left in them: of the sources, of the crates, of the C code among these.
+# No path of this machine may be left in them: of the sources, of the crates, of the C code among these. A wrapper tells
+# rustc, as RUSTFLAGS reach what is made for a release's processors alone, and not the macros that run meanwhile. One of
+# these (rustversion) has a file below target/ among its sources: its hash hung on the place of the checkout, and with
+# it the metadata of each crate that uses it, and of what uses those.
 flags() {
     local home=${CARGO_HOME:-$HOME/.cargo} sources from to
     RUSTFLAGS="--cfg tokio_unstable"
     # mimalloc says when it was compiled, and zig's compiler does not know SOURCE_DATE_EPOCH.
     CFLAGS='-Wno-builtin-macro-redefined -D__DATE__="" -D__TIME__=""'
-    while read -r from to; do
-        RUSTFLAGS+=" --remap-path-prefix=$from=$to"
-        CFLAGS+=" -ffile-prefix-map=$from=$to"
-    done < <(
-        # The last that fits counts.
-        echo "$venv /zig"
-        echo "$home /cargo"
-        for sources in "$home"/registry/src/*/; do echo "${sources%/} /crates"; done
-        echo "$(rustc --print sysroot)/lib/rustlib/src/rust /rustc/$(rustc -vV | sed -n 's/^commit-hash: //p')"
-        echo "$PWD /tally"
-    )
-    export RUSTFLAGS CFLAGS
+    RUSTC_WRAPPER=$scratch/bin/rustc-anywhere
+    {
+        printf '#!/bin/sh\nexec "$@"'
+        while read -r from to; do
+            printf ' "--remap-path-prefix=%s=%s"' "$from" "$to"
+            CFLAGS+=" -ffile-prefix-map=$from=$to"
+        done < <(
+            # The last that fits counts.
+            echo "$venv /zig"
+            echo "$home /cargo"
+            for sources in "$home"/registry/src/*/; do echo "${sources%/} /crates"; done
+            echo "$(rustc --print sysroot)/lib/rustlib/src/rust /rustc/$(rustc -vV | sed -n 's/^commit-hash: //p')"
+            echo "$PWD /tally"
+        )
+        echo
+    } >"$RUSTC_WRAPPER"
+    chmod +x "$RUSTC_WRAPPER"
+    export RUSTFLAGS CFLAGS RUSTC_WRAPPER
 }
 
 triple() { case $1 in amd64) echo x86_64-unknown-linux-musl ;; arm64) echo aarch64-unknown-linux-musl ;; esac; }
