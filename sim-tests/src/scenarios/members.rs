@@ -55,7 +55,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 and is told that it is done when the old set is left behind. (Once a promotion was \
                 confirmed while both sets stood, and stayed so for ever.)",
         look_at: "`while voters change`; `the voters are` before and after; `has done`",
-        seed: 2,
+        seed: 3,
         lesson: &[
             "when the voters change next: the leader is cut off",
             "node {n} the voters are to change",
