@@ -13,7 +13,7 @@ use tally_client::{
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Add, Drain, Forget, How, NodeId, Promote, Remove, Replace, TransferLeader,
+    Add, Drain, Forget, How, NodeId, Promote, Remove, Replace, TransferLeader, place,
     show::{self, StepShown},
 };
 use crate::{
@@ -318,20 +318,23 @@ impl<'a> Operator<'a> {
         let new = coming.node_id;
         if !self.is_wanted(&format!("put node {new} into the place of node {old}?"))? {
             self.done.push(StepShown::of(&first.shown(), &coming));
-            let text = format!(
-                "nothing was done: it is a preview. Then node {new} becomes a voter, and node {old} is removed"
-            );
+            let then =
+                if was_voter { format!("node {new} becomes a voter, and ") } else { String::new() };
+            let text =
+                format!("nothing was done: it is a preview. Then {then}node {old} is removed");
             return self.end(&text, &coming);
         }
         if !coming.is_so {
             self.take(&first).await?;
         }
-        let was_voter = going.before.as_ref().is_some_and(|voters| voters.voters.contains(&old));
-        // Of a learner a learner takes the place; of one that is gone nobody knows, and it goes on as for a voter.
-        if was_voter || going.is_so {
+        // Of a learner a learner takes the place.
+        if was_voter {
             self.make_voter(new, replace.patience.wait).await?;
         }
         let plan = self.remove_old(old).await?;
+        if going.is_so {
+            return self.found_gone(replace, &first, &coming).await;
+        }
         self.end(&format!("node {new} has the place of node {old}"), &plan)
     }
 
@@ -342,6 +345,7 @@ impl<'a> Operator<'a> {
         let nodes = self.client.status().await?.nodes;
         if nodes.iter().any(|node| node.id == old && node.leader_id == old) && !plan.is_so {
             // It would go on to lead until it is out, and then nobody would for an election. Who is next is chosen there.
+        let was_voter = going.before.as_ref().is_some_and(|voters| voters.voters.contains(&old));
             self.take(&Step::TransferLeader(0)).await?;
         }
         self.take(&step).await
@@ -361,6 +365,32 @@ pub(super) fn is_wanted(how: &How, output: Output, question: &str) -> Result<boo
     if how.yes || output.json || !is_there {
         return Ok(true);
     }
+    /// Given again, or for one that somebody else took out ([`place`]).
+    async fn found_gone(
+        &mut self,
+        Replace { old, address, .. }: &Replace,
+        first: &Step,
+        coming: &ClusterPlan,
+    ) -> Result<Exit, Failure> {
+        if !coming.refusal.is_empty() {
+            return Err(self.refused(first, coming));
+        }
+        let end = place::taken(*old, address, coming).map_err(|message| {
+            Failure::membership(
+                message,
+                &json!({ "steps": [StepShown::of(&first.shown(), coming)] }),
+            )
+        })?;
+        self.show(first, coming)?;
+        self.done.push(StepShown::of(&first.shown(), coming));
+        if self.how.preview {
+            return self.end(&format!("nothing was done: it is a preview. {end}"), coming);
+        }
+        // That it is gone was a look, at a membership that may be overruled. Asked for, it is confirmed by a quorum.
+        let plan = self.remove_old(*old).await?;
+        self.end(&end, &plan)
+    }
+
     let mut stderr = io::stderr().lock();
     write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush())?;
     let mut answer = String::new();
