@@ -71,3 +71,31 @@ async fn a_node_that_is_gone_is_not_replaced_by_one_that_is_no_member() {
         assert!(run.stderr.contains("`tally cluster add 6 127.0.0.1:9`"), "{}", run.stderr);
     }
 }
+
+/// It is not what was asked for, though a transfer was made.
+#[tokio::test]
+async fn a_transfer_by_which_another_node_leads_is_not_done() {
+    let answer = |leader_id| {
+        let plan = plan(1, false);
+        let header = None;
+        Response::ClusterTransferLeader(v1::ClusterTransferLeaderResponse {
+            header,
+            leader_id,
+            plan,
+        })
+    };
+    let (run, _) = runs("cluster transfer-leader 1", [answer(0), answer(2)]).await;
+    assert_eq!(run.exit, 4, "{}{}", run.stdout, run.stderr);
+    assert!(run.stderr.contains("node 2 leads, not node 1"), "{}", run.stderr);
+    assert!(!run.stdout.contains("done"), "{}", run.stdout);
+    let (run, _) = runs("cluster transfer-leader 1 --json", [answer(0), answer(2)]).await;
+    let message = run.json()["error"]["message"].to_string();
+    assert!(run.exit == 4 && message.contains("node 2 leads, not node 1"), "{message}");
+    // Nobody in particular was asked for; or it is the one that was.
+    for (arguments, leader_id) in [("", 2), (" 1", 1)] {
+        let arguments = format!("cluster transfer-leader{arguments}");
+        let (run, left) = runs(&arguments, [answer(0), answer(leader_id)]).await;
+        assert_eq!((run.exit, left), (0, 0), "{}{}", run.stdout, run.stderr);
+        assert!(run.stdout.contains("done"), "{}", run.stdout);
+    }
+}
