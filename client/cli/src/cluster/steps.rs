@@ -434,6 +434,9 @@ pub(super) fn is_passing(error: &Error) -> bool {
         || matches!(
             error.reason(),
             tally_client::reason::NOT_LEADER
+                // Of a preview, which has no outcome.
+                | tally_client::reason::NO_ANSWER
+                | tally_client::reason::OUTCOME_UNKNOWN
                 | tally_client::reason::NO_QUORUM
                 | tally_client::reason::NOT_PROPOSED
                 | tally_client::reason::SHUTTING_DOWN
