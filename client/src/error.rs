@@ -76,11 +76,13 @@ impl Error {
             || "the deadline passed before anything was sent".to_owned(),
             |last| last.status.message.clone(),
         );
-        if let Some(deadline) = gave_up_after {
+        if let Some(after) = gave_up_after {
             code = Code::DeadlineExceeded;
+            let attempts =
+                if attempts == 1 { "1 attempt".to_owned() } else { format!("{attempts} attempts") };
             message = format!(
-                "gave up after {} ms and {attempts} attempts; the last: {message}",
-                deadline.as_millis()
+                "gave up after {} ms and {attempts}; the last: {message}",
+                after.as_millis()
             );
         }
         if outcome == Some(Outcome::Unknown) && !KNOWN_UNKNOWN.contains(&reason.as_str()) {

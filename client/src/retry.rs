@@ -171,9 +171,9 @@ impl Retry {
         self.error(None)
     }
 
-    /// The deadline has passed.
-    pub(crate) fn gave_up(&self, deadline: Duration) -> Error {
-        self.error(Some(deadline))
+    /// The deadline has passed, or comes before another attempt; so long the call went on.
+    pub(crate) fn gave_up(&self, after: Duration) -> Error {
+        self.error(Some(after))
     }
 
     /// Each node was asked, and nothing listens at any of the addresses.

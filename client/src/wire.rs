@@ -26,7 +26,8 @@ pub(crate) enum Class {
     Read,
     /// Nothing, if it is stamped with a session number or an idempotency key.
     Write,
-    /// Nothing that matters: opening, renewing and closing of sessions, status, users and roles.
+    /// Nothing that matters: opening, renewing and closing of sessions, status, users and roles, and what a change of
+    /// the cluster would do.
     Control,
     /// A change of the cluster would be asked for twice.
     Change,
@@ -108,6 +109,19 @@ macro_rules! read_options {
     }};
 }
 
+/// It asks what a change of the cluster would do, and changes nothing.
+fn is_preview(request: &Request) -> bool {
+    match request {
+        Request::ClusterAddLearner(request) => request.preview,
+        Request::ClusterPromote(request) => request.preview,
+        Request::ClusterRemove(request) => request.preview,
+        Request::ClusterTransferLeader(request) => request.preview,
+        Request::ClusterDrain(request) => request.preview,
+        Request::ClusterFinalizeUpgrade(request) => request.preview,
+        _ => false,
+    }
+}
+
 macro_rules! of_each {
     ($($service:ident($client_in:ident::$client:ident, $server_in:ident::$server:ident) {
         $($kind:ident $field:ident $variant:ident($request:ident) -> $response:ident: $method:ident;)*
@@ -139,6 +153,8 @@ macro_rules! of_each {
         /// What may happen when it is sent twice.
         pub(crate) fn class(request: &Request) -> Class {
             match request {
+                // Only asked what it would do.
+                request if is_preview(request) => Class::Control,
                 $($(Request::$variant(_) => class!($kind),)*)*
             }
         }
@@ -191,3 +207,25 @@ tally_proto::requests!(of_each);
 
 /// A pack of answers may hold many of up to 3 MiB; what the node sends is for the node to bound.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_preview_changes_nothing() {
+        for (preview, expected) in [(true, Class::Control), (false, Class::Change)] {
+            let requests = [
+                v1::ClusterAddLearnerRequest { preview, ..Default::default() }.request(),
+                v1::ClusterPromoteRequest { preview, ..Default::default() }.request(),
+                v1::ClusterRemoveRequest { preview, ..Default::default() }.request(),
+                v1::ClusterTransferLeaderRequest { preview, ..Default::default() }.request(),
+                v1::ClusterDrainRequest { preview, ..Default::default() }.request(),
+                v1::ClusterFinalizeUpgradeRequest { preview }.request(),
+            ];
+            for request in &requests {
+                assert_eq!(class(request), expected, "{request:?}");
+            }
+        }
+    }
+}

@@ -16,7 +16,7 @@ use std::{
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use tally_client::{
-    Client, RestorePhase, RestoreProgress,
+    BackupStream, Client, RestorePhase, RestoreProgress,
     backup_format::{Footer, Header, Reader, SteadyFile},
 };
 
@@ -224,11 +224,8 @@ pub(crate) async fn back_up(
         let shown = escaped(&path.display().to_string());
         return Err(Failure::unable(format!("{shown} exists: --force replaces it")));
     }
-    let mut stream = match &asked.from {
-        Some(address) => client.backup_from(address, asked.local).await?,
-        None => client.backup().await?,
-    };
     if to_stdout {
+        let mut stream = open(client, asked).await?;
         while let Some(part) = stream.next().await? {
             print(&part.data)
                 .map_err(|error| Failure::not_printed(&error, "the backup was not written"))?;
@@ -238,7 +235,16 @@ pub(crate) async fn back_up(
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
     let partial = PathBuf::from(partial);
+    // The file first: a node makes few backups at a time, and keeps a place for one that nobody fetches for a while.
     let mut file = SteadyFile::new(begin(&partial).map_err(|error| at(&partial, error))?);
+    let mut stream = match open(client, asked).await {
+        Ok(stream) => stream,
+        Err(failure) => {
+            // Nothing is in it. If it stays, the next attempt takes it away.
+            let _ = fs::remove_file(&partial);
+            return Err(failure);
+        }
+    };
     while let Some(part) = stream.next().await? {
         file.write_all(&part.data).map_err(|error| at(&partial, error))?;
         if let Some(percent) = (100 * part.done_bytes).checked_div(part.total_bytes) {
@@ -254,6 +260,14 @@ pub(crate) async fn back_up(
         format!("wrote {} ({}) of {}", escaped(&known.file), bytes(known.file_bytes), known.short())
     })?;
     Ok(Exit::Done)
+}
+
+/// Asks a node for a backup.
+async fn open(client: &Client, asked: &Backup) -> Result<BackupStream, Failure> {
+    Ok(match &asked.from {
+        Some(address) => client.backup_from(address, asked.local).await?,
+        None => client.backup().await?,
+    })
 }
 
 /// What an earlier attempt left is of no use. A backup has all that is stored: it is for its owner alone.

@@ -100,6 +100,13 @@ struct Limits {
     attempt: Duration,
 }
 
+impl Limits {
+    /// How long the call goes on by now. It may end long before its time is over, where the next attempt would be later.
+    fn passed(&self) -> Duration {
+        self.total.saturating_sub(self.until.saturating_duration_since(Instant::now()))
+    }
+}
+
 impl Call {
     /// Its time begins when it is first polled.
     pub(crate) fn new(shared: Arc<Shared>, mut request: Request, plan: Plan) -> Self {
@@ -262,10 +269,10 @@ impl Call {
                 Ok(None)
             }
             // Only a bug asks for another number at any other moment.
-            Ok(None) => Err(self.retry.gave_up(limits.total)),
+            Ok(None) => Err(self.retry.gave_up(limits.passed())),
             Ok(ticket) => Ok(ticket),
             // An earlier attempt, under a session that has ended since, may have been executed.
-            Err(_) if self.retry.is_unknown() => Err(self.retry.gave_up(limits.total)),
+            Err(_) if self.retry.is_unknown() => Err(self.retry.gave_up(limits.passed())),
             Err(error) => Err(error),
         }
     }
@@ -312,7 +319,7 @@ impl Call {
 
     /// Tells the caller that there is nobody left to ask, or no time. If all that answered are of another
     /// cluster, then this client's is gone, and the next call begins anew: once told is enough.
-    fn asked_all(&self, deadline: Option<Duration>) -> Error {
+    fn asked_all(&self, gave_up_after: Option<Duration>) -> Error {
         // A token that the caller brought may be another cluster's though this client's is the right one.
         let brought = matches!(self.level, ReadLevel::Session(Some(_)));
         if let Some(asked) = &self.asked
@@ -323,7 +330,7 @@ impl Call {
             self.shared.router.forget();
             self.shared.sessions.forget();
         }
-        deadline.map_or_else(|| self.retry.asked_all(), |after| self.retry.gave_up(after))
+        gave_up_after.map_or_else(|| self.retry.asked_all(), |after| self.retry.gave_up(after))
     }
 
     /// The request as it is sent now.
@@ -483,7 +490,7 @@ impl Call {
             return Err(self.retry.unheard(&self.shared.router.addresses()));
         }
         if again >= limits.until {
-            return Err(self.asked_all(Some(limits.total)));
+            return Err(self.asked_all(Some(limits.passed())));
         }
         if pause != Pause::None {
             // Boxed, as a timer is large and a call that is answered has none.

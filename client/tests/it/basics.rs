@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::{
     fake::{Act, Cluster, FAR, eventually},
-    model::refusal,
+    model::{refusal, refusal_for},
 };
 
 #[tokio::test]
@@ -124,6 +124,24 @@ async fn a_node_too_slow_for_an_attempt_is_not_the_end_of_a_read() {
     let error = read.await.unwrap_err();
     assert_eq!((error.code(), error.outcome()), (Code::DeadlineExceeded, None));
     assert!(error.attempts() > 2, "{error}");
+}
+
+/// The next attempt would come after the deadline. What is told is how long it went on, and not how long it might have.
+#[tokio::test]
+async fn a_call_that_ends_early_says_when_it_ended() {
+    let cluster = Cluster::start(1).await;
+    let wait = Duration::from_secs(120);
+    let full = Code::ResourceExhausted;
+    let busy = refusal_for(wait, full, reason::NOT_PROPOSED, v1::Outcome::NotApplied);
+    cluster.script(0, [Act::Refuse(Box::new(busy))]);
+    let error = cluster.client().counter("hits").add(1).await.unwrap_err();
+    assert_eq!((error.code(), error.attempts()), (Code::DeadlineExceeded, 1));
+    let said = error.message().strip_prefix("gave up after ").expect("how long");
+    let (ms, rest) = said.split_once(" ms and 1 attempt; the last: ").expect("how often");
+    assert!(
+        ms.parse::<u128>().unwrap() < FAR.as_millis() / 2 && rest == reason::NOT_PROPOSED,
+        "{error}"
+    );
 }
 
 /// An address at which nothing listens.

@@ -269,6 +269,25 @@ async fn wrong_steps_are_refused_with_what_to_do() {
     assert_eq!(operator.members().await["next_node_id"], 5);
     cluster.node(4).kill();
 
+    // A learner's place is taken by a learner, also when the command is given again; and nobody takes it after that.
+    let [first, second, third] = [11, 12, 13].map(|id: u64| {
+        let address = cluster.newcomer(id, &["--node-id", &id.to_string()]).peer.clone();
+        cluster.node(id).start();
+        address
+    });
+    operator.runs(&["cluster", "add", "11", &first, "--learner"]).await.done(&[]);
+    let replace = ["cluster", "replace", "11", &second];
+    operator.runs(&replace).await.done(&["node 12 has the place of node 11"]);
+    let stays = ["node 12 has the place of node 11: it is a learner, and stays one"];
+    operator.runs(&replace).await.done(&stays);
+    let again = ["cluster", "replace", "11", &third];
+    let refused = ["node 11 is gone already", "`tally cluster add 13"];
+    operator.runs(&again).await.refused(&refused);
+    assert_eq!(operator.ids("learners").await, [12]);
+    assert_eq!(operator.ids("voters").await, [1, 2, 3]);
+    operator.runs(&["cluster", "remove", "12"]).await.done(&["done"]);
+    cluster.node(13).kill();
+
     // Left-overs are forgotten: nobody with a vote, and nobody who answers.
     let voter = ["cluster", "forget", "3"];
     operator.runs(&voter).await.refused(&["has a vote", "tally cluster replace 3"]);

@@ -174,18 +174,30 @@ impl Point {
         ));
     }
 
+    /// There is none. Those that hold the point were read, and are not right; of the others only the header was, which
+    /// says nothing of what comes after it.
     fn none(&self, shown: &str, all: &[Candidate]) -> Failure {
-        let newest = all.first().map(|it| it.header.revision);
-        let there = match (all.last(), newest) {
-            (Some(oldest), Some(newest)) => format!(
-                "{} that can be read, of revisions {} (made at {}) to {newest}",
-                all.len(),
-                oldest.header.revision,
-                oldest.made_at()
-            ),
-            _ => "none that can be read".to_owned(),
+        let (wrong, others): (Vec<_>, Vec<_>) = all.iter().partition(|it| self.holds(it));
+        let wrong = match wrong.len() {
+            0 => String::new(),
+            wrong => format!(" that is whole and right ({wrong} passed over)"),
         };
-        Failure::unable(format!("{shown}: no backup {}; there are {there}", self.shown()))
+        let others = match others[..] {
+            [newest, .., oldest] => format!(
+                "by their headers alone there are {} others, of revisions {} (made at {}) to {}",
+                others.len(),
+                oldest.header.revision,
+                oldest.made_at(),
+                newest.header.revision
+            ),
+            [one] => format!(
+                "by its header alone there is one other, of revision {} (made at {})",
+                one.header.revision,
+                one.made_at()
+            ),
+            [] => "there are no others whose header can be read".to_owned(),
+        };
+        Failure::unable(format!("{shown}: no backup {}{wrong}; {others}", self.shown()))
     }
 }
 
@@ -234,6 +246,7 @@ mod tests {
     fn backup(dir: &Path, cluster_id: u128, revision: u64, wall_time_ms: u64) -> PathBuf {
         let header = Header { cluster_id, revision, wall_time_ms, ..Header::default() };
         let mut writer = Writer::new(&header);
+        writer.record(b"key", b"value");
         writer.finish();
         let path = dir.join(format!("r{revision}.backup"));
         fs::write(&path, writer.take()).unwrap();
@@ -281,6 +294,34 @@ mod tests {
         // Which of two clusters is meant nobody can know.
         backup(dir.path(), 8, 25, times[2]);
         assert_eq!(of(&at_revision(29)), None);
+    }
+
+    #[test]
+    fn of_what_is_not_taken_no_more_is_said_than_was_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = [10, 20, 30].map(|revision| backup(dir.path(), 7, revision, 1_790_000_061_000));
+        let none = |revision| at_revision(revision).file(dir.path()).unwrap_err().text;
+        // Their ends are damaged, and nobody has looked.
+        for path in &made[..2] {
+            let mut bytes = fs::read(path).unwrap();
+            *bytes.last_mut().unwrap() ^= 1;
+            fs::write(path, bytes).unwrap();
+        }
+        let said = none(1);
+        assert!(!said.contains("can be read"), "{said}");
+        assert!(
+            said.ends_with(
+                "no backup not above revision 1; by their headers alone there are 3 others, of revisions 10 (made at \
+                 2026-09-21 14:14 UTC) to 30"
+            ),
+            "{said}"
+        );
+        let said = none(20);
+        assert!(
+            said.contains("not above revision 20 that is whole and right (2 passed over)"),
+            "{said}"
+        );
+        assert!(said.contains("there is one other, of revision 30 ("), "{said}");
     }
 
     #[test]

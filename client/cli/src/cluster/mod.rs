@@ -4,6 +4,7 @@
 //! that was done is answered as done, so that a command that broke off is taken up again by giving it again, also by
 //! somebody else: what is left to do is read from the membership and nowhere else.
 
+mod place;
 mod restarts;
 mod show;
 mod snapshots;

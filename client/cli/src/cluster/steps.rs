@@ -13,7 +13,7 @@ use tally_client::{
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Add, Drain, Forget, How, NodeId, Promote, Remove, Replace, TransferLeader,
+    Add, Drain, Forget, How, NodeId, Promote, Remove, Replace, TransferLeader, place,
     show::{self, StepShown},
 };
 use crate::{
@@ -59,6 +59,24 @@ impl Step {
     }
 }
 
+/// What a step did, or would do.
+#[derive(Debug, Default)]
+struct Answer {
+    plan: ClusterPlan,
+    /// Who leads after a transfer; 0 of any other step, and of a preview.
+    leader_id: u64,
+}
+
+/// Why a transfer was not what was asked for: somebody else leads now.
+fn led_by_another(step: &Step, leader_id: u64) -> Option<String> {
+    match step {
+        Step::TransferLeader(to @ 1..) if ![0, *to].contains(&leader_id) => Some(format!(
+            "node {leader_id} leads, not node {to}, which was to take over. Nothing is lost: give the same command again"
+        )),
+        _ => None,
+    }
+}
+
 /// Whoever has given the command.
 pub(super) struct Operator<'a> {
     client: &'a Client,
@@ -73,12 +91,13 @@ impl<'a> Operator<'a> {
         Operator { client, how, output, done: Vec::new(), is_asked: false }
     }
 
-    async fn ask(&self, step: &Step, preview: bool) -> Result<ClusterPlan, Error> {
+    async fn ask(&self, step: &Step, preview: bool) -> Result<Answer, Error> {
         macro_rules! plan {
             ($call:expr) => {{
                 let call = $call;
                 let call = if preview { call.preview() } else { call };
-                call.await?.plan.map(|plan| *plan)
+                let answer = call.await?;
+                Answer { plan: answer.plan.map(|plan| *plan).unwrap_or_default(), leader_id: 0 }
             }};
         }
         macro_rules! accepting {
@@ -86,25 +105,29 @@ impl<'a> Operator<'a> {
                 if *$accept { $call.accept_fewer_failures() } else { $call }
             };
         }
-        let plan = match step {
+        Ok(match step {
             Step::AddLearner(id, address) => plan!(self.client.add_learner(*id, address.as_str())),
             Step::Promote(id, accept) => plan!(accepting!(self.client.promote(*id), accept)),
             Step::Remove(id, accept) => plan!(accepting!(self.client.remove(*id), accept)),
-            Step::TransferLeader(id) => plan!(self.client.transfer_leader(*id)),
+            Step::TransferLeader(id) if preview => plan!(self.client.transfer_leader(*id)),
+            Step::TransferLeader(id) => {
+                let answer = self.client.transfer_leader(*id).await?;
+                let plan = answer.plan.map(|plan| *plan).unwrap_or_default();
+                Answer { plan, leader_id: answer.leader_id }
+            }
             Step::Drain(id, false) => plan!(self.client.drain(*id)),
             Step::Drain(id, true) => plan!(self.client.drain(*id).undo()),
-        };
-        Ok(plan.unwrap_or_default())
+        })
     }
 
     /// Asks until there is an answer that does not pass by itself. A preview changes nothing however often it is asked
     /// for, and of a step what was done is answered as done.
-    async fn insist(&self, step: &Step, preview: bool) -> Result<ClusterPlan, Failure> {
+    async fn insist(&self, step: &Step, preview: bool) -> Result<Answer, Failure> {
         let until = Instant::now() + STEP_PATIENCE;
         let mut is_told = false;
         loop {
             match self.ask(step, preview).await {
-                Ok(plan) => return Ok(plan),
+                Ok(answer) => return Ok(answer),
                 Err(error) if is_passing(&error) && Instant::now() < until => {
                     if !std::mem::replace(&mut is_told, true) {
                         note(&format!("{}: {}; asking again", step.shown(), error.message()));
@@ -117,12 +140,15 @@ impl<'a> Operator<'a> {
     }
 
     async fn preview(&self, step: &Step) -> Result<ClusterPlan, Failure> {
-        self.insist(step, true).await
+        Ok(self.insist(step, true).await?.plan)
     }
 
     /// Does a step.
     async fn take(&mut self, step: &Step) -> Result<ClusterPlan, Failure> {
-        let plan = self.insist(step, false).await?;
+        let Answer { plan, leader_id } = self.insist(step, false).await?;
+        if let Some(why) = led_by_another(step, leader_id) {
+            return Err(Failure::unable(why));
+        }
         self.done.push(StepShown::of(&step.shown(), &plan));
         Ok(plan)
     }
@@ -264,7 +290,7 @@ impl<'a> Operator<'a> {
                 self.show(&step, &plan)?;
                 // Between that look and this one it may have fallen back.
                 match self.ask(&step, false).await {
-                    Ok(plan) => {
+                    Ok(Answer { plan, .. }) => {
                         self.done.push(StepShown::of(&step.shown(), &plan));
                         return Ok(plan);
                     }
@@ -306,6 +332,9 @@ impl<'a> Operator<'a> {
         let NodeId(id) = replace.id;
         let first = Step::AddLearner(id, replace.address.clone());
         let coming = self.preview(&first).await?;
+        if going.is_so {
+            return self.found_gone(replace, &first, &coming).await;
+        }
         self.show(&first, &coming)?;
         if coming.node_id == old {
             let message = format!(
@@ -316,23 +345,50 @@ impl<'a> Operator<'a> {
             return Err(Failure::membership(message, &json!({ "steps": [] })));
         }
         let new = coming.node_id;
+        let was_voter = going.before.as_ref().is_some_and(|voters| voters.voters.contains(&old));
         if !self.is_wanted(&format!("put node {new} into the place of node {old}?"))? {
             self.done.push(StepShown::of(&first.shown(), &coming));
-            let text = format!(
-                "nothing was done: it is a preview. Then node {new} becomes a voter, and node {old} is removed"
-            );
+            let then =
+                if was_voter { format!("node {new} becomes a voter, and ") } else { String::new() };
+            let text =
+                format!("nothing was done: it is a preview. Then {then}node {old} is removed");
             return self.end(&text, &coming);
         }
         if !coming.is_so {
             self.take(&first).await?;
         }
-        let was_voter = going.before.as_ref().is_some_and(|voters| voters.voters.contains(&old));
-        // Of a learner a learner takes the place; of one that is gone nobody knows, and it goes on as for a voter.
-        if was_voter || going.is_so {
+        // Of a learner a learner takes the place.
+        if was_voter {
             self.make_voter(new, replace.patience.wait).await?;
         }
         let plan = self.remove_old(old).await?;
         self.end(&format!("node {new} has the place of node {old}"), &plan)
+    }
+
+    /// Given again, or for one that somebody else took out ([`place`]).
+    async fn found_gone(
+        &mut self,
+        Replace { old, address, .. }: &Replace,
+        first: &Step,
+        coming: &ClusterPlan,
+    ) -> Result<Exit, Failure> {
+        if !coming.refusal.is_empty() {
+            return Err(self.refused(first, coming));
+        }
+        let end = place::taken(*old, address, coming).map_err(|message| {
+            Failure::membership(
+                message,
+                &json!({ "steps": [StepShown::of(&first.shown(), coming)] }),
+            )
+        })?;
+        self.show(first, coming)?;
+        self.done.push(StepShown::of(&first.shown(), coming));
+        if self.how.preview {
+            return self.end(&format!("nothing was done: it is a preview. {end}"), coming);
+        }
+        // That it is gone was a look, at a membership that may be overruled. Asked for, it is confirmed by a quorum.
+        let plan = self.remove_old(*old).await?;
+        self.end(&end, &plan)
     }
 
     async fn remove_old(&mut self, old: u64) -> Result<ClusterPlan, Failure> {
@@ -378,6 +434,9 @@ pub(super) fn is_passing(error: &Error) -> bool {
         || matches!(
             error.reason(),
             tally_client::reason::NOT_LEADER
+                // Of a preview, which has no outcome.
+                | tally_client::reason::NO_ANSWER
+                | tally_client::reason::OUTCOME_UNKNOWN
                 | tally_client::reason::NO_QUORUM
                 | tally_client::reason::NOT_PROPOSED
                 | tally_client::reason::SHUTTING_DOWN

@@ -65,6 +65,30 @@ async fn a_backup_of_a_newer_release_is_refused_by_name() {
     assert_eq!(cluster.writes(), 0);
 }
 
+/// A node makes few backups at a time, and keeps a place for one that nobody fetches: none is asked for in vain.
+#[tokio::test]
+async fn a_backup_that_can_not_be_written_is_not_asked_for() {
+    let cluster = Cluster::start(1).await;
+    let run = tally(&cluster, &["backup", "/does/not/exist"]).await;
+    assert_eq!(run.exit, 4, "{}", run.stderr);
+    assert!(run.stderr.contains("/does/not/exist.partial: No such file"), "{}", run.stderr);
+    let seen = cluster.nodes[0].seen.lock().unwrap();
+    assert_eq!((seen.reads, seen.statuses), (0, 0));
+}
+
+/// And where no node makes one, nothing is left behind.
+#[tokio::test]
+async fn a_backup_that_is_refused_leaves_no_file() {
+    let cluster = Cluster::start(1).await;
+    let dir = tempfile::tempdir().expect("a directory can be made");
+    let file = dir.path().join("b.backup");
+    let denied = StatusBuilder::new(Code::PermissionDenied, reason::PERMISSION_DENIED, "no admin");
+    cluster.nodes[0].refuses_reads.lock().unwrap().push_back(Response::Error(denied.build()));
+    let run = tally(&cluster, &["backup", file.to_str().expect("plain names")]).await;
+    assert!(run.exit == 3 && run.stderr.contains("no admin"), "{}", run.stderr);
+    assert_eq!(std::fs::read_dir(dir.path()).expect("it can be read").count(), 0);
+}
+
 #[tokio::test]
 async fn a_decided_refusal_is_three() {
     let cluster = Cluster::start(1).await;

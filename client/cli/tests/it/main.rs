@@ -12,6 +12,7 @@ mod deletes;
 mod exit_status;
 mod lists;
 mod loads;
+mod members;
 mod output;
 mod quotas;
 mod runs;
