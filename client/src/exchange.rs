@@ -117,38 +117,26 @@ impl Exchange {
 pub(crate) struct Answers(Arc<Pending>);
 
 impl Answers {
-    /// Waits until the node has said nothing for so long though it owes answers, and says since when; nothing if the
-    /// stream has ended. `noted` is told of each moment since when the node may be silent, as soon as that is seen:
-    /// at once if it owed nothing before, and else within `for_so_long`.
-    pub(crate) async fn fall_silent(
-        &self,
-        for_so_long: Duration,
-        mut noted: impl FnMut(Instant),
-    ) -> Option<Instant> {
+    /// Waits until the node has said nothing for so long though it owes answers; false if the stream has
+    /// ended.
+    pub(crate) async fn fall_silent(&self, for_so_long: Duration) -> bool {
         loop {
             let owing = self.0.owing.notified();
             let since = {
                 let state = self.0.lock();
                 if state.closed {
-                    return None;
+                    return false;
                 }
                 state.silent_since
             };
-            let Some(since) = since else {
-                owing.await;
-                continue;
-            };
-            noted(since);
-            if since.elapsed() >= for_so_long {
-                return Some(since);
+            match since {
+                None => owing.await,
+                Some(since) if since.elapsed() >= for_so_long => return true,
+                Some(since) => {
+                    let _ended = timeout_at(since + for_so_long, owing).await;
+                }
             }
-            let _ended = timeout_at(since + for_so_long, owing).await;
         }
-    }
-
-    /// The node has said nothing since then.
-    pub(crate) fn is_silent_since(&self, since: Instant) -> bool {
-        self.0.lock().silent_since == Some(since)
     }
 
     /// Waits for them no longer. Whoever does is told that nobody knows what became of the call.

@@ -45,8 +45,6 @@ pub(crate) struct Router {
 #[derive(Debug, Default)]
 struct State {
     leader: Option<Leader>,
-    /// The newest term that is known to have had a leader; 0 if none is. It outlasts the leader, who may be lost.
-    led_term: u64,
     /// Nodes that are no configured endpoint: members, and leaders that were named.
     others: Vec<Arc<Node>>,
     /// Addresses of members by id.
@@ -143,26 +141,9 @@ impl Router {
         all.into_iter().find(|node| !was_asked(node)).cloned()
     }
 
-    /// The term in which another node than this one is taken for the leader.
-    pub(crate) fn leads_elsewhere(&self, address: &str) -> Option<u64> {
-        let state = self.lock();
-        let leader = state.leader.as_ref().filter(|leader| leader.node.address != address);
-        leader.map(|leader| leader.term)
-    }
-
-    /// The newest term that whoever sends to this node now knows of: that in which it leads, or else the newest that is
-    /// known to have had a leader; 0 if none is.
-    pub(crate) fn term_known_at(&self, address: &str) -> u64 {
-        let state = self.lock();
-        let leads = state.leader.as_ref().filter(|leader| leader.node.address == address);
-        leads.map_or(state.led_term, |leader| leader.term)
-    }
-
-    /// The node at this address, if it is one that is known.
-    pub(crate) fn at(&self, address: &str) -> Option<Arc<Node>> {
-        let state = self.lock();
-        let mut all = self.endpoints.iter().chain(&state.others);
-        all.find(|node| node.address == address).cloned()
+    /// Another node than this one is taken for the leader.
+    pub(crate) fn leads_elsewhere(&self, address: &str) -> bool {
+        self.lock().leader.as_ref().is_some_and(|leader| leader.node.address != address)
     }
 
     /// All known nodes but this one.
@@ -248,9 +229,6 @@ impl Router {
     }
 
     fn saw_leaders(&self, state: &mut State, status: &ClusterStatusResponse) {
-        // Whoever follows tells which term has a leader, and not where that is.
-        let follow = status.nodes.iter().filter(|node| node.reachable && node.leader_id > 0);
-        state.led_term = follow.map(|node| node.term).fold(state.led_term, u64::max);
         for node in status.nodes.iter().filter(|node| node.role() == Role::Leader) {
             self.saw_leader(state, node.id, &node.address, node.term);
         }
@@ -271,7 +249,6 @@ impl Router {
     }
 
     fn saw_leader(&self, state: &mut State, node_id: u64, address: &str, term: u64) {
-        state.led_term = state.led_term.max(term);
         let address = match state.members.get(&node_id) {
             Some(known) if address.is_empty() => known.clone(),
             _ => strip_scheme(address).to_owned(),
@@ -442,25 +419,6 @@ mod tests {
         router.saw_members(&members(&["b:1", "http://d:1", "e:1"]));
         let asked = asked_in_vain(&router, 8);
         assert_eq!(asked, ["b:1", "d:1", "a:1", "b:1", "e:1", "a:1", "b:1", "d:1"]);
-    }
-
-    #[tokio::test]
-    async fn of_a_term_more_is_known_than_who_leads() {
-        let router = router();
-        assert_eq!((router.leads_elsewhere("a:1"), router.term_known_at("a:1")), (None, 0));
-        router.saw_hint(&hint("b:1", 3));
-        assert_eq!((router.leads_elsewhere("a:1"), router.term_known_at("a:1")), (Some(3), 3));
-        assert_eq!((router.leads_elsewhere("b:1"), router.term_known_at("b:1")), (None, 3));
-        // A follower knows of another one, and not where that is: what is sent to b is sent to the leader of term 3.
-        let mut follower = members(&["c:1"]);
-        follower.nodes[0] =
-            v1::NodeStatus { leader_id: 1, term: 4, reachable: true, ..follower.nodes[0].clone() };
-        router.saw_roles(&follower);
-        assert_eq!((router.term_known_at("a:1"), router.term_known_at("b:1")), (4, 3));
-        // It is lost, and what was known of its term is not; nor by a word that comes late.
-        router.failed(&router.at("b:1").unwrap());
-        router.saw_hint(&hint("b:1", 2));
-        assert_eq!((router.leads_elsewhere("a:1"), router.term_known_at("b:1")), (None, 4));
     }
 
     #[tokio::test]

@@ -10,7 +10,6 @@ mod dropped;
 mod exactly_once;
 mod paging;
 mod pipelining;
-mod silence;
 mod spans;
 mod strangers;
 #[cfg(feature = "tls")]
