@@ -333,7 +333,7 @@ catalog! {
             "Bytes of it that were let go of, so that a flush or a start had room."
             "Above 0: the disk ran full.";
         DISK_NEARLY_FULL = Gauge "tally_disk_nearly_full" []
-            "1 while writes are refused for want of room: the reserve can't be held, or less than half of it is free besides."
+            "1 while writes are refused for want of room: the reserve can't be held, less than half of it is free besides, or less than a flush may need."
             "1.";
     }
     "Backups" {
