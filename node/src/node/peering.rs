@@ -21,7 +21,7 @@ use crate::{
         membership::LastIn,
     },
     env::{Env, descriptors, identity::Identity, shares::ShareRule},
-    machine::query,
+    machine::{given_ids::node_id_record, query},
     peer::{
         self,
         hello::{self, Admission, Greeter, NotWelcome, Roster},
@@ -92,6 +92,11 @@ pub(super) async fn meet(
     for (id, incarnation) in identity.known().await {
         peers.set_incarnation(id, &incarnation);
     }
+    let records = Arc::clone(state);
+    peers.set_recorded(Arc::new(move |node_id| {
+        let record = node_id_record(&records.view(), node_id)?;
+        Some(record.incarnation).filter(|incarnation| !incarnation.is_empty())
+    }));
     peers.set_lost(identity.lost().await);
     learn_known_cluster(&cluster_id, identity, state).await?;
 

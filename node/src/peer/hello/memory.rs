@@ -43,10 +43,11 @@ impl Greeter {
         others.chain([own]).collect()
     }
 
-    /// Whether somebody is who this node takes it for: not met before, or with this directory.
+    /// Whether somebody is who this node takes it for: not met before and without a record, or with this directory.
     pub(super) async fn is_known(&self, node_id: u64, incarnation: &str) -> bool {
-        let known = self.identity.known().await;
-        known.get(&node_id).is_none_or(|known| known == incarnation)
+        let known = self.identity.known().await.remove(&node_id);
+        let known = known.or_else(|| self.peers.incarnation_of(node_id));
+        known.is_none_or(|known| known == incarnation)
     }
 
     /// Whether something may be remembered of a node: it belongs to the cluster, as far as this node
@@ -75,6 +76,9 @@ impl Greeter {
     /// Remembers what is said of a node, unless it is of another directory than the one known.
     pub(super) async fn remember(&self, node: &wire::KnownNode) {
         let id = node.node_id;
+        if self.peers.incarnation_of(id).is_some_and(|known| known != node.incarnation) {
+            return;
+        }
         match self.identity.meet(id, &node.incarnation).await {
             Ok(known) if known == node.incarnation => self.peers.set_incarnation(id, &known),
             Ok(_) => return,
