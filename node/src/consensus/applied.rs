@@ -13,9 +13,10 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use openraft::RaftMetrics;
 use tokio::time::Instant;
 
-use super::Consensus;
+use super::{Consensus, types::TypeConfig};
 
 /// How long a node may take to say it. Others wait meanwhile: for a leader that stops, or for an operator's step.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -68,9 +69,8 @@ impl Consensus {
 
     /// A node's log has all that is committed.
     pub(super) fn has_all(&self, node_id: u64) -> bool {
-        let metrics = self.leadership().metrics();
-        let matched = metrics.replication.as_ref().and_then(|all| all.get(&node_id)?.as_ref());
-        matched.is_some_and(|matched| matched.index >= self.leadership().commit_index())
+        let matched = matched(&self.leadership().metrics(), node_id);
+        matched.is_some_and(|matched| matched >= self.leadership().commit_index())
     }
 
     /// A node has acknowledged nothing to this leader, or its log ends before this one begins: it acknowledges nothing
@@ -81,8 +81,7 @@ impl Consensus {
         }
         let metrics = self.leadership().metrics();
         let purged = metrics.purged.map_or(0, |purged| purged.index);
-        let matched = metrics.replication.as_ref().and_then(|all| all.get(&node_id)?.as_ref());
-        matched.is_none_or(|matched| matched.index < purged)
+        matched(&metrics, node_id).is_none_or(|matched| matched < purged)
     }
 
     /// Who is to lead next: of the other voters that may lead, the one that has applied most. One that does not say it
@@ -103,6 +102,11 @@ impl Consensus {
             });
         may.max().map(|next| next.id.0)
     }
+}
+
+/// The last log index that a node has acknowledged to this leader, if it has any.
+fn matched(metrics: &RaftMetrics<TypeConfig>, node_id: u64) -> Option<u64> {
+    metrics.replication.as_ref()?.get(&node_id)?.as_ref().map(|matched| matched.index)
 }
 
 /// A voter that may lead; the greatest is the best.

@@ -190,13 +190,11 @@ fn named(file: &Path, error: &io::Error) -> io::Error {
 impl Arguments {
     /// What brings the same plan again, as a shell takes it.
     fn again(&self, seed: u64) -> String {
-        let command: Vec<_> = self.command.iter().map(|word| word.to_string_lossy()).collect();
-        let words = [&*self.plan].into_iter().chain(command.iter().map(|word| &**word));
         // Only a word with a zero byte can't be quoted, and no command line can have one.
-        let mut words: Vec<_> = words
-            .map(|word| shlex::try_quote(word).unwrap_or(Cow::Borrowed(word)).into_owned())
-            .collect();
-        let plan = words.remove(0);
+        let quoted = |word: &str| shlex::try_quote(word).map_or(word.to_owned(), Cow::into_owned);
+        let plan = quoted(&self.plan);
+        let words: Vec<_> =
+            self.command.iter().map(|word| quoted(&word.to_string_lossy())).collect();
         let nodes =
             if self.nodes == 3 { String::new() } else { format!(" --nodes {}", self.nodes) };
         format!("tallyd chaos --seed {seed} --plan {plan}{nodes} -- {}", words.join(" "))

@@ -137,8 +137,9 @@ pub struct StateHooks {
     /// Returns when the write-ahead log has synced everything up to this applied index, truncations
     /// included.
     pub wait_log_synced: Arc<dyn Fn(u64) -> BoxFuture<'static, io::Result<()>> + Send + Sync>,
-    /// Whether the disk has room for a flush of so many bytes of changes; makes some where it can. Without room the flush is put
-    /// off ([`StateError::NoRoomToFlush`]): one that meets a full disk half-way ends the process.
+    /// Whether the disk has room for a flush of so many bytes of changes; makes some where it can. Without
+    /// room the flush is put off ([`StateError::NoRoomToFlush`]): one that meets a full disk half-way ends
+    /// the process.
     pub room_to_flush: Arc<dyn Fn(u64) -> BoxFuture<'static, io::Result<bool>> + Send + Sync>,
     /// Whether the disk has room for so many bytes besides what is held for flushes.
     pub room_for: Arc<dyn Fn(u64) -> BoxFuture<'static, io::Result<bool>> + Send + Sync>,
