@@ -13,10 +13,9 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use openraft::RaftMetrics;
 use tokio::time::Instant;
 
-use super::{Consensus, types::TypeConfig};
+use super::{Consensus, leader::matched};
 
 /// How long a node may take to say it. Others wait meanwhile: for a leader that stops, or for an operator's step.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -73,17 +72,6 @@ impl Consensus {
         matched.is_some_and(|matched| matched >= self.leadership().commit_index())
     }
 
-    /// A node has acknowledged nothing to this leader, or its log ends before this one begins: it acknowledges nothing
-    /// that is written now before it has been sent a snapshot.
-    pub(super) fn lacks_log(&self, node_id: u64) -> bool {
-        if node_id == self.node_id() {
-            return false;
-        }
-        let metrics = self.leadership().metrics();
-        let purged = metrics.purged.map_or(0, |purged| purged.index);
-        matched(&metrics, node_id).is_none_or(|matched| matched < purged)
-    }
-
     /// Who is to lead next: of the other voters that may lead, the one that has applied most. One that does not say it
     /// is chosen only if none does, and one that was not heard of lately only if there is no other; among equals the one
     /// whose log is furthest along.
@@ -102,11 +90,6 @@ impl Consensus {
             });
         may.max().map(|next| next.id.0)
     }
-}
-
-/// The last log index that a node has acknowledged to this leader, if it has any.
-fn matched(metrics: &RaftMetrics<TypeConfig>, node_id: u64) -> Option<u64> {
-    metrics.replication.as_ref()?.get(&node_id)?.as_ref().map(|matched| matched.index)
 }
 
 /// A voter that may lead; the greatest is the best.

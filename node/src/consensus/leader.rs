@@ -164,6 +164,30 @@ impl Leadership {
         nodes.iter().copied().filter(|id| *id != me && !heard(id)).collect()
     }
 
+    /// Whether what this leader writes can be stored by a quorum; heartbeats are answered by nodes, too, that can't store
+    /// anything now. A voter counts if it was heard of for less than `longest` and does not
+    /// [need a snapshot](Self::lacks_log) first. Right after an election nobody counts yet.
+    pub fn writing(&self, longest: Duration) -> Writing {
+        let metrics = self.metrics();
+        let me = self.others.node_id();
+        let membership = metrics.membership_config.membership();
+        let silent = self.silent(&membership.voter_ids().collect(), longest);
+        let counts = |id: &u64| *id == me || !(silent.contains(id) || lacks_log(&metrics, *id));
+        let mut configs = membership.get_joint_config().iter();
+        Writing {
+            has_quorum: configs
+                .all(|voters| 2 * voters.iter().filter(|id| counts(id)).count() > voters.len()),
+            last_index: metrics.last_log_index.unwrap_or(0),
+            commit_index: metrics.local_committed.as_ref().map_or(0, LogId::index),
+        }
+    }
+
+    /// A node has acknowledged nothing to this leader, or its log ends before this one begins: it acknowledges nothing
+    /// that is written now before it has been sent a snapshot.
+    pub fn lacks_log(&self, node_id: u64) -> bool {
+        node_id != self.others.node_id() && lacks_log(&self.metrics(), node_id)
+    }
+
     fn is_only_voter(&self) -> bool {
         let metrics = self.metrics.borrow_watched();
         let me = self.others.node_id();
@@ -187,6 +211,17 @@ impl Leadership {
         let metrics = self.metrics.borrow_watched();
         metrics.last_applied.as_ref().map(|id| (term_of(id), id.index()))
     }
+}
+
+/// Whether writes get on; see [`Leadership::writing`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Writing {
+    /// Enough voters could store an entry.
+    pub has_quorum: bool,
+    /// The last index of the leader's log.
+    pub last_index: u64,
+    /// The commit index. Behind the last one, something is under way.
+    pub commit_index: u64,
 }
 
 /// What Raft is about, for whoever watches.
@@ -241,6 +276,16 @@ impl Leadership {
             peers: peers.collect(),
         }
     }
+}
+
+/// The last log index that a node has acknowledged to this leader, if it has any.
+pub(super) fn matched(metrics: &RaftMetrics<TypeConfig>, node_id: u64) -> Option<u64> {
+    metrics.replication.as_ref()?.get(&node_id)?.as_ref().map(|matched| matched.index)
+}
+
+fn lacks_log(metrics: &RaftMetrics<TypeConfig>, node_id: u64) -> bool {
+    let purged = metrics.purged.as_ref().map_or(0, LogId::index);
+    matched(metrics, node_id).is_none_or(|matched| matched < purged)
 }
 
 fn elapsed_since(at: InstantOf<TypeConfig>) -> Duration {

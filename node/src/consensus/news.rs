@@ -106,13 +106,13 @@ fn tell_members(metrics: &RaftServerMetrics<TypeConfig>, me: u64, belongs: &mut 
 pub(super) fn tell_quorum(is_lost: bool, leads: bool) {
     match (is_lost, leads) {
         (true, true) => tracing::warn!(
-            "no quorum: a majority of the voters is silent; writes are refused, and so are linearizable \
-             reads"
+            "no quorum: of a majority of the voters nothing is heard, or it stores nothing; writes are refused, and \
+             linearizable reads unless those voters still answer"
         ),
         (true, false) => tracing::warn!(
             "no leader is heard: writes are refused here, and so are linearizable reads"
         ),
-        (false, true) => tracing::info!("a majority of the voters answers again"),
+        (false, true) => tracing::info!("a majority of the voters answers again, and stores what is written"),
         (false, false) => tracing::info!("a leader is heard again"),
     }
 }

@@ -257,7 +257,7 @@ impl Consensus {
             .silent(&BTreeSet::from([node_id]), self.no_quorum_after())
             .is_empty();
         let lag_max = promotion_lag_max(self.leadership().commit_index());
-        let lacks_log = self.lacks_log(node_id);
+        let lacks_log = self.leadership().lacks_log(node_id);
         plan.refusal = match plan.lag_entries {
             _ if is_silent => Some(format!(
                 "node {node_id} has not been heard of for {silent_ms} ms; as a voter it would be counted for \

@@ -62,6 +62,7 @@ pub const SHOWN_IN: &[(&str, &str)] = &[
     ("install-not-atomic", "left-behind-again-and-again"),
     ("install-before-jump", "left-behind-again-and-again"),
     ("crash-keeps-unsynced", "power-failures"),
+    ("heartbeats-are-a-quorum", "answers-and-stores-nothing"),
     ("fallback-new-key-each-attempt", "no-place-for-a-session"),
     ("learner-counts-for-reads", "a-learner-decides-nothing"),
     ("wiped-majority-forms", "two-of-three-wiped"),
@@ -408,6 +409,14 @@ pub const BUGS: &[Bug] = &[
         place: "client/src/drive/mod.rs: Call::run",
         hint: "A table of sessions without a place for the client, so that its writes go under keys, and \
                an attempt that is executed and whose answer is lost or late: the next counts again.",
+    },
+    Bug {
+        name: "heartbeats-are-a-quorum",
+        family: Family::Apply,
+        breaks: "a leader whose writes nobody stores says that it has no quorum",
+        place: "node/src/consensus/tasks.rs: Writes::are_lost",
+        hint: "One voter is gone, and another one answers heartbeats and can store nothing, as it first has to \
+               be sent a snapshot for which it has no room: each write waits for its deadline.",
     },
     Bug {
         name: "timeout-not-applied",

@@ -17,6 +17,7 @@
 //! - What is applied is held durably by a majority of the voters ([`commits`]).
 //! - No node finds that replicas differ when they compare themselves, but where a stored bit was flipped: the
 //!   node that has it, and nobody else, differs; and once it was found out it answers LOCAL reads only.
+//! - A leader whose writes do not get on says that it has no quorum ([`standstill`]).
 //! - Log time passes no faster than time.
 //!
 //! An entry counts as committed once any node has applied it: that is the moment from which it can
@@ -25,6 +26,7 @@
 mod commits;
 mod promises;
 mod seen;
+mod standstill;
 mod voters;
 
 use std::{
@@ -45,7 +47,7 @@ use self::{
     voters::Voters,
 };
 use crate::{
-    cluster::{Cluster, host_of},
+    cluster::{Cluster, Condition, host_of},
     trace_event,
 };
 
@@ -201,6 +203,9 @@ impl Invariants {
     /// which takes longer.
     pub(crate) fn look(&self, cluster: &Cluster, now_ms: u64, with_states: bool) {
         for id in cluster.ids() {
+            if now_ms.is_multiple_of(standstill::LOOK_EVERY_MS) {
+                self.look_whether_it_gets_on(cluster, id, now_ms);
+            }
             let Some(consensus) = cluster.consensus(id) else { continue };
             let seen = &mut *self.seen();
             if let Some(term) = consensus.leadership().term_as_leader() {
@@ -248,6 +253,15 @@ impl Invariants {
             seen.counts.comparisons =
                 seen.counts.comparisons.max(consensus.comparisons().compared());
         }
+    }
+
+    fn look_whether_it_gets_on(&self, cluster: &Cluster, id: u64, now_ms: u64) {
+        let machine = cluster.machine(id);
+        let runs = machine.condition() == Condition::Running;
+        let consensus = cluster.consensus(id).filter(|_| runs);
+        let seen = &mut *self.seen();
+        let wrong = seen.standstills.look(id, machine.boots(), consensus.as_ref(), now_ms);
+        wrong.into_iter().for_each(|what| seen.violated(format!("{}: {what}", host_of(id))));
     }
 
     /// Applied index and state of each given node, if all of them run and are equal, and say so.

@@ -11,6 +11,7 @@ use super::{
     NodeCounts,
     commits::Commits,
     promises::Promises,
+    standstill::Standstills,
     voters::{Voters, VotersInLog},
 };
 use crate::{cluster::host_of, trace_event};
@@ -45,6 +46,7 @@ pub(super) struct Seen {
     pub(super) disks: BTreeMap<u64, (SimulatedDisk, u64)>,
     pub(super) voters: BTreeMap<u64, VotersInLog>,
     pub(super) commits: Commits,
+    pub(super) standstills: Standstills,
     /// Every entry ever appended that names voters, by index and term.
     pub(super) voter_entries: BTreeMap<u64, BTreeMap<u64, Voters>>,
     /// How often an entry that names two sets of voters was appended, first of all nodes.

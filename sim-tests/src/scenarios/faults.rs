@@ -140,6 +140,32 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
     },
     Scenario {
+        name: "answers-and-stores-nothing",
+        shows: "A follower comes back for which the others have no log any more, and its disk hangs, so the snapshot \
+                that it is sent is not installed. It answers heartbeats all the same. Then the other follower is \
+                killed. A majority answers, and nothing can be stored by one: the leader says that it has no quorum, \
+                at once for all that comes, and nobody waits for a deadline to be told so.",
+        look_at: "that nobody else leads meanwhile; NO_QUORUM soon after the other follower is killed; that it goes \
+                  on when that one is back",
+        seed: 1,
+        lesson: &[
+            "each sync of a follower, node {a}'s disk takes 20 s",
+            "a follower, node {b}, is killed",
+            "never: leads in term",
+            "refused with NO_QUORUM",
+            "never: leads in term",
+            "node {b} is started",
+            "node {a} has installed the snapshot",
+            "kept no acknowledged write is lost or counted twice",
+        ],
+        knobs: short_log,
+        faults: &[
+            (4_000, 0, Fault::LeaveBehind(Target::Follower(0), None)),
+            (6_000, 20_000, Fault::SlowDisk(Target::Follower(0), 20_000)),
+            (7_500, 12_000, Fault::Kill(Target::Follower(1))),
+        ],
+    },
+    Scenario {
         name: "rolling-restart",
         shows: "An upgrade: each node is stopped in good order and started again. A leader hands \
                 over before it stops, so users see a pause of milliseconds and no unknown outcome \
