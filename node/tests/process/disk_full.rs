@@ -396,6 +396,23 @@ async fn overwrite(client: &Client, round: u8) -> u64 {
     VALUES * BYTES as u64
 }
 
+/// A follower that has to be sent a snapshot answers heartbeats, and stores nothing. With one of the others gone, too,
+/// writes are refused at once, as by a leader that hears nobody; they do not wait for their deadline.
+async fn counts_for_no_quorum(cluster: &mut Cluster, follower: u64) {
+    let (leader, _) = cluster.leader().await;
+    let third = 6 - leader - follower;
+    cluster.node(third).kill();
+    let alone = Client::builder([cluster.node(leader).client.clone()]).build();
+    let alone = alone.expect("an address");
+    let refused = eventually("a leader that says it has no quorum", || async {
+        let error = add_once(&alone, "probe").await.err()?;
+        (error.reason() == reason::NO_QUORUM).then_some(error)
+    });
+    let error = refused.await;
+    assert_eq!(error.outcome(), Some(Outcome::NotApplied), "{error}");
+    cluster.node(third).start();
+}
+
 /// A follower that can go on by a snapshot only has no room for it. The others do not wait for it, it serves what it has
 /// and says what it lacks, and takes the snapshot as soon as there is room. Then somebody fills the disk while it arrives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -446,6 +463,7 @@ async fn no_room_for_a_snapshot() {
                 note.contains("no room for a snapshot").then_some(note)
             });
             report(&format!("no_room_for_a_snapshot: {}", says.await));
+            counts_for_no_quorum(&mut small.cluster, follower).await;
         }
         // The others do not wait for it.
         let load = Load::start(&client, 4, &book);
