@@ -362,6 +362,8 @@ impl Config {
             if ok { Ok(()) } else { Err(ConfigError { key, problem: problem() }) }
         }
         check(self.node_id > 0, "node_id", || "must be 1 or more".to_owned())?;
+        let has_data_dir = !self.data_dir.as_os_str().is_empty();
+        check(has_data_dir, "data_dir", || "must name a directory".to_owned())?;
         for (key, address) in [
             ("client_listen", &self.client_listen),
             ("peer_listen", &self.peer_listen),

@@ -71,7 +71,8 @@ pub const DEADLINE_EXCEEDED: &str = "DEADLINE_EXCEEDED";
 pub const MEMBERSHIP_REFUSED: &str = "MEMBERSHIP_REFUSED";
 /// It takes a version of the formats that the cluster does not have: an upgrade is not finalized.
 pub const UPGRADE_NOT_FINALIZED: &str = "UPGRADE_NOT_FINALIZED";
-/// An upgrade was not finalized: a member does not read what comes then, or was not heard.
+/// An upgrade was not finalized: a member does not read what comes then, or was not heard. Or a node was not added, as
+/// its release does not read what the cluster has.
 pub const UPGRADE_REFUSED: &str = "UPGRADE_REFUSED";
 /// The node's audit log can't take another line and must not drop any; nothing was done.
 pub const AUDIT_LOG_UNAVAILABLE: &str = "AUDIT_LOG_UNAVAILABLE";

@@ -113,6 +113,9 @@ impl<V: View + ?Sized> Work<'_, '_, V> {
         if seeded_bugs::is_on("restore-forgets-a-record") && !records.is_empty() {
             records.remove(0);
         }
+        if seeded_bugs::is_on("restore-forgets-keys") {
+            records.retain(|record| record.key[0] != Space::Idempotency as u8);
+        }
         for Restored { key, value, expiry } in records {
             match RecordKey::decode(&key) {
                 Ok(RecordKey::Counter(_)) => self.meta.counters += 1,

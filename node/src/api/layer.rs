@@ -128,7 +128,9 @@ pub(crate) fn explain(status: &Status, outcome: v1::Outcome) -> Status {
                 .into_tonic()
         }
         Code::Unimplemented => {
-            StatusBuilder::new(Code::Unimplemented, reason::UNIMPLEMENTED, "no such method")
+            // The router says nothing. What else there is has a message: a compression that nobody here reads.
+            let message = if message.is_empty() { "no such method" } else { message };
+            StatusBuilder::new(Code::Unimplemented, reason::UNIMPLEMENTED, message)
                 .outcome(outcome)
                 .into_tonic()
         }

@@ -41,7 +41,7 @@ use crate::{
         upgrade::{MemberFormats, UpgradePlan},
     },
     machine::{auth::Caller, version::FormatRange},
-    peer::{ask, service::Operates},
+    peer::{ask, hello::NotAddable, service::Operates},
 };
 
 /// How long the node at a new member's address has to answer, as it may just be starting.
@@ -283,17 +283,20 @@ impl Api {
                     (node_id, incarnation, formats) =
                         (found.node_id, found.incarnation, found.formats);
                 }
-                Err(reason) => not_addable = Some(reason.to_string()),
+                Err(reason) => not_addable = Some(reason),
             }
         }
         if preview {
             let step = Step::AddLearner { node_id, peer_address, incarnation };
             let plan = self.consensus.plan(&step, met).await;
-            let refusal = not_addable.or(plan.refusal);
+            let refusal = not_addable.map(|reason| reason.to_string()).or(plan.refusal);
             return Ok(Plan { refusal, ..plan });
         }
         match not_addable {
-            Some(reason) => Err(MemberError::Refused(reason)),
+            Some(reason @ NotAddable::OtherFormats { .. }) => {
+                Err(MemberError::UpgradeRefused(reason.to_string()))
+            }
+            Some(reason) => Err(MemberError::Refused(reason.to_string())),
             None => {
                 let newcomer = Newcomer { node_id, peer_address, incarnation, formats };
                 self.consensus.add_learner(newcomer, met).await

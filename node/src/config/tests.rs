@@ -27,6 +27,7 @@ fn each_check_names_its_key() {
         ("election_timeout_ms_max", |config| config.election_timeout_ms_max = 180),
         ("entries_in_flight", |config| config.entries_in_flight = 0),
         ("writes_in_flight", |config| config.writes_in_flight = 0),
+        ("data_dir", |config| config.data_dir = "".into()),
         ("write_bytes_in_flight", |config| config.write_bytes_in_flight = 1 << 20),
         ("sessions_share_percent", |config| config.sessions_share_percent = 101),
         ("limit_share_percent", |config| config.limit_share_percent = 0),

@@ -55,7 +55,7 @@ pub enum MemberError {
     /// The request does not fit the membership.
     #[error("{0}")]
     Refused(String),
-    /// An upgrade can't be finalized.
+    /// An upgrade can't be finalized; or a node can't be added whose release does not read the cluster's version.
     #[error("{0}")]
     UpgradeRefused(String),
     /// It was handed over; whether it is done can be seen in the status.
@@ -168,7 +168,9 @@ impl Consensus {
         // takes the same lock; and one that this leader proposed before is in the log before the claim, so applied.
         let version = self.cluster_version();
         if !formats.has(version) {
-            return Err(MemberError::Refused(version::not_a_member(node_id, formats, version)));
+            return Err(MemberError::UpgradeRefused(version::not_a_member(
+                node_id, formats, version,
+            )));
         }
         self.raft().add_learner(node_id, Member { peer_address }, false).await?;
         Ok(plan)

@@ -112,7 +112,9 @@ pub(super) fn tell_quorum(is_lost: bool, leads: bool) {
         (true, false) => tracing::warn!(
             "no leader is heard: writes are refused here, and so are linearizable reads"
         ),
-        (false, true) => tracing::info!("a majority of the voters answers again, and stores what is written"),
+        (false, true) => {
+            tracing::info!("a majority of the voters answers again, and stores what is written")
+        }
         (false, false) => tracing::info!("a leader is heard again"),
     }
 }

@@ -235,9 +235,8 @@ mod tests {
     async fn a_standstill_is_a_lost_quorum() {
         let mut writes = Writes::default();
         let start = Instant::now();
-        let mut at = |ms: u64, writing| {
-            writes.are_lost(writing, start + Duration::from_millis(ms), LIMIT)
-        };
+        let mut at =
+            |ms: u64, writing| writes.are_lost(writing, start + Duration::from_millis(ms), LIMIT);
         // One entry is under way and does not get on; more come.
         assert!(!at(0, seen(true, 8, 7)));
         assert!(!at(2_250, seen(true, 9, 7)));
@@ -256,9 +255,8 @@ mod tests {
     async fn voters_that_need_a_snapshot_are_no_quorum() {
         let mut writes = Writes::default();
         let start = Instant::now();
-        let mut at = |ms: u64, writing| {
-            writes.are_lost(writing, start + Duration::from_millis(ms), LIMIT)
-        };
+        let mut at =
+            |ms: u64, writing| writes.are_lost(writing, start + Duration::from_millis(ms), LIMIT);
         assert!(!at(0, seen(false, 7, 7)));
         assert!(!at(450, seen(false, 7, 7)), "as right after an election");
         assert!(at(451, seen(false, 7, 7)), "with nothing under way, too");

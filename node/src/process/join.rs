@@ -21,7 +21,11 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use tally_proto::v1::{self, cluster_client::ClusterClient};
+use tally_proto::{
+    reason,
+    status::Details,
+    v1::{self, cluster_client::ClusterClient},
+};
 use tonic::Request;
 
 use super::ask::connect;
@@ -152,7 +156,7 @@ impl Join {
         }
     }
 
-    /// Asks one member after the other. Whoever may not ask need not go on.
+    /// Asks one member after the other, until one does it, or says what asking again will not change.
     async fn until_answered<A, F>(
         &self,
         what: &str,
@@ -172,12 +176,8 @@ impl Join {
                 let problem = match answered.await {
                     Ok(Ok(Ok(answer))) => return Ok(answer),
                     Ok(Ok(Err(status))) => {
-                        let problem = format!("{member}: {}", status.message());
-                        use tonic::Code::{InvalidArgument, PermissionDenied, Unauthenticated};
-                        if matches!(
-                            status.code(),
-                            InvalidArgument | PermissionDenied | Unauthenticated
-                        ) {
+                        let problem = format!("{member}: {}", in_words(&status));
+                        if is_final(&status) {
                             return Err(format!("it asks for {what}: {problem}"));
                         }
                         problem
@@ -195,6 +195,22 @@ impl Join {
     }
 }
 
+/// What answers on a port of another kind says nothing but a code.
+fn in_words(status: &tonic::Status) -> String {
+    match status.message() {
+        "" => format!("{}; is it the client port of a node?", status.code()),
+        message => message.to_owned(),
+    }
+}
+
+/// Asked again it is the same: whoever may not ask, asks for what can't be, or runs a release that the cluster has left
+/// behind. All else may pass, a refusal, too: a leader that does not find this node yet, as it is just starting.
+fn is_final(status: &tonic::Status) -> bool {
+    use tonic::Code::{InvalidArgument, PermissionDenied, Unauthenticated};
+    matches!(status.code(), InvalidArgument | PermissionDenied | Unauthenticated)
+        || Details::parse(status).reason == reason::UPGRADE_REFUSED
+}
+
 /// Of an empty directory. 0 would be nobody's.
 fn random_incarnation(random: &dyn Random) -> u128 {
     random.next_u128().max(1)
@@ -207,4 +223,22 @@ fn shown<T>(request: T, token: Option<String>) -> Request<T> {
         request.metadata_mut().insert("authorization", bearer);
     }
     request
+}
+
+#[cfg(test)]
+mod tests {
+    use tally_proto::status::StatusBuilder;
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn only_what_may_change_is_asked_for_again() {
+        let said = |code, reason| StatusBuilder::new(code, reason, "no").into_tonic();
+        let refused = Code::FailedPrecondition;
+        assert!(is_final(&said(refused, reason::UPGRADE_REFUSED)), "an older release");
+        assert!(is_final(&said(Code::PermissionDenied, reason::PERMISSION_DENIED)));
+        assert!(!is_final(&said(refused, reason::MEMBERSHIP_REFUSED)), "it is not found yet");
+        assert!(!is_final(&said(Code::Unavailable, reason::NO_QUORUM)));
+    }
 }

@@ -296,7 +296,9 @@ async fn who_was_asked_before_the_end_of_an_upgrade_is_not_added_behind_it() {
     };
     let consensus = cluster.node(1).consensus();
     let refused = consensus.add_learner(newcomer(7, OLD), &[]).await;
-    let Err(MemberError::Refused(says)) = refused else { panic!("it is added: {refused:?}") };
+    let Err(MemberError::UpgradeRefused(says)) = refused else {
+        panic!("it is added: {refused:?}")
+    };
     assert!(says.contains("node 7 reads version 1") && says.contains("version 2"), "{says}");
     assert!(!consensus.is_member(7));
     consensus.add_learner(newcomer(8, NEW), &[]).await.expect("one that reads it is");

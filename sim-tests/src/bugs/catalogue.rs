@@ -98,6 +98,8 @@ pub const SHOWN_BY_SEED: &[(&str, u64)] = &[
     ("quota-refusal-remembered", 10),
     ("restore-over-what-is-there", 3),
     ("restore-forgets-a-record", 3),
+    ("restore-forgets-keys", 16),
+    ("record-of-a-directory-unread", 1_796_043_595_142_024),
     ("aborted-restore-leaves-keys", 13),
 ];
 
@@ -534,6 +536,13 @@ pub const BUGS: &[Bug] = &[
                block finds it. What is read of the restored cluster is not the state at the backup's revision.",
     },
     Bug {
+        name: "restore-forgets-keys",
+        family: Family::Apply,
+        breaks: "what a backup holds counts once after a restore, too",
+        place: "node/machine/src/restore_work.rs: restore_block",
+        hint: "A write under an idempotency key that is in the backup, sent again to the restored cluster.",
+    },
+    Bug {
         name: "aborted-restore-leaves-keys",
         family: Family::Apply,
         breaks: "nothing is left of a restore that was taken back",
@@ -745,6 +754,15 @@ pub const BUGS: &[Bug] = &[
                is flushed, where the state on its disk is of a time before it was added: from a snapshot, \
                mostly. It does not start any more, though nothing was damaged. (The product did so until \
                the simulator had clusters that grow while machines lose their power.)",
+    },
+    Bug {
+        name: "record-of-a-directory-unread",
+        family: Family::Membership,
+        breaks: "a member that was just added is the directory that was added, also for who has not met it yet",
+        place: "node/src/peer/peers.rs: Incarnations::of",
+        hint: "A machine is added under an id, and another directory comes to its address under the same id, of no \
+               cluster yet, before all others have met the first one: it takes the log, is counted, and takes an \
+               entry away with it that it has helped to commit.",
     },
     Bug {
         name: "another-cluster-accepted",

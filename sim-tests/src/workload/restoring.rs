@@ -5,9 +5,11 @@
 //! finds what is missing, what is there twice, what is of another revision than the backup says, and a backup that is
 //! older than what was acknowledged before it was asked for. Nothing else has to be modelled.
 //!
-//! **The other cluster** is left alone after that. It has no users: what is written after a restore, and whether a
-//! request that is sent again there meets its idempotency key, is `audit`'s and the processes' tests'
+//! **The other cluster** has no users. After the reads the operator alone sends it what was written under idempotency
+//! keys before ([`keyed`]). What is written after a restore else is `audit`'s and the processes' tests'
 //! (`node/tests/process/restore.rs`).
+
+mod keyed;
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
@@ -19,6 +21,7 @@ use tally_client::{
     reason,
 };
 
+use self::keyed::Keyed;
 use super::Workload;
 use crate::{
     cluster::Cluster,
@@ -93,6 +96,8 @@ impl Workload {
     pub(crate) async fn restore(self, cluster: Cluster, restoring: Rc<Restoring>) {
         let client = cluster.client(RESTORER).deadline(Duration::from_secs(5)).build();
         let client = client.expect("the settings are valid");
+        let mut keyed = Keyed::default();
+        keyed.write(&self, &client, 4).await;
         let (reads, backup) = loop {
             let reads = self.begin_reads();
             match back_up(&client).await {
@@ -107,6 +112,7 @@ impl Workload {
         };
         let header = &backup.header;
         trace_event!(HOST, "has a backup at revision {}", header.revision);
+        keyed.write(&self, &client, 3).await;
         self.restore_where_something_is(&client, &backup).await;
         let other = Client::builder(restoring.addresses.clone())
             .seed(mix(self.shared.seed, &[0x4e57, 1]))
@@ -127,6 +133,7 @@ impl Workload {
         }
         trace_event!(HOST, "has restored {} blocks", backup.blocks.len());
         self.read_all(&other, reads, header).await;
+        keyed.send_again(&self, &other, header, &restoring).await;
         restoring.is_done.set(true);
     }
 

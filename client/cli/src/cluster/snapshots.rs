@@ -37,8 +37,9 @@ pub(super) async fn build(
         snapshots.push(of_node(client, id, asked.wait).await?);
     }
     output.result(&Built { snapshots }, |built| {
-        let lines = built.snapshots.iter().map(|OfNode { node_id, log_index }| {
-            format!("node {node_id} has a snapshot of everything up to log index {log_index}")
+        let lines = built.snapshots.iter().map(|OfNode { node_id, log_index }| match log_index {
+            0 => format!("node {node_id} holds nothing yet, so there is no snapshot of it"),
+            _ => format!("node {node_id} has a snapshot of everything up to log index {log_index}"),
         });
         lines.collect::<Vec<_>>().join("\n")
     })?;
