@@ -202,6 +202,11 @@ impl Waiter {
         self.admission.as_ref().and_then(Admission::waits)
     }
 
+    /// A task of its own waits for it: it came in a call of its own, and not in a stream.
+    fn is_a_call(&self) -> bool {
+        matches!(self.to, To::Task(_))
+    }
+
     /// Whose write it is; `None` for the node's own.
     fn identity(&self) -> Option<Identity> {
         self.admission.as_ref().map(Admission::identity)

@@ -43,6 +43,10 @@ const QUANTUM: i64 = 16;
 const HEAVY_COST_MIN: i64 = 8;
 const HEAVY_COST_MAX: i64 = 64;
 
+/// What a call costs beside its operation, where heavy lanes get little: its own frames, task and answer, on the threads on
+/// which those who ask for little wait, too. A unary add takes about three times the processor of one in a stream.
+const CALL_COST: i64 = 2;
+
 /// So long an entry takes for each operation of heavy lanes that it may hold. Well above what an operation costs
 /// wherever it was measured (18 to 60 µs, all three nodes and the clients on two cores), or else each longer entry
 /// would allow a still longer one.
@@ -230,7 +234,7 @@ impl Turns {
                 lane.credit -= cost;
                 lane.cost -= cost;
                 if is_heavy {
-                    heavy_left -= cost;
+                    heavy_left -= cost + i64::from(proposal.waiter.is_a_call()) * CALL_COST;
                     has_heavy = true;
                 }
                 taken.put(proposal);
