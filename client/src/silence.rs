@@ -3,14 +3,14 @@
 //! A node that dies closes its connections, and its callers know at once. One that stands still, loses
 //! its network or its power says nothing. Its connection is given up when HTTP/2's keepalive has not been
 //! answered, after seconds; a call, at the end of its attempt, which is as long. The other nodes have
-//! elected another leader long before. So when the leader (or whoever is asked while none is known) owes answers and has said nothing
-//! for [`SUSPECT_AFTER`], the others are asked; and if one of them leads in a newer term, the silent one's
-//! stream is given up.
+//! elected another leader long before. So when the leader (or whoever is asked while none is known) owes answers and has
+//! said nothing for [`SUSPECT_AFTER`], the others are asked; and if one of them leads, the silent one's stream is given up.
+//! A client that is new may have asked a follower, which is only slow: its calls are sent again to the leader.
 //!
 //! Why that is safe: what was sent on the stream may have been executed or may yet be, as on any stream
 //! that breaks. Writes are sent again under the same session number or idempotency key, and reads are
-//! asked anew. Why it does no harm: without a *newer* leader nothing is given up, however slow the leader
-//! is, and what a deposed leader would still answer another one answers sooner.
+//! asked anew. Why it does no harm: while the node that is asked leads nothing is given up, however slow it is, and
+//! what a deposed leader or a slow follower would still answer the leader answers sooner.
 
 use std::{
     sync::{Arc, Weak},
@@ -56,7 +56,7 @@ pub(crate) async fn watch(client: Weak<Shared>, address: String, answers: Answer
         drop(asked);
         if shared.router.leads_elsewhere(&address) {
             tracing::debug!(node = address, "the leader is silent, and another one leads");
-            answers.give_up("it is silent, and another node leads in a newer term");
+            answers.give_up("it is silent, and another node leads");
             return;
         }
         drop(shared);
