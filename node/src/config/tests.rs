@@ -13,7 +13,7 @@ fn the_default_lacks_only_an_id() {
 #[test]
 fn each_check_names_its_key() {
     type Breaks = fn(&mut Config);
-    let broken: [(&str, Breaks); 25] = [
+    let broken: [(&str, Breaks); 26] = [
         ("client_listen", |config| config.client_listen = "7401".into()),
         ("peer_advertise", |config| config.peer_listen = "0.0.0.0:7501".into()),
         ("metrics_listen", |config| config.metrics_listen = "7601".into()),

@@ -165,14 +165,15 @@ impl Leadership {
     }
 
     /// Whether what this leader writes can be stored by a quorum; heartbeats are answered by nodes, too, that can't store
-    /// anything now. A voter counts if it was heard of for less than `longest` and does not
-    /// [need a snapshot](Self::lacks_log) first. Right after an election nobody counts yet.
+    /// anything now. A voter counts if it was heard of within `longest` and is not known to need a snapshot first. Of one
+    /// that has acknowledged nothing to this leader yet that is not known, as right after an election.
     pub fn writing(&self, longest: Duration) -> Writing {
         let metrics = self.metrics();
         let me = self.others.node_id();
         let membership = metrics.membership_config.membership();
         let silent = self.silent(&membership.voter_ids().collect(), longest);
-        let counts = |id: &u64| *id == me || !(silent.contains(id) || lacks_log(&metrics, *id));
+        let needs_snapshot = |id| matched(&metrics, id).is_some_and(|at| at < purged(&metrics));
+        let counts = |id: &u64| *id == me || !(silent.contains(id) || needs_snapshot(*id));
         let mut configs = membership.get_joint_config().iter();
         Writing {
             has_quorum: configs
@@ -185,7 +186,9 @@ impl Leadership {
     /// A node has acknowledged nothing to this leader, or its log ends before this one begins: it acknowledges nothing
     /// that is written now before it has been sent a snapshot.
     pub fn lacks_log(&self, node_id: u64) -> bool {
-        node_id != self.others.node_id() && lacks_log(&self.metrics(), node_id)
+        let metrics = self.metrics();
+        node_id != self.others.node_id()
+            && matched(&metrics, node_id).is_none_or(|matched| matched < purged(&metrics))
     }
 
     fn is_only_voter(&self) -> bool {
@@ -283,9 +286,8 @@ pub(super) fn matched(metrics: &RaftMetrics<TypeConfig>, node_id: u64) -> Option
     metrics.replication.as_ref()?.get(&node_id)?.as_ref().map(|matched| matched.index)
 }
 
-fn lacks_log(metrics: &RaftMetrics<TypeConfig>, node_id: u64) -> bool {
-    let purged = metrics.purged.as_ref().map_or(0, LogId::index);
-    matched(metrics, node_id).is_none_or(|matched| matched < purged)
+fn purged(metrics: &RaftMetrics<TypeConfig>) -> u64 {
+    metrics.purged.as_ref().map_or(0, LogId::index)
 }
 
 fn elapsed_since(at: InstantOf<TypeConfig>) -> Duration {

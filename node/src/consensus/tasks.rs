@@ -258,7 +258,7 @@ mod tests {
         let mut at =
             |ms: u64, writing| writes.are_lost(writing, start + Duration::from_millis(ms), LIMIT);
         assert!(!at(0, seen(false, 7, 7)));
-        assert!(!at(450, seen(false, 7, 7)), "as right after an election");
+        assert!(!at(450, seen(false, 7, 7)), "a snapshot may just be on its way");
         assert!(at(451, seen(false, 7, 7)), "with nothing under way, too");
         assert!(!at(500, seen(true, 7, 7)));
         assert!(!at(900, seen(false, 7, 7)), "it counts anew");

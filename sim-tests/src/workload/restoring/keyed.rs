@@ -20,7 +20,7 @@ const COUNTER: &str = "sent-again";
 /// Sent so often, a write is given up.
 const ATTEMPTS: u32 = 20;
 /// A key that is remembered for less may be forgotten by the time at which its write is sent again.
-const KEPT_FOR_MIN: Duration = Duration::from_mins(10);
+const KEPT_FOR_MIN: Duration = Duration::from_secs(600);
 
 /// What was written, and what came of it.
 #[derive(Default)]
