@@ -45,7 +45,7 @@ const HEAVY_COST_MAX: i64 = 64;
 
 /// What a call costs beside its operation, where heavy lanes get little: its own frames, task and answer, on the threads on
 /// which those who ask for little wait, too. A unary add takes about three times the processor of one in a stream.
-const CALL_COST: i64 = 2;
+const CALL_COST: i64 = 1;
 
 /// So long an entry takes for each operation of heavy lanes that it may hold. Well above what an operation costs
 /// wherever it was measured (18 to 60 µs, all three nodes and the clients on two cores), or else each longer entry
