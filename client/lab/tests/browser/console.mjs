@@ -221,7 +221,7 @@ const sides = plan => {
     for (let left = 90; left; left--) {
       await page.keyboard.press('Tab');
       if (await page.evaluate(selector => document.activeElement.matches(selector), selector)) {
-        const seen = await page.evaluate(() => { const box = document.activeElement.getBoundingClientRect(), bar = document.querySelector('.controls'); return bar.contains(document.activeElement) || box.top >= bar.getBoundingClientRect().bottom - 1; });
+        const seen = await page.evaluate(() => { const box = document.activeElement.getBoundingClientRect(), bar = document.querySelector('.bar'); return bar.contains(document.activeElement) || box.top >= bar.getBoundingClientRect().bottom - 1; });
         assert.ok(seen, `${selector} has the focus and is behind the bar`);
         return;
       }
