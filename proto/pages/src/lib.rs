@@ -38,7 +38,9 @@ mod tests {
     #[test]
     fn a_script_of_several_modules_imports_and_exports_nothing() {
         let script = inlined(&[PARTS_JS, CLUSTER_JS, "import { $ } from './parts.js';\n$('a');"]);
-        assert!(script.lines().all(|line| !line.starts_with("import") && !line.starts_with("export")));
+        assert!(
+            script.lines().all(|line| !line.starts_with("import") && !line.starts_with("export"))
+        );
         assert!(script.contains("\nconst $ = id"), "what was exported is there");
         assert!(script.ends_with("$('a');\n"));
     }

@@ -64,7 +64,7 @@ impl Recorder {
     fn messages(&self, passed: &[Passed]) -> Vec<Message> {
         let mut under_way: BTreeMap<(SocketAddr, SocketAddr), VecDeque<usize>> = BTreeMap::new();
         let mut messages = Vec::new();
-        for Passed { ms, what, from, to } in passed {
+        for Passed { ms, what, from, to, has } in passed {
             let is_peers = from.port() == PEER_PORT || to.port() == PEER_PORT;
             let nodes = (self.hosts.get(&from.ip()), self.hosts.get(&to.ip()));
             let (true, (Some(source), Some(target))) = (is_peers, nodes) else { continue };
@@ -72,7 +72,7 @@ impl Recorder {
             match what {
                 Passage::Sent => {
                     on_it.push_back(messages.len());
-                    messages.push((*source, *target, *ms, -1, 0));
+                    messages.push((*source, *target, *ms, -1, *has));
                 }
                 Passage::Arrived => {
                     if let Some(at) = on_it.pop_front() {

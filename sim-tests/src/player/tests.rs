@@ -35,6 +35,10 @@ fn it_has_what_nodes_did_and_what_every_client_was_told() {
         arrived > 100 && arrived < messages().count(),
         "most arrive, and some are lost at the cut"
     );
+    for (bit, word) in tally_player::MESSAGE_WORDS.iter().enumerate() {
+        let count = messages().filter(|(.., has)| has & 1 << bit != 0).count();
+        assert_eq!(count > 0, *word != "snapshots", "{count} messages with {word}");
+    }
     for (at, window) in recording.windows.iter().enumerate() {
         assert!(window.messages.iter().all(|(_, _, sent, ..)| *sent < 2 * WINDOW_MS));
         let known = window.logs.iter().filter(|(ms, ..)| *ms == 0).count();

@@ -285,6 +285,47 @@ const sides = plan => {
   ok('a node that dies is said to be silent, and shown again once it is back');
 }
 
+// --- Another node in the place of one: begun, stopped, and gone on with by another page ------------------------------------
+{
+  const address = await open.startAnother(4);
+  const replaces = async page => {
+    await page.locator('#what').selectOption('replace');
+    await page.locator('#member').fill(String(leader));
+    await page.locator('#address').fill(address);
+    await page.getByRole('button', { name: 'Preview' }).click();
+    await says(page, 'step-said', 'Preview:');
+    return page.locator('#replacing li').allTextContents();
+  };
+  const members = async () => { const { nodes } = await open.ask(['cluster', 'members']); return nodes.map(node => [node.id, node.votes]); };
+  // Whoever leads is to go, and by now that may be another one than at first.
+  await open.ask(['cluster', 'transfer-leader', String(leader), '--yes']);
+  await says(page, 'state', `Node ${leader} leads in term`);
+  const steps = ['add node 4 as a learner', 'give node 4 a vote, once it has caught up', `hand leadership over, which node ${leader} has`, `remove node ${leader}`];
+  assert.deepEqual(await replaces(page), [`${steps[0]} (next)`, ...steps.slice(1)]);
+  const kept = [follower, other].sort().join(', ');
+  assert.deepEqual((await rows(page, 'plan')).slice(0, 4), [['voters', '1, 2, 3', `${kept}, 4`], ['learners', 'none', 'none'], ['quorum', '2', '2'], ['failures tolerated', '1', '1']]);
+  await looks(page, 'replacement');
+  assert.equal((await members()).length, 3, 'it was only shown');
+  // The first of its steps alone.
+  await page.getByRole('button', { name: 'Do it' }).click();
+  await page.getByRole('button', { name: 'Stop after this step' }).click();
+  await says(page, 'step-said', 'Stopped.');
+  assert.ok((await members()).some(([id]) => id === leader), 'it was stopped before the end');
+  const another = await visit(open.nodes[follower - 1].console);
+  await says(another, 'state', 'leads in term');
+  const left = await replaces(another);
+  assert.equal(left[0], `✓ ${steps[0]}`);
+  assert.equal(left.filter(step => step.endsWith('(next)')).length, 1, left.join('; '));
+  await another.getByRole('button', { name: 'Do it' }).click();
+  await says(another, 'step-said', `✓ Done: node 4 has the place of node ${leader}: it is a voter.`);
+  assert.deepEqual((await members()).map(([id]) => id), [follower, other, 4].sort());
+  await open.nodes[leader - 1].ended;
+  assert.deepEqual(await replaces(another), [], 'nothing is left to do');
+  assert.match(await said(another, 'plan-note'), new RegExp(`^✓ node 4 has the place of node ${leader}: it is a voter`));
+  await another.close();
+  ok('a node is replaced, step by step, and by another page from where the first one stopped');
+}
+
 // --- Other people's pages ---------------------------------------------------------------------------------------------
 {
   const target = open.nodes[follower - 1].console, { port } = new URL(target);
