@@ -44,7 +44,8 @@ function drawMessages(t, since) {
   }
   picture.travel(points, lost);
 }
-if (head.message_words.length) $('kinds').append(...kindKeys((key, kind, at) => el('label', {}, el('input', { type: 'checkbox', checked: true, onchange: event => { view.kinds[at] = event.target.checked; changed = true; } }), ' ', key, kind.name)),
+$('kinds').hidden = !head.message_words.length;
+$('kinds').append(...kindKeys((key, kind, at) => el('label', {}, el('input', { type: 'checkbox', checked: true, onchange: event => { view.kinds[at] = event.target.checked; changed = true; } }), ' ', key, kind.name)),
   el('li', {}, el('span', { class: 'key bad', 'aria-hidden': 'true' }, '×'), 'lost'));
 
 const STRIP = 16, strips = []; // entries; one strip for each row
@@ -127,7 +128,10 @@ function drawLanes(t) {
         else if (['follower', 'learner'].includes(role)) pen.fillRect(left, middle - 2, right - left, 3);
         pen.fillStyle = role === 'leader' ? inks().back : inks().dim;
         const label = role === 'leader' ? `leader, term ${term}` : role === 'follower' ? '' : role;
-        if (pen.measureText(label).width < right - left - 4) pen.fillText(label, left + 4, middle);
+        const wide = pen.measureText(label).width;
+        if (wide >= right - left - 4) continue;
+        if (role === 'candidate') { pen.fillStyle = inks().panel; pen.fillRect(left + 2, y + 1, wide + 4, ROW - 3); pen.fillStyle = inks().warn; }
+        pen.fillText(label, left + 4, middle);
       }
     } else for (const operation of row.calls) {
       const left = Math.max(LABEL - 5, x(operation.from)), right = Math.min(width + 5, x(Math.min(operation.to, end))), wide = Math.max(2, right - left);
@@ -286,7 +290,7 @@ function showBroken(at) {
 
 // ---- the page
 $('outcomes').append(...outcomeKeys([['write', 'write answered'], ['read', 'read answered'], ['refused', 'no effect'], ['unknown', 'unknown']]));
-$('about').textContent = head.about;
+$('about').append(...head.about.split('`').map((part, at) => (at % 2 ? el('code', {}, part) : part)));
 $('command').textContent = head.command;
 $('digest').textContent = head.digest && `digest ${head.digest}`;
 $('verdict').textContent = head.passed ? `✓ every promise was kept in ${end / 1000} ${head.simulated ? 'simulated ' : ''}seconds` : `✕ ${head.violations.length} promise(s) broken`;

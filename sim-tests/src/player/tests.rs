@@ -37,7 +37,7 @@ fn it_has_what_nodes_did_and_what_every_client_was_told() {
     );
     for (bit, word) in tally_player::MESSAGE_WORDS.iter().enumerate() {
         let count = messages().filter(|(.., has)| has & 1 << bit != 0).count();
-        assert_eq!(count > 0, *word != "snapshots", "{count} messages with {word}");
+        assert!(count > 0 || *word == "snapshots", "no message with {word}");
     }
     for (at, window) in recording.windows.iter().enumerate() {
         assert!(window.messages.iter().all(|(_, _, sent, ..)| *sent < 2 * WINDOW_MS));

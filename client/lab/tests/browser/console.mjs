@@ -296,7 +296,7 @@ const sides = plan => {
     await says(page, 'step-said', 'Preview:');
     return page.locator('#replacing li').allTextContents();
   };
-  const members = async () => { const { nodes } = await open.ask(['cluster', 'members']); return nodes.map(node => [node.id, node.votes]); };
+  const members = async () => (await open.ask(['status'])).nodes.map(node => node.id);
   // Whoever leads is to go, and by now that may be another one than at first.
   await open.ask(['cluster', 'transfer-leader', String(leader), '--yes']);
   await says(page, 'state', `Node ${leader} leads in term`);
@@ -310,7 +310,7 @@ const sides = plan => {
   await page.getByRole('button', { name: 'Do it' }).click();
   await page.getByRole('button', { name: 'Stop after this step' }).click();
   await says(page, 'step-said', 'Stopped.');
-  assert.ok((await members()).some(([id]) => id === leader), 'it was stopped before the end');
+  assert.ok((await members()).includes(leader), 'it was stopped before the end');
   const another = await visit(open.nodes[follower - 1].console);
   await says(another, 'state', 'leads in term');
   const left = await replaces(another);
@@ -318,7 +318,7 @@ const sides = plan => {
   assert.equal(left.filter(step => step.endsWith('(next)')).length, 1, left.join('; '));
   await another.getByRole('button', { name: 'Do it' }).click();
   await says(another, 'step-said', `✓ Done: node 4 has the place of node ${leader}: it is a voter.`);
-  assert.deepEqual((await members()).map(([id]) => id), [follower, other, 4].sort());
+  assert.deepEqual((await members()).sort(), [follower, other, 4].sort());
   await open.nodes[leader - 1].ended;
   assert.deepEqual(await replaces(another), [], 'nothing is left to do');
   assert.match(await said(another, 'plan-note'), new RegExp(`^✓ node 4 has the place of node ${leader}: it is a voter`));
