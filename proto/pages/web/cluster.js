@@ -49,7 +49,7 @@ export function cluster(box, ids, { clients = false, choose, label }) {
   });
   const drawnNodes = ids.map(id => {
     const [x, y] = places[id];
-    const role = svg('text', { x, y: y + 14, class: 'small' }), beside = svg('text', { x, y: y + (y < H / 2 ? -R - 10 : R + 21), class: 'small' });
+    const role = svg('text', { x, y: y + 14, class: 'small role' }), beside = svg('text', { x, y: y + (y < H / 2 ? -R - 10 : R + 21), class: 'small' });
     const group = svg('g', { class: 'node', ...pressed(() => choose(id, '')) },
       svg('circle', { class: 'ring', cx: x, cy: y, r: R + 6 }), svg('circle', { class: 'body', cx: x, cy: y, r: R }), svg('text', { x, y: y - 2 }, `node ${id} `), role, beside);
     nodes[id] = { group, role, beside };
