@@ -20,3 +20,21 @@ pub(crate) const ALL: [(&str, &str, &str); 15] = [
 ];
 
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_file_loads_is_there() {
+        for (path, _, text) in ALL {
+            let named =
+                ["from './", "href=\"/", "src=\"/"].map(|before| text.split(before).skip(1));
+            for name in
+                named.into_iter().flatten().filter_map(|rest| rest.split(['\'', '"']).next())
+            {
+                assert!(ALL.iter().any(|(other, ..)| *other == name), "{path} loads {name}");
+            }
+        }
+    }
+}

@@ -3,7 +3,8 @@
 import { fill, lab, table, told } from './lab.js';
 import { $, dark, drawOutcome, el, inks, ms, outcomeKeys } from './parts.js';
 
-const WINDOW_MS = 20000, LANE = 26, LEFT = 118;
+/** EDGE: so much beyond the newest moment is drawn already, as what comes right now would be cut off there. */
+const WINDOW_MS = 20000, LANE = 26, LEFT = 118, EDGE = 16;
 
 const name = client => `${client.level || 'adds'} at ${client.node}`;
 
@@ -48,7 +49,7 @@ export function draw(offset) {
   const now = lab.state.t + offset, pixels = (width - LEFT) * scale / WINDOW_MS;
   const key = [width, height, scale, dark.matches, named].join();
   if (key !== past.key) {
-    for (const each of [canvas, past.canvas]) Object.assign(each, { width: Math.round(width * scale), height: Math.round(height * scale) });
+    for (const [each, more] of [[canvas, 0], [past.canvas, EDGE]]) Object.assign(each, { width: Math.round((width + more) * scale), height: Math.round(height * scale) });
     canvas.style.height = `${height}px`;
     Object.assign(past, { key, until: now, seq: 0, last: new Map() });
   }

@@ -118,7 +118,8 @@ const OUTCOMES = {
 export function drawOutcome(pen, name, { left, top, wide, high }, isMarked = false) {
   const outcome = OUTCOMES[name];
   pen.fillStyle = pen.strokeStyle = inks()[outcome.ink];
-  if (outcome.isFull) { pen.fillRect(left, top, wide, high); return; }
+  // What is too narrow to be hollow would be a blur.
+  if (outcome.isFull || (!outcome.mark && wide < 4)) { pen.fillRect(left, top, wide, high); return; }
   if (outcome.mark) {
     pen.globalAlpha = .3;
     pen.fillRect(left, top, wide, high);

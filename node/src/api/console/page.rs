@@ -37,3 +37,25 @@ pub(super) fn of(path: &str) -> Option<Page> {
     };
     Some(Page { status: StatusCode::OK, content_type, body: body.to_owned(), headers: PAGE })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_the_page_loads_is_there() {
+        let (mut wanted, mut seen) = (vec!["/".to_owned()], Vec::new());
+        while let Some(path) = wanted.pop() {
+            let page = of(&path).unwrap_or_else(|| panic!("{path} is not served"));
+            let names = ["from './", "href=\"/", "src=\"/"];
+            let named = names.iter().flat_map(|before| page.body.split(before).skip(1));
+            let named = named.filter_map(|rest| rest.split(['\'', '"']).next());
+            let named = named.map(|name| format!("/{name}"));
+            wanted.extend(named.filter(|name| !seen.contains(name)));
+            seen.push(path);
+        }
+        for path in ["/base.css", "/parts.js", "/members.js", "/replace.js"] {
+            assert!(seen.iter().any(|one| one == path), "{path} is loaded");
+        }
+    }
+}
