@@ -30,7 +30,7 @@ const LOST_MS = 40, LOST_PART = .6; // how long one that is lost is seen, and ho
 /** As what a message is drawn: it may have several things in it. */
 const kindOf = has => KINDS.findIndex(({ of }, at) => at === KINDS.length - 1 || of.some(word => has & 1 << head.message_words.indexOf(word)));
 function drawMessages(t, since) {
-  const points = KINDS.map(() => []), lost = [];
+  const points = KINDS.map(() => []), lost = [], ways = new Map();
   for (const data of windowsIn(t - LONGEST_MS, t)) {
     const last = lastBefore(data.messages, t, message => message[2]);
     for (let at = last; at >= 0 && data.messages[at][2] > since - LONGEST_MS; at--) {
@@ -38,11 +38,15 @@ function drawMessages(t, since) {
       if (sent + lasts < since) continue;
       const kind = kindOf(has);
       if (!view.kinds[kind]) continue;
+      const name = isLost ? `lost ${KINDS[kind].name}` : KINDS[kind].name;
+      ways.set(name, [...ways.get(name) ?? [], `${from} → ${to}`]);
       const where = picture.at(from, to, Math.min(1, (t - sent) / lasts) * (isLost ? LOST_PART : 1));
       if (where) (isLost ? lost : points[kind]).push(where);
     }
   }
   picture.travel(points, lost);
+  // While it plays nobody could read it.
+  say($('under-way'), view.playing || !ways.size ? '' : `On their way: ${[...ways].map(([name, each]) => `${name} ${each.join(', ')}`).join('; ')}.`);
 }
 $('kinds').hidden = !head.message_words.length;
 $('kinds').append(...kindKeys((key, kind, at) => el('label', {}, el('input', { type: 'checkbox', checked: true, onchange: event => { view.kinds[at] = event.target.checked; changed = true; } }), ' ', key, kind.name)),

@@ -2,7 +2,7 @@
 
 import { el, inks, mark, roleWords, say, svg } from './parts.js';
 
-const W = 520, H = 400, R = 38;
+const W = 520, H = 400, R = 41;
 
 /** Clients are in the middle, and have the number 0. */
 export const place = id => id === 0 ? 'clients' : `node ${id}`;

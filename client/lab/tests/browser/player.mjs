@@ -89,11 +89,12 @@ const drawn = () => tab.evaluate(() => {
 });
 for (let left = 500; left && !await drawn(); left--) { await tab.keyboard.press('.'); await frame(); }
 check(await drawn(), 'messages are drawn');
+check(/^On their way: .* \d → \d/.test(await text(tab, '#under-way')), 'and told');
 const kinds = tab.locator('#kinds input');
 assert.deepEqual(await tab.locator('#kinds li').evaluateAll(kinds => kinds.map(kind => kind.dataset.kind)), ['votes', 'appends', 'heartbeats', 'snapshot parts', 'all else', null].map(kind => kind ?? undefined));
 for (const kind of await kinds.all()) await kind.uncheck();
 await frame();
-check(!await drawn(), 'and none, if none is wanted');
+check(!await drawn() && !await text(tab, '#under-way'), 'and none, if none is wanted');
 for (const kind of await kinds.all()) await kind.check();
 await frame();
 check(await drawn(), 'and again');
