@@ -122,7 +122,7 @@ pub struct Operation {
     pub client: u64,
     /// When, with parts of a ms.
     pub call: f64,
-    /// How long the answer took, in ms; none if there was none.
+    /// How long it took until there was an answer or its caller gave up, in ms; none if he never did.
     pub took: Option<f64>,
     /// What became of it.
     pub status: Came,
