@@ -306,10 +306,16 @@ const sides = plan => {
   assert.deepEqual((await rows(page, 'plan')).slice(0, 4), [['voters', '1, 2, 3', `${kept}, 4`], ['learners', 'none', 'none'], ['quorum', '2', '2'], ['failures tolerated', '1', '1']]);
   await looks(page, 'replacement');
   assert.equal((await members()).length, 3, 'it was only shown');
-  // The first of its steps alone.
+  // It is stopped while it looks for the second step: what that asks for waits until the button was pressed.
+  const held = {};
+  [held.came, held.freed] = ['come', 'free'].map(name => new Promise(done => { held[name] = done; }));
+  await page.route(/\/api\/members\/promote/, async route => { held.come(); await held.freed; await route.continue(); });
   await page.getByRole('button', { name: 'Do it' }).click();
+  await held.came;
   await page.getByRole('button', { name: 'Stop after this step' }).click();
+  held.free();
   await says(page, 'step-said', 'Stopped.');
+  await page.unroute(/\/api\/members\/promote/);
   assert.ok((await members()).includes(leader), 'it was stopped before the end');
   const another = await visit(open.nodes[follower - 1].console);
   await says(another, 'state', 'leads in term');
