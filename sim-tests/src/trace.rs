@@ -27,7 +27,7 @@ use tracing::{
     span,
 };
 
-use crate::env::simulated_now;
+use crate::env::{observed, simulated_now};
 
 /// How much becomes part of a trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,6 +84,8 @@ pub struct Passed {
     pub from: SocketAddr,
     /// Where it goes.
     pub to: SocketAddr,
+    /// What nodes say in it: bits, as [`tally_player::Message`] has them.
+    pub has: u8,
 }
 
 impl Passed {
@@ -97,7 +99,7 @@ impl Passed {
         };
         let from = words.next()?.strip_prefix("src=")?.parse().ok()?;
         let to = words.next()?.strip_prefix("dst=")?.parse().ok()?;
-        Some(Passed { ms, what, from, to })
+        Some(Passed { ms, what, from, to, has: 0 })
     }
 }
 
@@ -146,6 +148,7 @@ impl Drop for Guard {
 
 /// Begins this thread's trace.
 pub fn begin(detail: Detail, keep: Keep) -> Guard {
+    observed::forget();
     let trace = Trace {
         keep,
         now: Duration::ZERO,
@@ -181,6 +184,22 @@ pub fn heard() -> Vec<Heard> {
 /// What passed on the network, if that was kept.
 pub fn passed() -> Vec<Passed> {
     current().map_or_else(Vec::new, |trace| std::mem::take(&mut trace.borrow_mut().passed))
+}
+
+/// Whether what passes on the network is kept.
+pub(crate) fn is_recording() -> bool {
+    current().is_some_and(|trace| trace.borrow().keep == Keep::Recording)
+}
+
+/// What is in the message that this thread has sent last, if it is one from there to there.
+pub(crate) fn sent_has(from: SocketAddr, to: SocketAddr, has: u8) {
+    let Some(trace) = current() else { return };
+    let mut trace = trace.borrow_mut();
+    if let Some(last) = trace.passed.last_mut()
+        && (last.what, last.from, last.to) == (Passage::Sent, from, to)
+    {
+        last.has = has;
+    }
 }
 
 fn passes(text: &str) {

@@ -91,6 +91,8 @@ pub(crate) struct Answer {
     pub(crate) value: Option<i64>,
     pub(crate) replayed: bool,
     pub(crate) header: Option<Header>,
+    /// Session token, for a read that has to see this state; empty if there was none.
+    pub(crate) token: Vec<u8>,
 }
 
 /// The connections to all nodes.
@@ -154,6 +156,7 @@ impl Calls {
                 message: String::new(),
                 value,
                 replayed,
+                token: token_of(header.as_ref()),
                 header: header.map(|header| shown(&header)),
             },
             Ok(Err(status)) => failed(&status, is_write),
@@ -188,8 +191,13 @@ fn failed(status: &Status, is_write: bool) -> Answer {
         message: status.message().to_owned(),
         value: None,
         replayed: false,
+        token: token_of(details.header.as_ref()),
         header: details.header.as_ref().map(shown),
     }
+}
+
+fn token_of(header: Option<&v1::ResponseHeader>) -> Vec<u8> {
+    header.map_or_else(Vec::new, |header| header.session_token.to_vec())
 }
 
 pub(crate) fn role(role: v1::Role) -> &'static str {
@@ -217,7 +225,6 @@ fn shown(header: &v1::ResponseHeader) -> Header {
         applied: header.applied_index,
         revision: header.revision,
         proven_ms: header.staleness_ms_max,
-        token: header.session_token.iter().map(|byte| format!("{byte:02x}")).collect(),
     }
 }
 

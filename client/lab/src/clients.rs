@@ -110,14 +110,19 @@ async fn run(lab: Arc<Lab>, client: Client) {
         };
         let Client { id, node, ref counter, .. } = client;
         let call = Call { client: id, node, counter, ask: &ask, patience: PATIENCE };
-        let record = lab.call(call).await;
-        if let Some(header) = record.header {
-            token = bytes_of(&header.token).unwrap_or_default();
+        let (record, newest) = lab.call_for_token(call).await;
+        if record.header.is_some() {
+            token = newest;
         }
     }
 }
 
-/// What hexadecimal digits stand for.
+/// As hexadecimal digits.
+pub(crate) fn digits_of(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What those stand for.
 pub(crate) fn bytes_of(hexadecimal: &str) -> Option<Vec<u8>> {
     if !hexadecimal.is_ascii() || !hexadecimal.len().is_multiple_of(2) {
         return None;

@@ -220,8 +220,11 @@ async fn by_hand(lab: &Lab, call: ByHand) -> Result<Value, String> {
     };
     let patience = Duration::from_millis(call.patience_ms);
     let (node, counter) = (call.node, call.counter.as_str());
-    let record = lab.call(Call { client: CLIENTS, node, counter, ask: &ask, patience }).await;
-    Ok(serde_json::to_value(record).expect("plain values"))
+    let call = Call { client: CLIENTS, node, counter, ask: &ask, patience };
+    let (record, token) = lab.call_for_token(call).await;
+    let mut told = serde_json::to_value(record).expect("plain values");
+    told["token"] = clients::digits_of(&token).into();
+    Ok(told)
 }
 
 fn place(id: u64) -> String {

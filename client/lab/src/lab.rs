@@ -133,6 +133,11 @@ impl Lab {
 
     /// Makes a call, and records it.
     pub(crate) async fn call(&self, call: Call<'_>) -> Record {
+        self.call_for_token(call).await.0
+    }
+
+    /// The same, with the session token of its answer: that is for whoever asked, and no part of the record.
+    pub(crate) async fn call_for_token(&self, call: Call<'_>) -> (Record, Vec<u8>) {
         let Call { client, node, counter, ask, patience } = call;
         let start = self.now();
         let address = self.nodes.addresses(node).client_via;
@@ -168,7 +173,7 @@ impl Lab {
             journal.records.pop_front();
         }
         journal.records.push_back(record.clone());
-        record
+        (record, answer.token)
     }
 
     /// Remembers a write that was acknowledged, and says how stale a read is beside those.

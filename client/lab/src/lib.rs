@@ -21,7 +21,7 @@ mod proxy;
 mod record;
 mod server;
 mod watching;
-mod wire;
+pub mod wire;
 
 use std::{
     io::{self, Write as _},

@@ -68,8 +68,6 @@ pub(crate) struct Header {
     pub(crate) revision: u64,
     /// The state is no older than this: what the node proves.
     pub(crate) proven_ms: Option<u64>,
-    /// For a read that has to see this state, in hexadecimal.
-    pub(crate) token: String,
 }
 
 /// So many acknowledged writes of a counter are kept to judge reads by; with more a second than any lab does in

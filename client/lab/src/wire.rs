@@ -28,21 +28,21 @@ use self::message::Messages;
 /// was given up may be followed by its successor before the node has seen that.
 const CALLS_MAX: usize = 2 * PEER_PORT.calls_max as usize;
 
-/// Messages between nodes that have arrived whole, since the lab began.
+/// Messages between nodes that have passed whole; of a link, since the lab began.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Carried {
+pub struct Carried {
     /// Votes that were asked for and the answers to that, in advance (pre-votes) as well.
-    pub(crate) votes: u64,
+    pub votes: u64,
     /// Appends with entries.
-    pub(crate) appends: u64,
+    pub appends: u64,
     /// Appends without: heartbeats, and what else tells how far the log is committed.
-    pub(crate) heartbeats: u64,
+    pub heartbeats: u64,
     /// Answers to appends of both kinds, and to snapshots.
-    pub(crate) answers: u64,
+    pub answers: u64,
     /// Parts of snapshots.
-    pub(crate) snapshots: u64,
+    pub snapshots: u64,
     /// All else that nodes ask each other, and the answers to it.
-    pub(crate) others: u64,
+    pub others: u64,
 }
 
 impl Carried {
@@ -126,7 +126,7 @@ struct Call {
 struct Lost;
 
 /// Reads one direction of a connection.
-pub(crate) struct Observer {
+pub struct Observer {
     shared: Arc<Mutex<Shared>>,
     /// It is the direction of who dialled, and has what only that needs.
     asking: Option<Asking>,
@@ -175,7 +175,7 @@ const PRIORITY: u8 = 0x20;
 const PRIORITY_BYTES: usize = 5;
 
 /// Makes the observers of a new connection: of what its client sends, and of what its server does.
-pub(crate) fn observers() -> (Observer, Observer) {
+pub fn observers() -> (Observer, Observer) {
     let shared = Arc::<Mutex<Shared>>::default();
     let observer = |asking, preface| Observer {
         shared: Arc::clone(&shared),
@@ -197,7 +197,7 @@ impl Observer {
     /// Looks at the next bytes, cut anywhere, and says what became whole with them.
     ///
     /// What a client sends has to be shown before what its server answers to it.
-    pub(crate) fn pass(&mut self, bytes: &[u8]) -> Carried {
+    pub fn pass(&mut self, bytes: &[u8]) -> Carried {
         let mut carried = Carried::default();
         let shared = Arc::clone(&self.shared);
         let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);

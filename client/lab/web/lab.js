@@ -1,5 +1,7 @@
 // The data: what the lab sends, and what it can be told to do. See docs/lab.md for the interface.
 
+import { $, el, ms } from './parts.js';
+
 const token = document.querySelector('meta[name=lab-token]').content;
 
 /** How many records are kept for the charts, and lines for the list. */
@@ -96,7 +98,7 @@ export function connect() {
   };
   events.onerror = () => {
     lab.lost = true;
-    document.getElementById('health').textContent = 'The lab has ended, or is out of reach.';
+    $('health').textContent = 'The lab has ended, or is out of reach.';
   };
 }
 
@@ -110,28 +112,6 @@ export function told(record) {
   // Without a node's reason no node has said anything.
   const why = record.reason || (['Cancelled', 'DeadlineExceeded'].includes(record.code) ? 'no answer in time' : record.code);
   return { refused: `refused: ${why}`, unknown: `UNKNOWN: ${why}`, silence: `no answer: ${why}` }[record.came];
-}
-
-export function ms(value) {
-  if (value == null) return '–';
-  if (value >= 1000) return `${(value / 1000).toFixed(1)} s`;
-  return value >= 10 || value === 0 ? `${Math.round(value)} ms` : `${value.toFixed(1)} ms`;
-}
-
-/** An element with attributes and children; `on…` are listeners. */
-export function el(name, attributes = {}, ...children) {
-  return filled(document.createElement(name), attributes, children);
-}
-export function svg(name, attributes = {}, ...children) {
-  return filled(document.createElementNS('http://www.w3.org/2000/svg', name), attributes, children);
-}
-function filled(made, attributes, children) {
-  for (const [key, value] of Object.entries(attributes)) {
-    if (key.startsWith('on')) made.addEventListener(key.slice(2), value);
-    else if (value !== false && value != null) made.setAttribute(key, value === true ? '' : value);
-  }
-  made.append(...children.flat(Infinity).filter(child => child != null));
-  return made;
 }
 
 /** Fills a box with tables. Where they have the shape of those that are there, only texts change: who reads them cell

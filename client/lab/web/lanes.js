@@ -1,8 +1,10 @@
 // Answers over time: one lane for each client, writes above reads, so that a stale read is seen as such.
 
-import { el, fill, lab, ms, table, told } from './lab.js';
+import { fill, lab, table, told } from './lab.js';
+import { $, dark, drawOutcome, el, inks, ms, outcomeKeys } from './parts.js';
 
-const WINDOW_MS = 20000, LANE = 26, LEFT = 118;
+/** EDGE: so much beyond the newest moment is drawn already, as what comes right now would be cut off there. */
+const WINDOW_MS = 20000, LANE = 26, LEFT = 118, EDGE = 16;
 
 const name = client => `${client.level || 'adds'} at ${client.node}`;
 
@@ -36,26 +38,20 @@ function lanesNow() {
  *  a second and all of the last 20 seconds are shown in each frame. */
 const past = { canvas: document.createElement('canvas'), key: '', until: 0, seq: 0, last: new Map() };
 
-function inks() {
-  const style = getComputedStyle(document.documentElement);
-  return Object.fromEntries(['ink', 'dim', 'line', 'green', 'red', 'amber'].map(key => [key, style.getPropertyValue(`--${key}`)]));
-}
-const dark = matchMedia('(prefers-color-scheme: dark)');
-
 /** Asked of the page when it changes: a question in each frame would have the page laid out for it. */
 let room = 0;
-new ResizeObserver(([entry]) => { room = Math.round(entry.contentRect.width); }).observe(document.getElementById('lanes').parentElement);
+new ResizeObserver(([entry]) => { room = Math.round(entry.contentRect.width); }).observe($('lanes').parentElement);
 
 export function draw(offset) {
-  const canvas = document.getElementById('lanes');
+  const canvas = $('lanes');
   const { clients, known, since, key: named } = lanesNow();
   const width = room || canvas.clientWidth, height = Math.max(1, clients.length) * LANE + 24, scale = devicePixelRatio || 1;
   const now = lab.state.t + offset, pixels = (width - LEFT) * scale / WINDOW_MS;
   const key = [width, height, scale, dark.matches, named].join();
   if (key !== past.key) {
-    for (const each of [canvas, past.canvas]) Object.assign(each, { width: Math.round(width * scale), height: Math.round(height * scale) });
+    for (const [each, more] of [[canvas, 0], [past.canvas, EDGE]]) Object.assign(each, { width: Math.round((width + more) * scale), height: Math.round(height * scale) });
     canvas.style.height = `${height}px`;
-    Object.assign(past, { key, until: now, seq: 0, last: new Map(), inks: inks() });
+    Object.assign(past, { key, until: now, seq: 0, last: new Map() });
   }
   // By whole pixels, so that nothing blurs.
   const moved = Math.floor((now - past.until) * pixels);
@@ -75,39 +71,39 @@ export function draw(offset) {
   frame(canvas, clients, { width, height, scale, now });
 }
 
+/** What came of a call, as it is drawn. */
+function outcome({ came, kind, seen_ms }) {
+  if (came !== 'ok') return came === 'refused' ? 'refused' : 'unknown';
+  return seen_ms > 0 ? 'stale' : kind === 'add' ? 'write' : 'read';
+}
+$('outcomes').append(...outcomeKeys([['write', 'write answered'], ['read', 'read answered'], ['stale', 'stale answer'], ['refused', 'refused'], ['unknown', 'unknown, or no answer']]));
+
 /** Draws the answers that came since it was called last. */
 function answers(clients, known, since, width, scale) {
-  const pen = past.canvas.getContext('2d'), ink = past.inks;
+  const pen = past.canvas.getContext('2d');
   const x = at => LEFT + (at - (past.until - WINDOW_MS)) / WINDOW_MS * (width - LEFT);
   const rows = new Map(clients.map((client, at) => [client.id, at]));
-  const colours = { ok: ink.green, refused: ink.red, unknown: ink.amber, silence: ink.amber, stale: ink.amber };
   pen.setTransform(scale, 0, 0, scale, 0, 0);
-  pen.font = '12px system-ui, sans-serif';
   let first = lab.records.length;
   while (first > 0 && lab.records[first - 1].seq > past.seq && lab.records[first - 1].end >= since - 2000) first -= 1;
   for (const record of lab.records.slice(first)) {
     const row = rows.get(known.has(record.client) ? record.client : -1);
     const [from, to] = [x(record.start), Math.max(x(record.end), x(record.start) + 2)];
     if (row === undefined || to < LEFT) continue;
-    const kind = record.came === 'ok' ? record.seen_ms > 0 ? 'stale' : 'ok' : record.came;
+    const kind = outcome(record), isMarked = !['write', 'read'].includes(kind);
     // What would lie on what is drawn already is left out.
     const beside = past.last.get(row);
-    if (beside?.kind === kind && Math.abs(record.start - beside.start) / WINDOW_MS * (width - LEFT) < (kind === 'ok' ? 1 : 7)) continue;
+    if (beside?.kind === kind && Math.abs(record.start - beside.start) / WINDOW_MS * (width - LEFT) < (isMarked ? 7 : 1)) continue;
     past.last.set(row, { kind, start: record.start });
     const y = row * LANE + 5;
-    pen.fillStyle = colours[kind];
-    if (kind === 'ok') { pen.fillRect(from, y + 3, to - from, 10); continue; }
-    pen.globalAlpha = .3;
-    pen.fillRect(from, y, to - from, 16);
-    pen.globalAlpha = 1;
-    pen.fillText({ stale: 'S', refused: '×', unknown: '?', silence: '?' }[kind], to - 6, y + 13);
+    drawOutcome(pen, kind, isMarked ? { left: from, top: y, wide: to - from, high: 16 } : { left: from, top: y + 3, wide: to - from, high: 10 }, isMarked);
   }
   past.seq = lab.records.at(-1).seq;
 }
 
 /** What stands still, and what was drawn before. */
 function frame(canvas, clients, { width, height, scale, now }) {
-  const pen = canvas.getContext('2d'), ink = past.inks, left = Math.ceil(LEFT * scale);
+  const pen = canvas.getContext('2d'), ink = inks(), left = Math.ceil(LEFT * scale);
   pen.setTransform(1, 0, 0, 1, 0, 0);
   pen.clearRect(0, 0, canvas.width, canvas.height);
   if (canvas.width > left) pen.drawImage(past.canvas, left, 0, canvas.width - left, canvas.height, left, 0, canvas.width - left, canvas.height);
@@ -124,12 +120,12 @@ function frame(canvas, clients, { width, height, scale, now }) {
   }
   pen.textAlign = 'left';
   if (!clients.length) pen.fillText('No client runs. Start one above.', LEFT + 8, 16);
-  pen.fillStyle = ink.ink;
+  pen.fillStyle = ink.fore;
   clients.forEach((client, at) => pen.fillText(client.name, 2, at * LANE + 17, LEFT - 6));
 }
 
 export function list() {
-  const box = document.getElementById('client-list');
+  const box = $('client-list');
   const key = JSON.stringify(lab.state.clients);
   if (box.dataset.key !== key) {
     box.dataset.key = key;
@@ -140,13 +136,13 @@ export function list() {
 
 export function asTable() {
   const newest = lab.records.slice(-15).reverse();
-  fill(document.getElementById('answers-body'), table('Answers', ['asked', 'what', 'came', 'took', 'by', 'applied'], newest.map(record => [
+  fill($('answers-body'), table('Answers', ['asked', 'what', 'came', 'took', 'by', 'applied'], newest.map(record => [
     `${(record.start / 1000).toFixed(2)} s`, `${record.kind === 'add' ? 'add' : `${record.asked} read`} at node ${record.node}`, told(record), ms(record.end - record.start),
     record.by ? `node ${record.by}, ${record.role}` : '–', record.applied ?? '–'])));
 }
 
 export function form() {
-  const form = document.getElementById('new-client');
+  const form = $('new-client');
   const select = (label, name, options) => el('label', {}, label, el('select', { name }, options.map(([value, text]) => el('option', { value }, text))));
   const refused = el('span', { role: 'alert' });
   form.replaceChildren(

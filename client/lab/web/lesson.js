@@ -1,6 +1,7 @@
 // One lesson: a situation, a prediction, what happens, what was measured, and something to try.
 
-import { el, lab } from './lab.js';
+import { lab } from './lab.js';
+import { $, el } from './parts.js';
 import { LESSONS } from './lessons.js';
 import * as messages from './messages.js';
 import * as meters from './meters.js';
@@ -24,7 +25,7 @@ let running = 0;
 
 /** Opens a lesson, or none. */
 export function open(lesson) {
-  const box = document.getElementById('lesson');
+  const box = $('lesson');
   running += 1;
   box.hidden = !lesson;
   box.replaceChildren();

@@ -1,6 +1,7 @@
 // The lessons. Each sets its scene, and its answer is computed from what the cluster answered, never from a book.
 
-import { lab, ms, told } from './lab.js';
+import { lab, told } from './lab.js';
+import { ms } from './parts.js';
 
 /** A call as a line of the trace: what the node said. */
 const traced = record => `${(record.start / 1000).toFixed(2)} s  ${record.kind === 'add' ? 'add' : `${record.asked} read`} at node ${record.node} → ${told(record)}${record.message ? `  "${record.message}"` : ''}${record.applied != null ? `  (by node ${record.by}, ${record.role}, term ${record.term}, applied ${record.applied})` : ''}`;

@@ -1,6 +1,7 @@
 // The page: what comes from the lab is drawn, and what is done here goes to it.
 
-import { connect, el, isWhole, lab } from './lab.js';
+import { connect, isWhole, lab } from './lab.js';
+import { $, el, say } from './parts.js';
 import * as messages from './messages.js';
 import * as picture from './picture.js';
 import * as lanes from './lanes.js';
@@ -9,7 +10,6 @@ import { open, progress } from './lesson.js';
 import * as plan from './plan.js';
 import { LESSONS } from './lessons.js';
 
-const $ = id => document.getElementById(id);
 let follows = true;
 let received = 0, told = 0, slow = 0, started = false, opened = null, leader = 0;
 
@@ -61,8 +61,7 @@ function health() {
   const { nodes } = lab.state, up = nodes.filter(node => node.answers).length;
   const leads = nodes.filter(node => node.answers && node.role === 'leader');
   const who = leads.length === 0 ? 'nobody leads' : leads.map(node => `node ${node.id} leads in term ${node.term}`).join(', ');
-  const text = `${up} of ${nodes.length} nodes answer; ${who}${leads.length > 1 ? ': one of them only thinks so' : ''}`;
-  if ($('health').textContent !== text) $('health').textContent = text;
+  say($('health'), `${up} of ${nodes.length} nodes answer; ${who}${leads.length > 1 ? ': one of them only thinks so' : ''}`);
   document.body.dataset.whole = Boolean(isWhole(lab.state));
   const now = lab.leader();
   if (now !== leader) {

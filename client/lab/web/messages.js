@@ -1,15 +1,9 @@
 // What travels between nodes, by what it is: since the state before for the picture, since the scene began for words.
 
-import { el, lab } from './lab.js';
+import { lab } from './lab.js';
+import { KINDS, kindKeys } from './cluster.js';
+import { $, el, say } from './parts.js';
 
-/** What is told apart, and how it is drawn. `of` are the lab's words for it (docs/lab.md): messages that arrived. */
-export const KINDS = [
-  { name: 'votes', mark: '◆', of: ['votes'], ink: 'amber' },
-  { name: 'appends', mark: '■', of: ['appends'], ink: 'blue' },
-  { name: 'heartbeats', mark: '○', of: ['heartbeats'], ink: 'green', isHollow: true },
-  { name: 'snapshot parts', mark: '▲', of: ['snapshots'], ink: 'ink' },
-  { name: 'all else', mark: '•', of: ['answers', 'others'], ink: 'dim' },
-];
 const REST = KINDS.length - 1;
 
 /** Words of the table, in its order. */
@@ -48,14 +42,13 @@ export function forget() {
 
 /** What the marks mean, with the number of each since the scene began. */
 function said() {
-  const list = document.getElementById('kinds');
+  const list = $('kinds');
   if (!list.childElementCount) {
-    list.append(...KINDS.map(kind => el('li', { 'data-kind': kind.name }, el('span', { class: `key ${kind.ink}`, 'aria-hidden': 'true' }, kind.mark), `${kind.name} `, el('b'))));
+    list.append(...kindKeys((key, kind) => [key, `${kind.name} `, el('b')]));
   }
   KINDS.forEach(({ of }, at) => {
     let sum = 0;
     for (const link of lab.state.links) for (const word of of) sum += count(link, word);
-    const number = list.children[at].lastElementChild;
-    if (number.textContent !== String(sum)) number.textContent = sum;
+    say(list.children[at].lastElementChild, sum);
   });
 }

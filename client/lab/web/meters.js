@@ -1,17 +1,16 @@
 // Meters for each level, and where each lies between availability, latency and consistency: all measured.
 
-import { el, fill, lab, ms, svg, table } from './lab.js';
+import { fill, lab, table } from './lab.js';
+import { $, el, ms, say, svg } from './parts.js';
 
 export function meters() {
-  const { meters } = lab.state, box = document.getElementById('meters');
+  const { meters } = lab.state, box = $('meters');
   const share = meter => `${Math.round(100 * meter.answered / meter.asked)} % of ${meter.asked}`;
   fill(box, meters.length ? table('Meters', ['asked for', 'answered', 'refused', 'no word', 'p50', 'p99', 'stalest seen', 'oldest proven'],
     meters.map(meter => [meter.what === 'add' ? 'adds' : meter.what, share(meter), meter.refused, meter.silent, ms(meter.p50), ms(meter.p99),
       meter.what === 'add' ? '–' : ms(meter.seen_max), ms(meter.proven_max)])) : el('p', {}, 'Nothing was asked. Start a client.'));
   const broken = meters.filter(meter => meter.understated);
-  const alarm = document.getElementById('broken');
-  const text = broken.length ? `A promise was broken: ${broken.map(meter => `${meter.understated} answers at ${meter.what} were staler than proven`).join('; ')}.` : '';
-  if (alarm.textContent !== text) alarm.textContent = text;
+  say($('broken'), broken.length ? `A promise was broken: ${broken.map(meter => `${meter.understated} answers at ${meter.what} were staler than proven`).join('; ')}.` : '');
 }
 
 // What was measured while nothing was wrong, and while something was: by level.
@@ -43,7 +42,7 @@ const median = values => values.toSorted((a, b) => a - b)[values.length >> 1];
 
 /** Right: answers while the network is cut (A); up: answers fast while it is not (L). */
 export function quadrant() {
-  const W = 560, H = 300, L = 70, B = 44, box = document.getElementById('quadrant');
+  const W = 560, H = 300, L = 70, B = 44, LETTER = 7.2, box = $('quadrant');
   const points = [...sums].filter(([, sum]) => sum.asked >= 10 && sum.latencies.length >= 10).map(([what, sum]) =>
     ({ what, share: sum.answered / sum.asked, latency: median(sum.latencies), seen: sum.seen }));
   const open = [...sums].filter(([what]) => !points.some(point => point.what === what));
@@ -59,10 +58,12 @@ export function quadrant() {
   svg('text', { class: 'small', x: L + 8, y: 12 }, 'median latency while all is well (E: C ↓ ↑ L)'),
   points.map(point => {
     const at = [x(point.share), y(point.latency)];
+    const name = `${point.what}${point.what === 'adds' ? '' : `, stalest ${ms(point.seen)}`}`, wide = name.length * LETTER, isLeft = point.share > .5;
+    const from = isLeft ? at[0] - 11 - wide : at[0] + 11;
     let ly = at[1] + 4;
-    while (taken.some(other => Math.abs(other[0] - at[0]) < 190 && Math.abs(other[1] - ly) < 15)) ly += 15;
-    taken.push([at[0], ly]);
-    return [svg('circle', { cx: at[0], cy: at[1], r: 6 }), svg('text', point.share > .5 ? { x: at[0] - 11, y: ly, 'text-anchor': 'end' } : { x: at[0] + 11, y: ly }, `${point.what}${point.what === 'adds' ? '' : `, stalest ${ms(point.seen)}`}`)];
+    while (taken.some(other => from < other.to && other.from < from + wide && Math.abs(other.y - ly) < 15)) ly += 15;
+    taken.push({ from, to: from + wide, y: ly });
+    return [svg('circle', { cx: at[0], cy: at[1], r: 6 }), svg('text', isLeft ? { x: at[0] - 11, y: ly, 'text-anchor': 'end' } : { x: at[0] + 11, y: ly }, name)];
   }));
   const note = open.length || !points.length ? `Still to measure: ${open.map(([what, sum]) => `${what} (${sum.latencies.length < 10 ? 'while all is well' : 'under a fault'})`).join(', ') || 'clients while all is well, and under a fault'}.` : 'EL is up and to the right: fast, and always answered, and as stale as it says. PC/EC is down and to the left.';
   box.replaceChildren(drawn, el('p', {}, note));

@@ -22,7 +22,7 @@ use serde::Serialize;
 pub use self::seen::{Log, Seen};
 
 /// Name of the format, with its version.
-pub const FORMAT: &str = "tally-recording/1";
+pub const FORMAT: &str = "tally-recording/2";
 
 /// How long a window is, in ms.
 pub const WINDOW_MS: u64 = 20_000;
@@ -59,6 +59,8 @@ pub struct Recording {
     pub roles: Vec<(u64, u64, &'static str, u64)>,
     /// Whenever links changed: when, and all directions between nodes in which messages are lost then.
     pub cuts: Vec<(u64, Vec<(u64, u64)>)>,
+    /// What messages are told apart by, if they were recorded: [`MESSAGE_WORDS`].
+    pub message_words: &'static [&'static str],
     /// What is in no other field, by window.
     #[serde(skip)]
     pub windows: Vec<Window>,
@@ -85,11 +87,19 @@ pub struct Window {
     /// Whenever it changed: when, which node, and the last log index, the commit index and the applied index
     /// there. The first ones of a window are what was so before.
     pub logs: Vec<(u64, u64, u64, u64, u64)>,
-    /// Messages between nodes: from, to, when one was sent, and how long it took; -1 if it never arrived.
-    pub messages: Vec<(u64, u64, u64, i64)>,
+    /// Messages between nodes.
+    pub messages: Vec<Message>,
     /// What clients asked in it.
     pub operations: Vec<Operation>,
 }
+
+/// What is in a message between nodes. One may have several of these in it, and then has the bits of all, or none.
+pub const MESSAGE_WORDS: &[&str] =
+    &["votes", "appends", "heartbeats", "answers", "snapshots", "others"];
+
+/// A message between nodes: from, to, when it was sent, how long it took (-1 if it never arrived), and what was in it:
+/// bit `n` for word `n` of [`MESSAGE_WORDS`].
+pub type Message = (u64, u64, u64, i64, u8);
 
 /// What became of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -112,7 +122,7 @@ pub struct Operation {
     pub client: u64,
     /// When, with parts of a ms.
     pub call: f64,
-    /// How long the answer took, in ms; none if there was none.
+    /// How long it took until there was an answer or its caller gave up, in ms; none if he never did.
     pub took: Option<f64>,
     /// What became of it.
     pub status: Came,
@@ -155,6 +165,8 @@ impl Recording {
             operation.call -= from_ms as f64;
             windows[window].operations.push(operation);
         }
+        let has_messages = windows.iter().any(|window| !window.messages.is_empty());
+        let message_words = if has_messages { MESSAGE_WORDS } else { &[] };
         Recording {
             format: FORMAT,
             title: title.into(),
@@ -170,6 +182,7 @@ impl Recording {
             lines: Vec::new(),
             roles: seen.roles,
             cuts: seen.cuts,
+            message_words,
             windows,
         }
     }
@@ -240,13 +253,13 @@ mod tests {
         }
         seen.log(20_600, 1, (8, 6, 5));
         seen.cut(20_600, vec![(1, 2)]);
-        seen.messages.push((1, 2, 20_001, 3));
+        seen.messages.push((1, 2, 20_001, 3, 0b10));
         let recording = Recording::new("a run", 21_000, seen, []);
         assert_eq!((&recording.nodes, recording.roles.len()), (&vec![1], 1));
         assert_eq!(recording.cuts, [(20_600, vec![(1, 2)])]);
         assert_eq!(recording.windows[0].logs, [(10, 1, 7, 6, 5)]);
         assert_eq!(recording.windows[1].logs, [(0, 1, 7, 6, 5), (600, 1, 8, 6, 5)]);
-        assert_eq!(recording.windows[1].messages, [(1, 2, 1, 3)]);
+        assert_eq!(recording.windows[1].messages, [(1, 2, 1, 3, 0b10)]);
     }
 
     #[test]
@@ -265,7 +278,7 @@ mod tests {
         assert!(page.contains("default-src 'none'"));
         assert!(page.contains("a &lt;b> {{script}}"), "what is put in is not looked through");
         assert!(!page.contains("alert(1)"), "data is no part of the page");
-        for sign in ["src=\"http", "href=\"http", "url(http", "import("] {
+        for sign in ["src=\"http", "href=\"http", "url(http", "import(", "\nimport ", "\nexport "] {
             assert!(!page.contains(sign), "{sign}");
         }
     }

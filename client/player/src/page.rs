@@ -9,7 +9,8 @@ use crate::Recording;
 
 const PAGE: &str = include_str!("../web/index.html");
 const STYLE: &str = include_str!("../web/style.css");
-const SCRIPT: &str = include_str!("../web/player.js");
+const RECORDING: &str = include_str!("../web/recording.js");
+const PLAYER: &str = include_str!("../web/player.js");
 
 /// The whole file.
 pub(crate) fn html(recording: &Recording) -> io::Result<String> {
@@ -18,17 +19,21 @@ pub(crate) fn html(recording: &Recording) -> io::Result<String> {
         data += &script(&format!("window-{number}"), window)?;
     }
     let title = recording.title.replace('&', "&amp;").replace('<', "&lt;");
+    // One file: what all pages share is in it, too.
+    let style = [tally_pages::BASE_CSS, STYLE].concat();
+    let modules = [tally_pages::PARTS_JS, tally_pages::CLUSTER_JS, RECORDING, PLAYER];
+    let script = tally_pages::inlined(&modules);
     // In one pass, so that nothing which is put in is looked through for more.
-    let mut page = String::with_capacity(PAGE.len() + STYLE.len() + SCRIPT.len() + data.len());
+    let mut page = String::with_capacity(PAGE.len() + style.len() + script.len() + data.len());
     let mut rest = PAGE;
     while let Some((before, after)) = rest.split_once("{{") {
         let (name, behind) = after.split_once("}}").expect("the page closes what it opens");
         page += before;
         page += match name {
             "title" => &title,
-            "style" => STYLE,
+            "style" => &style,
             "data" => &data,
-            "script" => SCRIPT,
+            "script" => &script,
             other => unreachable!("the page asks for {other}"),
         };
         rest = behind;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Window, window_of, windows_of};
+use super::{Message, Window, window_of, windows_of};
 
 /// Last log index, commit index and applied index of a node.
 pub type Log = (u64, u64, u64);
@@ -15,8 +15,8 @@ pub struct Seen {
     pub(super) roles: Vec<(u64, u64, &'static str, u64)>,
     logs: Vec<(u64, u64, Log)>,
     pub(super) cuts: Vec<(u64, Vec<(u64, u64)>)>,
-    /// Messages between nodes: from, to, when one was sent, and how long it took; -1 if it never arrived.
-    pub messages: Vec<(u64, u64, u64, i64)>,
+    /// Messages between nodes, with the time since the run began.
+    pub messages: Vec<Message>,
 }
 
 impl Seen {
@@ -66,9 +66,9 @@ impl Seen {
                 window.logs.push((within, *id, log.0, log.1, log.2));
             }
         }
-        for (from, to, sent, took) in &self.messages {
+        for (from, to, sent, took, has) in &self.messages {
             let (window, from_ms) = window_of(*sent, lasted_ms);
-            windows[window].messages.push((*from, *to, sent - from_ms, *took));
+            windows[window].messages.push((*from, *to, sent - from_ms, *took, *has));
         }
         windows
     }

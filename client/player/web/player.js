@@ -1,209 +1,67 @@
-// Plays the recording that this page holds. Its format is told in client/player/src/lib.rs.
-const $ = id => document.getElementById(id);
-const SVG = 'http://www.w3.org/2000/svg';
+// Plays a recording: what it shows at a moment, and how one goes through it.
 
-async function unpack(page, id) {
-  const element = page.getElementById(id);
-  if (!element) return null;
-  const packed = atob(element.textContent);
-  const bytes = new Uint8Array(packed.length);
-  for (let at = 0; at < packed.length; at++) bytes[at] = packed.charCodeAt(at);
-  const plain = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'));
-  return new Response(plain).json();
-}
+import { $, cells, dark, drawOutcome, el, fillCells, fillRows, inks, outcomeKeys, roleWords, say, sharp } from './parts.js';
+import { KINDS, cluster, kindKeys, pairs } from './cluster.js';
+import { cutsAt, end, head, isResting, lastBefore, logAt, numberOf, roleAt, rolesOf, unpack, windowAt, windowsIn } from './recording.js';
 
-const head = await unpack(document, 'head');
-const end = head.lasted_ms;
-const view = { t: 0, span: 6000, playing: false, chosen: null, named: new Set(), node: '', text: '', onlyNamed: false };
-
-// What is in windows, each read when it is first shown.
-const windows = new Map();
-function windowAt(number) {
-  if (number < 0 || number * head.window_ms > end) return null;
-  const known = windows.get(number);
-  if (known) return known.data;
-  const entry = { data: null };
-  windows.set(number, entry);
-  unpack(document, `window-${number}`).then(data => {
-    if (data) {
-      const from = number * head.window_ms;
-      for (const operation of data.operations) { operation.from = from + operation.call; operation.to = operation.took === null ? Infinity : operation.from + operation.took; }
-      for (const message of data.messages) message[2] += from;
-      data.byNode = new Map();
-      for (const [ms, node, ...log] of data.logs) {
-        if (!data.byNode.has(node)) data.byNode.set(node, []);
-        data.byNode.get(node).push([from + ms, ...log]);
-      }
-    }
-    entry.data = data;
-    changed = true;
-    listsAreOld = true;
-  });
-  return null;
-}
-const numberOf = ms => Math.floor(Math.max(0, Math.min(ms, end)) / head.window_ms);
-function* windowsIn(from, to) {
-  // A call may have begun in the window before.
-  for (let number = numberOf(from) - 1; number <= numberOf(to); number++) {
-    const data = windowAt(number);
-    if (data) yield data;
-  }
-}
-
-// The index of the last entry whose time (by `ms`) is not after t; -1 if there is none.
-function lastBefore(list, t, ms = entry => entry[0]) {
-  let low = 0, high = list.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (ms(list[middle]) <= t) low = middle + 1; else high = middle;
-  }
-  return low - 1;
-}
-
-const rolesOf = new Map(head.nodes.map(node => [node, head.roles.filter(role => role[1] === node)]));
-const roleAt = (node, t) => { const list = rolesOf.get(node); const at = lastBefore(list, t); return at < 0 ? null : { role: list[at][2], term: list[at][3] }; };
-const logAt = (node, t) => {
-  const list = windowAt(numberOf(t))?.byNode.get(node);
-  if (!list) return null;
-  const at = lastBefore(list, t);
-  return at < 0 ? null : list[at].slice(1);
-};
-const cutsAt = t => { const at = lastBefore(head.cuts, t); return at < 0 ? [] : head.cuts[at][1]; };
-const isResting = role => !role || ['down', 'stopped', 'failed', 'starting', 'paused'].includes(role.role);
-
-// Colours of the page, for what is drawn.
-let colours = {};
-function readColours() {
-  const style = getComputedStyle(document.documentElement);
-  for (const name of ['back', 'fore', 'dim', 'line', 'panel', 'leader', 'candidate', 'good', 'bad', 'unknown', 'read', 'write'])
-    colours[name] = style.getPropertyValue(`--${name}`).trim();
-}
-readColours();
-matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => { readColours(); changed = true; });
+const view = { t: 0, span: 6000, playing: false, chosen: null, named: new Set(), node: '', text: '', onlyNamed: false, kinds: KINDS.map(() => true) };
+let changed = true, listsAreOld = true;
+addEventListener('window-read', () => { changed = listsAreOld = true; });
+dark.addEventListener('change', () => { changed = true; });
 
 // ---- the picture
-const centre = { x: 220, y: 165, r: 118 };
-const place = new Map(head.nodes.map((node, at) => {
-  const angle = -Math.PI / 2 + (2 * Math.PI * at) / head.nodes.length;
-  return [node, { x: centre.x + centre.r * Math.cos(angle) * 1.25, y: centre.y + centre.r * Math.sin(angle) }];
-}));
-function svg(name, attributes, text) {
-  const element = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  if (text !== undefined) element.textContent = text;
-  return element;
-}
-const WORDS = { leader: '★ leader', candidate: '? candidate', follower: 'follower', learner: 'learner', starting: '… starting', stopped: '■ stopped', paused: '❚❚ paused', down: '✕ down', failed: '✕ ended itself' };
+const picture = cluster($('picture'), head.nodes, { label: 'The nodes and the links between them. The table below says the same.' });
 let drawn = '';
 function drawPicture(t) {
-  const cuts = cutsAt(t);
-  const roles = head.nodes.map(node => roleAt(node, t));
-  const key = JSON.stringify([cuts, roles]);
+  const cuts = cutsAt(t), roles = new Map(head.nodes.map(node => [node, roleAt(node, t)]));
+  const key = JSON.stringify([cuts, ...roles]);
   if (key === drawn) return;
   drawn = key;
-  const picture = $('picture');
-  picture.replaceChildren(svg('title', {}, 'The nodes and the links between them'));
-  for (const [at, from] of head.nodes.entries()) for (const to of head.nodes.slice(at + 1)) {
-    const roleA = roles[at], roleB = roles[head.nodes.indexOf(to)];
-    if (!roleA || !roleB) continue;
-    const there = cuts.some(cut => cut[0] === from && cut[1] === to), back = cuts.some(cut => cut[0] === to && cut[1] === from);
-    const a = place.get(from), b = place.get(to);
-    const line = { x1: a.x, y1: a.y, x2: b.x, y2: b.y, stroke: 'var(--line)', 'stroke-width': 2 };
-    if (there || back) Object.assign(line, { stroke: 'var(--bad)', 'stroke-dasharray': '5 5' });
-    picture.append(svg('line', line));
-    if (there || back) {
-      // Beside the node whose messages are lost, or in the middle.
-      const share = there && back ? .5 : there ? .3 : .7;
-      picture.append(svg('text', { x: a.x + (b.x - a.x) * share, y: a.y + (b.y - a.y) * share + 5, style: 'fill: var(--bad); font-weight: 700; font-size: 18px' }, '✕'));
-    }
-  }
-  for (const [at, node] of head.nodes.entries()) {
-    const role = roles[at];
-    if (!role) continue;
-    const { x, y } = place.get(node);
-    const resting = isResting(role);
-    const ring = { cx: x, cy: y, r: 34, fill: 'var(--panel)', stroke: 'var(--dim)', 'stroke-width': 2 };
-    if (role.role === 'leader') Object.assign(ring, { stroke: 'var(--leader)', 'stroke-width': 5 });
-    if (role.role === 'candidate') Object.assign(ring, { stroke: 'var(--candidate)', 'stroke-width': 4, 'stroke-dasharray': '9 4' });
-    if (resting) Object.assign(ring, { 'stroke-dasharray': '2 5', fill: 'var(--back)' });
-    picture.append(svg('circle', ring));
-    picture.append(svg('text', { x, y: y - 6, style: 'font-weight: 700' }, `node ${node}`));
-    picture.append(svg('text', { x, y: y + 9, style: 'font-size: 11px' }, WORDS[role.role] ?? role.role));
-    if (!resting) picture.append(svg('text', { x, y: y + 23, style: 'font-size: 11px' }, `term ${role.term}`));
-  }
+  const isCut = (from, to) => cuts.some(cut => cut[0] === from && cut[1] === to);
+  for (const [a, b] of pairs(head.nodes)) for (const [from, to] of [[a, b], [b, a]]) picture.way(from, to, { isCut: isCut(from, to) });
+  for (const [node, role] of roles) if (role) picture.node(node, { is: role.role, beside: isResting(role) ? '' : `term ${role.term}` });
+  picture.show(new Set(head.nodes.filter(node => roles.get(node))));
   $('links').textContent = cuts.length === 0 ? 'All links between nodes are whole.'
     : `Messages are lost: ${cuts.map(([from, to]) => `${from} → ${to}`).join(', ')}.`;
 }
 
-// A canvas as sharp as the screen is.
-function sharp(canvas, height) {
-  const scale = devicePixelRatio || 1, width = canvas.clientWidth;
-  height ??= canvas.clientHeight;
-  if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
-    canvas.width = Math.round(width * scale);
-    canvas.height = Math.round(height * scale);
-  }
-  const pen = canvas.getContext('2d');
-  pen.setTransform(scale, 0, 0, scale, 0, 0);
-  pen.clearRect(0, 0, width, height);
-  return [pen, width, height];
-}
-
-const RING = 36;
 const LONGEST_MS = 4000; // of a message on its way
+const LOST_MS = 40, LOST_PART = .6; // how long one that is lost is seen, and how far it comes
+/** As what a message is drawn: it may have several things in it. */
+const kindOf = has => KINDS.findIndex(({ of }, at) => at === KINDS.length - 1 || of.some(word => has & 1 << head.message_words.indexOf(word)));
 function drawMessages(t, since) {
-  const canvas = $('messages');
-  const [pen, width] = sharp(canvas);
-  const scale = width / 440;
+  const points = KINDS.map(() => []), lost = [], ways = new Map();
   for (const data of windowsIn(t - LONGEST_MS, t)) {
     const last = lastBefore(data.messages, t, message => message[2]);
     for (let at = last; at >= 0 && data.messages[at][2] > since - LONGEST_MS; at--) {
-      const [from, to, sent, took] = data.messages[at];
-      const lost = took < 0, lasts = lost ? 40 : Math.max(took, 1);
+      const [from, to, sent, took, has] = data.messages[at], isLost = took < 0, lasts = isLost ? LOST_MS : Math.max(took, 1);
       if (sent + lasts < since) continue;
-      const done = Math.min(1, (t - sent) / lasts) * (lost ? .6 : 1);
-      const a = place.get(from), b = place.get(to);
-      // From the edge of one circle to that of the other.
-      const edge = RING / Math.hypot(b.x - a.x, b.y - a.y);
-      const way = edge + done * (1 - 2 * edge);
-      const x = (a.x + (b.x - a.x) * way) * scale, y = (a.y + (b.y - a.y) * way) * scale;
-      pen.fillStyle = lost ? colours.bad : colours.fore;
-      if (lost) { pen.font = '12px system-ui'; pen.fillText('×', x - 4, y + 4); } else { pen.beginPath(); pen.arc(x, y, 2.6, 0, 7); pen.fill(); }
+      const kind = kindOf(has);
+      if (!view.kinds[kind]) continue;
+      const name = isLost ? `lost ${KINDS[kind].name}` : KINDS[kind].name;
+      ways.set(name, [...ways.get(name) ?? [], `${from} → ${to}`]);
+      const where = picture.at(from, to, Math.min(1, (t - sent) / lasts) * (isLost ? LOST_PART : 1));
+      if (where) (isLost ? lost : points[kind]).push(where);
     }
   }
+  picture.travel(points, lost);
+  // While it plays nobody could read it.
+  say($('under-way'), view.playing || !ways.size ? '' : `On their way: ${[...ways].map(([name, each]) => `${name} ${each.join(', ')}`).join('; ')}.`);
 }
+$('kinds').hidden = !head.message_words.length;
+$('kinds').append(...kindKeys((key, kind, at) => el('label', {}, el('input', { type: 'checkbox', checked: true, onchange: event => { view.kinds[at] = event.target.checked; changed = true; } }), ' ', key, kind.name)),
+  el('li', {}, el('span', { class: 'key bad', 'aria-hidden': 'true' }, '×'), 'lost'));
 
-const STRIP = 16; // entries
+const STRIP = 16, strips = []; // entries; one strip for each row
 function drawNodes(t) {
-  const body = $('nodes').tBodies[0];
-  const shown = head.nodes.filter(node => roleAt(node, t));
-  while (body.rows.length < shown.length) {
-    const row = body.insertRow();
-    for (let cell = 0; cell < 6; cell++) row.insertCell();
-    row.insertCell().append(document.createElement('canvas'));
-  }
-  while (body.rows.length > shown.length) body.deleteRow(-1);
-  const logs = shown.map(node => logAt(node, t));
+  const there = head.nodes.filter(node => roleAt(node, t)), logs = there.map(node => logAt(node, t));
   const newest = Math.max(0, ...logs.map(log => log?.[0] ?? 0));
-  shown.forEach((node, at) => {
-    const role = roleAt(node, t), log = logs[at], cells = body.rows[at].cells;
-    const texts = [node, WORDS[role.role] ?? role.role, role.term || '', ...(log && !isResting(role) ? log : ['', '', ''])];
-    texts.forEach((text, cell) => { if (cells[cell].textContent !== `${text}`) cells[cell].textContent = text; });
-    const [pen, width, height] = sharp(cells[6].firstChild, 12);
-    if (!log || isResting(role)) return;
-    const [last, committed, applied] = log, wide = width / STRIP;
-    for (let cell = 0; cell < STRIP; cell++) {
-      const index = newest - STRIP + 1 + cell;
-      if (index < 0 || index > last) continue;
-      const x = cell * wide;
-      pen.strokeStyle = pen.fillStyle = index <= committed ? colours.good : colours.dim;
-      if (index <= applied) pen.fillRect(x + .5, .5, wide - 1.5, height - 1);
-      else {
-        pen.strokeRect(x + 1, 1, wide - 2.5, height - 2);
-        if (index <= committed) { pen.beginPath(); pen.moveTo(x + 1, height - 1); pen.lineTo(x + wide - 1.5, 1); pen.stroke(); }
-      }
-    }
-  });
+  fillRows($('nodes'), there.map((node, at) => {
+    const { role, term } = roleAt(node, t), log = isResting({ role }) ? null : logs[at];
+    strips[at] ??= cells(STRIP);
+    fillCells(strips[at], newest - STRIP + 1, log && { last: log[0], committed: log[1], applied: log[2] });
+    return [{ head: node }, { word: roleWords(role), leader: role === 'leader' }, { number: term || '' }, ...(log ?? ['', '', '']).map(index => ({ number: index })), { element: strips[at] }];
+  }));
 }
 
 // ---- lines and calls that are asked for
@@ -243,8 +101,8 @@ function drawLanes(t) {
   pen.textBaseline = 'middle';
   // The scale.
   const step = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000].find(step => step / view.span * (width - LABEL) > 60) ?? 20000;
-  pen.fillStyle = colours.dim;
-  pen.strokeStyle = colours.line;
+  pen.fillStyle = inks().dim;
+  pen.strokeStyle = inks().line;
   for (let ms = Math.max(0, Math.ceil(from / step) * step); ms <= Math.min(end, to); ms += step) {
     pen.beginPath(); pen.moveTo(x(ms), 16); pen.lineTo(x(ms), height); pen.stroke();
     pen.fillText(`${ms / 1000} s`, x(ms) + 2, 8);
@@ -258,9 +116,9 @@ function drawLanes(t) {
       for (const line of head.lines) {
         if (!isFault(line) || line[0] < from - view.span || line[0] > to) continue;
         const left = x(line[0]);
-        pen.fillStyle = colours.unknown;
+        pen.fillStyle = inks().warn;
         pen.beginPath(); pen.moveTo(left, y + 2); pen.lineTo(left + 7, y + 2); pen.lineTo(left, y + ROW - 3); pen.fill();
-        if (left > free) { pen.fillStyle = colours.fore; pen.fillText(line[2].slice(0, 70), left + 10, middle); free = left + 10 + pen.measureText(line[2].slice(0, 70)).width; }
+        if (left > free) { pen.fillStyle = inks().fore; pen.fillText(line[2].slice(0, 70), left + 10, middle); free = left + 10 + pen.measureText(line[2].slice(0, 70)).width; }
       }
     } else if (row.kind === 'node') {
       const list = rolesOf.get(row.node);
@@ -268,30 +126,27 @@ function drawLanes(t) {
         const [ms, , role, term] = list[entry];
         const left = Math.max(LABEL, x(ms)), right = Math.min(width, x(list[entry + 1]?.[0] ?? end));
         if (right < LABEL) continue;
-        pen.fillStyle = role === 'leader' ? colours.leader : role === 'candidate' ? colours.candidate : colours.line;
+        pen.fillStyle = role === 'leader' ? inks().good : role === 'candidate' ? inks().warn : inks().line;
         if (role === 'leader') pen.fillRect(left, y + 2, right - left, ROW - 5);
         else if (role === 'candidate') for (let bar = left; bar < right; bar += 5) pen.fillRect(bar, y + 2, Math.min(3, right - bar), ROW - 5);
         else if (['follower', 'learner'].includes(role)) pen.fillRect(left, middle - 2, right - left, 3);
-        pen.fillStyle = role === 'leader' ? colours.back : colours.dim;
+        pen.fillStyle = role === 'leader' ? inks().back : inks().dim;
         const label = role === 'leader' ? `leader, term ${term}` : role === 'follower' ? '' : role;
-        if (pen.measureText(label).width < right - left - 4) pen.fillText(label, left + 4, middle);
+        const wide = pen.measureText(label).width;
+        if (wide >= right - left - 4) continue;
+        if (role === 'candidate') { pen.fillStyle = inks().panel; pen.fillRect(left + 2, y + 1, wide + 4, ROW - 3); pen.fillStyle = inks().warn; }
+        pen.fillText(label, left + 4, middle);
       }
     } else for (const operation of row.calls) {
       const left = Math.max(LABEL - 5, x(operation.from)), right = Math.min(width + 5, x(Math.min(operation.to, end))), wide = Math.max(2, right - left);
-      const colour = operation.status === 'fail' ? colours.bad : operation.status === 'unknown' ? colours.unknown : operation.is_read ? colours.read : colours.write;
-      pen.strokeStyle = pen.fillStyle = colour;
-      pen.setLineDash(operation.status === 'unknown' ? [3, 2] : []);
-      if (operation.status === 'ok' && !operation.is_read) pen.fillRect(left, y + 3, wide, ROW - 6);
-      else pen.strokeRect(left + .5, y + 3.5, Math.max(1, wide - 1), ROW - 7);
-      pen.setLineDash([]);
-      if (operation.status !== 'ok' && wide > 9) pen.fillText(operation.status === 'fail' ? '×' : '?', left + 2, middle);
-      if (view.named.has(operation.number) || operation.number === view.chosen) { pen.strokeStyle = colours.fore; pen.lineWidth = 2; pen.strokeRect(left - 1.5, y + 1, wide + 3, ROW - 2); pen.lineWidth = 1; }
+      drawOutcome(pen, { ok: operation.is_read ? 'read' : 'write', fail: 'refused', unknown: 'unknown' }[operation.status], { left, top: y + 3, wide, high: ROW - 6 });
+      if (view.named.has(operation.number) || operation.number === view.chosen) { pen.strokeStyle = inks().fore; pen.lineWidth = 2; pen.strokeRect(left - 1.5, y + 1, wide + 3, ROW - 2); pen.lineWidth = 1; }
     }
   });
-  pen.strokeStyle = colours.fore;
+  pen.strokeStyle = inks().fore;
   pen.beginPath(); pen.moveTo(x(t), 16); pen.lineTo(x(t), height); pen.stroke();
   pen.restore();
-  pen.fillStyle = colours.fore;
+  pen.fillStyle = inks().fore;
   rows.forEach((row, at) => pen.fillText(row.kind === 'faults' ? 'faults' : row.kind === 'node' ? `node ${row.node}` : `client ${row.client}`, 4, 18 + at * ROW + ROW / 2));
 }
 function hit(event) {
@@ -307,31 +162,24 @@ function drawOverview() {
   const [pen, width, height] = sharp($('overview'), 26);
   const x = ms => ms / end * width;
   const leaders = head.roles.filter(role => role[2] === 'leader');
-  pen.fillStyle = colours.leader;
+  pen.fillStyle = inks().good;
   for (const [ms, node] of leaders) {
     const list = rolesOf.get(node), at = lastBefore(list, ms);
     pen.fillRect(x(ms), 16, Math.max(1, x(list[at + 1]?.[0] ?? end) - x(ms)), 6);
   }
-  pen.fillStyle = colours.unknown;
+  pen.fillStyle = inks().warn;
   for (const line of head.lines) if (isFault(line)) pen.fillRect(x(line[0]), 6, 2, 8);
-  pen.fillStyle = colours.bad;
+  pen.fillStyle = inks().bad;
   for (const broken of head.violations) { pen.beginPath(); pen.moveTo(x(broken.happened_ms) - 5, 0); pen.lineTo(x(broken.happened_ms) + 5, 0); pen.lineTo(x(broken.happened_ms), 9); pen.fill(); }
-  pen.fillStyle = colours.fore;
+  pen.fillStyle = inks().fore;
   pen.fillRect(x(view.t), 0, 1, height);
 }
 
 // ---- lists
 const LINES_MAX = 400, CALLS_MAX = 300;
-let asked = [], listsAreOld = true, shownFrom = -1, callsKey = '', shownCalls = [];
+let asked = [], shownFrom = -1, callsKey = '', shownCalls = [];
 function item(list, time, text, marks, go) {
-  const element = document.createElement('li');
-  const when = document.createElement('time');
-  when.textContent = (time / 1000).toFixed(3);
-  element.append(when, text);
-  element.className = marks;
-  element.addEventListener('click', go);
-  list.append(element);
-  return element;
+  list.append(el('li', { class: marks, onclick: go }, el('time', {}, (time / 1000).toFixed(3)), text));
 }
 function drawStory() {
   if (listsAreOld) { asked = head.lines.keys().filter(isAskedLine).toArray(); shownFrom = -1; }
@@ -384,7 +232,7 @@ function chooseCall(operation) {
 }
 
 // ---- time
-let changed = true, before = 0, drawnAt = 0;
+let before = 0, drawnAt = 0;
 function go(t) {
   view.t = Math.max(0, Math.min(end, t));
   changed = true;
@@ -445,7 +293,8 @@ function showBroken(at) {
 }
 
 // ---- the page
-$('about').textContent = head.about;
+$('outcomes').append(...outcomeKeys([['write', 'write answered'], ['read', 'read answered'], ['refused', 'no effect'], ['unknown', 'unknown']]));
+$('about').append(...head.about.split('`').map((part, at) => (at % 2 ? el('code', {}, part) : part)));
 $('command').textContent = head.command;
 $('digest').textContent = head.digest && `digest ${head.digest}`;
 $('verdict').textContent = head.passed ? `✓ every promise was kept in ${end / 1000} ${head.simulated ? 'simulated ' : ''}seconds` : `✕ ${head.violations.length} promise(s) broken`;
@@ -455,12 +304,8 @@ for (const node of head.nodes) $('by-node').append(new Option(node, node));
 if (head.violations.length) {
   $('broken').hidden = false;
   head.violations.forEach((broken, at) => {
-    const text = document.createElement('pre');
-    text.textContent = `${broken.kind}, noticed at ${broken.at_ms / 1000} s: ${broken.what}`;
-    const button = document.createElement('button');
-    button.textContent = broken.operations.length ? `show the ${broken.operations.length} call(s) it names` : 'show where';
-    button.addEventListener('click', () => showBroken(at));
-    $('broken').append(text, button);
+    const asks = broken.operations.length ? `show the ${broken.operations.length} call(s) it names` : 'show where';
+    $('broken').append(el('pre', {}, `${broken.kind}, noticed at ${broken.at_ms / 1000} s: ${broken.what}`), el('button', { onclick: () => showBroken(at) }, asks));
   });
 }
 $('play').addEventListener('click', play);
@@ -524,10 +369,10 @@ addEventListener('keydown', event => {
 $('other').addEventListener('change', async event => {
   const file = event.target.files[0];
   if (!file) return;
-  const say = text => { $('difference').textContent = text; };
+  const told = text => say($('difference'), text);
   const page = new DOMParser().parseFromString(await file.text(), 'text/html');
   const other = await unpack(page, 'head').catch(() => null);
-  if (other?.format !== head.format) return say('That is no recording of this format.');
+  if (other?.format !== head.format) return told('That is no recording of this format.');
   const shown = line => line ? `${line[1]}: ${line[2]}` : 'nothing more';
   const at = Math.max(head.lines.length, other.lines.length);
   let part = null;
@@ -546,10 +391,10 @@ $('other').addEventListener('change', async event => {
     }
     if (found) break;
   }
-  if (!part) return say(head.digest === other.digest ? 'Both are the same, to the digest.' : 'Their stories and calls are the same; their digests differ.');
+  if (!part) return told(head.digest === other.digest ? 'Both are the same, to the digest.' : 'Their stories and calls are the same; their digests differ.');
   pause();
   go(part.ms);
-  say(`They part at ${(part.ms / 1000).toFixed(3)} s. Here ${part.here}. There ${part.there}.`);
+  told(`They part at ${(part.ms / 1000).toFixed(3)} s. Here ${part.here}. There ${part.there}.`);
 });
 
 const asksFor = Number(new URLSearchParams(location.hash.slice(1)).get('t'));

@@ -12,6 +12,7 @@
 mod clock;
 pub mod machine_clock;
 mod network;
+pub(crate) mod observed;
 mod wires;
 
 use std::sync::{

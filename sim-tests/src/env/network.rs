@@ -16,7 +16,7 @@ use tally_proto::gathered::Gathered;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::{Channel, Endpoint};
 
-use super::{SharedLife, Wires, clock::simulated_ms, wires::Wire};
+use super::{SharedLife, Wires, clock::simulated_ms, observed::Reader, wires::Wire};
 use crate::trace::Digest;
 
 /// The network as one run of a node sees it.
@@ -67,7 +67,8 @@ impl Network for SimulatedNetwork {
             // making connections.
             std::future::pending::<()>().await;
         }
-        Ok(Connection::new(LiveStream::new(inner, SharedLife::clone(&self.life), wire)))
+        let reader = Reader::of(&inner, true);
+        Ok(Connection::new(LiveStream::new(inner, SharedLife::clone(&self.life), wire, reader)))
     }
 }
 
@@ -86,7 +87,8 @@ impl Listener for SimulatedListener {
         unless_over(&self.life).await;
         let peer = turmoil::reverse_lookup(from.ip()).unwrap_or_default();
         let wire = self.wires.between(&peer, &self.host);
-        let stream = LiveStream::new(inner, SharedLife::clone(&self.life), wire);
+        let reader = Reader::of(&inner, false);
+        let stream = LiveStream::new(inner, SharedLife::clone(&self.life), wire, reader);
         Ok(Connection::accepted(stream, from.ip()))
     }
 
@@ -102,13 +104,20 @@ struct LiveStream {
     /// What it reads comes over this one.
     wire: Arc<Wire>,
     born_ms: u64,
+    /// Reads along what is written, where that is recorded.
+    reader: Option<Reader>,
     /// Until the wire lets it read on.
     waits: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl LiveStream {
-    fn new(inner: turmoil::net::TcpStream, life: SharedLife, wire: Arc<Wire>) -> Self {
-        LiveStream { inner, life, wire, born_ms: now_ms(), waits: None }
+    fn new(
+        inner: turmoil::net::TcpStream,
+        life: SharedLife,
+        wire: Arc<Wire>,
+        reader: Option<Reader>,
+    ) -> Self {
+        LiveStream { inner, life, wire, born_ms: now_ms(), reader, waits: None }
     }
 
     /// Waits for as long as the wire wants it to.
@@ -173,6 +182,9 @@ impl AsyncWrite for LiveStream {
         let written = ready!(Pin::new(&mut self.inner).poll_write(context, bytes));
         if let Ok(written) = written {
             tracing::trace!(digest = %Digest(&bytes[..written]), "written");
+            if let Some(reader) = &mut self.reader {
+                reader.wrote(&bytes[..written]);
+            }
         }
         Poll::Ready(written)
     }

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use tally_player::{Log, Seen};
+use tally_player::{Log, Message, Seen};
 use turmoil::Sim;
 
 use crate::{
@@ -61,10 +61,10 @@ impl Recorder {
 
     /// What was sent between nodes, with how long it took. What one connection brings in one direction comes in
     /// the order in which it was sent.
-    fn messages(&self, passed: &[Passed]) -> Vec<(u64, u64, u64, i64)> {
+    fn messages(&self, passed: &[Passed]) -> Vec<Message> {
         let mut under_way: BTreeMap<(SocketAddr, SocketAddr), VecDeque<usize>> = BTreeMap::new();
         let mut messages = Vec::new();
-        for Passed { ms, what, from, to } in passed {
+        for Passed { ms, what, from, to, has } in passed {
             let is_peers = from.port() == PEER_PORT || to.port() == PEER_PORT;
             let nodes = (self.hosts.get(&from.ip()), self.hosts.get(&to.ip()));
             let (true, (Some(source), Some(target))) = (is_peers, nodes) else { continue };
@@ -72,11 +72,11 @@ impl Recorder {
             match what {
                 Passage::Sent => {
                     on_it.push_back(messages.len());
-                    messages.push((*source, *target, *ms, -1));
+                    messages.push((*source, *target, *ms, -1, *has));
                 }
                 Passage::Arrived => {
                     if let Some(at) = on_it.pop_front() {
-                        let (.., sent, took) = &mut messages[at];
+                        let (_, _, sent, took, _) = &mut messages[at];
                         *took = ms.saturating_sub(*sent) as i64;
                     }
                 }

@@ -30,13 +30,17 @@ fn it_has_what_nodes_did_and_what_every_client_was_told() {
     let operations: usize = recording.windows.iter().map(|window| window.operations.len()).sum();
     assert_eq!(operations, outcome.records.len());
     let messages = || recording.windows.iter().flat_map(|window| &window.messages);
-    let arrived = messages().filter(|(.., took)| *took >= 0).count();
+    let arrived = messages().filter(|(_, _, _, took, _)| *took >= 0).count();
     assert!(
         arrived > 100 && arrived < messages().count(),
         "most arrive, and some are lost at the cut"
     );
+    for (bit, word) in tally_player::MESSAGE_WORDS.iter().enumerate() {
+        let count = messages().filter(|(.., has)| has & 1 << bit != 0).count();
+        assert!(count > 0 || *word == "snapshots", "no message with {word}");
+    }
     for (at, window) in recording.windows.iter().enumerate() {
-        assert!(window.messages.iter().all(|(.., sent, _)| *sent < 2 * WINDOW_MS));
+        assert!(window.messages.iter().all(|(_, _, sent, ..)| *sent < 2 * WINDOW_MS));
         let known = window.logs.iter().filter(|(ms, ..)| *ms == 0).count();
         assert!(known > 0 || at == 0, "what was so before");
         for (_, _, last, committed, applied) in &window.logs {

@@ -93,7 +93,8 @@ fn operation(number: usize, record: &Record) -> Operation {
         number,
         client: *client,
         call: *start,
-        took: (record.came != record::Came::Silence).then_some(end - start),
+        // Without an answer: until nobody waited for one.
+        took: Some(end - start),
         status,
         is_read: *kind == "get",
         names: vec![counter.clone()],

@@ -49,12 +49,20 @@ export class Cluster {
     return cluster;
   }
 
-  startNode(id) {
+  /** One more, with an empty directory, which waits to be added; says its peer address. */
+  async startAnother(id) {
+    const [client, peer, page] = await freePorts(3);
+    this.nodes.push({ id, client: `127.0.0.1:${client}`, peer: `127.0.0.1:${peer}`, console: `http://127.0.0.1:${page}/` });
+    this.startNode(id, []);
+    return `127.0.0.1:${peer}`;
+  }
+
+  startNode(id, initial = ['--initial-cluster', this.nodes.map(({ id, peer }) => `${id}=${peer}`).join(',')]) {
     const node = this.nodes[id - 1];
     const log = openSync(join(this.directory, `node-${id}.log`), 'a');
     node.child = spawn(this.tallyd, ['serve', '--exit-with-parent', String(process.pid), '--node-id', String(id), '--data-dir', join(this.directory, `node-${id}`),
       '--client-listen', node.client, '--peer-listen', node.peer, '--console-listen', new URL(node.console).host,
-      '--initial-cluster', this.nodes.map(({ id, peer }) => `${id}=${peer}`).join(','), ...SMALL, ...this.flags(this.directory)], { stdio: ['ignore', 'ignore', log], cwd: this.directory });
+      ...initial, ...SMALL, ...this.flags(this.directory)], { stdio: ['ignore', 'ignore', log], cwd: this.directory });
     node.ended = new Promise(done => node.child.once('exit', done));
   }
 

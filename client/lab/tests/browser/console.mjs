@@ -221,7 +221,7 @@ const sides = plan => {
     for (let left = 90; left; left--) {
       await page.keyboard.press('Tab');
       if (await page.evaluate(selector => document.activeElement.matches(selector), selector)) {
-        const seen = await page.evaluate(() => { const box = document.activeElement.getBoundingClientRect(), bar = document.querySelector('.controls'); return bar.contains(document.activeElement) || box.top >= bar.getBoundingClientRect().bottom - 1; });
+        const seen = await page.evaluate(() => { const box = document.activeElement.getBoundingClientRect(), bar = document.querySelector('.bar'); return bar.contains(document.activeElement) || box.top >= bar.getBoundingClientRect().bottom - 1; });
         assert.ok(seen, `${selector} has the focus and is behind the bar`);
         return;
       }
@@ -283,6 +283,53 @@ const sides = plan => {
   await says(page, 'state', 'leads in term');
   mayFail = false;
   ok('a node that dies is said to be silent, and shown again once it is back');
+}
+
+// --- Another node in the place of one: begun, stopped, and gone on with by another page ------------------------------------
+{
+  const address = await open.startAnother(4);
+  const replaces = async page => {
+    await page.locator('#what').selectOption('replace');
+    await page.locator('#member').fill(String(leader));
+    await page.locator('#address').fill(address);
+    await page.getByRole('button', { name: 'Preview' }).click();
+    await says(page, 'step-said', 'Preview:');
+    return page.locator('#replacing li').allTextContents();
+  };
+  const members = async () => (await open.ask(['status'])).nodes.map(node => node.id);
+  // Whoever leads is to go, and by now that may be another one than at first.
+  await open.ask(['cluster', 'transfer-leader', String(leader), '--yes']);
+  await says(page, 'state', `Node ${leader} leads in term`);
+  const steps = ['add node 4 as a learner', 'give node 4 a vote, once it has caught up', `hand leadership over, which node ${leader} has`, `remove node ${leader}`];
+  assert.deepEqual(await replaces(page), [`${steps[0]} (next)`, ...steps.slice(1)]);
+  const kept = [follower, other].sort().join(', ');
+  assert.deepEqual((await rows(page, 'plan')).slice(0, 4), [['voters', '1, 2, 3', `${kept}, 4`], ['learners', 'none', 'none'], ['quorum', '2', '2'], ['failures tolerated', '1', '1']]);
+  await looks(page, 'replacement');
+  assert.equal((await members()).length, 3, 'it was only shown');
+  // It is stopped while it looks for the second step: what that asks for waits until the button was pressed.
+  const held = {};
+  [held.came, held.freed] = ['come', 'free'].map(name => new Promise(done => { held[name] = done; }));
+  await page.route(/\/api\/members\/promote/, async route => { held.come(); await held.freed; await route.continue(); });
+  await page.getByRole('button', { name: 'Do it' }).click();
+  await held.came;
+  await page.getByRole('button', { name: 'Stop after this step' }).click();
+  held.free();
+  await says(page, 'step-said', 'Stopped.');
+  await page.unroute(/\/api\/members\/promote/);
+  assert.ok((await members()).includes(leader), 'it was stopped before the end');
+  const another = await visit(open.nodes[follower - 1].console);
+  await says(another, 'state', 'leads in term');
+  const left = await replaces(another);
+  assert.equal(left[0], `✓ ${steps[0]}`);
+  assert.equal(left.filter(step => step.endsWith('(next)')).length, 1, left.join('; '));
+  await another.getByRole('button', { name: 'Do it' }).click();
+  await says(another, 'step-said', `✓ Done: node 4 has the place of node ${leader}: it is a voter.`);
+  assert.deepEqual((await members()).sort(), [follower, other, 4].sort());
+  await open.nodes[leader - 1].ended;
+  assert.deepEqual(await replaces(another), [], 'nothing is left to do');
+  assert.match(await said(another, 'plan-note'), new RegExp(`^✓ node 4 has the place of node ${leader}: it is a voter`));
+  await another.close();
+  ok('a node is replaced, step by step, and by another page from where the first one stopped');
 }
 
 // --- Other people's pages ---------------------------------------------------------------------------------------------

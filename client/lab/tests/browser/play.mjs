@@ -114,7 +114,7 @@ async function picture(name) {
 {
   const { stdout: index } = await run('curl', ['-s', '--output', '-', address], { encoding: 'buffer' });
   const text = gunzipSync(index).toString();
-  const paths = ['style.css', 'main.js', 'lab.js', 'lanes.js', 'lesson.js', 'lessons.js', 'messages.js', 'meters.js', 'picture.js', 'plan.js', 'icon.svg'];
+  const paths = ['base.css', 'style.css', 'parts.js', 'cluster.js', 'main.js', 'lab.js', 'lanes.js', 'lesson.js', 'lessons.js', 'messages.js', 'meters.js', 'picture.js', 'plan.js', 'icon.svg'];
   let bytes = index.length;
   for (const path of paths) bytes += (await run('curl', ['-s', '--output', '-', address + path], { encoding: 'buffer' })).stdout.length;
   assert.match(text, /lab-token/);
@@ -162,7 +162,7 @@ if (!only) {
   const leads = async () => { await whole(); return (await state()).nodes.find(node => node.role === 'leader').id; };
   /** Which kinds the picture draws from now on, until it draws one that is waited for: by the inks of its legend, one for each. */
   const drawn = (ms, awaited) => page.evaluate(([ms, awaited]) => new Promise(done => {
-    const canvas = document.querySelector('#picture .dots'), seen = new Set(), began = performance.now();
+    const canvas = document.querySelector('#picture canvas'), seen = new Set(), began = performance.now();
     const pen = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', { willReadFrequently: true });
     const inks = [...document.querySelectorAll('#kinds li')].map(each => [each.dataset.kind, getComputedStyle(each.querySelector('.key')).color.match(/\d+/g).map(Number)]);
     const look = () => {

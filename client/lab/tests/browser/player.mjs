@@ -1,16 +1,18 @@
 // Plays a recording in Chromium: by keys, by clicks, beside another, and with a broken promise.
 //
-//   node player.mjs PAGE OTHER BROKEN
+//   node player.mjs PAGE OTHER BROKEN [--pictures DIR]
 //
 // PAGE is a run of a scenario, OTHER another run of it, BROKEN one that broke a promise.
 
 import assert from 'node:assert/strict';
-import { readFileSync, statSync } from 'node:fs';
+import { mkdirSync, readFileSync, statSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { pathToFileURL } from 'node:url';
 import { chromium } from 'playwright-core';
 
-const [page, other, broken] = process.argv.slice(2);
+const [page, other, broken, ...flags] = process.argv.slice(2);
+const pictures = flags.includes('--pictures') ? flags[flags.indexOf('--pictures') + 1] : undefined;
+if (pictures) mkdirSync(pictures, { recursive: true });
 const OPENS_MS = 2_000, BYTES_MAX = 20_000_000;
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 
@@ -76,6 +78,28 @@ check(roles.length >= 3, `nodes: ${JSON.stringify(roles)}`);
 const leaders = roles.filter(role => role[1].includes('leader')).map(role => role[2]);
 check(new Set(leaders).size === leaders.length, `one leader in a term: ${JSON.stringify(roles)}`);
 
+// Messages travel, and those of kinds that nobody wants to see are not drawn.
+const frame = () => tab.evaluate(() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done))));
+const drawn = () => tab.evaluate(() => {
+  const canvas = document.querySelector('#picture canvas'), { width, height } = canvas;
+  // Read from a copy: a canvas that is read is drawn on more slowly.
+  const pen = new OffscreenCanvas(width, height).getContext('2d', { willReadFrequently: true });
+  pen.drawImage(canvas, 0, 0);
+  return pen.getImageData(0, 0, width, height).data.some((part, at) => at % 4 === 3 && part);
+});
+for (let left = 500; left && !await drawn(); left--) { await tab.keyboard.press('.'); await frame(); }
+check(await drawn(), 'messages are drawn');
+check(/^On their way: .* \d → \d/.test(await text(tab, '#under-way')), 'and told');
+const kinds = tab.locator('#kinds input');
+assert.deepEqual(await tab.locator('#kinds li').evaluateAll(kinds => kinds.map(kind => kind.dataset.kind)), ['votes', 'appends', 'heartbeats', 'snapshot parts', 'all else', null].map(kind => kind ?? undefined));
+for (const kind of await kinds.all()) await kind.uncheck();
+await frame();
+check(!await drawn() && !await text(tab, '#under-way'), 'and none, if none is wanted');
+for (const kind of await kinds.all()) await kind.check();
+await frame();
+check(await drawn(), 'and again');
+await tab.evaluate(() => document.activeElement.blur());
+
 // A filter leaves what it says.
 await tab.fill('#by-text', 'leads in term');
 await tab.waitForFunction(() => {
@@ -124,13 +148,14 @@ if (/show the \d+/.test(named)) {
 }
 
 // For everybody: light and dark, narrow and wide.
-for (const [file, colorScheme, width] of [[page, 'light', 1280], [broken, 'dark', 1280], [page, 'dark', 400]]) {
+for (const [file, colorScheme, width] of [[page, 'light', 1280], [broken, 'dark', 1280], [broken, 'light', 400], [page, 'dark', 400]]) {
   const seen = await open(file, { colorScheme, viewport: { width, height: 900 }, bypassCSP: true });
   await seen.addScriptTag({ content: axe });
   const found = await seen.evaluate(() => axe.run());
   assert.deepEqual(found.violations.map(one => `${one.id}: ${one.nodes.map(node => node.html).join(' ')}`), [], `axe: ${colorScheme}, ${width}`);
   const wide = await seen.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
   check(wide <= 0, `nothing hangs out at ${width}: ${wide}`);
+  if (pictures) await seen.screenshot({ path: `${pictures}/player-${file === page ? 'kept' : 'broken'}-${width}-${colorScheme}.png`, fullPage: width < 1000 });
 }
 assert.deepEqual(wrong, [], 'the console');
 assert.deepEqual(elsewhere, [], 'requests to elsewhere');

@@ -1,7 +1,9 @@
 // Asks the node every two seconds, and shows what it says.
-import { $, Outdated, Refused, TOKEN, ask, asked, asksAnew, fill } from './base.js';
-import { forget, sawToken } from './browse.js';
+import { Outdated, Refused, TOKEN, ask, asked, asksAnew } from './ask.js';
+import { forgetItems, sawToken } from './browse.js';
+import { forgetSteps } from './members.js';
 import { hottest, rates, scraped } from './metrics.js';
+import { $, fillRows, roleWords, say, svg } from './parts.js';
 
 const EVERY_MS = 2000;
 // Rates are over at least one interval and at most this.
@@ -11,8 +13,8 @@ const PAST_MS = 120000;
 const time = seconds => (seconds === Infinity ? '> 63 s' : seconds < 1e-3 ? `≤ ${(seconds * 1e6).toPrecision(3)} µs` : seconds < 1 ? `≤ ${(seconds * 1e3).toPrecision(3)} ms` : `≤ ${seconds.toPrecision(3)} s`);
 const rate = each => (each === 0 ? '0' : each < 10 ? each.toFixed(1) : Math.round(each).toLocaleString('en'));
 
-function say(text, look) {
-  if ($('state').textContent !== text) $('state').textContent = text;
+function tell(text, look) {
+  say($('state'), text);
   $('state').className = `verdict ${look}`;
 }
 
@@ -22,11 +24,11 @@ function showStatus(told) {
   const { answer, nodes } = told;
   const leader = nodes.find(node => node.role === 'leader');
   const enough = told.voters_reachable >= told.quorum;
-  say(!enough ? `✕ Only ${told.voters_reachable} of ${told.voters} voters answer node ${answer.node_id}: fewer than the quorum of ${told.quorum}` :
+  tell(!enough ? `✕ Only ${told.voters_reachable} of ${told.voters} voters answer node ${answer.node_id}: fewer than the quorum of ${told.quorum}` :
     leader ? `✓ Node ${leader.id} leads in term ${leader.term}` : '✕ No node says that it leads', enough && leader ? 'good' : 'bad');
   $('about').textContent = `Node ${answer.node_id} was asked. Cluster ${answer.cluster_id || '(not known yet)'}; revision ${answer.revision}; ${told.authentication ? 'callers show who they are' : 'callers are not asked who they are'}.`;
   $('quorum').textContent = `${told.voters_reachable} of ${told.voters} voters answer; the quorum is ${told.quorum}.${told.dedup ? memory(told.dedup) : ''}`;
-  fill($('nodes'), nodes.map(node => [{ head: node.id }, roleCell(node), ...['term', 'last_log_index', 'commit_index', 'applied_index', 'lag_entries'].map(name => ({ number: node.reachable ? node[name] : '' })),
+  fillRows($('nodes'), nodes.map(node => [{ head: node.id }, roleCell(node), ...['term', 'last_log_index', 'commit_index', 'applied_index', 'lag_entries'].map(name => ({ number: node.reachable ? node[name] : '' })),
     { word: node.version }, { word: node.address }, notesCell(node)]));
   $('may-change').textContent = told.changes ? 'Each step is shown before it is done. It takes the right to administer where callers show who they are.' :
     'Read-only here: without authentication, changes are for callers on the node’s own machine.';
@@ -37,8 +39,8 @@ function showStatus(told) {
 }
 const memory = dedup => ` Sessions: ${dedup.sessions} of ${dedup.sessions_max}${dedup.sessions_warning ? ' (filling up)' : ''}. Idempotency keys: ${dedup.keys}${dedup.key_bytes_warning ? ' (filling up)' : ''}.`;
 function roleCell(node) {
-  if (!node.reachable) return { word: `✕ no answer (${node.is_voter ? 'voter' : 'learner'})`, bad: true };
-  return { word: node.role === 'leader' ? '★ leader' : node.role ?? 'no role', leader: node.role === 'leader' };
+  if (!node.reachable) return { word: `${roleWords('silent')} (${node.is_voter ? 'voter' : 'learner'})`, bad: true };
+  return { word: roleWords(node.role ?? 'no role'), leader: node.role === 'leader' };
 }
 function notesCell(node) {
   const notes = [node.drained ? 'drained' : '', node.disk_nearly_full ? '✕ disk nearly full' : '', node.local_reads_only ? `✕ local reads only: ${node.local_reads_only}` : '', node.note].filter(Boolean);
@@ -74,18 +76,18 @@ async function showRates(nodes) {
   const lists = wanted.filter((_, at) => told[at].status === 'fulfilled').map(node => scrapes.get(node));
   if (failed && !lists.length) {
     $('window').textContent = `✕ ${failed.reason.message}`;
-    fill($('rates'), []);
+    fillRows($('rates'), []);
     return;
   }
   const hot = hottest(lists.map(list => list.at(-1)));
   $('hot-said').textContent = hot.length ? '' : 'Nothing is used so much that it was seen in the last 15 s.';
-  fill($('hot'), hot.map(({ kind, item, rate: each }) => [{ word: kind }, { text: item }, { number: rate(each) }]));
+  fillRows($('hot'), hot.map(({ kind, item, rate: each }) => [{ word: kind }, { text: item }, { number: rate(each) }]));
   const pairs = lists.filter(list => list.length > 1).map(list => [list[0], list.at(-1)]);
   if (!pairs.length) return;
   const { seconds, total, rows } = rates(pairs);
   const missing = wanted.length - lists.length;
   $('window').textContent = `over the last ${seconds.toFixed(0)} s${missing ? `; ✕ ${missing} of ${wanted.length} nodes did not tell theirs` : ''}`;
-  fill($('rates'), rows.map(row => [{ head: row.method }, { number: rate(row.rate) }, { number: rate(row.notOk), bad: row.notOk > 0 }, { number: time(row.p50) }, { number: time(row.p99) }]));
+  fillRows($('rates'), rows.map(row => [{ head: row.method }, { number: rate(row.rate) }, { number: rate(row.notOk), bad: row.notOk > 0 }, { number: time(row.p50) }, { number: time(row.p99) }]));
   showPast(total);
 }
 function showPast(total) {
@@ -93,15 +95,13 @@ function showPast(total) {
   past = [...past.filter(([at]) => now - at < PAST_MS), [now, total]];
   const top = Math.max(1, ...past.map(([, each]) => each));
   const points = past.map(([at, each]) => `${(600 - (now - at) / PAST_MS * 600).toFixed(1)},${(57 - each / top * 54).toFixed(1)}`).join(' ');
-  const line = document.createElementNS('http://www.w3.org/2000/svg', 'polyline');
-  line.setAttribute('points', points);
-  $('past').replaceChildren(line);
+  $('past').replaceChildren(svg('polyline', { points }));
   $('past-text').textContent = `${rate(total)} requests a second now; at most ${rate(top)} in the last two minutes. This page's own are among them.`;
 }
 function forgetRates() {
   scrapes.clear();
   past = [];
-  for (const table of ['rates', 'hot']) fill($(table), []);
+  for (const table of ['rates', 'hot']) fillRows($(table), []);
   $('past').replaceChildren();
   for (const line of ['past-text', 'hot-said']) $(line).textContent = '';
   $('window').textContent = 'waiting for a second scrape';
@@ -135,13 +135,13 @@ function failed(error) {
   $('all').classList.add('old');
   if (!(error instanceof Refused)) {
     silentSince ??= new Date().toLocaleTimeString('en-GB');
-    say(`✕ ${error.message} since ${silentSince}. What is below is from before.`, 'bad');
+    tell(`✕ ${error.message} since ${silentSince}. What is below is from before.`, 'bad');
     $('updated').textContent = `✕ no answer since ${silentSince}`;
     return;
   }
   silentSince = null;
   if (error.status !== 401 && error.status !== 403) {
-    say(`✕ ${error.message}`, 'bad');
+    tell(`✕ ${error.message}`, 'bad');
     return;
   }
   // Asking again and again would tell nothing new.
@@ -153,11 +153,11 @@ function failed(error) {
   $('who').hidden = reason === 'FORBIDDEN_HERE';
   showSections(false, error.status === 403 && reason !== 'FORBIDDEN_HERE');
   if (error.status === 401) {
-    say('✕ This cluster asks who you are: give a token', 'bad');
+    tell('✕ This cluster asks who you are: give a token', 'bad');
     $('token').focus();
-  } else if (reason === 'FORBIDDEN_HERE') say('✕ This console does not answer a page at this address', 'bad');
+  } else if (reason === 'FORBIDDEN_HERE') tell('✕ This console does not answer a page at this address', 'bad');
   // Who may see no nodes may still see what its rights are on.
-  else say('✕ Nodes and metrics are not for you to see; counters and keys may be', 'bad');
+  else tell('✕ Nodes and metrics are not for you to see; counters and keys may be', 'bad');
 }
 // What is for whoever watches, and the rest.
 function showSections(watched, rest) {
@@ -165,7 +165,7 @@ function showSections(watched, rest) {
 }
 function forgetNodes() {
   $('all').classList.remove('old');
-  fill($('nodes'), []);
+  fillRows($('nodes'), []);
   for (const line of ['about', 'quorum']) $(line).textContent = '';
   offerNodes([]);
   forgetRates();
@@ -183,7 +183,7 @@ $('who').addEventListener('submit', event => {
   const token = $('token').value.trim();
   $('token').value = '';
   // What no header can hold is no token, and would not be sent.
-  if (!/^[\x21-\x7e]+$/.test(token)) { say('✕ That is no token: one has neither spaces nor letters beyond ASCII', 'bad'); return; }
+  if (!/^[\x21-\x7e]+$/.test(token)) { tell('✕ That is no token: one has neither spaces nor letters beyond ASCII', 'bad'); return; }
   sessionStorage.setItem(TOKEN, token);
   asAnother();
 });
@@ -191,7 +191,8 @@ $('forget').addEventListener('click', () => { sessionStorage.removeItem(TOKEN); 
 function asAnother() {
   asksAnew();
   forgetNodes();
-  forget();
+  forgetItems();
+  forgetSteps();
   begin();
 }
 function begin() {
