@@ -27,8 +27,10 @@ const LEARNS_WITHIN_MS: u64 = 6_000;
 pub(super) struct Removed {
     /// Since when it could have learned it.
     could_learn_ms: Option<u64>,
-    /// It has said that it knows.
+    /// It has said that it knows, and has stored it.
     knows: bool,
+    /// Errors of its disk, as last seen while its process ran.
+    disk_errors: u64,
     /// When its process is started anew.
     starts_again_ms: Option<u64>,
     /// How often the process had been started when it knew.
@@ -88,7 +90,11 @@ impl Injector {
                             ));
                         }
                     }
-                    (removed.knows, removed.boots) = (true, machine.boots());
+                    // Its power or its disk may have failed just as it stored that (seed 3007): then it learns it anew.
+                    let failed = machine.disk().is_dead()
+                        || machine.disk().counts().errors > removed.disk_errors;
+                    removed.knows |= !failed;
+                    removed.boots = machine.boots();
                     removed.could_learn_ms = None;
                 }
                 Condition::Running if removed.knows && removed.boots != machine.boots() => {
@@ -96,6 +102,7 @@ impl Injector {
                         .push(format!("node {id} was removed, knew it, and serves all the same"));
                 }
                 Condition::Running | Condition::Starting => {
+                    removed.disk_errors = machine.disk().counts().errors;
                     let by = self.who_tells(id).filter(|_| self.is_network_calm(now_ms));
                     let since = by.map(|_| removed.could_learn_ms.unwrap_or(now_ms));
                     removed.could_learn_ms = since;
