@@ -10,6 +10,7 @@ use tally_client::{
     Client, CounterChange, ReadLevel,
     backup_format::Header,
     history::{Part, Request},
+    reason,
 };
 
 use super::{HOST, PAUSE, RESTORER, Restoring};
@@ -77,10 +78,20 @@ impl Keyed {
             let again = loop {
                 restoring.step();
                 match other.counter(COUNTER).add(delta).idempotency_key(key.clone()).await {
-                    Ok(again) => break again,
-                    Err(_) => tokio::time::sleep(PAUSE).await,
+                    Ok(again) => break Some(again),
+                    // What is new may be too much (seed 3033); what is remembered never is.
+                    Err(error)
+                        if error.reason() == reason::QUOTA_EXCEEDED && !written.is_in(header) =>
+                    {
+                        break None;
+                    }
+                    Err(error) => {
+                        trace_event!(HOST, "{key} sent again: {}", error.reason());
+                        tokio::time::sleep(PAUSE).await;
+                    }
                 }
             };
+            let Some(again) = again else { continue };
             expected += delta;
             let first = &written.first;
             let is_kept = first.write.kept_for >= KEPT_FOR_MIN;
@@ -99,6 +110,9 @@ impl Keyed {
             book.happened("a write answered from memory after a restore");
         }
         if self.is_unsure || self.written.iter().any(|it| it.first.write.kept_for < KEPT_FOR_MIN) {
+            return;
+        }
+        if expected == 0 {
             return;
         }
         let found = loop {
