@@ -291,7 +291,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        consensus::propose::{Ticket, Waiter},
+        consensus::propose::{Answerer, Outcome, Ticket, Waiter},
         env::shares::ShareRule,
         machine::command::{ApplyStep, CounterGet, Fingerprint, Operation},
     };
@@ -302,18 +302,30 @@ mod tests {
     struct Queue {
         turns: Turns,
         room: crate::consensus::admission::Room,
+        /// Each comes in a call of its own, and not in a stream.
+        in_calls: bool,
+    }
+
+    struct Nobody;
+
+    impl Answerer for Nobody {
+        fn answer(self: Box<Self>, _: Outcome) {}
     }
 
     impl Queue {
         fn new() -> Queue {
             let rule = ShareRule { percent: 100, report_only: true };
             let room = crate::consensus::admission::Room::new(1 << 20, 1 << 30, rule);
-            Queue { turns: Turns::default(), room }
+            Queue { turns: Turns::default(), room, in_calls: false }
         }
 
         fn put(&mut self, user: Option<u64>, action: Action, size_bytes: usize) {
             let admission =
                 user.map(|user| self.room.admit_now(Identity::User(user), size_bytes).unwrap());
+            let waiter = match admission {
+                Some(admission) if !self.in_calls => Waiter::answerer(Box::new(Nobody), admission),
+                admission => Waiter::task(tokio::sync::oneshot::channel().0, admission),
+            };
             let command = Command {
                 session: None,
                 idempotency: None,
@@ -327,7 +339,7 @@ mod tests {
                 ticket: Arc::new(Ticket::default()),
                 since: Instant::now(),
                 deadline: Instant::now(),
-                waiter: Waiter::task(tokio::sync::oneshot::channel().0, admission),
+                waiter,
             });
         }
 
@@ -391,6 +403,17 @@ mod tests {
         // … and does not.
         tokio::time::advance(LIGHT_FOR).await;
         assert_eq!(queue.take(), BTreeMap::from([of(HEAVY, ENTRY_COMMANDS_MAX)]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_costs_more_than_its_operation_where_heavy_ones_get_little() {
+        let mut queue = Queue { in_calls: true, ..Queue::new() };
+        queue.add(HEAVY, 5000);
+        queue.add(LIGHT, 1);
+        assert_eq!(queue.take(), BTreeMap::from([of(HEAVY, 4), of(LIGHT, 1)]));
+        // So many calls at once are still little.
+        queue.add(LIGHT, 16);
+        assert_eq!(queue.take(), BTreeMap::from([of(HEAVY, 4), of(LIGHT, 16)]));
     }
 
     #[test]
