@@ -39,12 +39,17 @@ fn remove_all_the_same(node_id: u64) -> Request {
     })
 }
 
-/// Asks the leader, which must refuse with a reason that holds all of `parts`.
+/// Asks the leader, which must refuse in words that hold all of `parts`.
 pub(crate) async fn refused(cluster: &Cluster, request: Request, parts: &[&str]) {
+    refused_for(reason::MEMBERSHIP_REFUSED, cluster, request, parts).await;
+}
+
+/// The same, for this reason.
+pub(crate) async fn refused_for(reason: &str, cluster: &Cluster, request: Request, parts: &[&str]) {
     let channel = cluster.channel(cluster.leader().await);
     let failure = Failure::from(unary(&channel, request).await.expect_err("it is refused"));
     let not_applied = Some(v1::Outcome::NotApplied);
-    let row = (Code::FailedPrecondition, reason::MEMBERSHIP_REFUSED, not_applied);
+    let row = (Code::FailedPrecondition, reason, not_applied);
     assert_eq!(failure.row(), row, "{failure:?}");
     for part in parts {
         assert!(failure.message.contains(part), "{:?} says {part:?}", failure.message);

@@ -21,7 +21,7 @@ use tonic::{Code, transport::Channel};
 use crate::{
     client::{Failure, unary},
     cluster::{Cluster, eventually},
-    members::refused,
+    members::refused_for,
     requests::*,
 };
 
@@ -170,7 +170,8 @@ async fn until_it_is_finalized_any_node_may_go_back_and_from_then_on_none() {
     eventually("node 4 waits to be added", || std::net::TcpStream::connect(&peer_address).is_ok())
         .await;
     let request = v1::ClusterAddLearnerRequest { node_id: 4, peer_address, preview: false };
-    refused(
+    refused_for(
+        reason::UPGRADE_REFUSED,
         &cluster,
         Request::ClusterAddLearner(request),
         &["node 4 reads version 1", "version 2"],
