@@ -159,7 +159,7 @@ impl Desk {
                     self.remove(&cluster, *id).await;
                     true
                 }
-                Task::Mistake(mistake) => self.is_accepted(mistake).await,
+                Task::Mistake(mistake) => self.is_accepted(&cluster, mistake).await,
             };
             trace_event!(HOST, "{} {task:?}", if worked { "has done" } else { "gave up" });
             self.shared.doing.borrow_mut().take();
@@ -247,9 +247,15 @@ impl Desk {
         }
     }
 
-    /// Asks for it everywhere: whether anybody did it.
-    async fn is_accepted(&self, mistake: &Mistake) -> bool {
+    /// Asks for it everywhere: whether anybody did it. Of those that were to be asked some may be down by now; with
+    /// many of them it would take longer than there is for everything to be mended (seed 3808).
+    async fn is_accepted(&self, cluster: &Cluster, mistake: &Mistake) -> bool {
         for address in &mistake.asked {
+            let client_port = |id: &u64| format!("{}:{CLIENT_PORT}", host_of(*id));
+            let is_down = |id: &u64| cluster.consensus(*id).is_none();
+            if cluster.ids().iter().any(|id| client_port(id) == *address && is_down(id)) {
+                continue;
+            }
             let (node_id, peer_address) = (mistake.node_id, mistake.peer_address.clone());
             let request = v1::ClusterAddLearnerRequest { node_id, peer_address, preview: false };
             let call = |mut client: ClusterClient<Asked>| async move {
