@@ -296,9 +296,10 @@ const sides = plan => {
     await says(page, 'step-said', 'Preview:');
     return page.locator('#replacing li').allTextContents();
   };
-  const members = async () => (await open.ask(['status'])).nodes.map(node => node.id);
+  // Of a member: the node that waits to be added knows of nobody yet.
+  const members = async () => (await open.ask(['status'], { node: follower })).nodes.map(node => node.id);
   // Whoever leads is to go, and by now that may be another one than at first.
-  await open.ask(['cluster', 'transfer-leader', String(leader), '--yes']);
+  await open.ask(['cluster', 'transfer-leader', String(leader), '--yes'], { node: follower });
   await says(page, 'state', `Node ${leader} leads in term`);
   const steps = ['add node 4 as a learner', 'give node 4 a vote, once it has caught up', `hand leadership over, which node ${leader} has`, `remove node ${leader}`];
   assert.deepEqual(await replaces(page), [`${steps[0]} (next)`, ...steps.slice(1)]);
