@@ -172,8 +172,9 @@ impl Leadership {
         let me = self.others.node_id();
         let membership = metrics.membership_config.membership();
         let silent = self.silent(&membership.voter_ids().collect(), longest);
-        let needs_snapshot = |id| matched(&metrics, id).is_some_and(|at| at < purged(&metrics));
-        let counts = |id: &u64| *id == me || !(silent.contains(id) || needs_snapshot(*id));
+        let counts = |id: &u64| {
+            *id == me || !silent.contains(id) && needs_snapshot(&metrics, *id) != Some(true)
+        };
         let mut configs = membership.get_joint_config().iter();
         Writing {
             has_quorum: configs
@@ -186,9 +187,7 @@ impl Leadership {
     /// A node has acknowledged nothing to this leader, or its log ends before this one begins: it acknowledges nothing
     /// that is written now before it has been sent a snapshot.
     pub fn lacks_log(&self, node_id: u64) -> bool {
-        let metrics = self.metrics();
-        node_id != self.others.node_id()
-            && matched(&metrics, node_id).is_none_or(|matched| matched < purged(&metrics))
+        node_id != self.others.node_id() && needs_snapshot(&self.metrics(), node_id) != Some(false)
     }
 
     fn is_only_voter(&self) -> bool {
@@ -286,8 +285,10 @@ pub(super) fn matched(metrics: &RaftMetrics<TypeConfig>, node_id: u64) -> Option
     metrics.replication.as_ref()?.get(&node_id)?.as_ref().map(|matched| matched.index)
 }
 
-fn purged(metrics: &RaftMetrics<TypeConfig>) -> u64 {
-    metrics.purged.as_ref().map_or(0, LogId::index)
+/// Whether this leader's log begins behind a node's end; not known of one that has acknowledged nothing to it.
+fn needs_snapshot(metrics: &RaftMetrics<TypeConfig>, node_id: u64) -> Option<bool> {
+    let purged = metrics.purged.as_ref().map_or(0, LogId::index);
+    matched(metrics, node_id).map(|matched| matched < purged)
 }
 
 fn elapsed_since(at: InstantOf<TypeConfig>) -> Duration {

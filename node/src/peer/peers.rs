@@ -65,10 +65,10 @@ struct Incarnations {
 impl Incarnations {
     fn of(&self, node_id: u64) -> Option<String> {
         let met = lock(&self.met).get(&node_id).cloned();
-        // Looked for without the lock: the state has one of its own.
         if seeded_bugs::is_on("record-of-a-directory-unread") {
             return met;
         }
+        // Looked for without the lock: the state has one of its own.
         met.or_else(|| self.recorded.get().and_then(|recorded| recorded(node_id)))
     }
 }
