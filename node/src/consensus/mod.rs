@@ -129,7 +129,7 @@ struct Inner {
     /// True while the disk is nearly full.
     disk_nearly_full: watch::Receiver<bool>,
     session_loads: guard::SessionLoads,
-    /// True while no quorum, or no leader, has been heard of for two election timeouts.
+    /// True while no leader, or no quorum that stores what is written, has been heard of for two election timeouts.
     quorum_lost: watch::Receiver<bool>,
     shutting_down: AtomicBool,
     /// Held while the membership is changed from here: what was looked at before still holds then.
@@ -347,7 +347,7 @@ impl Consensus {
         no_quorum_after(self.inner.election_timeout_max)
     }
 
-    /// True while no quorum, or no leader, has been heard of for two election timeouts.
+    /// True while no leader, or no quorum that stores what is written, has been heard of for two election timeouts.
     pub fn quorum_lost(&self) -> bool {
         *self.inner.quorum_lost.borrow()
     }

@@ -192,7 +192,7 @@ catalog! {
             "Id of the leader that the node knows; 0 for none."
             "0 for longer than an election, or nodes disagree for as long.";
         HAS_QUORUM = Gauge "tally_has_quorum" []
-            "1 while a majority answers the leader, or a follower hears its leader; 0 when neither did for two election timeouts."
+            "1 while a majority answers the leader and stores what it writes, or a follower hears its leader; 0 when neither was so for two election timeouts."
             "0.";
         TERM = Gauge "tally_term" []
             "The Raft term."

@@ -187,7 +187,7 @@ impl Eyes {
             (
                 "quorum",
                 why(!consensus.quorum_lost(), &|| {
-                    "no majority, or no leader, has been heard of for two election timeouts"
+                    "for two election timeouts no leader, or no majority that stores what is written, has been heard of"
                         .to_owned()
                 }),
             ),

@@ -94,9 +94,11 @@ impl Keyed {
             let Some(again) = again else { continue };
             expected += delta;
             let first = &written.first;
-            let is_kept = first.write.kept_for >= KEPT_FOR_MIN;
-            if !written.is_in(header) || !is_kept {
+            if !written.is_in(header) {
                 book.happened("a write that no backup holds sent again after a restore");
+                continue;
+            }
+            if first.write.kept_for < KEPT_FOR_MIN {
                 continue;
             }
             trace_event!(HOST, "{key} is {} again", again.value);
@@ -109,10 +111,8 @@ impl Keyed {
             }
             book.happened("a write answered from memory after a restore");
         }
-        if self.is_unsure || self.written.iter().any(|it| it.first.write.kept_for < KEPT_FOR_MIN) {
-            return;
-        }
-        if expected == 0 {
+        let is_forgotten = |it: &Written| it.first.write.kept_for < KEPT_FOR_MIN;
+        if self.is_unsure || expected == 0 || self.written.iter().any(is_forgotten) {
             return;
         }
         let found = loop {
