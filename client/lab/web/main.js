@@ -24,8 +24,11 @@ lab.listeners.add(() => {
   lanes.list();
   meters.gather();
   plan.gather();
+  // For who drives the page by a program: since when all is well (0: it is not), and of when the words and tables are.
+  document.body.dataset.whole = isWhole(lab.state) ? Math.min(...lab.state.nodes.map(node => node.at)) : 0;
   if (received - slow > 500) {
     slow = received;
+    document.body.dataset.words = lab.state.t;
     health();
     meters.meters();
     meters.quadrant();
@@ -62,7 +65,6 @@ function health() {
   const leads = nodes.filter(node => node.answers && node.role === 'leader');
   const who = leads.length === 0 ? 'nobody leads' : leads.map(node => `node ${node.id} leads in term ${node.term}`).join(', ');
   say($('health'), `${up} of ${nodes.length} nodes answer; ${who}${leads.length > 1 ? ': one of them only thinks so' : ''}`);
-  document.body.dataset.whole = Boolean(isWhole(lab.state));
   const now = lab.leader();
   if (now !== leader) {
     leader = now;

@@ -48,14 +48,14 @@ if (flags.web) await servedFrom(page, flags.web);
 if (flags.told) await page.addInitScript(multiplied, Number(flags.told));
 const began = Date.now();
 await page.goto(address);
-await page.waitForFunction(() => document.body.dataset.whole === 'true', null, { timeout: 60_000 });
+await page.waitForFunction(() => Number(document.body.dataset.whole) > 0, null, { timeout: 60_000 });
 console.log(`the page shows ${NODES} nodes and a leader after ${Date.now() - began} ms`);
 await page.locator('#lesson-list a').first().click();
 await page.locator('#lesson[data-state=asking]').waitFor();
 console.log(`the first lesson asks for a prediction ${Date.now() - started} ms after \`tallyd lab\` was started, the browser's start included`);
 await page.goto('about:blank');
 await page.goto(address);
-await page.waitForFunction(() => document.body.dataset.whole === 'true', null, { timeout: 60_000 });
+await page.waitForFunction(() => Number(document.body.dataset.whole) > 0, null, { timeout: 60_000 });
 console.log(`load of the machine: ${readFileSync('/proc/loadavg', 'utf8').trim()}`);
 
 /** In the page: has an event of the lab tell of more answers than came. What this costs is counted as the page's. */

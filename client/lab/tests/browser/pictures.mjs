@@ -27,7 +27,7 @@ const address = await new Promise((done, fail) => {
 
 const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
 await page.goto(address);
-await page.waitForFunction(() => document.body.dataset.whole === 'true', null, { timeout: 60_000 });
+await page.waitForFunction(() => Number(document.body.dataset.whole) > 0, null, { timeout: 60_000 });
 // What was asked while the nodes started is out of the lanes by then.
 await page.waitForTimeout(12_000);
 await page.evaluate(async () => {

@@ -24,6 +24,8 @@ if (pictures) mkdirSync(pictures, { recursive: true });
 /** Lessons wait for elections, and the machine of a check may be busy; nothing is tried twice. */
 const LESSON_MS = 90_000;
 const PAGE_BYTES_MAX = 300_000;
+/** A node that has not answered for so long is not shown as well. */
+const ANSWERS_MS = 500;
 
 /** A plan in a file. */
 function planFile(text) {
@@ -74,7 +76,9 @@ async function until(what, fact, ms = 30_000) {
   for (const began = Date.now(); Date.now() - began < ms; await new Promise(done => setTimeout(done, 100))) if (await fact()) return;
   assert.fail(`${what}: not within ${ms} ms`);
 }
-const whole = () => page.waitForFunction(() => document.body.dataset.whole === 'true', null, { timeout: 60_000 });
+/** Waits until the page shows that all is well, by what the nodes said after this was asked: what it showed before may be
+ *  of before the last click. */
+const whole = async () => page.waitForFunction(since => Number(document.body.dataset.whole) > since, ((await state()).t ?? 0) + ANSWERS_MS, { timeout: 60_000 });
 let checks = 0;
 const ok = what => { checks += 1; console.log(`ok ${checks}: ${what}`); };
 
@@ -156,6 +160,7 @@ if (!only) {
   const told = () => page.evaluate(() => Object.fromEntries([...document.querySelectorAll('#kinds li')].map(each => [each.dataset.kind, Number(each.querySelector('b').textContent)])));
   /** By link, of the table: what has arrived between nodes since the scene began. */
   const carried = async () => {
+    await page.waitForFunction(since => Number(document.body.dataset.words) >= since, (await state()).t);
     const [words, ...rows] = await page.evaluate(() => [...document.querySelectorAll('#table-body table')[1].rows].map(row => [...row.cells].map(cell => cell.textContent)));
     return Object.fromEntries(rows.filter(([link]) => !link.includes('clients')).map(row => [row[0], Object.fromEntries(words.map((word, at) => [word, Number(row[at])]).slice(2))]));
   };
