@@ -215,3 +215,18 @@ fn no_files_import_each_other_in_a_circle() {
     let circles: Vec<_> = PACKAGES.into_iter().map(of).collect();
     assert!(circles.iter().all(|(_, circles)| circles.is_empty()), "circles: {circles:#?}");
 }
+
+/// Who writes a client reads there what each reason means, and what it says of the outcome.
+#[test]
+fn every_reason_is_in_the_table_of_errors() {
+    let read = |path: &str| std::fs::read_to_string(repository().join(path)).expect("it is read");
+    let (reasons, table) = (read("proto/src/reason.rs"), read("docs/exactly-once.md"));
+    let names = reasons.lines().filter_map(|line| {
+        let (_, value) = line.strip_prefix("pub const ")?.split_once(": &str = \"")?;
+        value.strip_suffix("\";")
+    });
+    let (known, missing): (Vec<_>, Vec<_>) =
+        names.partition(|name| table.contains(&format!("`{name}`")));
+    assert!(known.len() > 50, "{known:?}");
+    assert!(missing.is_empty(), "docs/exactly-once.md does not name {missing:?}");
+}

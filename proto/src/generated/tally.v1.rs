@@ -596,7 +596,8 @@ pub mod auth_client {
     /// Auth says who may do what. While authentication is off everybody may do everything, this included. While it
     /// is on, a caller shows a token (metadata `authorization: Bearer TOKEN`) or a client certificate whose name
     /// is a user's; what it shows nothing for is refused with UNAUTHENTICATED, and what its roles do not allow
-    /// with PERMISSION_DENIED, before anything is looked at.
+    /// with PERMISSION_DENIED, before an item is looked at. (What a write that is sent again has come to is known before that:
+    /// a number or key that has an answer is this user's own.)
     ///
     /// Users, roles and tokens are replicated state. Writes are judged by the rights as of their own log entry,
     /// reads by those of the state that they read: so LOCAL and BOUNDED reads by rights of that age.
@@ -795,7 +796,8 @@ pub mod auth_server {
     /// Auth says who may do what. While authentication is off everybody may do everything, this included. While it
     /// is on, a caller shows a token (metadata `authorization: Bearer TOKEN`) or a client certificate whose name
     /// is a user's; what it shows nothing for is refused with UNAUTHENTICATED, and what its roles do not allow
-    /// with PERMISSION_DENIED, before anything is looked at.
+    /// with PERMISSION_DENIED, before an item is looked at. (What a write that is sent again has come to is known before that:
+    /// a number or key that has an answer is this user's own.)
     ///
     /// Users, roles and tokens are replicated state. Writes are judged by the rights as of their own log entry,
     /// reads by those of the state that they read: so LOCAL and BOUNDED reads by rights of that age.
