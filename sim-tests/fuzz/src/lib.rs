@@ -10,9 +10,11 @@
 pub mod allocation;
 mod api;
 mod authority;
+mod backup;
 mod history;
 mod log;
 mod machine;
+mod metadata;
 mod peer;
 pub mod seeds;
 mod settings;
@@ -51,6 +53,8 @@ targets! {
     identity = settings::identity,
     history_file = history::file,
     authority = authority::connection,
+    backup_file = backup::file,
+    metadata = metadata::metadata,
 }
 
 /// Runs a future over a simulated disk, which never waits.

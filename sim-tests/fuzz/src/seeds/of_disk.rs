@@ -23,13 +23,14 @@ use tally_node::{
     config::Config,
     env::identity::{Identity, Start},
 };
+use tally_proto::backup::{Header, Writer};
 use tally_storage::{fuzzing as door, simulated_disk::SimulatedDisk};
 
 use super::{Seed, chosen, of_wire};
 use crate::{log::seed_record, now, piece};
 
 pub(super) fn seeds() -> Vec<Seed> {
-    [entries(), records(), log(), snapshots(), settings(), vec![history()]].concat()
+    [entries(), records(), log(), snapshots(), backups(), settings(), vec![history()]].concat()
 }
 
 fn entries() -> Vec<Seed> {
@@ -271,6 +272,34 @@ fn snapshots() -> Vec<Seed> {
     piece(&mut parts, &[&[1], &record(b"\x11a", b"value")[..]].concat());
     let whole = crate::snapshot::put_together(&parts[1..]);
     vec![("snapshot_file", "parts".to_owned(), parts), chosen("snapshot_file", "whole", 0, &whole)]
+}
+
+fn backups() -> Vec<Seed> {
+    let header = Header { counters: 2, keys: 1, version: "0.1.0".to_owned(), ..Header::default() };
+    let long = [b'7'; 400];
+    let items: [(&[u8], &[u8]); 3] = [(b"\x10a", b"1"), (b"\x10b", b"2"), (b"\x11a", &long)];
+    let mut writer = Writer::new(&header);
+    let begins = writer.take();
+    items.iter().for_each(|(key, value)| writer.record(key, value));
+    writer.finish();
+    let whole = [&begins[..], &writer.take()].concat();
+    let (mut plain, mut packed) = (Vec::new(), Vec::new());
+    items[..2].iter().for_each(|(key, value)| crate::backup::record(&mut plain, key, value));
+    crate::backup::record(&mut packed, items[2].0, items[2].1);
+    let block = |packing: u8, count: u8, payload: &[u8], stored: &[u8]| {
+        let length = u16::try_from(payload.len()).expect("a seed is short").to_le_bytes();
+        [&[packing, count, length[0], length[1]], stored].concat()
+    };
+    let mut parts = vec![1];
+    // The header's body, between its prefix and its checksum.
+    piece(&mut parts, &begins[16..begins.len() - 4]);
+    piece(&mut parts, &block(0, 2, &plain, &plain));
+    piece(&mut parts, &block(1, 1, &packed, &lz4_flex::block::compress(&packed)));
+    vec![
+        chosen("backup_file", "whole", 0, &whole),
+        ("backup_file", "parts".to_owned(), parts),
+        chosen("backup_file", "records", 2, &plain),
+    ]
 }
 
 fn settings() -> Vec<Seed> {

@@ -3,10 +3,14 @@
 use bytes::Bytes;
 use prost::Message;
 use tally_machine::{
+    auth::secret::{SECRET_BYTES, format_token},
     codec,
     command::{Action, Batch, Command, CounterAdd, OnViolation, Operation, SessionStamp},
 };
-use tally_node::api::{fuzzing as door, token};
+use tally_node::{
+    api::{fuzzing as door, token},
+    env::traces::TraceContext,
+};
 use tally_proto::{
     peer::v1 as wire,
     status::StatusBuilder,
@@ -18,7 +22,24 @@ use super::{Seed, chosen};
 use crate::{api::DECODERS, peer::KINDS};
 
 pub(super) fn seeds() -> Vec<Seed> {
-    [requests(), tokens(), vec![error()], peers(), authorities()].concat()
+    [requests(), tokens(), metadata(), vec![error()], peers(), authorities()].concat()
+}
+
+fn metadata() -> Vec<Seed> {
+    let token = format_token(12, &[0xa7; SECRET_BYTES]);
+    let context = TraceContext { trace_id: 0x4bf9_2f35, span_id: 0xf067 };
+    let traceparent = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    vec![
+        chosen("metadata", "token", 0, token.as_bytes()),
+        chosen("metadata", "traceparent", 1, traceparent),
+        chosen(
+            "metadata",
+            "traceparent-of-a-later-version",
+            1,
+            &[b"01", &traceparent[2..], b"-more"].concat(),
+        ),
+        chosen("metadata", "context", 2, &context.to_bytes()),
+    ]
 }
 
 /// One of each request, in the order of the table.
