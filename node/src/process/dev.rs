@@ -27,6 +27,9 @@ use self::certificates::Certificates;
 use super::{EXIT_REFUSED, ask::connect, serve};
 use crate::{storage::real_disk::create_dir_durably, tls::Asking};
 
+/// Said of a cluster without certificates.
+const IS_OPEN: &str = "It is open: any program of this machine may read, write and break it (with --tls, one that has the certificate).\n";
+
 /// How long a dead node stays dead: long enough to see what the others do without it.
 const RESTART_AFTER: Duration = Duration::from_secs(3);
 
@@ -374,7 +377,8 @@ impl Cluster {
              \n  {tally}{endpoints} counter add hits 1\
              \n  {tally}{endpoints} counter get hits\
              \n  {tally}{endpoints} demo\
-             \n\nCtrl-C stops all nodes; the data stays in {}.",
+             \n\n{}Ctrl-C stops all nodes; the data stays in {}.",
+            if self.certificates.is_none() { IS_OPEN } else { "" },
             self.data.display(),
         ));
     }
