@@ -57,12 +57,13 @@ fn faults_of(fault: plan::Fault, nodes: u64) -> Result<Vec<Fault>, String> {
         }
         plan::Fault::OneWay(from, to) => vec![Fault::OneWay(target(from), target(to))],
         plan::Fault::CutClients(at) => vec![Fault::CutClients(target(at))],
-        plan::Fault::Slow(_, ms) => vec![Fault::Slow(ms)],
-        plan::Fault::Lossy(_, percent) => vec![Fault::Lose(100 / u64::from(percent))],
+        // turmoil makes all messages slow, or loses any: not those of one link.
+        plan::Fault::Slow(_, ms) | plan::Fault::SlowAnswers(_, ms) => vec![Fault::Slow(ms)],
+        // Never all of them: that would be a cut.
+        plan::Fault::Lossy(_, percent) => vec![Fault::Lose((100 / u64::from(percent)).max(2))],
         plan::Fault::FullDisk(at) => vec![Fault::FullDisk(target(at))],
         plan::Fault::Clock(at, ms) => vec![Fault::WrongClock(target(at), ms)],
         plan::Fault::LoseAnswers(_) => return none("cut-clients loses them, and requests too"),
-        plan::Fault::SlowAnswers(..) => return none("slow makes all messages so"),
     })
 }
 
@@ -79,6 +80,28 @@ mod tests {
         ];
         assert_eq!(scenario.faults, expected);
         assert_eq!(of_plan("at 1s for 1s cut all").unwrap().faults.len(), 3);
+    }
+
+    /// One line of each kind that the lab's *Copy what was done* makes.
+    #[test]
+    fn what_the_lab_writes_down_is_done() {
+        let lines = [
+            "one-way node 1 to node 2",
+            "cut-clients leader",
+            "slow leader 100ms",
+            "slow-answers node 3 50ms",
+            "lossy node 1 10%",
+            "lossy leader 70%",
+            "kill node 2",
+            "pause leader",
+            "full-disk node 3",
+            "clock leader +3600000ms",
+        ];
+        for line in lines {
+            let scenario = of_plan(&format!("at 1s for 1s {line}   # in the lab something else"));
+            assert_eq!(scenario.unwrap_or_else(|why| panic!("{line}: {why}")).faults.len(), 1);
+        }
+        assert_eq!(of_plan("at 1s for 1s lossy leader 70%").unwrap().faults[0].2, Fault::Lose(2));
     }
 
     #[test]
