@@ -69,6 +69,7 @@ use crate::{
         log_store::LogStore,
         raft::Raft,
         raft_config::raft_config,
+        sending::Sending,
         snapshots::{self, SnapshotBuilds},
         tables, tasks,
         traced::TracedEntries,
@@ -214,9 +215,11 @@ impl Node {
             node_id: config.node_id,
             clock: Arc::clone(&env.clock),
         });
+        let sending = Sending::new(env.observer.clone());
         let raft = start_raft(
             &config,
             &peers,
+            sending.clone(),
             LogStore::new(
                 log.clone(),
                 Arc::clone(&state),
@@ -240,6 +243,7 @@ impl Node {
         let consensus = Consensus::start(Foundation {
             snapshots,
             comparisons,
+            sending: sending.clone(),
             raft: raft.clone(),
             state: Arc::clone(&state),
             applied,
@@ -317,7 +321,9 @@ impl Node {
             appended_bytes,
             state: Arc::clone(&state),
             log: log.clone(),
+            log_entries_kept: config.log_entries_kept,
             log_bytes_kept: config.log_bytes_kept,
+            sending,
             guard: Arc::clone(&guard),
             after_bytes: config.snapshot_after_log_bytes,
             after_entries: config.snapshot_after_entries,
@@ -517,6 +523,7 @@ async fn listen(
 async fn start_raft(
     config: &Config,
     peers: &Peers,
+    sending: Sending,
     log: LogStore,
     machine: StateMachine,
     comparisons: Comparisons,
@@ -528,7 +535,7 @@ async fn start_raft(
     let append_timeout = Duration::from_millis(config.election_timeout_ms_max.saturating_mul(4));
     let purged_log = log.log().clone();
     let purged = Arc::new(move || purged_log.purged().map(|purged| purged.index));
-    let network = NetworkFactory::new(peers.clone(), purged, append_timeout, comparisons);
+    let network = NetworkFactory::new(peers.clone(), purged, append_timeout, comparisons, sending);
     Raft::new(config.node_id, raft_config, network, log, machine)
         .await
         .map_err(|error| wrong(&error))

@@ -1,8 +1,7 @@
 //! openraft's log over the write-ahead log: conversions, and two rules that openraft does not know.
 //!
-//! - What is purged must be held elsewhere, durably ([`StateStore::purge_limit`]). openraft purges
-//!   behind a snapshot, which the state store makes durable before it tells of it, so the rule holds
-//!   by construction; it is checked all the same, because breaking it would only show after a power
+//! - What is purged must be held elsewhere, durably ([`StateStore::purge_limit`]). A purge is asked
+//!   for with that in mind (`snapshots`); it is checked all the same, because breaking it would only show after a power
 //!   cut. A purge beyond the limit is an error that ends the node before anything is lost.
 //! - A read for replication ends at [`APPEND_BYTES_MAX`], so that a message between nodes does.
 

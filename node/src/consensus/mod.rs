@@ -41,6 +41,7 @@ pub mod read;
 pub mod read_index;
 pub mod recovery;
 pub mod runtime;
+pub mod sending;
 pub mod snapshots;
 #[cfg(test)]
 mod suite_tests;
@@ -77,6 +78,7 @@ use self::{
     raft::Raft,
     read::Reads,
     read_index::Rounds,
+    sending::Sending,
 };
 use crate::{
     env::{
@@ -137,6 +139,7 @@ struct Inner {
     /// Asks for snapshots.
     snapshots: mpsc::Sender<snapshots::SnapshotAsked>,
     comparisons: Comparisons,
+    sending: Sending,
     tracer: Tracer,
     metrics: Arc<Metrics>,
 }
@@ -181,6 +184,8 @@ pub struct Foundation {
     pub snapshots: mpsc::Sender<snapshots::SnapshotAsked>,
     /// What comparisons of the replicas have shown.
     pub comparisons: Comparisons,
+    /// The snapshots that it sends to others.
+    pub sending: Sending,
     /// What spans are told to.
     pub tracer: Tracer,
     /// What is counted.
@@ -213,6 +218,7 @@ impl Consensus {
             disk_nearly_full,
             snapshots,
             comparisons,
+            sending,
             tracer,
             metrics,
         } = foundation;
@@ -281,6 +287,7 @@ impl Consensus {
                 changing_members: tokio::sync::Mutex::default(),
                 snapshots,
                 comparisons,
+                sending,
                 tracer,
                 metrics,
             }),
@@ -315,6 +322,11 @@ impl Consensus {
     /// Which cluster this is.
     pub fn cluster_id(&self) -> &ClusterId {
         &self.inner.cluster_id
+    }
+
+    /// The snapshots that this node sends to others.
+    pub fn sending(&self) -> &Sending {
+        &self.inner.sending
     }
 
     /// What comparisons of the replicas have shown.

@@ -7,9 +7,6 @@ use tally_proto::seeded_bugs;
 use super::SNAPSHOT_CHUNK_BYTES;
 use crate::config::Config;
 
-/// Entries that are purged from the log together, as each purge is a record in it.
-const PURGE_BATCH_MAX: u64 = 256;
-
 /// Longest pause, in ms, before a peer that could not be reached is tried again.
 const RETRY_MS_MAX: u64 = 100;
 
@@ -53,12 +50,13 @@ pub fn raft_config(config: &Config, elect: bool) -> openraft::Config {
         snapshot_policy: SnapshotPolicy::Never,
         // Ours are sent as one stream of chunks, whose size is `SNAPSHOT_CHUNK_BYTES`.
         snapshot_max_chunk_size: SNAPSHOT_CHUNK_BYTES as u64,
+        // For one part to be taken, and not for all of them: a large state, or a slow link, takes as long as it takes.
         install_snapshot_timeout: 60_000,
         // For segments of snapshots that are sent one by one, which ours are not.
         send_snapshot_timeout: 0,
-        max_in_snapshot_log_to_keep: config.log_entries_kept,
-        // Never more than what is kept on purpose.
-        purge_batch_size: config.log_entries_kept.clamp(1, PURGE_BATCH_MAX),
+        // The log is purged by this node (`snapshots`): openraft does not wait for snapshots that are on their way.
+        max_in_snapshot_log_to_keep: u64::MAX,
+        purge_batch_size: 1,
         // A follower that lags by less than the log holds gets entries, not a snapshot.
         replication_lag_threshold: u64::MAX / 2,
 

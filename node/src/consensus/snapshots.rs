@@ -1,6 +1,6 @@
 //! When a node builds a snapshot: each time that the log has grown by so many bytes or entries since the
-//! last one. openraft purges behind it, down to so many entries; what is left of large ones is purged
-//! here, down to so many bytes.
+//! last one. The log is purged behind it, down to so many entries, and of large ones to so many bytes, but not beyond a
+//! snapshot that is on its way to another node ([`Sending`]).
 //!
 //! The voters take turns. All of them count the same entries and bytes, so they would all build at the
 //! same moment, while writes need a majority of them at their best. So their first ones lie apart, by a
@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-use super::{Consensus, members::MemberError, raft::Raft, types::TypeConfig};
+use super::{Consensus, members::MemberError, raft::Raft, sending::Sending, types::TypeConfig};
 use crate::{
     env::storage_guard::StorageGuard,
     storage::{state::StateStore, wal::Wal},
@@ -34,6 +34,9 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// How often who waits for a snapshot looks whether it is there, and asks for it again: one that was under way may end
 /// before what is waited for.
 const WAITED_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Entries that are purged from the log together, as each purge is a record in it; never more than what is kept on purpose.
+const PURGE_BATCH_MAX: u64 = 256;
 
 /// Who asks for snapshots beside those that are due: a few operators.
 pub const ASKED_MAX: usize = 16;
@@ -81,8 +84,12 @@ pub struct SnapshotBuilds {
     pub state: Arc<StateStore>,
     /// The log, which is purged behind the last snapshot.
     pub log: Wal,
-    /// Bytes of it that are kept there.
+    /// Entries of it that are kept there, …
+    pub log_entries_kept: u64,
+    /// … and at most so many bytes of them.
     pub log_bytes_kept: u64,
+    /// The snapshots that are on their way to others.
+    pub sending: Sending,
     /// Whether there is room for one.
     pub guard: Arc<StorageGuard>,
     /// Bytes of a round.
@@ -114,7 +121,7 @@ impl SnapshotBuilds {
             let applied = self.state.applied().map_or(0, |applied| applied.index);
             let appended = self.appended_bytes.load(Ordering::Relaxed);
             let current = self.state.current_snapshot();
-            if self.purge_beyond_bytes().await.is_err() {
+            if self.purge().await.is_err() {
                 return;
             }
             let last = current.as_ref().map(|snapshot| snapshot.last_log_id.index).max(tried);
@@ -150,15 +157,21 @@ impl SnapshotBuilds {
         }
     }
 
-    /// Has Raft purge the oldest entries that a snapshot holds, where the log has more bytes than are to
+    /// Has Raft purge the oldest entries that a snapshot holds, where the log has more of them, or more bytes, than are to
     /// be kept. Raft does so once no follower is in the middle of being sent them; one that needs them
     /// later gets the snapshot.
-    async fn purge_beyond_bytes(&self) -> Result<(), Fatal<TypeConfig>> {
-        let held = self.state.purge_limit().map(|held| held.index);
-        let Some(upto) = self.log.index_behind(self.log_bytes_kept).min(held) else {
+    async fn purge(&self) -> Result<(), Fatal<TypeConfig>> {
+        let Some(stored) = self.state.purge_limit().map(|limit| limit.index) else {
             return Ok(());
         };
-        if self.log.purged().is_some_and(|purged| upto <= purged.index) {
+        let purged = self.log.purged().map_or(0, |purged| purged.index);
+        let by_entries = due_by_entries(purged, stored, self.log_entries_kept);
+        let by_bytes = self.log.index_behind(self.log_bytes_kept).map(|upto| upto.min(stored));
+        let Some(upto) = by_entries.max(by_bytes).filter(|upto| *upto > purged) else {
+            return Ok(());
+        };
+        let upto = self.sending.held(upto).map_or(upto, |held| held.min(upto));
+        if upto <= purged {
             return Ok(());
         }
         self.raft.trigger().purge_log(upto).await
@@ -176,6 +189,12 @@ impl SnapshotBuilds {
         // A learner holds nobody up.
         Turn { number: before, of: all.max(1) }
     }
+}
+
+/// Up to where the log is to be purged, of what is stored elsewhere, so that so many entries are kept.
+fn due_by_entries(purged: u64, stored: u64, kept: u64) -> Option<u64> {
+    let upto = stored.checked_sub(kept)?;
+    (upto >= purged + kept.clamp(1, PURGE_BATCH_MAX)).then_some(upto)
 }
 
 /// A voter's place among all of them.
@@ -214,6 +233,20 @@ mod tests {
             }
         }
         builds
+    }
+
+    #[test]
+    fn entries_are_purged_in_batches_down_to_those_that_are_kept() {
+        assert_eq!(due_by_entries(0, 9, 10), None);
+        assert_eq!(due_by_entries(0, 19, 10), None, "fewer than a batch");
+        assert_eq!(due_by_entries(0, 20, 10), Some(10));
+        assert_eq!(due_by_entries(10, 29, 10), None);
+        assert_eq!(due_by_entries(10, 1_000, 10), Some(990));
+        // None is kept: each purge takes what there is.
+        assert_eq!((due_by_entries(0, 0, 0), due_by_entries(0, 1, 0)), (None, Some(1)));
+        let kept = 10_000;
+        assert_eq!(due_by_entries(100, kept + 355, kept), None);
+        assert_eq!(due_by_entries(100, kept + 356, kept), Some(356));
     }
 
     #[test]

@@ -181,6 +181,20 @@ pub enum Event<'a> {
         /// The last entry in it.
         index: u64,
     },
+    /// A snapshot is about to be sent: what follows it is not purged from the log until that ends.
+    SnapshotSent {
+        /// To this node.
+        to: u64,
+        /// The last entry in it.
+        index: u64,
+    },
+    /// It was installed there, or not.
+    SnapshotSentEnds {
+        /// To this node.
+        to: u64,
+        /// The last entry in it.
+        index: u64,
+    },
     /// A snapshot of another node is about to replace the state.
     SnapshotReceived {
         /// The last entry in it.

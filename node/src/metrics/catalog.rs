@@ -302,6 +302,12 @@ catalog! {
         SNAPSHOT_DURATION = Histogram "tally_snapshot_duration_seconds" []
             "One snapshot that was built."
             "It grows towards the time between two.";
+        SNAPSHOTS_SENDING = Gauge "tally_snapshots_sending" []
+            "Snapshots that this node is sending to others; what follows them stays in its log meanwhile, ten minutes at most."
+            "It stays above 0: see the log of the node.";
+        SNAPSHOTS_SENT = Counter "tally_snapshots_sent_total" ["result"]
+            "Attempts to send a snapshot to another node: installed there, or failed (it is away or refuses, or took nothing of it for a minute)."
+            "failed grows: see the log of the node.";
         DIRTY_BYTES = Gauge "tally_state_dirty_bytes" []
             "Applied changes in memory that are not flushed."
             "It stays near dirty_bytes_max: flushes do not keep up, and writes wait.";

@@ -25,7 +25,7 @@ use openraft::{
     },
 };
 use tally_proto::peer::v1 as wire;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use self::appends::{Outgoing, Progress, timed_answers};
 use super::{
@@ -37,6 +37,7 @@ use crate::{
         SNAPSHOT_CHUNK_BYTES,
         compare::Comparisons,
         membership,
+        sending::Sending,
         types::{Member, Snapshot, SnapshotData, TypeConfig, Vote},
     },
     storage::snapshot::receive::SnapshotReader,
@@ -53,6 +54,7 @@ pub struct NetworkFactory {
     /// An append that has been sent and is not answered for this long ends its stream.
     append_answer_timeout: Duration,
     comparisons: Comparisons,
+    sending: Sending,
 }
 
 impl NetworkFactory {
@@ -62,8 +64,9 @@ impl NetworkFactory {
         purged: PurgedUpTo,
         append_answer_timeout: Duration,
         comparisons: Comparisons,
+        sending: Sending,
     ) -> Self {
-        NetworkFactory { peers, purged, append_answer_timeout, comparisons }
+        NetworkFactory { peers, purged, append_answer_timeout, comparisons, sending }
     }
 }
 
@@ -97,6 +100,7 @@ impl NetworkFactory {
             progress: Arc::default(),
             append_answer_timeout: self.append_answer_timeout,
             comparisons: self.comparisons.clone(),
+            sending: self.sending.clone(),
         }
     }
 }
@@ -127,6 +131,7 @@ pub struct Connection {
     progress: Arc<Progress>,
     append_answer_timeout: Duration,
     comparisons: Comparisons,
+    sending: Sending,
 }
 
 fn unreachable(reason: impl ToString) -> Unreachable<TypeConfig> {
@@ -376,11 +381,14 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             membership: membership::encode_stored_membership(&snapshot.meta.last_membership),
             size_bytes: reader.info().size,
         };
+        // From here on the log that follows it stays, however this ends.
+        let on_its_way = self.sending.begin(node, index);
         let mut client = self.bulk();
-        let chunks = snapshot_chunks(head, reader);
-        let sending = client.install_snapshot(chunks);
+        let (taken, parts) = watch::channel(());
+        let sending = client.install_snapshot(snapshot_chunks(head, reader, taken));
         let sent = tokio::select! {
-            sent = tokio::time::timeout(option.hard_ttl(), sending) => sent,
+            sent = sending => Ok(sent),
+            reason = until_it_stalls(parts, option.hard_ttl()) => Err(reason),
             closed = cancel => return Err(StreamingError::Closed(closed)),
         };
         match sent {
@@ -388,6 +396,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
                 let elapsed_ms = began.elapsed().as_millis() as u64;
                 tracing::info!(node, index, bytes, elapsed_ms, "a snapshot was sent");
                 self.peers.forget_snapshot(node);
+                on_its_way.arrived();
                 convert::vote_from_wire(response.into_inner().ballot.as_ref())
                     .map(SnapshotResponse::new)
                     .map_err(|error| StreamingError::Network(network_error(error)))
@@ -396,10 +405,10 @@ impl RaftNetworkV2<TypeConfig> for Connection {
                 not_sent(status.message());
                 Err(StreamingError::Unreachable(unreachable(status)))
             }
-            Err(_) => {
-                not_sent("it took too long");
+            Err(reason) => {
+                not_sent(reason);
                 self.bulk = None;
-                Err(StreamingError::Unreachable(unreachable("the snapshot took too long")))
+                Err(StreamingError::Unreachable(unreachable(reason)))
             }
         }
     }
@@ -425,19 +434,41 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     }
 }
 
-/// The head, then the file. A read error ends the stream early, and the receiver, which knows the
-/// size, refuses what it got.
+/// A node that has all of a snapshot installs it within this, or has failed at it. (A million items take some seconds.) Whether
+/// it is still there at all is seen sooner, by its connection.
+const INSTALLS_WITHIN: Duration = Duration::from_secs(600);
+
+/// Ends, with the reason, when no part was taken for so long, or when all were and it is not installed either. How long all
+/// parts take together does not matter: a snapshot that comes on is not begun anew.
+async fn until_it_stalls(mut taken: watch::Receiver<()>, limit: Duration) -> &'static str {
+    loop {
+        match tokio::time::timeout(limit, taken.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => {
+                tokio::time::sleep(INSTALLS_WITHIN).await;
+                return "it was sent, and not installed in time";
+            }
+            Err(_) => return "no part of it was taken for too long",
+        }
+    }
+}
+
+/// The head, then the file; tells of each part that is taken, until all are. A read error ends the stream early, and the
+/// receiver, which knows the size, refuses what it got.
 fn snapshot_chunks(
     head: wire::SnapshotHead,
     reader: SnapshotReader,
+    taken: watch::Sender<()>,
 ) -> impl Stream<Item = wire::InstallSnapshotRequest> {
     use wire::install_snapshot_request::Part;
 
     let first = wire::InstallSnapshotRequest { part: Some(Part::Head(head)) };
-    let chunks = stream::unfold(reader, |mut reader| async move {
+    let chunks = stream::unfold((reader, taken), |(mut reader, taken)| async move {
         match reader.next_chunk(SNAPSHOT_CHUNK_BYTES).await {
             Ok(Some(chunk)) => {
-                Some((wire::InstallSnapshotRequest { part: Some(Part::Chunk(chunk)) }, reader))
+                taken.send_replace(());
+                let part = wire::InstallSnapshotRequest { part: Some(Part::Chunk(chunk)) };
+                Some((part, (reader, taken)))
             }
             Ok(None) => None,
             Err(error) => {
@@ -447,4 +478,37 @@ fn snapshot_chunks(
         }
     });
     stream::once(async move { first }).chain(chunks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_may_take_as_long_as_its_parts_come_on() {
+        let (taken, parts) = watch::channel(());
+        let began = Instant::now();
+        let slow = async move {
+            for _ in 0..20 {
+                tokio::time::sleep(LIMIT - Duration::from_secs(1)).await;
+                taken.send_replace(());
+            }
+            // All are taken: what is left is to install them.
+        };
+        let (reason, ()) = tokio::join!(until_it_stalls(parts, LIMIT), slow);
+        assert_eq!(reason, "it was sent, and not installed in time");
+        assert_eq!(began.elapsed(), 20 * (LIMIT - Duration::from_secs(1)) + INSTALLS_WITHIN);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_of_which_nothing_is_taken_is_begun_anew() {
+        let (taken, parts) = watch::channel(());
+        taken.send_replace(());
+        let began = Instant::now();
+        assert_eq!(until_it_stalls(parts, LIMIT).await, "no part of it was taken for too long");
+        assert_eq!(began.elapsed(), LIMIT);
+        drop(taken);
+    }
 }

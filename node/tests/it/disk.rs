@@ -36,7 +36,8 @@ impl Gate {
         self.is_open.send_replace(false);
     }
 
-    /// Shuts as soon as a file of this name is opened, before anything is done with it.
+    /// Shuts as soon as a file of this name is made, or one whose name begins with what stands before a `*`; before anything
+    /// is done with it.
     pub(crate) fn shut_with(&self, name: &str) {
         *self.shuts_with.lock().unwrap_or_else(PoisonError::into_inner) = Some(name.to_owned());
     }
@@ -47,7 +48,11 @@ impl Gate {
 
     fn opened(&self, name: &str) {
         let mut shuts_with = self.shuts_with.lock().unwrap_or_else(PoisonError::into_inner);
-        if shuts_with.take_if(|awaited| awaited == name).is_some() {
+        let is_awaited = |awaited: &str| match awaited.strip_suffix('*') {
+            Some(prefix) => name.starts_with(prefix),
+            None => name == awaited,
+        };
+        if shuts_with.take_if(|awaited| is_awaited(awaited)).is_some() {
             self.shut();
         }
     }

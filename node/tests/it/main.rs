@@ -26,6 +26,7 @@ mod requests;
 mod restarted_leader;
 mod service;
 mod sessions;
+mod snapshots;
 mod start;
 mod streams;
 mod upgrade;

@@ -84,6 +84,7 @@ pub const SHOWN_IN: &[(&str, &str)] = &[
 /// not show the bug any more the others are tried after it, and that is said.
 pub const SHOWN_BY_SEED: &[(&str, u64)] = &[
     ("read-index-before-noop", 6),
+    ("purge-overtakes-a-snapshot", 13),
     ("dedup-at-leader-only", 2),
     ("session-end-not-put-off", 12),
     ("key-forgotten-early", 6),
@@ -257,6 +258,14 @@ pub const BUGS: &[Bug] = &[
                before the next flush of the state. The node refuses to start (StateError:: \
                Unrecoverable) though nothing was damaged. Where a follower lags, openraft's \
                leader reads entries that it believes to be there, and asserts.",
+    },
+    Bug {
+        name: "purge-overtakes-a-snapshot",
+        family: Family::Durability,
+        breaks: "what follows a snapshot stays in the log while it is sent",
+        place: "node/src/consensus/sending.rs: Sending::held",
+        hint: "A snapshot that takes longer to arrive than the log takes to grow by another one (slow disks, \
+               links that hold what is sent): its node is sent one after the other, and never catches up.",
     },
     Bug {
         name: "ack-before-commit",

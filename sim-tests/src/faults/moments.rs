@@ -131,7 +131,9 @@ impl Observer for Watch {
             | Event::Found { .. }
             | Event::Applied { .. }
             | Event::ReadRound { .. }
-            | Event::SnapshotInstalled { .. } => None,
+            | Event::SnapshotInstalled { .. }
+            | Event::SnapshotSent { .. }
+            | Event::SnapshotSentEnds { .. } => None,
         };
         if let Event::VoteSaved(vote) = &event
             && vote.node_id == Some(self.node)

@@ -48,6 +48,7 @@ use self::{
 };
 use crate::{
     cluster::{Cluster, Condition, host_of},
+    env::simulated_ms,
     trace_event,
 };
 
@@ -295,6 +296,7 @@ impl Observer for OfNode {
             Event::LogOpened { cut_bytes, vote, last } => {
                 // What it purged just before it died can't be judged by what it holds now.
                 seen.purged.remove(&self.node);
+                seen.sent.retain(|(from, _), _| *from != self.node);
                 if let Some((disk, errors)) = seen.disks.get_mut(&self.node) {
                     *errors = disk.counts().log_errors;
                 }
@@ -353,7 +355,16 @@ impl Observer for OfNode {
                 if jump {
                     seen.voters.entry(self.node).or_default().forget();
                 } else {
+                    seen.purges_beside_snapshots(self.node, index, simulated_ms().unwrap_or(0));
                     seen.purged.insert(self.node, index);
+                }
+            }
+            Event::SnapshotSent { to, index } => {
+                seen.sent.insert((self.node, to), (index, simulated_ms().unwrap_or(0)));
+            }
+            Event::SnapshotSentEnds { to, index } => {
+                if seen.sent.get(&(self.node, to)).is_some_and(|(of, _)| *of == index) {
+                    seen.sent.remove(&(self.node, to));
                 }
             }
             Event::Applied { term, index, replies } => {

@@ -19,6 +19,9 @@ use crate::{cluster::host_of, trace_event};
 /// Log time may be ahead of simulated time by this: each leader rounds to milliseconds.
 const LOG_TIME_ROUNDING_MS: u64 = 1_000;
 
+/// A purge that was asked for is done within this, also beside other work of Raft's.
+const PURGE_ASKED_MS: u64 = 500;
+
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) counts: NodeCounts,
@@ -41,6 +44,8 @@ pub(super) struct Seen {
     pub(super) installed: BTreeSet<u64>,
     /// Up to where a node's log was purged since it was last looked at.
     pub(super) purged: BTreeMap<u64, u64>,
+    /// Snapshots on their way, by from and to: their last entry, and since when, in simulated ms.
+    pub(super) sent: BTreeMap<(u64, u64), (u64, u64)>,
     pub(super) promises: BTreeMap<u64, Promises>,
     /// The disk of each node, and the errors of its log that it had had when the node last opened its log.
     pub(super) disks: BTreeMap<u64, (SimulatedDisk, u64)>,
@@ -100,6 +105,19 @@ impl Seen {
             && self.differing.insert(node)
         {
             self.violated(format!("{}: replicas that compare themselves: {found}", host_of(node)));
+        }
+    }
+
+    /// What follows a snapshot stays in the log while it is sent. What was asked to be purged just before may still go.
+    pub(super) fn purges_beside_snapshots(&mut self, node: u64, upto: u64, now_ms: u64) {
+        let own = self.sent.range((node, 0)..=(node, u64::MAX));
+        let lost = own
+            .filter(|(_, (index, since_ms))| *index < upto && since_ms + PURGE_ASKED_MS <= now_ms);
+        let lost: Vec<_> =
+            lost.map(|((_, to), (index, since_ms))| (*to, *index, now_ms - since_ms)).collect();
+        for (to, index, ms) in lost {
+            let (from, to) = (host_of(node), host_of(to));
+            self.violated(format!("{from}: it purges its log up to {upto}, and sends {to} a snapshot up to {index} for {ms} ms"));
         }
     }
 

@@ -93,6 +93,11 @@ impl Running {
         out.single(&catalog::SNAPSHOT_BYTES, snapshot.as_ref().map_or(0, |built| built.size));
         let index = snapshot.as_ref().map_or(0, |built| built.last_log_id.index);
         out.single(&catalog::SNAPSHOT_INDEX, index);
+        let (sending, counts) = (consensus.sending(), consensus.sending().counts());
+        out.single(&catalog::SNAPSHOTS_SENDING, sending.under_way());
+        let mut sent = out.family(&catalog::SNAPSHOTS_SENT);
+        sent.value(&["installed"], counts.installed);
+        sent.value(&["failed"], counts.failed);
         out.single(&catalog::DIRTY_BYTES, state.dirty_bytes());
         let comparisons = consensus.comparisons();
         let no_majority = comparisons.why_nothing_is_written().is_some();
