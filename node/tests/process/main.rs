@@ -22,6 +22,7 @@ mod refusal;
 mod report;
 mod restore;
 mod shutdown;
+mod sizes;
 mod traces;
 mod upgrade;
 mod waiting;
