@@ -31,6 +31,10 @@ use crate::{
 /// How often it is looked whether a snapshot is due.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How often it is looked, while one is built, whether it is there: the log is purged behind it at once, and not only when
+/// it is looked next whether another one is due.
+const BUILT_INTERVAL: Duration = Duration::from_millis(20);
+
 /// How often who waits for a snapshot looks whether it is there, and asks for it again: one that was under way may end
 /// before what is waited for.
 const WAITED_INTERVAL: Duration = Duration::from_millis(100);
@@ -113,9 +117,17 @@ impl SnapshotBuilds {
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut bytes_at_last = None;
         let mut tried = None;
+        let mut begun = None;
         loop {
             let asked = tokio::select! {
                 _ = interval.tick() => None,
+                () = tokio::time::sleep(BUILT_INTERVAL), if begun.is_some() => {
+                    if self.built() < begun {
+                        continue;
+                    }
+                    begun = None;
+                    None
+                }
                 Some(asked) = self.asked.recv() => Some(asked),
             };
             let applied = self.state.applied().map_or(0, |applied| applied.index);
@@ -140,6 +152,7 @@ impl SnapshotBuilds {
             let is_begun = if has_room {
                 bytes_at_last = Some(appended);
                 tried = Some(applied);
+                begun = tried;
                 // Nothing happens where one is being built.
                 if self.raft.trigger().snapshot().await.is_err() {
                     return;
@@ -175,6 +188,13 @@ impl SnapshotBuilds {
             return Ok(());
         }
         self.raft.trigger().purge_log(upto).await
+    }
+
+    /// The last entry in the newest snapshot that Raft knows of.
+    fn built(&self) -> Option<u64> {
+        let metrics = self.raft.metrics();
+        let snapshot = metrics.borrow_watched().snapshot.as_ref().map(|last| last.index());
+        snapshot
     }
 
     fn turn(&self) -> Turn {
