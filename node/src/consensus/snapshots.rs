@@ -193,8 +193,7 @@ impl SnapshotBuilds {
     /// The last entry in the newest snapshot that Raft knows of.
     fn built(&self) -> Option<u64> {
         let metrics = self.raft.metrics();
-        let snapshot = metrics.borrow_watched().snapshot.as_ref().map(|last| last.index());
-        snapshot
+        metrics.borrow_watched().snapshot.as_ref().map(|last| last.index())
     }
 
     fn turn(&self) -> Turn {
