@@ -113,7 +113,7 @@ impl Operator {
 }
 
 /// The load goes on.
-async fn goes_on(book: &Book) {
+pub(crate) async fn goes_on(book: &Book) {
     let before = book.acknowledged();
     eventually("some load", || async { (book.acknowledged() > before + 20).then_some(()) }).await;
 }

@@ -5,18 +5,12 @@ use std::time::Duration;
 use tally_client::{Client, Consistency, ReadLevel, Role};
 
 use crate::{
-    members::Operator,
+    members::{Operator, goes_on},
     support::{
-        eventually,
         load::{Book, Load},
         nodes::Cluster,
     },
 };
-
-async fn goes_on(book: &Book) {
-    let before = book.acknowledged();
-    eventually("some load", || async { (book.acknowledged() > before + 20).then_some(()) }).await;
-}
 
 /// Reads at one node, at each level that it serves without asking another one.
 async fn serves(address: &str, node: u64, written: &Client) {
