@@ -84,7 +84,7 @@ pub const SHOWN_IN: &[(&str, &str)] = &[
 /// not show the bug any more the others are tried after it, and that is said.
 pub const SHOWN_BY_SEED: &[(&str, u64)] = &[
     ("read-index-before-noop", 6),
-    ("purge-overtakes-a-snapshot", 13),
+    ("purge-overtakes-a-snapshot", 15),
     ("dedup-at-leader-only", 2),
     ("session-end-not-put-off", 12),
     ("key-forgotten-early", 27),
@@ -94,7 +94,7 @@ pub const SHOWN_BY_SEED: &[(&str, u64)] = &[
     ("another-cluster-accepted", 4),
     ("joint-left-open", 16),
     ("leader-never-steps-down", 18),
-    ("later-page-unchecked", 32),
+    ("later-page-unchecked", 1),
     ("partition-does-nothing", 7),
     ("quota-refusal-remembered", 10),
     ("restore-over-what-is-there", 16),
