@@ -135,7 +135,7 @@ $('share').onclick = async () => {
 
 $('plan').onclick = async () => {
   const text = plan.plan();
-  if (text) await share(text, el('pre', { id: 'plan-text', tabindex: 0 }, text));
+  if (text) await share(text, el('pre', { id: 'plan-text', tabindex: 0, role: 'group', 'aria-label': 'Plan' }, text));
   else $('share-said').replaceChildren('Nothing was done yet: no link, node, disk or clock was changed.');
 };
 

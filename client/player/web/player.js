@@ -305,7 +305,9 @@ if (head.violations.length) {
   $('broken').hidden = false;
   head.violations.forEach((broken, at) => {
     const asks = broken.operations.length ? `show the ${broken.operations.length} call(s) it names` : 'show where';
-    $('broken').append(el('pre', {}, `${broken.kind}, noticed at ${broken.at_ms / 1000} s: ${broken.what}`), el('button', { onclick: () => showBroken(at) }, asks));
+    // Long ones scroll, and a region that scrolls has to be reached by the keyboard.
+    const label = `Broken promise ${at + 1} of ${head.violations.length}`;
+    $('broken').append(el('pre', { tabindex: 0, role: 'group', 'aria-label': label }, `${broken.kind}, noticed at ${broken.at_ms / 1000} s: ${broken.what}`), el('button', { onclick: () => showBroken(at) }, asks));
   });
 }
 $('play').addEventListener('click', play);
