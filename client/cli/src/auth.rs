@@ -124,6 +124,8 @@ pub(crate) enum Token {
         /// How long it counts: a number with ms, s, m or h. Default: until it is revoked.
         #[arg(long, value_name = "TIME")]
         lifetime: Option<Time>,
+        #[command(flatten)]
+        dry_run: DryRun,
     },
     /// Revokes a token: from the next log entry on it counts nowhere.
     Revoke {
@@ -253,10 +255,11 @@ pub(crate) async fn run(client: &Client, command: &Auth, output: Output) -> Resu
         Auth::User { command: User::Delete { name, dry_run } } => {
             (Change::DeleteUser(name.clone()), *dry_run, format!("removed user {}", word(name)))
         }
-        Auth::Token { command: Token::Create { user, label, lifetime } } => {
+        Auth::Token { command: Token::Create { user, label, lifetime, dry_run } } => {
             let lifetime_ms = lifetime.map_or(0, |Time(time)| time.as_millis() as u64);
             let create = AuthCreateToken { user: user.clone(), label: label.clone(), lifetime_ms };
-            (Change::CreateToken(create), DryRun { dry_run: false }, String::new())
+            // What a token that was made prints is the token.
+            (Change::CreateToken(create), *dry_run, format!("a token for {}", word(user)))
         }
         Auth::Token { command: Token::Revoke { id, dry_run } } => {
             (Change::RevokeToken(*id), *dry_run, format!("revoked token {id}"))

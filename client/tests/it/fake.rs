@@ -70,6 +70,8 @@ pub(crate) enum Act {
 pub(crate) struct Seen {
     /// Writes in each pack that held any.
     pub(crate) packs: Vec<usize>,
+    /// The traces that calls of streams are part of, where they say one.
+    pub(crate) traceparents: Vec<String>,
     pub(crate) writes: usize,
     pub(crate) reads: usize,
     /// (sequence, lowest unanswered) of each stamped write.
@@ -499,6 +501,9 @@ impl StreamService for Handle {
                 let mut writes = 0;
                 let mut answers = Vec::new();
                 for call in pack.calls {
+                    if !call.traceparent.is_empty() {
+                        node.seen.lock().unwrap().traceparents.push(call.traceparent);
+                    }
                     let mut request = call.request.expect("a request");
                     writes += usize::from(options(&mut request).is_some());
                     match node.handle(request) {

@@ -15,3 +15,5 @@ mod strangers;
 #[cfg(feature = "tls")]
 mod tls;
 mod tokens;
+#[cfg(feature = "traces")]
+mod traces;

@@ -126,7 +126,10 @@ async fn a_node_joins_by_tls_with_the_token_of_an_admin() {
     secured.is_refused(11, &["it asks for an id", "token"]).await;
     let user = ["auth", "user", "put", "guest"];
     secured.operator.runs(&user).await.done(&[]);
-    let made = secured.operator.runs(&["auth", "token", "create", "guest"]).await.done(&[]);
+    let create = ["auth", "token", "create", "guest"];
+    let tried = secured.operator.runs(&[&create[..], &["--dry-run"]].concat()).await;
+    assert_eq!(tried.done(&[]).out(), "a token for guest (not done: it would be)\n");
+    let made = secured.operator.runs(&create).await.done(&[]);
     let guests = secured.cluster.dir.path().join("guests-token");
     let token = made.out().lines().find(|line| line.starts_with("tally_")).map(str::to_owned);
     std::fs::write(&guests, token.expect("a token")).expect("a file");

@@ -17,6 +17,7 @@ mod joins;
 mod lab;
 mod logs;
 mod members;
+mod names;
 mod recover;
 mod refusal;
 mod report;

@@ -3,9 +3,12 @@
 use std::{process::Stdio, time::Duration};
 
 use rustix::process::Signal;
-use tally_client::{ReadLevel, reason};
+use tally_client::{Client, ReadLevel, reason};
 
-use super::{members::Operator, refusal::REFUSED};
+use super::{
+    members::{Operator, goes_on},
+    refusal::REFUSED,
+};
 use crate::support::{
     eventually,
     load::{Book, Load},
@@ -147,6 +150,46 @@ async fn a_quorum_lost_for_good_goes_on_from_the_node_that_is_left() {
     }
     book.report(test);
     book.audit(&client).await;
+}
+
+/// Of two nodes both have to agree: one that is gone for good stops the other, which then goes on alone, whichever of
+/// them led, and all that was acknowledged is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_two_goes_on_alone() {
+    for is_leader_lost in [true, false] {
+        let mut cluster = Cluster::started("recover-two", 2, &[]).await;
+        let (client, book) = (cluster.client(), Book::default());
+        let load = Load::start(&client, 4, &book);
+        goes_on(&book).await;
+        let (leader, _) = cluster.leader().await;
+        let other = 3 - leader;
+        let (lost, left) = if is_leader_lost { (leader, other) } else { (other, leader) };
+        cluster.node(lost).kill();
+        // Nothing is acknowledged by one of two.
+        let alone =
+            Client::builder([cluster.node(left).client.clone()]).build().expect("an address");
+        let refused = alone.counter("alone").add(1).max_attempts(1).await;
+        refused.expect_err("the quorum is lost");
+        cluster.node(left).kill();
+
+        let looked = recover(&mut cluster, left, &[]).await;
+        looked.ended(REFUSED, &[&format!("node {lost}"), "nothing was done", FLAG]);
+        recover(&mut cluster, left, &[FLAG]).await.ended(
+            0,
+            &["is the only voter of a new epoch", "a recovery from a lost quorum begins"],
+        );
+        cluster.node(left).start();
+        goes_on(&book).await;
+        let status = cluster.node(left).status().await.expect("it answers");
+        assert_eq!(status.restore_epoch, 1);
+        // The one that was gone comes back nevertheless, and changes nothing.
+        cluster.node(lost).start();
+        is_refused(&mut cluster, lost).await;
+        goes_on(&book).await;
+        load.stop().await;
+        book.report("one_of_two_goes_on_alone");
+        book.audit(&client).await;
+    }
 }
 
 /// The node that is left was behind: what only the lost nodes held is gone, and nothing of it is mistaken.
