@@ -59,6 +59,8 @@ pub(crate) const SITUATIONS: &[&str] = &[
     "a leader alone with learners",
     "a change of voters interrupted",
     "a change of voters open for a second",
+    "leadership transferred while links are cut",
+    "a voter replaced while links are cut",
     "a removed node left running",
     "a removed node that ended itself",
     "a removed node that does not start again",

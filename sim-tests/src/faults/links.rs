@@ -75,6 +75,11 @@ impl Links {
         self.directions.keys().any(|(from, to)| self.is_cut(from, to) != self.is_cut(to, from))
     }
 
+    /// Whether some link is cut.
+    pub fn has_cut(&self) -> bool {
+        self.directions.values().any(|counts| counts.cut > 0)
+    }
+
     /// Whether messages from one host are lost on their way to another.
     pub fn is_cut(&self, from: &str, to: &str) -> bool {
         self.counts(from, to).cut > 0

@@ -82,6 +82,8 @@ pub(crate) struct NodeCounts {
     pub rounds_shared_following: u64,
     /// Installed snapshots of more than one block, each sent in more than one chunk.
     pub large_installs: u64,
+    /// Snapshots installed between the two entries of a change of the voters.
+    pub joint_installs: u64,
 }
 
 /// Sees all nodes.
@@ -170,12 +172,7 @@ impl Invariants {
 
     /// The voters by the last committed entry that names some: one set, or two while they change.
     pub(crate) fn committed_voters(&self) -> Voters {
-        let seen = self.seen();
-        let mut committed = seen.voter_entries.iter().rev().filter_map(|(index, terms)| {
-            let (term, ..) = seen.committed.get(index)?;
-            terms.get(term)
-        });
-        committed.next().cloned().unwrap_or_default()
+        self.seen().committed_voters().cloned().unwrap_or_default()
     }
 
     /// Whether these were ever, by a committed entry, all the voters.
@@ -396,6 +393,8 @@ impl Observer for OfNode {
             }
             Event::SnapshotInstalled { index } => {
                 seen.counts.snapshots_installed += 1;
+                seen.counts.joint_installs +=
+                    u64::from(seen.committed_voters().is_some_and(|sets| sets.len() > 1));
                 seen.installed.insert(self.node);
                 if let Some(differs) = seen.differ.get_mut(&self.node) {
                     differs.has_another_state = true;

@@ -108,6 +108,15 @@ impl Seen {
         }
     }
 
+    /// The voters by the last committed entry that names some.
+    pub(super) fn committed_voters(&self) -> Option<&Voters> {
+        let mut committed = self.voter_entries.iter().rev().filter_map(|(index, terms)| {
+            let (term, ..) = self.committed.get(index)?;
+            terms.get(term)
+        });
+        committed.next()
+    }
+
     /// What follows a snapshot stays in the log while it is sent. What was asked to be purged just before may still go.
     pub(super) fn purges_beside_snapshots(&mut self, node: u64, upto: u64, now_ms: u64) {
         let own = self.sent.range((node, 0)..=(node, u64::MAX));

@@ -166,6 +166,7 @@ impl Run<'_> {
             rounds_shared_leading,
             rounds_shared_following,
             large_installs,
+            joint_installs,
         } = self.invariants.counts();
         let disks =
             self.cluster.ids().into_iter().map(|id| self.cluster.machine(id).disk().counts());
@@ -192,6 +193,7 @@ impl Run<'_> {
             ("rounds shared by several reads at a leader", rounds_shared_leading),
             ("rounds shared by several reads elsewhere", rounds_shared_following),
             ("snapshots of several blocks installed", large_installs),
+            ("snapshots installed while voters change", joint_installs),
             ("sectors lost in power cuts", disks.iter().map(|disk| disk.sectors_lost).sum()),
             ("sectors torn in power cuts", disks.iter().map(|disk| disk.sectors_torn).sum()),
             ("disk errors", disks.iter().map(|disk| disk.errors).sum()),

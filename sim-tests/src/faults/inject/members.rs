@@ -233,6 +233,9 @@ impl Injector {
     /// What the operator has done.
     pub(super) fn changed(&mut self, sim: &mut Sim<'_>, task: Task, worked: bool, now_ms: u64) {
         match task {
+            Task::TransferLeader if worked && self.links.has_cut() => {
+                self.happens("leadership transferred while links are cut");
+            }
             Task::TransferLeader | Task::AddLearner(_) => {}
             Task::TryPromotion { .. } if !worked => {}
             Task::Mistake(mistake) => {
@@ -255,6 +258,9 @@ impl Injector {
                 self.retire(sim, id, now_ms);
             }
             Task::Replace { old, new } => {
+                if self.links.has_cut() {
+                    self.happens("a voter replaced while links are cut");
+                }
                 trace_event!(&host_of(old), "is taken out; {} has its place", host_of(new));
                 self.voters.insert(new);
                 self.told.push(self.voters.clone());
