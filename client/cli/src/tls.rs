@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -95,13 +96,28 @@ impl Secrets {
                 .split_once("://")
                 .is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("https"))
         };
-        Ok(Secrets {
+        let secrets = Secrets {
             ca: options.tls_ca.as_deref().map(read).transpose()?,
             identity,
             server_name: options.tls_server_name.clone(),
             token: token(options)?,
             https: endpoints.iter().any(is_https),
-        })
+        };
+        if let Some(endpoint) = secrets.shows_token_to(endpoints) {
+            eprintln!(
+                "warning: the token goes to {endpoint} unencrypted, and whoever sees it on the way can use it: https:// or \
+                 --tls-ca asks for TLS"
+            );
+        }
+        Ok(secrets)
+    }
+
+    /// An endpoint beyond this machine to which a token goes without TLS.
+    fn shows_token_to<'a>(&self, endpoints: &'a [String]) -> Option<&'a str> {
+        if self.token.is_none() || self.is_tls() {
+            return None;
+        }
+        endpoints.iter().map(String::as_str).find(|endpoint| !is_loopback(endpoint))
     }
 
     /// Whether TLS is spoken.
@@ -165,6 +181,40 @@ fn token(options: &TlsOptions) -> Result<Option<String>, Failure> {
     }
 }
 
+/// Whether an endpoint, `[SCHEME://]HOST[:PORT]`, is on this machine. A name may lead anywhere, but for this one.
+pub(crate) fn is_loopback(endpoint: &str) -> bool {
+    let address = endpoint.split_once("://").map_or(endpoint, |(_, address)| address);
+    let host = match address.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => address.rsplit_once(':').map_or(address, |(host, _)| host),
+    };
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 fn missing(what: &str) -> Failure {
     Failure::usage(format!("a certificate and its key belong together: {what} is missing"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_leaves_the_machine_in_the_clear_is_seen() {
+        let asks = |token: &str, endpoints: &[&str]| {
+            let endpoints: Vec<String> = endpoints.iter().map(|it| (*it).to_owned()).collect();
+            let token = Some(token.to_owned()).filter(|token| !token.is_empty());
+            let https = endpoints.iter().any(|endpoint| endpoint.starts_with("https://"));
+            let secrets = Secrets { token, https, ..Secrets::default() };
+            secrets.shows_token_to(&endpoints).map(str::to_owned)
+        };
+        for here in ["127.0.0.1:7401", "[::1]:7401", "localhost:7401", "http://127.0.0.2:1"] {
+            assert_eq!(asks("tally_2_00", &[here]), None, "{here}");
+        }
+        for beyond in ["10.0.0.1:7401", "tally-0.tally:7401", "[2001:db8::1]:7401", "http://db:1"] {
+            assert_eq!(asks("tally_2_00", &["127.0.0.1:7401", beyond]).as_deref(), Some(beyond));
+            assert_eq!(asks("", &[beyond]), None, "no token, {beyond}");
+        }
+        assert_eq!(asks("tally_2_00", &["https://db:7401"]), None);
+    }
 }

@@ -1,11 +1,11 @@
 //! The processes of the servers, if they run on this machine: CPU time and memory.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use tally_client::{Client, NodeInfo};
 use tokio::time::Instant;
 
-use crate::{output::Failure, procs};
+use crate::{output::Failure, procs, tls::is_loopback};
 
 /// Processes whose use of the machine is reported; none if they are elsewhere.
 #[derive(Debug, Clone, Default)]
@@ -115,11 +115,7 @@ impl Watched {
 
 /// The same id may be another process on this machine, so the address and the name count too.
 fn is_here(node: &NodeInfo) -> bool {
-    let host = node.address.rsplit_once(':').map_or("", |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let is_loopback =
-        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    node.reachable && is_loopback && procs::is_node(node.pid)
+    node.reachable && is_loopback(&node.address) && procs::is_node(node.pid)
 }
 
 #[cfg(test)]
