@@ -59,6 +59,22 @@ pub fn tokens<V: View + ?Sized>(view: &V) -> Vec<(u64, TokenRecord)> {
     all(view, Space::Token, id_of)
 }
 
+/// Tokens by which somebody gets in at that time who may change all this.
+pub fn tokens_of_admins<V: View + ?Sized>(view: &V, wall_ms: u64) -> Vec<u64> {
+    let roles = roles(view);
+    let is_admin = |name: &String| roles.iter().any(|(of, role)| of == name && role.admin);
+    let admins: Vec<u64> = users(view)
+        .into_iter()
+        .filter(|(_, user)| user.roles.iter().any(is_admin))
+        .map(|(id, _)| id)
+        .collect();
+    let counts = |(id, token): (u64, TokenRecord)| {
+        let is_over = token.expires_wall_time_ms != 0 && token.expires_wall_time_ms <= wall_ms;
+        (!is_over && admins.contains(&token.user)).then_some(id)
+    };
+    tokens(view).into_iter().filter_map(counts).collect()
+}
+
 fn id_of(key: RecordKey<'_>) -> u64 {
     match key {
         RecordKey::User(id) | RecordKey::Token(id) => id,

@@ -467,6 +467,10 @@ impl Audited for v1::AuthChangeRequest {
                 });
                 asked.line.flag("admin", role.admin);
                 asked.line.flag("monitor", role.monitor);
+                if let Some(v1::AuthLimit { operations_per_second, burst }) = role.limit {
+                    asked.line.number("operations_per_second", operations_per_second.into());
+                    asked.line.number("burst", burst.into());
+                }
             }
             Some(Change::DeleteRole(role)) => asked.one("delete_role", "role", role),
             Some(Change::PutUser(user)) => {

@@ -9,14 +9,16 @@ use super::{
 };
 use crate::machine::{
     auth::{
-        AUTH_NAME_BYTES_MAX, AuthCommand, OPERATIONS_PER_SECOND_MAX, Permissions,
+        AUTH_NAME_BYTES_MAX, AuthCommand, AuthRefusal, OPERATIONS_PER_SECOND_MAX, Permissions,
         ROLES_PER_USER_MAX, RULES_PER_ROLE_MAX, RoleLimit, RoleRecord, Rule, Scope,
         secret::{SECRET_BYTES, format_token, hash_secret},
     },
     command::{Action, Answer, Command, Fingerprint},
     dry_run, limits, query,
+    reply::{Refusal, Reply},
     rights::{Decision, Need, Rights},
     users,
+    view::View,
 };
 
 impl Api {
@@ -32,6 +34,9 @@ impl Api {
             let action = action.map_err(|invalid| self.invalid(call, Kind::Write, &invalid))?;
             return self.try_change(call, action).await;
         }
+        if let Ok(Action::Auth(command)) = &action {
+            self.leaves_a_way_in(call, command).await?;
+        }
         let written = self.write(call, action, None).await?;
         let Answer::AuthChanged { id } = *written.answer() else {
             unreachable!("the machine answered {:?} to a change of users", written.answer())
@@ -40,9 +45,48 @@ impl Api {
         Ok(v1::AuthChangeResponse { header: Some(written.into_header()), id, token })
     }
 
-    /// What would become of it, on the newest state; nothing is proposed.
-    async fn try_change(&self, call: &Call, action: Action) -> Answered<v1::AuthChangeResponse> {
-        let permit = self.permit(call, None, Reads::Anything).await?;
+    /// Refuses what would lock everybody out by the clock of today, which apply does not know. Nothing is promised of two
+    /// that are made at once.
+    async fn leaves_a_way_in(&self, call: &Call, command: &AuthCommand) -> Answered<()> {
+        if !matches!(command, AuthCommand::Enable | AuthCommand::RevokeToken { .. }) {
+            return Ok(());
+        }
+        // Where this node can't look, the write itself says why.
+        let Ok(permit) = self.permit(call, None, Reads::Anything).await else { return Ok(()) };
+        if !self.locks_out(call, &permit.view, command) {
+            return Ok(());
+        }
+        let reply = self.tried(call, &permit.view, Action::Auth(command.clone()));
+        let header = self.read_header(&permit);
+        drop(permit);
+        // (What apply would refuse for another reason is refused for that.)
+        reply
+            .result
+            .as_ref()
+            .map(drop)
+            .map_err(|refusal| self.refused(call, refusal, &reply, header, false))
+    }
+
+    /// Nobody would have a token that counts and may change users. A certificate may name an admin: what whoever shows
+    /// one takes away is not his own way in.
+    fn locks_out<V: View + ?Sized>(&self, call: &Call, view: &V, command: &AuthCommand) -> bool {
+        let tokens = || users::tokens_of_admins(view, self.consensus.clock().wall_ms());
+        let by_certificate = call.who.caller.is_some_and(|caller| caller.token == 0);
+        match command {
+            AuthCommand::Enable => tokens().is_empty(),
+            AuthCommand::RevokeToken { id } => {
+                query::meta(view).auth.enabled && !by_certificate && tokens() == [*id]
+            }
+            _ => false,
+        }
+    }
+
+    /// What the machine says of a change, on a state that stays as it is.
+    fn tried<V: View + ?Sized>(&self, call: &Call, view: &V, action: Action) -> Reply {
+        let locks_out = match &action {
+            Action::Auth(command) => self.locks_out(call, view, command),
+            _ => false,
+        };
         let command = Command {
             session: None,
             idempotency: None,
@@ -50,7 +94,17 @@ impl Api {
             action,
             caller: self.caller(&call.who),
         };
-        let reply = dry_run(&permit.view, command);
+        let mut reply = dry_run(view, command);
+        if locks_out && reply.result.is_ok() {
+            reply.result = Err(Refusal::Auth(AuthRefusal::LastAdmin));
+        }
+        reply
+    }
+
+    /// What would become of it, on the newest state; nothing is proposed.
+    async fn try_change(&self, call: &Call, action: Action) -> Answered<v1::AuthChangeResponse> {
+        let permit = self.permit(call, None, Reads::Anything).await?;
+        let reply = self.tried(call, &permit.view, action);
         let header = self.read_header(&permit);
         drop(permit);
         match reply.result {

@@ -27,9 +27,9 @@ use tonic::Status;
 use super::{
     Api, Call, Who,
     audit::{Record, Way},
+    guest::Guest,
     requests, seen,
     status::Kind,
-    who::Guest,
     writes::{Facts, Respond, Single, Split, split},
 };
 use crate::{
@@ -37,7 +37,7 @@ use crate::{
         DecidedAtOnce, WhenFull,
         propose::{Answerer, Outcome, Ticket, at_deadline, gone},
     },
-    machine::limits,
+    machine::{limits, reply::Refusal},
     metrics::{
         Metrics,
         requests::{Method, Transport},
@@ -123,6 +123,8 @@ pub(super) struct Flights {
     calls: Mutex<Calls>,
     answers: mpsc::Sender<Ready>,
     metrics: Arc<Metrics>,
+    /// Who makes them.
+    guest: Arc<Guest>,
     /// There is something to sweep again, or the stream has ended.
     begun: Notify,
 }
@@ -137,9 +139,13 @@ struct Calls {
 }
 
 impl Flights {
-    pub(super) fn new(answers: mpsc::Sender<Ready>, metrics: Arc<Metrics>) -> Arc<Flights> {
+    pub(super) fn new(
+        answers: mpsc::Sender<Ready>,
+        metrics: Arc<Metrics>,
+        guest: Arc<Guest>,
+    ) -> Arc<Flights> {
         let (calls, begun) = (Mutex::default(), Notify::new());
-        let flights = Arc::new(Flights { calls, answers, metrics, begun });
+        let flights = Arc::new(Flights { calls, answers, metrics, guest, begun });
         tokio::spawn(sweep(Arc::clone(&flights)));
         flights
     }
@@ -192,6 +198,10 @@ impl Flights {
     fn land(&self, id: u64, flight: Flight, outcome: Outcome) {
         let Flight { call, method, respond, facts, room, mut record, .. } = flight;
         seen::landed(&self.metrics, &call, method, &outcome);
+        if outcome.as_ref().is_ok_and(|it| matches!(it.reply.result, Err(Refusal::Unauthenticated)))
+        {
+            self.guest.forget();
+        }
         if let Some(record) = &mut record {
             record.decide(&outcome);
         }

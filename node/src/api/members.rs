@@ -154,7 +154,11 @@ impl Api {
         let request = wire::OperateRequest {
             request_id: call.request_id.exact(),
             deadline_ms: ms_left(call.deadline),
-            caller: caller.map(|Caller { user, token }| wire::OperateCaller { user, token }),
+            caller: caller.map(|Caller { user, token }| wire::OperateCaller {
+                user,
+                token,
+                restore_epoch: call.who.known_at(),
+            }),
             change: Some(change.clone()),
             ..wire::OperateRequest::default()
         };
@@ -377,9 +381,11 @@ impl Operates for Api {
         let now = Instant::now();
         let deadline = now + Duration::from_millis(u64::from(request.deadline_ms));
         let call = self.call_until(now, deadline, &request.request_id, WhenFull::Refuse);
-        let caller =
-            request.caller.map(|wire::OperateCaller { user, token }| Caller { user, token });
-        let call = Call { who: Who::forwarded(caller), ..call };
+        let who = request.caller.map_or_else(Who::default, |caller| {
+            let wire::OperateCaller { user, token, restore_epoch } = caller;
+            Who::forwarded(Caller { user, token }, restore_epoch)
+        });
+        let call = Call { who, ..call };
         let result = match request.change {
             Some(Change::Snapshot(_)) => self.snapshot_here(&call).await.map(Done::Snapshot),
             Some(change) => self.operate_here(&call, change).await,

@@ -18,6 +18,7 @@ mod direct;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod guest;
 pub mod layer;
 mod members;
 mod quotas;

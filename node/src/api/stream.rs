@@ -31,13 +31,13 @@ use tonic::{Code, Status, Streaming};
 use super::{
     Api,
     answer_bytes::{ITEM_BYTES, SMALL_ANSWER_BYTES, answer_bytes_of},
-    audit::{StreamRecord, Way},
+    audit::{self, StreamRecord, Way},
     direct::{Flights, Ready, Room},
+    guest::Guest,
     rates::operations_of_call,
     requests::{self, method_of},
     seen::Under,
     status::Kind,
-    who::Guest,
 };
 use crate::{
     consensus::WhenFull,
@@ -83,10 +83,11 @@ pub(super) fn exchange(
     along: Along,
 ) -> Answers {
     let (answers, ready) = mpsc::channel(ANSWERS_QUEUED_MAX);
-    let flights = Flights::new(answers.clone(), Arc::clone(&api.node.metrics));
+    let guest = Arc::new(guest);
+    let flights = Flights::new(answers.clone(), Arc::clone(&api.node.metrics), Arc::clone(&guest));
     let its_api = api.clone();
     tokio::spawn(async move {
-        read_calls(its_api, calls, answers, &flights, room, Arc::new(guest), record).await;
+        read_calls(its_api, calls, answers, &flights, room, guest, record).await;
         flights.close();
         drop(share);
     });
@@ -163,14 +164,17 @@ async fn read_calls(
             Err(status) => {
                 // Most often the client went away; if not, it sent what is no message.
                 let broken = super::layer::explain(&status, v1::Outcome::Unknown);
-                let broken = Ready::Broken(broken);
-                let _ = answers.send(broken).await;
+                if broken.code() == Code::InvalidArgument {
+                    record_unread(&api, &guest);
+                }
+                let _ = answers.send(Ready::Broken(broken)).await;
                 return;
             }
         };
         if pack.calls.len() > CALLS_PER_PACK_MAX {
             let message = format!("a pack may hold {CALLS_PER_PACK_MAX} calls");
             let broken = protocol_error("calls", &message);
+            record_unread(&api, &guest);
             let _ = answers.send(Ready::Broken(broken)).await;
             return;
         }
@@ -179,6 +183,7 @@ async fn read_calls(
             if !flights.begin(id) {
                 let message = format!("call {id} is still under way on this stream");
                 let broken = protocol_error("calls.id", &message);
+                record_unread(&api, &guest);
                 let _ = answers.send(Ready::Broken(broken)).await;
                 return;
             }
@@ -186,11 +191,11 @@ async fn read_calls(
                 record.count();
             }
             let size = call.encoded_len();
-            let place = connection.place(guest.identity()).await;
+            let place = connection.place(guest.identity(&api)).await;
             let bytes = Arc::clone(&connection).request(size).await;
             let answer = connection.answer(answer_bytes_of(&call)).await;
             let room = Room { place, bytes, answer };
-            let left = match guest.known() {
+            let left = match guest.known(&api) {
                 Some(who) => api.start(call, size, room, (who, &guest, way), flights),
                 None => Some((call, room)),
             };
@@ -244,6 +249,14 @@ async fn run_within(
     (answer, reserved)
 }
 
+/// Records that what came is no request, or breaks the stream's rules.
+fn record_unread(api: &Api, guest: &Guest) {
+    if let Some(log) = &api.node.audit {
+        let verdict = (Code::InvalidArgument, reason::INVALID_REQUEST.to_owned());
+        audit::record_unread(log, "tally.v1.Stream/Exchange", guest.from(), verdict);
+    }
+}
+
 /// The client broke the stream's own rules: no call can be told, and what became of those that are
 /// not answered yet can't be said.
 fn protocol_error(field: &str, message: &str) -> Status {
@@ -267,6 +280,7 @@ async fn run(
     context.span = api.stream_span(method, &traceparent);
     let response = match request {
         None => {
+            record_unread(api, guest.0);
             let invalid = super::status::Invalid::new("request", "is required");
             Err(api.invalid(&context, Kind::Write, &invalid))
         }
@@ -299,13 +313,18 @@ async fn run_recorded(
     let answered = match who {
         Ok(who) => {
             call.who = who;
-            match api.count(call, kind, &who, operations_of_call(&request)) {
+            // One that is run again has been counted.
+            let operations = operations_of_call(&request);
+            match if is_again { Ok(()) } else { api.count(call, kind, &who, operations) } {
                 Ok(()) => requests::dispatch(api, call, request).await,
                 Err(refused) => Err(refused),
             }
         }
         Err(refused) => Err(refused),
     };
+    if answered.as_ref().is_err_and(|error| error.code == Code::Unauthenticated as i32) {
+        guest.forget();
+    }
     match api.recorded(record, call, answered.as_ref().map(requests::told)) {
         Some(instead) => Err(instead),
         None => answered,

@@ -11,17 +11,18 @@ use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
-    Api, Call, Who,
+    Api, Call,
     answer_bytes::{AnswerBytes, ITEM_BYTES},
     audit::Way,
     audited::{Audited, Tells},
+    guest::Guest,
     layer::share_exceeded,
     rates::operations_of,
     requests::Runs,
     seen::Under,
     status::{Invalid, Kind},
     stream,
-    who::{Guest, Shown},
+    who::{Shown, Who},
 };
 use crate::{
     consensus::WhenFull,
@@ -221,7 +222,7 @@ impl stream_server::Stream for Api {
         };
         let from = at.and_then(|at| at.from()).map(Owner::new);
         let guest = Guest::new(from, Shown::of(request.metadata(), request.extensions().get()));
-        let Some(share) = room.node().stream(guest.identity()) else {
+        let Some(share) = room.node().stream(Who::at(from).identity()) else {
             return Err(share_exceeded("streams"));
         };
         let (call, shown) = self.unary(&request);

@@ -7,15 +7,15 @@
 //! forbidden since; it may fail to know a token that was made a moment ago, and looks once more then, at a state
 //! that is new enough.
 //!
-//! A stream's caller is found out with its first call ([`Guest`]). Its token may be revoked meanwhile, which each
+//! A stream's caller is found out with its first call ([`super::guest`]). Its token may be revoked meanwhile, which each
 //! decision sees, and it may expire, which is looked at for each call. One who is not known is told so by the
 //! answer to each call, and looked up again with the next.
+//!
+//! A caller is two ids, which are never used again in a cluster, but for a restore: that brings the users of the backup,
+//! with the ids that they have there, and whoever had the same ones here was somebody else. So who was found out
+//! before a restore is nobody after it ([`Who::known_at`]).
 
-use std::{
-    hint::black_box,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{hint::black_box, time::Duration};
 
 use http::HeaderMap;
 use tally_proto::{reason, seeded_bugs, status::StatusBuilder, v1::CallStatus};
@@ -23,7 +23,6 @@ use tonic::{Code, metadata::MetadataMap};
 
 use super::{
     Api, Call,
-    audit::Record,
     status::{Kind, with_outcome},
 };
 #[cfg(feature = "seeded-bugs")]
@@ -63,6 +62,10 @@ pub struct Who {
     pub caller: Option<Caller>,
     /// When what it showed is over, by the wall clock; 0: never.
     expires_wall_ms: u64,
+    /// The restore epoch by which the caller is known. A restore brings the backup's users, and the ids of these may be
+    /// those that somebody else had here before, so the caller counts in this epoch alone. Nothing where an older
+    /// release has forwarded the call.
+    known_at: Option<u64>,
 }
 
 impl Who {
@@ -71,9 +74,19 @@ impl Who {
         Who { from, ..Who::default() }
     }
 
-    /// Who another node says has called it.
-    pub(super) fn forwarded(caller: Option<Caller>) -> Who {
-        Who { caller, ..Who::default() }
+    /// Who another node says has called it, and the restore epoch of what that node knows.
+    pub(super) fn forwarded(caller: Caller, known_at: Option<u64>) -> Who {
+        Who { caller: Some(caller), known_at, ..Who::default() }
+    }
+
+    /// The restore epoch by which the caller is known.
+    pub(super) fn known_at(&self) -> Option<u64> {
+        self.known_at
+    }
+
+    /// Whether the caller is known by a state of before a restore.
+    pub(super) fn is_of_before(&self, restore_epoch: u64) -> bool {
+        self.caller.is_some() && self.known_at.is_some_and(|epoch| epoch < restore_epoch)
     }
 
     /// Whose turn and whose share its calls take.
@@ -89,7 +102,7 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    fn is_nothing(&self) -> bool {
+    pub(super) fn is_nothing(&self) -> bool {
         self.name.is_none() && self.token.is_none()
     }
 
@@ -107,65 +120,6 @@ impl Shown {
     pub(super) fn recorded(&self) -> (Option<u64>, Option<&str>) {
         let token = self.token.as_ref().and_then(|token| parse_token(token)).map(|(id, _)| id);
         (token, self.name.as_ref().map(|shown| shown.name.as_str()))
-    }
-}
-
-/// Whoever has opened a stream.
-pub(super) struct Guest {
-    from: Option<Owner>,
-    shown: Shown,
-    known: OnceLock<Who>,
-    /// How the audit log tells it.
-    fields: OnceLock<Arc<str>>,
-}
-
-impl Guest {
-    pub(super) fn new(from: Option<Owner>, shown: Shown) -> Guest {
-        Guest { from, shown, known: OnceLock::new(), fields: OnceLock::new() }
-    }
-
-    /// Whose share its calls take: until it is known who it is, its address's.
-    pub(super) fn identity(&self) -> Identity {
-        self.known().unwrap_or_else(|| Who::at(self.from)).identity()
-    }
-
-    /// Who it is, if that was found out before.
-    pub(super) fn known(&self) -> Option<Who> {
-        self.known.get().copied()
-    }
-
-    /// The address that it calls from.
-    pub(super) fn from(&self) -> Option<Owner> {
-        self.from
-    }
-
-    /// Tells a record who it is, given what was found out.
-    pub(super) fn tell(&self, api: &Api, record: &mut Record, found: Option<&Who>) {
-        if let (Some(_), Some(fields)) = (found, self.fields.get()) {
-            record.line().fields(fields);
-            return;
-        }
-        let line = record.line();
-        let position = line.position();
-        api.who_fields(line, found.map(|who| who.caller), self.shown.recorded());
-        if found.is_some() && self.known().is_some() {
-            let _ = self.fields.set(line.since(position).into());
-        }
-    }
-
-    /// Who it is. Who shows nothing, and need not, is nobody for as long as the stream is open.
-    pub(super) async fn who(&self, api: &Api, call: &Call, kind: Kind) -> Result<Who, CallStatus> {
-        // Where authentication is to be on and was switched off meanwhile, nobody is known any more.
-        if let Some(who) = self.known()
-            && !api.serves_nobody()
-        {
-            return Ok(who);
-        }
-        let who = api.identify(call, kind, self.from, &self.shown).await?;
-        if who.caller.is_some() || self.shown.is_nothing() {
-            let _ = self.known.set(who);
-        }
-        Ok(who)
     }
 }
 
@@ -215,12 +169,12 @@ impl Api {
     }
 
     /// By what this node knows authentication is off, and it is to serve nobody then.
-    fn serves_nobody(&self) -> bool {
+    pub(super) fn serves_nobody(&self) -> bool {
         self.node.authentication && !self.is_enabled()
     }
 
     fn is_enabled(&self) -> bool {
-        query::meta(&self.consensus.state().view()).auth.enabled
+        self.consensus.cluster_id().asks_who()
     }
 
     /// Finds out who calls. Refused if it must show who it is and does not.
@@ -243,7 +197,12 @@ impl Api {
                 }
             };
         }
-        let look = || self.look_up(shown, &self.consensus.state().view());
+        // The epoch first: it is never ahead of the state.
+        let look = || {
+            let known_at = self.consensus.cluster_id().restore_epoch();
+            let found = self.look_up(shown, &self.consensus.state().view());
+            found.map(|(caller, expires_wall_ms)| (caller, expires_wall_ms, known_at))
+        };
         let mut found = look();
         if found.is_err() {
             // This node may be behind, also where it believes that nobody asks: it may not have heard yet of the
@@ -261,8 +220,9 @@ impl Api {
             }
         }
         match found {
-            Ok((caller, expires_wall_ms)) => {
-                let who = Who { caller: Some(caller), expires_wall_ms, ..anybody };
+            Ok((caller, expires_wall_ms, known_at)) => {
+                let known_at = Some(known_at);
+                let who = Who { caller: Some(caller), expires_wall_ms, known_at, ..anybody };
                 self.still_counts(call, kind, &who)?;
                 Ok(who)
             }
@@ -310,10 +270,11 @@ impl Api {
         who.expires_wall_ms != 0 && who.expires_wall_ms <= self.consensus.clock().wall_ms()
     }
 
-    /// Whom an entry is to name: nobody, if what the caller showed is over. This node may only not have heard yet
-    /// that authentication is on, and in apply nothing is ever over.
+    /// Whom an entry is to name: nobody, if what the caller showed is over, or it is known of before a restore. This
+    /// node may only not have heard yet that authentication is on, and in apply nothing is ever over.
     pub(super) fn caller(&self, who: &Who) -> Option<Caller> {
-        who.caller.filter(|_| !self.is_over(who))
+        let is_of_before = who.is_of_before(self.consensus.cluster_id().restore_epoch());
+        who.caller.filter(|_| !self.is_over(who) && !is_of_before)
     }
 
     /// This node could not find out whether it knows the caller.
@@ -438,6 +399,10 @@ impl Api {
         }
         if self.is_over(&call.who) && !seeded_bugs::is_on("over-is-asked-once") {
             return Err(self.unauthenticated(call, kind, IS_OVER));
+        }
+        if call.who.is_of_before(meta.restore_epoch) {
+            let why = "the cluster was restored from a backup, which may know its user and token as others'";
+            return Err(self.unauthenticated(call, kind, why));
         }
         Rights::of(view, call.who.caller).map(Some).map_err(|NotKnown| {
             self.unauthenticated(call, kind, "its user or token was removed, or it shows none")

@@ -86,6 +86,13 @@ impl Api {
         let command: Command = action
             .and_then(|action| convert::command(action, options, caller))
             .map_err(|invalid| self.invalid(call, Kind::Write, &invalid))?;
+        // As it would be in apply. Said here, no write of who was known before the restore is on its way to the log
+        // when its last step is applied, after which the caller's ids may be another user's (`Who::known_at`).
+        if self.consensus.cluster_id().is_restored()
+            && !matches!(command.action, Action::Restore(_))
+        {
+            return Err(self.restore_under_way(call, Kind::Write));
+        }
         tracing::debug!(request = %call.request_id, action = %command.action, "a write");
         #[cfg(feature = "seeded-bugs")]
         if seeded_bugs::is_on("rights-at-receipt") {

@@ -167,7 +167,7 @@ impl StateMachine {
     /// What was applied before this process, or came with a snapshot or the cluster's first entry.
     async fn look_at_state(&self) -> io::Result<()> {
         let meta = query::meta(&self.state.view());
-        self.cluster_id.saw_restore_epoch(meta.restore_epoch);
+        self.cluster_id.saw(&meta);
         match &self.versions {
             Some(versions) => versions.has_become(meta.version).await,
             None => Ok(()),
@@ -196,7 +196,7 @@ impl StateMachine {
         let began = Instant::now();
         let mut writes = Writes::default();
         let mut membership = None;
-        let mut restore_epoch = 0;
+        let mut after = None;
         let mut replies = Vec::with_capacity(entries.len());
         let mut is_compared = false;
         let view = self.state.view();
@@ -218,7 +218,7 @@ impl StateMachine {
                     let replies = Arc::new(machine::apply(&mut overlay, index, batch));
                     let meta = query::meta(&overlay);
                     let revision = meta.revision;
-                    restore_epoch = meta.restore_epoch;
+                    after = Some(meta);
                     Replies { replies, revision, applied: None }
                 }
             });
@@ -250,7 +250,7 @@ impl StateMachine {
             }
         }
         // Before anybody is answered: the answer's token has it.
-        self.cluster_id.saw_restore_epoch(restore_epoch);
+        after.iter().for_each(|meta| self.cluster_id.saw(meta));
         self.tell_applied();
         if self.traced.tracer().is_on() {
             self.tell_traced(entries, began_ns);

@@ -1,11 +1,14 @@
-//! Which cluster this node belongs to, and how often that was restored from a backup.
+//! Which cluster this node belongs to, how often that was restored from a backup, and whether it asks who calls: what
+//! each call asks of the state, kept beside it as a record takes a look-up and a decoding.
 
 use std::sync::{
     Arc, OnceLock,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use tokio::{sync::Notify, time::Instant};
+
+use crate::machine::records::Meta;
 
 /// The cluster's id, once it is known; it never changes then. Clones are handles.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +22,8 @@ struct Inner {
     id: OnceLock<(u128, String)>,
     /// As of what this node has applied.
     restore_epoch: AtomicU64,
+    is_restored: AtomicBool,
+    authentication: AtomicBool,
     known: Notify,
 }
 
@@ -34,9 +39,23 @@ impl ClusterId {
         self.inner.restore_epoch.load(Ordering::Acquire)
     }
 
-    /// What was applied says so. It never falls.
-    pub fn saw_restore_epoch(&self, epoch: u64) {
-        self.inner.restore_epoch.fetch_max(epoch, Ordering::AcqRel);
+    /// A restore is under way, as far as this node has applied its log.
+    pub fn is_restored(&self) -> bool {
+        self.inner.is_restored.load(Ordering::Acquire)
+    }
+
+    /// Authentication is on, as far as this node has applied its log.
+    pub fn asks_who(&self) -> bool {
+        self.inner.authentication.load(Ordering::Acquire)
+    }
+
+    /// What was applied says so, or came with a snapshot. The epoch never falls, and is there before the restore is
+    /// said to be over: whoever was known before either is told that it is under way, or is of an epoch before.
+    pub fn saw(&self, meta: &Meta) {
+        let is_restored = meta.restore.is_under_way();
+        self.inner.restore_epoch.fetch_max(meta.restore_epoch, Ordering::AcqRel);
+        self.inner.is_restored.store(is_restored, Ordering::Release);
+        self.inner.authentication.store(meta.auth.enabled, Ordering::Release);
     }
 
     /// As it goes on the wire; empty while it is not known.

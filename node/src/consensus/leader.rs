@@ -190,6 +190,13 @@ impl Leadership {
         node_id != self.others.node_id() && needs_snapshot(&self.metrics(), node_id) != Some(false)
     }
 
+    /// This node knows members, by the newest membership in its log, and that one is none of them.
+    pub fn is_no_member(&self, node_id: u64) -> bool {
+        let metrics = self.metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        membership.nodes().next().is_some() && membership.get_node(&node_id).is_none()
+    }
+
     fn is_only_voter(&self) -> bool {
         let metrics = self.metrics.borrow_watched();
         let me = self.others.node_id();

@@ -490,6 +490,7 @@ impl Consensus {
                             .waits()
                             .map(|waits| waits.request.to_bytes().to_vec().into())
                             .unwrap_or_default(),
+                        restore_epoch: Some(self.cluster_id().restore_epoch()),
                     };
                     let outcome = self.forward(forwarded, node_id, &peer_address, deadline).await;
                     if let Some(outcome) = outcome {

@@ -36,7 +36,7 @@ use crate::{
     },
     machine::{
         codec::{self, size_hint},
-        command::Owner,
+        command::{Command, Owner},
     },
     status::OwnStatus,
 };
@@ -121,6 +121,42 @@ impl PeerService {
         target_node_id: u64,
     ) -> Result<&Consensus, Status> {
         let consensus = &self.node(metadata, speaker)?.consensus;
+        check_target(consensus, cluster_id, target_node_id)?;
+        Ok(consensus)
+    }
+
+    /// The node, if a member asks: only members are taken at their word about who their callers are, and are told what
+    /// this node knows of itself. A node's key outlives its membership, and may never have had one. Looked at is the
+    /// newest membership in this node's log: a leader, which most of this is for, has added whoever was added.
+    fn asked_by_member(
+        &self,
+        metadata: &MetadataMap,
+        speaker: Speaker,
+    ) -> Result<&OwnStatus, Status> {
+        let node = self.node(metadata, speaker)?;
+        match speaker.sender(metadata) {
+            Some(id) if node.consensus.leadership().is_no_member(id) => {
+                let reason =
+                    format!("node {id} is no member of the cluster, as far as this node knows");
+                tracing::warn!(
+                    node = id,
+                    "a call is refused: it comes from a node that is no member"
+                );
+                Err(at_the_door(Status::failed_precondition(reason)))
+            }
+            _ => Ok(node),
+        }
+    }
+
+    /// The node, if a message of a member is meant for it.
+    fn meant_by_member(
+        &self,
+        metadata: &MetadataMap,
+        speaker: Speaker,
+        cluster_id: &str,
+        target_node_id: u64,
+    ) -> Result<&Consensus, Status> {
+        let consensus = &self.asked_by_member(metadata, speaker)?.consensus;
         check_target(consensus, cluster_id, target_node_id)?;
         Ok(consensus)
     }
@@ -355,7 +391,7 @@ impl Peer for PeerService {
         let speaker = Speaker::of(&request);
         let (metadata, _, request) = request.into_parts();
         let consensus =
-            self.meant_for(&metadata, speaker, &request.cluster_id, request.target_node_id)?;
+            self.meant_by_member(&metadata, speaker, &request.cluster_id, request.target_node_id)?;
         // Never passed on: a node that does not lead says so, and the caller looks again.
         let until = Instant::now() + Duration::from_millis(u64::from(request.timeout_ms));
         let result = match consensus.confirm_leading(until).await {
@@ -379,7 +415,7 @@ impl Peer for PeerService {
         let speaker = Speaker::of(&request);
         let (metadata, _, request) = request.into_parts();
         let consensus =
-            self.meant_for(&metadata, speaker, &request.cluster_id, request.target_node_id)?;
+            self.meant_by_member(&metadata, speaker, &request.cluster_id, request.target_node_id)?;
         if request.commands.len() > FORWARDED_MAX {
             return Err(malformed(format!("at most {FORWARDED_MAX} commands may be forwarded")));
         }
@@ -394,7 +430,7 @@ impl Peer for PeerService {
     ) -> Result<Response<wire::OperateResponse>, Status> {
         let speaker = Speaker::of(&request);
         let (metadata, _, request) = request.into_parts();
-        self.meant_for(&metadata, speaker, &request.cluster_id, request.target_node_id)?;
+        self.meant_by_member(&metadata, speaker, &request.cluster_id, request.target_node_id)?;
         let operates = self.operates.get();
         let operates =
             operates.ok_or_else(|| at_the_door(Status::unavailable("the node is starting")))?;
@@ -414,7 +450,7 @@ impl Peer for PeerService {
         &self,
         request: Request<wire::TellRequest>,
     ) -> Result<Response<wire::TellResponse>, Status> {
-        let node = self.node(request.metadata(), Speaker::of(&request))?;
+        let node = self.asked_by_member(request.metadata(), Speaker::of(&request))?;
         let asked = request.get_ref();
         check_target(&node.consensus, &asked.cluster_id, asked.target_node_id)?;
         let texts = match asked.about() {
@@ -458,6 +494,11 @@ async fn run(consensus: &Consensus, forwarded: wire::ForwardedCommand) -> wire::
             return wire::ForwardedResult { result, ..wire::ForwardedResult::default() };
         }
     };
+    // The ids in it are those of the forwarder's state. Where that is of before a restore they may be other users' by
+    // now, so the command is nobody's.
+    let is_of_before =
+        forwarded.restore_epoch.is_some_and(|epoch| epoch < consensus.cluster_id().restore_epoch());
+    let command = Command { caller: command.caller.filter(|_| !is_of_before), ..command };
     #[cfg(feature = "seeded-bugs")]
     let command = bugs::as_the_forwarder(command);
     tracing::debug!(request = %forwarded.request_id, "a forwarded write");

@@ -32,6 +32,11 @@ impl Speaker {
         Speaker(extensions.get::<CallingNode>().map(|node| node.0))
     }
 
+    /// Who sends a call: proven, or as its stamp says.
+    pub(super) fn sender(self, metadata: &MetadataMap) -> Option<u64> {
+        self.0.or_else(|| stamped_from(metadata).map(|(id, _)| id))
+    }
+
     /// Refuses what somebody else is said to have sent.
     pub(super) fn check(self, claimed: Option<u64>) -> Result<(), Status> {
         let Some(proven) = self.0 else { return Ok(()) };

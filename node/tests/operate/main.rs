@@ -21,6 +21,7 @@ mod cluster;
 mod console;
 #[path = "../it/disk.rs"]
 mod disk;
+mod identities;
 mod limits;
 mod metrics;
 mod metrics_port;

@@ -5,7 +5,6 @@ use std::time::Duration;
 use tally_client::{
     Client, Code, Error, Outcome,
     apply::Operation,
-    backup_format::Reader,
     proto::{
         self as v1, Quota, QuotaLimits, QuotaScope, QuotaUnit, QuotasDeleteRequest,
         QuotasSetRequest,
@@ -17,6 +16,7 @@ use tally_node::config::HotItemNames;
 use super::{
     auth::{self, assert_denied},
     cluster::Cluster,
+    identities::Backup,
     metrics::scrape,
 };
 
@@ -243,29 +243,17 @@ async fn a_backup_brings_its_quotas_into_a_cluster_without() {
     set(&client, QuotaScope::Counters, "a/", items(1)).await;
     set(&client, QuotaScope::Keys, "", items(7)).await;
     let before = listed(&client).await;
-    let mut backup = client.backup().await.expect("a backup begins");
-    let (mut reader, mut blocks) = (Reader::new(), Vec::new());
-    while let Some(part) = backup.next().await.expect("it goes on") {
-        reader.give(&part.data);
-        while let Some(block) = reader.next_block().expect("it is a backup") {
-            blocks.push(block);
-        }
-    }
-    let (header, footer) = reader.finish().expect("it is whole");
+    let backup = Backup::of(&client).await;
 
     let new = Cluster::start(1).await;
     let client = auth::client(&new, &[new.leader().await], "");
     set(&client, QuotaScope::Keys, "x", items(1)).await;
-    let refused = client.begin_restore(&header, &footer).await.unwrap_err();
+    let refused = backup.begin_restore(&client).await.unwrap_err();
     assert_eq!(refused.reason(), reason::RESTORE_REFUSED, "{refused}");
     let delete = QuotasDeleteRequest { scope: QuotaScope::Keys as i32, prefix: "x".to_owned() };
     assert!(client.quota_delete(delete).await.unwrap().existed);
 
-    client.begin_restore(&header, &footer).await.unwrap();
-    for (number, block) in (0..).zip(blocks) {
-        client.restore_block(number, block).await.unwrap();
-    }
-    client.finish_restore(&footer).await.unwrap();
+    backup.restore(&client).await;
     assert_eq!(listed(&client).await, before);
     client.counter("a/1").add(1).await.unwrap();
     let refused = client.counter("a/2").add(1).await.unwrap_err();

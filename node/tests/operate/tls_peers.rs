@@ -179,6 +179,33 @@ async fn another_nodes_certificate_speaks_for_nobody() {
     assert_eq!(term(&channel, 1, from).await.unwrap(), before, "nothing reached Raft");
 }
 
+/// A key may be that of a node which was never added, or was removed since: what it says of its callers counts for
+/// nothing, and it is told nothing.
+#[tokio::test]
+async fn the_certificate_of_no_member_speaks_for_no_callers() {
+    let pki = Pki::new();
+    let cluster = secured(&pki).await;
+    let pair = pki.node(9, good());
+    let channel = channel(&cluster.peer_address(1), connector(&pki.authority, Some(&pair)));
+    let from = format!("9:{}", "ab".repeat(16));
+    let client = || PeerClient::new(channel.clone());
+    let propose = peer::ProposeRequest { target_node_id: 1, ..Default::default() };
+    let read = peer::ReadIndexRequest { target_node_id: 1, ..Default::default() };
+    let operate = peer::OperateRequest { target_node_id: 1, ..Default::default() };
+    let about = peer::TellAbout::Diagnosis as i32;
+    let tell = peer::TellRequest { target_node_id: 1, about, ..Default::default() };
+    for (what, refused) in [
+        ("a forwarded write", client().propose(stamped(propose, &from)).await.err()),
+        ("a read index", client().read_index(stamped(read, &from)).await.err()),
+        ("a change of the cluster", client().operate(stamped(operate, &from)).await.err()),
+        ("a diagnosis", client().tell(stamped(tell, &from)).await.err()),
+    ] {
+        let refused = refused.unwrap_or_else(|| panic!("{what} was answered"));
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{what}: {refused}");
+        assert!(refused.message().contains("no member"), "{what}: {refused}");
+    }
+}
+
 /// Who may not come in at all, and what the caller is told.
 #[tokio::test]
 async fn the_peer_port_is_for_nodes_of_this_cluster() {

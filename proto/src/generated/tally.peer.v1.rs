@@ -460,6 +460,9 @@ pub struct ForwardedCommand {
     /// Trace context of the request, if it is traced: as in Entry.
     #[prost(bytes = "bytes", tag = "6")]
     pub trace_context: ::prost::bytes::Bytes,
+    /// The restore epoch of the state by which it is known who calls: after a restore the same ids may be other users'.
+    #[prost(uint64, optional, tag = "7")]
+    pub restore_epoch: ::core::option::Option<u64>,
 }
 /// ProposeResponse answers each forwarded command, in order.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -609,6 +612,9 @@ pub struct OperateCaller {
     /// Id of the token that it showed; 0: a certificate.
     #[prost(uint64, tag = "2")]
     pub token: u64,
+    /// The restore epoch of the state by which that is known: after a restore the same ids may be other users'.
+    #[prost(uint64, optional, tag = "3")]
+    pub restore_epoch: ::core::option::Option<u64>,
 }
 /// OperateResponse answers OperateRequest.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -328,7 +328,7 @@ pub enum AuthRefusal {
     },
     /// Somebody must be left who can change this again.
     #[error(
-        "nobody would be left with a role that is admin: authentication could never be changed again"
+        "nobody would be left who gets in with a role that is admin: authentication could never be changed again"
     )]
     LastAdmin,
     /// There is no room for more.
