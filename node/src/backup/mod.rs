@@ -25,9 +25,13 @@ use crate::{
         keys::Space,
         limits,
         records::{Meta, Record},
+        reply::Refusal,
         restore::{self, is_in_backup},
     },
-    storage::{snapshot::receive::SnapshotRecords, state::StateError},
+    storage::{
+        snapshot::{reader::SnapshotError, receive::SnapshotRecords},
+        state::StateError,
+    },
 };
 
 /// A part has at least so many bytes, but for the last.
@@ -57,12 +61,35 @@ pub(crate) struct Part {
     pub(crate) total_bytes: u64,
 }
 
+/// Why there is no backup.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotMade {
+    /// The state is a part of what is being restored, or of what is taken back of it. It ends by itself.
+    #[error("{}", Refusal::RestoreUnderWay)]
+    RestoreUnderWay,
+    /// The state can't be read, or is not what was written.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<StateError> for NotMade {
+    fn from(error: StateError) -> Self {
+        NotMade::Failed(error.to_string())
+    }
+}
+
+impl From<SnapshotError> for NotMade {
+    fn from(error: SnapshotError) -> Self {
+        StateError::from(error).into()
+    }
+}
+
 /// Makes a backup that reaches an entry, which this node has applied. Parts come in order; dropped, it is given up.
 pub(crate) fn begin(
     threads: &dyn Threads,
     consensus: Consensus,
     index: u64,
-) -> mpsc::Receiver<Result<Part, String>> {
+) -> mpsc::Receiver<Result<Part, NotMade>> {
     let (sender, parts) = mpsc::channel(PARTS_AHEAD);
     let making = async move {
         let made = async {
@@ -78,10 +105,10 @@ pub(crate) fn begin(
                 }
             }
         };
-        let made: Result<(), StateError> = made.await;
-        if let Err(error) = made {
+        let made: Result<(), NotMade> = made.await;
+        if let Err(why) = made {
             // Whoever asked may have gone.
-            let _ = sender.send(Err(error.to_string())).await;
+            let _ = sender.send(Err(why)).await;
         }
     };
     threads.run_blocking("tally-backup", Box::pin(making));
@@ -102,7 +129,7 @@ impl Maker {
         consensus: &Consensus,
         index: u64,
         given_up: impl Future<Output = ()>,
-    ) -> Result<Option<Maker>, StateError> {
+    ) -> Result<Option<Maker>, NotMade> {
         let mut given_up = std::pin::pin!(given_up);
         loop {
             let state = consensus.state();
@@ -123,19 +150,25 @@ impl Maker {
     }
 
     /// Reads the first records, of which the first of all speaks for the whole state.
-    async fn begin(
-        consensus: &Consensus,
-        mut records: SnapshotRecords,
-    ) -> Result<Maker, StateError> {
+    ///
+    /// **Claim.** No backup has a part of a restore. Whether one is under way is in the record of the whole state, which is
+    /// written in the commit of the entry that begins or ends it; a snapshot is of one moment between two commits, and it
+    /// alone is what the backup is made of. So it is asked here, of the very records that would be copied: whatever was
+    /// looked at before is about another moment, and a restore may begin between that look and the snapshot. What breaks
+    /// it: a way to a backup that does not lead through here. (`a_state_that_is_being_restored_is_not_backed_up`.)
+    async fn begin(consensus: &Consensus, mut records: SnapshotRecords) -> Result<Maker, NotMade> {
         let block = records.next_block().await?.unwrap_or_default();
         let meta = block.iter().find(|(key, _)| key[..] == [Space::Meta as u8]);
         let meta = match meta.map(|(_, value)| Meta::decode(value)) {
             Some(Ok(meta)) => meta,
             Some(Err(error)) => {
-                return Err(StateError::Fatal(format!("reading a snapshot: {error}")));
+                return Err(NotMade::Failed(format!("reading a snapshot: {error}")));
             }
             None => Meta::default(),
         };
+        if meta.restore.is_under_way() {
+            return Err(NotMade::RestoreUnderWay);
+        }
         let last = records.info().last_log_id;
         let header = Header {
             cluster_id: meta.cluster_id,
