@@ -98,6 +98,10 @@ impl From<NotMade> for GivenUp {
             NotMade::RestoreUnderWay => {
                 (Code::Unavailable, reason::RESTORE_UNDER_WAY, why.to_string())
             }
+            NotMade::NoRoom(_) => {
+                let message = format!("{why}; or ask another node");
+                (Code::ResourceExhausted, reason::DISK_NEARLY_FULL, message)
+            }
             NotMade::Failed(error) => {
                 let message = format!("the backup failed: {error}");
                 (Code::NotFound, reason::BACKUP_NOT_FOUND, message)

@@ -19,7 +19,7 @@ use tally_proto::backup::{BLOCK_BYTES_MAX, Footer, Header, Writer};
 use tokio::{sync::mpsc, time::sleep};
 
 use crate::{
-    consensus::Consensus,
+    consensus::{Consensus, snapshots::NotBegun},
     env::Threads,
     machine::{
         keys::Space,
@@ -67,6 +67,9 @@ pub(crate) enum NotMade {
     /// The state is a part of what is being restored, or of what is taken back of it. It ends by itself.
     #[error("{}", Refusal::RestoreUnderWay)]
     RestoreUnderWay,
+    /// There is no snapshot to read it from, and no room for one, as a sentence.
+    #[error("a backup is read from a snapshot, and {0}")]
+    NoRoom(String),
     /// The state can't be read, or is not what was written.
     #[error("{0}")]
     Failed(String),
@@ -138,9 +141,12 @@ impl Maker {
             if reaches && let Some(records) = state.open_snapshot_records().await? {
                 return Maker::begin(consensus, records).await.map(Some);
             }
-            // Raft builds one at a time, and is asked again for what it did not begin.
-            if consensus.raft().trigger().snapshot().await.is_err() {
-                return Ok(None);
+            // One is built at a time, so this is asked again for what was not begun. Where there is no room for one nobody is
+            // to wait, and nothing is built on for somebody who has been refused.
+            match consensus.ask_for_snapshot().await {
+                Ok(()) => {}
+                Err(NotBegun::NoRoom(why)) => return Err(NotMade::NoRoom(why)),
+                Err(NotBegun::ShuttingDown) => return Ok(None),
             }
             tokio::select! {
                 () = &mut given_up => return Ok(None),
