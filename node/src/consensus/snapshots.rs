@@ -18,11 +18,17 @@ use std::{
 
 use openraft::{async_runtime::WatchReceiver, errors::Fatal};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior},
 };
 
-use super::{Consensus, members::MemberError, raft::Raft, sending::Sending, types::TypeConfig};
+use super::{
+    Consensus,
+    members::MemberError,
+    raft::Raft,
+    sending::{Purge, Sending},
+    types::TypeConfig,
+};
 use crate::{
     env::storage_guard::StorageGuard,
     storage::{state::StateStore, wal::Wal},
@@ -113,6 +119,8 @@ pub struct SnapshotBuilds {
     pub sending: Sending,
     /// Whether there is room for one.
     pub guard: Arc<StorageGuard>,
+    /// Whether the log has to give back what it keeps for others.
+    pub disk_nearly_full: watch::Receiver<bool>,
     /// Bytes of a round.
     pub after_bytes: u64,
     /// Entries of a round.
@@ -206,11 +214,21 @@ impl SnapshotBuilds {
         let Some(upto) = by_entries.max(by_bytes).filter(|upto| *upto > purged) else {
             return Ok(());
         };
-        let upto = self.sending.held(upto).map_or(upto, |held| held.min(upto));
+        let upto = self.not_held(upto);
         if upto <= purged {
             return Ok(());
         }
         self.raft.trigger().purge_log(upto).await
+    }
+
+    /// How much may be purged of what is to be: the rest is kept for nodes that need it next.
+    fn not_held(&self, upto: u64) -> u64 {
+        let metrics = self.raft.metrics();
+        let replication = metrics.borrow_watched().replication.clone().unwrap_or_default();
+        let matched = |node_id| replication.get(&node_id)?.as_ref().map(|matched| matched.index());
+        let disk_nearly_full = *self.disk_nearly_full.borrow();
+        let purge = Purge { upto, matched: &matched, disk_nearly_full };
+        self.sending.held(&purge).map_or(upto, |held| held.min(upto))
     }
 
     /// The last entry in the newest snapshot that Raft knows of.
