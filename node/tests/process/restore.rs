@@ -213,7 +213,7 @@ async fn a_state_that_is_being_restored_is_not_backed_up() {
     // Without the patience of the others: it would be asked again until the restore is over.
     let impatient = Client::builder(cluster.addresses()).deadline(Duration::from_secs(2));
     let refused = impatient.build().expect("addresses").backup().await;
-    let refused = refused.err().expect("it is refused");
+    let refused = refused.expect_err("it is refused");
     assert_eq!(refused.reason(), reason::RESTORE_UNDER_WAY, "{refused}");
     let told = async |cluster: &mut Cluster| {
         let status = cluster.node(1).status().await.expect("it answers");
