@@ -5,12 +5,10 @@
 //! arrive, another one after that, for ever. So what follows a snapshot that is being sent is not purged. openraft sees to
 //! that only once it streams entries.
 //!
-//! - For as long as the snapshot travels and is installed, and until its node has acknowledged what would be purged. The
-//!   node works off what was written in the meantime then, by a stream of entries. openraft puts a purge off while it
-//!   streams, but a stream that breaks lets go of that before the next one begins: what was to be purged is, and the node
-//!   needs another snapshot. Where this node does not see what others acknowledge, since it does not lead any more, it is
-//!   [`CAUGHT_UP_BY`] after the arrival instead; and never less: openraft learns that it has arrived only behind whatever
-//!   else it has to do, and asks for the next entries then.
+//! - For as long as the snapshot travels and is installed, and [`CAUGHT_UP_BY`] after that: openraft learns that it has
+//!   arrived only behind whatever else it has to do, and asks for the next entries then. From there on openraft puts a purge
+//!   off for as long as it streams them. A stream that breaks lets go of that: a node that is still working off what was
+//!   written while a long transfer took place may need another snapshot then.
 //! - For [`HELD_MAX`] at most, so that nobody who takes parts of a snapshot without an end has the log of others grow without
 //!   one. It is told when the log is kept, and when it is not kept any longer.
 //! - Not while this node's disk is nearly full: the log has to give its room back, or nobody writes any more.
@@ -35,8 +33,7 @@ use crate::env::{Event, Observer};
 /// gigabit, and a log that grows by 10 MB a second takes 6 GB meanwhile.
 const HELD_MAX: Duration = Duration::from_secs(600);
 
-/// After a snapshot was installed, until its node asks for entries. What it has acknowledged then says whether it has caught
-/// up.
+/// After a snapshot was installed, until its node asks for entries.
 const CAUGHT_UP_BY: Duration = Duration::from_secs(5);
 
 /// A snapshot that is sent within this holds nothing up that anybody would notice: it is not told.
@@ -77,20 +74,17 @@ enum Told {
 }
 
 /// What a purge is decided by, beside the snapshots themselves.
-pub(super) struct Purge<'a> {
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Purge {
     /// What would be purged.
     pub(super) upto: u64,
-    /// The last entry that a node has acknowledged, where this node leads and knows of one.
-    pub(super) matched: &'a dyn Fn(u64) -> Option<u64>,
     /// This node's disk is nearly full.
     pub(super) disk_nearly_full: bool,
 }
 
 impl Sent {
-    fn is_held(&self, now: Instant, purge: &Purge<'_>) -> bool {
-        let is_behind = (purge.matched)(self.node_id).is_some_and(|matched| matched < purge.upto);
-        let has_caught_up =
-            self.arrived.is_some_and(|arrived| now >= arrived + CAUGHT_UP_BY && !is_behind);
+    fn is_held(&self, now: Instant, purge: Purge) -> bool {
+        let has_caught_up = self.arrived.is_some_and(|arrived| now >= arrived + CAUGHT_UP_BY);
         !has_caught_up && now < self.began + HELD_MAX && !purge.disk_nearly_full
     }
 }
@@ -129,7 +123,7 @@ impl Sending {
 
     /// The last entry that may be purged, if any is held; says so where it keeps back what would be purged, and where what
     /// a node is being sent does not keep it back.
-    pub(super) fn held(&self, purge: &Purge<'_>) -> Option<u64> {
+    pub(super) fn held(&self, purge: Purge) -> Option<u64> {
         if seeded_bugs::is_on("purge-overtakes-a-snapshot") {
             return None;
         }
@@ -223,9 +217,8 @@ impl Drop for OnItsWay {
 mod tests {
     use super::*;
 
-    /// Where nothing is known of what nodes acknowledge.
     fn held(sending: &Sending) -> Option<u64> {
-        sending.held(&Purge { upto: 100, matched: &|_| None, disk_nearly_full: false })
+        sending.held(Purge { upto: 100, disk_nearly_full: false })
     }
 
     #[tokio::test(start_paused = true)]
@@ -269,30 +262,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_node_works_off_behind_its_snapshot_is_held_until_it_has_it() {
-        let sending = Sending::default();
-        let held = |matched: u64, upto| {
-            let matched = |node_id| (node_id == 2).then_some(matched);
-            sending.held(&Purge { upto, matched: &matched, disk_nearly_full: false })
-        };
-        sending.begin(2, 40).arrived();
-        assert_eq!(held(100, 100), Some(40), "it may not have asked for the next entries yet");
-        tokio::time::advance(CAUGHT_UP_BY).await;
-        assert_eq!((held(40, 100), held(99, 100), held(100, 110)), (Some(40), Some(40), Some(40)));
-        assert_eq!(held(110, 110), None);
-        assert_eq!(held(110, 120), None, "from then on it is a node like others");
-        // One that is never heard of again.
-        sending.begin(2, 40).arrived();
-        tokio::time::advance(HELD_MAX).await;
-        assert_eq!(held(40, 100), None);
-    }
-
-    #[tokio::test(start_paused = true)]
     async fn a_disk_that_is_nearly_full_gets_its_room_back() {
         let sending = Sending::default();
-        let held = |disk_nearly_full| {
-            sending.held(&Purge { upto: 100, matched: &|_| None, disk_nearly_full })
-        };
+        let held = |disk_nearly_full| sending.held(Purge { upto: 100, disk_nearly_full });
         let on_its_way = sending.begin(2, 40);
         assert_eq!((held(false), held(true)), (Some(40), None));
         let told = || sending.sent().values().map(|sent| sent.told).collect::<Vec<_>>();

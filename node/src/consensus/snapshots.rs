@@ -214,21 +214,13 @@ impl SnapshotBuilds {
         let Some(upto) = by_entries.max(by_bytes).filter(|upto| *upto > purged) else {
             return Ok(());
         };
-        let upto = self.not_held(upto);
+        let disk_nearly_full = *self.disk_nearly_full.borrow();
+        let held = self.sending.held(Purge { upto, disk_nearly_full });
+        let upto = held.map_or(upto, |held| held.min(upto));
         if upto <= purged {
             return Ok(());
         }
         self.raft.trigger().purge_log(upto).await
-    }
-
-    /// How much may be purged of what is to be: the rest is kept for nodes that need it next.
-    fn not_held(&self, upto: u64) -> u64 {
-        let metrics = self.raft.metrics();
-        let replication = metrics.borrow_watched().replication.clone().unwrap_or_default();
-        let matched = |node_id| replication.get(&node_id)?.as_ref().map(|matched| matched.index());
-        let disk_nearly_full = *self.disk_nearly_full.borrow();
-        let purge = Purge { upto, matched: &matched, disk_nearly_full };
-        self.sending.held(&purge).map_or(upto, |held| held.min(upto))
     }
 
     /// The last entry in the newest snapshot that Raft knows of.
