@@ -285,7 +285,8 @@ impl Node {
         let changed = Arc::clone(&state);
         let dirty_bytes = move || changed.unflushed_bytes();
         running.push(tokio::spawn(Arc::clone(&guard).watch(has_segment, dirty_bytes, disk_sender)));
-        running.push(tokio::spawn(hand_over_when_full(consensus.clone(), disk_nearly_full)));
+        let hand_over = hand_over_when_full(consensus.clone(), disk_nearly_full.clone());
+        running.push(tokio::spawn(hand_over));
         running.push(tokio::spawn(follow_cluster_id(
             consensus.clone(),
             identity,
@@ -325,6 +326,7 @@ impl Node {
             log_bytes_kept: config.log_bytes_kept,
             sending,
             guard: Arc::clone(&guard),
+            disk_nearly_full,
             after_bytes: config.snapshot_after_log_bytes,
             after_entries: config.snapshot_after_entries,
             asked,

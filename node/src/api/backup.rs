@@ -1,7 +1,8 @@
 //! Backups that clients ask for ([`crate::backup`] makes them), and restoring one.
 //!
 //! What a client that is slow, or gone, can hold is the snapshot's room on the disk, until it has not asked for
-//! [`IDLE_MAX`]. In memory a backup is the part that is made, one that waits, and one that may be asked for again: a few
+//! [`IDLE_MAX`]. One that failed has nothing more than the reason, which is kept for whoever asks again: a client does so
+//! after an answer that says that it may. In memory a backup is the part that is made, one that waits, and one that may be asked for again: a few
 //! MiB.
 //!
 //! **A backup is not older than what was acknowledged when it was asked for.** It is opened behind a linearizable
@@ -31,7 +32,7 @@ use super::{
     who::Reads,
 };
 use crate::{
-    backup::{self, Part},
+    backup::{self, NotMade, Part},
     machine::{
         command::{Action, Answer, Refusal, RestoreBegin, RestoreCommand, RestorePhase},
         query, restore,
@@ -66,19 +67,48 @@ impl std::fmt::Debug for Backups {
 
 struct Open {
     began: Instant,
-    /// The last part was answered.
-    is_made: AtomicBool,
+    /// The last part was answered, or there will be none.
+    is_over: AtomicBool,
     last_used: Mutex<Instant>,
     source: tokio::sync::Mutex<Source>,
 }
 
 /// Where a backup is.
 struct Source {
-    parts: mpsc::Receiver<Result<Part, String>>,
+    parts: mpsc::Receiver<Result<Part, NotMade>>,
     /// Parts that were taken.
     taken: u64,
     /// The last of them.
     last: Part,
+    /// Why there is no next one: whoever asks again is told the same.
+    given_up: Option<GivenUp>,
+}
+
+/// Why a backup that was begun does not come to its end.
+#[derive(Debug, Clone)]
+struct GivenUp {
+    code: Code,
+    reason: &'static str,
+    message: String,
+}
+
+impl From<NotMade> for GivenUp {
+    fn from(why: NotMade) -> Self {
+        let (code, reason, message) = match &why {
+            NotMade::RestoreUnderWay => {
+                (Code::Unavailable, reason::RESTORE_UNDER_WAY, why.to_string())
+            }
+            NotMade::NoRoom(_) => {
+                let message = format!("{why}; or ask another node");
+                (Code::ResourceExhausted, reason::DISK_NEARLY_FULL, message)
+            }
+            NotMade::Failed(error) => {
+                let message = format!("the backup failed: {error}");
+                (Code::NotFound, reason::BACKUP_NOT_FOUND, message)
+            }
+        };
+        GivenUp { code, reason, message }
+    }
 }
 
 impl Backups {
@@ -93,7 +123,7 @@ impl Backups {
             let until = open.last_used() + IDLE_MAX;
             drop(open);
             if Instant::now() >= until {
-                if self.lock().remove(&id).is_some_and(|open| !open.is_made()) {
+                if self.lock().remove(&id).is_some_and(|open| !open.is_over()) {
                     tracing::info!(
                         backup = id,
                         "a backup that nobody asks for any more was given up"
@@ -107,8 +137,8 @@ impl Backups {
 }
 
 impl Open {
-    fn is_made(&self) -> bool {
-        self.is_made.load(Ordering::Relaxed)
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
     }
 
     fn last_used(&self) -> Instant {
@@ -122,7 +152,10 @@ impl Open {
 
 impl Source {
     /// The next part, or an empty one if it is not there in time: the node still makes the snapshot.
-    async fn next_part(&mut self, deadline: Instant) -> Result<Part, String> {
+    async fn next_part(&mut self, deadline: Instant) -> Result<Part, GivenUp> {
+        if let Some(why) = &self.given_up {
+            return Err(why.clone());
+        }
         if self.last.footer.is_some() {
             return Ok(self.last.clone());
         }
@@ -133,7 +166,7 @@ impl Source {
                 self.taken += 1;
                 Ok(self.last.clone())
             }
-            Ok(None) => Err("the node is shutting down".to_owned()),
+            Ok(None) => Err(NotMade::Failed("the node is shutting down".to_owned()).into()),
             Err(_) => Ok(Part::default()),
         }
     }
@@ -164,7 +197,7 @@ impl Api {
         {
             let mut all = self.backups.lock();
             if all.len() >= BACKUPS_MAX {
-                let made = all.iter().filter(|(_, open)| open.is_made());
+                let made = all.iter().filter(|(_, open)| open.is_over());
                 if let Some(id) = made.min_by_key(|(_, open)| open.last_used()).map(|(id, _)| *id) {
                     all.remove(&id);
                 }
@@ -207,20 +240,25 @@ impl Api {
             }
         };
         open.touch();
-        let part = part.map_err(|error| {
-            self.backups.lock().remove(&id);
-            tracing::error!(backup = id, %error, "a backup failed");
-            let message = format!("the backup failed: {error}");
-            let status = StatusBuilder::new(Code::NotFound, reason::BACKUP_NOT_FOUND, message);
+        let part = match part {
+            Ok(_) if source.taken == 0 => self.may_wait_on(&open).and(part),
+            part => part,
+        };
+        let Part { data, footer, done_bytes, total_bytes } = part.map_err(|why| {
+            if !open.is_over.swap(true, Ordering::Relaxed) {
+                let GivenUp { reason, message, .. } = &why;
+                tracing::warn!(backup = id, reason, why = message, "a backup was given up");
+            }
+            // Nothing is built or read any more for somebody who is refused.
+            source.parts.close();
+            source.last = Part::default();
+            let status = StatusBuilder::new(why.code, why.reason, why.message.clone());
+            source.given_up = Some(why);
             self.finish_with_leader(call, status)
         })?;
-        let Part { data, footer, done_bytes, total_bytes } = part;
         let is_last = footer.is_some();
-        if source.taken == 0 {
-            self.may_wait_on(call, id, &open)?;
-        }
         if is_last {
-            open.is_made.store(true, Ordering::Relaxed);
+            open.is_over.store(true, Ordering::Relaxed);
             tracing::debug!(
                 backup = id,
                 bytes = done_bytes,
@@ -238,7 +276,7 @@ impl Api {
 
     /// Whether a snapshot may still come. A full disk holds it up for as long as it is full, which nobody is to wait
     /// for without being told.
-    fn may_wait_on(&self, call: &Call, id: u64, open: &Open) -> Result<(), CallStatus> {
+    fn may_wait_on(&self, open: &Open) -> Result<(), GivenUp> {
         let (code, reason, message) = if let Some(why) =
             self.consensus.comparisons().why_it_differs()
         {
@@ -256,9 +294,7 @@ impl Api {
         } else {
             return Ok(());
         };
-        self.backups.lock().remove(&id);
-        tracing::warn!(backup = id, reason, "a backup was given up: no snapshot could be built");
-        Err(self.finish_with_leader(call, StatusBuilder::new(code, reason, message)))
+        Err(GivenUp { code, reason, message })
     }
 
     /// A state that differs is no source of backups, also not of one that nobody promised anything of.
@@ -271,10 +307,10 @@ impl Api {
 
     fn begin_backup(&self, index: u64) -> Open {
         let parts = backup::begin(&*self.node.threads, self.consensus.clone(), index);
-        let source = Source { parts, taken: 0, last: Part::default() };
+        let source = Source { parts, taken: 0, last: Part::default(), given_up: None };
         let now = Instant::now();
         let source = tokio::sync::Mutex::new(source);
-        Open { began: now, is_made: AtomicBool::default(), last_used: Mutex::new(now), source }
+        Open { began: now, is_over: AtomicBool::default(), last_used: Mutex::new(now), source }
     }
 
     fn no_such_backup(&self, call: &Call) -> CallStatus {

@@ -19,15 +19,19 @@ use tally_proto::backup::{BLOCK_BYTES_MAX, Footer, Header, Writer};
 use tokio::{sync::mpsc, time::sleep};
 
 use crate::{
-    consensus::Consensus,
+    consensus::{Consensus, snapshots::NotBegun},
     env::Threads,
     machine::{
         keys::Space,
         limits,
         records::{Meta, Record},
+        reply::Refusal,
         restore::{self, is_in_backup},
     },
-    storage::{snapshot::receive::SnapshotRecords, state::StateError},
+    storage::{
+        snapshot::{reader::SnapshotError, receive::SnapshotRecords},
+        state::StateError,
+    },
 };
 
 /// A part has at least so many bytes, but for the last.
@@ -57,12 +61,38 @@ pub(crate) struct Part {
     pub(crate) total_bytes: u64,
 }
 
+/// Why there is no backup.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotMade {
+    /// The state is a part of what is being restored, or of what is taken back of it. It ends by itself.
+    #[error("{}", Refusal::RestoreUnderWay)]
+    RestoreUnderWay,
+    /// There is no snapshot to read it from, and no room for one, as a sentence.
+    #[error("a backup is read from a snapshot, and {0}")]
+    NoRoom(String),
+    /// The state can't be read, or is not what was written.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<StateError> for NotMade {
+    fn from(error: StateError) -> Self {
+        NotMade::Failed(error.to_string())
+    }
+}
+
+impl From<SnapshotError> for NotMade {
+    fn from(error: SnapshotError) -> Self {
+        StateError::from(error).into()
+    }
+}
+
 /// Makes a backup that reaches an entry, which this node has applied. Parts come in order; dropped, it is given up.
 pub(crate) fn begin(
     threads: &dyn Threads,
     consensus: Consensus,
     index: u64,
-) -> mpsc::Receiver<Result<Part, String>> {
+) -> mpsc::Receiver<Result<Part, NotMade>> {
     let (sender, parts) = mpsc::channel(PARTS_AHEAD);
     let making = async move {
         let made = async {
@@ -78,10 +108,10 @@ pub(crate) fn begin(
                 }
             }
         };
-        let made: Result<(), StateError> = made.await;
-        if let Err(error) = made {
+        let made: Result<(), NotMade> = made.await;
+        if let Err(why) = made {
             // Whoever asked may have gone.
-            let _ = sender.send(Err(error.to_string())).await;
+            let _ = sender.send(Err(why)).await;
         }
     };
     threads.run_blocking("tally-backup", Box::pin(making));
@@ -102,7 +132,7 @@ impl Maker {
         consensus: &Consensus,
         index: u64,
         given_up: impl Future<Output = ()>,
-    ) -> Result<Option<Maker>, StateError> {
+    ) -> Result<Option<Maker>, NotMade> {
         let mut given_up = std::pin::pin!(given_up);
         loop {
             let state = consensus.state();
@@ -111,9 +141,12 @@ impl Maker {
             if reaches && let Some(records) = state.open_snapshot_records().await? {
                 return Maker::begin(consensus, records).await.map(Some);
             }
-            // Raft builds one at a time, and is asked again for what it did not begin.
-            if consensus.raft().trigger().snapshot().await.is_err() {
-                return Ok(None);
+            // One is built at a time, so this is asked again for what was not begun. Where there is no room for one nobody is
+            // to wait, and nothing is built on for somebody who has been refused.
+            match consensus.ask_for_snapshot().await {
+                Ok(()) => {}
+                Err(NotBegun::NoRoom(why)) => return Err(NotMade::NoRoom(why)),
+                Err(NotBegun::ShuttingDown) => return Ok(None),
             }
             tokio::select! {
                 () = &mut given_up => return Ok(None),
@@ -123,19 +156,25 @@ impl Maker {
     }
 
     /// Reads the first records, of which the first of all speaks for the whole state.
-    async fn begin(
-        consensus: &Consensus,
-        mut records: SnapshotRecords,
-    ) -> Result<Maker, StateError> {
+    ///
+    /// **Claim.** No backup has a part of a restore. Whether one is under way is in the record of the whole state, which is
+    /// written in the commit of the entry that begins or ends it; a snapshot is of one moment between two commits, and it
+    /// alone is what the backup is made of. So it is asked here, of the very records that would be copied: whatever was
+    /// looked at before is about another moment, and a restore may begin between that look and the snapshot. What breaks
+    /// it: a way to a backup that does not lead through here. (`a_state_that_is_being_restored_is_not_backed_up`.)
+    async fn begin(consensus: &Consensus, mut records: SnapshotRecords) -> Result<Maker, NotMade> {
         let block = records.next_block().await?.unwrap_or_default();
         let meta = block.iter().find(|(key, _)| key[..] == [Space::Meta as u8]);
         let meta = match meta.map(|(_, value)| Meta::decode(value)) {
             Some(Ok(meta)) => meta,
             Some(Err(error)) => {
-                return Err(StateError::Fatal(format!("reading a snapshot: {error}")));
+                return Err(NotMade::Failed(format!("reading a snapshot: {error}")));
             }
             None => Meta::default(),
         };
+        if meta.restore.is_under_way() {
+            return Err(NotMade::RestoreUnderWay);
+        }
         let last = records.info().last_log_id;
         let header = Header {
             cluster_id: meta.cluster_id,

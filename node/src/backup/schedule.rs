@@ -3,7 +3,9 @@
 //!
 //! Where they go is a [`Destination`], which gives a name only to what it has found right. Older ones are removed
 //! behind a new one that is right, and never else. One that fails is tried again, later each time, for as long as the
-//! node runs: a node that gave up would be one whose backups nobody misses until they are needed.
+//! node runs: a node that gave up would be one whose backups nobody misses until they are needed. While a backup is being
+//! restored into the cluster none is made, as it would be one of a part of it; that ends, so it is not tried later each
+//! time.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -18,6 +20,7 @@ use super::{Maker, Part, names::Names};
 use crate::{
     consensus::{Consensus, cluster_id::format_cluster_id, read::Level},
     env::Clock,
+    machine::query,
 };
 
 /// How long a backup waits for a read index: without a quorum it is tried again later.
@@ -71,6 +74,9 @@ pub(crate) trait Parts: Send {
 pub(crate) trait Source: Send + Sync {
     /// Begins one that has all that was acknowledged before.
     async fn begin(&self) -> Result<Box<dyn Parts>, String>;
+
+    /// There is none now because a backup is being restored.
+    fn is_being_restored(&self) -> bool;
 }
 
 /// Where backups go.
@@ -100,6 +106,10 @@ impl Source for Consensus {
         let maker = Maker::open_patiently(self, index, std::future::pending()).await;
         let maker = maker.map_err(|error| error.to_string())?;
         Ok(Box::new(maker.ok_or_else(|| "the node is shutting down".to_owned())?))
+    }
+
+    fn is_being_restored(&self) -> bool {
+        query::meta(&self.state().view()).restore.is_under_way()
     }
 }
 
@@ -228,7 +238,10 @@ impl Keeper {
                         counts.failed += 1;
                         counts.error = problem;
                     });
-                    self.failed_in_a_row = self.failed_in_a_row.saturating_add(1);
+                    self.failed_in_a_row = match source.is_being_restored() {
+                        true => 1,
+                        false => self.failed_in_a_row.saturating_add(1),
+                    };
                     let retry = self.retry_after().as_millis() as u64;
                     self.clock.wall_ms().saturating_add(retry)
                 }

@@ -69,6 +69,10 @@ impl Source for State {
         let footer = writer.finish();
         Ok(Box::new(Bytewise { header, footer, left: writer.take() }))
     }
+
+    fn is_being_restored(&self) -> bool {
+        false
+    }
 }
 
 #[async_trait::async_trait]

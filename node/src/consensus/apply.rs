@@ -434,6 +434,17 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
                     tracing::error!(%error, "no snapshot is built");
                     tokio::time::sleep(PAUSE_AFTER_ROTTEN).await;
                 }
+                // openraft can't be told so either. Nothing is written before there is room for more than what was.
+                Err(error @ StateError::NoRoomForSnapshot { .. }) => {
+                    tracing::warn!(%error, "a snapshot finds no room; it is begun again when there is some");
+                    let has_room = async || {
+                        let bytes = self.state.next_snapshot_bytes();
+                        self.state.has_room_for(bytes).await.unwrap_or(false)
+                    };
+                    while !has_room().await {
+                        tokio::time::sleep(PAUSE_AFTER_FULL_DISK).await;
+                    }
+                }
                 Err(StateError::NoRoomToFlush) => tokio::time::sleep(PAUSE_AFTER_FULL_DISK).await,
                 Err(error) => return Err(io::Error::other(error)),
             }

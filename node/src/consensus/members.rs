@@ -220,7 +220,8 @@ impl Consensus {
             Err(Error::NotProposed(NotProposed::NotLeader(_))) => Err(MemberError::NotLeader),
             Err(Error::NotProposed(NotProposed::NoQuorum { .. })) => Err(MemberError::NoQuorum),
             Err(Error::NotProposed(NotProposed::ShuttingDown)) => Err(MemberError::ShuttingDown),
-            Err(error) => Err(MemberError::NotNow(error.to_string())),
+            Err(Error::NotProposed(error)) => Err(MemberError::NotNow(error.to_string())),
+            Err(Error::Unknown(error)) => Err(MemberError::Unknown(error.to_string())),
         }
     }
 
@@ -249,9 +250,31 @@ impl Consensus {
             self.swap_in(node_id, voters).await?;
             return Ok(plan);
         }
-        let change = ChangeMembers::AddVoterIds(BTreeSet::from([node_id]));
-        self.raft().change_membership(change, false).await?;
+        self.change_voters(ChangeMembers::AddVoterIds(BTreeSet::from([node_id]))).await?;
         Ok(plan)
+    }
+
+    /// Changes the membership, by two entries where voters change: a joint one, and behind that the one that ends it.
+    ///
+    /// **Claim.** [`MemberError::NotLeader`] means that nothing was written. openraft answers with the one error of one who
+    /// does not lead before the first entry and before the second, when leadership was lost between them, or is being handed
+    /// over. In the latter case the joint entry is committed, and the change is ended by whoever leads next
+    /// ([`Self::end_open_changes`]): that it was not applied would be false. The two are told apart by the last membership
+    /// in this node's log: openraft shows that in its metrics as soon as it is appended, so long before the entry is
+    /// committed, which it waits for between the two. One that came from another leader meanwhile makes an unknown outcome
+    /// of a change that was not written, which is the safe way round. What breaks it: a membership that is compared by its
+    /// voters, which a later entry may have as well.
+    async fn change_voters(&self, change: ChangeMembers<u64, Member>) -> Result<(), MemberError> {
+        let last = || *self.leadership().metrics().membership_config.log_id();
+        let before = last();
+        match self.raft().change_membership(change, false).await {
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) if last() != before => {
+                Err(MemberError::Unknown(
+                    "leadership was lost between the two entries of the change; the next leader ends it".to_owned(),
+                ))
+            }
+            changed => Ok(changed.map(drop)?),
+        }
     }
 
     /// A change of the voters has begun and not ended.
@@ -298,9 +321,7 @@ impl Consensus {
     /// The node is in one of the two sets, so it may be a voter of the one alone that is to come; it was
     /// asked for, and the others decide without the old set from then on.
     async fn finish_promotion(&self, node_id: u64) -> Result<(), MemberError> {
-        let change = ChangeMembers::AddVoterIds(BTreeSet::from([node_id]));
-        self.raft().change_membership(change, false).await?;
-        Ok(())
+        self.change_voters(ChangeMembers::AddVoterIds(BTreeSet::from([node_id]))).await
     }
 
     /// Takes a member out. One that is none any more is removed already. Before that its id is retired, so that no
@@ -326,7 +347,7 @@ impl Consensus {
             true => ChangeMembers::RemoveVoters(ids),
             false => ChangeMembers::RemoveNodes(ids),
         };
-        self.raft().change_membership(change, false).await?;
+        self.change_voters(change).await?;
         Ok(plan)
     }
 

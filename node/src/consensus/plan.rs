@@ -354,6 +354,16 @@ impl Consensus {
             ));
             return plan;
         }
+        // A removal writes that first. The record of one that is retired is never one of a drained node, so a drain would
+        // be answered with "done" and nothing else.
+        let record = node_id_record(&self.state().view(), node_id);
+        if !undo && record.is_some_and(|record| record.retired) {
+            plan.refusal = Some(format!(
+                "node {node_id} is about to be taken out, or its removal stopped half-way: its id is retired, and it can't \
+                 be drained any more. Give its removal again (`tally cluster remove {node_id}`)"
+            ));
+            return plan;
+        }
         let (drained, leads) = (self.drained(), node_id == self.node_id());
         plan.is_so = drained.contains(&node_id) != undo && (undo || !leads);
         if plan.is_so || undo {

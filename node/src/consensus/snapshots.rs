@@ -18,11 +18,17 @@ use std::{
 
 use openraft::{async_runtime::WatchReceiver, errors::Fatal};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior},
 };
 
-use super::{Consensus, members::MemberError, raft::Raft, sending::Sending, types::TypeConfig};
+use super::{
+    Consensus,
+    members::MemberError,
+    raft::Raft,
+    sending::{Purge, Sending},
+    types::TypeConfig,
+};
 use crate::{
     env::storage_guard::StorageGuard,
     storage::{state::StateStore, wal::Wal},
@@ -45,6 +51,15 @@ const PURGE_BATCH_MAX: u64 = 256;
 /// Who asks for snapshots beside those that are due: a few operators.
 pub const ASKED_MAX: usize = 16;
 
+/// Why none was begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotBegun {
+    /// The disk has no room for one, as a sentence.
+    NoRoom(String),
+    /// The node is shutting down.
+    ShuttingDown,
+}
+
 /// Asks for a snapshot now. The answer is why there can be none, or that it is begun, or there.
 pub type SnapshotAsked = oneshot::Sender<Result<(), String>>;
 
@@ -62,16 +77,24 @@ impl Consensus {
                 let how_far = format!("the snapshot is not stored yet: it ends at {built}");
                 return Err(MemberError::Unknown(how_far));
             }
-            let (asked, answered) = oneshot::channel();
-            if self.inner.snapshots.send(asked).await.is_err() {
-                return Err(MemberError::ShuttingDown);
-            }
-            match answered.await {
-                Ok(Ok(())) => {}
-                Ok(Err(reason)) => return Err(MemberError::NotNow(reason)),
-                Err(_) => return Err(MemberError::ShuttingDown),
-            }
+            self.ask_for_snapshot().await.map_err(|not_begun| match not_begun {
+                NotBegun::NoRoom(reason) => MemberError::NotNow(reason),
+                NotBegun::ShuttingDown => MemberError::ShuttingDown,
+            })?;
             tokio::time::sleep_until(until.min(Instant::now() + WAITED_INTERVAL)).await;
+        }
+    }
+
+    /// Has a snapshot begun of what is applied now, if there is room for one. Nothing more is begun where one is being
+    /// built: whether that one reaches far enough is seen when it is there.
+    pub async fn ask_for_snapshot(&self) -> Result<(), NotBegun> {
+        let (asked, answered) = oneshot::channel();
+        if self.inner.snapshots.send(asked).await.is_err() {
+            return Err(NotBegun::ShuttingDown);
+        }
+        match answered.await {
+            Ok(begun) => begun.map_err(NotBegun::NoRoom),
+            Err(_) => Err(NotBegun::ShuttingDown),
         }
     }
 }
@@ -96,6 +119,8 @@ pub struct SnapshotBuilds {
     pub sending: Sending,
     /// Whether there is room for one.
     pub guard: Arc<StorageGuard>,
+    /// Whether the log has to give back what it keeps for others.
+    pub disk_nearly_full: watch::Receiver<bool>,
     /// Bytes of a round.
     pub after_bytes: u64,
     /// Entries of a round.
@@ -144,10 +169,16 @@ impl SnapshotBuilds {
             if !is_due && asked.is_none() {
                 continue;
             }
-            // As large as the last one, or as the state where there is none. A snapshot that takes the
-            // room of the next flush would end the process.
-            let size = current.map(|snapshot| snapshot.size);
-            let size = size.unwrap_or_else(|| self.state.size_bytes().unwrap_or(0));
+            // Who asks, asks again and again, also beside what is written of the snapshot that is wanted.
+            let asked = match asked {
+                Some(asked) if self.state.is_building_snapshot() => {
+                    let _ = asked.send(Ok(()));
+                    continue;
+                }
+                asked => asked,
+            };
+            // A snapshot that takes the room of the next flush would end the process.
+            let size = self.state.next_snapshot_bytes();
             let has_room = self.guard.has_room_for(size).await.unwrap_or(false);
             let is_begun = if has_room {
                 bytes_at_last = Some(appended);
@@ -183,7 +214,9 @@ impl SnapshotBuilds {
         let Some(upto) = by_entries.max(by_bytes).filter(|upto| *upto > purged) else {
             return Ok(());
         };
-        let upto = self.sending.held(upto).map_or(upto, |held| held.min(upto));
+        let disk_nearly_full = *self.disk_nearly_full.borrow();
+        let held = self.sending.held(Purge { upto, disk_nearly_full });
+        let upto = held.map_or(upto, |held| held.min(upto));
         if upto <= purged {
             return Ok(());
         }

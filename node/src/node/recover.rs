@@ -212,10 +212,10 @@ async fn look(
 
 /// Refuses what would lose more than it has to.
 fn judged(found: Found, last: &LastMembership) -> Result<Found, RecoverError> {
-    let there: BTreeMap<u64, u64> = found
+    let there: BTreeMap<u64, There> = found
         .others
         .iter()
-        .filter_map(|other| Some((other.node_id, other.answered.as_ref().ok()?.held_index)))
+        .filter_map(|other| Some((other.node_id, *other.answered.as_ref().ok()?)))
         .collect();
     let node_id = found.node_id;
     let newer = found.others.iter().find_map(|other| {
@@ -237,16 +237,51 @@ fn judged(found: Found, last: &LastMembership) -> Result<Found, RecoverError> {
             ids(&found.voters)
         ));
     }
-    let furthest = there.iter().max_by_key(|(_, held)| **held);
-    if let Some((other, held)) = furthest.filter(|(_, held)| **held > found.last.1) {
+    let (term, index) = found.last;
+    if let Some((other, there)) = with_more(&there, found.last) {
+        let its = match there.last {
+            Some((term, index)) => format!("its log ends at index {index}, term {term}"),
+            None => format!("holds the log up to committed entry {}", there.held_index),
+        };
         return refused(format!(
-            "node {other} answers, and holds the log up to committed entry {held}; this one ends at {}. Less is lost if \
-             node {other} is the one that goes on: stop it, and recover it instead. (If it must not be, stop it, and \
-             do this again.) Nothing was changed",
-            found.last.1
+            "node {other} answers, and {its}; this one's ends at index {index}, term {term}. A log whose last term is higher \
+             has all that was committed before, whatever the indexes. Less is lost if node {other} is the one that goes \
+             on: stop it, and recover it instead. (If it must not be, stop it, and do this again.) Nothing was changed"
         ));
     }
     Ok(found)
+}
+
+/// Whether another node's log holds what one that ends at this term and index may lack.
+///
+/// **Claim.** Of two logs the one that ends in the higher term, and with one term the longer one, holds every committed
+/// entry that either of them holds.
+///
+/// **It relies on** what Raft's elections rely on (section 5.4): a leader has all that was committed in terms before its
+/// own, and two logs with an entry of one index and term are the same up to it.
+///
+/// **The steps.** The last entry of the one log is of a leader of its term, so that log is this leader's up to there. What
+/// was committed in an earlier term that leader had before its first entry, so it is in that log, too. What was committed
+/// in the same term was this leader's as well, at an index up to the end of a log that ends in this term: the longer one
+/// has it. So an index says nothing between two terms: entries that a leader without a quorum wrote make its log the
+/// longer one, and what others acknowledged in a later term is not in it.
+///
+/// An older release says only up to where what it holds is committed. That is compared with the index, which can be wrong
+/// in that very case: all that could be done is to refuse wherever such a node answers.
+///
+/// **What breaks it:** a comparison by index alone (`a_later_term_is_further_than_a_longer_log`).
+fn has_more(there: &There, (term, index): (u64, u64)) -> bool {
+    match there.last {
+        Some(last) => last > (term, index),
+        None => there.held_index > index,
+    }
+}
+
+/// Who has most, of those that have more than a log that ends so: by the ends of their logs, and of those that do not say
+/// them by what is committed.
+fn with_more(there: &BTreeMap<u64, There>, own: (u64, u64)) -> Option<(u64, There)> {
+    let with_more = there.iter().filter(|(_, it)| has_more(it, own));
+    with_more.max_by_key(|(_, it)| (it.last, it.held_index)).map(|(id, it)| (*id, *it))
 }
 
 /// Asks the other members whether they are there.
@@ -331,5 +366,41 @@ impl Opened {
             audit.close(Instant::now() + AUDIT_LOG_GRACE).await;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn there(held_index: u64, last: Option<(u64, u64)>) -> There {
+        There { held_index, last, left_behind_in: 0 }
+    }
+
+    /// A leader that was cut off wrote up to entry 25 of term 3; the others went on without it in term 4.
+    #[test]
+    fn a_later_term_is_further_than_a_longer_log() {
+        for (other, own, is_further) in [
+            (there(23, Some((4, 23))), (3, 25), true),
+            (there(20, Some((3, 25))), (4, 23), false),
+            (there(20, Some((3, 26))), (3, 25), true),
+            (there(20, Some((3, 25))), (3, 25), false),
+            (there(20, Some((3, 24))), (3, 25), false),
+            (there(26, None), (3, 25), true),
+            (there(25, None), (3, 25), false),
+        ] {
+            assert_eq!(has_more(&other, own), is_further, "{other:?} beside {own:?}");
+        }
+    }
+
+    #[test]
+    fn who_is_named_has_more_than_all_that_answer() {
+        let mut all =
+            BTreeMap::from([(1, there(20, Some((3, 30)))), (2, there(23, Some((4, 23))))]);
+        assert_eq!(with_more(&all, (3, 25)).map(|(id, _)| id), Some(2));
+        assert_eq!(with_more(&all, (4, 23)), None);
+        // One of an older release, beside one that has less.
+        all.insert(3, there(40, None));
+        assert_eq!(with_more(&all, (4, 23)).map(|(id, _)| id), Some(3));
     }
 }

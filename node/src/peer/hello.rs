@@ -345,6 +345,8 @@ impl Greeter {
         }
         response.client_address.clone_from(&self.client_address);
         response.promised = Some(self.promised().await);
+        response.last_log_id =
+            self.log.last().map(|last| wire::LogId { term: last.term, index: last.index });
         response.compares_states = true;
         Ok(response)
     }

@@ -393,13 +393,18 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         };
         match sent {
             Ok(Ok(response)) => {
-                let elapsed_ms = began.elapsed().as_millis() as u64;
-                tracing::info!(node, index, bytes, elapsed_ms, "a snapshot was sent");
-                self.peers.forget_snapshot(node);
-                on_its_way.arrived();
-                convert::vote_from_wire(response.into_inner().ballot.as_ref())
-                    .map(SnapshotResponse::new)
-                    .map_err(|error| StreamingError::Network(network_error(error)))
+                let its = convert::vote_from_wire(response.into_inner().ballot.as_ref())
+                    .map_err(|error| StreamingError::Network(network_error(error)))?;
+                // Whoever knows a later leader answers so, and has installed nothing.
+                if its > vote {
+                    not_sent("it knows a later leader, or another candidate");
+                } else {
+                    let elapsed_ms = began.elapsed().as_millis() as u64;
+                    tracing::info!(node, index, bytes, elapsed_ms, "a snapshot was sent");
+                    self.peers.forget_snapshot(node);
+                    on_its_way.arrived();
+                }
+                Ok(SnapshotResponse::new(its))
             }
             Ok(Err(status)) => {
                 not_sent(status.message());

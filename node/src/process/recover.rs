@@ -20,6 +20,7 @@ use crate::{
         recover::{self, Found, RecoverError, ids},
         system_error_needs_a_person,
     },
+    peer::hello::There,
     storage::real_disk::RealDisk,
 };
 
@@ -156,8 +157,11 @@ fn text(found: &Found, wanted: bool) -> String {
     for other in &found.others {
         let what = if other.is_voter { "voter  " } else { "learner" };
         let said = match &other.answered {
-            Ok(there) => {
-                format!("answers; holds the log up to committed entry {}", there.held_index)
+            Ok(There { held_index, last: Some((term, index)), .. }) => format!(
+                "answers; its log ends at index {index}, term {term}, and is known committed up to {held_index}"
+            ),
+            Ok(There { held_index, last: None, .. }) => {
+                format!("answers; holds the log up to committed entry {held_index}")
             }
             Err(why) => format!("does not answer ({why})"),
         };

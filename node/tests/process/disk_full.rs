@@ -113,6 +113,10 @@ struct Small {
 
 impl Small {
     async fn start(test: &str, nodes: u64) -> Option<Small> {
+        Small::start_with(test, nodes, &[]).await
+    }
+
+    async fn start_with(test: &str, nodes: u64, flags: &[&'static str]) -> Option<Small> {
         let dir = TestDir::new(test);
         let root = dir.path().join("disks");
         let mounted: Result<Vec<SmallDisk>, _> = (1..=nodes)
@@ -125,7 +129,10 @@ impl Small {
                 return None;
             }
         };
-        let mut cluster = Cluster::at(dir, &root, nodes, &SMALL);
+        // A flag is given once.
+        let kept = SMALL.chunks(2).filter(|small| !flags.contains(&small[0])).flatten().copied();
+        let flags: Vec<&str> = kept.chain(flags.iter().copied()).collect();
+        let mut cluster = Cluster::at(dir, &root, nodes, &flags);
         for node in &mut cluster.nodes {
             node.put_data_at(&root.join(format!("disk-{}", node.id)).join("data"));
         }
@@ -494,4 +501,58 @@ async fn no_room_for_a_snapshot() {
         small.cluster.assert_running();
     }
     book.audit(&client).await;
+}
+
+/// A backup of a state that compresses well: nothing says beforehand how large its snapshot is. It is refused before the
+/// room is taken that writes need, and nothing is built on for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_without_room_is_refused_and_writes_go_on() {
+    // No snapshot comes before that of the backup.
+    let flags = ["--snapshot-after-log-bytes", "1073741824"];
+    let started = Small::start_with("no-room-backup", 1, &flags);
+    let Some(mut small) = started.await else { return };
+    let client = small.cluster.client();
+    for number in 0..40 {
+        client.keys().put(format!("k/{number}"), vec![7; 1 << 20]).await.expect("there is room");
+    }
+    small.disk(1).fill_but(32 * MIB);
+    add_once(&client, "probe").await.expect("32 MiB are left");
+    // Without the patience of the others: it would be asked again until there is room.
+    let impatient = Client::builder(small.cluster.addresses()).deadline(Duration::from_secs(20));
+    let refusal = match impatient.build().expect("addresses").backup().await {
+        Ok(mut backup) => loop {
+            match backup.next().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("there is no room for its snapshot"),
+                Err(error) => break error,
+            }
+        },
+        Err(error) => error,
+    };
+    assert_eq!(refusal.reason(), reason::DISK_NEARLY_FULL, "{refusal}");
+    assert!(refusal.message().contains("snapshot"), "{refusal}");
+    // Longer than a builder that begins again would wait.
+    let until = Instant::now() + Duration::from_secs(7);
+    let mut least = u64::MAX;
+    while Instant::now() < until {
+        least = least.min(small.disk(1).free());
+        add_once(&client, "probe").await.expect("a backup costs no write its room");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    report(&format!("a_backup_without_room: {least} bytes were free at least, afterwards"));
+    let log = small.cluster.node(1).log_text();
+    assert!(!log.contains("writes are refused"), "{log}");
+    assert!(least > 24 * MIB, "what was written of it is gone, and it is not begun again");
+
+    small.disk(1).clear();
+    let made = eventually("a backup", || async {
+        let mut backup = client.backup().await.ok()?;
+        let mut bytes = 0;
+        while let Some(part) = backup.next().await.ok()? {
+            bytes += part.data.len();
+        }
+        Some(bytes)
+    });
+    assert!(made.await > 0);
+    small.cluster.assert_running();
 }

@@ -252,6 +252,75 @@ async fn what_only_the_lost_nodes_held_is_gone_and_not_mistaken() {
     assert_eq!(client.counter("hits").get().await.expect("one voter").value, 2);
 }
 
+/// A leader that lost its quorum wrote on, so its log is the longest; but what the others acknowledged without it, in the
+/// next term, it does not have. A node that has it answers, and it is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_longer_log_of_an_earlier_term_is_refused_where_a_later_one_is_there() {
+    // Each write that waits for its majority can have an entry of its own.
+    let mut cluster = Cluster::started("recover-terms", 5, &["--entries-in-flight", "64"]).await;
+    let client = cluster.client();
+    client.counter("acked").add(1).await.expect("a quorum");
+    let (old, _) = cluster.leader().await;
+    let alone = Client::builder([cluster.node(old).client.clone()]).build().expect("a client");
+    alone.counter("known").add(1).await.expect("a quorum, and a session");
+    cluster.caught_up().await;
+    let others: Vec<u64> = (1..=5).filter(|id| *id != old).collect();
+    others.iter().for_each(|id| cluster.node(*id).kill());
+    // More than the next term will have.
+    let mut unknown = Vec::new();
+    for _ in 0..40 {
+        let counter = alone.counter("unknown");
+        let write = async move { counter.add(1).deadline(Duration::from_secs(2)).await };
+        unknown.push(tokio::spawn(write));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for write in unknown {
+        write.await.expect("it ends").expect_err("nobody else is there");
+    }
+    cluster.node(old).kill();
+    others.iter().for_each(|id| cluster.node(*id).start());
+    let value = eventually("the others go on", || async {
+        Some(client.counter("acked").add(41).deadline(Duration::from_secs(2)).await.ok()?.value)
+    })
+    .await;
+    assert!(value >= 42, "{value}");
+    eventually("each of them has it", || async {
+        for id in &others {
+            let (node, level) = (&cluster.nodes[*id as usize - 1], ReadLevel::Local);
+            let at = Client::builder([node.client.clone()]).build().ok()?;
+            let read = at.counter("acked").get().level(level).await.ok()?;
+            if read.value != value {
+                return None;
+            }
+        }
+        Some(())
+    })
+    .await;
+    let kept = others[0];
+    others[1..].iter().for_each(|id| cluster.node(*id).kill());
+    let refused = recover(&mut cluster, old, &[FLAG]).await;
+    let refused = refused.ended(
+        REFUSED,
+        &[&format!("node {kept} answers, and its log ends at index"), "Nothing was changed"],
+    );
+    let ends: Vec<u64> = refused
+        .said
+        .split("ends at index ")
+        .skip(1)
+        .filter_map(|it| it.split(',').next()?.parse().ok())
+        .collect();
+    assert!(ends.len() == 2 && ends[1] > ends[0], "the longer log is the lesser one: {ends:?}");
+    // The other way round nothing is in the way.
+    cluster.node(kept).kill();
+    recover(&mut cluster, kept, &[FLAG]).await.ended(0, &["every write that only the nodes"]);
+    cluster.node(kept).start();
+    let read = eventually("it goes on", || async {
+        Some(client.counter("acked").get().deadline(Duration::from_secs(2)).await.ok()?.value)
+    })
+    .await;
+    assert_eq!(read, value);
+}
+
 /// Directories that are none of a node.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_directory_is_refused_and_stays_as_it_is() {

@@ -191,6 +191,62 @@ async fn a_node_makes_backups_by_itself_and_keeps_the_newest() {
     assert!(again.last_revision >= header.revision, "{again:?}, {header:?}");
 }
 
+/// What is restored so far is no state of anybody's: neither the schedule nor a client gets a backup of it, and both do
+/// once it is whole.
+#[tokio::test]
+async fn a_state_that_is_being_restored_is_not_backed_up() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("backups").to_str().expect("text").to_owned();
+    let mut from = Cluster::started("restored-from", 1, &[]).await;
+    for key in 0..300 {
+        from.client().keys().put(format!("k/{key}"), vec![7; 4096]).await.unwrap();
+    }
+    let (header, footer, blocks) = read(&back_up(&from.client()).await);
+    assert!(blocks.len() > 1, "{} blocks", blocks.len());
+    from.kill_all();
+
+    let flags = ["--backup-dir", &*path, "--backup-interval-ms", "1000", "--backups-kept", "1"];
+    let mut cluster = Cluster::started("restored-half", 1, &flags).await;
+    let client = cluster.client();
+    client.begin_restore(&header, &footer).await.unwrap();
+    client.restore_block(0, blocks[0].clone()).await.unwrap();
+    // Without the patience of the others: it would be asked again until the restore is over.
+    let impatient = Client::builder(cluster.addresses()).deadline(Duration::from_secs(2));
+    let refused = impatient.build().expect("addresses").backup().await;
+    let refused = refused.expect_err("it is refused");
+    assert_eq!(refused.reason(), reason::RESTORE_UNDER_WAY, "{refused}");
+    let told = async |cluster: &mut Cluster| {
+        let status = cluster.node(1).status().await.expect("it answers");
+        status.backups.expect("it makes them")
+    };
+    // One that was begun before may come to its end; each later one fails.
+    let failed = told(&mut cluster).await.failed;
+    let refused = || async {
+        let backups = cluster.nodes[0].status().await?.backups?;
+        (backups.failed >= failed + 3).then_some(backups)
+    };
+    let refused = crate::support::eventually("it refuses", refused).await;
+    assert!(refused.error.contains("restored"), "{refused:?}");
+    let entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
+    for made in entries.map(|entry| entry.path()).filter(|it| it.extension().is_some()) {
+        if made.extension().is_some_and(|end| end == "backup") {
+            let (header, _, _) = read(&std::fs::read(made).expect("it can be read"));
+            assert_eq!((header.keys, header.restore_epoch), (0, 0), "from before the restore");
+        }
+    }
+    for (number, block) in (0..).zip(&blocks).skip(1) {
+        client.restore_block(number, block.clone()).await.unwrap();
+    }
+    client.finish_restore(&footer).await.unwrap();
+    let whole = || async {
+        let backups = cluster.nodes[0].status().await?.backups?;
+        (backups.error.is_empty() && backups.last_revision > header.revision).then_some(backups)
+    };
+    crate::support::eventually("it goes on", whole).await;
+    let (again, _, _) = read(&back_up(&client).await);
+    assert_eq!((again.keys, again.restore_epoch), (300, header.restore_epoch + 1));
+}
+
 async fn audit(client: &Client, header: &Header, acknowledged: &BTreeMap<(u64, u64), u64>) {
     for writer in 0..WRITERS {
         let restored = client.counter(format!("drill/{writer}")).get().await.unwrap().value;

@@ -128,6 +128,9 @@ pub struct HelloResponse {
     /// As in HelloRequest.
     #[prost(message, optional, tag = "10")]
     pub formats: ::core::option::Option<Formats>,
+    /// The last entry of its log, committed or not; absent: its log is empty, or it is of a release from before nodes said so.
+    #[prost(message, optional, tag = "11")]
+    pub last_log_id: ::core::option::Option<LogId>,
     /// The cluster went on without the caller, in this epoch; 0: not that the node that answers knows.
     #[prost(uint64, tag = "20")]
     pub left_behind_in: u64,

@@ -40,6 +40,8 @@ pub struct Asker<'a> {
 pub struct There {
     /// The last entry that it knows to be committed and holds.
     pub held_index: u64,
+    /// Term and index of the last entry of its log, committed or not. Older releases do not say it.
+    pub last: Option<(u64, u64)>,
     /// It is of this epoch, in which the asker is no member any more; 0: it is not.
     pub left_behind_in: u64,
 }
@@ -76,7 +78,8 @@ pub async fn is_there(
         return Err("a node with another data directory answers there".to_owned());
     }
     let held_index = response.promised.map_or(0, |promised| promised.held_index);
-    Ok(There { held_index, left_behind_in: response.left_behind_in })
+    let last = response.last_log_id.map(|last| (last.term, last.index));
+    Ok(There { held_index, last, left_behind_in: response.left_behind_in })
 }
 
 impl Greeter {

@@ -45,6 +45,11 @@ impl SnapshotWriter {
         Ok(())
     }
 
+    /// Bytes so far.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
     /// Ends the file and makes its bytes durable; answers with its length. Its name is up to the
     /// caller.
     pub async fn finish(mut self) -> io::Result<u64> {

@@ -19,6 +19,12 @@ pub enum StateError {
     /// later flush writes it.
     #[error("the disk has no room for a flush of the state")]
     NoRoomToFlush,
+    /// A snapshot finds no room beside what is held for flushes. What was written of it is removed. It needs more than this.
+    #[error("the disk has no room for a snapshot of {bytes} bytes or more beside the reserve")]
+    NoRoomForSnapshot {
+        /// Bytes that were written and the next ones, for which there was no room.
+        bytes: u64,
+    },
     /// Its records are not those that were written: their hash is another one. Nothing is made of them.
     #[error(
         "the state after entry {applied} does not hold what was written to it: its hash is {counted}, and was {written}"

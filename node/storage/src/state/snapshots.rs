@@ -8,6 +8,7 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use tally_seeded_bugs as seeded_bugs;
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::{
     byte_store::ByteStore,
-    disk::{OpenMode, open_patiently, remove_if_there},
+    disk::{OpenMode, is_exhausted, is_full, open_patiently, remove_if_there},
     log_id::LogId,
     snapshot::{
         SnapshotInfo,
@@ -34,10 +35,19 @@ use crate::{
     },
 };
 
+/// Bytes of a snapshot between two looks at the room on the disk: little beside any reserve, and many beside a look.
+const ROOM_EVERY_BYTES: u64 = 1 << 20;
+
+/// For so long it is known that a snapshot needs more than there was room for. Meanwhile the state may have become smaller,
+/// which nothing else says: then it is tried again, and takes what is not reserved of the disk once more.
+const LACKED_FOR: Duration = Duration::from_secs(600);
+
 /// What the state store knows about its snapshot files.
 #[derive(Debug, Default)]
 pub(super) struct Snapshots {
     current: Mutex<Option<SnapshotInfo>>,
+    /// The last one that found no room was to become larger than this, and when that was.
+    lacked: Mutex<Option<(u64, Instant)>>,
     /// Files that are being read, with what their readers share.
     leases: Mutex<BTreeMap<LogId, Arc<()>>>,
     incoming: Incoming,
@@ -65,7 +75,14 @@ impl Snapshots {
     }
 
     pub(super) fn set_current(&self, info: SnapshotInfo) {
+        *lock(&self.lacked) = None;
         *lock(&self.current) = Some(info);
+    }
+
+    fn found_no_room(&self, written: u64) -> StateError {
+        let bytes = written + ROOM_EVERY_BYTES;
+        *lock(&self.lacked) = Some((bytes, Instant::now()));
+        StateError::NoRoomForSnapshot { bytes }
     }
 
     fn is_read(&self, log_id: LogId) -> bool {
@@ -110,6 +127,21 @@ impl StateStore {
     /// The newest snapshot whose file and directory entry are durable.
     pub fn current_snapshot(&self) -> Option<SnapshotInfo> {
         lock(&self.snapshots.current).clone()
+    }
+
+    /// What the next snapshot takes on the disk at least, as far as that is known: as much as the last one, or as the files
+    /// of the state where there is none, which are compressed; and more than what one has lately been written of that found
+    /// no room.
+    pub fn next_snapshot_bytes(&self) -> u64 {
+        let last = self.current_snapshot().map(|snapshot| snapshot.size);
+        let known = last.unwrap_or_else(|| self.size_bytes().unwrap_or(0));
+        let lacked = lock(&self.snapshots.lacked).filter(|(_, at)| at.elapsed() < LACKED_FOR);
+        known.max(lacked.map_or(0, |(bytes, _)| bytes))
+    }
+
+    /// A snapshot is being written: it takes of the room that is measured.
+    pub fn is_building_snapshot(&self) -> bool {
+        self.building.load(Ordering::SeqCst)
     }
 
     /// Makes a snapshot of everything applied by now (or later, but at one log id), durable when
@@ -173,6 +205,13 @@ impl StateStore {
     }
 
     /// Streams the byte store into a file, a bounded piece at a time so that other tasks run.
+    ///
+    /// **Claim.** A snapshot takes nothing of the room that flushes need, but for [`ROOM_EVERY_BYTES`]. How large it becomes
+    /// is known only when it is written: the files of the state are compressed, and the last snapshot may be of a smaller
+    /// one. So the room is looked at on the way, each so many bytes, and what was written is removed where there is too
+    /// little: a disk that a snapshot has filled refuses writes, and ends the process in the next flush. Whoever tries again
+    /// first asks for the room that this one lacked ([`StateStore::next_snapshot_bytes`]), so that it is not filled over and
+    /// over. What breaks it: an attempt without that question. (`a_snapshot_leaves_the_room_of_flushes`.)
     async fn write_snapshot(
         &self,
         store: &dyn ByteStore,
@@ -189,12 +228,25 @@ impl StateStore {
         let mut next = Some(FIRST_KEY.to_vec());
         let mut block = Block::default();
         let mut counted = StateHash::default();
+        let mut looked_at = 0;
         while let Some(start) = next {
             self.check_build()?;
             next = read_piece(store, &start, &mut block, &mut counted)
                 .map_err(|error| self.fail(format!("reading the byte store: {error}")))?;
             if block.is_full() || (next.is_none() && !block.is_empty()) {
-                file.block(&std::mem::take(&mut block)).await.map_err(io)?;
+                match file.block(&std::mem::take(&mut block)).await {
+                    // Somebody else was faster.
+                    Err(error) if is_full(&error) || is_exhausted(&error) => {
+                        return Err(self.snapshots.found_no_room(file.written()));
+                    }
+                    written => written.map_err(io)?,
+                }
+            }
+            if file.written() - looked_at >= ROOM_EVERY_BYTES {
+                looked_at = file.written();
+                if !self.has_room_for(ROOM_EVERY_BYTES).await.map_err(io)? {
+                    return Err(self.snapshots.found_no_room(looked_at));
+                }
             }
             tokio::task::yield_now().await;
         }

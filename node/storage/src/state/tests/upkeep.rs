@@ -1,7 +1,11 @@
 //! The upkeep: who asks it, and when it ends.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
+    time::Duration,
+};
 
+use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -75,4 +79,39 @@ async fn it_begins_when_it_may() {
     assert_eq!(requests.build().await.unwrap().last_log_id, id(1));
     drop(requests);
     upkeep.await.unwrap();
+}
+
+/// How large it becomes is known only on the way: it stops before it takes what flushes need, and whoever asks next whether
+/// there is room asks for more than it had.
+#[tokio::test]
+async fn a_snapshot_leaves_the_room_of_flushes() {
+    let node = Node::new(44);
+    let looks_left = Arc::new(AtomicU64::new(2));
+    let looks = looks_left.clone();
+    let room_for = Arc::new(move |_| -> BoxFuture<'static, io::Result<bool>> {
+        let left = looks.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
+        Box::pin(async move { Ok(left.is_ok()) })
+    });
+    let state = node.open_with(StateHooks { room_for, ..node.hooks() }, None).await.unwrap();
+    commit(&state, 1);
+    let small = state.build_snapshot().await.unwrap();
+    assert_eq!(state.next_snapshot_bytes(), small.size, "nothing says that it will be more");
+    for index in 2..=60 {
+        let mut writes = effect(index);
+        writes.put(format!("large {index}").into(), vec![index as u8; 100_000].into());
+        state.commit(writes, id(index), None);
+    }
+    let Err(StateError::NoRoomForSnapshot { bytes }) = state.build_snapshot().await else {
+        panic!("there was room for two looks alone");
+    };
+    assert!((3 << 20..5_000_000).contains(&bytes), "{bytes}: what was written, and a step");
+    assert_eq!(state.next_snapshot_bytes(), bytes);
+    assert_eq!(node.disk.names("snap").len(), 1, "the room is given back, and the last one stays");
+    assert_eq!(state.current_snapshot(), Some(small));
+    assert!(!state.is_building_snapshot() && node.fatal.lock().unwrap().is_empty());
+
+    looks_left.store(u64::MAX, SeqCst);
+    let built = state.build_snapshot().await.unwrap();
+    assert!(built.size > 5_900_000);
+    assert_eq!(state.next_snapshot_bytes(), built.size, "what it is, and no guess any more");
 }
