@@ -476,7 +476,8 @@ mod tests {
         assert_eq!(clock.to_string(), "clock leader -5400s");
         assert_eq!(plan.faults, [Planned { at_ms: 1_500, for_ms: 300, fault }]);
         assert_eq!(plan.length_ms, 2_800);
-        let text = "at 1s for 1s one-way follower 4 to follower 1\nat 1s for 1s slow follower 2 20ms";
+        let text =
+            "at 1s for 1s one-way follower 4 to follower 1\nat 1s for 1s slow follower 2 20ms";
         let plan = Plan::parse(text, 5).unwrap();
         assert_eq!(plan.faults[0].fault, Fault::OneWay(Target::Follower(3), Target::Follower(0)));
         assert_eq!(plan.faults[1].fault, Fault::Slow(Target::Follower(1), 20));
