@@ -124,8 +124,8 @@ impl Faults {
     fn node(&self, target: Target) -> u64 {
         let leader = leader(&self.lab).unwrap_or(1);
         let follower = |at: u64| {
-            let others = self.lab.nodes.ids().filter(|id| *id != leader);
-            others.skip(at as usize).next().expect("a plan names those that there are")
+            let mut others = self.lab.nodes.ids().filter(|id| *id != leader);
+            others.nth(at as usize).expect("a plan names those that there are")
         };
         match target {
             Target::Node(id) => id,
