@@ -1,7 +1,7 @@
 //! What the page is made of: its own files, and what all pages of Tally share. Nothing comes from elsewhere.
 
 /// Path, type and text of each file.
-pub(crate) const ALL: [(&str, &str, &str); 15] = [
+pub(crate) const ALL: [(&str, &str, &str); 16] = [
     ("index.html", "text/html; charset=utf-8", include_str!("../web/index.html")),
     ("icon.svg", "image/svg+xml", include_str!("../web/icon.svg")),
     ("base.css", "text/css; charset=utf-8", tally_pages::BASE_CSS),
@@ -17,6 +17,7 @@ pub(crate) const ALL: [(&str, &str, &str); 15] = [
     ("meters.js", JAVASCRIPT, include_str!("../web/meters.js")),
     ("picture.js", JAVASCRIPT, include_str!("../web/picture.js")),
     ("plan.js", JAVASCRIPT, include_str!("../web/plan.js")),
+    ("scene.js", JAVASCRIPT, include_str!("../web/scene.js")),
 ];
 
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";

@@ -12,6 +12,7 @@ mod calls;
 pub mod chaos;
 mod clients;
 mod commands;
+mod ends;
 mod files;
 mod lab;
 mod links;
@@ -32,13 +33,11 @@ use std::{
 };
 
 use clap::Args;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::net::TcpListener;
 
 use crate::{
     calls::Ask,
+    ends::Ends,
     lab::{Call, Lab},
 };
 
@@ -89,8 +88,7 @@ async fn serve(arguments: &Arguments, tallyd: &Path) -> io::Result<()> {
             format!("port {port}: {error}; --port 0 takes one that is free"),
         )
     })?;
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut ends = Ends::caught()?;
     let port = listener.local_addr()?.port();
     let lab = Lab::start(arguments.nodes, tallyd).await?;
     tokio::spawn(meters::keep(Arc::clone(&lab)));
@@ -110,8 +108,7 @@ async fn serve(arguments: &Arguments, tallyd: &Path) -> io::Result<()> {
     let server = server::Server::new(Arc::clone(&lab), port)?;
     let served = tokio::select! {
         served = server.serve(listener) => served,
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        () = ends.come() => Ok(()),
     };
     let _ = writeln!(io::stdout(), "Stopping the nodes");
     lab.clients.remove(None);

@@ -9,6 +9,8 @@ const RECORDS_MAX = 20000, LINES_MAX = 400;
 
 export const lab = {
   state: null, records: [], lines: [], listeners: new Set(), lost: false,
+  /** Who led last, also while nobody does. */
+  led: 0,
 
   /** Does a command; a refusal is an error with the lab's words. Commands go one after the other, as two requests of
    *  a page may overtake each other; calls do not wait for each other. */
@@ -71,6 +73,16 @@ export const lab = {
   },
 };
 
+/** The lab for as long as something lasts, such as a lesson: afterwards whatever is asked of it throws, as the scene is
+ *  another's by then. Commands that were given before go before the reset of the next scene. */
+export function labWhile(lasts) {
+  const mine = Object.create(lab), check = () => { if (!lasts()) throw new Error('left'); };
+  mine.do = command => { check(); return lab.do(command); };
+  mine.wait = async ms => { await lab.wait(ms); check(); };
+  mine.until = async (...what) => { const found = await lab.until(...what); check(); return found; };
+  return mine;
+}
+
 const leaders = state => state.nodes.filter(node => node.answers && node.role === 'leader');
 
 export function isWhole(state) {
@@ -81,18 +93,24 @@ export function isWhole(state) {
 
 export function connect() {
   const events = new EventSource('/api/events');
+  // What a connection begins with is of before: how the links and nodes were by then, its state does not say.
+  let isFirst = true;
+  events.onopen = () => { isFirst = true; };
   events.onmessage = message => {
     const told = JSON.parse(message.data);
     if (!told.state.nodes) return;
     // After a connection broke, some come again.
     const [record, line] = [lab.records.at(-1)?.seq ?? 0, lab.lines.at(-1)?.seq ?? 0];
-    lab.records.push(...told.records.filter(each => each.seq > record));
+    const records = told.records.filter(each => each.seq > record);
+    lab.records.push(...records);
     lab.lines.push(...told.lines.filter(each => each.seq > line));
     if (lab.records.length > RECORDS_MAX) lab.records.splice(0, lab.records.length - RECORDS_MAX);
     if (lab.lines.length > LINES_MAX) lab.lines.splice(0, lab.lines.length - LINES_MAX);
-    lab.fresh_records = told.records;
+    lab.fresh_records = isFirst ? [] : records;
+    isFirst = false;
     lab.fresh_lines = told.lines;
     lab.state = told.state;
+    lab.led = lab.leader() || lab.led || told.state.nodes[0].id;
     lab.lost = false;
     for (const listener of [...lab.listeners]) listener();
   };

@@ -129,8 +129,13 @@ export function list() {
   const key = JSON.stringify(lab.state.clients);
   if (box.dataset.key !== key) {
     box.dataset.key = key;
-    box.replaceChildren(...lab.state.clients.map(client => el('li', {}, el('button', { type: 'button', 'aria-label': `${name(client)}, ${client.per_second}/s: end it`,
+    // Whoever ended a client by the keyboard goes on at its neighbour, or where the next one is started.
+    const at = [...box.children].findIndex(each => each.contains(document.activeElement)), id = box.children[at]?.dataset.client;
+    box.replaceChildren(...lab.state.clients.map(client => el('li', { 'data-client': client.id }, el('button', { type: 'button', 'aria-label': `${name(client)}, ${client.per_second}/s: end it`,
       onclick: () => lab.do({ do: 'end-client', id: client.id }) }, `${name(client)}, ${client.per_second}/s`, el('span', { 'aria-hidden': 'true' }, ' ✕')))));
+    if (at < 0) return;
+    const same = [...box.children].find(each => each.dataset.client === id) ?? box.children[Math.min(at, box.childElementCount - 1)];
+    (same?.firstElementChild ?? $('new-client').querySelector('button')).focus();
   }
 }
 

@@ -1,6 +1,6 @@
 // One lesson: a situation, a prediction, what happens, what was measured, and something to try.
 
-import { lab } from './lab.js';
+import { lab, labWhile } from './lab.js';
 import { $, el } from './parts.js';
 import { LESSONS } from './lessons.js';
 import * as messages from './messages.js';
@@ -34,7 +34,7 @@ export function open(lesson) {
   if (!lesson) return;
   const at = LESSONS.indexOf(lesson), next = LESSONS[at + 1];
   const title = el('h2', { id: 'lesson-title', tabindex: -1 }, `${at + 1} of ${LESSONS.length}: ${lesson.title}`);
-  const status = el('p', { role: 'status' }, 'The scene is being set …');
+  const status = el('p', { role: 'status', tabindex: -1 }, 'The scene is being set …');
   const go = el('button', { type: 'button', class: 'main', disabled: true }, 'See what happens');
   const choices = lesson.options.map(([id, text]) => el('label', {}, el('input', { type: 'radio', name: 'prediction', value: id }), text));
   const question = el('fieldset', {}, el('legend', {}, lesson.question), choices);
@@ -57,7 +57,7 @@ async function play(lesson, next, page, mine) {
     messages.forget();
     meters.forget();
     plan.forget();
-    const scene = { leader, followers: lab.followers(), began: lab.state.t };
+    const scene = { lab: labWhile(() => !gone()), leader, followers: lab.followers(), began: lab.state.t };
     await lesson.setup?.(scene, step);
     if (gone()) return;
     status.textContent = `The scene is set: node ${scene.leader} leads. What do you expect?`;
@@ -67,6 +67,8 @@ async function play(lesson, next, page, mine) {
     go.disabled = !chosen();
     await new Promise(done => { go.onclick = done; });
     if (gone()) return;
+    // What is disabled loses the focus: it goes to where it will be said what came of it.
+    if (question.contains(document.activeElement) || document.activeElement === go) status.focus({ preventScroll: true });
     go.disabled = true;
     question.disabled = true;
     const predicted = chosen();
@@ -84,7 +86,7 @@ async function play(lesson, next, page, mine) {
     const line = measured.line?.();
     result.append(...[
       el('p', { class: 'verdict' }, right ? 'As you expected. ' : 'Not what you expected. ', meant ? `What happened: ${meant[1]}` : `None of these happened this time; the figures say what did.`),
-      meant ? el('p', {}, measured.text) : null,
+      lesson.explained.includes(measured.answer) ? el('p', {}, measured.text) : meant ? el('p', {}, 'As a rule something else happens; the figures say how it came to this.') : null,
       el('dl', {}, measured.facts.map(([what, value]) => [el('dt', {}, what), el('dd', {}, String(value))])),
       el('p', {}, 'The line that explains it:'),
       el('pre', {}, line ? `${(line.at / 1000).toFixed(2)} s  node ${line.node}  ${line.text}` : measured.trace),

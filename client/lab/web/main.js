@@ -1,6 +1,6 @@
 // The page: what comes from the lab is drawn, and what is done here goes to it.
 
-import { connect, isWhole, lab } from './lab.js';
+import { connect, isWhole, lab, labWhile } from './lab.js';
 import { $, el, say } from './parts.js';
 import * as messages from './messages.js';
 import * as picture from './picture.js';
@@ -9,6 +9,7 @@ import * as meters from './meters.js';
 import { open, progress } from './lesson.js';
 import * as plan from './plan.js';
 import { LESSONS } from './lessons.js';
+import * as scene from './scene.js';
 
 let follows = true;
 let received = 0, told = 0, slow = 0, started = false, opened = null, leader = 0;
@@ -104,32 +105,32 @@ function show(is) {
 }
 $('open-lessons').onclick = () => show($('lessons').hidden);
 
-/** `#/lesson/NAME`, `#/scene/…`, or nothing. */
+/** `#/lesson/NAME`, `#/scene/…`, or nothing. Another one is no address of this page, such as that of the skip link. */
 async function route() {
-  const [, kind, rest] = location.hash.split('/');
-  if (location.hash === opened) return;
-  opened = location.hash;
+  if (location.hash === opened || !/^(#\/.*)?$/.test(location.hash)) return;
+  const mine = opened = location.hash;
+  const [, kind, rest] = mine.split('/');
   const lesson = LESSONS.find(each => kind === 'lesson' && each.name === rest);
-  show(!location.hash || location.hash === '#/');
+  const isKnown = lesson || kind === 'scene' || !kind;
+  show(!kind || !isKnown);
   open(lesson);
-  if (kind === 'scene') await scene(rest);
+  try {
+    if (!isKnown) throw new Error('it names no lesson and no scene');
+    if (kind === 'scene') await scene.set(scene.read(rest), labWhile(() => mine === opened));
+  } catch (error) {
+    // Whoever has gone on to somewhere else is not told of this.
+    if (mine !== opened) return;
+    $('share-said').replaceChildren(`This address can’t be gone to: ${error.message}.`);
+    $('share-row').scrollIntoView({ block: 'nearest' });
+  }
 }
 addEventListener('hashchange', () => { if (started) route(); });
 addEventListener('lesson-done', listed);
 
-// --- Sharing a scene: its links, nodes and clients, in the address -----------------------------
-
-/** In terms of the leader, as another cluster has another one: 0 clients, 1 the leader, then its followers. */
-const order = () => [0, lab.leader(), ...lab.followers()];
+// --- Sharing --------------------------------------------------------------------------------------
 
 $('share').onclick = async () => {
-  const places = order(), at = id => places.indexOf(id);
-  const links = lab.state.links.filter(link => link.cut || link.delay_ms || link.loss_percent)
-    .map(link => [at(link.from), at(link.to), Number(link.cut), link.delay_ms, link.loss_percent].join('.'));
-  const nodes = lab.state.nodes.flatMap(node => [node.process !== 'running' && node.process, node.disk_full && 'full', node.clock_offset_ms && `clock${node.clock_offset_ms}`]
-    .filter(Boolean).map(is => `${at(node.id)}.${is}`));
-  const clients = lab.state.clients.map(client => `${at(client.node)}.${client.per_second}.${client.level}`);
-  const address = `${location.origin}/#/scene/${[links, nodes, clients].map(each => each.join('_')).join('~')}`;
+  const address = `${location.origin}/#/scene/${scene.now()}`;
   await share(address, el('a', { href: address }, address));
 };
 
@@ -145,29 +146,6 @@ async function share(text, what) {
   const copied = el('span', {});
   $('share-said').replaceChildren(copied, what);
   if (await navigator.clipboard?.writeText(text).then(() => true, () => false)) copied.replaceChildren('Copied: ');
-}
-
-async function scene(text) {
-  const [links, nodes, clients] = decodeURIComponent(text).split('~').map(each => each.split('_').filter(Boolean));
-  await lab.fresh();
-  messages.forget();
-  meters.forget();
-  plan.forget();
-  const places = order();
-  for (const client of clients ?? []) {
-    const [node, rate, level] = client.split('.');
-    await lab.client(places[node], level, Number(rate));
-  }
-  for (const link of links ?? []) {
-    const [from, to, cut, delay_ms, loss_percent] = link.split('.').map(Number);
-    await lab.link(places[from], places[to], { cut: cut === 1, delay_ms, loss_percent }, false);
-  }
-  for (const each of nodes ?? []) {
-    const [at, is] = each.split('.'), node = places[at];
-    if (is === 'full') await lab.do({ do: 'disk', node, full: true });
-    else if (is.startsWith('clock')) await lab.do({ do: 'clock', node, offset_ms: Number(is.slice(5)) });
-    else await lab.do({ do: is === 'dead' ? 'kill' : 'pause', node });
-  }
 }
 
 connect();

@@ -81,24 +81,27 @@ export function frame(now) {
 
 function panel(state, links) {
   const box = $('panel');
-  const does = (text, command) => el('button', { type: 'button', onclick: () => lab.do(command).catch(error => alert(error.message)) }, text);
+  const told = doing => doing.catch(error => alert(error.message));
+  // The name of a control stays what it is while its text and what it does change with the state.
+  const does = (name, text, command) => el('button', { type: 'button', 'data-control': name, onclick: () => told(lab.do(command)) }, text);
+  const picks = (name, text, options, pick) => el('label', {}, text, el('select', { 'data-control': name, onchange: event => told(pick(Number(event.target.value))) }, options));
   let content, key;
   if (chosen.node) {
     const { process, disk_full, clock_offset_ms } = lab.node(chosen.node), node = chosen.node;
     key = `node ${node} ${process} ${disk_full} ${clock_offset_ms}`;
     const clock = [-86400000, -3600000, -1000, 0, 1000, 3600000, 86400000];
     content = () => [`Node ${node}: `, process === 'running'
-      ? [does('Kill', { do: 'kill', node }), does('Pause', { do: 'pause', node })]
-      : does(process === 'dead' ? 'Start again' : 'Go on', { do: 'start', node }),
-      does(disk_full ? 'Give its disk room' : 'Fill its disk', { do: 'disk', node, full: !disk_full }),
-      el('label', {}, 'its clock', el('select', { onchange: event => lab.do({ do: 'clock', node, offset_ms: Number(event.target.value) }) },
-        clock.map(value => el('option', { value, selected: value === clock_offset_ms }, value ? `${far(Math.abs(value))} ${value > 0 ? 'ahead' : 'behind'}` : 'right'))))];
+      ? [does('run', 'Kill', { do: 'kill', node }), does('pause', 'Pause', { do: 'pause', node })]
+      : does('run', process === 'dead' ? 'Start again' : 'Go on', { do: 'start', node }),
+      does('disk', disk_full ? 'Give its disk room' : 'Fill its disk', { do: 'disk', node, full: !disk_full }),
+      picks('clock', 'its clock', clock.map(value => el('option', { value, selected: value === clock_offset_ms }, value ? `${far(Math.abs(value))} ${value > 0 ? 'ahead' : 'behind'}` : 'right')),
+        offset_ms => lab.do({ do: 'clock', node, offset_ms }))];
   } else if (chosen.link) {
     const [a, b] = chosen.link.split('-').map(Number), ways = [links[`${a}-${b}`], links[`${b}-${a}`]];
     key = `link ${chosen.link} ${ways.map(fault)}`;
-    const cut = (from, to, both, is) => does(`${is ? 'Cut' : 'Heal'} ${both ? 'both ways' : `${place(from)} → ${place(to)}`}`, { do: 'link', from, to, both, cut: is });
-    const pick = (name, field, values, unit) => el('label', {}, name, el('select', { onchange: event =>
-      lab.link(a, b, { [field]: Number(event.target.value) }) }, values.map(value => el('option', { value, selected: ways[0][field] === value }, `${value} ${unit}`))));
+    const cut = (from, to, both, is) => does(both ? 'both' : `from ${from}`, `${is ? 'Cut' : 'Heal'} ${both ? 'both ways' : `${place(from)} → ${place(to)}`}`, { do: 'link', from, to, both, cut: is });
+    const pick = (name, field, values, unit) => picks(field, name, values.map(value => el('option', { value, selected: ways[0][field] === value }, `${value} ${unit}`)),
+      value => lab.link(a, b, { [field]: value }));
     content = () => [`${place(a)} and ${place(b)}: `, cut(a, b, true, !(ways[0].cut && ways[1].cut)), cut(a, b, false, !ways[0].cut),
       cut(b, a, false, !ways[1].cut), pick('slow', 'delay_ms', [0, 20, 50, 100, 200, 500, 1000, 2000], 'ms'), pick('loses', 'loss_percent', [0, 5, 10, 30, 50, 70], '%')];
   } else {
@@ -106,11 +109,11 @@ function panel(state, links) {
     content = () => [el('p', {}, 'Choose a node or a link, by mouse or with Tab and Enter. A mark on a link is a tenth of a second in which such messages arrived.')];
   }
   if (key === refill) return;
-  // The button that was pressed goes with the others: the focus stays in this place.
-  const had = box.contains(document.activeElement);
+  // What was pressed goes with the others: the focus stays on what has its name, or else, as after `Pause`, in this place.
+  const had = box.contains(document.activeElement), name = document.activeElement.dataset?.control;
   refill = key;
   box.replaceChildren(el('div', { class: 'row' }, ...content().flat()));
-  if (had) box.querySelector('button')?.focus();
+  if (had) (box.querySelector(`[data-control="${name}"]`) ?? box.querySelector('button'))?.focus();
 }
 
 const CELLS = 18;

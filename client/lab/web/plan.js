@@ -1,12 +1,14 @@
 // What was done since the last reset, as a plan: `tally-sim replay 1 --plan FILE` does the same to a simulated cluster,
-// the same way each time, and `tallyd chaos --plan FILE` to a real one while tests run.
+// the same way each time, and `tallyd chaos --plan FILE` to a real one while tests run. It speaks of the leader and of
+// the first to the last follower as they were when a fault began, and of no node by its id: elsewhere another one leads,
+// and a plan with ids would cut other links there.
 
 import { lab } from './lab.js';
 
 /** From one state of the lab to the next; faults that differ by less began together. */
 const TURN_MS = 250;
 
-let spans = [], open = new Map(), before = new Set(), began = 0;
+let spans = [], open = new Map(), before = new Set(), latest = null;
 
 /** What is wrong now, each under a name of its own. */
 function faults({ nodes, links }) {
@@ -66,8 +68,10 @@ export function gather() {
   const { state } = lab, now = faults(state);
   for (const name of before) if (!now.has(name)) before.delete(name);
   for (const [name, fault] of now) {
-    // Who led when it began: another cluster has another leader.
-    if (!open.has(name) && !before.has(name)) open.set(name, { ...fault, from: state.t, leader: lab.leader() });
+    if (open.has(name) || before.has(name)) continue;
+    // Those of one deed have one time, and mean the same nodes.
+    if (!latest || state.t - latest.from > TURN_MS) latest = { from: state.t, leader: lab.led };
+    open.set(name, { ...fault, ...latest });
   }
   for (const [name, fault] of open) {
     if (now.has(name)) continue;
@@ -81,19 +85,22 @@ export function forget() {
   spans = [];
   open = new Map();
   before = new Set(lab.state ? faults(lab.state).keys() : []);
-  began = lab.state?.t ?? 0;
+  latest = null;
 }
 
 /** The plan, or nothing if nothing was done. */
 export function plan() {
   const all = [...spans, ...[...open.values()].map(fault => ({ ...fault, until: lab.state.t }))].sort((a, b) => a.from - b.from);
   if (!all.length) return '';
-  const time = ms => `${Math.max(0, Math.round(ms / 100) * 100)}ms`;
+  const time = ms => `${Math.max(0, Math.round(ms / 100) * 100)}ms`, ids = lab.state.nodes.map(node => node.id), began = all[0].from;
   const lines = all.map(({ word, node, to, more, only, from, until, leader }) => {
-    const who = id => id === leader ? 'leader' : `node ${id}`;
-    const whom = node ? ` ${who(node)}` : '';
-    if (word.startsWith('no word')) return `# at ${time(from - began)} for ${time(Math.max(until - from, TURN_MS))} ${word}`;
-    return `at ${time(from - began)} for ${time(Math.max(until - from, TURN_MS))} ${word}${whom}${to ? ` to ${who(to)}` : ''}${more ? ` ${more}` : ''}${only ? `   # ${only}` : ''}`;
+    const role = id => id === leader ? 'leader' : `follower ${ids.filter(other => other !== leader).indexOf(id) + 1}`;
+    const named = text => text.replace(/node (\d+)/, (_, id) => role(Number(id)));
+    const at = `at ${time(from - began)} for ${time(Math.max(until - from, TURN_MS))}`;
+    if (word.startsWith('no word')) return `# ${at} ${named(word)}`;
+    return `${at} ${word}${node ? ` ${role(node)}` : ''}${to ? ` to ${role(to)}` : ''}${more ? ` ${more}` : ''}${only ? `   # ${named(only)}` : ''}`;
   });
-  return ['# What was done in the lab. The same to a simulated cluster, the same way each time:', '#   tally-sim replay 1 --plan FILE', ...new Set(lines)].join('\n') + '\n';
+  const nodes = ids.length === 3 ? '' : ` --nodes ${ids.length}`;
+  return ['# What was done in the lab. The same to a simulated cluster, the same way each time, and to a real one beside tests:',
+    '#   tally-sim replay 1 --plan FILE', `#   tallyd chaos${nodes} --plan FILE -- COMMAND`, ...new Set(lines)].join('\n') + '\n';
 }

@@ -286,7 +286,10 @@ function showBroken(at) {
   pause();
   view.named = new Set(broken.operations);
   view.chosen = broken.operations.at(-1) ?? null;
+  // Nothing that is asked for hides what it names.
   $('only-named').checked = view.onlyNamed = false;
+  $('by-node').value = $('by-text').value = view.node = view.text = '';
+  listsAreOld = true;
   go(broken.happened_ms);
   choose(`${broken.kind}: ${broken.what}`);
   $('lanes').scrollIntoView({ block: 'nearest' });
@@ -356,6 +359,9 @@ addEventListener('keydown', event => {
   const tag = event.target.tagName;
   if (event.ctrlKey || event.metaKey || event.altKey || tag === 'SELECT' || tag === 'INPUT') return;
   if (event.key === ' ' && tag === 'BUTTON') return;
+  // What hangs out of a region is come to by the arrows, Home and End.
+  const box = event.target.closest('.scroll');
+  if (box && box.scrollWidth > box.clientWidth && /^(Arrow|Home$|End$)/.test(event.key)) return;
   const spans = [...$('span').options].map(option => Number(option.value));
   const other = by => { const at = spans[spans.indexOf(view.span) + by]; if (at) { view.span = at; $('span').value = at; changed = true; } };
   const keys = {

@@ -9,7 +9,7 @@ use crate::faults::plan::{Fault, Target};
 /// So long until the cluster has a leader and its users are at work.
 const BEGINS_AT_MS: u64 = 5_000;
 
-/// Reads a plan, for three nodes, or for five if it names the fourth or fifth.
+/// Reads a plan, for three nodes, or for five if it names one more than these have.
 pub fn of_plan(text: &str) -> Result<Scenario, String> {
     let (plan, nodes) = match Plan::parse(text, 3) {
         Ok(plan) => (plan, 3),
@@ -37,7 +37,7 @@ pub fn of_plan(text: &str) -> Result<Scenario, String> {
 fn target(target: plan::Target) -> Target {
     match target {
         plan::Target::Leader => Target::Leader,
-        plan::Target::Follower => Target::Follower(0),
+        plan::Target::Follower(at) => Target::Follower(at),
         plan::Target::Node(id) => Target::Any(id - 1),
     }
 }
@@ -86,15 +86,15 @@ mod tests {
     #[test]
     fn what_the_lab_writes_down_is_done() {
         let lines = [
-            "one-way node 1 to node 2",
+            "one-way leader to follower 2",
             "cut-clients leader",
             "slow leader 100ms",
-            "slow-answers node 3 50ms",
-            "lossy node 1 10%",
+            "slow-answers follower 2 50ms",
+            "lossy follower 1 10%",
             "lossy leader 70%",
-            "kill node 2",
+            "kill follower 1",
             "pause leader",
-            "full-disk node 3",
+            "full-disk follower 2",
             "clock leader +3600000ms",
         ];
         for line in lines {
@@ -110,6 +110,8 @@ mod tests {
         assert!(problem.contains("no like in the simulator"), "{problem}");
         assert!(of_plan("at 1s for 1s explode leader").unwrap_err().contains("line 1"));
         assert!(of_plan("at 1s for 1s kill node 5").is_ok());
+        let two = of_plan("at 1s for 1s one-way leader to follower 4").unwrap();
+        assert_eq!(two.faults[0].2, Fault::OneWay(Target::Leader, Target::Follower(3)));
         assert!(of_plan("at 1s for 1s kill node 6").is_err());
     }
 }

@@ -120,13 +120,17 @@ impl Faults {
         lock(&self.active).push(Active { until, told, effects });
     }
 
+    /// Nobody is two at once: while nobody leads, the first node stands for the leader.
     fn node(&self, target: Target) -> u64 {
-        let leader = leader(&self.lab);
-        let follower = || self.lab.nodes.ids().find(|id| Some(*id) != leader);
+        let leader = leader(&self.lab).unwrap_or(1);
+        let follower = |at: u64| {
+            let mut others = self.lab.nodes.ids().filter(|id| *id != leader);
+            others.nth(at as usize).expect("a plan names those that there are")
+        };
         match target {
             Target::Node(id) => id,
-            Target::Leader => leader.or_else(follower).unwrap_or(1),
-            Target::Follower => follower().unwrap_or(1),
+            Target::Leader => leader,
+            Target::Follower(at) => follower(at),
         }
     }
 

@@ -8,6 +8,7 @@
 //! are real processes. What has to be the same to the letter is for the simulator (`tally-sim`).
 
 mod audit;
+mod command;
 mod faults;
 pub mod plan;
 mod report;
@@ -16,30 +17,24 @@ use std::{
     borrow::Cow,
     ffi::OsString,
     io,
-    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
-    process::{ExitCode, ExitStatus},
+    process::ExitCode,
     sync::Arc,
     time::Duration,
 };
 
 use clap::Args;
-use rustix::process::{Pid, Signal};
 use tally_player::Recording;
-use tokio::{
-    process::{Child, Command},
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 
 use self::{
     audit::{Audit, Promise, Wrong},
+    command::Ended,
     faults::Faults,
     plan::{Plan, Source, Style},
     report::{COMMAND, Watched},
 };
-use crate::{commands::leader, lab::Lab, nodes::Process};
+use crate::{commands::leader, ends::Ends, lab::Lab, nodes::Process};
 
 /// The exit code where the cluster broke a promise.
 pub const BROKEN: u8 = 99;
@@ -49,9 +44,6 @@ pub const NOT_RUN: u8 = 125;
 
 /// A cluster that does not elect within this never will.
 const START: Duration = Duration::from_secs(30);
-
-/// A command that was told to stop is killed after this.
-const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// Flags of `tallyd chaos`.
 #[derive(Debug, Args)]
@@ -81,7 +73,8 @@ pub struct Arguments {
 
 /// Runs a command beside a cluster that breaks. `tallyd` is the program whose `serve` is a node.
 pub fn run(arguments: &Arguments, tallyd: &Path) -> ExitCode {
-    let told = source(arguments).and_then(|(source, seed)| {
+    let forgotten = if arguments.print_plan { Ok(()) } else { forget_earlier(arguments) };
+    let told = forgotten.and_then(|()| source(arguments)).and_then(|(source, seed)| {
         if arguments.print_plan {
             print!("{}", source.round(0));
             return Ok(ExitCode::SUCCESS);
@@ -115,21 +108,16 @@ fn source(arguments: &Arguments) -> Result<(Source, u64), String> {
     Ok((Source::Drawn(style, seed), seed))
 }
 
-/// How the command ended.
-struct Ended {
-    status: ExitStatus,
-}
-
-impl Ended {
-    fn code(&self) -> u8 {
-        let code = self.status.code();
-        let code = code.or_else(|| self.status.signal().map(|signal| 128 + signal)).unwrap_or(1);
-        u8::try_from(code).unwrap_or(1)
+/// What an earlier run has left in a file would pass for what came of this one, should nothing come of it.
+fn forget_earlier(arguments: &Arguments) -> Result<(), String> {
+    let files = [&arguments.report, &arguments.junit].into_iter().flatten();
+    for file in files.filter(|file| file.is_file()) {
+        // A file in a directory of somebody else can be emptied, and not removed.
+        std::fs::remove_file(file)
+            .or_else(|_| std::fs::write(file, ""))
+            .map_err(|error| named(file, &error).to_string())?;
     }
-
-    fn failed(&self) -> Option<String> {
-        (!self.status.success()).then(|| self.status.to_string())
-    }
+    Ok(())
 }
 
 async fn play(
@@ -142,8 +130,9 @@ async fn play(
     for file in [&arguments.report, &arguments.junit].into_iter().flatten() {
         tally_player::can_write(file)?;
     }
+    let mut ends = Ends::caught()?;
     let lab = Lab::start(arguments.nodes, tallyd).await?;
-    let played = watched(arguments, &lab, source, seed).await;
+    let played = watched(arguments, &lab, source, seed, &mut ends).await;
     lab.nodes.stop().await;
     let Played { ended, wrong, seen, audit } = played?;
     let title = format!("chaos, plan {}, seed {seed}", arguments.plan);
@@ -214,23 +203,27 @@ async fn watched(
     lab: &Arc<Lab>,
     source: &Source,
     seed: u64,
+    ends: &mut Ends,
 ) -> io::Result<Played> {
     let (stop_looking, stop_seen) = watch::channel(false);
     let looking = tokio::spawn(report::look(Arc::clone(lab), stop_seen));
-    serves(lab).await?;
+    tokio::select! {
+        served = serves(lab) => served?,
+        () = ends.come() => return Err(io::Error::other("told to stop before the command began")),
+    }
     let audit = Audit::new(Arc::clone(lab), seed);
     let (stop_clients, stopped) = watch::channel(false);
     let clients = audit.start(&stopped);
     eprint!("tallyd chaos: seed {seed}, the plan ({}):\n{}", arguments.plan, source.round(0));
 
     let faults = Arc::new(Faults::new(Arc::clone(lab)));
-    let child = start(arguments, lab)?;
+    let command = start(arguments, lab).await?;
     let (stop_faults, stopped) = watch::channel(false);
     let playing = tokio::spawn({
         let (faults, source) = (Arc::clone(&faults), source.clone());
         async move { faults.play(&source, stopped).await }
     });
-    let ended = wait_for(child).await;
+    let ended = command.ended(ends).await;
     lab.tell(0, format!("{COMMAND}is over"));
     stop_faults.send_replace(true);
     playing.await.map_err(io::Error::other)?;
@@ -259,40 +252,10 @@ async fn serves(lab: &Lab) -> io::Result<()> {
         .map_err(|_| io::Error::other(format!("the nodes elected no leader in {START:?}")))
 }
 
-fn start(arguments: &Arguments, lab: &Lab) -> io::Result<Child> {
-    let (program, rest) = arguments.command.split_first().expect("clap asks for a command");
+async fn start(arguments: &Arguments, lab: &Lab) -> io::Result<command::Running> {
     let endpoints: Vec<String> =
         lab.nodes.ids().map(|id| lab.nodes.addresses(id).client_via.to_string()).collect();
+    let program = arguments.command.first().expect("clap asks for a command");
     lab.tell(0, format!("{COMMAND}begins: {}", program.to_string_lossy()));
-    let mut command = Command::new(program);
-    command.args(rest).env("TALLY_ENDPOINTS", endpoints.join(",")).kill_on_drop(true);
-    // A group of its own, so that all of it can be ended; what was begun on a terminal is told by us of Ctrl-C.
-    command.process_group(0);
-    command.spawn().map_err(|error| named(Path::new(program), &error))
-}
-
-/// Waits for the command, and passes on a word that it is to stop.
-async fn wait_for(mut child: Child) -> io::Result<Ended> {
-    let group = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-    let tell = |signal: Signal| {
-        if let Some(group) = group {
-            let _ = rustix::process::kill_process_group(group, signal);
-        }
-    };
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        status = child.wait() => return Ok(Ended { status: status? }),
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    tell(Signal::TERM);
-    let status = match tokio::time::timeout(STOP_GRACE, child.wait()).await {
-        Ok(status) => status?,
-        Err(_) => {
-            tell(Signal::KILL);
-            child.wait().await?
-        }
-    };
-    Ok(Ended { status })
+    command::start(&arguments.command, &endpoints.join(",")).await
 }

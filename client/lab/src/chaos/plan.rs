@@ -6,6 +6,7 @@
 //! every 60s
 //! at 2.5s for 1.2s cut leader
 //! at 6s for 3s kill node 2
+//! at 8s for 1s one-way follower 2 to leader
 //! at 11s for 2s slow follower 150ms
 //! at 14s for 5s clock leader +1h
 //! ```
@@ -39,8 +40,8 @@ const DRAWN_MS: u64 = 60_000;
 pub enum Target {
     /// Whoever leads.
     Leader,
-    /// Somebody who does not.
-    Follower,
+    /// The n-th of those who do not, from 0, by their ids.
+    Follower(u64),
     /// This one.
     Node(u64),
 }
@@ -150,7 +151,7 @@ fn draw(style: Style, seed: u64, round: u64) -> Plan {
 }
 
 fn target(rng: &mut SmallRng) -> Target {
-    *[Target::Leader, Target::Leader, Target::Follower].choose(rng).expect("not empty")
+    *[Target::Leader, Target::Leader, Target::Follower(0)].choose(rng).expect("not empty")
 }
 
 fn gentle(rng: &mut SmallRng) -> Fault {
@@ -175,8 +176,8 @@ fn rough(rng: &mut SmallRng) -> Fault {
         4 | 5 => Fault::Pause(at),
         6 | 7 => Fault::Cut(at),
         8 => Fault::CutAll,
-        9 => Fault::OneWay(Target::Leader, Target::Follower),
-        10 => Fault::OneWay(Target::Follower, Target::Leader),
+        9 => Fault::OneWay(Target::Leader, Target::Follower(0)),
+        10 => Fault::OneWay(Target::Follower(0), Target::Leader),
         11 => Fault::CutClients(at),
         12 | 13 => Fault::LoseAnswers(at),
         14 => Fault::Slow(at, rng.random_range(20..800)),
@@ -190,7 +191,8 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Target::Leader => f.write_str("leader"),
-            Target::Follower => f.write_str("follower"),
+            Target::Follower(0) => f.write_str("follower"),
+            Target::Follower(at) => write!(f, "follower {}", at + 1),
             Target::Node(id) => write!(f, "node {id}"),
         }
     }
@@ -278,10 +280,22 @@ impl<'a> Words<'a> {
         if ms == 0 { Err("a clock that steps by nothing".to_owned()) } else { Ok(ms) }
     }
 
+    /// Which of them, if it is said: the first without.
+    fn follower(&mut self, nodes: u64) -> Result<Target, String> {
+        let is_number = |text: &&str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let Some(text) = self.0.clone().next().filter(is_number) else {
+            return Ok(Target::Follower(0));
+        };
+        self.0.next();
+        let at = text.parse().ok().filter(|at| (1..nodes).contains(at));
+        let at = at.ok_or_else(|| format!("{text:?} is no follower of 1 to {}", nodes - 1))?;
+        Ok(Target::Follower(at - 1))
+    }
+
     fn target(&mut self, nodes: u64) -> Result<Target, String> {
         match self.next("leader, follower or node N")? {
             "leader" => Ok(Target::Leader),
-            "follower" => Ok(Target::Follower),
+            "follower" => self.follower(nodes),
             "node" => {
                 let text = self.next("the node's id")?;
                 let id = text.parse().ok().filter(|id| (1..=nodes).contains(id));
@@ -386,7 +400,12 @@ fn planned(words: &mut Words<'_>, nodes: u64) -> Result<Planned, String> {
     if with != "for" {
         return Err(format!("{with:?}: at TIME for TIME FAULT"));
     }
-    Ok(Planned { at_ms, for_ms: words.time()?, fault: fault(words, nodes)? })
+    let for_ms = words.time()?;
+    // So a plan has a length, too, in which it is played.
+    if for_ms == 0 {
+        return Err("a fault that lasts for no time".to_owned());
+    }
+    Ok(Planned { at_ms, for_ms, fault: fault(words, nodes)? })
 }
 
 #[cfg(test)]
@@ -426,6 +445,11 @@ mod tests {
             ("", "no fault"),
             ("at 1s for 1s explode leader", "line 1: \"explode\" is none of kill"),
             ("\nat 1s for 1s kill node 4", "line 2: \"4\" is no node of 1 to 3"),
+            ("at 1s for 1s kill follower 3", "\"3\" is no follower of 1 to 2"),
+            ("at 1s for 1s kill follower 0", "\"0\" is no follower of 1 to 2"),
+            ("at 1s for 1s slow follower 20", "\"20\" is no follower"),
+            ("at 0s for 0s kill leader", "a fault that lasts for no time"),
+            ("every 0s\nat 0s for 0.5ms kill leader", "line 2: a fault that lasts for no time"),
             ("at 1s for 1s kill", "leader, follower or node N is missing"),
             ("at one for 1s kill leader", "\"one\" is no time"),
             ("at 1s for 1s slow leader", "a time is missing"),
@@ -452,5 +476,11 @@ mod tests {
         assert_eq!(clock.to_string(), "clock leader -5400s");
         assert_eq!(plan.faults, [Planned { at_ms: 1_500, for_ms: 300, fault }]);
         assert_eq!(plan.length_ms, 2_800);
+        let text =
+            "at 1s for 1s one-way follower 4 to follower 1\nat 1s for 1s slow follower 2 20ms";
+        let plan = Plan::parse(text, 5).unwrap();
+        assert_eq!(plan.faults[0].fault, Fault::OneWay(Target::Follower(3), Target::Follower(0)));
+        assert_eq!(plan.faults[1].fault, Fault::Slow(Target::Follower(1), 20));
+        assert_eq!(Plan::parse(&plan.to_string(), 5), Ok(plan));
     }
 }

@@ -63,7 +63,12 @@ pub(super) async fn look(lab: Arc<Lab>, mut stop: watch::Receiver<bool>) -> Watc
         }
         tokio::select! {
             _ = turns.tick() => {}
-            _ = stop.changed() => {}
+            changed = stop.changed() => {
+                if changed.is_err() {
+                    // Nobody waits for it any more.
+                    return seen;
+                }
+            }
         }
     }
 }

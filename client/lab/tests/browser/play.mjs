@@ -118,7 +118,7 @@ async function picture(name) {
 {
   const { stdout: index } = await run('curl', ['-s', '--output', '-', address], { encoding: 'buffer' });
   const text = gunzipSync(index).toString();
-  const paths = ['base.css', 'style.css', 'parts.js', 'cluster.js', 'main.js', 'lab.js', 'lanes.js', 'lesson.js', 'lessons.js', 'messages.js', 'meters.js', 'picture.js', 'plan.js', 'icon.svg'];
+  const paths = ['base.css', 'style.css', 'parts.js', 'cluster.js', 'main.js', 'lab.js', 'lanes.js', 'lesson.js', 'lessons.js', 'messages.js', 'meters.js', 'picture.js', 'plan.js', 'scene.js', 'icon.svg'];
   let bytes = index.length;
   for (const path of paths) bytes += (await run('curl', ['-s', '--output', '-', address + path], { encoding: 'buffer' })).stdout.length;
   assert.match(text, /lab-token/);
@@ -245,6 +245,23 @@ if (!only) {
   await until('the client is answered again', () => reads(first));
   ok('a link cut with the keyboard is cut for `tally`, and healed for it');
 
+  /** Steps through a select of the panel by arrows; the focus stays on it, or the next key would kill or cut. */
+  const steps = async (of, label, keys) => {
+    await page.locator(of).first().focus();
+    await page.keyboard.press('Enter');
+    await page.locator('#panel').getByLabel(label).focus();
+    for (const [key, says] of keys) {
+      await page.keyboard.press(key);
+      await page.locator(`${of}[aria-label*="${says}"]`).waitFor();
+      await page.waitForFunction(is => document.querySelector('#panel select:focus')?.selectedOptions[0].textContent === is, says.replace('clock ', ''), { timeout: 5_000 });
+    }
+    await page.locator('#panel').getByLabel(label).selectOption('0');
+    await page.locator(`${of}[aria-label*="${keys.at(-1)[1]}"]`).waitFor({ state: 'detached' });
+  };
+  await steps('.link[aria-label^="link node 1 and node 2:"]', 'slow', [['ArrowDown', '20 ms'], ['ArrowDown', '50 ms'], ['ArrowUp', '20 ms']]);
+  await steps('.node[aria-label^="node 2 "]', 'its clock', [['ArrowDown', 'clock 1 s ahead'], ['ArrowDown', 'clock 1 h ahead']]);
+  ok('a select of the panel is stepped through by arrows, and keeps the focus');
+
   await page.locator('.node[aria-label^="node 2 "]').click();
   const pid = (await state()).nodes[1].pid;
   await page.getByRole('button', { name: 'Pause' }).click();
@@ -272,12 +289,15 @@ if (!only) {
   await until('the node says that there is room', async () => !(await third()).disk_nearly_full);
   await page.getByRole('button', { name: 'Copy what was done' }).click();
   const plan = await page.locator('#plan-text').innerText();
-  for (const line of [/for \d+ms cut-clients (leader|node 1)$/, /pause (leader|node 2)$/, /kill (leader|node 2)$/, /full-disk (leader|node 3)$/, /clock (leader|node 3) \+3600000ms$/]) {
-    assert.ok(plan.split('\n').some(each => line.test(each)), `${line}:\n${plan}`);
+  /** Another cluster has another leader: a plan that named ids would do something else there. */
+  const roles = line => new RegExp(line.source.replaceAll('ROLE', '(leader|follower [12])'));
+  assert.doesNotMatch(plan, /node \d/);
+  for (const line of [/for \d+ms cut-clients ROLE$/, /pause ROLE$/, /kill ROLE$/, /full-disk ROLE$/, /clock ROLE \+3600000ms$/]) {
+    assert.ok(plan.split('\n').some(each => roles(line).test(each)), `${line}:\n${plan}`);
   }
   if (pictures) writeFileSync(`${pictures}/plan.txt`, plan);
   const read = await run(tallyd, ['chaos', '--plan', planFile(plan), '--print-plan', '--', 'true']);
-  assert.match(read.stdout + read.stderr, /clock (leader|node 3) \+1h/);
+  assert.match(read.stdout + read.stderr, /clock (leader|follower( 2)?) \+1h/);
   ok('what was done is a plan that chaos reads');
 
   // --- What a plan can't say exactly, it says so ---
@@ -296,13 +316,22 @@ if (!only) {
   await link('node 1 and node 2', { slow: '100', loses: '10' });
   await link('clients and node 3', { slow: '50', loses: '30' });
   const lines = (await copied()).split('\n').filter(each => /^(# )?at /.test(each));
-  const expected = [/slow (leader|node 1) 100ms   # in the lab to node 2 alone, both ways$/, /lossy (leader|node 1) 10%   # in the lab to node 2 alone, both ways$/,
-    /slow-answers (leader|node 3) 50ms   # in the lab requests of clients to it and its answers$/, /^# .*no word for: node 3, of .* 30 % were lost$/];
+  const expected = [/slow ROLE 100ms   # in the lab to ROLE alone, both ways$/, /lossy ROLE 10%   # in the lab to ROLE alone, both ways$/,
+    /slow-answers ROLE 50ms   # in the lab requests of clients to it and its answers$/, /^# .*no word for: ROLE, of .* 30 % were lost$/].map(roles);
   for (const line of expected) assert.ok(lines.some(each => line.test(each)), `${line}:\n${lines.join('\n')}`);
   assert.equal(lines.length, expected.length, lines.join('\n'));
   const said = await run(tallyd, ['chaos', '--plan', planFile(lines.join('\n')), '--print-plan', '--', 'true']);
-  assert.match(said.stdout + said.stderr, /slow-answers (leader|node 3) 50ms/);
+  assert.match(said.stdout + said.stderr, /slow-answers (leader|follower( 2)?) 50ms/);
   ok('a link that is slow or loses is told with what a plan does instead');
+  await page.getByRole('button', { name: 'Reset' }).click();
+  await whole();
+  await page.getByRole('button', { name: 'Bridge' }).click();
+  await pageHears('a link is cut', labels => labels.filter(each => each.split(' cut').length === 3).length === 1);
+  const bridge = (await copied()).match(/one-way .*/g);
+  assert.deepEqual(bridge?.toSorted(), ['one-way follower 2 to leader', 'one-way leader to follower 2'], 'the last follower, whoever leads');
+  await page.getByRole('button', { name: 'Heal all links' }).click();
+  await whole();
+  ok('a plan names who leads and follows, and no node');
   ok('a full disk is full for the node, and a clock is set, by clicking');
 
   // --- Sharing ---
@@ -320,6 +349,30 @@ if (!only) {
   await page.goto(shared);
   await until('the shared scene is set', async () => { const now = await state(); return now.links.filter(link => link.cut).length === 4 && now.clients.length === 1 && now.nodes.filter(node => node.clock_offset_ms === 3600000).length === 1; });
   ok('an address sets the same scene');
+  for (const [bad, says] of [['scene/%E0%A4%A', /URI/], ['scene', /there is none/], ['scene/0.9.1.0.0~~', /9 is not from 0 to 3/], ['scene/~1.foo~', /“1.foo”/],
+    ['scene/~~1.5.nonsense', /no client/], ['scene/~~1.9999.local', /9999 is not from 1 to 500/], ['lesson/nope', /no lesson/]]) {
+    await page.goto(`${address}#/${bad}`);
+    await page.waitForFunction(() => document.querySelector('#share-said').textContent.includes('can’t be gone to'));
+    assert.match(await page.locator('#share-said').innerText(), says, bad);
+    assert.equal((await state()).clients.length, 1, `${bad}: what was there is left alone`);
+  }
+  ok('an address that is none says why, and does nothing');
+
+  // --- A lesson that was left does nothing more ---
+  const lesson = page.locator('#lesson'), asks = () => until('it asks', async () => await lesson.getAttribute('data-state') === 'asking', LESSON_MS);
+  await page.goto(`${address}#/lesson/hot-counter`);
+  await asks();
+  await lesson.getByRole('radio').first().check();
+  await lesson.getByRole('button', { name: 'See what happens' }).click();
+  await until('its clients run', async () => (await state()).clients.length > 0);
+  assert.equal(await page.evaluate(() => document.activeElement.getAttribute('role')), 'status', 'the focus is where it will be said');
+  await page.goto(`${address}#/lesson/quorum-lost`);
+  await page.waitForFunction(() => document.querySelector('#lesson').dataset.state === 'setting' || document.querySelector('#lesson-title').textContent.includes('quorum'));
+  await asks();
+  // The other one would have ended all clients after three seconds.
+  await page.waitForTimeout(4_000);
+  assert.deepEqual((await state()).clients.map(client => client.per_second), [5], 'the client of this lesson runs');
+  ok('a lesson that was left does nothing in the next one');
 }
 
 // --- Lessons -------------------------------------------------------------------------------------

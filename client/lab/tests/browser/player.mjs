@@ -147,6 +147,26 @@ if (/show the \d+/.test(named)) {
   checks += 1;
 }
 
+// Whoever has asked for something else sees what a broken promise names all the same.
+await failed.selectOption('#by-node', { index: 1 });
+await failed.fill('#by-text', 'a word that no call has');
+await failed.waitForFunction(() => document.querySelector('#calls-count').textContent === '0 in the span');
+await failed.locator('#broken button').first().click();
+await failed.waitForFunction(() => document.querySelectorAll('#calls li.bad').length > 0);
+check(await failed.inputValue('#by-node') === '' && await failed.inputValue('#by-text') === '', 'nothing else is asked for');
+
+// On a narrow page the arrows move what hangs out of its region, and not the time.
+const narrow = await open(page, { viewport: { width: 320, height: 640 } });
+check(await narrow.getAttribute('#now', 'aria-live') === 'off', 'the time is not told in every frame');
+await narrow.locator('.scroll').focus();
+const stands = await now(narrow);
+await narrow.keyboard.press('ArrowRight');
+await narrow.waitForFunction(() => document.querySelector('.scroll').scrollLeft > 0);
+check(await now(narrow) === stands, 'the time stays');
+await narrow.evaluate(() => document.activeElement.blur());
+await narrow.keyboard.press('ArrowRight');
+check(await moved(narrow, stands) > stands, 'and moves elsewhere');
+
 // For everybody: light and dark, narrow and wide.
 for (const [file, colorScheme, width] of [[page, 'light', 1280], [broken, 'dark', 1280], [broken, 'light', 400], [page, 'dark', 400]]) {
   const seen = await open(file, { colorScheme, viewport: { width, height: 900 }, bypassCSP: true });
