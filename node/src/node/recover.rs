@@ -14,6 +14,8 @@ use std::{
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
+pub use crate::peer::hello::There;
+
 use super::{LOGS, NodeError, open_audit_log, stored, stored::Stored, tls_settings};
 use crate::{
     audit::AuditLog,
@@ -31,7 +33,7 @@ use crate::{
     machine::query,
     metrics::Metrics,
     peer::{
-        hello::{self, Asker, There},
+        hello::{self, Asker},
         peers::Peers,
     },
     storage::{state::StateStore, wal::Wal},

@@ -17,10 +17,9 @@ use crate::{
     env::Env,
     machine::version::FormatRange,
     node::{
-        recover::{self, Found, RecoverError, ids},
+        recover::{self, Found, RecoverError, There, ids},
         system_error_needs_a_person,
     },
-    peer::hello::There,
     storage::real_disk::RealDisk,
 };
 
