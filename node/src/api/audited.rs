@@ -468,8 +468,8 @@ impl Audited for v1::AuthChangeRequest {
                 asked.line.flag("admin", role.admin);
                 asked.line.flag("monitor", role.monitor);
                 if let Some(v1::AuthLimit { operations_per_second, burst }) = role.limit {
-                    asked.line.number("operations_per_second", operations_per_second.into());
-                    asked.line.number("burst", burst.into());
+                    asked.line.number("operations_per_second", operations_per_second);
+                    asked.line.number("burst", burst);
                 }
             }
             Some(Change::DeleteRole(role)) => asked.one("delete_role", "role", role),

@@ -37,6 +37,10 @@ fn begin(directory: &Path, command: &str) -> Child {
         .expect("it can be started")
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "processes are waited for, and nothing of it is simulated"
+)]
 fn until(what: &str, fact: impl Fn() -> bool) {
     let began = Instant::now();
     while !fact() {
