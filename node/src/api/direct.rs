@@ -325,6 +325,7 @@ impl Api {
         };
         call.span = self.stream_span(method.name(), &traceparent);
         let admission = admission.traced(call.trace_context(), self.consensus.tracer());
+        let admission = admission.known_at(who.known_at());
         let metrics = &self.node.metrics;
         let number = metrics.requests.begin(method, Transport::Stream);
         let mut record = match record {

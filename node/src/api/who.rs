@@ -273,8 +273,12 @@ impl Api {
     /// Whom an entry is to name: nobody, if what the caller showed is over, or it is known of before a restore. This
     /// node may only not have heard yet that authentication is on, and in apply nothing is ever over.
     pub(super) fn caller(&self, who: &Who) -> Option<Caller> {
-        let is_of_before = who.is_of_before(self.consensus.cluster_id().restore_epoch());
-        who.caller.filter(|_| !self.is_over(who) && !is_of_before)
+        who.caller.filter(|_| !self.is_over(who) && !self.is_of_before(who))
+    }
+
+    /// Whether the caller is known by a state of before a restore, as far as this node has applied its log.
+    pub(super) fn is_of_before(&self, who: &Who) -> bool {
+        who.is_of_before(self.consensus.cluster_id().restore_epoch())
     }
 
     /// This node could not find out whether it knows the caller.
@@ -401,8 +405,8 @@ impl Api {
             return Err(self.unauthenticated(call, kind, IS_OVER));
         }
         if call.who.is_of_before(meta.restore_epoch) {
-            let why = "the cluster was restored from a backup, which may know its user and token as others'";
-            return Err(self.unauthenticated(call, kind, why));
+            // The backup may know its user and token as others', or as the same: who asks again is looked up again.
+            return Err(self.restore_under_way(call, kind));
         }
         Rights::of(view, call.who.caller).map(Some).map_err(|NotKnown| {
             self.unauthenticated(call, kind, "its user or token was removed, or it shows none")

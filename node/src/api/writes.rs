@@ -82,12 +82,15 @@ impl Api {
         if !seeded_bugs::is_on("over-is-asked-once") {
             self.still_counts(call, Kind::Write, &call.who)?;
         }
+        if self.is_of_before(&call.who) {
+            return Err(self.restore_under_way(call, Kind::Write));
+        }
         let caller = self.caller(&call.who);
         let command: Command = action
             .and_then(|action| convert::command(action, options, caller))
             .map_err(|invalid| self.invalid(call, Kind::Write, &invalid))?;
-        // As it would be in apply. Said here, no write of who was known before the restore is on its way to the log
-        // when its last step is applied, after which the caller's ids may be another user's (`Who::known_at`).
+        // As it would be in apply. A caller who was known before the restore may show the same token after it, and is to
+        // ask again then.
         if self.consensus.cluster_id().is_restored()
             && !matches!(command.action, Action::Restore(_))
         {
@@ -146,6 +149,7 @@ impl Api {
         let admission =
             admitted.map_err(|refusal| self.write_error(call, &refusal.into(), false))?;
         let admission = admission.traced(call.trace_context(), self.consensus.tracer());
+        let admission = admission.known_at(call.who.known_at());
         // Only now, as it makes a digest of the whole request: what is refused is to cost little.
         let command = self.command(call, Ok(action), options)?;
         let facts = Facts::of(&command);

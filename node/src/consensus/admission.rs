@@ -34,6 +34,8 @@ pub enum WhenFull {
 pub struct Admission {
     when_full: WhenFull,
     identity: Identity,
+    /// The restore epoch by which its caller is known, if that is said.
+    known_at: Option<u64>,
     /// Of a request that is traced.
     traced: Option<Box<Waits>>,
     _place: OwnedSemaphorePermit,
@@ -53,6 +55,17 @@ impl Admission {
     pub fn traced(mut self, request: Option<TraceContext>, tracer: &Tracer) -> Admission {
         self.traced = request.map(|request| Box::new(Waits { request, since_ns: tracer.now_ns() }));
         self
+    }
+
+    /// It is for a caller who is known by the state of this restore epoch.
+    pub fn known_at(mut self, restore_epoch: Option<u64>) -> Admission {
+        self.known_at = restore_epoch;
+        self
+    }
+
+    /// The restore epoch by which the caller is known.
+    pub(super) fn restore_epoch(&self) -> Option<u64> {
+        self.known_at
     }
 
     /// What waits, if it is traced.
@@ -113,6 +126,7 @@ impl Room {
                     Some(Admission {
                         when_full,
                         identity,
+                        known_at: None,
                         traced: None,
                         _place: place,
                         _bytes: bytes,
@@ -151,6 +165,7 @@ impl Room {
         Ok(Admission {
             when_full: WhenFull::Refuse,
             identity,
+            known_at: None,
             traced: None,
             _place: place,
             _bytes: bytes,

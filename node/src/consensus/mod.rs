@@ -252,6 +252,7 @@ impl Consensus {
                 applied,
                 election_timeout_max,
             ),
+            cluster_id: cluster_id.clone(),
             clock: Arc::clone(&clock),
             queue: proposals,
             entries_in_flight,
@@ -490,7 +491,7 @@ impl Consensus {
                             .waits()
                             .map(|waits| waits.request.to_bytes().to_vec().into())
                             .unwrap_or_default(),
-                        restore_epoch: Some(self.cluster_id().restore_epoch()),
+                        restore_epoch: admission.restore_epoch(),
                     };
                     let outcome = self.forward(forwarded, node_id, &peer_address, deadline).await;
                     if let Some(outcome) = outcome {

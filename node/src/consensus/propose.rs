@@ -46,6 +46,7 @@ use self::turns::{Entry, EntryTime, HEAVY_ENTRIES_MAX, Heavy, Turns, allotment};
 use super::{
     Admission,
     admission::Waits,
+    cluster_id::ClusterId,
     error::{Error, NotProposed, Unknown},
     leader::Leadership,
     log_time::LogTime,
@@ -57,7 +58,7 @@ use crate::{
     env::{Clock, shares::Identity, traces::Tracer},
     machine::{
         codec,
-        command::{Batch, Command, Reply},
+        command::{Action, Batch, Command, Reply},
     },
     metrics::Metrics,
 };
@@ -202,6 +203,11 @@ impl Waiter {
         self.admission.as_ref().and_then(Admission::waits)
     }
 
+    /// The restore epoch by which its caller is known.
+    fn known_at(&self) -> Option<u64> {
+        self.admission.as_ref().and_then(Admission::restore_epoch)
+    }
+
     /// A task of its own waits for it: it came in a call of its own, and not in a stream.
     fn is_a_call(&self) -> bool {
         matches!(self.to, To::Task(_))
@@ -243,6 +249,7 @@ pub(super) struct Proposer {
     pub(super) raft: Raft,
     pub(super) leadership: Leadership,
     pub(super) log_time: LogTime,
+    pub(super) cluster_id: ClusterId,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) queue: mpsc::Receiver<Proposal>,
     pub(super) entries_in_flight: usize,
@@ -315,6 +322,27 @@ impl Proposer {
         }
     }
 
+    /// Whether a command's caller, two ids, may be somebody else where the command is applied.
+    ///
+    /// **Claim.** What is proposed names nobody who was known before a restore and comes behind the entry that ends it, from
+    /// which on the ids are those of the backup's users.
+    ///
+    /// **The steps.** This node has applied all entries of terms before its own when it proposes (`LogTime::stamp`). So the
+    /// entry that ends a restore is either applied, and the caller's epoch is behind; or it is one of this term, and was
+    /// asked for by whoever had the answer of this leader, or of one before, that the restore had begun: that is applied
+    /// here, and the restore is under way. Who is nobody is refused in apply: as the restore is under way, or as unknown.
+    /// The entry that ends it sets the epoch before it says that it is over ([`ClusterId::saw`]), so they are looked at
+    /// in the other order.
+    ///
+    /// **What breaks it:** an earlier look, before the command has waited for room, for its turn or for this leader's first
+    /// entry; the epoch of whoever forwards it, and not that by which it knew the caller.
+    fn is_somebody_elses(&self, proposal: &Proposal) -> bool {
+        let is_restore = matches!(proposal.command.action, Action::Restore(_));
+        let is_restored = self.cluster_id.is_restored() && !is_restore;
+        let epoch = self.cluster_id.restore_epoch();
+        is_restored || proposal.waiter.known_at().is_some_and(|known_at| known_at < epoch)
+    }
+
     /// Hands one entry over and leaves its answers to a task of its own.
     async fn propose(&mut self, batch: Vec<Proposal>, place: Places) {
         let Some(term) = self.leadership.term_as_leader() else {
@@ -337,7 +365,10 @@ impl Proposer {
         let mut commands = Vec::with_capacity(batch.len());
         let mut waiters = Vec::with_capacity(batch.len());
         let mut traced = Vec::new();
-        for proposal in batch {
+        for mut proposal in batch {
+            if self.is_somebody_elses(&proposal) {
+                proposal.command.caller = None;
+            }
             if proposal.deadline <= now {
                 if proposal.ticket.abandon() {
                     proposal.waiter.send(Err(NotProposed::Deadline.into()));

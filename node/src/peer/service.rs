@@ -36,7 +36,7 @@ use crate::{
     },
     machine::{
         codec::{self, size_hint},
-        command::{Command, Owner},
+        command::Owner,
     },
     status::OwnStatus,
 };
@@ -494,11 +494,6 @@ async fn run(consensus: &Consensus, forwarded: wire::ForwardedCommand) -> wire::
             return wire::ForwardedResult { result, ..wire::ForwardedResult::default() };
         }
     };
-    // The ids in it are those of the forwarder's state. Where that is of before a restore they may be other users' by
-    // now, so the command is nobody's.
-    let is_of_before =
-        forwarded.restore_epoch.is_some_and(|epoch| epoch < consensus.cluster_id().restore_epoch());
-    let command = Command { caller: command.caller.filter(|_| !is_of_before), ..command };
     #[cfg(feature = "seeded-bugs")]
     let command = bugs::as_the_forwarder(command);
     tracing::debug!(request = %forwarded.request_id, "a forwarded write");
@@ -521,6 +516,7 @@ async fn run(consensus: &Consensus, forwarded: wire::ForwardedCommand) -> wire::
     let outcome = match admitted {
         Ok(admission) => {
             let admission = admission.traced(span.as_ref().map(|span| span.context), tracer);
+            let admission = admission.known_at(forwarded.restore_epoch);
             consensus.write_here(command, Some(admission), deadline).await
         }
         Err(refusal) => Err(refusal.into()),

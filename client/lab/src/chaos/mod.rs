@@ -111,7 +111,10 @@ fn source(arguments: &Arguments) -> Result<(Source, u64), String> {
 /// What an earlier run has left in a file would pass for what came of this one, should nothing come of it.
 fn forget_earlier(arguments: &Arguments) -> Result<(), String> {
     let files = [&arguments.report, &arguments.junit].into_iter().flatten();
-    for file in files.filter(|file| file.is_file()) {
+    // What a link leads to, a terminal or a pipe may be somebody else's.
+    let is_file =
+        |file: &&PathBuf| std::fs::symlink_metadata(file).is_ok_and(|about| about.is_file());
+    for file in files.filter(is_file) {
         // A file in a directory of somebody else can be emptied, and not removed.
         std::fs::remove_file(file)
             .or_else(|_| std::fs::write(file, ""))
