@@ -313,9 +313,11 @@ async fn run_recorded(
     let answered = match who {
         Ok(who) => {
             call.who = who;
-            // One that is run again has been counted.
-            let operations = operations_of_call(&request);
-            match if is_again { Ok(()) } else { api.count(call, kind, &who, operations) } {
+            let counted = match is_again {
+                true => Ok(()), // It was, the first time.
+                false => api.count(call, kind, &who, operations_of_call(&request)),
+            };
+            match counted {
                 Ok(()) => requests::dispatch(api, call, request).await,
                 Err(refused) => Err(refused),
             }

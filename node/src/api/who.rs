@@ -199,9 +199,14 @@ impl Api {
         }
         // The epoch first: it is never ahead of the state.
         let look = || {
-            let known_at = self.consensus.cluster_id().restore_epoch();
+            let known_at = Some(self.consensus.cluster_id().restore_epoch());
             let found = self.look_up(shown, &self.consensus.state().view());
-            found.map(|(caller, expires_wall_ms)| (caller, expires_wall_ms, known_at))
+            found.map(|(caller, expires_wall_ms)| Who {
+                caller: Some(caller),
+                expires_wall_ms,
+                known_at,
+                ..anybody
+            })
         };
         let mut found = look();
         if found.is_err() {
@@ -220,9 +225,7 @@ impl Api {
             }
         }
         match found {
-            Ok((caller, expires_wall_ms, known_at)) => {
-                let known_at = Some(known_at);
-                let who = Who { caller: Some(caller), expires_wall_ms, known_at, ..anybody };
+            Ok(who) => {
                 self.still_counts(call, kind, &who)?;
                 Ok(who)
             }

@@ -82,6 +82,7 @@ impl Api {
         if !seeded_bugs::is_on("over-is-asked-once") {
             self.still_counts(call, Kind::Write, &call.who)?;
         }
+        // The same token may be good after the restore: whoever asks again is looked up again.
         if self.is_of_before(&call.who) {
             return Err(self.restore_under_way(call, Kind::Write));
         }
@@ -89,8 +90,8 @@ impl Api {
         let command: Command = action
             .and_then(|action| convert::command(action, options, caller))
             .map_err(|invalid| self.invalid(call, Kind::Write, &invalid))?;
-        // As it would be in apply. A caller who was known before the restore may show the same token after it, and is to
-        // ask again then.
+        // As it would be in apply. Said here, a write is not on its way to the log when the restore ends, behind which it
+        // would be nobody's, though its caller may show the same token then.
         if self.consensus.cluster_id().is_restored()
             && !matches!(command.action, Action::Restore(_))
         {

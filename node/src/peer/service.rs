@@ -124,42 +124,6 @@ impl PeerService {
         check_target(consensus, cluster_id, target_node_id)?;
         Ok(consensus)
     }
-
-    /// The node, if a member asks: only members are taken at their word about who their callers are, and are told what
-    /// this node knows of itself. A node's key outlives its membership, and may never have had one. Looked at is the
-    /// newest membership in this node's log: a leader, which most of this is for, has added whoever was added.
-    fn asked_by_member(
-        &self,
-        metadata: &MetadataMap,
-        speaker: Speaker,
-    ) -> Result<&OwnStatus, Status> {
-        let node = self.node(metadata, speaker)?;
-        match speaker.sender(metadata) {
-            Some(id) if node.consensus.leadership().is_no_member(id) => {
-                let reason =
-                    format!("node {id} is no member of the cluster, as far as this node knows");
-                tracing::warn!(
-                    node = id,
-                    "a call is refused: it comes from a node that is no member"
-                );
-                Err(at_the_door(Status::failed_precondition(reason)))
-            }
-            _ => Ok(node),
-        }
-    }
-
-    /// The node, if a message of a member is meant for it.
-    fn meant_by_member(
-        &self,
-        metadata: &MetadataMap,
-        speaker: Speaker,
-        cluster_id: &str,
-        target_node_id: u64,
-    ) -> Result<&Consensus, Status> {
-        let consensus = &self.asked_by_member(metadata, speaker)?.consensus;
-        check_target(consensus, cluster_id, target_node_id)?;
-        Ok(consensus)
-    }
 }
 
 /// Who sends a ballot: the candidate, or the leader.
@@ -182,6 +146,23 @@ fn check_target(consensus: &Consensus, cluster_id: &str, target: u64) -> Result<
         return Err(at_the_door(Status::failed_precondition(reason)));
     }
     Ok(())
+}
+
+/// Refuses who is no member: only members are taken at their word about who their callers are, and are told what this node
+/// knows of itself. A node's key outlives its membership, and may never have had one. Looked at is the newest membership in
+/// this node's log: a leader, which most of this is for, has added whoever was added.
+fn check_member(
+    consensus: &Consensus,
+    metadata: &MetadataMap,
+    speaker: Speaker,
+) -> Result<(), Status> {
+    let sender = speaker.sender(metadata);
+    let Some(id) = sender.filter(|id| consensus.leadership().is_no_member(*id)) else {
+        return Ok(());
+    };
+    tracing::warn!(node = id, "a call is refused: it comes from a node that is no member");
+    let reason = format!("node {id} is no member of the cluster, as far as this node knows");
+    Err(at_the_door(Status::failed_precondition(reason)))
 }
 
 /// What a seeded bug does with an append: the log ends with its last entry, also where it is an old
@@ -391,7 +372,8 @@ impl Peer for PeerService {
         let speaker = Speaker::of(&request);
         let (metadata, _, request) = request.into_parts();
         let consensus =
-            self.meant_by_member(&metadata, speaker, &request.cluster_id, request.target_node_id)?;
+            self.meant_for(&metadata, speaker, &request.cluster_id, request.target_node_id)?;
+        check_member(consensus, &metadata, speaker)?;
         // Never passed on: a node that does not lead says so, and the caller looks again.
         let until = Instant::now() + Duration::from_millis(u64::from(request.timeout_ms));
         let result = match consensus.confirm_leading(until).await {
@@ -415,7 +397,8 @@ impl Peer for PeerService {
         let speaker = Speaker::of(&request);
         let (metadata, _, request) = request.into_parts();
         let consensus =
-            self.meant_by_member(&metadata, speaker, &request.cluster_id, request.target_node_id)?;
+            self.meant_for(&metadata, speaker, &request.cluster_id, request.target_node_id)?;
+        check_member(consensus, &metadata, speaker)?;
         if request.commands.len() > FORWARDED_MAX {
             return Err(malformed(format!("at most {FORWARDED_MAX} commands may be forwarded")));
         }
@@ -430,7 +413,9 @@ impl Peer for PeerService {
     ) -> Result<Response<wire::OperateResponse>, Status> {
         let speaker = Speaker::of(&request);
         let (metadata, _, request) = request.into_parts();
-        self.meant_by_member(&metadata, speaker, &request.cluster_id, request.target_node_id)?;
+        let consensus =
+            self.meant_for(&metadata, speaker, &request.cluster_id, request.target_node_id)?;
+        check_member(consensus, &metadata, speaker)?;
         let operates = self.operates.get();
         let operates =
             operates.ok_or_else(|| at_the_door(Status::unavailable("the node is starting")))?;
@@ -450,9 +435,11 @@ impl Peer for PeerService {
         &self,
         request: Request<wire::TellRequest>,
     ) -> Result<Response<wire::TellResponse>, Status> {
-        let node = self.asked_by_member(request.metadata(), Speaker::of(&request))?;
+        let speaker = Speaker::of(&request);
+        let node = self.node(request.metadata(), speaker)?;
         let asked = request.get_ref();
         check_target(&node.consensus, &asked.cluster_id, asked.target_node_id)?;
+        check_member(&node.consensus, request.metadata(), speaker)?;
         let texts = match asked.about() {
             wire::TellAbout::Metrics => vec![node.tells.metrics()],
             wire::TellAbout::Diagnosis => node.tells.diagnosis().await,
